@@ -1,0 +1,154 @@
+"""What `video.py` needs to know about files as bytes and names: no codec is touched here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kinolab.errors import InputError
+
+_WRITTEN_IMAGE = re.compile(r"\d+\.png")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A name beside `path`, with the same ending, that takes its place when the block ends without an error.
+
+    Whatever stands under that name (a file or a folder) is removed after an error; `path` then stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    temporary = room / path.name
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():  # a folder does not replace one that holds files
+            os.replace(path, room / f"{path.name}.old")
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts "frame2" before "frame10"."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", name) if part]
+
+
+def numbered_images(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The images of a folder in natural order; other files and hidden ones are left aside."""
+    files = [f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith(".")]
+    if not files:
+        raise InputError(f"{folder}: a folder without images ({', '.join(sorted(suffixes))})")
+    return sorted(files, key=lambda file: (natural_key(file.name), file.name))
+
+
+def only_numbered_images(path: Path) -> bool:
+    """True for a folder that is empty or holds nothing but images named by numbers, as `video.write` makes them."""
+    return path.is_dir() and all(_WRITTEN_IMAGE.fullmatch(f.name) for f in path.iterdir())
+
+
+def unreadable(path: Path) -> str:
+    """Why a file that no demuxer accepts cannot be read, from its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[4:8] == b"ftyp":
+            boxes = [kind for kind, _ in _boxes(file, path.stat().st_size)]
+            if b"moov" not in boxes:
+                return "truncated: its index (the moov box) is missing, as after an interrupted recording or download"
+    cut = cut_short(path)
+    if cut:
+        return f"truncated: {cut}"
+    known = head[4:8] == b"ftyp" or head[:4] in (b"RIFF", b"\x1aE\xdf\xa3", b"GIF8")
+    return "damaged: it begins like a video but cannot be opened" if known else "not a video that can be read"
+
+
+def cut_short(path: Path) -> str | None:
+    """How much is missing where the container's own sizes say that the file should be longer; else None.
+
+    Knows mp4 and mov (boxes), mkv and webm (EBML), avi and webp (RIFF), gif (its closing byte).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[:4] == b"GIF8":
+            file.seek(max(0, size - 64))
+            return None if b";" in file.read() else "the closing byte of the gif is missing"
+        check: Callable[[BinaryIO, int], int] | None = None
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            check = _mp4_length
+        elif head[:4] == b"RIFF":
+            check = _riff_length
+        elif head[:4] == b"\x1aE\xdf\xa3":
+            check = _matroska_length
+        expected = check(file, size) if check else 0
+    return f"{size} of {expected} bytes are there" if expected > size else None
+
+
+def webp_durations(path: Path) -> list[float]:
+    """Seconds that each frame of an animated webp is shown; empty for a still or anything else.
+
+    Durations of 10 ms and less count as 100 ms, as in browsers.
+    """
+    seconds = []
+    with path.open("rb") as file:
+        if file.read(12)[8:] != b"WEBP":
+            return []
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            after = file.tell() + length + length % 2
+            if header[:4] == b"ANMF":  # x, y, width, height, duration: three bytes each
+                milliseconds = int.from_bytes(file.read(15)[12:15], "little")
+                seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
+            file.seek(after)
+    return seconds
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """(type, end) of each box at the top level of an mp4 file."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        elif length == 0:  # the last box reaches to the end of the file
+            length = size - position
+        if length < 8 or not kind.isalnum():
+            return  # something else was appended
+        position += length
+        yield kind, position
+
+
+def _mp4_length(file: BinaryIO, size: int) -> int:
+    """Where the boxes that matter end."""
+    return max((end for kind, end in _boxes(file, size) if kind in (b"mdat", b"moov", b"moof")), default=0)
+
+
+def _riff_length(file: BinaryIO, size: int) -> int:
+    file.seek(4)
+    length = int.from_bytes(file.read(4), "little")
+    return 8 + length if length != 0xFFFFFFFF else 0
+
+
+def _matroska_length(file: BinaryIO, size: int) -> int:
+    """End of the segment (the second top-level element); 0 where its size is left open, as in live recordings."""
+    position = 4
+    for _ in range(2):
+        file.seek(position)
+        first = file.read(1)[0]
+        width = 9 - first.bit_length()  # the leading one bit tells how many bytes hold the length
+        if width > 8:
+            return 0
+        rest = file.read(width - 1)
+        length = int.from_bytes(bytes([first & (0xFF >> width)]) + rest, "big")
+        if length == (1 << (7 * width)) - 1:
+            return 0
+        end = position + width + length
+        position = end + 4  # past the four bytes of the segment's identifier
+    return end

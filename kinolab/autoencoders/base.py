@@ -1,0 +1,113 @@
+"""What every autoencoder offers: video (B, 3, T, H, W) in [-1, 1] <-> normalised latents (B, C, T', H', W')."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.errors import InputError
+
+
+@dataclass(frozen=True)
+class AutoencoderSpec:
+    """The shape rules of an autoencoder.
+
+    A causal autoencoder of temporal ratio r maps 1 + r*k frames to 1 + k latent frames; an image autoencoder has
+    temporal ratio 1 and maps every frame by itself.
+    """
+
+    latent_channels: int
+    temporal_ratio: int
+    spatial_ratio: int
+    causal: bool
+    channels: int = 3
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C', T', H', W') of the latents of a clip; raises InputError where the clip breaks a rule."""
+        self.check(frames, height, width)
+        t = (frames - 1) // self.temporal_ratio + 1
+        return self.latent_channels, t, height // self.spatial_ratio, width // self.spatial_ratio
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """How many frames `latent_frames` latents decode to."""
+        return (latent_frames - 1) * self.temporal_ratio + 1
+
+    def snap_frames(self, frames: int) -> int:
+        """The largest valid frame count that is not above `frames` (at least 1)."""
+        return max(1, (frames - 1) // self.temporal_ratio * self.temporal_ratio + 1)
+
+    def check(self, frames: int, height: int, width: int) -> None:
+        """Raises InputError unless frames = 1 + temporal_ratio * k and the sides are multiples of spatial_ratio."""
+        if frames < 1 or (frames - 1) % self.temporal_ratio:
+            near = self.snap_frames(frames)
+            raise InputError(
+                f"expected 1 + {self.temporal_ratio}*k frames, got {frames}; use {near} or {near + self.temporal_ratio}"
+            )
+        if height % self.spatial_ratio or width % self.spatial_ratio or min(height, width) < self.spatial_ratio:
+            raise InputError(
+                f"expected a height and width that are multiples of {self.spatial_ratio}, got {height} x {width}"
+            )
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian over normalised latents: mean and logvar, each (B, C', T', H', W')."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def mode(self) -> Tensor:
+        """The most likely latents, which is the mean."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """mean + exp(logvar / 2) * noise; the generator lives on the CPU, so that every device draws the same."""
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise.to(self.mean.device)
+
+    def kl(self) -> Tensor:
+        """KL(posterior || N(0, 1)) in nats, summed over all but the batch: (B,)."""
+        per_element = 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
+        return per_element.flatten(1).sum(1)
+
+
+class Autoencoder(nn.Module):
+    """Base of the autoencoders; `spec` states the shape rules, latents are already normalised."""
+
+    spec: AutoencoderSpec
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution, which the adaptive weight of VQGAN is measured at."""
+        conv = self.decoder.conv_out  # type: ignore[union-attr]
+        return getattr(conv, "conv", conv).weight
+
+    def encode(self, video: Tensor) -> Posterior:
+        """(B, 3, T, H, W) in [-1, 1] -> posterior over (B, C', T', H', W')."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C', T', H', W') -> (B, 3, T, H, W), about in [-1, 1], not clamped."""
+        raise NotImplementedError
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:
+        """Posteriors of a clip that arrives as consecutive chunks (B, 3, t, H, W) of any lengths."""
+        raise NotImplementedError
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Video chunks of latents that arrive as consecutive chunks (B, C', t', H', W') of any lengths."""
+        raise NotImplementedError
+
+    def check_video(self, video: Tensor) -> None:
+        """Raises InputError unless `video` is (B, 3, T, H, W) and fits `spec`."""
+        if video.ndim != 5 or video.shape[1] != self.spec.channels:
+            raise InputError(f"expected video (B, {self.spec.channels}, T, H, W), got {tuple(video.shape)}")
+        self.spec.check(*video.shape[2:])
+
+    def check_latents(self, latents: Tensor) -> None:
+        """Raises InputError unless `latents` is (B, C', T', H', W') with the right number of channels."""
+        if latents.ndim != 5 or latents.shape[1] != self.spec.latent_channels:
+            raise InputError(f"expected latents (B, {self.spec.latent_channels}, T, H, W), got {tuple(latents.shape)}")

@@ -1,0 +1,106 @@
+"""Initialise an OD-VAE from a trained image autoencoder (OD-VAE paper, section 3.3).
+
+"tail" puts each 2D kernel into the last slice in time of the 3D kernel, the rest being zero. An inflated
+convolution then sees its own frame only, so that, with causal "nearest" upsampling:
+
+- an image (a clip of one frame) is encoded and decoded exactly as the image autoencoder does, for every config;
+- with norm "frame" and merged resampling, latent i of a clip is the image's latent of frame r*i, and frame t of a
+  decoded clip is the image decoded from latent ceil(t / r).
+
+"average" divides the 2D kernel among all slices: the equation holds for an image and, with norm "frame", for a still
+clip. "random" takes nothing: an OD-VAE with fresh weights, to compare with.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kinolab.autoencoders.image import ImageAutoencoder
+from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.errors import InputError
+
+Init = Literal["tail", "average", "random"]
+
+_RENAMED = (
+    ("mid_block.resnets.0.", "mid.block_1."),
+    ("mid_block.resnets.1.", "mid.block_2."),
+    ("mid_block.attentions.0.group_norm.", "mid.attn_1.norm."),
+    ("mid_block.attentions.0.to_out.0.", "mid.attn_1.proj_out."),
+    ("mid_block.attentions.0.to_", "mid.attn_1."),
+    ("conv_norm_out.", "norm_out."),
+    ("down_blocks.", "down."),
+    ("up_blocks.", "up."),
+    (".resnets.", ".block."),
+    (".downsamplers.0.", ".downsample."),
+    (".upsamplers.0.", ".upsample."),
+    (".conv_shortcut.", ".nin_shortcut."),
+)
+
+
+def inflate(image: ImageAutoencoder, config: OdVaeConfig, init: Init = "tail") -> OdVae:
+    """A new OD-VAE of `config` whose weights come from `image`, in its type and on its device.
+
+    Raises:
+        InputError: where the two differ in a width, a count of layers or the latents; names the field and the value
+            that `config` should have.
+    """
+    check_match(image, config)
+    model = OdVae(config).to(image.latent_scale)
+    if init == "random":
+        return model
+    weights = dict(model.state_dict())
+    for name, value in image.state_dict().items():
+        target = odvae_name(name, levels=len(config.widths))
+        if target not in weights:
+            # A 3D convolution keeps its weights in a module `conv` of its own.
+            layer, _, last = target.rpartition(".")
+            target = f"{layer}.conv.{last}"
+        weights[target] = _inflate(value, weights[target].shape, init)
+    model.load_state_dict(weights)
+    return model
+
+
+def odvae_name(name: str, levels: int) -> str:
+    """The name in OD-VAE's layout, but for the `.conv` of 3D convolutions, of a parameter of the image autoencoder."""
+    for old, new in _RENAMED:
+        name = name.replace(old, new)
+    if name.startswith("decoder.up."):
+        # The image decoder counts from the coarsest resolution, OD-VAE's from the finest.
+        index, _, rest = name.removeprefix("decoder.up.").partition(".")
+        name = f"decoder.up.{levels - 1 - int(index)}.{rest}"
+    return name
+
+
+def check_match(image: ImageAutoencoder, config: OdVaeConfig) -> None:
+    """Raises InputError unless an OD-VAE of `config` can take the weights of `image`."""
+    source = image.config
+    pairs: list[tuple[str, object, object]] = [
+        ("widths (hidden_size x hidden_size_mult)", config.widths, source.block_out_channels),
+        ("num_res_blocks", config.num_res_blocks, source.layers_per_block),
+        ("latent_channels", config.latent_channels, source.latent_channels),
+        ("channels", config.channels, source.channels),
+        ("norm_num_groups", config.norm_num_groups, source.norm_num_groups),
+        ("mid_attention", config.mid_attention != "none", source.mid_block_attention),
+        ("use_quant_conv", config.use_quant_conv, source.use_quant_conv),
+        ("use_post_quant_conv", config.use_post_quant_conv, source.use_post_quant_conv),
+    ]
+    differing = [f"{name}: expected {theirs}, got {ours}" for name, ours, theirs in pairs if ours != theirs]
+    if differing:
+        raise InputError("this odvae config does not fit the image autoencoder: " + "; ".join(differing))
+
+
+def _inflate(value: Tensor, shape: torch.Size, init: Init) -> Tensor:
+    """A 2D kernel, a linear layer, or a vector, as the tensor of `shape` that has the same effect on an image."""
+    if value.shape == shape:
+        return value
+    if value.ndim == 2:  # the linear layers of the attention
+        return value.reshape(shape)
+    assert value.shape == (*shape[:2], *shape[3:]), f"{tuple(value.shape)} does not inflate to {tuple(shape)}"
+    if init == "average":
+        return (value / shape[2]).unsqueeze(2).expand(shape).clone()
+    kernel = value.new_zeros(shape)
+    kernel[:, :, -1] = value
+    return kernel

@@ -1,0 +1,422 @@
+"""OD-VAE: a causal video autoencoder that compresses time and space, with an exact stream.
+
+Chen et al., "OD-VAE: An Omni-dimensional Video Compressor for Improving Latent Video Diffusion Model" (2024).
+Parameter names are those of the public CausalVAEModel (Open-Sora-Plan 1.1 and 1.2), so that its weights load as they
+are: a 3D causal convolution is `name.conv.weight`, a 2D one `name.weight`.
+
+Frame 0 is a latent by itself; each next latent holds `temporal_ratio` frames. No layer looks ahead (but for the
+trilinear upsampling of the public weights), so that a chunk needs only what each layer kept of the chunks before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
+from kinolab.config import Config
+from kinolab.errors import InputError
+from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream
+from kinolab.layers.causal_resampling import (
+    Downsample,
+    Interpolation,
+    SpaceTimeUpsample,
+    TimePool,
+    TimeUpsample,
+    Upsample,
+)
+from kinolab.layers.latent_scaling import ScaledLatents
+from kinolab.layers.normalization import GroupNorm, NormScope, add, fast_layout, fold_frames, silu, unfold_frames
+
+Variant = Literal["all3d", "half2d", "outer2d", "encoder_outer2d"]
+MidAttention = Literal["frame", "scrambled", "none"]
+
+
+class OdVaeConfig(Config):
+    """OD-VAE; the defaults are a new model of the paper's size with an exact stream."""
+
+    kind: Literal["odvae"] = "odvae"
+    variant: Variant = "encoder_outer2d"
+    """Which convolutions are 2D (paper, section 3.2): none (1); the second one of each residual block (2); all those
+    of the finer half of the resolutions in encoder and decoder (3), or in the encoder only (4, the published one)."""
+    hidden_size: int = 128
+    """Width of the finest resolution."""
+    hidden_size_mult: tuple[int, ...] = (1, 2, 4, 4)
+    """Width of each resolution, finest first, as a multiple of hidden_size; each step halves the sides."""
+    num_res_blocks: int = 2
+    """Residual blocks per resolution in the encoder; the decoder has one more."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+    channels: int = 3
+    """Channels of the pixels."""
+    temporal_ratio: Literal[1, 2, 4, 8] = 4
+    """Frames per latent after the first; at most the spatial ratio."""
+    resampling: Literal["merged", "separate"] = "merged"
+    """How time is halved and doubled: by the convolutions that resample space (v1.2), or by averaging and
+    interpolation of their own after them (v1.1)."""
+    time_steps: Literal["late", "early"] = "late"
+    """Which of the encoder's spatial steps halve time too where there are more of them: the last or the first. The
+    decoder always begins with time."""
+    upsampling: Interpolation = "nearest"
+    """Interpolation in time (and, if merged, in space). "nearest" is causal and keeps the tail equation; the
+    published weights need "trilinear"."""
+    norm: NormScope = "frame"
+    """GroupNorm over each frame (causal: the stream is exact) or over the whole clip (the published weights)."""
+    norm_num_groups: int = 32
+    """Groups of each GroupNorm; must divide every width."""
+    mid_attention: MidAttention = "frame"
+    """Attention at the coarsest resolution: over the pixels of each frame; "scrambled", which mixes up the order of
+    channels and frames and is not causal, as the published weights trained with it need; or none."""
+    use_quant_conv: bool = True
+    """A convolution of kernel 1 after the encoder."""
+    use_post_quant_conv: bool = True
+    """A convolution of kernel 1 before the decoder."""
+    latent_shift: float = 0.0
+    """Normalised latents = (raw - shift) * scale."""
+    latent_scale: float = 1.0
+    """See `latent_shift`."""
+    gradient_checkpointing: bool = False
+    """Recompute the residual blocks in the backward pass: less memory, about a third more time in training."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OdVaeConfig:
+        if not self.hidden_size_mult:
+            raise ValueError("expected at least one resolution in hidden_size_mult, got none")
+        odd = [width for width in self.widths if width % self.norm_num_groups]
+        if odd:
+            raise ValueError(f"expected widths that norm_num_groups={self.norm_num_groups} divides, got {odd}")
+        if self.temporal_ratio > self.spatial_ratio:
+            raise ValueError(f"expected a temporal_ratio of at most the spatial ratio {self.spatial_ratio}")
+        if self.norm == "frame" and self.mid_attention == "scrambled":
+            raise ValueError("mid_attention 'scrambled' mixes frames and needs norm 'clip'; use mid_attention 'frame'")
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each resolution, finest first."""
+        return tuple(self.hidden_size * m for m in self.hidden_size_mult)
+
+    @property
+    def spatial_ratio(self) -> int:
+        """2^(resolutions - 1)."""
+        return 2 ** (len(self.hidden_size_mult) - 1)
+
+    def is_outer(self, level: int) -> bool:
+        """Whether resolution `level` (0 = finest) is in the finer half."""
+        return level < len(self.hidden_size_mult) // 2
+
+    def encoder_halves_time(self, level: int) -> bool:
+        """Whether the encoder's step from resolution `level` to the next one halves time."""
+        steps, halvings = len(self.hidden_size_mult) - 1, self.temporal_ratio.bit_length() - 1
+        return level < halvings if self.time_steps == "early" else steps - halvings <= level < steps
+
+    def decoder_doubles_time(self, level: int) -> bool:
+        """Whether the decoder's step from resolution `level` to the next finer one doubles time."""
+        steps, doublings = len(self.hidden_size_mult) - 1, self.temporal_ratio.bit_length() - 1
+        return level > steps - doublings
+
+
+class OdVae(ScaledLatents, Autoencoder):
+    """OD-VAE: (B, 3, 1 + r*k, H, W) <-> (B, C', 1 + k, H/s, W/s)."""
+
+    def __init__(self, config: OdVaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = AutoencoderSpec(
+            latent_channels=config.latent_channels,
+            temporal_ratio=config.temporal_ratio,
+            spatial_ratio=config.spatial_ratio,
+            causal=config.upsampling == "nearest" and config.norm == "frame",
+            channels=config.channels,
+        )
+        C = config.latent_channels
+        self.register_scaling(C, config.latent_shift, config.latent_scale)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = CausalConv3d(2 * C, 2 * C, (1, 1, 1)) if config.use_quant_conv else None
+        self.post_quant_conv = CausalConv3d(C, C, (1, 1, 1)) if config.use_post_quant_conv else None
+
+    def encode(self, video: Tensor) -> Posterior:
+        """(B, 3, 1 + r*k, H, W) in [-1, 1] -> posterior over (B, C', 1 + k, H/s, W/s)."""
+        self.check_video(video)
+        return self._encode(video, None)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C', 1 + k, H', W') -> (B, 3, 1 + r*k, H'*s, W'*s)."""
+        self.check_latents(latents)
+        return self._decode(latents, None)
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:
+        """Posteriors of consecutive chunks (B, 3, t, H, W), t >= 1 of any lengths; equal to `encode` of them joined.
+
+        A posterior comes as soon as its frames came, so that a short chunk may give none. Memory depends on the
+        longest chunk only.
+
+        Raises:
+            InputError: if `norm` is "clip"; for chunks of wrong shape; and at the end, if the frames in all are
+                not 1 + r*k (what could be encoded has been given by then).
+        """
+        self._check_streams("encode_tiled")
+        stream, frames, shape = Stream(), 0, None
+        for chunk in chunks:
+            if chunk.ndim != 5 or chunk.shape[2] == 0 or shape not in (None, _without_time(chunk)):
+                raise InputError(f"expected chunks (B, 3, t, H, W) like the first, {shape}, got {tuple(chunk.shape)}")
+            self.check_video(chunk[:, :, :1])
+            shape, frames = _without_time(chunk), frames + chunk.shape[2]
+            posterior = self._encode(chunk, stream)
+            if posterior.mean.shape[2]:
+                yield posterior
+        if shape is not None:
+            self.spec.check(frames, *shape[2:])
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Video of consecutive chunks of latents (B, C', t', H', W'); equal to `decode` of them joined.
+
+        The first latent gives one frame, each other one r frames. With trilinear upsampling, which looks ahead, a
+        chunk waits until the next one has come. Memory depends on the longest chunk only.
+
+        Raises:
+            InputError: if `norm` is "clip", and for chunks of wrong shape.
+        """
+        self._check_streams("decode_tiled")
+        stream, shape, waiting = Stream(), None, None
+        for chunk in chunks:
+            if chunk.ndim != 5 or chunk.shape[2] == 0 or shape not in (None, _without_time(chunk)):
+                raise InputError(f"expected chunks (B, C, t, H, W) like the first, {shape}, got {tuple(chunk.shape)}")
+            self.check_latents(chunk)
+            shape = _without_time(chunk)
+            if self.config.upsampling == "nearest":
+                yield self._decode(chunk, stream)
+                continue
+            if waiting is not None:
+                yield self._decode(waiting, stream)
+            waiting = chunk
+        if waiting is not None:
+            stream.last = True
+            yield self._decode(waiting, stream)
+
+    def encode_tiled(self, video: Tensor, frames_per_group: int) -> Posterior:
+        """The paper's temporal tiling (section 3.4): encode groups of frames that overlap by one, one by one.
+
+        The first latent of every group but the first is dropped. Bounds memory for any `norm`; the result differs
+        from `encode` at the seams.
+
+        Raises:
+            InputError: unless frames_per_group = 1 + r*k with k >= 1.
+        """
+        self.check_video(video)
+        step = frames_per_group - 1
+        if step < 1 or step % self.spec.temporal_ratio:
+            raise InputError(f"expected frames_per_group = 1 + {self.spec.temporal_ratio}*k, got {frames_per_group}")
+        groups = [self._encode(group, None) for group in _groups(video, step)]
+        mean = torch.cat([g.mean if i == 0 else g.mean[:, :, 1:] for i, g in enumerate(groups)], dim=2)
+        logvar = torch.cat([g.logvar if i == 0 else g.logvar[:, :, 1:] for i, g in enumerate(groups)], dim=2)
+        return Posterior(mean, logvar)
+
+    def decode_tiled(self, latents: Tensor, latents_per_group: int) -> Tensor:
+        """Decode groups of latents that overlap by one, one by one; drop the first frame of every group but the first.
+
+        Raises:
+            InputError: unless latents_per_group is at least 2.
+        """
+        self.check_latents(latents)
+        if latents_per_group < 2:
+            raise InputError(f"expected latents_per_group of at least 2, got {latents_per_group}")
+        groups = [self._decode(group, None) for group in _groups(latents, latents_per_group - 1)]
+        return torch.cat([g if i == 0 else g[:, :, 1:] for i, g in enumerate(groups)], dim=2)
+
+    def _encode(self, video: Tensor, stream: Stream | None) -> Posterior:
+        moments = self.encoder(fast_layout(video.to(self.encoder.dtype)), stream)
+        if self.quant_conv is not None and moments.shape[2]:
+            moments = self.quant_conv(moments)
+        return Posterior(*self.normalise_moments(moments))
+
+    def _decode(self, latents: Tensor, stream: Stream | None) -> Tensor:
+        raw = fast_layout(self.to_raw(latents).to(self.encoder.dtype))
+        if self.post_quant_conv is not None:
+            raw = self.post_quant_conv(raw)
+        return self.decoder(raw, stream)
+
+    def _check_streams(self, instead: str) -> None:
+        if self.config.norm == "clip":
+            raise InputError(
+                "norm 'clip' takes statistics over all frames, so that no part of a clip can be computed before its "
+                f"end is known; use {instead}(), or a model with norm 'frame', whose stream is exact"
+            )
+
+
+class Encoder(nn.Module):
+    """Videos (B, 3, T, H, W) -> moments (B, 2C', T', H', W')."""
+
+    def __init__(self, config: OdVaeConfig) -> None:
+        super().__init__()
+        widths, outer2d = config.widths, config.variant in ("outer2d", "encoder_outer2d")
+        self.conv_in = _conv(config.channels, widths[0], flat=outer2d)
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level(
+                config, widths[max(i - 1, 0)], width, config.num_res_blocks, flat=outer2d and config.is_outer(i)
+            )
+            time = config.encoder_halves_time(i)
+            if i < len(widths) - 1:
+                dimensions = 2 if outer2d and config.is_outer(i) else 3
+                level.downsample = Downsample(width, dimensions=dimensions, time=time and config.resampling == "merged")
+                if time and config.resampling == "separate":
+                    level.time_downsample = TimePool()
+            self.down.append(level)
+        self.mid = MidBlock(config, widths[-1])
+        self.norm_out = GroupNorm(config.norm_num_groups, widths[-1], scope=config.norm)
+        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, padding=(1, 1))
+        self.latent_channels = config.latent_channels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.norm_out.weight.dtype
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        x = self.conv_in(x, stream)
+        for level in self.down:
+            x = level(x, stream)
+            if x.shape[2] == 0:  # the chunk was too short for a latent: the rest has nothing to do yet
+                return x.new_empty(x.shape[0], 2 * self.latent_channels, 0, *x.shape[3:])
+        x = self.mid(x, stream)
+        return self.conv_out(silu(self.norm_out(x)), stream)
+
+
+class Decoder(nn.Module):
+    """Raw latents (B, C', T', H', W') -> videos (B, 3, T, H, W)."""
+
+    def __init__(self, config: OdVaeConfig) -> None:
+        super().__init__()
+        widths, outer2d = config.widths, config.variant == "outer2d"
+        self.conv_in = CausalConv3d(config.latent_channels, widths[-1], padding=(1, 1))
+        self.mid = MidBlock(config, widths[-1])
+        self.up = nn.ModuleList()
+        for i, width in enumerate(widths):
+            width_in, flat = widths[min(i + 1, len(widths) - 1)], outer2d and config.is_outer(i)
+            level = Level(config, width_in, width, config.num_res_blocks + 1, flat=flat)
+            time = config.decoder_doubles_time(i)
+            if i > 0 and time and config.resampling == "merged":
+                level.upsample = SpaceTimeUpsample(width, config.upsampling)
+            elif i > 0:
+                level.upsample = Upsample(width, dimensions=2 if flat else 3)
+                level.time_upsample = TimeUpsample(config.upsampling) if time else None
+            self.up.append(level)
+        self.norm_out = GroupNorm(config.norm_num_groups, widths[0], scope=config.norm)
+        self.conv_out = _conv(widths[0], config.channels, flat=outer2d)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        x = self.mid(self.conv_in(x, stream), stream)
+        for level in reversed(self.up):
+            x = level(x, stream)
+        return self.conv_out(silu(self.norm_out(x)), stream)
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, then the layers that lead to the next one, if any."""
+
+    def __init__(self, config: OdVaeConfig, width_in: int, width: int, blocks: int, *, flat: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(config, width_in if j == 0 else width, width, flat=flat) for j in range(blocks)
+        )
+        self.downsample: Downsample | None = None
+        self.time_downsample: TimePool | None = None
+        self.upsample: Upsample | SpaceTimeUpsample | None = None
+        self.time_upsample: TimeUpsample | None = None
+        self.checkpointing = config.gradient_checkpointing
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        for block in self.block:
+            if self.checkpointing and stream is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x, stream)
+        for layer in (self.downsample, self.time_downsample, self.upsample, self.time_upsample):
+            if layer is not None and x.shape[2]:
+                x = layer(x, stream)
+        return x
+
+
+class MidBlock(nn.Module):
+    """Residual block, attention (if configured), residual block at the coarsest resolution."""
+
+    def __init__(self, config: OdVaeConfig, width: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(config, width, width, flat=False)
+        self.attn_1 = None if config.mid_attention == "none" else Attention(config, width)
+        self.block_2 = ResnetBlock(config, width, width, flat=False)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        x = self.block_1(x, stream)
+        if self.attn_1 is not None:
+            x = self.attn_1(x)
+        return self.block_2(x, stream)
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))); a `flat` block is 2D and always normalises per frame."""
+
+    def __init__(self, config: OdVaeConfig, width_in: int, width: int, *, flat: bool) -> None:
+        super().__init__()
+        groups, scope = config.norm_num_groups, "frame" if flat else config.norm
+        self.norm1 = GroupNorm(groups, width_in, scope=scope)
+        self.conv1 = _conv(width_in, width, flat=flat)
+        self.norm2 = GroupNorm(groups, width, scope=scope)
+        self.conv2 = _conv(width, width, flat=flat or config.variant == "half2d")
+        self.nin_shortcut: FrameConv2d | CausalConv3d | None = None
+        if width_in != width:
+            self.nin_shortcut = FrameConv2d(width_in, width, 1) if flat else CausalConv3d(width_in, width, (1, 1, 1))
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        h = self.conv1(silu(self.norm1(x)), stream)
+        h = self.conv2(silu(self.norm2(h)), stream)
+        return add(h, x if self.nin_shortcut is None else self.nin_shortcut(x, stream))
+
+
+class Attention(nn.Module):
+    """Self-attention with one head over the H*W pixels of each frame, added to its input."""
+
+    def __init__(self, config: OdVaeConfig, width: int) -> None:
+        super().__init__()
+        self.scrambled = config.mid_attention == "scrambled"
+        self.norm = GroupNorm(config.norm_num_groups, width, scope=config.norm)
+        self.q = CausalConv3d(width, width, (1, 1, 1))
+        self.k = CausalConv3d(width, width, (1, 1, 1))
+        self.v = CausalConv3d(width, width, (1, 1, 1))
+        self.proj_out = CausalConv3d(width, width, (1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, T, H, W = x.shape
+        h = self.norm(x)
+        q, k, v = self.q(h), self.k(h), self.v(h)
+        if self.scrambled:
+            # The published code reads memory ordered (C, T) as if it were (T, C).
+            q, k, v = (y.reshape(B * T, 1, C, H * W).transpose(2, 3) for y in (q, k, v))
+            h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(B, C, T, H, W)
+        else:
+            q, k, v = (fold_frames(y).flatten(2).transpose(1, 2).unsqueeze(1) for y in (q, k, v))
+            h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+            h = unfold_frames(h.unflatten(2, (H, W)), B)
+        return x + self.proj_out(h)
+
+
+def _conv(width_in: int, width: int, *, flat: bool) -> FrameConv2d | CausalConv3d:
+    """A convolution of kernel 3 that keeps the size: of each frame by itself if `flat`, else 3D and causal."""
+    return FrameConv2d(width_in, width, 3, padding=1) if flat else CausalConv3d(width_in, width, padding=(1, 1))
+
+
+def _without_time(chunk: Tensor) -> tuple[int, ...]:
+    return (*chunk.shape[:2], *chunk.shape[3:])
+
+
+def _groups(x: Tensor, step: int) -> list[Tensor]:
+    """Views of x (B, C, T, H, W) of at most step + 1 frames, each beginning with the last frame of the one before."""
+    return [x[:, :, start : start + step + 1] for start in range(0, max(x.shape[2] - 1, 1), step)]

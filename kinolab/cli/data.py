@@ -1,0 +1,199 @@
+"""`kinolab data check`: a verdict per clip before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kinolab.errors import InputError
+
+if TYPE_CHECKING:
+    from kinolab.autoencoders.base import AutoencoderSpec
+    from kinolab.data import FolderConfig, Verdict
+
+app = typer.Typer(help="Look at training data.", no_args_is_help=True)
+
+
+@app.callback()
+def _data() -> None:
+    """Look at training data."""
+
+
+@app.command()
+def check(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of clips; the recipe's own folder if left out.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe that will be trained.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a window.")] = None,
+    size: Annotated[str | None, typer.Option(help="Side of a square, or HEIGHTxWIDTH.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate that clips are re-timed to.")] = None,
+    ratio: Annotated[
+        str | None, typer.Option(help="The autoencoder's ratio where no recipe says it: 4, or 4x8 (time x space).")
+    ] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value of the recipe.")] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per clip.")] = False,
+) -> None:
+    """Print a verdict per clip: the windows it gives, what is dropped and why, and what happens to the picture.
+
+    Reads every file and changes none. Options override the recipe.
+    """
+    from kinolab.data import FolderSource, summarise
+
+    config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
+    with progress_bar("reading clips") as advance:
+        source = FolderSource(config.model_copy(update={"split": "all"}), spec, advance, allow_empty=True)
+    if json_lines:
+        print_json(source.verdicts())
+    else:
+        for line in describe(source.verdicts(), source.classes):
+            typer.echo(line)
+        typer.echo("")
+        for note in source.notes():
+            typer.echo(note)
+        for line in conclusion(source, spec):
+            typer.echo(line)
+    if not summarise(source.verdicts()).windows:
+        raise InputError(f"{config.path}: no clip is usable with these settings")
+
+
+def plan(
+    folder: Path | None,
+    recipe: str | None,
+    frames: int | None,
+    size: str | None,
+    fps: float | None,
+    ratio: str | None,
+    overrides: list[str],
+) -> tuple[FolderConfig, AutoencoderSpec | None]:
+    """What to check, and the autoencoder's shape rules: from the recipe, with the options on top.
+
+    Raises:
+        InputError: where neither a folder nor a recipe with one is given, or an option can't be read.
+    """
+    from kinolab.config import apply_overrides, load_config
+    from kinolab.data import FolderConfig
+
+    values: dict[str, Any] = {}
+    spec = None
+    if recipe is not None:
+        from kinolab.training.recipe import load_recipe
+
+        loaded = load_recipe(recipe, overrides)
+        values = loaded.data.model_dump() if isinstance(loaded.data, FolderConfig) else {}
+        spec = spec_of(loaded.autoencoder) if ratio is None else None
+    elif overrides:
+        values = apply_overrides({"data": values}, overrides)["data"]
+    if folder is not None:
+        values["path"] = folder
+    if "path" not in values:
+        raise InputError("expected a folder of clips, or a recipe whose data is one")
+    given = {"frames": frames, "size": parse_size(size), "fps": fps}
+    values |= {key: value for key, value in given.items() if value is not None}
+    return load_config(FolderConfig, values), spec if ratio is None else parse_ratio(ratio)
+
+
+def spec_of(autoencoder: Any) -> AutoencoderSpec:
+    """The shape rules of a recipe's autoencoder: a config, or the model folder of a trained one."""
+    if isinstance(autoencoder, Path):
+        from kinolab.autoencoders import build
+        from kinolab.model import find_model, read_model_config
+
+        autoencoder = read_model_config(find_model(autoencoder)).autoencoder
+    import torch
+
+    from kinolab.autoencoders import build
+
+    with torch.device("meta"):  # the shape rules need no weights
+        return build(autoencoder).spec
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """`128` or `96x160` (height x width)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--size {text}: expected a side in pixels, or HEIGHTxWIDTH such as 96x160")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def parse_ratio(text: str) -> AutoencoderSpec:
+    """`4` or `4x8`: temporal ratio, or temporal x spatial."""
+    from kinolab.autoencoders.base import AutoencoderSpec
+
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--ratio {text}: expected the ratio in time such as 4, or in time x space such as 4x8")
+    spatial = int(parts[1]) if len(parts) == 2 else 1
+    return AutoencoderSpec(latent_channels=4, temporal_ratio=int(parts[0]), spatial_ratio=spatial, causal=True)
+
+
+def describe(verdicts: Iterable[Verdict], classes: tuple[str, ...]) -> Iterator[str]:
+    """The verdicts as lines of text: one per clip, and below it what was dropped and what to know."""
+    verdicts = list(verdicts)
+    width = min(max((len(v.source) for v in verdicts), default=0), 60)
+    for v in verdicts:
+        word = "keep" if v.kept else "drop"
+        stored = f"{v.size[1]}x{v.size[0]}" if v.size else "-"
+        length = f"{v.frames} frames" if v.frames else "-"
+        rate = f"{v.fps:.4g} fps" if v.fps else "-"
+        side = ("held out" if v.split == "heldout" else "train") if v.kept else ""
+        count = f"{v.kept} window{'' if v.kept == 1 else 's'}"
+        line = f"{word}  {v.source:<{width}}  {stored:>9}  {length:>11}  {rate:>9}  {count:>11}  {side:<8}"
+        label = f"  [{classes[v.label]}]" if v.label is not None else ""
+        caption = f"  {v.caption[:60]!r}" if v.caption else ""
+        yield (line + label + caption).rstrip()
+        for text in v.dropped:
+            yield f"      dropped: {text}"
+        for text in v.notes:
+            yield f"      note: {text}"
+
+
+def conclusion(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
+    """The totals, and what the latents will take on disk."""
+    from kinolab.data import summarise
+
+    totals = summarise(source.verdicts())
+    height, width = source.size
+    yield (
+        f"{totals.used} of {totals.files} clips give {totals.windows} windows of {source.frames} frames at "
+        f"{width}x{height}: {totals.train} to train on, {totals.heldout} held out"
+    )
+    if spec is not None and spec.spatial_ratio > 1 and totals.windows:
+        c, t, h, w = spec.latent_shape(source.frames, height, width)
+        megabytes = totals.windows * c * t * h * w * 2 / 1e6
+        yield f"latents of {c} x {t} x {h} x {w}: {megabytes:.1f} MB in bfloat16"
+
+
+def print_json(verdicts: Iterable[Verdict]) -> None:
+    """One JSON object per verdict."""
+    import json
+    from dataclasses import asdict
+
+    for verdict in verdicts:
+        typer.echo(json.dumps(asdict(verdict)))
+
+
+class progress_bar:  # noqa: N801  (used as a function)
+    """A progress bar on standard error, where that is a terminal; gives a callback (done, total)."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> progress_bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)

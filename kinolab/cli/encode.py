@@ -1,0 +1,107 @@
+"""`kinolab encode`: clips to a latent cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kinolab.cli.data import parse_size, progress_bar
+from kinolab.errors import InputError
+
+if TYPE_CHECKING:
+    from kinolab.data import FolderConfig, WorldSourceConfig
+
+
+def encode(
+    data: Annotated[str, typer.Argument(help="Folder of clips, a recipe, or `world` for the toy world.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cache.")],
+    autoencoder: Annotated[
+        str | None, typer.Option("--autoencoder", "-a", help="Model folder, run folder or shipped model.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a window.")] = None,
+    size: Annotated[str | None, typer.Option(help="Side of a square, or HEIGHTxWIDTH.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate that clips are re-timed to.")] = None,
+    count: Annotated[int | None, typer.Option(help="Clips of the toy world.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value, such as data.stride=8.")] = None,
+    batch: Annotated[int, typer.Option(help="Windows encoded at once.")] = 8,
+    shard_size: Annotated[int, typer.Option(help="Windows per file of the cache.")] = 256,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="What latents are stored in.")] = "bfloat16",
+    keep_posterior: Annotated[bool, typer.Option("--keep-posterior", help="Store the variance too.")] = False,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
+) -> None:
+    """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
+    from kinolab.data import CacheSource, build, encode_to_cache
+    from kinolab.model import load_autoencoder
+
+    config, default = data_config(data, frames, size, fps, count, override or [])
+    model = autoencoder if autoencoder is not None else default
+    if model is None:
+        raise InputError("expected --autoencoder with the model folder that encodes")
+    network = load_autoencoder(model).to(device)
+    # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
+    source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
+    assert not isinstance(source, CacheSource)
+    for note in source.notes():
+        typer.echo(note)
+    with progress_bar("encoding") as advance:
+        summary = encode_to_cache(
+            source,
+            network,
+            out,
+            shard_size=shard_size,
+            batch=batch,
+            dtype=dtype,
+            keep_posterior=keep_posterior,
+            precision=precision,
+            device=device,
+            update=update,
+            progress=advance,
+        )
+    for window in summary.unreadable:
+        typer.echo(f"left out, can't be read any more: {window}", err=True)
+    gone = f", {summary.removed} dropped" if summary.removed else ""
+    typer.echo(
+        f"{out}: {summary.items} windows, {summary.bytes / 1e6:.1f} MB "
+        f"({summary.encoded} encoded now, {summary.present} there already{gone})"
+    )
+
+
+def data_config(
+    data: str, frames: int | None, size: str | None, fps: float | None, count: int | None, overrides: list[str]
+) -> tuple[FolderConfig | WorldSourceConfig, Path | None]:
+    """The source named on the command line with the options on top, and the recipe's autoencoder where it names one.
+
+    Raises:
+        InputError: where `data` is no folder, recipe or `world`, or the recipe reads a cache.
+    """
+    from kinolab.config import apply_overrides, load_config
+    from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig
+
+    model: Path | None = None
+    values: dict[str, Any]
+    if data == "world" or (Path(data).exists() and Path(data).suffix not in (".yaml", ".yml")):
+        values = {"kind": "world"} if data == "world" else {"kind": "folder", "path": data}
+        values = apply_overrides({"data": values}, overrides)["data"]
+    else:
+        from kinolab.training.recipe import load_recipe
+
+        recipe = load_recipe(data, overrides)
+        if isinstance(recipe.data, CacheConfig):
+            raise InputError(f"{data}: its data is a latent cache already ({recipe.data.path}); name the clips instead")
+        values = recipe.data.model_dump()
+        model = recipe.autoencoder if isinstance(recipe.autoencoder, Path) else None
+    given = {"frames": frames, "size": parse_size(size), "fps": fps}
+    given = {key: value for key, value in given.items() if value is not None}
+    if values["kind"] == "world":
+        values["world"] = dict(values.get("world") or {}) | given
+        values |= {"count": count} if count is not None else {}
+        return load_config(WorldSourceConfig, values), model
+    if count is not None:
+        raise InputError("--count is for the toy world; a folder gives all its windows")
+    return load_config(FolderConfig, values | given), model

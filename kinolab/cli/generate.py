@@ -1,0 +1,86 @@
+"""`kinolab generate`: a video from a prompt, a label, or nothing but noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def generate(
+    prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
+    label: Annotated[str | None, typer.Option(help="Class label, by number or name.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first video.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Videos for each prompt, from consecutive seeds.")] = 1,
+    frames: Annotated[int | None, typer.Option(help="Frames; default as trained.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels, as 64 or 64x96 (height x width); default as trained.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate of the file; default that of the training.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise of the ddim sampler, 0 to 1.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option(help="Times with guidance as LOW,HIGH: fractions from clean (0) to noise (1).")
+    ] = None,
+    guidance_rescale: Annotated[float | None, typer.Option(help="Rescaling of guided predictions, 0 to 1.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile first: pays off over many videos.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again."""
+    from kinolab.config import load_config
+    from kinolab.generate import GenerateConfig, default_model
+    from kinolab.generate import generate as run
+    from kinolab.model import find_model, read_model_config
+
+    chosen = model if model is not None else default_model()
+    trained = read_model_config(find_model(chosen))
+    values: dict[str, Any] = {"model": chosen, "prompts": prompt or [], "label": label, "count": count, "seed": seed}
+    values |= {"frames": frames, "size": parse_size(size), "fps": fps, "precision": precision, "compile": compile}
+    values["device"] = device
+    changes = {"name": sampler, "steps": steps, "eta": eta}
+    values["sampler"] = trained.sampler.model_dump() | {k: v for k, v in changes.items() if v is not None}
+    interval = None if guidance_interval is None else _numbers(guidance_interval)
+    changes = {"scale": guidance, "interval": interval, "rescale": guidance_rescale}
+    values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
+    if guidance is None and not prompt and label is None:
+        values["guidance"]["scale"] = 1.0
+    for path in run(load_config(GenerateConfig, values), out, progress=show_progress("sampling")):
+        typer.echo(path)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`64` -> (64, 64), `64x96` -> (64, 96)."""
+    from kinolab.errors import InputError
+
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.isdigit() for p in parts):
+        raise InputError(f"--size {text!r}: expected pixels as 64, or as height x width: 64x96")
+    return int(parts[0]), int(parts[-1])
+
+
+def _numbers(text: str) -> list[float]:
+    from kinolab.errors import InputError
+
+    try:
+        return [float(p) for p in text.split(",")]
+    except ValueError:
+        raise InputError(f"--guidance-interval {text!r}: expected LOW,HIGH such as 0.2,0.8") from None
+
+
+def show_progress(what: str) -> Any:
+    """A callback that shows `what step/steps` on a terminal's last line."""
+    import sys
+
+    def show(step: int, steps: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if step == steps else ""
+            sys.stderr.write(f"\r{what} {step}/{steps}{end}")
+            sys.stderr.flush()
+
+    return show

@@ -1,0 +1,29 @@
+"""`kinolab rerun`: make a generated video again from the record beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def rerun(
+    video: Annotated[Path, typer.Argument(help="A generated video, or the .json beside it.")],
+    out: Annotated[Path | None, typer.Option(help="Where to; default beside it with -again in its name.")] = None,
+) -> None:
+    """Make a generated video again and compare: on the same machine its frames are the same bit for bit."""
+    from kinolab.cli.generate import show_progress
+    from kinolab.generate import rerun as run
+
+    target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
+    if target.suffix == ".json":
+        target = target.with_suffix(".mp4")
+    path, changed = run(video, target, progress=show_progress("sampling"))
+    typer.echo(path)
+    if not changed:
+        typer.echo("identical: every frame is the same, bit for bit")
+        return
+    for line in changed:
+        typer.echo(f"differs: {line}")
+    raise typer.Exit(1)

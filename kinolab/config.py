@@ -1,0 +1,129 @@
+"""Recipes: YAML files and dotted overrides, checked against the components' own config classes.
+
+Every component has a config class derived from `Config`, in the same file, above it. A recipe is a YAML mapping that
+sets its fields; `key.sub=value` overrides any of them. An unknown key or a wrong type is an `InputError` that names
+the key, what was expected and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kinolab.errors import InputError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every component's config: unknown keys are errors, fields are documented by the string below them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+def load_config(cls: type[C], source: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> C:
+    """Read a config of class `cls` from a YAML file or a mapping, with `a.b=value` overrides applied on top.
+
+    Raises:
+        InputError: for a missing file, bad YAML, an unknown key, or a value of the wrong type; names the key.
+    """
+    if isinstance(source, Mapping):
+        name, values = "config", dict(source)
+    else:
+        name, values = str(source), read_yaml(Path(source))
+    merged = apply_overrides(values, overrides)
+    try:
+        return cls.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(f"{name}: " + "; ".join(_explain(cls, e) for e in error.errors()[:5])) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises InputError where there is none."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a YAML recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where is not None else ""
+        raise InputError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
+    return loaded
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with each `a.b.c=value` set; the value is parsed as YAML (`true`, `3e-4`, `[1, 2]`)."""
+    result = _deep_copy(values)
+    for item in overrides:
+        key, sep, text = item.partition("=")
+        if not sep or not key:
+            raise InputError(f"override {item!r}: expected key=value, for example training.steps=100")
+        node = result
+        *parents, last = key.split(".")
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise InputError(f"override {item!r}: {parent!r} holds the value {child!r}, not a group of keys")
+            node = child
+        try:
+            node[last] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError:
+            raise InputError(f"override {item!r}: {text!r} is not a valid value") from None
+    return result
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config, defaults included, as YAML that `load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`key: old -> new` for every value that differs between two nested mappings."""
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{name}.")
+        elif a != b:
+            yield f"{name}: {a!r} -> {b!r}"
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _deep_copy(v) for k, v in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def _explain(cls: type[BaseModel], error: Any) -> str:
+    """One validation error as a phrase: the dotted key, what was expected, what came, the nearest valid key."""
+    path = [str(part) for part in error["loc"]]
+    names = _field_names(cls)
+    key = ".".join(part for part in path if not part.startswith("function-"))
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {key!r}{hint}"
+    if error["type"] == "missing":
+        return f"missing key {key!r}"
+    came = repr(error.get("input"))
+    came = came if len(came) < 80 else came[:77] + "..."
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return f"{key}: {text} (got {came})" if key else f"{text} (got {came})"
+
+
+def _field_names(cls: Any, seen: frozenset[Any] = frozenset()) -> set[str]:
+    """The names of all fields of a config class and of the classes nested in it."""
+    if typing.get_origin(cls) is not None or isinstance(cls, types.UnionType):
+        return set().union(*(_field_names(a, seen) for a in typing.get_args(cls)), set())
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)) or cls in seen:
+        return set()
+    nested = [_field_names(f.annotation, seen | {cls}) for f in cls.model_fields.values()]
+    return set(cls.model_fields).union(*nested)

@@ -1,0 +1,81 @@
+"""Sources of clips and latents: a folder, the toy world, a latent cache; and the order training sees them in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kinolab.data.cache import CacheConfig, CacheSource, LatentStatistics
+from kinolab.data.clips import (
+    CheckSummary,
+    ClipExample,
+    ClipRecord,
+    ClipSource,
+    LatentExample,
+    ShapeRules,
+    Split,
+    Verdict,
+    summarise,
+)
+from kinolab.data.encode import EncodeSummary, autoencoder_hash, encode_to_cache
+from kinolab.data.folder import FolderConfig, FolderSource
+from kinolab.data.order import ShuffledOrder
+from kinolab.data.toy import WorldSource, WorldSourceConfig
+from kinolab.errors import InputError
+
+__all__ = [
+    "DATA_SOURCES",
+    "CacheConfig",
+    "CacheSource",
+    "CheckSummary",
+    "ClipExample",
+    "ClipRecord",
+    "ClipSource",
+    "DataConfig",
+    "EncodeSummary",
+    "FolderConfig",
+    "FolderSource",
+    "LatentExample",
+    "LatentStatistics",
+    "ShapeRules",
+    "ShuffledOrder",
+    "Split",
+    "Verdict",
+    "WorldSource",
+    "WorldSourceConfig",
+    "autoencoder_hash",
+    "build",
+    "encode_to_cache",
+    "summarise",
+]
+
+DATA_SOURCES = {"folder": FolderSource, "world": WorldSource, "cache": CacheSource}
+DataConfig = Annotated[FolderConfig | WorldSourceConfig | CacheConfig, Field(discriminator="kind")]
+
+
+def build(
+    config: FolderConfig | WorldSourceConfig | CacheConfig,
+    spec: ShapeRules | None = None,
+    *,
+    split: Split | None = None,
+) -> FolderSource | WorldSource | CacheSource:
+    """The source of a config.
+
+    Args:
+        config: one of the sources' configs.
+        spec: the autoencoder's shape rules, which frame counts are snapped to. A cache's shapes are settled already.
+        split: train, heldout or all; None = what the config says.
+
+    Raises:
+        InputError: where the source holds nothing usable (see each source).
+    """
+    if split is not None:
+        config = config.model_copy(update={"split": split})
+    if isinstance(config, FolderConfig):
+        return FolderSource(config, spec)
+    if isinstance(config, WorldSourceConfig):
+        return WorldSource(config, spec)
+    if isinstance(config, CacheConfig):
+        return CacheSource(config)
+    raise InputError(f"expected the config of one of {', '.join(DATA_SOURCES)}, got {type(config).__name__}")

@@ -1,0 +1,294 @@
+"""The latent cache: what lies in its folder, and reading it as a source of latents.
+
+    cache/
+      cache.json             header: format, Kinolab version, autoencoder, transform, classes, statistics
+      index.jsonl            one line per shard: its file and its items, appended once the shard is on disk
+      shards/<name>.safetensors    latents (N, C, T, h, w), and logvar where it was kept; N items of one shape
+
+An item's key is the sha256 of its source file's hash, time range, transform and autoencoder. A line that a kill cut
+short names no finished shard, so it is left out; everything before it is valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kinolab.config import Config
+from kinolab.data.clips import ClipRecord, LatentExample, Split, Verdict, by_frames, heldout_hashes
+from kinolab.errors import InputError
+
+FORMAT = 1
+OPEN_SHARDS = 128
+
+
+class CacheConfig(Config):
+    """A latent cache written by `kinolab encode`."""
+
+    kind: Literal["cache"] = "cache"
+    path: Path
+    """The cache's folder."""
+    split: Split = "train"
+    """Which side to yield: train, heldout, or all; windows of one file are always on one side."""
+    heldout_fraction: float = Field(0.05, ge=0, lt=1)
+    """The share of source files that is held out, chosen by their content."""
+    in_memory: bool = False
+    """Read all latents at once and keep them, in the precision they were written in."""
+
+
+@dataclass(frozen=True)
+class CacheItem:
+    """One cached window: where its latents are, and all that is known of it."""
+
+    key: str
+    row: int
+    record: ClipRecord
+    shape: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One line of the index."""
+
+    shard: str
+    items: tuple[CacheItem, ...]
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per-channel mean and standard deviation of all latents of a cache, each (C,), over `items` windows."""
+
+    mean: Tensor
+    std: Tensor
+    items: int
+
+
+def item_key(
+    record: ClipRecord, transform: Mapping[str, object], autoencoder: str, encoding: Mapping[str, object]
+) -> str:
+    """The address of an item: sha256 over everything that its latents depend on."""
+    parts = [
+        record.source_hash,
+        record.time_range,
+        record.frames,
+        record.fps,
+        dict(transform),
+        autoencoder,
+        dict(encoding),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a cache; raises InputError where the folder holds none or one of another format."""
+    try:
+        header = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not a latent cache (no cache.json); make one with: kinolab encode") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path / 'cache.json'}: not valid JSON: {error.msg}") from None
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path}: a latent cache of format {header.get('format')}; this Kinolab reads format {FORMAT}")
+    return dict(header)
+
+
+def read_index(path: Path) -> list[ShardEntry]:
+    """All finished shards of a cache, in the order they were written; a last line cut short by a kill is left out."""
+    index = path / "index.jsonl"
+    if not index.is_file():
+        return []
+    entries = []
+    with index.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
+                entries.append(_parse_entry(json.loads(line)))
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+                raise InputError(f"{index}: line {number} is damaged; delete {path} and encode again") from None
+    return entries
+
+
+def format_entry(entry: ShardEntry) -> str:
+    """The index line of a shard, newline included."""
+    items = [
+        {"key": item.key, "row": item.row, "shape": item.shape, **{f: getattr(item.record, f) for f in _RECORD_FIELDS}}
+        for item in entry.items
+    ]
+    return json.dumps({"shard": entry.shard, "items": items}) + "\n"
+
+
+_RECORD_FIELDS = tuple(f.name for f in fields(ClipRecord))
+
+
+def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
+    items = []
+    for values in line["items"]:
+        record = ClipRecord(
+            **{name: values[name] for name in _RECORD_FIELDS if name != "time_range"},
+            time_range=tuple(values["time_range"]),
+        )
+        items.append(CacheItem(values["key"], values["row"], record, tuple(values["shape"])))
+    return ShardEntry(line["shard"], tuple(items))
+
+
+class ShardReader:
+    """Memory-mapped shards of one cache; the most recently used stay open."""
+
+    def __init__(self, path: Path, in_memory: bool = False) -> None:
+        self.path, self.in_memory = path, in_memory
+        self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def tensors(self, shard: str) -> dict[str, Tensor]:
+        """The tensors of a shard, mapped and not yet read (or held, with `in_memory`)."""
+        found = self._open.get(shard)
+        if found is None:
+            found = self._open[shard] = self._load(shard)
+            while len(self._open) > OPEN_SHARDS and not self.in_memory:
+                self._open.popitem(last=False)
+        elif not self.in_memory:
+            self._open.move_to_end(shard)
+        return found
+
+    def _load(self, shard: str) -> dict[str, Tensor]:
+        file = self.path / "shards" / shard
+        try:
+            with safe_open(file, framework="pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise InputError(f"{file}: missing; run the same kinolab encode again") from None
+        except SafetensorError as error:
+            raise InputError(f"{file}: damaged ({error}); delete it and run the same kinolab encode again") from None
+        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else tensors
+
+
+class CacheSource:
+    """A latent cache as a source: `source[i]` is a `LatentExample`.
+
+    Raises:
+        InputError: where the folder is not a cache, its encoding never finished a shard, or the split is empty.
+    """
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self.header = read_header(config.path)
+        entries = read_index(config.path)
+        located = [(entry.shard, item) for entry in entries for item in entry.items]
+        if not located:
+            raise InputError(f"{config.path}: the cache holds no finished shard; run kinolab encode again to go on")
+        # Source order, whatever the order in which interrupted or updated encodings wrote the shards.
+        located.sort(key=lambda pair: (pair[1].record.source, pair[1].record.time_range, pair[1].key))
+        self._heldout = heldout_hashes((item.record.source_hash for _, item in located), config.heldout_fraction)
+        self._everything = located
+        if config.split == "all":
+            self._located = located
+        else:
+            side = config.split == "heldout"
+            self._located = [p for p in located if (p[1].record.source_hash in self._heldout) == side]
+        if not self._located:
+            raise InputError(
+                f"{config.path}: no item on the {config.split} side of {len(located)} "
+                f"(heldout_fraction {config.heldout_fraction}); use split: all"
+            )
+        self.classes: tuple[str, ...] = tuple(self.header["classes"])
+        self._reader = ShardReader(config.path, config.in_memory)
+
+    def __len__(self) -> int:
+        return len(self._located)
+
+    def __getitem__(self, index: int) -> LatentExample:
+        """Latents (C, T, h, w) as float32, with what is known of the window."""
+        shard, item = self._located[index]
+        tensors = self._reader.tensors(shard)
+        logvar = tensors.get("logvar")
+        r = item.record
+        return LatentExample(
+            latents=tensors["latents"][item.row].float(),
+            fps=r.fps,
+            caption=r.caption,
+            label=r.label,
+            source=r.source,
+            time_range=r.time_range,
+            logvar=None if logvar is None else logvar[item.row].float(),
+        )
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Latents of several items of one shape, stacked: (B, C, T, h, w) float32."""
+        return torch.stack([self._reader.tensors(s)["latents"][item.row].float() for s, item in self._pick(indices)])
+
+    def record(self, index: int) -> ClipRecord:
+        """What is known of item `index`, without reading its latents."""
+        return self._located[index][1].record
+
+    def shape(self, index: int) -> tuple[int, int, int, int]:
+        """(C, T, h, w) of item `index`, without reading it."""
+        return self._located[index][1].shape
+
+    def groups(self) -> list[list[int]]:
+        """The indices by latent frame count, longest first: only items of one group can share a batch."""
+        return by_frames([item.shape[1] for _, item in self._located])
+
+    @cached_property
+    def captions(self) -> tuple[str, ...]:
+        """The distinct captions of the whole cache (both sides), sorted: what a trainer has to embed once."""
+        return tuple(sorted({i.record.caption for _, i in self._everything if i.record.caption is not None}))
+
+    @cached_property
+    def statistics(self) -> LatentStatistics:
+        """Per-channel statistics of the whole cache: from the header, or measured where its encoding never ended."""
+        stored = self.header.get("statistics")
+        if stored is None:
+            return measure_statistics(self.config.path, read_index(self.config.path))
+        return LatentStatistics(torch.tensor(stored["mean"]), torch.tensor(stored["std"]), stored["items"])
+
+    def verdicts(self) -> list[Verdict]:
+        """One verdict per source file: how many of its windows are cached, and on which side it lies."""
+        counts: dict[tuple[str, str], int] = {}
+        for _, item in self._everything:
+            file = (item.record.source, item.record.source_hash)
+            counts[file] = counts.get(file, 0) + 1
+        return [
+            Verdict(source, count, "heldout" if source_hash in self._heldout else "train")
+            for (source, source_hash), count in counts.items()
+        ]
+
+    def notes(self) -> list[str]:
+        """Whether the cache is whole."""
+        if self.header.get("complete"):
+            return []
+        return [f"the encoding of {self.config.path} was interrupted: {len(self._everything)} items so far"]
+
+    def _pick(self, indices: Sequence[int]) -> Iterator[tuple[str, CacheItem]]:
+        return (self._located[i] for i in indices)
+
+
+def measure_statistics(path: Path, entries: Sequence[ShardEntry]) -> LatentStatistics:
+    """Per-channel mean and standard deviation over all indexed items, one shard in memory at a time."""
+    reader = ShardReader(path)
+    total: Tensor | None = None
+    squares: Tensor | None = None
+    elements = items = 0
+    for entry in entries:
+        latents = reader.tensors(entry.shard)["latents"]
+        for item in entry.items:
+            z = latents[item.row].double().flatten(1)
+            total = z.sum(1) if total is None else total + z.sum(1)
+            squares = z.square().sum(1) if squares is None else squares + z.square().sum(1)
+            elements += z.shape[1]
+            items += 1
+    if total is None or squares is None:
+        raise InputError(f"{path}: the cache holds no finished shard")
+    mean = total / elements
+    std = (squares / elements - mean.square()).clamp_min(0).sqrt()
+    return LatentStatistics(mean.float(), std.float(), items)

@@ -1,0 +1,366 @@
+"""Writing the latent cache: resumable after a kill, content-addressed, in bounded memory. Its format: `cache.py`.
+
+Items are encoded in fixed groups, one group per shard, in the source's order. A shard is written aside, flushed to
+disk and renamed before its line is appended to the index, so at any moment the index names finished shards only, and
+an interrupted encoding continues with the same groups (and so the same batches, and the same values) as one that was
+not interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kinolab.data.cache import (
+    FORMAT,
+    CacheItem,
+    ShardEntry,
+    format_entry,
+    item_key,
+    measure_statistics,
+    read_header,
+    read_index,
+)
+from kinolab.data.clips import ClipExample, ClipRecord, ClipSource
+from kinolab.data.durable import append_line, locked, sync_folder, write_atomic
+from kinolab.errors import InputError
+from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+
+Stored = Literal["bfloat16", "float32"]
+SHARD_BYTES = 64 * 2**20
+Item = TypeVar("Item")
+
+
+class EncoderPosterior(Protocol):
+    """A posterior over latents: mean and logvar, each (B, C', T', H', W')."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def logvar(self) -> Tensor: ...
+
+
+class EncoderShapes(Protocol):
+    """The shape rules of an autoencoder, as far as the cache needs them."""
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C', T', H', W'); raises InputError where the clip breaks a rule."""
+        ...
+
+
+class Encoder(Protocol):
+    """What `encode_to_cache` needs of an autoencoder."""
+
+    @property
+    def spec(self) -> EncoderShapes: ...
+
+    def encode(self, video: Tensor) -> EncoderPosterior:
+        """(B, 3, T, H, W) in [-1, 1] -> posterior."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodeSummary:
+    """What an encoding did: windows encoded now, found in the cache, dropped from it, and not readable."""
+
+    encoded: int
+    present: int
+    removed: int
+    unreadable: tuple[str, ...]
+    items: int
+    bytes: int
+
+
+Progress = Callable[[int, int], None]
+
+
+def autoencoder_hash(autoencoder: Encoder) -> str:
+    """sha256 over the class, config and weights of an autoencoder: equal exactly where its latents are equal."""
+    digest = hashlib.sha256(type(autoencoder).__name__.encode())
+    # The base class leaves `config` to each family; what has none is told apart by its weights.
+    config = getattr(autoencoder, "config", None)
+    if isinstance(config, BaseModel):
+        digest.update(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def encode_to_cache(
+    source: ClipSource,
+    autoencoder: Encoder,
+    out: Path,
+    *,
+    shard_size: int = 256,
+    batch: int = 8,
+    dtype: Stored = "bfloat16",
+    keep_posterior: bool = False,
+    precision: PrecisionPolicy = "float32",
+    device: torch.device | str = "cpu",
+    update: bool = False,
+    progress: Progress | None = None,
+) -> EncodeSummary:
+    """Encode every window of a source into the cache at `out`; what is there already is not encoded again.
+
+    Args:
+        source: windows of pixels.
+        autoencoder: encodes them, on `device` already, in evaluation mode.
+        out: the cache's folder; made where missing.
+        shard_size: windows per shard, fewer where a shard would exceed 64 MiB.
+        batch: windows encoded at once.
+        dtype: what latents are stored in.
+        keep_posterior: store the log variance too, so that training can sample the posterior.
+        precision: what the autoencoder computes in.
+        device: where it computes.
+        update: make an existing cache equal to this source and autoencoder: encode what changed, drop what is gone.
+        progress: called with (windows done, windows in all).
+
+    Raises:
+        InputError: where `out` holds something else, another process is writing it, or it was made from other
+            inputs or by another autoencoder and `update` is off; nothing is changed then.
+    """
+    if shard_size < 1 or batch < 1:
+        raise InputError(f"expected shard_size and batch of at least 1, got {shard_size} and {batch}")
+    chosen = str(resolve(precision, device)).removeprefix("torch.")
+    encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
+    with locked(out):
+        plan = _Plan(source, autoencoder_hash(autoencoder), encoding)
+        kept, removed = _reconcile(out, plan, update)
+        present = {item.key for entry in kept for item in entry.items}
+        missing = [i for i, key in enumerate(plan.keys) if key not in present]
+        total, done, unreadable = len(plan.keys), len(plan.keys) - len(missing), []
+        encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, torch.device(device))
+        for indices in _shard_groups(source, autoencoder.spec, missing, shard_size, dtype, keep_posterior):
+
+            def advance(count: int, base: int = done) -> None:
+                if progress is not None:
+                    progress(base + count, total)
+
+            entry, failed = encoder.write(out, plan, indices, advance)
+            unreadable += failed
+            done += len(indices)
+            if entry is not None:
+                append_line(out / "index.jsonl", format_entry(entry))
+                kept.append(entry)
+        if not kept:
+            raise InputError(f"{out}: nothing was encoded; none of {total} windows could be read")
+        _write_header(out, plan, kept, complete=True)
+    items = sum(len(entry.items) for entry in kept)
+    size = sum((out / "shards" / entry.shard).stat().st_size for entry in kept)
+    return EncodeSummary(len(missing) - len(unreadable), total - len(missing), removed, tuple(unreadable), items, size)
+
+
+class _Plan:
+    """What the cache shall hold: the key of every window of the source, and the header's fields."""
+
+    def __init__(self, source: ClipSource, autoencoder: str, encoding: Mapping[str, object]) -> None:
+        self.autoencoder, self.encoding = autoencoder, dict(encoding)
+        self.transform = json.loads(json.dumps(dict(source.transform()), default=str))
+        self.classes = list(source.classes)
+        self.records = [source.record(i) for i in range(len(source))]
+        self.keys = [item_key(r, self.transform, autoencoder, encoding) for r in self.records]
+        self.by_key = dict(zip(self.keys, self.records, strict=True))
+
+    def made_by(self) -> dict[str, object]:
+        """The header's fields that must agree for a cache to be continued."""
+        return {"autoencoder": self.autoencoder, "transform": self.transform, "encoding": self.encoding}
+
+
+def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], int]:
+    """Compare an existing cache with the plan, and bring its index in line: the shards to keep, the items dropped.
+
+    Captions and labels that changed are taken over; they are not part of a latent's address.
+    """
+    if not (out / "cache.json").exists():
+        if (out / "index.jsonl").exists():
+            raise InputError(f"{out}: an index without cache.json; delete the folder and encode again")
+        _write_header(out, plan, [], complete=False)
+        return [], 0
+    header, entries = read_header(out), read_index(out)
+    _check_same(out, header, plan, entries, update)
+    present = [entry for entry in entries if (out / "shards" / entry.shard).is_file()]
+    kept = [replace(entry, items=tuple(_refreshed(entry.items, plan, drop=update))) for entry in present]
+    kept = [entry for entry in kept if entry.items]
+    removed = sum(len(e.items) for e in entries) - sum(len(e.items) for e in kept)
+    _write_header(out, plan, [], complete=False)
+    write_atomic(out / "index.jsonl", "".join(map(format_entry, kept)))
+    names = {entry.shard for entry in kept}
+    for file in (out / "shards").glob("*"):
+        if file.name not in names:
+            file.unlink()
+    return kept, removed
+
+
+def _check_same(out: Path, header: Mapping[str, Any], plan: _Plan, entries: Sequence[ShardEntry], update: bool) -> None:
+    """Raises InputError where the cache was made differently, or a source file changed since, and `update` is off."""
+    if update:
+        return
+    advice = "encode into another folder, or add --update to encode again what changed"
+    for field, value in plan.made_by().items():
+        if header.get(field) != value:
+            was, now = _short(header.get(field)), _short(value)
+            raise InputError(f"{out}: made with another {field} ({was}, now {now}); {advice}")
+    hashes = {record.source: record.source_hash for record in plan.records}
+    items = [item for entry in entries for item in entry.items]
+    gone = [item.record for item in items if item.key not in plan.by_key]
+    changed = sorted({r.source for r in gone if hashes.get(r.source, r.source_hash) != r.source_hash})
+    recut = sorted({r.source for r in gone if hashes.get(r.source) == r.source_hash})
+    for files, what in ((changed, "changed since it was encoded"), (recut, "is now cut into other windows")):
+        if files:
+            more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
+            raise InputError(f"{out}: {files[0]}{more} {what}; {advice}")
+    if gone and header.get("classes") != plan.classes:
+        raise InputError(f"{out}: made with other classes, and holds files that are not in this source; {advice}")
+
+
+def _refreshed(items: Iterable[CacheItem], plan: _Plan, drop: bool) -> Iterator[CacheItem]:
+    """Items with the source's current captions and labels; without those the source no longer has, if `drop`."""
+    for item in items:
+        record = plan.by_key.get(item.key)
+        if record is None:
+            if not drop:
+                yield item
+        elif record.annotated:
+            yield replace(item, record=record)
+        else:
+            yield item
+
+
+def _shard_groups(
+    source: ClipSource, spec: EncoderShapes, missing: Sequence[int], shard_size: int, dtype: Stored, posterior: bool
+) -> Iterator[tuple[int, ...]]:
+    """The windows of each shard: neighbours of one shape, at most `shard_size` and 64 MiB."""
+    wanted = set(missing)
+    for group in source.groups():
+        if not group:
+            continue
+        c, t, h, w = spec.latent_shape(source.record(group[0]).frames, *source.size)
+        size = c * t * h * w * (2 if dtype == "bfloat16" else 4) * (2 if posterior else 1)
+        yield from _batched((i for i in group if i in wanted), max(1, min(shard_size, SHARD_BYTES // size)))
+
+
+class _ShardEncoder:
+    """Reads, encodes and writes one shard at a time; the next batch is read while one is encoded."""
+
+    def __init__(
+        self,
+        source: ClipSource,
+        autoencoder: Encoder,
+        batch: int,
+        dtype: Stored,
+        keep_posterior: bool,
+        precision: PrecisionPolicy,
+        device: torch.device,
+    ) -> None:
+        self.source, self.autoencoder, self.batch = source, autoencoder, batch
+        self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        self.keep_posterior, self.precision, self.device = keep_posterior, precision, device
+
+    def write(
+        self, out: Path, plan: _Plan, indices: Sequence[int], advance: Callable[[int], None]
+    ) -> tuple[ShardEntry | None, list[str]]:
+        """Encode the windows `indices` into one shard; its index entry and the windows that could not be read."""
+        parts: dict[str, list[Tensor]] = {}
+        items: list[CacheItem] = []
+        for examples in _ahead(_batched(self.source.walk(indices), self.batch)):
+            latents = self._encode(torch.stack([example.video for _, example in examples]))
+            for name, tensor in latents.items():
+                parts.setdefault(name, []).append(tensor)
+            for (index, example), z in zip(examples, latents["latents"], strict=True):
+                record = _annotated(plan.records[index], example)
+                c, t, h, w = z.shape
+                items.append(CacheItem(plan.keys[index], len(items), record, (c, t, h, w)))
+            advance(len(items))
+        read = {item.key for item in items}
+        failed = [
+            f"{plan.records[i].source} at {plan.records[i].time_range[0]:.2f} s"
+            for i in indices
+            if plan.keys[i] not in read
+        ]
+        if not items:
+            return None, failed
+        name = hashlib.sha256("".join(item.key for item in items).encode()).hexdigest()[:24] + ".safetensors"
+        _write_shard(out / "shards" / name, {key: torch.cat(value) for key, value in parts.items()})
+        return ShardEntry(name, tuple(items)), failed
+
+    @torch.no_grad()
+    def _encode(self, video: Tensor) -> dict[str, Tensor]:
+        with autocast(self.precision, self.device):
+            posterior = self.autoencoder.encode(video.to(self.device))
+        wanted = {"latents": posterior.mean} | ({"logvar": posterior.logvar} if self.keep_posterior else {})
+        stored = {name: tensor.to("cpu", self.dtype) for name, tensor in wanted.items()}
+        if not bool(torch.isfinite(stored["latents"]).all()):
+            raise InputError("the autoencoder gave latents that are not finite; try --precision float32")
+        return stored
+
+
+def _annotated(record: ClipRecord, example: ClipExample) -> ClipRecord:
+    """The record with the caption and label of the example, which generated clips have only once they are made."""
+    return replace(record, caption=example.caption, label=example.label)
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    iterator = iter(items)
+    while found := tuple(islice(iterator, size)):
+        yield found
+
+
+def _ahead(batches: Iterator[Item]) -> Iterator[Item]:
+    """The same batches, each read in another thread while the one before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(lambda: list(islice(batches, 1)))
+        while found := pending.result():
+            pending = pool.submit(lambda: list(islice(batches, 1)))
+            yield found[0]
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a shard aside, make it durable, and give it its name."""
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, aside)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complete: bool) -> None:
+    from kinolab import __version__
+
+    statistics = None
+    if entries:
+        measured = measure_statistics(out, entries)
+        statistics = {"mean": measured.mean.tolist(), "std": measured.std.tolist(), "items": measured.items}
+    header = {
+        "format": FORMAT,
+        "kinolab": __version__,
+        **plan.made_by(),
+        "classes": plan.classes,
+        "complete": complete,
+        "statistics": statistics,
+    }
+    write_atomic(out / "cache.json", json.dumps(header, indent=2) + "\n")
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text[:12] if isinstance(value, str) else text

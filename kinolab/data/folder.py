@@ -1,0 +1,331 @@
+"""A folder of clips as a source of windows: any nesting, any formats, with captions and labels beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from kinolab import video
+from kinolab.config import Config
+from kinolab.data.annotations import Annotations, annotate
+from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_frames, heldout_hashes, summarise
+from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
+from kinolab.data.windows import (
+    Resize,
+    Timeline,
+    cut,
+    frame_interval,
+    is_regular,
+    picture_notes,
+    read_windows,
+    scene_stretches,
+    timeline,
+)
+from kinolab.errors import InputError
+
+
+class FolderConfig(Config):
+    """A folder of clips."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    """The folder (any nesting), or a single video file."""
+    frames: int = Field(17, ge=1)
+    """Frames of a window; the autoencoder's rule may lower it."""
+    size: int | tuple[int, int] = 64
+    """Side of a square, or [height, width], in pixels."""
+    fps: float | None = Field(None, gt=0, le=1000)
+    """Frame rate that windows are re-timed to; none = frames as stored."""
+    stride: int | None = Field(None, ge=1)
+    """Frames from one window's beginning to the next one's; none = `frames`, so that windows don't overlap."""
+    resize: Resize = "crop"
+    """How a picture of another aspect becomes `size`: crop its sides, pad it with black, or stretch it."""
+    captions: str = "auto"
+    """auto (a table in the folder, else a .txt beside the clip), txt, folder (name), none, or the path of a table."""
+    labels: str = "auto"
+    """auto (a table's label column, else folder names if there are several), folder, none, or the path of a table."""
+    short: Literal["drop", "image"] = "drop"
+    """What becomes of a clip with fewer frames than a window: nothing, or its first frame as a still image."""
+    scene_cuts: Literal["ignore", "split"] = "ignore"
+    """split = no window crosses a cut between scenes (found with PySceneDetect)."""
+    images: Literal["auto", "use", "drop"] = "auto"
+    """Still images as clips of one frame; auto = only where windows have one frame too."""
+    image_fps: float = Field(video.IMAGE_FPS, gt=0, le=1000)
+    """Frame rate of folders of numbered images, which carry none."""
+    split: Split = "train"
+    """Which side to yield: train, heldout, or all; windows of one file are always on one side."""
+    heldout_fraction: float = Field(0.05, ge=0, lt=1)
+    """The share of files that is held out, chosen by their content."""
+    index: Path | Literal["auto", "none"] = "auto"
+    """Keeps what a long scan found, so that the next one reads changed files only; auto = in ~/.cache/kinolab."""
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise ValueError("expected sides of at least one pixel")
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """One window: its file, and the stored frame numbers it is made of, (T,)."""
+
+    file: ScannedFile
+    index: np.ndarray
+    fps: float
+
+
+class FolderSource:
+    """A folder of clips as a source: `source[i]` is a `ClipExample`.
+
+    The folder is scanned once, when the source is made: files that can't be read get a verdict and are left out.
+
+    Args:
+        config: what to cut, and how.
+        spec: the autoencoder's shape rules; frame counts are snapped to them (`notes` says so).
+        progress: called with (files scanned, files in all).
+        allow_empty: make a source without windows too, for its verdicts.
+
+    Raises:
+        InputError: where the folder is missing, holds no clip, none is usable (with the verdicts' causes), the split
+            is empty, or the size breaks the autoencoder's rule.
+    """
+
+    def __init__(
+        self,
+        config: FolderConfig,
+        spec: ShapeRules | None = None,
+        progress: Progress | None = None,
+        *,
+        allow_empty: bool = False,
+    ) -> None:
+        self.config = config
+        self._notes: list[str] = []
+        self.size = config.size if isinstance(config.size, tuple) else (config.size, config.size)
+        self.frames = self._snapped(spec)
+        self.stride = config.stride or self.frames
+        if not config.path.exists():
+            raise InputError(f"{config.path}: no such folder of clips")
+        self._base = config.path if config.path.is_dir() else config.path.parent
+        names, others = find_clips(config.path)
+        if not names:
+            raise InputError(f"{config.path}: no clips; expected {', '.join(sorted(video.VIDEO_SUFFIXES))} or images")
+        if others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            self._notes.append(f"other files passed over: {kinds}")
+        index = None if config.index == "none" else config.index
+        files = scan(
+            config.path,
+            names,
+            scenes=config.scene_cuts == "split",
+            index=default_index(config.path) if index == "auto" else index,
+            image_fps=config.image_fps,
+            progress=progress,
+        )
+        self._annotations = annotate(self._base, names, config.captions, config.labels)
+        self._notes += self._annotations.notes
+        self.classes = self._annotations.classes
+        self._decide(files)
+        if not allow_empty:
+            self._require_some()
+
+    def _snapped(self, spec: ShapeRules | None) -> int:
+        if spec is None:
+            return self.config.frames
+        frames = spec.snap_frames(self.config.frames)
+        if frames != self.config.frames:
+            self._notes.append(
+                f"windows of {frames} frames instead of {self.config.frames}: "
+                f"the autoencoder takes 1 + {spec.temporal_ratio}*k frames"
+            )
+        spec.check(frames, *self.size)
+        return frames
+
+    def _decide(self, files: Sequence[ScannedFile]) -> None:
+        """Cut every file into windows, write the verdicts, and keep this side's windows."""
+        judged: list[tuple[Verdict, ScannedFile, list[_Window]]] = []
+        first_with: dict[str, str] = {}
+        for file in files:
+            original = first_with.setdefault(file.source_hash, file.name) if file.source_hash else file.name
+            if original != file.name:
+                judged.append((Verdict(file.name, 0, dropped=(f"same content as {original}",)), file, []))
+            else:
+                verdict, windows = _judge(file, self)
+                judged.append((verdict, file, windows))
+        heldout = heldout_hashes((f.source_hash for _, f, windows in judged if windows), self.config.heldout_fraction)
+        self._verdicts: list[Verdict] = []
+        self._windows: list[_Window] = []
+        for verdict, file, windows in judged:
+            split: Split = "heldout" if file.source_hash in heldout else "train"
+            self._verdicts.append(_with_facts(verdict, file, split, self._annotations))
+            if self.config.split in (split, "all"):
+                self._windows += windows
+
+    def _require_some(self) -> None:
+        totals = summarise(self._verdicts)
+        if not totals.windows:
+            causes = "; ".join(f"{v.source}: {', '.join(v.dropped)}" for v in self._verdicts[:3])
+            more = f"; and {totals.files - 3} more" if totals.files > 3 else ""
+            raise InputError(f"{self.config.path}: none of {totals.files} clips is usable: {causes}{more}")
+        if not self._windows:
+            raise InputError(
+                f"{self.config.path}: no clip on the {self.config.split} side ({totals.used} usable, heldout_fraction "
+                f"{self.config.heldout_fraction}); holding out needs two different clips and a fraction above 0"
+            )
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> ClipExample:
+        """Window `index`, decoded: video (3, T, H, W).
+
+        Raises:
+            InputError: naming the file, where it changed or was damaged since the scan.
+        """
+        window = self._windows[index]
+        [frames] = self._read(window.file, [window.index])
+        return self._example(index, frames)
+
+    def _read(self, file: ScannedFile, windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        path, times = self._base / file.name, np.asarray(file.times)
+        return read_windows(path, times, windows, self.size, self.config.resize, self.config.image_fps)
+
+    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
+        """The windows of `indices` in that order; a file's neighbouring windows are decoded in one pass.
+
+        Windows that can't be read any more are left out.
+        """
+        position = 0
+        while position < len(indices):
+            end, file = position + 1, self._windows[indices[position]].file
+            while end < len(indices) and indices[end] > indices[end - 1] and self._windows[indices[end]].file is file:
+                end += 1
+            run = indices[position:end]
+            decoded = self._read(file, [self._windows[i].index for i in run])
+            try:
+                for index, frames in zip(run, decoded, strict=True):
+                    yield index, self._example(index, frames)
+            except (InputError, OSError):
+                pass  # the caller sees which windows are missing
+            position = end
+
+    def _example(self, index: int, frames: np.ndarray) -> ClipExample:
+        r = self.record(index)
+        return ClipExample(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range)
+
+    def record(self, index: int) -> ClipRecord:
+        """What is known of window `index`, without decoding."""
+        window = self._windows[index]
+        file, stored = window.file, window.index
+        return ClipRecord(
+            source=file.name,
+            source_hash=file.source_hash,
+            time_range=(file.times[stored[0]], file.times[stored[-1]] + 1.0 / window.fps),
+            frames=len(stored),
+            fps=window.fps,
+            caption=self._annotations.captions.get(file.name),
+            label=self._annotations.labels.get(file.name),
+        )
+
+    def groups(self) -> list[list[int]]:
+        """The indices by frame count: windows, then still images where they are used."""
+        return by_frames([len(window.index) for window in self._windows])
+
+    def transform(self) -> dict[str, object]:
+        """What is done to the pixels."""
+        return {"kind": "folder", "size": list(self.size), "resize": self.config.resize}
+
+    def verdicts(self) -> list[Verdict]:
+        """One verdict per file of the folder, both sides."""
+        return list(self._verdicts)
+
+    def notes(self) -> list[str]:
+        """What was changed in the request, and what was noticed about the folder as a whole."""
+        return list(self._notes)
+
+
+def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Window]]:
+    """The windows of one file, with what was dropped and what is to be known."""
+    config = source.config
+    if not file.times:
+        return Verdict(file.name, 0, dropped=(file.damage or "no frames",)), []
+    notes = [*picture_notes(file.size, source.size, config.resize)]
+    if file.image:
+        if config.images == "drop" or (config.images == "auto" and source.frames > 1):
+            return Verdict(file.name, 0, dropped=("a still image; images: use keeps it as one frame",)), []
+        return Verdict(file.name, 1, notes=tuple(notes)), [_Window(file, np.zeros(1, int), config.fps or 1.0)]
+    dropped: list[str] = []
+    if file.damage:
+        dropped.append(f"everything after {file.times[-1]:.1f} s: {file.damage}")
+    times = np.asarray(file.times)
+    notes += _rate_notes(times, config.fps)
+    windows: list[_Window] = []
+    stretches = scene_stretches(file.cuts or (), len(times))
+    lines = [timeline(times, config.fps, first, last) for first, last in stretches]
+    left = 0
+    for line in lines:
+        cuts, rest = cut(line, source.frames, source.stride)
+        windows += [_Window(file, index, line.fps) for index in cuts]
+        left += rest
+    if len(stretches) > 1:
+        notes.append(f"{len(stretches)} scenes")
+    if not windows:
+        longest = max(lines, key=lambda line: len(line.index))
+        return _judge_short(file, source, longest, [*dropped], notes)
+    if left > 0:
+        dropped.append("1 frame that fills no window" if left == 1 else f"{left} frames that fill no window")
+    return Verdict(file.name, len(windows), dropped=tuple(dropped), notes=tuple(notes)), windows
+
+
+def _judge_short(
+    file: ScannedFile, source: FolderSource, line: Timeline, dropped: list[str], notes: list[str]
+) -> tuple[Verdict, list[_Window]]:
+    """A file whose longest stretch fills no window."""
+    scene = " in its longest scene" if file.cuts else ""
+    at = f" at {line.fps:.4g} fps" if source.config.fps is not None else ""
+    reason = f"too short: {len(line.index)} frames{at}{scene}, a window has {source.frames}"
+    if source.config.short == "image":
+        notes.append(f"{reason}; its first frame is used as an image")
+        window = _Window(file, line.index[:1], line.fps)
+        return Verdict(file.name, 1, dropped=tuple(dropped), notes=tuple(notes)), [window]
+    return Verdict(file.name, 0, dropped=(reason, *dropped), notes=tuple(notes)), []
+
+
+def _rate_notes(times: np.ndarray, fps: float | None) -> list[str]:
+    """How a clip is re-timed, and whether its rate varies."""
+    interval = frame_interval(times)
+    if interval <= 0:
+        return []
+    notes = [] if is_regular(times) else ["variable frame rate"]
+    stored = (len(times) - 1) / float(times[-1] - times[0])
+    if fps is None:
+        return [f"{notes[0]}, frames taken as stored"] if notes else []
+    if fps > 1.01 * stored:
+        notes.append(f"re-timed from {stored:.4g} to {fps:.4g} fps: frames repeat")
+    elif fps < 0.99 * stored:
+        notes.append(f"re-timed from {stored:.4g} to {fps:.4g} fps: 1 of {stored / fps:.3g} frames used")
+    elif abs(fps - stored) > 1e-3 * fps:
+        notes.append(f"{stored:.4g} fps taken as {fps:.4g}")
+    return notes
+
+
+def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: Annotations) -> Verdict:
+    times = file.times
+    return Verdict(
+        source=file.name,
+        kept=verdict.kept,
+        split=split,
+        dropped=verdict.dropped,
+        notes=verdict.notes,
+        frames=len(times) or None,
+        fps=(len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None,
+        size=file.size if times else None,
+        caption=annotations.captions.get(file.name),
+        label=annotations.labels.get(file.name),
+    )

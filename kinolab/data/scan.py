@@ -1,0 +1,268 @@
+"""Looks at every file of a folder once: content hash, the time of every frame, scene cuts, and what is wrong with it.
+
+Frames are decoded (tiny) while scanning, so a file that is damaged in the middle is known before anything is spent.
+What a scan that took long found is kept, so that the next one reads changed files only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kinolab import video
+from kinolab.errors import InputError, MissingExtraError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# A scan shorter than this is not worth a file in the user's cache folder.
+WORTH_KEEPING = 2.0
+NUMBERED = re.compile(r"^(.*?)(\d+)$")
+
+
+@dataclass(frozen=True)
+class ScannedFile:
+    """What one file holds. `name` is relative to the folder; size is (height, width) as displayed.
+
+    `times` are the seconds of all frames that decode, `damage` says in one line what ended the decoding early, or
+    why there is no frame at all; `cuts` are the numbers of the first frames of new scenes.
+    """
+
+    name: str
+    source_hash: str
+    image: bool
+    size: tuple[int, int]
+    times: tuple[float, ...]
+    damage: str | None = None
+    cuts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """Tells whether a file is the one that was scanned, without reading it."""
+
+    name: str
+    bytes: int
+    modified: int
+    image_fps: float
+
+
+Progress = Callable[[int, int], None]
+
+
+def find_clips(root: Path) -> tuple[list[str], dict[str, int]]:
+    """Clips below a folder, relative to it and sorted, and how many other files there are by suffix.
+
+    A clip is a video file, a still image, or a folder that holds nothing but numbered images (two or more) of one
+    series, which is one clip. Hidden files and folders are passed over. `root` may be a single video file.
+    """
+    if root.is_file():
+        return [root.name], {}
+    clips: list[str] = []
+    others: dict[str, int] = {}
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if (real := os.path.realpath(folder)) in visited:  # a link that leads back up
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        visible = [f for f in files if not f.startswith(".")]
+        if not folders and is_frame_folder(visible):
+            clips.append(here.relative_to(root).as_posix())
+            continue
+        for file in visible:
+            suffix = Path(file).suffix.lower()
+            if suffix in video.VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+                clips.append((here / file).relative_to(root).as_posix())
+            elif suffix not in (".txt", ".csv", ".tsv", ".jsonl"):
+                others[suffix or file] = others.get(suffix or file, 0) + 1
+    return sorted(clips), others
+
+
+def is_frame_folder(files: Sequence[str]) -> bool:
+    """Whether file names are one series of numbered images: equal but for a number that counts without a gap."""
+    images = [Path(f) for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
+    matches = [NUMBERED.match(p.stem) for p in images]
+    if len(images) < 2 or any(Path(f).suffix.lower() in video.VIDEO_SUFFIXES for f in files):
+        return False
+    found = [(m.group(1), int(m.group(2))) for m in matches if m is not None]
+    if len(found) < len(images) or len({prefix for prefix, _ in found}) > 1:
+        return False
+    numbers = sorted(number for _, number in found)
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def scan(
+    root: Path,
+    names: Sequence[str],
+    *,
+    scenes: bool = False,
+    index: Path | None = None,
+    image_fps: float = video.IMAGE_FPS,
+    progress: Progress | None = None,
+) -> list[ScannedFile]:
+    """Scan files of a folder, several at once.
+
+    Args:
+        root: the folder (or the one file).
+        names: as `find_clips` gives them.
+        scenes: find scene cuts too (needs the extra `train`).
+        index: file that keeps what was found between runs; None keeps nothing.
+        image_fps: the rate of folders of numbered images.
+        progress: called with (files done, files in all).
+    """
+    known = _read_index(index) if index is not None else {}
+    base = root.parent if root.is_file() else root
+    signatures = [_signature(base, name, image_fps) for name in names]
+    began, done = time.monotonic(), 0
+    found: list[ScannedFile] = []
+
+    def one(signature: _Signature) -> ScannedFile:
+        stored = known.get(signature)
+        if stored is not None and not (scenes and stored.cuts is None and len(stored.times) > 1):
+            return stored
+        return scan_file(base / signature.name, signature.name, scenes=scenes, image_fps=image_fps)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for scanned in pool.map(one, signatures):
+            found.append(scanned)
+            done += 1
+            if progress is not None:
+                progress(done, len(names))
+    if index is not None and (known or time.monotonic() - began > WORTH_KEEPING):
+        _write_index(index, known | dict(zip(signatures, found, strict=True)))
+    return found
+
+
+def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS) -> ScannedFile:
+    """Scan one file; never raises for what is wrong with the file, but says so in `damage`."""
+    times: list[float] = []
+    size = (0, 0)
+    damage: str | None = None
+    source_hash = ""
+    try:
+        source_hash = hash_source(path)
+        height, width, _ = next(video.iter_frames(path, image_fps=image_fps, threads=1)).image.shape
+        size = (height, width)
+        for frame in video.iter_frames(path, size=(16, 16), resize="stretch", image_fps=image_fps, threads=1):
+            times.append(frame.time)
+    except (InputError, OSError) as error:
+        damage = _one_line(error, path)
+    suffix = path.suffix.lower()
+    image = path.is_file() and (suffix in IMAGE_SUFFIXES or (suffix in (".webp", ".gif") and len(times) == 1))
+    cuts = find_cuts(path, times, image_fps) if scenes and len(times) > 1 else None
+    return ScannedFile(name, source_hash, image, size, tuple(times), damage, cuts)
+
+
+def hash_source(path: Path) -> str:
+    """sha256 of a file's content; of a folder's file names and contents."""
+    digest = hashlib.sha256()
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    for member in sorted(p for p in path.iterdir() if p.is_file()):
+        digest.update(f"{member.name}\0{hash_source(member)}\n".encode())
+    return digest.hexdigest()
+
+
+def find_cuts(path: Path, times: Sequence[float], image_fps: float = video.IMAGE_FPS) -> tuple[int, ...]:
+    """The numbers of the first frames of new scenes, by PySceneDetect's adaptive detector.
+
+    Raises:
+        MissingExtraError: without PySceneDetect.
+    """
+    try:
+        from scenedetect import AdaptiveDetector, FrameTimecode
+    except ImportError:
+        raise MissingExtraError("scenedetect-headless", "train", "splitting clips at scene cuts") from None
+    fps = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
+    detector = AdaptiveDetector(min_scene_len=2)
+    cuts = []
+    last = FrameTimecode(0, fps)
+    try:
+        for number, frame in enumerate(_small_frames(path, image_fps)):
+            last = FrameTimecode(number, fps)
+            cuts += detector.process_frame(last, np.ascontiguousarray(frame.image[..., ::-1]))
+    except InputError:
+        pass  # the scan has said so; the scenes before the damage are known
+    cuts += detector.post_process(last)
+    return tuple(sorted({int(cut.frame_num) for cut in cuts}))
+
+
+def _small_frames(path: Path, image_fps: float) -> Iterator[video.Frame]:
+    return video.iter_frames(path, size=(144, 256), resize="stretch", image_fps=image_fps, threads=1)
+
+
+def default_index(root: Path) -> Path:
+    """Where the scan of a folder is kept unless the recipe says otherwise: in the user's cache folder."""
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return Path.home() / ".cache" / "kinolab" / "scans" / f"{name}.jsonl"
+
+
+def _signature(base: Path, name: str, image_fps: float) -> _Signature:
+    path = base / name
+    image_fps = image_fps if path.is_dir() else 0.0
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    try:
+        stats = [file.stat() for file in files]
+    except OSError:
+        return _Signature(name, -1, 0, image_fps)
+    newest = max((s.st_mtime_ns for s in stats), default=0)
+    return _Signature(name, sum(s.st_size for s in stats), newest, image_fps)
+
+
+def _read_index(index: Path) -> dict[_Signature, ScannedFile]:
+    """What an earlier scan found; a damaged or older file counts as none, as it can always be made again."""
+    found = {}
+    try:
+        with index.open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                cuts = row["file"]["cuts"]
+                scanned = ScannedFile(
+                    **{
+                        **row["file"],
+                        "size": tuple(row["file"]["size"]),
+                        "times": tuple(row["file"]["times"]),
+                        "cuts": None if cuts is None else tuple(cuts),
+                    }
+                )
+                found[_Signature(**row["signature"])] = scanned
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found
+
+
+def _write_index(index: Path, found: dict[_Signature, ScannedFile]) -> None:
+    """Keep a scan; a folder that can't be written only costs the next scan its time."""
+    aside = index.with_name(f".{index.name}.{os.getpid()}.tmp")
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            for line in _index_lines(found):
+                file.write(line)
+        aside.replace(index)
+    except OSError:
+        aside.unlink(missing_ok=True)
+
+
+def _index_lines(found: dict[_Signature, ScannedFile]) -> Iterator[str]:
+    newest = {signature.name: signature for signature in found}
+    for signature in newest.values():
+        if found[signature].damage is None:
+            yield json.dumps({"signature": asdict(signature), "file": asdict(found[signature])}) + "\n"
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    """An error's cause without the file's name, which the verdict shows already."""
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return " ".join(text.removeprefix(f"{path}: ").split())

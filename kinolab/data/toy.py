@@ -1,0 +1,132 @@
+"""The toy world as a source of windows: clip i is made from seed + i when it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field
+
+from kinolab import video
+from kinolab.config import Config
+from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict
+from kinolab.data.world import CLASSES, WorldConfig, make_clip
+
+# Held-out clips take their seeds from here on, far from any that training reaches.
+HELDOUT_SEEDS = 2**40
+
+
+class WorldSourceConfig(Config):
+    """Clips of the toy world, made when they are asked for."""
+
+    kind: Literal["world"] = "world"
+    world: WorldConfig = WorldConfig()
+    """What the clips look like: size, frames, frame rate, objects, scenarios."""
+    count: int = Field(10_000, ge=1)
+    """Different clips to train on."""
+    heldout_count: int = Field(256, ge=1)
+    """Different clips that are held out; their seeds are never trained on."""
+    seed: int = Field(0, ge=0, lt=HELDOUT_SEEDS // 2)
+    """Seed of the first clip."""
+    split: Split = "train"
+    """Which side to yield: train, heldout, or all (train, then heldout)."""
+
+
+class WorldSource:
+    """The toy world as a source: `source[i]` is a `ClipExample`, the same one whenever it is asked for.
+
+    Args:
+        config: what to make, and how many.
+        spec: the autoencoder's shape rules; frame counts are snapped to them (`notes` says so).
+
+    Raises:
+        InputError: where the size breaks the autoencoder's rule.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+
+    def __init__(self, config: WorldSourceConfig, spec: ShapeRules | None = None) -> None:
+        self.config = config
+        self.world = config.world
+        self._notes: list[str] = []
+        if spec is not None:
+            frames = spec.snap_frames(self.world.frames)
+            spec.check(frames, self.world.size, self.world.size)
+            if frames != self.world.frames:
+                self._notes.append(
+                    f"clips of {frames} frames instead of {self.world.frames}: "
+                    f"the autoencoder takes 1 + {spec.temporal_ratio}*k frames"
+                )
+                self.world = self.world.model_copy(update={"frames": frames})
+        self.frames, self.size = self.world.frames, (self.world.size, self.world.size)
+        self._config_json = json.dumps(self.world.model_dump(mode="json"), sort_keys=True)
+
+    def __len__(self) -> int:
+        counts = {"train": self.config.count, "heldout": self.config.heldout_count}
+        return sum(counts.values()) if self.config.split == "all" else counts[self.config.split]
+
+    def seed(self, index: int) -> int:
+        """The seed of clip `index`."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        index %= len(self)
+        if self.config.split == "all":
+            heldout, index = index >= self.config.count, index - self.config.count * (index >= self.config.count)
+        else:
+            heldout = self.config.split == "heldout"
+        return self.config.seed + index + HELDOUT_SEEDS * heldout
+
+    def __getitem__(self, index: int) -> ClipExample:
+        """Clip `index`: video (3, T, S, S)."""
+        clip = make_clip(self.world, self.seed(index))
+        r = self.record(index)
+        return ClipExample(video.to_tensor(clip.frames), clip.fps, clip.caption, clip.label, r.source, r.time_range)
+
+    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
+        """The clips of `indices`, in that order."""
+        return ((index, self[index]) for index in indices)
+
+    def record(self, index: int) -> ClipRecord:
+        """What is known of clip `index` without making it: not yet its caption and label."""
+        seed = self.seed(index)
+        return ClipRecord(
+            source=f"world/{seed:013d}",
+            source_hash=hashlib.sha256(f"{self._config_json}:{seed}".encode()).hexdigest(),
+            time_range=(0.0, self.frames / self.world.fps),
+            frames=self.frames,
+            fps=self.world.fps,
+            caption=None,
+            label=None,
+            annotated=False,
+        )
+
+    def groups(self) -> list[list[int]]:
+        """All indices: the clips have one frame count."""
+        return [list(range(len(self)))]
+
+    def transform(self) -> dict[str, object]:
+        """The config of the world, which decides the pixels."""
+        return {"kind": "world", "world": json.loads(self._config_json)}
+
+    def verdicts(self) -> list[Verdict]:
+        """One verdict per side: generated clips are all kept."""
+        return self._verdicts
+
+    @cached_property
+    def _verdicts(self) -> list[Verdict]:
+        sides: list[tuple[str, Split, int]] = [
+            ("world (train)", "train", self.config.count),
+            ("world (held out)", "heldout", self.config.heldout_count),
+        ]
+        return [
+            Verdict(name, count, split, frames=self.frames, fps=self.world.fps, size=self.size)
+            for name, split, count in sides
+            if self.config.split in (split, "all")
+        ]
+
+    def notes(self) -> list[str]:
+        """Whether the frame count was snapped."""
+        return list(self._notes)

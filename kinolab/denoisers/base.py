@@ -1,0 +1,91 @@
+"""What every denoiser takes and gives: noisy latents (B, C, T, H, W), times (B,), conditions -> prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that a denoiser may be told beside the noisy latents; a field left None is not given.
+
+    label: (B,) int64 class labels; the value `num_classes` is the null class.
+    text: (B, L, D) token states of the prompt; text_mask: (B, L) bool, True = a real token.
+    pooled: (B, D) pooled prompt embedding.
+    null: (B,) bool; where True, label and text are replaced by the denoiser's learned null condition.
+    """
+
+    label: Tensor | None = None
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    pooled: Tensor | None = None
+    null: Tensor | None = None
+
+    def map(self, function) -> Conditions:  # type: ignore[no-untyped-def]
+        """Apply a tensor function to every field that is given."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Conditions(**{k: None if v is None else function(v) for k, v in values.items()})
+
+    def to(self, device: torch.device | str) -> Conditions:
+        """The same conditions on another device."""
+        return self.map(lambda v: v.to(device))
+
+    def with_null(self, null: Tensor) -> Conditions:
+        """The same conditions with the rows where `null` (B,) is True replaced by the null condition."""
+        return dataclasses.replace(self, null=null if self.null is None else self.null | null)
+
+    def all_null(self, batch: int, device: torch.device | str = "cpu") -> Conditions:
+        """The unconditional counterpart, used by classifier-free guidance."""
+        return self.with_null(torch.ones(batch, dtype=torch.bool, device=device))
+
+    @staticmethod
+    def cat(first: Conditions, second: Conditions) -> Conditions:
+        """Stack two batches of conditions; a field given in one must be given in the other."""
+        merged = {}
+        for f in dataclasses.fields(Conditions):
+            a, b = getattr(first, f.name), getattr(second, f.name)
+            if f.name == "null" and (a is None) != (b is None):
+                a = a if a is not None else torch.zeros_like(b)
+                b = b if b is not None else torch.zeros_like(a)
+            if (a is None) != (b is None):
+                raise ValueError(f"conditions.{f.name} is given in one batch and not in the other")
+            merged[f.name] = None if a is None else torch.cat([a, b])
+        return Conditions(**merged)
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts."""
+
+    channels: int
+    learned_variance: bool
+    num_classes: int = 0
+    text_dim: int = 0
+    pooled_dim: int = 0
+
+
+class Denoiser(nn.Module):
+    """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""
+
+    spec: DenoiserSpec
+
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W)."""
+        raise NotImplementedError
+
+    def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
+        """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
+        if z.ndim != 5 or z.shape[1] != self.spec.channels:
+            raise InputError(f"expected latents (B, {self.spec.channels}, T, H, W), got {tuple(z.shape)}")
+        if t.shape != z.shape[:1]:
+            raise InputError(f"expected one time per sample, shape ({z.shape[0]},), got {tuple(t.shape)}")
+        accepts = {"label": self.spec.num_classes, "text": self.spec.text_dim, "pooled": self.spec.pooled_dim}
+        for name, width in accepts.items():
+            if getattr(conditions, name) is not None and not width:
+                raise InputError(f"this denoiser was built without {name} conditions, but {name} was given")

@@ -1,0 +1,303 @@
+"""The diffusion process: noise path, what the denoiser predicts, the training loss and sampling.
+
+Denoisers are called with float times (B,) in the path's units: 0 .. num_steps - 1 for the discrete schedules, 1000 * t
+with t in (0, 1] (1 = noise) for rectified flow. Arithmetic is in float32 (float64 where the latents are), whatever
+autocast the caller has set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kinolab.config import Config
+from kinolab.diffusion import conversions, variational
+from kinolab.diffusion.conversions import Prediction
+from kinolab.diffusion.guidance import Conditions, DenoiserLike, GuidanceConfig, guided
+from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas
+from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, Denoised, SamplerConfig
+from kinolab.errors import InputError
+
+
+class NonFiniteError(InputError, FloatingPointError):
+    """The denoiser gave NaN or infinity; the message names the step and what to try."""
+
+
+class DiffusionConfig(Config):
+    """Noise path, prediction type and loss; the defaults are those of DiT and Latte with a fixed variance."""
+
+    schedule: Literal["linear", "cosine", "flow"] = "linear"
+    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), or rectified flow."""
+    zero_terminal_snr: bool = False
+    """Rescale a discrete schedule so that its last step is pure noise (Lin et al. 2024); predict v, sample or flow."""
+    num_steps: int = Field(default=1000, ge=2)
+    """Timesteps of a discrete schedule; rectified flow is continuous and does not use them (leave 1000)."""
+    prediction: Prediction = "noise"
+    """What the denoiser's output means: noise, sample, v, or flow (the velocity noise - sample)."""
+    learned_variance: bool = False
+    """The denoiser has C more channels that predict the reverse variance (Nichol & Dhariwal 2021)."""
+    loss: Literal["mse", "mse_vb", "min_snr", "min_snr_vb"] = "mse"
+    """Squared error of the prediction; min_snr weights it (Hang et al. 2023); _vb adds the term for a learned
+    variance."""
+    min_snr_gamma: float = Field(default=5.0, gt=0.0)
+    """Where min_snr stops the weight from growing with the signal-to-noise ratio."""
+    time_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution of training times over the path (logit-normal: Esser et al. 2024, section 3.1)."""
+    logit_mean: float = 0.0
+    """Mean of the logit-normal; above 0 favours noisy times."""
+    logit_std: float = Field(default=1.0, gt=0.0)
+    """Standard deviation of the logit-normal."""
+    stratified: bool = False
+    """Spread the times of a batch evenly over the distribution (Kingma et al. 2021, appendix I.1): less variance."""
+    time_shift: float = Field(default=1.0, gt=0.0)
+    """Rectified flow only: t' = s t / (1 + (s - 1) t) in training and sampling; above 1 suits larger videos."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffusionConfig:
+        flow = self.schedule == "flow"
+        if flow and self.zero_terminal_snr:
+            raise ValueError("zero_terminal_snr is for linear and cosine: rectified flow ends in pure noise by itself")
+        if flow and self.num_steps != 1000:
+            raise ValueError("rectified flow is continuous: leave num_steps at 1000 and set the sampler's steps")
+        if self.prediction == "noise" and (flow or self.zero_terminal_snr):
+            what = "rectified flow" if flow else "zero-terminal SNR"
+            raise ValueError(
+                f"{what} starts from pure noise, where predicting noise says nothing: use v, sample or flow"
+            )
+        if self.time_shift != 1.0 and not flow:
+            raise ValueError("time_shift is for the flow schedule: leave it 1, or use zero_terminal_snr")
+        if self.learned_variance and flow:
+            raise ValueError(
+                "a learned variance needs a discrete schedule: use linear or cosine, or learned_variance=false"
+            )
+        if self.learned_variance != self.loss.endswith("_vb"):
+            loss = "mse_vb or min_snr_vb" if self.learned_variance else "mse or min_snr"
+            raise ValueError(f"learned_variance={str(self.learned_variance).lower()} goes with the loss {loss}")
+        if self.time_sampling == "uniform" and (self.logit_mean, self.logit_std) != (0.0, 1.0):
+            raise ValueError("logit_mean and logit_std are for time_sampling=logit_normal")
+        if self.schedule == "linear":
+            linear_betas(self.num_steps)
+        return self
+
+
+def build_path(config: DiffusionConfig) -> NoisePath:
+    """The noise path that a config names."""
+    if config.schedule == "flow":
+        return FlowPath(config.time_shift)
+    betas = linear_betas(config.num_steps) if config.schedule == "linear" else cosine_betas(config.num_steps)
+    return DiscretePath(betas, zero_terminal_snr=config.zero_terminal_snr)
+
+
+class Diffusion:
+    """Owns alpha and sigma, the prediction type and its conversions, the loss and sampling; holds no weights.
+
+    Latents z, z0, noise are (B, C, T, H, W); times are (B,) in the path's units.
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.config = config
+        self.path = build_path(config)
+
+    # --- path and conversions
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at times t (B,), shaped to broadcast against `like`, in its device and (float32+) dtype."""
+        alpha, sigma = self.path.alpha_sigma(t)
+        shape = (-1, *[1] * (like.ndim - 1))
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return (alpha.to(dtype).to(like.device).reshape(shape), sigma.to(dtype).to(like.device).reshape(shape))
+
+    def q_sample(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """z_t = alpha_t z0 + sigma_t noise."""
+        alpha, sigma = self.coefficients(t, z0)
+        return alpha * z0 + sigma * noise
+
+    def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser should predict for this sample and noise."""
+        alpha, sigma = self.coefficients(t, z0)
+        return conversions.from_sample_and_noise(z0, noise, alpha, sigma, self.config.prediction)
+
+    def to_sample(self, prediction: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        """The clean sample that the denoiser's prediction stands for."""
+        return self.convert(prediction, z_t, t, "sample")
+
+    def to_noise(self, prediction: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        """The noise that the denoiser's prediction stands for."""
+        return self.convert(prediction, z_t, t, "noise")
+
+    def convert(self, prediction: Tensor, z_t: Tensor, t: Tensor, to: Prediction) -> Tensor:
+        """The denoiser's prediction as a prediction of another type."""
+        alpha, sigma = self.coefficients(t, z_t)
+        return conversions.convert(prediction, z_t, alpha, sigma, self.config.prediction, to)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """alpha^2 / sigma^2 at times t: float64, on the CPU."""
+        alpha, sigma = self.path.alpha_sigma(t)
+        return (alpha / sigma).square()
+
+    def split(self, output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+        """The denoiser's output as prediction and raw learned variance (None where it is not learned).
+
+        Raises:
+            InputError: where the output has not C channels, or 2C for a learned variance.
+        """
+        expected = 2 * channels if self.config.learned_variance else channels
+        if output.shape[1] != expected:
+            raise InputError(
+                f"expected {expected} output channels from the denoiser (learned_variance="
+                f"{str(self.config.learned_variance).lower()}), got {output.shape[1]}"
+            )
+        return output[:, :channels], (output[:, channels:] if self.config.learned_variance else None)
+
+    # --- training
+
+    def draw_times(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Training times (B,), float32 on the CPU, from the configured distribution."""
+        config = self.config
+        if config.stratified:
+            start = torch.rand((), generator=generator, dtype=torch.float64)
+            u = (start + torch.arange(batch, dtype=torch.float64) / batch) % 1.0
+        else:
+            u = torch.rand(batch, generator=generator, dtype=torch.float64)
+        if config.time_sampling == "logit_normal":
+            normal = torch.special.ndtri(u.clamp(1e-9, 1.0 - 1e-9))
+            u = torch.sigmoid(config.logit_mean + config.logit_std * normal)
+        return self.path.warp(u).float()
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """The weight of the squared error at times t, float64 on the CPU: 1, or that of min-SNR-gamma.
+
+        Hang et al. 2023 weight the error of the clean sample by min(SNR, gamma); for another prediction type that is
+        min(SNR, gamma) * (d sample / d prediction)^2: over SNR for noise, over SNR + 1 for v. It is 0 at zero SNR.
+        """
+        if not self.config.loss.startswith("min_snr"):
+            return torch.ones(t.shape, dtype=torch.float64)
+        gain = conversions.sample_gain(*self.path.alpha_sigma(t), self.config.prediction)
+        return self.snr(t).clamp(max=self.config.min_snr_gamma) * gain.square()
+
+    def loss(
+        self,
+        denoiser: DenoiserLike,
+        z0: Tensor,
+        conditions: object,
+        *,
+        generator: torch.Generator | None = None,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Noise z0, run the denoiser, compare.
+
+        Args:
+            denoiser: called once, with z_t (B, C, T, H, W), t (B,) and the conditions.
+            z0: clean latents, (B, C, T, H, W).
+            conditions: handed to the denoiser as they are.
+            generator: on the CPU; the same draws on every device.
+            t, noise: given in place of draws.
+
+        Returns:
+            "loss" (B,) to be averaged, its parts "mse" (unweighted) and, for a learned variance, "vb" in bits per
+            element, and the times "t"; all (B,) on the device of z0.
+        """
+        z0 = z0.to(torch.promote_types(z0.dtype, torch.float32))
+        t = self.draw_times(z0.shape[0], generator) if t is None else t
+        if noise is None:
+            noise = torch.randn(z0.shape, generator=generator, dtype=z0.dtype).to(z0.device)
+        z_t = self.q_sample(z0, t, noise)
+        output = denoiser(z_t, t.to(z0.device, torch.float32), conditions).to(z0.dtype)
+        prediction, variance = self.split(output, z0.shape[1])
+        error = (prediction - self.target(z0, noise, t)).square().flatten(1).mean(1)
+        parts = {"mse": error, "t": t.to(z0.device)}
+        loss = error * self.loss_weight(t).to(error.dtype).to(error.device)
+        if variance is not None:
+            assert isinstance(self.path, DiscretePath)
+            # The bound trains the variance only: the mean is left to the squared error (section 3.1).
+            sample = self.to_sample(prediction.detach(), z_t, t)
+            parts["vb"] = variational.bound(self.path, z0, z_t, sample, variance, t)
+            loss = loss + parts["vb"]
+        return {"loss": loss, **parts}
+
+    @torch.no_grad()
+    def loss_at(
+        self,
+        denoiser: DenoiserLike,
+        z0: Tensor,
+        conditions: object,
+        times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+        generator: torch.Generator | None = None,
+    ) -> dict[float, float]:
+        """The mean loss of a batch at fixed fractions of time (0 clean, 1 noise), for held-out curves.
+
+        The same noise is used at every time, so that the same generator state compares two models like for like.
+        """
+        noise = torch.randn(z0.shape, generator=generator).to(z0.device)
+        result = {}
+        for fraction in times:
+            if not 0.0 <= fraction <= 1.0:
+                raise InputError(f"expected times as fractions from 0 to 1, got {fraction}")
+            t = self.path.at_fraction(torch.full((z0.shape[0],), fraction)).float()
+            result[fraction] = float(self.loss(denoiser, z0, conditions, t=t, noise=noise)["loss"].mean())
+        return result
+
+    # --- sampling
+
+    def times(self, sampler: SamplerConfig) -> Tensor:
+        """The (steps + 1,) falling times of a sampler, float64; the last is the clean sample's."""
+        spacing = sampler.spacing
+        if spacing == "auto" and isinstance(self.path, DiscretePath):
+            spacing = PREFERRED_SPACING.get(sampler.name, spacing)
+        return self.path.times(sampler.steps, spacing)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: DenoiserLike,
+        noise: Tensor | Sequence[int],
+        conditions: Conditions,
+        *,
+        sampler: SamplerConfig | None = None,
+        guidance: GuidanceConfig | None = None,
+        generator: torch.Generator | None = None,
+        callback: Callback | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Clean latents (B, C, T, H, W) from noise.
+
+        Args:
+            denoiser: z, t (B,), conditions -> prediction.
+            noise: unit Gaussian noise to start from, or the shape (B, C, T, H, W) to draw.
+            conditions: one row per sample.
+            sampler: 50 steps of DDIM by default.
+            guidance: none by default.
+            generator: on the CPU; the same draws on every device.
+            callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
+            device: where noise that is drawn here goes.
+
+        Raises:
+            InputError: for steps, spacing or guidance that this diffusion has not.
+            NonFiniteError: where the denoiser gives NaN or infinity.
+        """
+        sampler = sampler if sampler is not None else SamplerConfig()
+        guidance = guidance if guidance is not None else GuidanceConfig()
+        times = self.times(sampler)
+        if not isinstance(noise, Tensor):
+            noise = torch.randn(tuple(noise), generator=generator).to(device)
+        z = noise.to(torch.promote_types(noise.dtype, torch.float32))
+        predict = guided(denoiser, conditions, guidance, channels=z.shape[1], fraction=self.path.fraction)
+
+        def denoise(z: Tensor, t: float) -> Denoised:
+            prediction, variance = self.split(predict(z, t), z.shape[1])
+            x = self.to_sample(prediction, z, torch.full((z.shape[0],), t, dtype=torch.float64))
+            if not torch.isfinite(x).all():
+                step = int((times >= t).sum())
+                raise NonFiniteError(
+                    f"the denoiser gave NaN or infinity at step {step} of {sampler.steps} (t = {t:g}): "
+                    "try precision float32, or check that the weights themselves are finite"
+                )
+            return Denoised(x, variance)
+
+        run = SAMPLERS[sampler.name]
+        return run(denoise, z, times, path=self.path, config=sampler, generator=generator, callback=callback)

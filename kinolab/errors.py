@@ -1,0 +1,15 @@
+"""The one error a person's mistake raises."""
+
+
+class InputError(ValueError):
+    """A person's mistake, in one line: what was expected, what came, what to do.
+
+    The command line prints its message and exits with status 2; anything else is a bug and shows its traceback.
+    """
+
+
+class MissingExtraError(InputError):
+    """An optional library is not installed; the message names the extra that brings it."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {library}, which is not installed: pip install 'kinolab[{extra}]'")

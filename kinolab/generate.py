@@ -1,0 +1,212 @@
+"""From a request to video files with their provenance: the only path that the command line uses.
+
+Beside every video stands a `.json` that holds everything needed to make it again, and `rerun` does so: bit for bit on
+the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from kinolab import __version__, video
+from kinolab.config import Config, load_config
+from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.errors import InputError
+from kinolab.layers.precision import PrecisionPolicy, resolve
+from kinolab.model import Request, VideoModel, find_model, shipped_models
+
+Progress = Callable[[int, int], None]
+
+
+class GenerateConfig(Config):
+    """A request for videos: what the `.json` beside each of them records."""
+
+    model: str
+    """A model folder, or the name of a shipped model."""
+    prompts: tuple[str, ...] = ()
+    """One video for each prompt and seed."""
+    label: int | str | None = None
+    """Class label, by number or name."""
+    count: int = Field(1, ge=1)
+    """Videos for each prompt, from seeds seed, seed + 1, ..."""
+    frames: int | None = Field(None, ge=1)
+    """Frames of a video; none = as trained."""
+    size: tuple[int, int] | None = None
+    """Height and width; none = as trained."""
+    fps: float | None = Field(None, gt=0)
+    """Frame rate of the file; none = the training clips'."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first video."""
+    sampler: SamplerConfig | None = None
+    """Sampler and steps; none = the model's own."""
+    guidance: GuidanceConfig | None = None
+    """Classifier-free guidance; none = the model's own."""
+    precision: PrecisionPolicy = "auto"
+    """`auto` measures the processor once; the file records what it chose."""
+    compile: bool = False
+    """Compile the denoiser first."""
+    device: str = "cpu"
+    """Where to compute."""
+
+
+def generate(config: GenerateConfig, out: Path, *, progress: Progress | None = None) -> list[Path]:
+    """Generate the videos of a request; several get numbered names. Returns the files written.
+
+    Raises:
+        InputError: for a request that the model can't fulfil; nothing is written then.
+    """
+    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    settled = settle(config, model)
+    requests = make_requests(settled)
+    fit_guidance(model, requests, settled)
+    if settled.compile:
+        model.compile()
+    callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
+    latents = model.sample_latents(requests, sampler=settled.sampler, guidance=settled.guidance, callback=callback)
+    files = numbered(out, len(requests))
+    fps = settled.fps or model.config.fps
+    for k, (request, path) in enumerate(zip(requests, files, strict=True)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video.write(path, video.to_uint8(model.decode(latents[k : k + 1])[0]), fps=fps)
+        write_provenance(path, settled, k, request)
+    return files
+
+
+def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
+    """The request with every open choice filled in, so that a rerun does not depend on later defaults."""
+    spec = model.autoencoder.spec
+    frames, size = config.frames or model.config.frames, config.size or model.config.size
+    spec.check(frames, *size)
+    return config.model_copy(
+        update={
+            "frames": frames,
+            "size": size,
+            "fps": config.fps or model.config.fps,
+            "sampler": config.sampler or model.config.sampler,
+            "guidance": config.guidance or model.config.guidance,
+            "precision": str(resolve(config.precision, config.device)).removeprefix("torch."),
+        }
+    )
+
+
+def make_requests(config: GenerateConfig) -> list[Request]:
+    """One request for each video, prompts first, then seeds."""
+    prompts: Sequence[str | None] = config.prompts or (None,)
+    pairs = [(p, config.seed + k) for p in prompts for k in range(config.count)]
+    return [Request(p, config.label, config.frames, config.size, seed) for p, seed in pairs]
+
+
+def fit_guidance(model: VideoModel, requests: Sequence[Request], config: GenerateConfig) -> None:
+    """Refuse guidance where there is no condition to be guided by."""
+    unguided = config.guidance is None or config.guidance.scale == 1.0
+    if unguided or any(r.prompt is not None or r.label is not None for r in requests):
+        return
+    spec = model.denoiser.spec
+    if not (spec.num_classes or spec.text_dim or spec.pooled_dim):
+        raise InputError("this model is unconditional: leave --guidance at 1")
+
+
+def numbered(out: Path, count: int) -> list[Path]:
+    """`out` itself for one video; else `out` with -0, -1, ... before its ending."""
+    if count == 1:
+        return [out]
+    width = len(str(count - 1))
+    return [out.with_name(f"{out.stem}-{k:0{width}d}{out.suffix}") for k in range(count)]
+
+
+def write_provenance(path: Path, config: GenerateConfig, index: int, request: Request) -> Path:
+    """Write the `.json` beside a video: the whole request, which of its videos this is, and what made it."""
+    record = {
+        "kinolab": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "model_sha256": model_hash(config.model),
+        "request": config.model_dump(mode="json"),
+        "index": index,
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "frames_sha256": frames_hash(path),
+    }
+    target = provenance_path(path)
+    beside = target.with_name(f".writing-{target.name}")
+    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, target)
+    return target
+
+
+def provenance_path(path: Path) -> Path:
+    """`clip.mp4` -> `clip.json`."""
+    return path.with_suffix(".json") if path.suffix else path.with_name(path.name + ".json")
+
+
+def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[Path, list[str]]:
+    """Make a video again from the `.json` beside it; returns the new file and what differs from then.
+
+    Raises:
+        InputError: where there is no usable `.json`, or the model's weights are not those of then.
+    """
+    record = read_provenance(path)
+    config = load_config(GenerateConfig, record["request"])
+    if model_hash(config.model) != record["model_sha256"]:
+        raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
+    torch.set_num_threads(int(record["threads"]))
+    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    if config.compile:
+        model.compile()
+    callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
+    # The whole batch again: a sample's last bits may depend on the batch it was computed in.
+    requests = make_requests(config)
+    latents = model.sample_latents(requests, sampler=config.sampler, guidance=config.guidance, callback=callback)
+    k = int(record["index"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    video.write(out, video.to_uint8(model.decode(latents[k : k + 1])[0]), fps=config.fps or model.config.fps)
+    write_provenance(out, config, k, requests[k])
+    now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
+    return out, [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
+
+
+def read_provenance(path: Path) -> Mapping[str, Any]:
+    """The record beside a video (or the `.json` itself)."""
+    source = path if path.suffix == ".json" else provenance_path(path)
+    try:
+        record = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no {source.name} beside it, which says how it was made") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise InputError(f"{source}: not a record of a generated video (not JSON)") from None
+    missing = [k for k in ("request", "index", "model_sha256", "threads", "frames_sha256") if k not in record]
+    if missing:
+        raise InputError(f"{source}: not a record of a generated video (no {', '.join(missing)})")
+    return dict(record)
+
+
+def model_hash(model: str) -> str:
+    """sha256 over the files of a model folder, which its name or place does not change."""
+    folder, digest = find_model(model), hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + [folder / "model.yaml"]:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def frames_hash(path: Path) -> str:
+    """sha256 of a video's decoded frames, so that a container's own dates don't count."""
+    digest = hashlib.sha256()
+    for frame in video.iter_frames(path):
+        digest.update(frame.image.tobytes())
+    return digest.hexdigest()
+
+
+def default_model() -> str:
+    """The shipped model that is used where none is named."""
+    names = list(shipped_models())
+    if not names:
+        raise InputError("no shipped model is installed; name one with --model")
+    return "world" if "world" in names else names[0]

@@ -1,0 +1,91 @@
+"""Convolutions of videos (B, C, T, H, W) that never look ahead, and what they remember between chunks of a stream."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kinolab.layers.normalization import fold_frames, unfold_frames
+
+
+class Stream:
+    """What the layers of one model keep between consecutive chunks of one clip.
+
+    Pass the same object with every chunk of a clip, and a fresh one for the next clip; the model itself holds
+    nothing, so that streams of one model can be interleaved. `last` tells layers which look ahead that no chunk
+    follows.
+    """
+
+    def __init__(self) -> None:
+        self.last = False
+        self._kept: dict[nn.Module, Tensor] = {}
+
+    def get(self, layer: nn.Module) -> Tensor | None:
+        """The frames that `layer` kept, or None at the start of the clip."""
+        return self._kept.get(layer)
+
+    def keep(self, layer: nn.Module, frames: Tensor) -> None:
+        """Remember `frames` for `layer`; copied, so that the chunk that they are part of can be freed."""
+        self._kept[layer] = frames.clone()
+
+    def elements(self) -> int:
+        """How many numbers are kept in all; constant after the first chunks."""
+        return sum(frames.numel() for frames in self._kept.values())
+
+
+class FrameConv2d(nn.Conv2d):
+    """A 2D convolution of every frame by itself: (B, C, T, H, W) -> (B, C', T, H', W')."""
+
+    def forward(self, input: Tensor, stream: Stream | None = None) -> Tensor:
+        return unfold_frames(super().forward(fold_frames(input)), input.shape[0])
+
+
+class CausalConv3d(nn.Module):
+    """A 3D convolution whose output at time t sees frames up to t only: time is padded in front by the first frame.
+
+    With kernel (kt, kh, kw) and stride (st, sh, sw), T frames give 1 + (T - 1) // st; output i sees frames
+    st*i - kt + 1 .. st*i. `padding` is of zeros, in space (height, width).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: tuple[int, int, int] = (3, 3, 3),
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        padding: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride=stride, padding=(0, *padding))
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """(B, C, T, H, W) -> (B, C', T', H', W'); a chunk of a stream may give no frame (T' = 0)."""
+        conv = self.conv
+        if conv.kernel_size[0] == 1 and conv.stride[0] == 1:
+            return conv(x)
+        if stream is None and x.shape[2] == 1:
+            return self._one_frame(x)
+        x = prepend_past(self, x, conv.kernel_size[0] - 1, stream)
+        if stream is None:
+            return conv(x)
+        outputs = max(0, (x.shape[2] - conv.kernel_size[0]) // conv.stride[0] + 1)
+        stream.keep(self, x[:, :, outputs * conv.stride[0] :])
+        if outputs == 0:
+            return x.new_empty(x.shape[0], conv.out_channels, 0, *x.shape[3:])
+        return conv(x)
+
+    def _one_frame(self, x: Tensor) -> Tensor:
+        """An image: all taps in time see the same frame, so that their sum is a 2D kernel."""
+        conv = self.conv
+        y = F.conv2d(x.squeeze(2), conv.weight.sum(2), conv.bias, conv.stride[1:], conv.padding[1:])
+        return y.unsqueeze(2)
+
+
+def prepend_past(layer: nn.Module, x: Tensor, frames: int, stream: Stream | None) -> Tensor:
+    """Put what `layer` kept in front of the chunk `x`; at the start of a clip, `frames` copies of the first frame."""
+    past = None if stream is None else stream.get(layer)
+    if past is None:
+        past = x[:, :, :1].expand(-1, -1, frames, -1, -1)
+    return torch.cat([past, x], dim=2)

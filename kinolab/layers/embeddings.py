@@ -1,0 +1,128 @@
+"""Embeddings of positions, times, labels and prompts.
+
+Shapes: B batch, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sincos_1d(positions: Tensor, dim: int) -> Tensor:
+    """Fixed sine-cosine embedding of real positions: (L,) -> (L, dim), all sines first (MAE's and DiT's table)."""
+    omega = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2)
+    angles = positions.double()[:, None] * (10000.0**-omega)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def sincos_2d(rows: Tensor, columns: Tensor, dim: int) -> Tensor:
+    """Embedding of a grid in row-major order: (h,), (w,) -> (h * w, dim); the first half tells the column."""
+    of_row = sincos_1d(rows, dim // 2)[:, None].expand(-1, len(columns), -1)
+    of_column = sincos_1d(columns, dim // 2)[None].expand(len(rows), -1, -1)
+    return torch.cat([of_column, of_row], dim=-1).flatten(0, 1)
+
+
+def spread_positions(count: int, trained: int) -> Tensor:
+    """`count` positions for a table trained on 0 .. trained - 1, spread evenly over the trained range.
+
+    Equal counts give 0, 1, 2, ...; others are scaled by trained / count (linear position interpolation).
+    """
+    return torch.arange(count, dtype=torch.float64) * (trained / count)
+
+
+def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (L, dim) for `apply_rotary` at real positions (L,) (RoFormer, section 3.2)."""
+    inverse = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim)
+    angles = (positions.double()[:, None] * inverse).repeat(1, 2)
+    return angles.cos().float(), angles.sin().float()
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + d/2) of x (..., L, d) by their angles; dot products then depend on distances only."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+
+
+class TimestepEmbedder(nn.Module):
+    """Times (B,) -> (B, D): sine-cosine features through a two-layer MLP (DiT, section 3.2)."""
+
+    def __init__(self, dim: int, num_features: int = 256) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.mlp = nn.Sequential(nn.Linear(num_features, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t (B,), real numbers of the order of 0 to 1000 -> (B, D)."""
+        half = self.num_features // 2
+        omega = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000.0) / half))
+        angles = t.float()[:, None] * omega
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """Class labels -> rows of a learned table; the row `num_classes` is the null class."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.embedding_table = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, label: Tensor, null: Tensor | None = None) -> Tensor:
+        """label (...) int64 in 0 .. num_classes, null (...) bool -> (..., D)."""
+        if null is not None:
+            label = torch.where(null, self.num_classes, label)
+        return self.embedding_table(label)
+
+
+class PooledEmbedder(nn.Module):
+    """A pooled prompt embedding (..., P) -> (..., D) by a two-layer MLP, with a learned embedding of no prompt.
+
+    The embedding is brought to unit mean square first, so that encoders of any scale fit the same initialisation.
+    """
+
+    def __init__(self, pooled_dim: int, dim: int) -> None:
+        super().__init__()
+        self.null = nn.Parameter(torch.zeros(pooled_dim))
+        self.mlp = nn.Sequential(nn.Linear(pooled_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, pooled: Tensor, null: Tensor | None = None) -> Tensor:
+        """pooled (..., P), null (...) bool; where True the learned null embedding takes the prompt's place."""
+        pooled = F.rms_norm(pooled.to(self.null.dtype), pooled.shape[-1:])
+        if null is not None:
+            pooled = torch.where(null[..., None], self.null, pooled)
+        return self.mlp(pooled)
+
+
+class TextEmbedder(nn.Module):
+    """Token states of a prompt (..., L, P) -> (..., L, D) by a two-layer MLP (PixArt-alpha's caption projection).
+
+    A dropped prompt becomes one learned token, so that the number of tokens of a batch does not matter to it.
+    """
+
+    def __init__(self, text_dim: int, dim: int) -> None:
+        super().__init__()
+        self.null = nn.Parameter(torch.zeros(text_dim))
+        self.fc1 = nn.Linear(text_dim, dim)
+        self.act = nn.GELU(approximate="tanh")
+        self.fc2 = nn.Linear(dim, dim)
+
+    def forward(self, text: Tensor, mask: Tensor | None, null: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """text (..., L, P), mask (..., L) bool, null (...) bool -> tokens (..., L, D) and the mask (..., L) to use.
+
+        A prompt with no real token counts as dropped: attention over nothing has no value.
+        """
+        if mask is None:
+            mask = torch.ones(text.shape[:-1], dtype=torch.bool, device=text.device)
+        dropped = ~mask.any(-1)
+        if null is not None:
+            dropped = dropped | null
+        first = torch.arange(text.shape[-2], device=text.device) == 0
+        text = torch.where(dropped[..., None, None], self.null, text.to(self.null.dtype))
+        mask = torch.where(dropped[..., None], first, mask)
+        return self.fc2(self.act(self.fc1(text))), mask

@@ -1,0 +1,279 @@
+"""Which precision a model computes in, chosen by measuring the processor, and what to say when numbers break.
+
+Weights always stay float32; `autocast` runs matrix products and convolutions in bfloat16 where that is chosen. Few
+processors without a matrix unit gain from bfloat16 and some emulate it many times slower, so `auto` times both once
+per device and process (some 50 ms) and `describe` says what came out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kinolab.errors import InputError
+
+PrecisionPolicy = Literal["auto", "float32", "bfloat16"]
+
+WORTH_IT = 1.2
+"""bfloat16 must be this many times faster than float32 before `auto` chooses it."""
+
+EXACT = 1e-5
+"""The largest relative error at which a faster float32 matrix product still counts as float32."""
+
+
+class NonFiniteError(InputError):
+    """A tensor holds NaN or infinity; the message names the module and says what to do."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times of one device, each in seconds: a matrix product and a 3D convolution in both precisions.
+
+    onednn_error: the largest error of float32 products through oneDNN (`set_float32_matmul_precision("medium")`),
+    relative to the largest entry. About 1e-6 where oneDNN keeps float32 (AMD); near 1e-2 where it uses a bfloat16
+    matrix unit instead (Intel AMX), which is then not float32 any more and is left off.
+    """
+
+    matmul_float32: float
+    matmul_bfloat16: float
+    conv3d_float32: float
+    conv3d_bfloat16: float
+    onednn_error: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster bfloat16 is: the geometric mean over the two operations."""
+        matmul = self.matmul_float32 / self.matmul_bfloat16
+        return math.sqrt(matmul * self.conv3d_float32 / self.conv3d_bfloat16)
+
+    @property
+    def onednn_exact(self) -> bool:
+        """Whether float32 products may go through oneDNN and still be float32."""
+        return self.onednn_error < EXACT
+
+
+def resolve(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> torch.dtype:
+    """torch.float32 or torch.bfloat16, the precision that `policy` means on `device`.
+
+    `auto` is bfloat16 on a GPU that has it in hardware and on a processor measured at least `WORTH_IT` times faster
+    with it, float32 otherwise. The processes of a distributed run should share the answer of one of them.
+    """
+    device = torch.device(device)
+    if policy == "bfloat16":
+        return torch.bfloat16
+    if policy == "float32":
+        return torch.float32
+    if policy != "auto":
+        raise InputError(f"expected a precision of auto, float32 or bfloat16, got {policy!r}")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if measure().ratio >= WORTH_IT else torch.float32
+    return torch.float32
+
+
+def describe(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> str:
+    """One line for a log: what `policy` means on `device`, and why."""
+    device = torch.device(device)
+    name = str(resolve(policy, device)).removeprefix("torch.")
+    if policy != "auto":
+        return f"{name} (as asked)"
+    if device.type == "cuda":
+        return f"{name} (auto: {torch.cuda.get_device_name(device)})"
+    if device.type != "cpu":
+        return f"{name} (auto: not measured on {device.type})"
+    m = measure()
+    return (
+        f"{name} (auto: bfloat16 measured {m.ratio:.1f} times as fast as float32: "
+        f"matmul {m.matmul_float32 / m.matmul_bfloat16:.1f}, conv3d {m.conv3d_float32 / m.conv3d_bfloat16:.1f})"
+    )
+
+
+@contextmanager
+def autocast(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> Iterator[torch.dtype]:
+    """Run the forward pass inside in the precision of `policy`; gives the dtype that was chosen.
+
+    float32 inside an enclosing bfloat16 autocast is float32. On a processor, float32 products go through oneDNN where
+    that is exact (see `fast_float32`).
+    """
+    device = torch.device(device)
+    dtype = resolve(policy, device)
+    bfloat16 = dtype is torch.bfloat16
+    with fast_float32(device), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        yield dtype
+
+
+@contextmanager
+def fast_float32(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Float32 matrix products through oneDNN on the processor, where it is measured to keep float32's accuracy.
+
+    PyTorch's default library is slow on some processors (2 to 4 times on AMD). Wrap a whole training step in it to
+    have the backward pass gain as well. On a GPU, and where a program has set PyTorch's newer per-backend precision
+    switches by itself, it changes nothing.
+    """
+    before = _matmul_precision()
+    if torch.device(device).type != "cpu" or before is None or not measure().onednn_exact:
+        yield
+        return
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@functools.cache
+def measure() -> Measurement:
+    """Time this processor once per process, with the number of threads that it has then; some 50 ms."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 384, 384, generator=generator).unbind()
+    video = torch.randn(1, 32, 4, 24, 24, generator=generator)
+    kernel = torch.randn(32, 32, 3, 3, 3, generator=generator)
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        error = _onednn_error(x, w)
+        fast = error < EXACT
+
+        def products(dtype: torch.dtype) -> Callable[[], Tensor]:
+            a, b = x.to(dtype), w.to(dtype)
+            return lambda: F.linear(a, b)
+
+        def convolutions(dtype: torch.dtype) -> Callable[[], Tensor]:
+            a, b = video.to(dtype), kernel.to(dtype)
+            return lambda: F.conv3d(a, b, padding=1)
+
+        with _matmul_precision_set("medium" if fast else None):
+            matmul = _race(products(torch.float32), products(torch.bfloat16))
+        conv = _race(convolutions(torch.float32), convolutions(torch.bfloat16))
+    return Measurement(*matmul, *conv, onednn_error=error)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raises NonFiniteError naming `name` where `tensor` (floating point, any shape) holds NaN or infinity.
+
+    One pass, no temporary the size of the tensor; on a GPU it waits for the result.
+    """
+    if not tensor.is_floating_point() or _all_finite(tensor):
+        return
+    tensor = _local(tensor)
+    nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+    counts = " and ".join(f"{n} {what}" for n, what in ((nan, "NaN"), (infinite, "infinite")) if n)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    cure = "lower the learning rate, or go back to an earlier checkpoint"
+    if tensor.dtype is not torch.float32 or torch.is_autocast_enabled(tensor.device.type):
+        cure = "use precision float32; in training, " + cure
+    raise NonFiniteError(f"{name}: {counts} of {tensor.numel()} values ({dtype}) are not finite; {cure}")
+
+
+@contextmanager
+def watch_finite(module: nn.Module) -> Iterator[None]:
+    """Inside, raise NonFiniteError for the first submodule that gives NaN or infinity.
+
+    It checks every output, which costs time: use it to run a failed step again. The message names the innermost
+    module, and says so where its weights or its input were not finite already.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def check(sub: nn.Module, inputs: Any, output: Any) -> None:
+            for tensor in _tensors(output):
+                if tensor.is_floating_point() and not _all_finite(tensor):
+                    check_finite(f"{name} ({type(sub).__name__}){_origin(sub, inputs)}", tensor)
+
+        return check
+
+    root = type(module).__name__
+    handles = [m.register_forward_hook(hook(name or root)) for name, m in module.named_modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _origin(module: nn.Module, inputs: Any) -> str:
+    """What was not finite before the module ran, as a phrase; empty where everything was."""
+    bad = [name for name, p in module.named_parameters() if not _all_finite(p)]
+    if bad:
+        return f", whose {bad[0]} is not finite"
+    given = (t for t in _tensors(inputs) if t.is_floating_point())
+    return "" if all(_all_finite(t) for t in given) else ", whose input is not finite either"
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    tensor = _local(tensor)
+    if not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The values that this process holds: its shard of a DTensor (known by its method, as its import takes seconds)."""
+    return tensor.to_local().detach() if hasattr(tensor, "to_local") else tensor.detach()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and plain objects such as a posterior."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for v in value.values():
+            yield from _tensors(v)
+    elif isinstance(value, tuple | list):
+        for v in value:
+            yield from _tensors(v)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from _tensors(getattr(value, name))
+
+
+def _race(first: Callable[[], Tensor], second: Callable[[], Tensor], seconds: float = 0.02) -> tuple[float, float]:
+    """The best time of each, taken in turns so that a busy machine slows both; at least 2 rounds, at most 8."""
+    start = time.perf_counter()
+    best = [math.inf, math.inf]
+    for turn in range(9):
+        for i, function in enumerate((first, second)):
+            before = time.perf_counter()
+            function()
+            if turn:  # the first turn sets up the kernels
+                best[i] = min(best[i], time.perf_counter() - before)
+        if turn >= 2 and time.perf_counter() - start > seconds:
+            break
+    return best[0], best[1]
+
+
+def _onednn_error(x: Tensor, w: Tensor) -> float:
+    if _matmul_precision() is None or not torch.backends.mkldnn.is_available():
+        return math.inf
+    exact = F.linear(x.double(), w.double())
+    with _matmul_precision_set("medium"):
+        return float((F.linear(x, w) - exact).abs().max() / exact.abs().max())
+
+
+def _matmul_precision() -> str | None:
+    """PyTorch's float32 matmul precision; None where a program has set the newer per-backend switches instead."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+@contextmanager
+def _matmul_precision_set(value: str | None) -> Iterator[None]:
+    before = _matmul_precision()
+    if value is None or before is None:
+        yield
+        return
+    torch.set_float32_matmul_precision(value)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

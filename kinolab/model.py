@@ -1,0 +1,298 @@
+"""A video model: autoencoder + denoiser + diffusion + conditioning, saved and loaded as one folder.
+
+A model folder holds `model.yaml` (the configs of the parts, the version, what trained it) and one `.safetensors` file
+per part. A folder with an autoencoder alone is a model folder too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kinolab.autoencoders import AutoencoderConfig
+from kinolab.autoencoders import build as build_autoencoder
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.conditioning import MiniLmConfig
+from kinolab.conditioning import build as build_text_encoder
+from kinolab.config import Config, load_config, to_yaml
+from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
+from kinolab.denoisers import build as build_denoiser
+from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.errors import InputError
+from kinolab.layers.precision import PrecisionPolicy, autocast
+
+FORMAT = 1
+
+
+class ModelConfig(Config):
+    """What `model.yaml` holds."""
+
+    format: Literal[1] = 1
+    """Version of the folder's layout."""
+    version: str = ""
+    """Version of Kinolab that wrote it."""
+    trained: str = ""
+    """What trained it: the recipe's name and the steps."""
+    autoencoder: AutoencoderConfig
+    """The autoencoder's config."""
+    denoiser: DenoiserConfig | None = None
+    """The denoiser's config; none = an autoencoder alone."""
+    diffusion: DiffusionConfig = DiffusionConfig()
+    """Noise path and prediction that the denoiser was trained with."""
+    text_encoder: Literal["none", "minilm"] = "none"
+    """What turns a prompt into conditions."""
+    class_names: tuple[str, ...] = ()
+    """Names of the class labels, in order."""
+    frames: int = Field(17, ge=1)
+    """Frames of a training clip."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width of a training clip."""
+    fps: float = Field(8.0, gt=0)
+    """Frame rate of the training clips."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """The guidance to sample with by default."""
+    sampler: SamplerConfig = SamplerConfig()
+    """The sampler to use by default."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: given fields are checked against the model."""
+
+    prompt: str | None = None
+    label: int | str | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    seed: int = 0
+
+
+class VideoModel:
+    """An autoencoder and a denoiser that belong together, ready to generate.
+
+    >>> model = VideoModel.load("kinolab/pretrained/world")
+    >>> clips = model.generate("a red ball falls", seed=1)          # (1, 3, T, H, W) in [-1, 1]
+    """
+
+    def __init__(self, config: ModelConfig, autoencoder: Autoencoder, denoiser: Denoiser) -> None:
+        self.config, self.autoencoder, self.denoiser = config, autoencoder.eval(), denoiser.eval()
+        self.diffusion = Diffusion(config.diffusion)
+        self.text_encoder = build_text_encoder(MiniLmConfig()) if config.text_encoder != "none" else None
+        self.precision: PrecisionPolicy = "auto"
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "cpu", precision: PrecisionPolicy = "auto") -> VideoModel:
+        """Load a model folder (or a run folder, or the name of a shipped model).
+
+        Raises:
+            InputError: where the folder is not a model folder, or holds an autoencoder alone.
+        """
+        folder = find_model(path)
+        config = read_model_config(folder)
+        if config.denoiser is None:
+            raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
+        autoencoder, denoiser = build_autoencoder(config.autoencoder), build_denoiser(config.denoiser)
+        _load_weights(autoencoder, folder / "autoencoder.safetensors")
+        _load_weights(denoiser, folder / "denoiser.safetensors")
+        model = cls(config, autoencoder, denoiser)
+        model.precision = precision
+        return model.to(device)
+
+    def to(self, device: str | torch.device) -> VideoModel:
+        """Move the parts to a device; returns the model itself."""
+        self.device = torch.device(device)
+        self.autoencoder.to(self.device)
+        self.denoiser.to(self.device)
+        return self
+
+    def compile(self) -> VideoModel:
+        """Compile the denoiser with torch.compile; the first call takes up to some minutes."""
+        self.denoiser.compile()
+        return self
+
+    def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write the model folder; `dtype` is what the weights are stored in."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        _save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
+        _save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
+        _write_text(target / "model.yaml", to_yaml(self.config))
+
+    def conditions(self, requests: Sequence[Request]) -> Conditions:
+        """The conditions of a batch of requests.
+
+        Raises:
+            InputError: for a prompt or label that the model can't take, or a mix of requests with and without.
+        """
+        spec = self.denoiser.spec
+        label = text = mask = pooled = None
+        nothing = torch.tensor([r.prompt is None and r.label is None for r in requests])
+        if any(r.prompt is not None for r in requests):
+            if self.text_encoder is None:
+                raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
+        if any(r.label is not None for r in requests) and not spec.num_classes:
+            raise InputError(f"this model takes no label; {self._says_what_it_takes()}")
+        if self.text_encoder is not None and (spec.text_dim or spec.pooled_dim):
+            embedded = self.text_encoder.encode([r.prompt or "" for r in requests])
+            text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
+            pooled = embedded.pooled if spec.pooled_dim else None
+        if spec.num_classes:
+            label = torch.tensor([self.label_index(r.label) for r in requests])
+        null = nothing if bool(nothing.any()) else None
+        return Conditions(label, text, mask, pooled, null).to(self.device)
+
+    def label_index(self, label: int | str | None) -> int:
+        """The index of a class given by number or name; none is the null class."""
+        count = self.denoiser.spec.num_classes
+        if label is None:
+            return count
+        names = self.config.class_names
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if str(label).isdigit() and int(label) < count:
+            return int(label)
+        known = ", ".join(f"{i} ({n})" for i, n in enumerate(names)) if names else f"0 to {count - 1}"
+        raise InputError(f"label {label!r}: expected one of {known}")
+
+    def _says_what_it_takes(self) -> str:
+        kinds = [n for n, yes in (("a prompt", self.text_encoder), ("a label", self.denoiser.spec.num_classes)) if yes]
+        return f"it takes {' and '.join(kinds)}" if kinds else "it is unconditional"
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        label: int | str | None = None,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        sampler: SamplerConfig | None = None,
+        guidance: GuidanceConfig | None = None,
+        callback: Callable[..., None] | None = None,
+    ) -> Tensor:
+        """Generate one clip for each prompt: (B, 3, T, H, W) in [-1, 1].
+
+        frames and size (height, width) default to those of training; other sizes are interpolated with a warning.
+        Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in.
+        """
+        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        requests = [Request(p, label, frames, size, seed + k) for k, p in enumerate(prompts)]
+        return self.decode(self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback))
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        requests: Sequence[Request],
+        *,
+        sampler: SamplerConfig | None = None,
+        guidance: GuidanceConfig | None = None,
+        callback: Callable[..., None] | None = None,
+    ) -> Tensor:
+        """Latents (B, C, T', H', W') of requests that agree in frames and size."""
+        frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
+        shape = self.autoencoder.spec.latent_shape(frames, *size)
+        sources = [torch.Generator().manual_seed(r.seed) for r in requests]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
+        with autocast(self.precision, self.device):
+            return self.diffusion.sample(
+                self.denoiser,
+                noise,
+                self.conditions(requests),
+                sampler=sampler or self.config.sampler,
+                guidance=guidance or self.config.guidance,
+                generator=sources[0],
+                callback=callback,
+            )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T', H', W') -> video (B, 3, T, H, W), clamped to [-1, 1]."""
+        with autocast(self.precision, self.device):
+            video = self.autoencoder.decode(latents.to(self.device))
+        return video.float().clamp(-1, 1)
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    root = Path(str(resources.files("kinolab") / "pretrained"))
+    return {p.parent.name: p.parent for p in sorted(root.glob("*/model.yaml"))}
+
+
+def find_model(path: Path | str) -> Path:
+    """The model folder meant by a folder, a run folder (its `model` inside), or a shipped model's name.
+
+    Raises:
+        InputError: where there is none; says what was looked for.
+    """
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / "model.yaml").exists():
+            return folder
+    shipped = shipped_models()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    if Path(path).is_dir():
+        raise InputError(f"{path}: no model.yaml inside; expected a model folder or a finished run folder")
+    names = ", ".join(shipped) or "none"
+    raise InputError(f"{path}: no such model; expected a model folder or a shipped model's name ({names})")
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The config in a model folder."""
+    return load_config(ModelConfig, folder / "model.yaml")
+
+
+def load_autoencoder(path: Path | str) -> Autoencoder:
+    """The autoencoder of a model folder, in evaluation mode."""
+    folder = find_model(path)
+    autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
+    _load_weights(autoencoder, folder / "autoencoder.safetensors")
+    return autoencoder.eval()
+
+
+def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "") -> None:
+    """Write a model folder that holds an autoencoder alone."""
+    from kinolab import __version__
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_weights(autoencoder, folder / "autoencoder.safetensors", torch.float32)
+    config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config)
+    _write_text(folder / "model.yaml", to_yaml(config))
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: missing; the model folder is not complete")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    expected = module.state_dict()
+    problems = [f"missing {k}" for k in expected if k not in state]
+    problems += [f"unexpected {k}" for k in state if k not in expected]
+    problems += [
+        f"{k} has shape {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
+        for k, v in state.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    if problems:
+        raise InputError(f"{path}: does not fit model.yaml: {'; '.join(problems)}")
+    module.load_state_dict(state)
+
+
+def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    beside = path.with_name(f".writing-{path.name}")
+    save_file({k: v.contiguous() for k, v in state.items()}, beside)
+    beside.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    beside = path.with_name(f".writing-{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,166 @@
+"""Training of an autoencoder: mixed images and clips, reconstruction + KL + perceptual + adversarial loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kinolab import video
+from kinolab.autoencoders.base import Autoencoder, Posterior
+from kinolab.layers.precision import autocast
+from kinolab.metrics.reconstruction import Psnr, Ssim
+from kinolab.model import save_autoencoder
+from kinolab.training.autoencoder_loss import AutoencoderLoss
+from kinolab.training.batches import MicroBatch, micro_batches
+from kinolab.training.parallel import World, full_state
+from kinolab.training.randomness import generators, normal
+from kinolab.training.recipe import AutoencoderRecipe
+from kinolab.training.trainer import Part
+
+
+class Reconstructor(nn.Module):
+    """An autoencoder whose forward is encode, sample, decode: what DDP and FSDP need to wrap."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, videos: list[Tensor], noises: list[Tensor] | None) -> list[tuple[Tensor, Posterior]]:
+        """Reconstructions and posteriors of each batch (B, 3, T, H, W); without noise, of the posterior's mean."""
+        results = []
+        for k, clip in enumerate(videos):
+            posterior = self.autoencoder.encode(clip)
+            latents = posterior.mean
+            if noises is not None:
+                latents = latents + torch.exp(0.5 * posterior.logvar) * noises[k].to(latents)
+            results.append((self.autoencoder.decode(latents), posterior))
+        return results
+
+
+class AutoencoderJob:
+    """Computes the steps of an autoencoder's training (OD-VAE paper, section 4: L1 + LPIPS + KL + adversarial)."""
+
+    def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Any, heldout: Any) -> None:
+        self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
+        self.losses = AutoencoderLoss(recipe.loss)
+        self.reconstructor = Reconstructor(autoencoder)
+        self.parts = {"autoencoder": Part(self.reconstructor)}
+        if self.losses.discriminator is not None:
+            assert recipe.loss.adversarial is not None
+            start = recipe.loss.adversarial.start_step
+            self.parts["discriminator"] = Part(self.losses.discriminator, averaged=False, starts=start)
+        self.device = torch.device("cpu")
+        self._reconstructions: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+        """This process's micro-batches of clips, from `first_step` on."""
+        self.device = world.device
+        self.losses.to(world.device)
+        return micro_batches(self.source, self.recipe.training, first_step, world)
+
+    def _groups(self, batch: MicroBatch, step: int) -> list[tuple[list[int], Tensor]]:
+        """The micro-batch as whole clips and as single frames: (positions, video) of each group that is not empty."""
+        recipe = self.recipe
+        clips, images = [], []
+        share = round(recipe.image_fraction * recipe.training.batch_size)
+        sources = generators(recipe.training.seed, step, batch.positions, "frames")
+        for position, example, source in zip(batch.positions, batch.examples, sources, strict=True):
+            frames = example.video
+            if position < share and frames.shape[1] > 1:
+                pick = int(torch.randint(frames.shape[1], (1,), generator=source))
+                images.append((position, frames[:, pick : pick + 1]))
+            elif recipe.frames_per_clip is not None and frames.shape[1] > recipe.frames_per_clip:
+                picks = torch.randperm(frames.shape[1], generator=source)[: recipe.frames_per_clip]
+                clips.append((position, frames[:, picks]))
+            else:
+                (images if frames.shape[1] == 1 else clips).append((position, frames))
+        groups = [g for g in (clips, images) if g]
+        return [([p for p, _ in g], torch.stack([v for _, v in g]).to(self.device)) for g in groups]
+
+    def _noise(self, positions: list[int], clip: Tensor, step: int) -> Tensor:
+        shape = self.autoencoder.spec.latent_shape(*clip.shape[2:])
+        return normal(shape, generators(self.recipe.training.seed, step, positions, "posterior")).to(self.device)
+
+    def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The autoencoder's or the discriminator's loss over one micro-batch, weighted by the clips of each group."""
+        total, numbers = torch.zeros((), device=self.device), dict[str, float]()
+        key = micro_batch.positions[0]
+        if name == "autoencoder":
+            groups = self._groups(micro_batch, step)
+            videos = [v for _, v in groups]
+            noises = [self._noise(p, v, step) for p, v in groups]
+            results = self.parts[name].wrapped(videos, noises)
+            sharded = hasattr(self.autoencoder.last_layer, "full_tensor")
+            self._reconstructions[key] = [(v, r.detach()) for v, (r, _) in zip(videos, results, strict=True)]
+            for clip, (reconstruction, posterior) in zip(videos, results, strict=True):
+                loss, parts = self.losses.generator_loss(
+                    clip, reconstruction, posterior, step=step, last_layer=None if sharded else self.autoencoder.last_layer
+                )
+                total = total + self._add(numbers, loss, parts, len(clip) / len(micro_batch.positions))
+        else:
+            for clip, reconstruction in self._reconstructions[key]:
+                loss, parts = self.losses.discriminator_loss(clip, reconstruction, step=step)
+                total = total + self._add(numbers, loss, parts, len(clip) / len(micro_batch.positions))
+        numbers[f"{name}_loss"] = float(total.detach())
+        return total, numbers
+
+    @staticmethod
+    def _add(numbers: dict[str, float], loss: Tensor, parts: Mapping[str, Tensor], share: float) -> Tensor:
+        for key, value in parts.items():
+            numbers[key] = numbers.get(key, 0.0) + share * float(value)
+        return loss * share
+
+    def _heldout_batches(self, count: int) -> Iterator[Tensor]:
+        count = min(count, len(self.heldout))
+        size = self.recipe.training.micro_batch or self.recipe.training.batch_size
+        for first in range(0, count, size):
+            examples = [self.heldout[i] for i in range(first, min(first + size, count))]
+            yield torch.stack([e.video for e in examples]).to(self.device)
+
+    def evaluate(self, world: World) -> dict[str, float]:
+        """PSNR (dB) and SSIM of the posterior's mean on held-out clips."""
+        psnr, ssim = Psnr(), Ssim()
+        for clip in self._heldout_batches(self.recipe.heldout_clips):
+            with autocast(self.recipe.training.precision, self.device):
+                [(reconstruction, _)] = self.reconstructor([clip], None)
+            reconstruction = reconstruction.float().clamp(-1, 1)
+            psnr.update(clip, reconstruction)
+            ssim.update(clip, reconstruction)
+        return {"psnr": psnr.compute().value, "ssim": ssim.compute().value}
+
+    def sample(self, folder: Path, step: int, world: World) -> None:
+        """`step-N.mp4`: held-out clips above, their reconstructions below."""
+        clip = next(self._heldout_batches(self.recipe.sample_clips))
+        with autocast(self.recipe.training.precision, self.device):
+            [(reconstruction, _)] = self.reconstructor([clip], None)
+        if world.first:
+            rows = [np.concatenate([video.to_uint8(v) for v in batch], axis=2) for batch in (clip, reconstruction)]
+            folder.mkdir(parents=True, exist_ok=True)
+            video.write(folder / f"step-{step:08d}.mp4", np.concatenate(rows, axis=1), fps=self.recipe.sample_fps)
+
+    def export(self, folder: Path, step: int, world: World) -> None:
+        """Write the model folder, its latents normalised to zero mean and unit variance over held-in clips."""
+        state = {k.removeprefix("autoencoder."): v for k, v in full_state(self.reconstructor).items()}
+        if not world.first:
+            return
+        autoencoder = self.autoencoder if world.size == 1 else type(self.autoencoder)(self.autoencoder.config)
+        autoencoder.load_state_dict(state)
+        calibrate(autoencoder, [self.source[i].video for i in range(min(64, len(self.source)))])
+        save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps")
+
+
+@torch.no_grad()
+def calibrate(autoencoder: Autoencoder, clips: list[Tensor]) -> None:
+    """Set the autoencoder's latent shift and scale so that its latents have mean 0 and variance 1 per channel."""
+    device = autoencoder.latent_scale.device
+    means = [autoencoder.encode(c[None].to(device)).mean.float() for c in clips]
+    flat = torch.cat([m.transpose(0, 1).flatten(1) for m in means], dim=1)
+    shift, spread = flat.mean(1), flat.std(1).clamp_min(1e-6)
+    # The statistics are of latents that are normalised already, by whatever shift and scale was set before.
+    autoencoder.latent_shift.add_(shift / autoencoder.latent_scale)
+    autoencoder.latent_scale.div_(spread)

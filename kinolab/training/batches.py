@@ -1,0 +1,78 @@
+"""From a data source to each process's micro-batches, in an order that depends on the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.utils.data
+
+from kinolab.data.order import ShuffledOrder
+from kinolab.errors import InputError
+from kinolab.training.parallel import World
+from kinolab.training.settings import TrainingConfig
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Positions in the global batch, and the examples at them."""
+
+    positions: list[int]
+    examples: list[Any]
+
+
+def micro_positions(config: TrainingConfig, world: World) -> list[list[int]]:
+    """The positions of the global batch that each of this process's micro-batches holds."""
+    if config.batch_size % world.size:
+        raise InputError(f"training.batch_size={config.batch_size}: expected a multiple of {world.size} processes")
+    local = config.batch_size // world.size
+    size = min(config.micro_batch or local, local)
+    if local % size:
+        raise InputError(f"training.micro_batch={size}: expected a divisor of {local}, the clips per process and step")
+    first = world.rank * local
+    return [list(range(first + k, first + k + size)) for k in range(0, local, size)]
+
+
+class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
+    """Item k is all that this process needs in step first_step + k."""
+
+    def __init__(self, source: Any, order: ShuffledOrder, groups: list[list[int]], first: int, steps: int) -> None:
+        self.source, self.order, self.groups, self.first, self.steps = source, order, groups, first, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, k: int) -> list[MicroBatch]:
+        if k >= self.steps:
+            raise IndexError(k)
+        indices = self.order.batch_indices(self.first + k)
+        return [MicroBatch(group, [self.source[indices[p]] for p in group]) for group in self.groups]
+
+
+def _one(items: list[Any]) -> Any:
+    return items[0]
+
+
+def micro_batches(
+    source: Any,
+    config: TrainingConfig,
+    first_step: int,
+    world: World,
+    limit_threads: Callable[[int], None] | None = None,
+) -> Iterator[list[MicroBatch]]:
+    """For each step from `first_step`, this process's micro-batches; `config.workers` processes prepare them ahead."""
+    groups_of_one_shape = source.groups() if hasattr(source, "groups") else None
+    order = ShuffledOrder(len(source), config.seed, config.batch_size, groups=groups_of_one_shape)
+    groups = micro_positions(config, world)
+    steps = _Steps(source, order, groups, first_step, max(0, config.steps - first_step))
+    loader = torch.utils.data.DataLoader(
+        steps,
+        batch_size=1,
+        shuffle=False,
+        collate_fn=_one,
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=limit_threads,
+    )
+    return iter(loader)

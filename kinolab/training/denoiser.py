@@ -1,0 +1,209 @@
+"""Training of a denoiser on latents: noise, conditions with dropout, joint images, held-out loss, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinolab import video
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.conditioning import MiniLmConfig, TextEmbedding
+from kinolab.conditioning import build as build_text_encoder
+from kinolab.denoisers import Conditions
+from kinolab.denoisers import build as build_denoiser
+from kinolab.diffusion import Diffusion
+from kinolab.errors import InputError
+from kinolab.layers.precision import autocast
+from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.training.batches import MicroBatch, micro_batches
+from kinolab.training.parallel import World, full_state
+from kinolab.training.randomness import generators, normal, sample_seed, uniform
+from kinolab.training.recipe import DenoiserRecipe
+from kinolab.training.trainer import Part
+
+
+class DenoiserJob:
+    """Computes the steps of a denoiser's training (Latte, section 3; any denoiser of the table)."""
+
+    def __init__(self, recipe: DenoiserRecipe, autoencoder: Autoencoder, source: Any, heldout: Any) -> None:
+        self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
+        self.autoencoder.requires_grad_(False)
+        self.diffusion = Diffusion(recipe.diffusion)
+        self.denoiser = build_denoiser(recipe.denoiser)
+        spec = self.denoiser.spec
+        if spec.channels != autoencoder.spec.latent_channels:
+            raise InputError(
+                f"the denoiser takes {spec.channels} latent channels and the autoencoder makes "
+                f"{autoencoder.spec.latent_channels}; set denoiser.in_channels={autoencoder.spec.latent_channels}"
+            )
+        self.text = build_text_encoder(MiniLmConfig()) if recipe.text_encoder != "none" else None
+        self._embedded: dict[str, TextEmbedding] = {}
+        self.parts = {"denoiser": Part(self.denoiser)}
+        self.device = torch.device("cpu")
+
+    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+        """This process's micro-batches, from `first_step` on."""
+        self.device = world.device
+        self.autoencoder.to(world.device)
+        return micro_batches(self.source, self.recipe.training, first_step, world)
+
+    def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
+        seed, positions = self.recipe.training.seed, micro_batch.positions
+        z0 = self.latents(micro_batch.examples)
+        extra = self._image_frames(positions, step)
+        if extra is not None:
+            z0 = torch.cat([z0, extra], dim=2)
+        sources = generators(seed, step, positions, "noise")
+        times = torch.cat([self.diffusion.draw_times(1, g) for g in sources]).to(self.device)
+        noise = normal(z0.shape[1:], sources).to(self.device)
+        dropped = uniform(generators(seed, step, positions, "dropout")) < self.recipe.condition_dropout
+        conditions = self.conditions(micro_batch.examples)
+        if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
+            conditions = conditions.with_null(dropped.to(self.device))
+        parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise)
+        numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
+        return parts["loss"].mean(), numbers
+
+    def _network(self) -> Any:
+        wrapped, count = self.parts["denoiser"].wrapped, self.recipe.image_frames
+        if not count:
+            return wrapped
+        return lambda z, t, c: wrapped(z, t, c, image_frames=count)
+
+    def latents(self, examples: Sequence[Any]) -> Tensor:
+        """Latents (B, C, T, H, W) of cached examples, or of clips encoded here."""
+        if hasattr(examples[0], "latents"):
+            return torch.stack([e.latents for e in examples]).float().to(self.device)
+        clips = torch.stack([e.video for e in examples]).to(self.device)
+        with torch.no_grad():
+            return self.autoencoder.encode(clips).mean.float()
+
+    def _image_frames(self, positions: Sequence[int], step: int) -> Tensor | None:
+        """First latent frames of random other clips: (B, C, image_frames, H, W) (Latte, joint image-video training).
+
+        The first latent of a causal autoencoder stands for one image.
+        """
+        count = self.recipe.image_frames
+        if not count:
+            return None
+        rows = []
+        for source in generators(self.recipe.training.seed, step, positions, "images"):
+            picks = torch.randint(len(self.source), (count,), generator=source).tolist()
+            rows.append(self.latents([self.source[i] for i in picks])[:, :, 0])
+        return torch.stack(rows).transpose(1, 2)
+
+    def conditions(self, examples: Sequence[Any]) -> Conditions:
+        """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""
+        spec = self.denoiser.spec
+        label = text = mask = pooled = None
+        if spec.num_classes:
+            known = [spec.num_classes if e.label is None else int(e.label) for e in examples]
+            label = torch.tensor(known)
+        if self.text is not None:
+            embedded = self._embed([e.caption or "" for e in examples])
+            text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
+            pooled = embedded.pooled if spec.pooled_dim else None
+        return Conditions(label, text, mask, pooled).to(self.device)
+
+    def _embed(self, captions: list[str]) -> TextEmbedding:
+        """Embeddings of captions; each distinct one is computed once in a run."""
+        assert self.text is not None
+        new = sorted({c for c in captions if c not in self._embedded})
+        for first in range(0, len(new), 64):
+            chunk = new[first : first + 64]
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                embedded = self.text.encode(chunk)
+            for k, caption in enumerate(chunk):
+                row = slice(k, k + 1)
+                self._embedded[caption] = TextEmbedding(
+                    embedded.states[row].half(), embedded.mask[row], embedded.pooled[row].half()
+                )
+        rows = [self._embedded[c] for c in captions]
+        return TextEmbedding(
+            torch.cat([r.states for r in rows]).float(),
+            torch.cat([r.mask for r in rows]),
+            torch.cat([r.pooled for r in rows]).float(),
+        )
+
+    def evaluate(self, world: World) -> dict[str, float]:
+        """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
+        count = min(self.recipe.heldout_clips, len(self.heldout))
+        size = self.recipe.training.micro_batch or self.recipe.training.batch_size
+        sums: dict[str, float] = {}
+        for first in range(0, count, size):
+            examples = [self.heldout[i] for i in range(first, min(first + size, count))]
+            z0, conditions = self.latents(examples), self.conditions(examples)
+            generator = torch.Generator().manual_seed(sample_seed(self.recipe.training.seed, "heldout", first))
+            with autocast(self.recipe.training.precision, self.device):
+                losses = self.diffusion.loss_at(
+                    self.denoiser, z0, conditions, self.recipe.heldout_times, generator
+                )
+            for time, value in losses.items():
+                key = f"loss_at_{time:g}"
+                sums[key] = sums.get(key, 0.0) + float(value) * len(examples) / count
+        return {**sums, "loss": sum(sums.values()) / len(sums)}
+
+    def model(self) -> VideoModel:
+        """The model as it stands: shares its parts with the job."""
+        recipe, example = self.recipe, self.source[0]
+        shape = example.latents.shape if hasattr(example, "latents") else None
+        spec = self.autoencoder.spec
+        if shape is not None:
+            frames, size = spec.pixel_frames(shape[1]), (shape[2] * spec.spatial_ratio, shape[3] * spec.spatial_ratio)
+        else:
+            frames, size = example.video.shape[1], tuple(example.video.shape[2:])
+        config = ModelConfig(
+            version=_version(),
+            trained=f"{recipe.name}, {recipe.training.steps} steps",
+            autoencoder=self.autoencoder.config,
+            denoiser=recipe.denoiser,
+            diffusion=recipe.diffusion,
+            text_encoder=recipe.text_encoder,
+            class_names=recipe.class_names,
+            frames=frames,
+            size=size,
+            fps=example.fps,
+            guidance=recipe.samples.guidance,
+            sampler=recipe.samples.sampler,
+        )
+        model = VideoModel(config, self.autoencoder, self.denoiser)
+        model.precision, model.device = recipe.training.precision, self.device
+        return model
+
+    def sample(self, folder: Path, step: int, world: World) -> None:
+        """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ..."""
+        samples = self.recipe.samples
+        if samples.prompts:
+            requests = [Request(prompt=p, seed=k) for k, p in enumerate(samples.prompts)]
+        elif samples.labels:
+            requests = [Request(label=y, seed=k) for k, y in enumerate(samples.labels)]
+        else:
+            requests = [Request(seed=k) for k in range(samples.count)]
+        model = self.model()
+        clips = model.decode(model.sample_latents(requests))
+        if world.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            for k, clip in enumerate(clips):
+                video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
+
+    def export(self, folder: Path, step: int, world: World) -> None:
+        """Write the model folder; sharded weights are gathered first."""
+        state = full_state(self.denoiser)
+        if not world.first:
+            return
+        model = self.model()
+        if world.size > 1:
+            model.denoiser = build_denoiser(self.recipe.denoiser)
+            model.denoiser.load_state_dict(state)
+        model.save(folder)
+
+
+def _version() -> str:
+    from kinolab import __version__
+
+    return __version__

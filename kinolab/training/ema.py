@@ -1,0 +1,49 @@
+"""Exponential moving average of a module's parameters and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """ema <- d * ema + (1 - d) * weights, with d = min(decay, (1 + n) / (10 + n)) after n updates.
+
+    The ramp keeps a short run from averaging in its random start. Averages are kept in float32, and with sharded
+    parameters they are sharded alike.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self.shadow: dict[str, Tensor] = {k: v.detach().clone() for k, v in self._tracked()}
+
+    def _tracked(self) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                yield name, value
+
+    @torch.no_grad()
+    def update(self, updates: int) -> None:
+        """Move the averages towards the weights; `updates` counts the updates before this one."""
+        d = min(self.decay, (1 + updates) / (10 + updates))
+        names, values = zip(*self._tracked(), strict=True)
+        torch._foreach_lerp_([self.shadow[n] for n in names], list(values), 1.0 - d)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Within this context the module holds the averages; afterwards its own weights again."""
+        saved = {k: v.detach().clone() for k, v in self._tracked()}
+        self._copy(self.shadow)
+        try:
+            yield
+        finally:
+            self._copy(saved)
+
+    @torch.no_grad()
+    def _copy(self, values: dict[str, Tensor]) -> None:
+        for name, target in self._tracked():
+            target.copy_(values[name])

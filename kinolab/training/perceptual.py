@@ -1,0 +1,249 @@
+"""A perceptual distance of frames (LPIPS, Zhang et al. 2018) over feature weights that the user has on disk.
+
+Nothing is downloaded. The features are torchvision's VGG16 or AlexNet (`features.N.weight`), the linear heads those
+that LPIPS published (`lin0.model.1.weight` or `lins.0.model.1.weight`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kinolab.config import Config
+from kinolab.errors import InputError
+
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+"""LPIPS normalises frames of [-1, 1] per channel, (x - SHIFT) / SCALE: ImageNet's statistics in that range."""
+
+
+class PerceptualConfig(Config):
+    """A distance of deep features."""
+
+    features: Path
+    """File of feature weights in torchvision's layout, .pth or .safetensors."""
+    heads: Path | None = None
+    """File of LPIPS's linear heads; null = those in `features`, or none (plain distance of normalised features)."""
+    network: Literal["vgg16", "alexnet"] = "vgg16"
+    """The network that `features` holds."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of the distance in the loss."""
+    frames: int = Field(default=0, ge=0)
+    """How many frames of each clip are compared in a training step, spread over the clip and moving on with every
+    step; 0 = all. The features are the most expensive part of the loss."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution with its ReLU: its number in `features.N`, whether it is compared, pooling before it."""
+
+    index: int
+    compared: bool = False
+    pool: int = 0
+    stride: int = 1
+    padding: int = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feature network: its layers, and the smallest side of a frame that its pooling leaves anything of."""
+
+    layers: tuple[Layer, ...]
+    smallest: int
+
+
+NETWORKS = {
+    "vgg16": Network(
+        (
+            Layer(0),
+            Layer(2, compared=True),
+            Layer(5, pool=2),
+            Layer(7, compared=True),
+            Layer(10, pool=2),
+            Layer(12),
+            Layer(14, compared=True),
+            Layer(17, pool=2),
+            Layer(19),
+            Layer(21, compared=True),
+            Layer(24, pool=2),
+            Layer(26),
+            Layer(28, compared=True),
+        ),
+        smallest=16,
+    ),
+    "alexnet": Network(
+        (
+            Layer(0, compared=True, stride=4, padding=2),
+            Layer(3, compared=True, pool=3, padding=2),
+            Layer(6, compared=True, pool=3),
+            Layer(8, compared=True),
+            Layer(10, compared=True),
+        ),
+        smallest=31,
+    ),
+}
+
+
+class PerceptualDistance(nn.Module):
+    """LPIPS: squared differences of unit-length features, weighed per channel by the heads, averaged over positions.
+
+    d(x, y) = sum_l mean_hw sum_c w_lc (f_lc(x) / |f_l(x)| - f_lc(y) / |f_l(y)|)^2, averaged over frames. Without
+    heads every w_lc is 1: the plain distance of normalised features, which is not calibrated to human judgement and
+    not comparable with published LPIPS values.
+
+    The weights are frozen, non-persistent buffers: not among `parameters()`, not saved in checkpoints.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: dict[int, tuple[Tensor, Tensor]],
+        heads: list[Tensor] | None = None,
+        frames: int = 0,
+    ) -> None:
+        """weights: layer index -> (kernel (O, I, k, k), bias (O,)); heads: one (O,) per compared layer."""
+        super().__init__()
+        self.network = network
+        self.frames = frames
+        for layer in network.layers:
+            kernel, bias = weights[layer.index]
+            self.register_buffer(f"kernel{layer.index}", kernel.float(), persistent=False)
+            self.register_buffer(f"bias{layer.index}", bias.float(), persistent=False)
+        self.has_heads = heads is not None
+        for i, head in enumerate(heads or ()):
+            self.register_buffer(f"head{i}", head.float().view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, config: PerceptualConfig) -> PerceptualDistance:
+        """Read the weights that the config names; raises InputError for a missing file or keys, listing them."""
+        network = NETWORKS[config.network]
+        state = _read(config.features)
+        weights = _feature_weights(state, network, config)
+        if config.heads is not None:
+            heads = _head_weights(_read(config.heads), network, weights, config.heads)
+        elif any(name.startswith(("lin0.", "lins.0.")) for name in state):
+            heads = _head_weights(state, network, weights, config.features)
+        else:
+            heads = None
+        return cls(network, weights, heads, config.frames)
+
+    def forward(self, original: Tensor, reconstruction: Tensor, *, step: int = 0) -> Tensor:
+        """The mean distance (a scalar, 0 for equal clips) of two clips (B, 3, T, H, W) in [-1, 1].
+
+        step: which of the frames are compared where `frames` limits them.
+        """
+        if original.ndim != 5 or original.shape != reconstruction.shape or original.shape[1] != 3:
+            raise InputError(
+                "expected two clips of one shape (B, 3, T, H, W), "
+                f"got {tuple(original.shape)} and {tuple(reconstruction.shape)}"
+            )
+        if min(original.shape[3:]) < self.network.smallest:
+            raise InputError(
+                f"the perceptual distance needs frames of at least {self.network.smallest} pixels, "
+                f"got {original.shape[3]} x {original.shape[4]}"
+            )
+        x, y = self._pick(original, step), self._pick(reconstruction, step)
+        total = torch.zeros((), device=x.device)
+        for i, (f, g) in enumerate(zip(self._features(x), self._features(y), strict=True)):
+            difference = (_unit(f) - _unit(g)).square()
+            if self.has_heads:
+                difference = difference * self.get_buffer(f"head{i}")
+            total = total + difference.sum(1).mean()
+        return total
+
+    def _pick(self, video: Tensor, step: int) -> Tensor:
+        """The frames to compare, as images (B*T, 3, H, W)."""
+        T = video.shape[2]
+        if 0 < self.frames < T:
+            chosen = [(i * T // self.frames + step) % T for i in range(self.frames)]
+            video = video[:, :, chosen]
+        return video.transpose(1, 2).flatten(0, 1)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The compared activations of images (N, 3, H, W)."""
+        x = (images - self.get_buffer("shift")) / self.get_buffer("scale")
+        compared = []
+        for layer in self.network.layers:
+            if layer.pool:
+                x = F.max_pool2d(x, layer.pool, 2)
+            kernel, bias = self.get_buffer(f"kernel{layer.index}"), self.get_buffer(f"bias{layer.index}")
+            x = F.relu(F.conv2d(x, kernel, bias, layer.stride, layer.padding))
+            if layer.compared:
+                compared.append(x)
+        return compared
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features divided by their length over channels, in float32; dead positions stay 0, with gradient 0."""
+    features = features.float()
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the perceptual loss needs your own feature weights")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise a dozen kinds for a damaged or foreign file
+        raise InputError(f"{path}: not a readable .pth or .safetensors file of tensors ({error})") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: expected a flat mapping of names to tensors")
+    return state
+
+
+def _feature_weights(
+    state: dict[str, Tensor], network: Network, config: PerceptualConfig
+) -> dict[int, tuple[Tensor, Tensor]]:
+    names = [f"features.{layer.index}.{part}" for layer in network.layers for part in ("weight", "bias")]
+    missing = [name for name in names if name not in state]
+    # torchvision's files also hold the classifier, which is not used
+    foreign = [name for name in state if name not in names and not name.startswith(("classifier.", "lin"))]
+    if missing or foreign:
+        raise InputError(
+            f"{config.features}: not the features of {config.network}; "
+            f"missing: {', '.join(missing) or 'none'}; unexpected: {', '.join(foreign) or 'none'}"
+        )
+    weights = {}
+    before = 3
+    for layer in network.layers:
+        kernel, bias = state[f"features.{layer.index}.weight"], state[f"features.{layer.index}.bias"]
+        if kernel.ndim != 4 or kernel.shape[1] != before or bias.shape != kernel.shape[:1]:
+            raise InputError(
+                f"{config.features}: expected features.{layer.index} to take {before} channels, "
+                f"got weight {tuple(kernel.shape)} and bias {tuple(bias.shape)}"
+            )
+        weights[layer.index] = (kernel, bias)
+        before = kernel.shape[0]
+    return weights
+
+
+def _head_weights(
+    state: dict[str, Tensor], network: Network, weights: dict[int, tuple[Tensor, Tensor]], path: Path
+) -> list[Tensor]:
+    compared = [layer.index for layer in network.layers if layer.compared]
+    heads, missing = [], []
+    for i, index in enumerate(compared):
+        head = next((state[n] for n in (f"lin{i}.model.1.weight", f"lins.{i}.model.1.weight") if n in state), None)
+        width = weights[index][0].shape[0]
+        if head is None:
+            missing.append(f"lin{i}.model.1.weight")
+        elif head.numel() != width:
+            raise InputError(f"{path}: expected head {i} to weigh {width} channels, got shape {tuple(head.shape)}")
+        else:
+            heads.append(head.flatten())
+    if missing:
+        raise InputError(f"{path}: not LPIPS heads; missing: {', '.join(missing)} (or lins.N.model.1.weight)")
+    return heads

@@ -1,0 +1,144 @@
+"""Recipes: what `kinolab train` reads. One YAML file names the data, the model and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from kinolab.autoencoders import AutoencoderConfig
+from kinolab.config import Config, apply_overrides, load_config, read_yaml
+from kinolab.data import DataConfig
+from kinolab.denoisers import DenoiserConfig
+from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.errors import InputError
+from kinolab.training.autoencoder_loss import AutoencoderLossConfig
+from kinolab.training.settings import TrainingConfig
+
+
+class InitialConfig(Config):
+    """Where the first weights come from."""
+
+    path: Path
+    """A model folder, a run folder or a weights file."""
+    method: Literal["weights", "tail", "average", "random"] = "weights"
+    """`weights` copies an equal model; the others inflate an image autoencoder (OD-VAE, section 3.3), `random` only
+    matching its shape."""
+
+
+class SamplesConfig(Config):
+    """The sample videos that a denoiser's run writes."""
+
+    prompts: tuple[str, ...] = ()
+    """Prompts, for a model with text; one video each."""
+    labels: tuple[int, ...] = ()
+    """Class labels, for a model with classes and no prompts; one video each."""
+    count: int = Field(4, ge=1)
+    """Videos of an unconditional model."""
+    sampler: SamplerConfig = SamplerConfig(steps=25)
+    """How they are sampled."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """Classifier-free guidance."""
+
+
+class AutoencoderRecipe(Config):
+    """Trains an autoencoder on clips."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    name: str
+    """What the recipe makes; named in the model folder."""
+    data: DataConfig
+    """Where the clips come from."""
+    autoencoder: AutoencoderConfig
+    """The model."""
+    initial: InitialConfig | None = None
+    """First weights; none = random."""
+    loss: AutoencoderLossConfig = AutoencoderLossConfig()
+    """The loss and its weights."""
+    image_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of the batch that is single frames (an image is a clip of one frame)."""
+    frames_per_clip: int | None = Field(None, ge=1)
+    """Random frames taken from each clip, for an image autoencoder; none = all."""
+    heldout_clips: int = Field(32, ge=1)
+    """Held-out clips that PSNR and SSIM are measured on."""
+    sample_clips: int = Field(4, ge=1)
+    """Held-out clips in the sample video."""
+    sample_fps: float = Field(8.0, gt=0)
+    """Frame rate of the sample video."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps, batch, optimiser, precision, and when to save."""
+
+
+class DenoiserRecipe(Config):
+    """Trains a denoiser on the latents of an autoencoder."""
+
+    kind: Literal["denoiser"] = "denoiser"
+    name: str
+    """What the recipe makes; named in the model folder."""
+    data: DataConfig
+    """A latent cache, or clips that are encoded on the fly."""
+    autoencoder: Path
+    """The model folder (or run folder) of the autoencoder that made, or makes, the latents."""
+    denoiser: DenoiserConfig
+    """The model."""
+    initial: InitialConfig | None = None
+    """First weights; none = random."""
+    diffusion: DiffusionConfig = DiffusionConfig()
+    """Noise path, prediction and loss."""
+    text_encoder: Literal["none", "minilm"] = "none"
+    """What turns captions into conditions."""
+    class_names: tuple[str, ...] = ()
+    """Names of the labels, in order; shown to people."""
+    condition_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of samples trained without their condition, for classifier-free guidance."""
+    image_frames: int = Field(0, ge=0)
+    """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
+    heldout_clips: int = Field(64, ge=1)
+    """Held-out clips that the loss is measured on."""
+    heldout_times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Fixed times, as fractions from clean to noise, that the held-out loss is measured at."""
+    samples: SamplesConfig = SamplesConfig()
+    """Sample videos from fixed seeds."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps, batch, optimiser, precision, and when to save."""
+
+
+Recipe = Annotated[AutoencoderRecipe | DenoiserRecipe, Field(discriminator="kind")]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("kinolab") / "recipes"))
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe given by its path or by the name of one that ships.
+
+    Raises:
+        InputError: where there is neither; lists the names.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.exists():
+        return path
+    known = shipped_recipes()
+    if str(name) in known:
+        return known[str(name)]
+    raise InputError(f"{name}: no such recipe; expected a YAML file or one of {', '.join(known)}")
+
+
+def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> AutoencoderRecipe | DenoiserRecipe:
+    """A recipe from a file, a shipped name or a mapping, with dotted overrides on top."""
+    values = source if isinstance(source, dict) else read_yaml(find_recipe(source))
+    merged = apply_overrides(values, overrides)
+    kinds: dict[Any, type[AutoencoderRecipe] | type[DenoiserRecipe]] = {
+        "autoencoder": AutoencoderRecipe,
+        "denoiser": DenoiserRecipe,
+    }
+    kind = merged.get("kind")
+    if kind not in kinds:
+        raise InputError(f"{'recipe' if isinstance(source, dict) else source}: expected kind: autoencoder or denoiser, got {kind!r}")
+    return load_config(kinds[kind], merged)

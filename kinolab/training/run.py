@@ -1,0 +1,154 @@
+"""Start or resume a run: recipe -> job -> trainer, in a run folder that records all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinolab import data
+from kinolab.autoencoders import OdVae, OdVaeConfig, inflate
+from kinolab.autoencoders import build as build_autoencoder
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.autoencoders.image import ImageAutoencoder
+from kinolab.config import differences, read_yaml, to_yaml
+from kinolab.errors import InputError
+from kinolab.model import load_autoencoder
+from kinolab.training.autoencoder import AutoencoderJob
+from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.parallel import World, join_world
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig, load_recipe
+from kinolab.training.state import checkpoints
+from kinolab.training.trainer import Job, Trainer
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What came of a call: the step reached, the recipe's last step, and what a resumed run changed."""
+
+    folder: Path
+    step: int
+    steps: int
+    changes: list[str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last step and wrote its model folder."""
+        return self.step >= self.steps
+
+
+def train(
+    recipe: Path | str | None,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    until: int | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> RunReport:
+    """Train a recipe in a run folder; with `resume`, go on from the folder's newest checkpoint.
+
+    Without a recipe a resumed run uses the one in its folder. Every setting that differs from the recorded one is
+    said. `until` stops early at that step, to be resumed.
+
+    Raises:
+        InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it).
+    """
+    config, changes = _settle(recipe, folder, overrides, resume)
+    for change in changes:
+        say(f"changed since the last start: {change}")
+    with join_world() as world:
+        if config.training.threads is not None:
+            torch.set_num_threads(config.training.threads)
+        torch.manual_seed(config.training.seed)
+        job = make_job(config, world, say if world.first else lambda text: None)
+        if world.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+        trainer = Trainer(job, config.training, folder, world)
+        report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
+        step = trainer.run(until, report)
+    return RunReport(folder, step, config.training.steps, changes)
+
+
+def _reporter(
+    progress: Callable[[int, int, dict[str, float]], None], steps: int
+) -> Callable[[int, dict[str, float]], None]:
+    return lambda step, numbers: progress(step, steps, numbers)
+
+
+def _settle(
+    recipe: Path | str | None, folder: Path, overrides: Sequence[str], resume: bool
+) -> tuple[AutoencoderRecipe | DenoiserRecipe, list[str]]:
+    """The recipe to run and how it differs from the one the folder records."""
+    recorded = folder / "recipe.yaml"
+    exists = bool(checkpoints(folder / "checkpoints"))
+    if exists and not resume:
+        raise InputError(f"{folder}: holds a run already; pass --resume to go on with it, or name another folder")
+    if resume and not recorded.exists():
+        raise InputError(f"{folder}: no run to resume here (no recipe.yaml)")
+    if recipe is None and not resume:
+        raise InputError("expected a recipe to train, or --resume with the folder of a run")
+    config = load_recipe(recipe if recipe is not None else recorded, overrides)
+    if not resume:
+        return config, []
+    before = load_recipe(read_yaml(recorded)).model_dump(mode="json")
+    changes = list(differences(before, config.model_dump(mode="json")))
+    return config, changes
+
+
+def make_job(config: AutoencoderRecipe | DenoiserRecipe, world: World, say: Callable[[str], None]) -> Job:
+    """The job of a recipe: its sources, its model with first weights, its losses."""
+    if isinstance(config, AutoencoderRecipe):
+        autoencoder = first_autoencoder(config)
+        source = data.build(config.data, autoencoder.spec, split="train")
+        heldout = data.build(config.data, autoencoder.spec, split="heldout")
+        _say_data(source, heldout, say)
+        return AutoencoderJob(config, autoencoder, source, heldout)
+    autoencoder = load_autoencoder(config.autoencoder)
+    source = data.build(config.data, autoencoder.spec, split="train")
+    heldout = data.build(config.data, autoencoder.spec, split="heldout")
+    _say_data(source, heldout, say)
+    return DenoiserJob(config, autoencoder, source, heldout)
+
+
+def _say_data(source: Any, heldout: Any, say: Callable[[str], None]) -> None:
+    for note in source.notes():
+        say(note)
+    say(f"data: {len(source)} windows to train on, {len(heldout)} held out")
+
+
+def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:
+    """The recipe's autoencoder with its first weights: random, copied, or inflated from an image autoencoder."""
+    if config.initial is None:
+        return build_autoencoder(config.autoencoder)
+    return initialised(config.autoencoder, config.initial)
+
+
+def initialised(target: Any, initial: InitialConfig) -> Autoencoder:
+    """An autoencoder of config `target` that starts from another one's weights.
+
+    Raises:
+        InputError: where the two don't fit the method.
+    """
+    source = load_autoencoder(initial.path)
+    if initial.method == "weights":
+        built = build_autoencoder(target)
+        expected, given = built.state_dict(), source.state_dict()
+        wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
+        wrong += [k for k in given if k not in expected]
+        if wrong:
+            raise InputError(f"{initial.path}: its weights don't fit this autoencoder: {', '.join(wrong[:8])}")
+        built.load_state_dict(given)
+        return built
+    if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig):
+        raise InputError(
+            f"initial.method={initial.method} inflates an image autoencoder to odvae; got {source.config.kind} "
+            f"to {target.kind}; use method: weights"
+        )
+    inflated: OdVae = inflate(source, target, initial.method)
+    return inflated

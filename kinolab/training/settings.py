@@ -1,0 +1,81 @@
+"""What every training run has in common: steps, batch, optimiser, EMA, precision, and when to save, test and sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from kinolab.config import Config
+
+
+class TrainingConfig(Config):
+    """Settings shared by the autoencoder's and the denoiser's training."""
+
+    steps: int = Field(1000, ge=1)
+    """Optimiser steps in the whole run."""
+    batch_size: int = Field(16, ge=1)
+    """Clips per optimiser step, over all processes and accumulation steps."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Clips per forward pass and process; None = no accumulation."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from zero."""
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate goes from its peak to zero at the last step."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's two moment decays."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm; larger ones are scaled down."""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """Decay of the weight average that is sampled and saved."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` measures the processor once and takes bfloat16 where it is faster; weights stay float32."""
+    seed: int = 0
+    """Seeds the initial weights, the order of the data and every draw of noise."""
+    save_every: int = Field(500, ge=1)
+    """Steps between checkpoints that a run resumes from."""
+    keep: int = Field(2, ge=1)
+    """How many of the newest checkpoints are kept."""
+    evaluate_every: int = Field(500, ge=1)
+    """Steps between measurements on held-out data."""
+    sample_every: int = Field(1000, ge=1)
+    """Steps between sample videos from fixed seeds."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of the log."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare batches ahead; 0 = in the training process."""
+    threads: int | None = Field(None, ge=1)
+    """Processor threads for torch; None = torch's own choice."""
+    compile: bool = False
+    """Compile the model with torch.compile; pays off after some minutes."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How torchrun's processes share the work: a copy each (DDP), or weights, gradients and optimiser sharded (FSDP2)."""
+    tensorboard: bool = True
+    """Also write TensorBoard events beside the JSON lines (needs the extra `train`)."""
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The learning rate of step `step` (0-based): linear warm-up, then constant, cosine or linear decay to zero."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    factor = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * min(done, 1.0))), "linear": max(0.0, 1 - done)}
+    return config.learning_rate * factor[config.decay]
+
+
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; weight decay spares biases, norms and other vectors."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)

@@ -1,0 +1,224 @@
+"""The training loop, the same for an autoencoder and a denoiser: a `Job` says what a step computes.
+
+The loop owns the optimiser's step, accumulation, clipping, EMA, checkpoints, the log, and stopping at the first
+non-finite loss with the last good state kept.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.layers.precision import NonFiniteError, autocast, fast_float32, watch_finite
+from kinolab.training.ema import Ema
+from kinolab.training.log import RunLog
+from kinolab.training.parallel import World, mean_over_world, no_sync, wrap
+from kinolab.training.settings import TrainingConfig, learning_rate, make_optimizer
+from kinolab.training.state import RunState, checkpoints
+
+
+@dataclass
+class Part:
+    """One module that is trained: its own optimiser, an average where it is wanted, and the step it starts at."""
+
+    module: nn.Module
+    averaged: bool = True
+    starts: int = 0
+    wrapped: nn.Module = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    ema: Ema | None = field(init=False, default=None)
+
+
+class Job(Protocol):
+    """What is trained. `parts` maps names to modules; the first one's loss is computed first."""
+
+    parts: dict[str, Part]
+
+    def batches(self, first_step: int, world: World) -> Iterator[list[Any]]:
+        """For each step from `first_step`, this process's micro-batches."""
+
+    def loss(self, name: str, micro_batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of part `name` over one micro-batch, and numbers for the log."""
+
+    def evaluate(self, world: World) -> dict[str, float]:
+        """Numbers on held-out data; called with the averages in place."""
+
+    def sample(self, folder: Path, step: int, world: World) -> None:
+        """Write sample videos from fixed seeds; called with the averages in place."""
+
+    def export(self, folder: Path, step: int, world: World) -> None:
+        """Write the model folder; called with the averages in place."""
+
+
+class Trainer:
+    """Runs a job in a run folder, from its newest checkpoint if there is one."""
+
+    def __init__(self, job: Job, config: TrainingConfig, folder: Path, world: World) -> None:
+        self.job, self.config, self.folder, self.world = job, config, folder, world
+        for part in job.parts.values():
+            part.module.to(world.device)
+            part.wrapped = wrap(part.module, world, config.parallel)
+            part.optimizer = make_optimizer(part.wrapped, config)
+            part.ema = Ema(part.module, config.ema) if part.averaged else None
+        self.state = RunState(
+            {n: p.module for n, p in job.parts.items()},
+            {n: p.optimizer for n, p in job.parts.items()},
+            {n: p.ema for n, p in job.parts.items() if p.ema is not None},
+            world,
+        )
+        self.stop_asked = False
+
+    def run(self, until: int | None = None, progress: Callable[[int, dict[str, float]], None] | None = None) -> int:
+        """Train to step `until` (default: the recipe's) and return the step reached.
+
+        An interrupt (Ctrl-C or SIGTERM) finishes the step, saves, and returns.
+
+        Raises:
+            NonFiniteError: at the first non-finite loss; names the module; the last checkpoint is kept.
+        """
+        found = checkpoints(self.folder / "checkpoints")
+        step = self.state.load(found[-1]) if found else 0
+        last = min(until or self.config.steps, self.config.steps)
+        log = RunLog(self.folder, step, self.config.tensorboard) if self.world.first else None
+        saved = step if found else -1
+        window: list[dict[str, float]] = []
+        try:
+            with _interruptible(self):
+                batches = self.job.batches(step, self.world)
+                while step < last and not self.stop_asked:
+                    begun = time.perf_counter()
+                    numbers = self._step(step, next(batches))
+                    step += 1
+                    window.append({**numbers, "step_seconds": time.perf_counter() - begun})
+                    if progress is not None:
+                        progress(step, numbers)
+                    window = self._log(log, step, window)
+                    saved = self._milestones(log, step, last, saved)
+            if saved != step:
+                self._save(step)
+            if step >= self.config.steps:
+                with self._averages():
+                    self.job.export(self.folder / "model", step, self.world)
+        finally:
+            if log is not None:
+                log.close()
+        return step
+
+    def _step(self, step: int, micro_batches: Sequence[Any]) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for name, part in self.job.parts.items():
+            if step < part.starts:
+                continue
+            part.optimizer.zero_grad(set_to_none=True)
+            for k, batch in enumerate(micro_batches):
+                with no_sync(part.wrapped, last=k == len(micro_batches) - 1):
+                    parts = self._backward(name, batch, step, len(micro_batches))
+                for key, value in parts.items():
+                    numbers[key] = numbers.get(key, 0.0) + value / len(micro_batches)
+            norm = nn.utils.clip_grad_norm_(part.wrapped.parameters(), self.config.clip)
+            numbers[f"{name}_grad_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            if not math.isfinite(numbers[f"{name}_grad_norm"]):
+                self._fail(f"the gradient of {name} is not finite", name, micro_batches[0], step)
+            for group in part.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, step)
+            part.optimizer.step()
+            if part.ema is not None:
+                part.ema.update(step)
+        return numbers
+
+    def _backward(self, name: str, batch: Any, step: int, count: int) -> dict[str, float]:
+        with autocast(self.config.precision, self.world.device):
+            loss, parts = self.job.loss(name, batch, step)
+        if not bool(torch.isfinite(loss)):
+            self._fail(f"the loss of {name} is {float(loss.detach())}", name, batch, step)
+        with fast_float32(self.world.device):
+            (loss / count).backward()  # type: ignore[no-untyped-call]
+        return parts
+
+    def _fail(self, what: str, name: str, batch: Any, step: int) -> None:
+        """Run the step once more with every module watched, to name the first one that breaks; then stop."""
+        where = "no module's output; the loss itself or a gradient overflowed"
+        try:
+            with watch_finite(self.job.parts[name].module), autocast(self.config.precision, self.world.device):
+                self.job.loss(name, batch, step)
+        except NonFiniteError as error:
+            where = str(error)
+        found = checkpoints(self.folder / "checkpoints")
+        kept = f"the last good state is {found[-1]}" if found else "no checkpoint was written yet"
+        raise NonFiniteError(
+            f"step {step}: {what}; first non-finite: {where}; {kept}. Lower training.learning_rate, or set "
+            "training.precision=float32, and resume"
+        )
+
+    def _log(self, log: RunLog | None, step: int, window: list[dict[str, float]]) -> list[dict[str, float]]:
+        if step % self.config.log_every and step != self.config.steps:
+            return window
+        keys = dict.fromkeys(k for numbers in window for k in numbers)
+        means = {k: sum(n.get(k, 0.0) for n in window) / sum(k in n for n in window) for k in keys}
+        means = mean_over_world(means, self.world)
+        if log is not None:
+            log.write(step, "train", {**means, "learning_rate": learning_rate(self.config, step - 1)})
+        return []
+
+    def _milestones(self, log: RunLog | None, step: int, last: int, saved: int) -> int:
+        c = self.config
+        if step % c.save_every == 0:
+            self._save(step)
+            saved = step
+        if step % c.evaluate_every == 0 or step == c.steps:
+            with self._averages(), torch.no_grad():
+                values = self.job.evaluate(self.world)
+            if log is not None:
+                log.write(step, "heldout", values)
+        if step % c.sample_every == 0 or step == c.steps:
+            with self._averages(), torch.no_grad():
+                self.job.sample(self.folder / "samples", step, self.world)
+        return saved
+
+    def _save(self, step: int) -> None:
+        self.state.save(self.folder / "checkpoints", step, self.config.keep)
+
+    @contextmanager
+    def _averages(self) -> Iterator[None]:
+        """All averaged modules hold their EMA weights and are in evaluation mode."""
+        for part in self.job.parts.values():
+            part.module.eval()
+        contexts = [p.ema.swapped_in() if p.ema is not None else nullcontext() for p in self.job.parts.values()]
+        for context in contexts:
+            context.__enter__()
+        try:
+            yield
+        finally:
+            for context in contexts:
+                context.__exit__(None, None, None)
+            for part in self.job.parts.values():
+                part.module.train()
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the loop to stop after the current step; a second one stops at once."""
+
+    def ask(signum: int, frame: Any) -> None:
+        if trainer.stop_asked:
+            raise KeyboardInterrupt
+        trainer.stop_asked = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: nothing to catch there
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

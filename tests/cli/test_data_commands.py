@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinolab import video
+from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
+from kinolab.cli.data import check, parse_ratio, parse_size
+from kinolab.cli.encode import data_config, encode
+from kinolab.data import CacheConfig, CacheSource
+from kinolab.errors import InputError
+from kinolab.model import save_autoencoder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name, count in (("a", 12), ("b", 9), ("short", 3)):
+        frames = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        video.write(tmp_path / "clips" / f"{name}.mkv", frames, 10, lossless=True)
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"")
+    (tmp_path / "clips" / "a.txt").write_text("noise")
+    return tmp_path / "clips"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    config = ImageConfig(latent_channels=4, block_out_channels=(32, 32), layers_per_block=1, mid_attention=False)
+    save_autoencoder(ImageAutoencoder(config), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_check_prints_a_verdict_per_clip(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(folder, frames=6, size="32", ratio="4x8")
+    lines = capsys.readouterr().out.splitlines()
+    words = {line.split()[1]: line for line in lines if line.startswith(("keep", "drop"))}
+    assert words["a.mkv"].startswith("keep") and "2 windows" in words["a.mkv"] and "'noise'" in words["a.mkv"]
+    assert words["short.mkv"].startswith("drop") and words["broken.mp4"].startswith("drop")
+    text = "\n".join(lines)
+    assert "dropped: too short: 3 frames, a window has 5" in text
+    assert "dropped: the file is empty" in text
+    assert "windows of 5 frames instead of 6: the autoencoder takes 1 + 4*k frames" in text
+    assert "2 of 4 clips give 3 windows of 5 frames at 32x32" in text
+
+
+def test_check_gives_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(folder, frames=5, size="32", json_lines=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["source"]: row["kept"] for row in rows} == {"a.mkv": 2, "b.mkv": 1, "broken.mp4": 0, "short.mkv": 0}
+
+
+def test_check_takes_the_recipe_and_options_override_it(
+    folder: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "kind: autoencoder\nname: x\nautoencoder: {kind: odvae}\n"
+        f"data: {{kind: folder, path: {folder}, size: 32, frames: 8}}\n"
+    )
+    check(recipe=str(recipe))
+    assert "windows of 5 frames instead of 8" in capsys.readouterr().out
+    check(recipe=str(recipe), frames=9)
+    assert "give 2 windows of 9 frames" in capsys.readouterr().out
+
+
+def test_check_fails_after_the_verdicts_where_nothing_is_usable(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="no clip is usable"):
+        check(folder, frames=100)
+    assert capsys.readouterr().out.count("too short") == 3
+
+
+def test_encode_writes_a_cache_and_goes_on(
+    folder: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode(str(folder), tmp_path / "cache", str(model), frames=3, size="32", override=["data.stride=2"])
+    assert "9 windows" in capsys.readouterr().out
+    source = CacheSource(CacheConfig(path=tmp_path / "cache", split="all"))
+    assert source[0].latents.shape == (4, 3, 16, 16) and source[0].caption == "noise"
+    encode(str(folder), tmp_path / "cache", str(model), frames=3, size="32", override=["data.stride=2"])
+    assert "0 encoded now, 9 there already" in capsys.readouterr().out
+
+
+def test_encode_the_world(model: Path, tmp_path: Path) -> None:
+    encode("world", tmp_path / "cache", str(model), frames=3, size="32", count=2)
+    source = CacheSource(CacheConfig(path=tmp_path / "cache", split="all"))
+    assert len(source) == 2 and all(source[i].caption and source[i].label is not None for i in range(2))
+
+
+def test_what_encode_refuses(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--autoencoder"):
+        encode(str(folder), tmp_path / "cache")
+    with pytest.raises(InputError, match="--count is for the toy world"):
+        data_config(str(folder), None, None, None, 3, [])
+    with pytest.raises(InputError, match="unknown key 'strid'"):
+        data_config(str(folder), None, None, None, None, ["data.strid=3"])
+
+
+@pytest.mark.parametrize("text", ["a", "3x", "1x2x3", "0"])
+def test_sizes_and_ratios_that_mean_nothing(text: str) -> None:
+    with pytest.raises(InputError, match="expected"):
+        parse_size(text)
+    with pytest.raises(InputError, match="expected"):
+        parse_ratio(text)
+
+
+def test_sizes_and_ratios() -> None:
+    assert parse_size("96x160") == (96, 160) and parse_size("64") == 64 and parse_size(None) is None
+    assert (parse_ratio("4x8").temporal_ratio, parse_ratio("4x8").spatial_ratio) == (4, 8)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinolab.data.clips import Verdict, heldout_hashes, summarise
+from kinolab.data.windows import cut, is_regular, picture_notes, scene_stretches, timeline
+
+
+def test_totals_and_reasons() -> None:
+    verdicts = [
+        Verdict("a", 3),
+        Verdict("b", 2, "heldout", dropped=("1 frame that fills no window",)),
+        Verdict("c", 0, dropped=("the file is empty (0 bytes)",)),
+        Verdict("d", 0, dropped=("the file is empty (0 bytes)", "more")),
+    ]
+    found = summarise(verdicts)
+    assert (found.files, found.used, found.windows, found.train, found.heldout) == (4, 2, 5, 3, 2)
+    assert found.reasons == {"the file is empty (0 bytes)": 2}
+
+
+@given(st.sets(st.text(min_size=1), min_size=2, max_size=60), st.floats(0.01, 0.99))
+def test_the_held_out_share_is_never_empty_nor_everything(hashes: set[str], fraction: float) -> None:
+    held = heldout_hashes(hashes, fraction)
+    assert 0 < len(held) < len(hashes) and held <= hashes
+
+
+def test_the_held_out_share_is_about_the_fraction_and_grows_with_it() -> None:
+    hashes = [str(i) for i in range(4000)]
+    held = [heldout_hashes(hashes, f) for f in (0.05, 0.1, 0.5)]
+    assert [len(h) / 4000 for h in held] == pytest.approx([0.05, 0.1, 0.5], abs=0.02)
+    assert held[0] < held[1] < held[2] and not heldout_hashes(hashes, 0.0)
+
+
+@given(
+    st.lists(st.floats(0.004, 0.5), min_size=1, max_size=40),
+    st.floats(1, 120),
+    st.integers(1, 8),
+    st.integers(1, 8),
+)
+def test_windows_of_any_clip_are_ordered_stored_frames(gaps: list[float], fps: float, frames: int, stride: int) -> None:
+    times = np.concatenate([[0.0], np.cumsum(gaps)])
+    line = timeline(times, fps)
+    assert line.index[0] == 0 and np.all(np.diff(line.index) >= 0) and line.index[-1] < len(times)
+    windows, left = cut(line, frames, stride)
+    assert all(len(w) == frames for w in windows)
+    assert len(windows) == max(0, (len(line.index) - frames) // stride + 1)
+    assert 0 <= left + max(0, stride - frames) and (left < max(frames, stride) or not windows)
+    if is_regular(times) and len(times) > 2:
+        moments = times[0] + np.arange(len(line.index)) / line.fps
+        assert np.all(times[line.index] <= moments + 0.02 * times[-1] + 0.003)
+
+
+def test_rounded_time_stamps_do_not_repeat_frames() -> None:
+    times = np.round(np.arange(60) / 30, 3)
+    assert timeline(times, 15.0).index.tolist() == list(range(0, 60, 2))
+    assert timeline(times, 30.0).index.tolist() == list(range(60))
+
+
+def test_scenes_are_cut_apart() -> None:
+    assert scene_stretches((), 10) == [(0, 10)]
+    assert scene_stretches((0, 4, 4, 12), 10) == [(0, 4), (4, 10)]
+    line = timeline(np.arange(10) / 10, None, 4, 10)
+    assert line.index.tolist() == [4, 5, 6, 7, 8, 9] and line.fps == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("stored", "size", "resize", "expected"),
+    [
+        ((720, 1280), (256, 256), "crop", ["crop loses 44% of the picture"]),
+        ((720, 1280), (256, 256), "pad", ["44% of the window is padding"]),
+        ((720, 1280), (256, 256), "stretch", ["stretched by 1.8"]),
+        ((256, 256), (256, 256), "crop", []),
+        ((480, 512), (256, 256), "crop", []),
+        ((144, 176), (288, 352), "crop", ["176x144 enlarged 2 times"]),
+    ],
+)
+def test_what_the_picture_loses(
+    stored: tuple[int, int], size: tuple[int, int], resize: str, expected: list[str]
+) -> None:
+    assert picture_notes(stored, size, resize) == expected  # type: ignore[arg-type]

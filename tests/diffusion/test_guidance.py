@@ -1,0 +1,136 @@
+"""Classifier-free guidance: the formula, the interval (whose outside costs nothing), rescaling, learned variances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kinolab.denoisers.base import Conditions
+from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.diffusion.guidance import combine, guided
+from kinolab.errors import InputError
+
+LABELS = Conditions(label=torch.tensor([1, 2]))
+
+
+class Counting:
+    """Gives its label, or -1 without one, in the first half of its channels; counts the samples it has seen."""
+
+    def __init__(self, variance: bool = False) -> None:
+        self.variance, self.batches = variance, []  # type: ignore[var-annotated]
+
+    def __call__(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        assert conditions.label is not None and t.shape == z.shape[:1]
+        self.batches.append((float(t[0]), z.shape[0]))
+        value = conditions.label.float()
+        if conditions.null is not None:
+            value = torch.where(conditions.null, -1.0, value)
+        out = value.reshape(-1, 1, 1, 1, 1).expand_as(z) + 0.0 * z
+        return torch.cat([out, 10.0 * out], 1) if self.variance else out
+
+
+def predict(config: GuidanceConfig, denoiser: Any, t: float = 500.0, conditions: Conditions = LABELS) -> Tensor:
+    z = torch.zeros(2, 4, 1, 2, 2)
+    return guided(denoiser, conditions, config, channels=4, fraction=lambda t: t / 1000)(z, t)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("scale", [0.0, 2.0, 7.5])
+def test_formula(batched: bool, scale: float) -> None:
+    denoiser = Counting()
+    out = predict(GuidanceConfig(scale=scale, batched=batched), denoiser)
+    for row, label in enumerate((1.0, 2.0)):
+        torch.testing.assert_close(out[row], torch.full_like(out[row], -1.0 + scale * (label + 1.0)))
+    assert [b for _, b in denoiser.batches] == ([4] if batched else [2, 2])
+
+
+def test_dropped_rows_stay_unconditional() -> None:
+    conditions = LABELS.with_null(torch.tensor([True, False]))
+    out = predict(GuidanceConfig(scale=3.0), Counting(), conditions=conditions)
+    assert float(out[0].mean()) == -1.0 and float(out[1].mean()) == -1.0 + 3.0 * 3.0
+
+
+def test_scale_one_costs_one_call() -> None:
+    denoiser = Counting()
+    out = predict(GuidanceConfig(), denoiser)
+    assert denoiser.batches == [(500.0, 2)]
+    assert out[:, 0, 0, 0, 0].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "flow"])
+def test_outside_the_interval_the_unconditional_branch_is_not_run(schedule: str) -> None:
+    prediction = "flow" if schedule == "flow" else "noise"
+    diffusion = Diffusion(DiffusionConfig.model_validate({"schedule": schedule, "prediction": prediction}))
+    denoiser = Counting()
+    diffusion.sample(
+        denoiser,
+        (2, 4, 1, 2, 2),
+        LABELS,
+        sampler=SamplerConfig(name="ddim", steps=10, spacing="trailing"),
+        guidance=GuidanceConfig(scale=3.0, interval=(0.3, 0.8)),
+    )
+    for t, batch in denoiser.batches:
+        inside = diffusion.path.fraction(t) + 1e-6 >= 0.3 and diffusion.path.fraction(t) - 1e-6 <= 0.8
+        assert batch == (4 if inside else 2), t
+    sizes = [batch for _, batch in denoiser.batches]
+    assert len(sizes) == 10 and 5 <= sizes.count(4) <= 6
+
+
+def test_only_the_prediction_is_guided_and_the_variance_is_the_conditional_one() -> None:
+    for batched in (True, False):
+        out = predict(GuidanceConfig(scale=4.0, batched=batched), Counting(variance=True))
+        assert out.shape[1] == 8
+        assert out[:, 0, 0, 0, 0].tolist() == [-1.0 + 4.0 * 2.0, -1.0 + 4.0 * 3.0]
+        assert out[:, 4, 0, 0, 0].tolist() == [10.0, 20.0]
+
+
+def test_rescaling_sets_the_deviation_back() -> None:
+    conditional, unconditional = torch.randn(2, 3, 4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    unconditional = 0.5 * unconditional
+    dims = (1, 2, 3, 4)
+    plain = combine(conditional, unconditional, GuidanceConfig(scale=6.0))
+    full = combine(conditional, unconditional, GuidanceConfig(scale=6.0, rescale=1.0))
+    part = combine(conditional, unconditional, GuidanceConfig(scale=6.0, rescale=0.7))
+    assert (plain.std(dims) > 3 * conditional.std(dims)).all()
+    torch.testing.assert_close(full.std(dims), conditional.std(dims))
+    torch.testing.assert_close(part, 0.7 * full + 0.3 * plain)
+
+
+def test_guidance_shifts_a_gaussian_as_its_closed_form_says() -> None:
+    """Targets N(m, 1) and N(0, 1) on rectified flow: guidance by w is the exact flow of N(w m, 1)."""
+    diffusion = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))
+
+    def denoiser(z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        assert conditions.label is not None
+        mean = conditions.label.double()
+        if conditions.null is not None:
+            mean = torch.where(conditions.null, 0.0, mean)
+        mean = mean.reshape(-1, 1, 1, 1, 1)
+        alpha, sigma = diffusion.path.scalars(float(t[0]))
+        x = mean + alpha / (alpha**2 + sigma**2) * (z - alpha * mean)
+        return (z - x) / sigma
+
+    noise = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = diffusion.sample(
+        denoiser,
+        noise,
+        LABELS,
+        sampler=SamplerConfig(name="heun", steps=100),
+        guidance=GuidanceConfig(scale=2.5),
+    )
+    means = 2.5 * torch.tensor([1.0, 2.0]).double().reshape(2, 1, 1, 1, 1)
+    torch.testing.assert_close(z, noise + means, rtol=0, atol=2e-3)
+
+
+def test_nothing_to_guide_towards_is_an_error() -> None:
+    with pytest.raises(InputError, match="needs a label or a text"):
+        predict(GuidanceConfig(scale=2.0), Counting(), conditions=Conditions())
+
+
+@pytest.mark.parametrize("interval", [(0.8, 0.2), (-0.1, 0.5), (0.0, 1.5)])
+def test_bad_intervals_are_refused(interval: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
+        GuidanceConfig(interval=interval)
