@@ -163,17 +163,15 @@ class OdVae(ScaledLatents, Autoencoder):
                 not 1 + r*k (what could be encoded has been given by then).
         """
         self._check_streams("encode_tiled")
-        stream, frames, shape = Stream(), 0, None
-        for chunk in chunks:
-            if chunk.ndim != 5 or chunk.shape[2] == 0 or shape not in (None, _without_time(chunk)):
-                raise InputError(f"expected chunks (B, 3, t, H, W) like the first, {shape}, got {tuple(chunk.shape)}")
+        stream, frames = Stream(), 0
+        for chunk in _alike(chunks):
             self.check_video(chunk[:, :, :1])
-            shape, frames = _without_time(chunk), frames + chunk.shape[2]
+            frames += chunk.shape[2]
             posterior = self._encode(chunk, stream)
             if posterior.mean.shape[2]:
                 yield posterior
-        if shape is not None:
-            self.spec.check(frames, *shape[2:])
+        if frames:
+            self.spec.check(frames, self.spec.spatial_ratio, self.spec.spatial_ratio)
 
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Video of consecutive chunks of latents (B, C', t', H', W'); equal to `decode` of them joined.
@@ -185,12 +183,9 @@ class OdVae(ScaledLatents, Autoencoder):
             InputError: if `norm` is "clip", and for chunks of wrong shape.
         """
         self._check_streams("decode_tiled")
-        stream, shape, waiting = Stream(), None, None
-        for chunk in chunks:
-            if chunk.ndim != 5 or chunk.shape[2] == 0 or shape not in (None, _without_time(chunk)):
-                raise InputError(f"expected chunks (B, C, t, H, W) like the first, {shape}, got {tuple(chunk.shape)}")
+        stream, waiting = Stream(), None
+        for chunk in _alike(chunks):
             self.check_latents(chunk)
-            shape = _without_time(chunk)
             if self.config.upsampling == "nearest":
                 yield self._decode(chunk, stream)
                 continue
@@ -413,8 +408,17 @@ def _conv(width_in: int, width: int, *, flat: bool) -> FrameConv2d | CausalConv3
     return FrameConv2d(width_in, width, 3, padding=1) if flat else CausalConv3d(width_in, width, padding=(1, 1))
 
 
-def _without_time(chunk: Tensor) -> tuple[int, ...]:
-    return (*chunk.shape[:2], *chunk.shape[3:])
+def _alike(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The chunks, each checked to have frames and, but for their number, the shape of the first one."""
+    first: tuple[int, ...] | None = None
+    for chunk in chunks:
+        shape = tuple(chunk.shape)
+        if len(shape) != 5 or shape[2] == 0:
+            raise InputError(f"expected chunks (B, C, t, H, W) of at least one frame, got {shape}")
+        first = first or shape
+        if shape[:2] + shape[3:] != first[:2] + first[3:]:
+            raise InputError(f"expected chunks that differ in their frames only; the first was {first}, then {shape}")
+        yield chunk
 
 
 def _groups(x: Tensor, step: int) -> list[Tensor]:

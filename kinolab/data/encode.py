@@ -298,7 +298,7 @@ class _ShardEncoder:
         if not items:
             return None, failed
         name = hashlib.sha256("".join(item.key for item in items).encode()).hexdigest()[:24] + ".safetensors"
-        _write_shard(out / "shards" / name, {key: torch.cat(value) for key, value in parts.items()})
+        _write_shard(out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()})
         return ShardEntry(name, tuple(items)), failed
 
     @torch.no_grad()

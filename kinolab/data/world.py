@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from kinolab.config import Config
-from kinolab.data.world_motion import GENERATOR_MARGIN, direction_holds, motion_holds
-from kinolab.data.world_request import (
+from kinolab.world.motion import GENERATOR_MARGIN, direction_holds, motion_holds
+from kinolab.world.request import (
     CLASSES,
     COLOURS,
     SCENARIO_COUNTS,

@@ -5,19 +5,35 @@ To add one: a file here with a config (its `kind` is the table's key) and a clas
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
+from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 
-DENOISERS: dict[str, type[Latte]] = {"latte": Latte}
+DENOISERS: dict[str, type[Latte] | type[DiT]] = {"latte": Latte, "dit": DiT}
 """Name (a config's `kind`) -> class."""
 
-DenoiserConfig = LatteConfig
+DenoiserConfig = Annotated[LatteConfig | DiTConfig, Field(discriminator="kind")]
 """The config of any denoiser, told apart by `kind`."""
 
 
-def build(config: DenoiserConfig) -> Denoiser:
+def build(config: LatteConfig | DiTConfig) -> Denoiser:
     """A freshly initialised denoiser for its config."""
-    return DENOISERS[config.kind](config)
+    return DENOISERS[config.kind](config)  # type: ignore[arg-type]
 
 
-__all__ = ["DENOISERS", "Conditions", "Denoiser", "DenoiserConfig", "DenoiserSpec", "Latte", "LatteConfig", "build"]
+__all__ = [
+    "DENOISERS",
+    "Conditions",
+    "Denoiser",
+    "DenoiserConfig",
+    "DenoiserSpec",
+    "DiT",
+    "DiTConfig",
+    "Latte",
+    "LatteConfig",
+    "build",
+]

@@ -1,7 +1,8 @@
 """Latte: Latent Diffusion Transformer for Video Generation (Ma et al., 2024, arXiv:2401.03048).
 
 Latents are cut into tokens that keep their two axes, time and space, apart from first to last; attention runs along
-one axis at a time. Parameter names follow the public checkpoints.
+one axis at a time. Parameter names follow the public checkpoints. All four variants of the paper stand side by side
+here, which makes the file longer than most.
 
 Shapes: B batch, C channels, T frames (after tubelets), S tokens per frame, D width. Tokens are (B, T, S, D),
 conditions (B, 1 or T, D).
@@ -50,7 +51,7 @@ class LatteConfig(Config):
 
     kind: Literal["latte"] = "latte"
     size: Literal["S", "B", "L", "XL"] | None = None
-    """Preset of the paper's table 1; explicit values of hidden_size, depth and num_heads win over it."""
+    """Preset of the paper; explicit values of hidden_size, depth and num_heads win over it."""
     hidden_size: int = Field(384, ge=4)
     """Width D of the tokens, a multiple of 4 and of num_heads."""
     depth: int = Field(12, ge=1)
@@ -170,8 +171,8 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     q, k, v = attention.project(x)
     q_s, k_s, v_s = (a[..., :half, :].flatten(0, 1) for a in (q, k, v))
     q_t, k_t, v_t = (a[:, : T - images, :, half:].transpose(1, 2).flatten(0, 1) for a in (q, k, v))
-    within = attend(q_s, k_s, v_s).view(B, T, S, -1)
-    over = attend(q_t, k_t, v_t, context.rotary).view(B, S, T - images, -1).transpose(1, 2)
+    within = attend(q_s, k_s, v_s).unflatten(0, (B, T))
+    over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)
     if images:
         over = torch.cat([over, v[:, T - images :, :, half:].flatten(-2)], dim=1)
     return attention.proj(torch.cat([within, over], dim=-1))
@@ -225,7 +226,7 @@ class LatteBlock(nn.Module):
         return self.adaLN_modulation(c) if hasattr(self, "adaLN_modulation") else None
 
     def forward(self, x: Tensor, c: Tensor, shared: Tensor | None, context: Context) -> Tensor:
-        """Tokens x (B, T, S, D); c, shared: see `modulate` -> (B, T, S, D). Temporal blocks leave single images alone."""
+        """Tokens x (B, T, S, D) -> (B, T, S, D); c and shared as in `modulate`. Temporal blocks pass single images."""
         m = self.modulate(c, shared)
         if self.role == "temporal" and context.image_frames:
             video, images = split_frames(x, context.image_frames)
@@ -321,7 +322,8 @@ class Latte(Denoiser):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.hidden_size, -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
+        if self.x_embedder.proj.bias is not None:
+            nn.init.zeros_(self.x_embedder.proj.bias)
         for name in ("t_embedder", "y_embedder", "pooled_embedder"):
             for parameter in getattr(self, name).parameters() if hasattr(self, name) else ():
                 if parameter.ndim == 2:

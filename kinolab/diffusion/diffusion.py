@@ -21,10 +21,7 @@ from kinolab.diffusion.guidance import Conditions, DenoiserLike, GuidanceConfig,
 from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas
 from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, Denoised, SamplerConfig
 from kinolab.errors import InputError
-
-
-class NonFiniteError(InputError, FloatingPointError):
-    """The denoiser gave NaN or infinity; the message names the step and what to try."""
+from kinolab.layers.precision import NonFiniteError
 
 
 class DiffusionConfig(Config):

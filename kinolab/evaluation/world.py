@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from kinolab import __version__, video
+from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import EVENT_SECONDS, WorldClip, WorldConfig, make_clip
-from kinolab.data.world_motion import direction_holds, motion_holds
-from kinolab.data.world_request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
+from kinolab.world.motion import direction_holds, motion_holds
+from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.generate import model_hash
@@ -31,7 +32,7 @@ from kinolab.layers.precision import autocast, resolve
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.metrics.world import WorldReading, check, read_world, roughness
-from kinolab.model import Request, VideoModel
+from kinolab.model import ModelConfig, Request, VideoModel
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +72,7 @@ class Share:
         if not self.count:
             return "-"
         low, high = self.interval
-        return f"{self.value:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+        return f"{100 * self.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,16 @@ class WorldReport:
 
     def table(self) -> Table:
         """One row per check: the generated clips, the autoencoder's, and the true ones."""
-        from rich.table import Table
-
-        title = f"{self.protocol['count']} held-out requests ({self.protocol['asked_with']}), share passed (95% interval)"
-        table = Table("check", "asked", *SUBJECTS, title=title, title_justify="left")
+        asked_with = self.protocol["asked_with"]
+        table = _table(
+            f"{self.protocol['count']} held-out requests by {asked_with}: % of clips that pass (95% interval)"
+        )
+        for heading in ("check", "asked", *SUBJECTS):
+            table.add_column(heading, justify="left" if heading == "check" else "right")
         columns = [self.shares(subject) for subject in SUBJECTS]
         for name in (*CHECKS, "all"):
-            asked = columns[0][name].count
-            if asked:
-                table.add_row(name, str(asked), *(str(c[name]) for c in columns), end_section=name == "identity")
+            if asked := columns[0][name].count:
+                table.add_row(name, str(asked), *(str(c[name]) for c in columns), style="bold" if name == "all" else "")
         table.add_row("physics", "", *(_number(self.physics(s)) for s in SUBJECTS))
         table.add_row("PSNR (dB)", "", "", f"{self.psnr.value:.2f}", "")
         table.add_row("SSIM", "", "", f"{self.ssim.value:.4f}", "")
@@ -164,15 +166,14 @@ class WorldReport:
 
     def scenario_table(self) -> Table:
         """The generated clips' shares, one row per scenario."""
-        from rich.table import Table
-
         names = [name for name, share in self.shares().items() if share.count]
-        table = Table("scenario", "clips", *names, "physics", title="generated, by scenario", title_justify="left")
+        table = _table("generated, by scenario: % of clips that pass")
+        for heading in ("scenario", "clips", *names):
+            table.add_column(heading, justify="left" if heading == "scenario" else "right")
         for scenario in self.scenarios:
             shares = self.shares("generated", scenario)
-            values = [f"{shares[n].value:.0%}" if shares[n].count else "-" for n in names]
-            physics = _number(self.physics("generated", scenario))
-            table.add_row(scenario, str(shares["all"].count), *values, physics)
+            values = [f"{100 * shares[n].value:.0f}" if shares[n].count else "-" for n in names]
+            table.add_row(scenario, str(shares["all"].count), *values)
         return table
 
 
@@ -205,44 +206,44 @@ def evaluate_world(
     """
     if count < 1 or batch < 1:
         raise InputError(f"expected a count and a batch of at least 1, got {count} and {batch}")
-    world, notes = matching_world(model)
+    world, notes = matching_world(model.config, model.autoencoder.spec)
     source = WorldSource(WorldSourceConfig(world=world, heldout_count=count, split="heldout"), model.autoencoder.spec)
-    notes += source.notes()
     asks, said = what_to_ask(model, label)
     sampler, guidance = sampler or model.config.sampler, guidance or model.config.guidance
     if asks == "nothing" and guidance.active:
         guidance, said = GuidanceConfig(), [*said, "guidance is off: there is nothing to guide towards"]
-    protocol = _protocol(model, name, source, asks, sampler, guidance, count, batch, seed)
+    protocol = _protocol(model, name, source, asks, sampler, guidance, batch, seed)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
     for start in range(0, count, batch):
         numbers = range(start, min(start + batch, count))
         clips = [make_clip(source.world, source.seed(i)) for i in numbers]
-        requests = [_request(model, asks, clip, seed + i, source.frames) for i, clip in zip(numbers, clips, strict=True)]
+        requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
+        callback = _steps(progress, numbers, count)
         began = time.perf_counter()
-        latents = model.sample_latents(requests, sampler=sampler, guidance=guidance, callback=_steps(progress, numbers, count))
+        latents = model.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback)
         generated = video.to_uint8(model.decode(latents))
         seconds += time.perf_counter() - began
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
         rebuilt = autoencode(model, original)
         psnr.update(original, rebuilt)
         ssim.update(original, rebuilt)
-        decoded = video.to_uint8(rebuilt)
-        for k, i in enumerate(numbers):
-            shown = {"generated": generated[k], "reconstructed": decoded[k], "true": clips[k].frames}
-            results += [_judge(s, frames, clips[k], source.seed(i), seed + i, asks) for s, frames in shown.items()]
+        for i, clip, made, decoded in zip(numbers, clips, generated, video.to_uint8(rebuilt), strict=True):
+            for subject, frames in zip(SUBJECTS, (made, decoded, clip.frames), strict=True):
+                results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
         if progress is not None:
             progress(numbers.stop, count)
-    return WorldReport(protocol, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes + said))
+    notes = [*notes, *source.notes(), *said]
+    return WorldReport(protocol, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
 
 
-def matching_world(model: VideoModel) -> tuple[WorldConfig, list[str]]:
-    """The toy world at the model's size, length and rate, and what had to differ."""
-    height, width = model.config.size
-    ratio = model.autoencoder.spec.spatial_ratio
+def matching_world(config: ModelConfig, spec: AutoencoderSpec) -> tuple[WorldConfig, list[str]]:
+    """The toy world at a model's size, length and rate, and what had to differ."""
+    height, width = config.size
+    ratio = spec.spatial_ratio
     side = max(32, min(height, width, 256))
     side = side // ratio * ratio if side // ratio * ratio >= 32 else -(-32 // ratio) * ratio
-    world = WorldConfig(size=side, frames=model.config.frames, fps=model.config.fps)
+    world = WorldConfig(size=side, frames=config.frames, fps=config.fps)
     notes = []
     if (height, width) != (side, side):
         notes.append(f"the model makes {width}x{height}; the true clips are {side}x{side}")
@@ -271,7 +272,7 @@ def judge(request: WorldRequest, reading: WorldReading, asks: Asks, scenario: st
     """
     if asks in ("prompt", "prompt and label"):
         result = check(request, reading)
-        asked = {name: True for name in CHECKS}
+        asked = dict.fromkeys(CHECKS, True)
         asked |= {"direction": request.direction is not None, "motion": request.scenario is not None}
         return {name: getattr(result, name) if asked[name] else None for name in CHECKS}
     checks: dict[str, bool | None] = dict.fromkeys(CHECKS, None)
@@ -321,10 +322,10 @@ def _protocol(
     asks: Asks,
     sampler: SamplerConfig,
     guidance: GuidanceConfig,
-    count: int,
     batch: int,
     seed: int,
 ) -> dict[str, Any]:
+    count = len(source)
     return {
         "kinolab": __version__,
         "torch": torch.__version__,
@@ -348,6 +349,15 @@ def _protocol(
         "interval": "Wilson, 95%",
         "reconstruction": "posterior mean of the true clips; PSNR and SSIM are means over their frames",
     }
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -58,15 +58,16 @@ class CausalConv3d(nn.Module):
         padding: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
+        assert stride[0] <= kernel[0], (
+            "a stride in time beyond the kernel would skip frames that a stream can't know of"
+        )
         self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride=stride, padding=(0, *padding))
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """(B, C, T, H, W) -> (B, C', T', H', W'); a chunk of a stream may give no frame (T' = 0)."""
         conv = self.conv
-        if conv.kernel_size[0] == 1 and conv.stride[0] == 1:
-            return conv(x)
-        if stream is None and x.shape[2] == 1:
-            return self._one_frame(x)
+        if (conv.kernel_size[0] == 1 and conv.stride[0] == 1) or (stream is None and x.shape[2] == 1):
+            return self._frame_by_frame(x)
         x = prepend_past(self, x, conv.kernel_size[0] - 1, stream)
         if stream is None:
             return conv(x)
@@ -76,16 +77,16 @@ class CausalConv3d(nn.Module):
             return x.new_empty(x.shape[0], conv.out_channels, 0, *x.shape[3:])
         return conv(x)
 
-    def _one_frame(self, x: Tensor) -> Tensor:
-        """An image: all taps in time see the same frame, so that their sum is a 2D kernel."""
+    def _frame_by_frame(self, x: Tensor) -> Tensor:
+        """As a 2D convolution, which is faster: for one tap in time, and for an image, which every tap sees alike."""
         conv = self.conv
-        y = F.conv2d(x.squeeze(2), conv.weight.sum(2), conv.bias, conv.stride[1:], conv.padding[1:])
-        return y.unsqueeze(2)
+        stride, padding = conv.stride[1:], conv.padding[1:]
+        y = F.conv2d(fold_frames(x), conv.weight.sum(2), conv.bias, stride, padding)
+        return unfold_frames(y, x.shape[0])
 
 
 def prepend_past(layer: nn.Module, x: Tensor, frames: int, stream: Stream | None) -> Tensor:
     """Put what `layer` kept in front of the chunk `x`; at the start of a clip, `frames` copies of the first frame."""
     past = None if stream is None else stream.get(layer)
-    if past is None:
-        past = x[:, :, :1].expand(-1, -1, frames, -1, -1)
-    return torch.cat([past, x], dim=2)
+    # Not `expand`: joining with it loses the memory order.
+    return torch.cat([x[:, :, :1]] * frames + [x] if past is None else [past, x], dim=2)

@@ -44,7 +44,7 @@ class TimePool(nn.Module):
             stream.keep(self, x[:, :, 2 * outputs :])
             if outputs == 0:
                 return x[:, :, :0]
-        return F.avg_pool3d(x, (3, 1, 1), stride=(2, 1, 1))
+        return (x[:, :, 0:-2:2] + x[:, :, 1:-1:2] + x[:, :, 2::2]) / 3
 
 
 class Upsample(nn.Module):
@@ -90,7 +90,8 @@ class SpaceTimeUpsample(nn.Module):
         x = prepend_past(self, x, 1, stream)
         if stream is not None:
             stream.keep(self, x[:, :, -1:])
-        return double_space_time(x, conv.weight, conv.bias, first=first)
+        y = double_space_time(x, conv.weight, conv.bias)
+        return y[:, :, 1:] if first else y
 
 
 class TimeUpsample(nn.Module):

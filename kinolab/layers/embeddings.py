@@ -31,7 +31,7 @@ def spread_positions(count: int, trained: int) -> Tensor:
 
     Equal counts give 0, 1, 2, ...; others are scaled by trained / count (linear position interpolation).
     """
-    return torch.arange(count, dtype=torch.float64) * (trained / count)
+    return torch.arange(count, dtype=torch.float64) * (trained / max(count, 1))
 
 
 def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinolab.data.world_motion import direction_holds, motion_holds, moves
-from kinolab.data.world_request import COLOURS, DIRECTIONS, WorldRequest
+from kinolab.world.motion import direction_holds, motion_holds, moves
+from kinolab.world.request import COLOURS, DIRECTIONS, WorldRequest
 from kinolab.errors import InputError
 
 # Orthonormal axes of the plane of chroma, perpendicular to grey.

@@ -16,7 +16,7 @@ from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.model import save_autoencoder
 from kinolab.training.autoencoder_loss import AutoencoderLoss
-from kinolab.training.batches import MicroBatch, micro_batches
+from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import World, full_state
 from kinolab.training.randomness import generators, normal
 from kinolab.training.recipe import AutoencoderRecipe
@@ -116,11 +116,15 @@ class AutoencoderJob:
         return loss * share
 
     def _heldout_batches(self, count: int) -> Iterator[Tensor]:
-        count = min(count, len(self.heldout))
         size = self.recipe.training.micro_batch or self.recipe.training.batch_size
-        for first in range(0, count, size):
-            examples = [self.heldout[i] for i in range(first, min(first + size, count))]
-            yield torch.stack([e.video for e in examples]).to(self.device)
+        groups: dict[int, list[Tensor]] = {}
+        for example in (self.heldout[i] for i in spread(len(self.heldout), count)):
+            group = groups.setdefault(example.video.shape[1], [])
+            group.append(example.video)
+            if len(group) == size:
+                yield torch.stack(groups.pop(example.video.shape[1])).to(self.device)
+        for group in groups.values():
+            yield torch.stack(group).to(self.device)
 
     def evaluate(self, world: World) -> dict[str, float]:
         """PSNR (dB) and SSIM of the posterior's mean on held-out clips."""

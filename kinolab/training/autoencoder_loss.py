@@ -48,6 +48,9 @@ class AutoencoderLossConfig(Config):
 
     reconstruction: Literal["l1", "l2", "huber"] = "l1"
     """Distance of pixel values, averaged over all of them: absolute, squared, or Huber's mixture of the two."""
+    squared_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean squared error that is added to it: few but large errors, such as the wrong colour of a small
+    object, then count more than many small ones."""
     huber_delta: float = Field(default=0.1, gt=0)
     """Where Huber's loss turns from d^2 / (2 delta) to |d| - delta / 2 (in pixel units of [-1, 1])."""
     kl_weight: float = Field(default=1e-6, ge=0)
@@ -100,6 +103,8 @@ class AutoencoderLoss(nn.Module):
         _check(video, reconstruction)
         c = self.config
         error = self._reconstruction_error(video, reconstruction)
+        if c.squared_weight:
+            error = error + c.squared_weight * F.mse_loss(reconstruction.float(), video.float())
         # in float32: near the prior the terms of the KL cancel, and bfloat16 would leave nothing of them
         kl = Posterior(posterior.mean.float(), posterior.logvar.float()).kl().mean() / video[0].numel()
         parts = {"reconstruction": error, "kl": kl}

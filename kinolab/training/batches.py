@@ -34,6 +34,12 @@ def micro_positions(config: TrainingConfig, world: World) -> list[list[int]]:
     return [list(range(first + k, first + k + size)) for k in range(0, local, size)]
 
 
+def spread(length: int, count: int) -> list[int]:
+    """`count` indices of range(length), evenly spaced: neighbours often come from one file."""
+    count = min(count, length)
+    return [k * length // count for k in range(count)]
+
+
 class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
     """Item k is all that this process needs in step first_step + k."""
 

@@ -19,7 +19,7 @@ from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
-from kinolab.training.batches import MicroBatch, micro_batches
+from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import World, full_state
 from kinolab.training.randomness import generators, normal, sample_seed, uniform
 from kinolab.training.recipe import DenoiserRecipe
@@ -132,11 +132,11 @@ class DenoiserJob:
 
     def evaluate(self, world: World) -> dict[str, float]:
         """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
-        count = min(self.recipe.heldout_clips, len(self.heldout))
+        chosen = spread(len(self.heldout), self.recipe.heldout_clips)
         size = self.recipe.training.micro_batch or self.recipe.training.batch_size
         sums: dict[str, float] = {}
-        for first in range(0, count, size):
-            examples = [self.heldout[i] for i in range(first, min(first + size, count))]
+        for first in range(0, len(chosen), size):
+            examples = [self.heldout[i] for i in chosen[first : first + size]]
             z0, conditions = self.latents(examples), self.conditions(examples)
             generator = torch.Generator().manual_seed(sample_seed(self.recipe.training.seed, "heldout", first))
             with autocast(self.recipe.training.precision, self.device):
@@ -145,7 +145,7 @@ class DenoiserJob:
                 )
             for time, value in losses.items():
                 key = f"loss_at_{time:g}"
-                sums[key] = sums.get(key, 0.0) + float(value) * len(examples) / count
+                sums[key] = sums.get(key, 0.0) + float(value) * len(examples) / len(chosen)
         return {**sums, "loss": sum(sums.values()) / len(sums)}
 
     def model(self) -> VideoModel:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class Ema:
@@ -30,8 +31,12 @@ class Ema:
     def update(self, updates: int) -> None:
         """Move the averages towards the weights; `updates` counts the updates before this one."""
         d = min(self.decay, (1 + updates) / (10 + updates))
-        names, values = zip(*self._tracked(), strict=True)
-        torch._foreach_lerp_([self.shadow[n] for n in names], list(values), 1.0 - d)
+        tracked = list(self._tracked())
+        for sharded in (False, True):  # torch's fused loops don't take both kinds at once
+            pairs = [(self.shadow[n], v) for n, v in tracked if isinstance(v, DTensor) == sharded]
+            if pairs:
+                averages, values = zip(*pairs, strict=True)
+                torch._foreach_lerp_(list(averages), list(values), 1.0 - d)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:

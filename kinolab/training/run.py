@@ -105,21 +105,25 @@ def make_job(config: AutoencoderRecipe | DenoiserRecipe, world: World, say: Call
     """The job of a recipe: its sources, its model with first weights, its losses."""
     if isinstance(config, AutoencoderRecipe):
         autoencoder = first_autoencoder(config)
-        source = data.build(config.data, autoencoder.spec, split="train")
-        heldout = data.build(config.data, autoencoder.spec, split="heldout")
-        _say_data(source, heldout, say)
-        return AutoencoderJob(config, autoencoder, source, heldout)
+        return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
     autoencoder = load_autoencoder(config.autoencoder)
+    return DenoiserJob(config, autoencoder, *_sources(config, autoencoder, say))
+
+
+def _sources(
+    config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, say: Callable[[str], None]
+) -> tuple[Any, Any]:
+    """The windows to train on, and the held-out ones; a folder with one clip is measured on what it trains on."""
     source = data.build(config.data, autoencoder.spec, split="train")
-    heldout = data.build(config.data, autoencoder.spec, split="heldout")
-    _say_data(source, heldout, say)
-    return DenoiserJob(config, autoencoder, source, heldout)
-
-
-def _say_data(source: Any, heldout: Any, say: Callable[[str], None]) -> None:
     for note in source.notes():
         say(note)
+    try:
+        heldout = data.build(config.data, autoencoder.spec, split="heldout")
+    except InputError as error:
+        say(f"nothing is held out, so the held-out numbers are of training clips: {error}")
+        return source, source
     say(f"data: {len(source)} windows to train on, {len(heldout)} held out")
+    return source, heldout
 
 
 def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:

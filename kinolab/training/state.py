@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from kinolab.errors import InputError
 from kinolab.training.ema import Ema
@@ -36,11 +43,14 @@ class RunState:
     ) -> None:
         self.modules, self.optimizers, self.averages, self.world = modules, optimizers, averages, world
 
-    def _collect(self) -> dict[str, Any]:
+    def _collect(self, started: Collection[str]) -> dict[str, Any]:
+        """What is saved; optimisers only of the parts in `started`, as one that has not stepped has no state yet (and
+        torch would make it one by a step, after which its first real step is its second)."""
         state: dict[str, Any] = {}
         for name, module in self.modules.items():
-            weights, optimizer = get_state_dict(module, self.optimizers[name])
-            state[name] = {"weights": weights, "optimizer": optimizer}
+            state[name] = {"weights": get_model_state_dict(module)}
+            if name in started:
+                state[name]["optimizer"] = get_optimizer_state_dict(module, self.optimizers[name])
         for name, average in self.averages.items():
             state[f"{name}.ema"] = average.shadow
         return state
@@ -53,10 +63,13 @@ class RunState:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         self._barrier()
-        dcp.save(self._collect(), checkpoint_id=beside, no_dist=self.world.size == 1)
+        started = [name for name, optimizer in self.optimizers.items() if optimizer.state]
+        with _alone_is_fine():
+            dcp.save(self._collect(started), checkpoint_id=beside, no_dist=self.world.size == 1)
         self._barrier()
         if self.world.first:
-            (beside / "state.json").write_text(json.dumps({"step": step, "processes": self.world.size}))
+            record = {"step": step, "processes": self.world.size, "optimizers": started}
+            (beside / "state.json").write_text(json.dumps(record))
             shutil.rmtree(final, ignore_errors=True)
             beside.rename(final)
             for old in checkpoints(folder)[:-keep]:
@@ -66,26 +79,33 @@ class RunState:
 
     def load(self, checkpoint: Path) -> int:
         """Load a checkpoint into the modules, optimisers and averages; returns its step."""
-        state = self._collect()
+        record = json.loads((checkpoint / "state.json").read_text())
+        state = self._collect(record["optimizers"])
         try:
-            dcp.load(state, checkpoint_id=checkpoint, no_dist=self.world.size == 1)
+            with _alone_is_fine():
+                dcp.load(state, checkpoint_id=checkpoint, no_dist=self.world.size == 1)
         except (RuntimeError, ValueError, dcp.api.CheckpointException) as error:
             first = str(error).strip().splitlines()[-1]
             raise InputError(f"{checkpoint}: does not fit this recipe's model ({first})") from None
         for name, module in self.modules.items():
-            set_state_dict(
-                module,
-                self.optimizers[name],
-                model_state_dict=state[name]["weights"],
-                optim_state_dict=state[name]["optimizer"],
-            )
+            set_model_state_dict(module, state[name]["weights"])
+            if name in record["optimizers"]:
+                set_optimizer_state_dict(module, self.optimizers[name], state[name]["optimizer"])
         for name, average in self.averages.items():
             average.shadow = state[f"{name}.ema"]
-        return int(json.loads((checkpoint / "state.json").read_text())["step"])
+        return int(record["step"])
 
     def _barrier(self) -> None:
         if self.world.size > 1:
             dist.barrier()
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Without torch's warning that a single process saves or loads by itself, which is what is meant here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = ImageConfig(latent_channels=4, block_out_channels=(32, 32), layers_per_block=1, mid_attention=False)
+    config = ImageConfig(latent_channels=4, block_out_channels=(32, 32), layers_per_block=1, mid_block_attention=False)
     save_autoencoder(ImageAutoencoder(config), tmp_path / "model")
     return tmp_path / "model"
 
@@ -76,11 +76,11 @@ def test_encode_writes_a_cache_and_goes_on(
     folder: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encode(str(folder), tmp_path / "cache", str(model), frames=3, size="32", override=["data.stride=2"])
-    assert "9 windows" in capsys.readouterr().out
+    assert "10 windows" in capsys.readouterr().out
     source = CacheSource(CacheConfig(path=tmp_path / "cache", split="all"))
     assert source[0].latents.shape == (4, 3, 16, 16) and source[0].caption == "noise"
     encode(str(folder), tmp_path / "cache", str(model), frames=3, size="32", override=["data.stride=2"])
-    assert "0 encoded now, 9 there already" in capsys.readouterr().out
+    assert "0 encoded now, 10 there already" in capsys.readouterr().out
 
 
 def test_encode_the_world(model: Path, tmp_path: Path) -> None:
@@ -94,6 +94,8 @@ def test_what_encode_refuses(folder: Path, tmp_path: Path) -> None:
         encode(str(folder), tmp_path / "cache")
     with pytest.raises(InputError, match="--count is for the toy world"):
         data_config(str(folder), None, None, None, 3, [])
+    with pytest.raises(InputError, match="expected a folder of clips, a recipe, or `world`"):
+        data_config(str(tmp_path / "nowhere"), None, None, None, None, [])
     with pytest.raises(InputError, match="unknown key 'strid'"):
         data_config(str(folder), None, None, None, None, ["data.strid=3"])
 

@@ -47,4 +47,5 @@ class MeanAutoencoder(Autoencoder):
         self.encoded += len(video)
         r = self.spec.spatial_ratio
         mean = torch.nn.functional.avg_pool3d(video[:, :, ::2], (1, r, r)) * self.scale
+        mean = mean.transpose(1, 2).contiguous().transpose(1, 2)  # frames outermost in memory, as image models give it
         return Posterior(mean, torch.full_like(mean, -4.0))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_files import MeanAutoencoder, write_numbered
 
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
 from kinolab.data.durable import locked
 from kinolab.errors import InputError
+from tests.data.clip_files import MeanAutoencoder, write_numbered
 
 
 def clips(path: Path, **settings: object) -> FolderSource:
@@ -74,7 +74,7 @@ def test_statistics_are_those_of_all_latents(tmp_path: Path, folder: Path) -> No
 def test_bfloat16_halves_the_cache_and_rounds_once(tmp_path: Path, folder: Path) -> None:
     sizes = {}
     for dtype in ("float32", "bfloat16"):
-        sizes[dtype] = encode_to_cache(clips(folder), MeanAutoencoder(), tmp_path / dtype, dtype=dtype).bytes  # type: ignore[arg-type]
+        sizes[dtype] = encode_to_cache(clips(folder), MeanAutoencoder(), tmp_path / dtype, dtype=dtype).bytes
     exact, rounded = contents(tmp_path / "float32"), contents(tmp_path / "bfloat16")
     assert all(torch.equal(b.latents, a.latents.bfloat16().float()) for a, b in zip(exact, rounded, strict=True))
     assert sizes["bfloat16"] < 0.6 * sizes["float32"]
@@ -105,9 +105,9 @@ def test_encoding_again_encodes_nothing(tmp_path: Path, folder: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from clip_files import MeanAutoencoder
-from test_cache import clips
+sys.path.insert(0, {root!r})
+from tests.data.clip_files import MeanAutoencoder
+from tests.data.test_cache import clips
 from kinolab.data import encode_to_cache
 
 class Slow(MeanAutoencoder):
@@ -122,7 +122,7 @@ encode_to_cache(clips(Path({folder!r})), Slow(), Path({out!r}), batch=1, shard_s
 
 def test_a_killed_encoding_goes_on_and_ends_the_same(tmp_path: Path, folder: Path) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), out=str(out))
+    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(folder), out=str(out))
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
     index = out / "index.jsonl"

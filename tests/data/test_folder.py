@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_files import frame_numbers, numbered_frames, write_numbered
 
 from kinolab import video
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data import FolderConfig, FolderSource, scan
 from kinolab.data.scan import is_frame_folder
 from kinolab.errors import InputError
+from tests.data.clip_files import frame_numbers, numbered_frames, write_numbered
 
 RULE = AutoencoderSpec(latent_channels=4, temporal_ratio=4, spatial_ratio=8, causal=True)
 

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_files import MeanAutoencoder
 
 from kinolab import data, video
 from kinolab.data import CacheConfig, CacheSource, WorldSource, WorldSourceConfig, encode_to_cache
 from kinolab.data.world import WorldConfig, make_clip
 from kinolab.errors import InputError
+from tests.data.clip_files import MeanAutoencoder
 
 SMALL = WorldConfig(size=32, frames=4)
 

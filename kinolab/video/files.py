@@ -141,7 +141,7 @@ def _matroska_length(file: BinaryIO, size: int) -> int:
     position = 4
     for _ in range(2):
         file.seek(position)
-        first = file.read(1)[0]
+        first = int.from_bytes(file.read(1), "big")  # 0, of a width that is none, at the end of the file
         width = 9 - first.bit_length()  # the leading one bit tells how many bytes hold the length
         if width > 8:
             return 0

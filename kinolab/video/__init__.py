@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
-from kinolab._video_files import atomic, cut_short, only_numbered_images
-from kinolab._video_picture import Fit, Resize, Size
-from kinolab._video_sources import Shown, Source, VideoInfo, open_source, rational
-from kinolab._video_write import WRITE_SUFFIXES, checked_frames, encode, write_images
+from kinolab.video.files import atomic, cut_short, numbered_images, only_numbered_images
+from kinolab.video.images import IMAGE_SUFFIXES, Images, Webp
+from kinolab.video.picture import Fit, Resize, Size
+from kinolab.video.sources import Shown, Source, Stream, VideoInfo, rational
+from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def probe(path: Path | str, *, exact: bool = False, image_fps: float = IMAGE_FPS
         InputError: missing, empty, not a video, truncated, no video stream, no frame.
     """
     path = Path(path)
-    with closing(open_source(path, image_fps, threads=1)) as source:
+    with closing(_open(path, image_fps, threads=1)) as source:
         cut = cut_short(path) if path.is_file() else None
         if cut:
             raise InputError(f"{path}: truncated: {cut}")
@@ -104,7 +105,7 @@ def iter_frames(
     """
     path = Path(path)
     _check_range(start, end, every, fps, image_fps)
-    return _iterate(path, start, end, every, fps, Fit(size, resize), image_fps, threads)
+    return _iterate(path, start, end, every, fps, Fit(size, resize, threads), image_fps, threads)
 
 
 def read(
@@ -124,8 +125,8 @@ def read(
     _check_range(start, end, every, fps, image_fps)
     images: list[Any] = []
     times: list[float] = []
-    with closing(open_source(path, image_fps, threads)) as source:
-        for frame in _pick(source, path, start, end, every, fps, Fit(size, resize)):
+    with closing(_open(path, image_fps, threads)) as source:
+        for frame in _pick(source, path, start, end, every, fps, Fit(size, resize, threads)):
             images.append(frame.image)
             times.append(frame.time)
         rate = float(source.rate) if fps is None else fps
@@ -215,6 +216,20 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
     return ((values + 1.0) * 127.5).round_().clamp_(0, 255).to(torch.uint8).movedim(-4, -1).contiguous().numpy()
 
 
+def _open(path: Path, image_fps: float, threads: int) -> Source:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return Images(path, numbered_images(path, IMAGE_SUFFIXES), image_fps)
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes)")
+    if path.suffix.lower() == ".webp":
+        return Webp(path, image_fps)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Images(path, [path], image_fps)
+    return Stream(path, threads)
+
+
 def _iterate(
     path: Path,
     start: float,
@@ -225,7 +240,7 @@ def _iterate(
     image_fps: float,
     threads: int,
 ) -> Iterator[Frame]:
-    with closing(open_source(path, image_fps, threads)) as source:
+    with closing(_open(path, image_fps, threads)) as source:
         yield from _pick(source, path, start, end, every, fps, fit)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
-from kinolab._video_picture import ACCURATE
+from kinolab.video.picture import ACCURATE
 from kinolab.errors import InputError
 
 WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")

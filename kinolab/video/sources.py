@@ -1,4 +1,4 @@
-"""Where frames come from: a stream that libav decodes, an animated webp, numbered images (part of `video.py`)."""
+"""Where frames come from: what a source is, and streams that libav decodes (part of `video.py`)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import av
-from PIL import Image, ImageOps
 
-from kinolab._video_files import cut_short, numbered_images, unreadable, webp_durations
-from kinolab._video_picture import Orientation, rgb_of, shown_size
+from kinolab.video.files import cut_short, unreadable
+from kinolab.video.picture import Orientation, shown_size
 from kinolab.errors import InputError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 # Names of libav's demuxers: without a list it would also take text files and playlists for video.
 _DEMUXERS = "mov,matroska,avi,gif,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,nut,h264,hevc,obu,m4v,yuv4mpegpipe,mxf,rm,dv"
@@ -63,7 +59,7 @@ class Shown:
     load: Callable[[], av.VideoFrame]
 
 
-def _ready(frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
+def ready(frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
     return lambda: frame
 
 
@@ -84,20 +80,6 @@ class Source:
 
     def close(self) -> None:
         """Let go of the file."""
-
-
-def open_source(path: Path, image_fps: float, threads: int) -> Source:
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if path.is_dir():
-        return Images(path, numbered_images(path, IMAGE_SUFFIXES), image_fps)
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty (0 bytes)")
-    if path.suffix.lower() == ".webp":
-        return Webp(path, image_fps)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Images(path, [path], image_fps)
-    return Stream(path, threads)
 
 
 class Stream(Source):
@@ -138,9 +120,13 @@ class Stream(Source):
         covers = [s for s in self.container.streams.video if s.disposition & av.stream.Disposition.attached_pic]
         videos = [s for s in self.container.streams.video if s not in covers and s.codec_context is not None]
         if not videos:
-            kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "nothing"
+            kinds = sorted({stream.type for stream in self.container.streams})
             self.close()
-            raise InputError(f"{self.path}: no video stream, only {'audio with a cover picture' if covers else kinds}")
+            if covers:
+                raise InputError(f"{self.path}: no video stream, only audio with a cover picture")
+            if "video" in kinds:
+                raise InputError(f"{self.path}: its video stream is damaged or in a codec that is not known")
+            raise InputError(f"{self.path}: no video stream, only {', '.join(kinds) or 'an empty container'}")
         self.stream = videos[0]
         self.stream.thread_type = "AUTO"
         self.stream.codec_context.thread_count = self.threads
@@ -198,7 +184,7 @@ class Stream(Source):
         decoding = self._seek(start) if self._worth_seeking(start) else None
         for frame in decoding or chain([self.first], self._decoding):
             time, duration = self._span(frame)
-            yield Shown(time, duration, _ready(frame))
+            yield Shown(time, duration, ready(frame))
 
     def _span(self, frame: av.VideoFrame) -> tuple[float, float]:
         """(time, duration) in seconds; frames without a time are counted at the average rate."""
@@ -314,102 +300,6 @@ class _DisplayOrder:
             first = heapq.heappop(self.pending)
             frame.pts = first if self.context.has_b_frames else frame.pts
         return frame
-
-
-class Images(Source):
-    """Numbered images of one size, or a single one, shown at a given rate."""
-
-    def __init__(self, path: Path, files: list[Path], fps: float) -> None:
-        self.path, self.files, self.rate = path, files, rational(fps, "image_fps")
-        self.size = self._size(files[0])
-        for file in files[1:]:
-            size = self._size(file)
-            if size != self.size:
-                raise InputError(
-                    f"{file}: {size[0]}x{size[1]} pixels, but {files[0].name} has {self.size[0]}x{self.size[1]}"
-                )
-
-    def _size(self, file: Path) -> tuple[int, int]:
-        """(width, height), upright, from the header."""
-        try:
-            with Image.open(file) as image:
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                return image.size[::-1] if turned else image.size
-        except PermissionError:
-            raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            reason = "the file is empty (0 bytes)" if file.stat().st_size == 0 else "not an image that can be read"
-            raise InputError(f"{file}: {reason}") from None
-
-    def info(self, exact: bool) -> VideoInfo:
-        count = len(self.files)
-        suffix = self.files[0].suffix.lower().lstrip(".")
-        self._load(self.files[0])
-        return _image_info(self.path, self.size, count, count / float(self.rate), self.rate, "images", suffix)
-
-    def frames(self, start: float) -> Iterator[Shown]:
-        period = 1 / float(self.rate)
-        for index, file in enumerate(self.files):
-            yield Shown(index / float(self.rate), period, partial(self._load, file))
-
-    def _load(self, file: Path) -> av.VideoFrame:
-        try:
-            with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image)
-                return av.VideoFrame.from_ndarray(rgb_of(upright), "rgb24")
-        except (OSError, ValueError, SyntaxError):
-            raise InputError(f"{file}: a damaged or truncated image") from None
-
-
-class Webp(Source):
-    """A webp file, animated or not: libav cannot decode animations, Pillow can."""
-
-    slack = 0.001  # times are cut to milliseconds
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self.path = path
-        self.durations = webp_durations(path)
-        try:
-            self.image = Image.open(path, formats=["WEBP"])
-        except PermissionError:
-            raise
-        except (OSError, ValueError, SyntaxError):
-            raise InputError(f"{path}: {unreadable(path)}") from None
-        self.durations = self.durations or [1 / fps]
-        count, seconds = len(self.durations), sum(self.durations)
-        whole = round(count / seconds)  # times are rounded to milliseconds, and so would be the rate
-        self.rate = rational(whole if abs(count / max(1, whole) - seconds) <= 0.002 else count / seconds, str(path))
-
-    def close(self) -> None:
-        self.image.close()
-
-    def info(self, exact: bool) -> VideoInfo:
-        next(self.frames(0.0))
-        seconds = sum(self.durations)
-        return _image_info(self.path, self.image.size, len(self.durations), seconds, self.rate, "webp", "webp")
-
-    def frames(self, start: float) -> Iterator[Shown]:
-        time = 0.0
-        for index, duration in enumerate(self.durations):
-            try:
-                self.image.seek(index)
-                frame = av.VideoFrame.from_ndarray(rgb_of(self.image), "rgb24")
-            except (OSError, ValueError, EOFError):
-                reason = cut_short(self.path) or "damaged data"
-                raise InputError(
-                    f"{self.path}: truncated: decoding stopped at {time:.3f} s after {index} frames ({reason})"
-                ) from None
-            yield Shown(time, duration, _ready(frame))
-            time += duration
-
-
-def _image_info(
-    path: Path, size: tuple[int, int], count: int, seconds: float, rate: Fraction, container: str, codec: str
-) -> VideoInfo:
-    width, height = size
-    return VideoInfo(
-        path, width, height, count, float(rate), seconds, container, codec, "rgb24", 0, 1.0, width, height, False
-    )
 
 
 def rational(fps: float, name: str) -> Fraction:

@@ -1,0 +1,150 @@
+"""What every public format offers, and how its tensors get into a module and out of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.checkpoints.files import write_safetensors
+from kinolab.config import Config
+from kinolab.errors import InputError
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of a file's tensors and their shapes."""
+
+
+@dataclass
+class Guess:
+    """What names and shapes say about a config.
+
+    values: fields that are known or assumed; assumed: field -> why, where another value would fit as well;
+    unknown: field -> what is missing, where no value can be assumed.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+
+class Format(ABC):
+    """One public layout of weights: how to know it, what config it implies, what its names are."""
+
+    name: str
+    title: str
+    module_class: type[nn.Module]
+    config_class: type[Config]
+    ignored: tuple[str, ...] = ()
+    """Beginnings of names that such files hold beside the model: a training loss, counters. Nothing else is ignored."""
+
+    @abstractmethod
+    def matches(self, shapes: Shapes) -> bool:
+        """Whether a file with these tensors is of this format (whole or not)."""
+
+    @abstractmethod
+    def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
+        """Config fields from names and shapes, and from the `config.json` beside them ({} if there is none)."""
+
+    def file_names(self, name: str, config: Any) -> tuple[str, ...]:
+        """The names in a file, the usual one first, of the module's tensor `name`."""
+        return (name,)
+
+    def check_writable(self, module: Any) -> None:
+        """Raises InputError where the public code would not give this module's outputs with its weights."""
+        return
+
+    def write(self, module: Any, path: Path) -> None:
+        """Write the module's weights in this layout: a .safetensors file."""
+        if path.suffix != ".safetensors":
+            raise InputError(f"{path}: format {self.name} is written to a .safetensors file")
+        write_safetensors(path, public_tensors(self, module), header_of(self, module))
+
+    def scaling(self, settings: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
+        """Shift and scale of each latent channel where `config.json` gives them by channel."""
+        return None
+
+    def build(self, config: Any) -> nn.Module:
+        """A module of this format's class."""
+        return self.module_class(config)
+
+
+def public_tensors(format: Format, module: Any) -> dict[str, Tensor]:
+    """The module's tensors under their names in the file; the scaling of latents is not part of public layouts."""
+    state = module.state_dict()
+    return {
+        format.file_names(name, module.config)[0]: value
+        for name, value in state.items()
+        if name not in ("latent_shift", "latent_scale")
+    }
+
+
+def header_of(format: Format, module: Any) -> dict[str, Any]:
+    """What our reader finds in the header of a file that we wrote: the config that names and shapes don't tell."""
+    header: dict[str, Any] = {"format": format.name, "config": module.config.model_dump(mode="json")}
+    if hasattr(module, "latent_scale"):
+        header |= {"latent_shift": module.latent_shift.tolist(), "latent_scale": module.latent_scale.tolist()}
+    return header
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file fit a module: what goes where, and all that does not."""
+
+    state: dict[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def problems(self) -> str:
+        """Every missing, unexpected and misshapen name, or an empty string."""
+        parts = []
+        for what, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if names:
+                parts.append(f"{len(names)} {what}: {', '.join(names)}")
+        if self.misshapen:
+            parts.append(f"{len(self.misshapen)} of another shape: {', '.join(self.misshapen)}")
+        return "; ".join(parts)
+
+
+def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
+    """Compare a file's tensors with a module's, name by name. The module may be on the meta device."""
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    optional = {name for name, _ in module.named_buffers()}
+    state, missing, misshapen, used = {}, [], [], set()
+    for name, shape in wanted.items():
+        names = format.file_names(name, config)
+        found = next((n for n in names if n in shapes), None)
+        if found is None:
+            if name not in optional:
+                missing.append(names[0])
+            continue
+        used.add(found)
+        # Layers of kernel 1 are stored as linear layers or as convolutions: the same numbers.
+        if [n for n in shapes[found] if n != 1] != [n for n in shape if n != 1]:
+            misshapen.append(f"{found} {tuple(shapes[found])}, expected {shape}")
+        else:
+            state[name] = found
+    unexpected = tuple(n for n in shapes if n not in used and not n.startswith(format.ignored))
+    return Fit(state, tuple(missing), unexpected, tuple(misshapen))
+
+
+def fill(module: nn.Module, fitted: Fit, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a file's tensors into the module, in the module's type."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, source in fitted.state.items():
+            own[name].copy_(tensors[source].reshape(own[name].shape))
+
+
+def count(shapes: Shapes, before: str, after: str = "") -> int:
+    """How many of before + 0 + after, before + 1 + after, ... lead to at least one tensor."""
+    number = 0
+    while any(name.startswith(f"{before}{number}{after}.") for name in shapes):
+        number += 1
+    return number

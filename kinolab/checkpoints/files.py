@@ -1,0 +1,266 @@
+"""Weights on disk -> named tensors, without running any code that a file may carry.
+
+Read are `.safetensors`, anything `torch.save` wrote (weights only), and folders of the diffusers kind, sharded or not.
+Nested mappings become dotted names, so that `{"ema": {"a.b": x}}` is `ema.a.b`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kinolab.errors import InputError
+
+EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema")
+"""Names that averaged weights are wrapped in; they are preferred to the raw ones beside them."""
+WRAPPINGS = (
+    *EMA_WRAPPINGS,
+    *("state_dict", "model_state_dict", "model", "gen_model", "generator", "module", "net", "params"),
+)
+"""Names that a whole state dict is wrapped in, most wanted first."""
+LEFTOVERS = (
+    *("opt", "optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "scaler"),
+    *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "loops", "callbacks", "dics_model"),
+    *("args", "config", "step", "steps", "epoch", "global_step", "current_epoch", "train_steps", "iteration", "rng"),
+)
+"""What training leaves beside the weights; never part of a model."""
+INNER_WRAPPINGS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Pieces that torch.compile, FSDP and checkpointing put anywhere into a name."""
+HEADER_KEY = "kinolab"
+"""Where our own writers put the config in a safetensors header."""
+FOLDER_WEIGHTS = "diffusion_pytorch_model"
+"""The name of the weights in a diffusers folder."""
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """All tensors of a file or folder by dotted name, and what came with them.
+
+    settings: the `config.json` of a diffusers folder; header: the metadata of a safetensors file.
+    """
+
+    path: Path
+    container: str
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """Tensors with the wrappings taken off their names, the wrappings, and how much of what else was left out."""
+
+    tensors: dict[str, Tensor]
+    wrappings: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> StoredWeights:
+    """Read a weights file or a folder of the diffusers kind; tensors are mapped from disk where the format allows.
+
+    Raises:
+        InputError: where there is none, it is damaged, or it holds more than tensors and plain values.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected weights (.safetensors or .pt) or a folder with config.json")
+    _refuse_model_part(path)
+    beside = path.parent / "config.json"
+    belongs = path.name.startswith(FOLDER_WEIGHTS) and beside.exists()
+    container, tensors, header = _read_file(path)
+    return StoredWeights(path, container, tensors, _read_json(beside) if belongs else {}, header)
+
+
+def read_part(path: Path) -> StoredWeights:
+    """The weights of one part of a model folder."""
+    return StoredWeights(path, *_read_file(path)[:2])
+
+
+def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
+    """(kind of file, tensors, header), told apart by content: names of weights files are not to be trusted."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start:
+        raise InputError(f"{path}: the file is empty")
+    if start[8:9] == b"{":
+        return "safetensors", *_read_safetensors(path)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "torch.save", dict(_flatten(_read_pickle(path))), {}
+    raise InputError(f"{path}: not a weights file; expected .safetensors, or a .pt written by torch.save")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged or cut off safetensors file ({error})") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    """What torch.save wrote; nothing but tensors, plain containers and argparse's Namespace is ever built."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
+        if what:
+            raise InputError(
+                f"{path}: holds more than tensors and plain values, which could run code and is not loaded "
+                f"({what[:160]}); where you trust it, save its weights alone: torch.save(checkpoint['ema'], 'ema.pt')"
+            ) from None
+        raise InputError(f"{path}: damaged, or not a file that torch.save wrote") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        line = str(error).strip().splitlines()
+        raise InputError(f"{path}: damaged or cut off file of torch.save ({line[0][:120] if line else ''})") from None
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested mappings and sequences, by dotted name; other values are no weights."""
+    if isinstance(value, Tensor):
+        yield prefix.removesuffix("."), value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}{key}.")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _flatten(item, f"{prefix}{index}.")
+
+
+def _read_folder(folder: Path) -> StoredWeights:
+    if (folder / "model.yaml").exists():
+        raise InputError(f"{folder}: a model folder of Kinolab's own; load it with kinolab.model")
+    if (folder / "model_index.json").exists():
+        parts = ", ".join(sorted(p.parent.name for p in folder.glob("*/config.json")))
+        raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
+    settings = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        names = sorted(set(_read_json(indices[0]).get("weight_map", {}).values()))
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            if not (folder / name).exists():
+                raise InputError(f"{folder / name}: missing; {indices[0].name} lists {len(names)} files")
+            tensors |= _read_safetensors(folder / name)[0]
+        return StoredWeights(folder, f"folder of {len(names)} safetensors files", tensors, settings)
+    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    chosen = [p for p in files if p.name == f"{FOLDER_WEIGHTS}.safetensors"] or files
+    if len(chosen) != 1:
+        found = f"found {', '.join(p.name for p in files)}; name one of them" if files else "found none"
+        raise InputError(f"{folder}: expected a folder with one weights file ({'/'.join(SUFFIXES)}), {found}")
+    container, tensors, header = _read_file(chosen[0])
+    return StoredWeights(folder, f"folder with a {container} file", tensors, settings, header)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(loaded).__name__}")
+    return loaded
+
+
+def _refuse_model_part(path: Path) -> None:
+    """A part of a model folder has names of a public layout and needs the config in model.yaml to mean the same."""
+    if (path.parent / "model.yaml").exists() and path.suffix == ".safetensors":
+        raise InputError(f"{path}: a part of a model folder of Kinolab's own; name the folder {path.parent}")
+
+
+def own_header(stored: StoredWeights) -> dict[str, Any]:
+    """What our own writer put into the header of the file: `format`, `config`, perhaps `shift` and `scale`."""
+    try:
+        loaded = json.loads(stored.header.get(HEADER_KEY, "{}"))
+    except json.JSONDecodeError:
+        raise InputError(f"{stored.path}: the {HEADER_KEY!r} entry of its header is not valid JSON") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def select(stored: StoredWeights, prefix: str) -> Unwrapped:
+    """The tensors whose names start with `prefix` (as in the file, or as they are once unwrapped), unwrapped.
+
+    Raises:
+        InputError: where no name starts with it; lists the groups of names that there are.
+    """
+    if not prefix:
+        return unwrap(stored.tensors)
+    for names in (stored.tensors, unwrap(stored.tensors).tensors):
+        found = {k.removeprefix(prefix).lstrip("."): v for k, v in names.items() if k.startswith(prefix)}
+        if found:
+            return unwrap(found)
+    heads = ", ".join(f"{k} ({n})" for k, n in groups(stored.tensors).items())
+    raise InputError(f"{stored.path}: no name starts with {prefix!r}; the names start with: {heads}")
+
+
+def unwrap(tensors: Mapping[str, Tensor]) -> Unwrapped:
+    """Take wrappings such as `ema.`, `module.` and `_orig_mod.` off the names, where nothing but weights is in them.
+
+    Of several state dicts in one file the averaged one is taken. A level is a wrapping only if all that is beside it
+    is another wrapping or what training leaves behind: other names are never dropped.
+    """
+    wrappings: list[str] = []
+    left_out: dict[str, int] = {}
+    current = dict(tensors)
+    for piece in INNER_WRAPPINGS:
+        if any(piece in name for name in current):
+            wrappings.append(piece)
+            current = {name.replace(piece, ""): value for name, value in current.items()}
+    while True:
+        counts = groups(current)
+        if any(head not in WRAPPINGS and head not in LEFTOVERS for head in counts):
+            break
+        inside = [w for w in WRAPPINGS if w in counts and any(name.startswith(f"{w}.") for name in current)]
+        if not inside:
+            break
+        chosen = inside[0]
+        left_out |= {".".join([*wrappings, head]): n for head, n in counts.items() if head != chosen}
+        wrappings.append(f"{chosen}.")
+        current = {k.removeprefix(f"{chosen}."): v for k, v in current.items() if k.startswith(f"{chosen}.")}
+    return Unwrapped(current, tuple(wrappings), left_out)
+
+
+def groups(names: Mapping[str, Any]) -> dict[str, int]:
+    """How many names there are under each first component."""
+    counts: dict[str, int] = {}
+    for name in names:
+        head = name.split(".", 1)[0]
+        counts[head] = counts.get(head, 0) + 1
+    return counts
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors with `header` as JSON in the file's metadata; aside first, then under the final name."""
+    metadata = {"format": "pt", HEADER_KEY: json.dumps(header)}
+    detached = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_aside(path, lambda beside: save_file(detached, beside, metadata))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file, aside first."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_aside(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` with a name beside `path`, then rename: an interrupted write leaves no half file as `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".writing-{path.name}")
+    try:
+        write(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""What a weights file, a diffusers folder or a model folder of Kinolab's own is, without building its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinolab.checkpoints.base import fit
+from kinolab.checkpoints.files import StoredWeights, groups, own_header, read_part, read_weights, select
+from kinolab.checkpoints.formats import recognise, unsupported
+from kinolab.checkpoints.reading import fitting_prefixes, read, shapes_of
+from kinolab.config import load_config, read_yaml
+from kinolab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file or folder holds.
+
+    path; prefix: what was looked at; container: how it is stored; title: what it is in words.
+    format: the name to load it by, or None; config: the fields of its module's config.
+    assumed, unknown: fields that another value would fit as well, and those that have to be given, with the reason.
+    parameters: numbers in all tensors that belong to it; tensors: how many; dtypes: type -> number of tensors.
+    wrappings: what is taken off the names, outermost first; left_out: what else is in the file -> tensors.
+    prefixes: prefix -> format that lies under it; groups: first part of the names -> tensors.
+    problems: why it does not load as it is; empty if it does.
+    parts: the parts of a model folder, by name.
+    """
+
+    path: Path
+    container: str
+    title: str
+    prefix: str = ""
+    format: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    parameters: int = 0
+    tensors: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    wrappings: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+    prefixes: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+    problems: str = ""
+    parts: dict[str, Inspection] = field(default_factory=dict)
+
+
+def inspect(path: Path | str, *, format: str | None = None, prefix: str = "") -> Inspection:
+    """Say what is at `path`: public weights (see `load`), or a model folder.
+
+    Raises:
+        InputError: where there is nothing, or it can't be read as weights at all.
+    """
+    path = Path(path)
+    if (path / "model.yaml").exists():
+        return _inspect_model(path)
+    stored = read_weights(path)
+    unwrapped = select(stored, prefix)
+    shapes = shapes_of(unwrapped.tensors)
+    facts = _facts(unwrapped.tensors)
+    if format is None and recognise(shapes) is None:
+        prefixes = {p: f.name for p, f in fitting_prefixes(stored.tensors).items()}
+        name = unsupported(shapes)
+        title = "no known format" if name is None else f"{name} (known, but not supported yet)"
+        if prefixes:
+            title = "tensors with " + " and ".join(f"{f} under {p!r}" for p, f in prefixes.items())
+        return Inspection(
+            path,
+            stored.container,
+            title,
+            prefix,
+            wrappings=unwrapped.wrappings,
+            left_out=unwrapped.left_out,
+            prefixes=prefixes,
+            groups=groups(shapes),
+            **facts,
+        )
+    reading = read(stored, format, prefix, {})
+    return Inspection(
+        path,
+        stored.container,
+        reading.format.title + (" (written by Kinolab)" if own_header(stored) else ""),
+        prefix,
+        format=reading.format.name,
+        config=reading.guess.values,
+        assumed=reading.guess.assumed,
+        unknown=reading.guess.unknown,
+        wrappings=unwrapped.wrappings,
+        left_out=unwrapped.left_out,
+        groups=groups(shapes),
+        problems=_problems(stored, format, prefix),
+        **facts,
+    )
+
+
+def _facts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """parameters, tensors and dtypes of a set of tensors."""
+    dtypes: dict[str, int] = {}
+    for value in tensors.values():
+        name = str(value.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + 1
+    return {"parameters": sum(v.numel() for v in tensors.values()), "tensors": len(tensors), "dtypes": dtypes}
+
+
+def _problems(stored: StoredWeights, format: str | None, prefix: str) -> str:
+    """What does not fit a module of the guessed config, found on the meta device; empty where fields are open."""
+    reading = read(stored, format, prefix, {})
+    if reading.guess.unknown:
+        return ""
+    try:
+        config = load_config(reading.format.config_class, reading.guess.values)
+    except InputError as error:
+        return str(error)
+    with torch.device("meta"):
+        module = reading.format.build(config)
+    return fit(reading.format, module, config, reading.shapes).problems
+
+
+def _inspect_model(folder: Path) -> Inspection:
+    """A model folder: model.yaml and a .safetensors file per part."""
+    values = read_yaml(folder / "model.yaml")
+    parts = {}
+    for name in ("autoencoder", "denoiser"):
+        weights = folder / f"{name}.safetensors"
+        if not isinstance(values.get(name), dict):
+            continue
+        if not weights.exists():
+            raise InputError(f"{weights}: missing; the model folder is not complete")
+        stored = read_part(weights)
+        config = values[name]
+        parts[name] = Inspection(
+            weights, stored.container, str(config.get("kind")), config=config, **_facts(stored.tensors)
+        )
+    general = {k: v for k, v in values.items() if k not in parts}
+    tensors = sum(part.tensors for part in parts.values())
+    parameters = sum(part.parameters for part in parts.values())
+    title = f"model folder of Kinolab {values.get('version', '')}".strip()
+    return Inspection(folder, "folder", title, config=general, parameters=parameters, tensors=tensors, parts=parts)

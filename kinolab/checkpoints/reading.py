@@ -1,0 +1,177 @@
+"""Public weights -> modules, and back: recognise the format, guess the config, check every name, fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.checkpoints.base import Format, Guess, Shapes, fill, fit
+from kinolab.checkpoints.files import (
+    INNER_WRAPPINGS,
+    WRAPPINGS,
+    StoredWeights,
+    Unwrapped,
+    groups,
+    own_header,
+    read_weights,
+    select,
+)
+from kinolab.checkpoints.formats import FORMATS, find_format, recognise, unsupported
+from kinolab.config import load_config
+from kinolab.errors import InputError
+
+
+def load(path: Path | str, *, format: str | None = None, prefix: str = "", **overrides: Any) -> Any:
+    """Read public weights into a module: `Latte`, `DiT`, `ImageAutoencoder` or `OdVae`, in evaluation mode, float32.
+
+    path: a `.safetensors` file, a file of torch.save (only weights are loaded from it, no code), or a folder with
+    config.json. format: a name of `FORMATS`; none = told by the names of the tensors. prefix: only tensors whose
+    names start with it are used, without it. overrides: fields of the module's config, such as `num_heads`, for what
+    the file doesn't tell. Wrappings such as `ema`, `state_dict`, `module.` and `_orig_mod.` are taken off; of averaged
+    and raw weights in one file the averaged ones are used (`prefix="model."` for the raw ones).
+
+    Raises:
+        InputError: for an unknown format or field, for a field that has to be given, and for tensors that do not fit:
+            lists every missing and every unexpected name, and names the prefix under which a known format lies.
+    """
+    stored = read_weights(Path(path))
+    reading = read(stored, format, prefix, overrides)
+    still = {k: why for k, why in reading.guess.unknown.items() if k not in overrides}
+    if still and set(overrides) <= set(reading.format.config_class.model_fields):
+        what = "; ".join(f"{k}=... ({why})" for k, why in still.items())
+        raise InputError(f"{path}: a {reading.format.name} file that leaves part of the config open: pass {what}")
+    config = load_config(reading.format.config_class, {**reading.guess.values, **overrides})
+    module = reading.format.build(config)
+    fitted = fit(reading.format, module, config, reading.shapes)
+    if fitted.problems:
+        hint = _hint(stored, prefix, reading.format)
+        raise InputError(f"{path}: does not fit {reading.format.title}: {fitted.problems}{hint}")
+    fill(module, fitted, reading.unwrapped.tensors)
+    _set_scaling(module, stored, reading, overrides)
+    return module.eval()
+
+
+def save(module: nn.Module, path: Path | str, format: str) -> None:
+    """Write a module in a public layout: a diffusers folder for autoencoder_kl, else a .safetensors file.
+
+    The file's header also holds the config, so that `load` gives back the same module.
+
+    Raises:
+        InputError: for an unknown format, a module of another class, and for a model that the public code could load
+            and would compute something else with.
+    """
+    chosen = find_format(format)
+    if not isinstance(module, chosen.module_class):
+        expected = chosen.module_class.__name__
+        raise InputError(f"format {format} holds a {expected}, got a {type(module).__name__}")
+    chosen.check_writable(module)
+    chosen.write(module, Path(path))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file's tensors were recognised as: the format, the tensors that belong to it, the config so far."""
+
+    format: Format
+    unwrapped: Unwrapped
+    guess: Guess
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the tensors that belong to it."""
+        return shapes_of(self.unwrapped.tensors)
+
+
+def read(stored: StoredWeights, format: str | None, prefix: str, overrides: Mapping[str, Any]) -> Reading:
+    """Recognise the tensors under `prefix` and guess their config, without building anything.
+
+    Raises:
+        InputError: where the format is unknown, or no format fits.
+    """
+    unwrapped = select(stored, prefix)
+    shapes = shapes_of(unwrapped.tensors)
+    chosen = recognise(shapes) if format is None else find_format(format)
+    if chosen is None:
+        raise InputError(f"{stored.path}: {_unknown(stored, shapes, prefix)}")
+    header = own_header(stored)
+    if header.get("format") == chosen.name:
+        return Reading(chosen, unwrapped, Guess(dict(header.get("config", {}))))
+    try:
+        guess = chosen.guess(shapes, stored.settings)
+    except (KeyError, IndexError, ZeroDivisionError):
+        raise InputError(
+            f"{stored.path}: lacks what every {chosen.name} file has; its names start with {_heads(shapes)}"
+        ) from None
+    return Reading(chosen, unwrapped, guess)
+
+
+def fitting_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Format]:
+    """Every prefix of up to three parts under which the names are of a known format; shorter prefixes only."""
+    found: dict[str, Format] = {}
+    names = shapes_of(tensors)
+    candidates: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in names.items():
+        parts = name.split(".")
+        for depth in range(1, min(4, len(parts))):
+            prefix = ".".join(parts[:depth]) + "."
+            candidates.setdefault(prefix, {})[name.removeprefix(prefix)] = shape
+    for prefix in sorted(candidates, key=lambda p: p.count(".")):
+        if any(prefix.startswith(shorter) for shorter in found):
+            continue
+        format = recognise(candidates[prefix])
+        if format is not None:
+            found[prefix] = format
+    return found
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape."""
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _unknown(stored: StoredWeights, shapes: Shapes, prefix: str) -> str:
+    """Why nothing fits: a layout that is not read, a prefix that is missing, or names that say nothing."""
+    known = ", ".join(FORMATS)
+    if not prefix:
+        for found, format in fitting_prefixes(stored.tensors).items():
+            others = [name for name in stored.tensors if not name.startswith(found)]
+            return (
+                f"{format.title} under the prefix {found!r}: pass prefix={found!r}; without it these "
+                f"{len(others)} names are unexpected: {', '.join(others)}"
+            )
+    name = unsupported(shapes)
+    if name is not None:
+        return f"{name}, which is not supported yet; known formats: {known}"
+    return f"no known format ({known}); its names start with {_heads(shapes)}"
+
+
+def _heads(shapes: Shapes) -> str:
+    return ", ".join(f"{head} ({n})" for head, n in list(groups(shapes).items())[:30])
+
+
+def _hint(stored: StoredWeights, prefix: str, format: Format) -> str:
+    """Where a whole part of the wanted format lies deeper in the file, the prefix that leads to it."""
+    if prefix:
+        return ""
+    wrapped = (*(f"{w}." for w in WRAPPINGS), *INNER_WRAPPINGS)
+    found = [p for p, f in fitting_prefixes(stored.tensors).items() if f.name == format.name and p not in wrapped]
+    return f"; a {format.name} lies under prefix={found[0]!r}" if found else ""
+
+
+def _set_scaling(module: Any, stored: StoredWeights, reading: Reading, overrides: Mapping[str, Any]) -> None:
+    """Give an autoencoder the scaling by channel that came with it; one that the caller gave stays."""
+    if not hasattr(module, "set_scaling") or {"latent_shift", "latent_scale"} & set(overrides):
+        return
+    header = own_header(stored)
+    scaling: tuple[list[float], list[float]] | None
+    if header.get("format") == reading.format.name and "latent_scale" in header:
+        scaling = header["latent_shift"], header["latent_scale"]
+    else:
+        scaling = reading.format.scaling(stored.settings)
+    if scaling is not None:
+        module.set_scaling(torch.tensor(scaling[0]), torch.tensor(scaling[1]))

@@ -1,0 +1,151 @@
+"""`kinolab convert`: public weights into a model folder, and a model folder's parts into public layouts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+PUBLIC = {"image": "autoencoder_kl", "odvae": "causal_vae", "latte": "latte", "dit": "dit"}
+"""`kind` of a part -> the public layout that it is written in."""
+FIXED = ("path", "format", "prefix")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `convert`."""
+    app.command()(convert)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Public weights, or a model folder (with --to public or diffusers).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder or .safetensors file to write.")],
+    to: Annotated[
+        Literal["model", "public", "diffusers"],
+        typer.Option(help="model: a model folder; public: the published code's layout; diffusers: its folder."),
+    ] = "model",
+    autoencoder: Annotated[
+        str | None, typer.Option("--autoencoder", "-a", help="Model folder that a denoiser is put together with.")
+    ] = None,
+    part: Annotated[
+        Literal["autoencoder", "denoiser"] | None, typer.Option(help="Which part of a whole model to write.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Format of the public weights; default: told by names.")] = None,
+    prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
+    setting: Annotated[
+        list[str] | None, typer.Option("-s", "--set", help="A field that the file doesn't tell: -s num_heads=16.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+) -> None:
+    """Turn public weights into a model folder, or a part of a model folder into a public layout.
+
+    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT) needs the autoencoder whose latents it was
+    trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in another layout.
+    """
+    from kinolab.errors import InputError
+
+    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out}: exists; choose another name, or --overwrite")
+    module = _read(source, format, prefix, setting or [], part)
+    if to == "model":
+        _write_model(module, out, source, autoencoder)
+    else:
+        from kinolab.checkpoints import save
+
+        if autoencoder is not None:
+            raise InputError("--autoencoder is for --to model: public layouts hold one part each")
+        layout = PUBLIC[module.config.kind]
+        if to == "diffusers" and layout != "autoencoder_kl":
+            raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
+        if overwrite and out.is_dir() and layout == "autoencoder_kl":
+            shutil.rmtree(out)
+        save(module, out, layout)
+    count = sum(p.numel() for p in module.parameters())
+    typer.echo(f"{out}: {type(module).__name__}, {count:,} parameters")
+
+
+def _read(source: str, format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
+    """The module at `source`: a part of a model folder, or public weights."""
+    from kinolab.checkpoints import load
+    from kinolab.cli.inspect import locate
+    from kinolab.config import apply_overrides
+    from kinolab.errors import InputError
+
+    path = locate(source)
+    if (path / "model.yaml").exists():
+        if format is not None or prefix or settings:
+            raise InputError("--format, --prefix and -s are for public weights: a model folder says what it holds")
+        return _read_part(path, part)
+    if part is not None:
+        raise InputError("--part is for model folders; public weights are one part (see --prefix)")
+    fields = apply_overrides({}, settings)
+    clash = [key for key in FIXED if key in fields]
+    if clash:
+        raise InputError(f"-s {clash[0]}=...: -s sets config fields; use the option --{clash[0]}")
+    return load(path, format=format, prefix=prefix, **fields)
+
+
+def _read_part(folder: Path, part: str | None) -> Any:
+    from kinolab.errors import InputError
+    from kinolab.model import VideoModel, load_autoencoder, read_model_config
+
+    config = read_model_config(folder)
+    if config.denoiser is not None and part is None:
+        raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
+    if part == "denoiser":
+        return VideoModel.load(folder).denoiser
+    return load_autoencoder(folder)
+
+
+def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -> None:
+    """Write a model folder of an autoencoder, or of a denoiser and its autoencoder."""
+    from kinolab.autoencoders import Autoencoder
+    from kinolab.errors import InputError
+    from kinolab.model import VideoModel, load_autoencoder, save_autoencoder
+
+    trained = f"converted from {Path(source).name}"
+    if isinstance(module, Autoencoder):
+        if autoencoder is not None:
+            raise InputError("--autoencoder is for denoisers; this is an autoencoder itself")
+        save_autoencoder(module, out, trained=trained)
+        return
+    if autoencoder is None:
+        raise InputError(
+            f"{source}: a denoiser ({module.config.kind}); give the model folder of the autoencoder whose latents it "
+            "was trained on: --autoencoder FOLDER"
+        )
+    pixels = load_autoencoder(autoencoder)
+    VideoModel(model_config(module.config, pixels, trained), pixels, module).save(out)
+
+
+def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
+    """The config of a model of DiT's or Latte's public weights, which share one diffusion process.
+
+    Both were trained on 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance.
+
+    Raises:
+        InputError: where the denoiser takes another number of channels than the autoencoder makes.
+    """
+    from kinolab import __version__
+    from kinolab.diffusion import DiffusionConfig
+    from kinolab.errors import InputError
+    from kinolab.model import ModelConfig
+
+    spec = autoencoder.spec
+    if spec.latent_channels != denoiser.in_channels:
+        raise InputError(
+            f"the denoiser takes {denoiser.in_channels} latent channels and the autoencoder makes "
+            f"{spec.latent_channels}: it was trained on the latents of another one"
+        )
+    learned = denoiser.learned_variance
+    height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)
+    return ModelConfig(
+        version=__version__,
+        trained=trained,
+        autoencoder=autoencoder.config,
+        denoiser=denoiser,
+        diffusion=DiffusionConfig(learned_variance=learned, loss="mse_vb" if learned else "mse"),
+        frames=spec.pixel_frames(getattr(denoiser, "num_frames", 1)),
+        size=(height, width),
+    )

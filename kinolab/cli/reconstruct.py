@@ -1,0 +1,67 @@
+"""`kinolab reconstruct`: put a clip through an autoencoder and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `reconstruct`."""
+    app.command()(reconstruct)
+
+
+def reconstruct(
+    clip: Annotated[Path, typer.Argument(help="A video file, an animated image, or a folder of images.")],
+    autoencoder: Annotated[
+        str | None, typer.Option("--autoencoder", "-a", help="Model folder, run folder or shipped model.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: NAME-reconstruction.mp4, here.")] = None,
+    size: Annotated[str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH; default the clip's own.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames; default all.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate that the clip is re-timed to.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Groups of so many frames that overlap by one, not a stream.")
+    ] = None,
+    stream: Annotated[
+        bool | None, typer.Option("--stream/--whole", help="Exact stream, or all frames at once; default the best.")
+    ] = None,
+    amplify: Annotated[float, typer.Option(help="What the difference is multiplied with in the picture.")] = 4.0,
+    upscale: Annotated[int, typer.Option(min=1, help="Show every pixel so many pixels wide and high.")] = 1,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Write original, reconstruction and error side by side, and print what the autoencoder costs and keeps.
+
+    The clip may have any length: memory depends on the size of its frames only (but for --whole). The numbers are
+    written as .json beside the video.
+    """
+    from kinolab.cli.data import parse_size, progress_bar
+    from kinolab.config import load_config
+    from kinolab.evaluation.reconstruct import ReconstructConfig
+    from kinolab.evaluation.reconstruct import reconstruct as run
+    from kinolab.generate import default_model
+    from kinolab.model import load_autoencoder
+
+    values = {
+        "autoencoder": autoencoder if autoencoder is not None else default_model(),
+        "size": parse_size(size),
+        "frames": frames,
+        "fps": fps,
+        "mode": "auto" if stream is None else "stream" if stream else "whole",
+        "tile": tile,
+        "amplify": amplify,
+        "upscale": upscale,
+        "precision": precision,
+    }
+    config = load_config(ReconstructConfig, values)
+    network = load_autoencoder(config.autoencoder).to(device)
+    target = out if out is not None else Path(f"{clip.stem}-reconstruction.mp4")
+    with progress_bar("reconstructing") as advance:
+        report = run(clip, target, network, config, advance)
+    for line in report.lines():
+        typer.echo(line)

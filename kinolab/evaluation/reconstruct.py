@@ -1,0 +1,372 @@
+"""A clip through an autoencoder: original, reconstruction and error side by side, and what it costs.
+
+Everything is a chain of generators from the file that is read to the file that is written, so that memory depends on
+the size of a frame and not on the length of the clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kinolab import __version__, video
+from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
+from kinolab.config import Config
+from kinolab.errors import InputError
+from kinolab.generate import model_hash, provenance_path
+from kinolab.layers.precision import PrecisionPolicy, autocast, describe
+from kinolab.metrics.base import MetricValue
+from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
+
+CHUNK_PIXELS = 2**20
+"""A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
+
+Mode = Literal["stream", "tiled", "whole"]
+Progress = Callable[[int, int], None]
+
+
+class ReconstructConfig(Config):
+    """How a clip is put through an autoencoder."""
+
+    autoencoder: str
+    """A model folder, or the name of a shipped model."""
+    size: int | tuple[int, int] | None = None
+    """Shorter side, or height and width (the rest is cut off evenly); none = the clip's own."""
+    frames: int | None = Field(None, ge=1)
+    """At most so many frames; none = all."""
+    fps: float | None = Field(None, gt=0)
+    """Frame rate that the clip is re-timed to; none = its own."""
+    mode: Literal["auto", "stream", "tiled", "whole"] = "auto"
+    """stream: exact, in bounded memory; tiled: groups that overlap by one frame, in bounded memory, with seams;
+    whole: all frames at once; auto: stream where the autoencoder can, else tiled."""
+    tile: int | None = Field(None, ge=2)
+    """Frames of a group, 1 + r*k for an autoencoder of temporal ratio r; setting it means tiled."""
+    amplify: float = Field(4.0, gt=0)
+    """What the absolute difference is multiplied with in the picture of the error."""
+    upscale: int = Field(1, ge=1, le=16)
+    """Every pixel is shown this many pixels wide and high in the file."""
+    precision: PrecisionPolicy = "auto"
+    """What the autoencoder computes in."""
+
+
+@dataclass(frozen=True)
+class ReconstructReport:
+    """What came out. Times in seconds without reading and writing files; `peak_memory` in bytes, of the process."""
+
+    clip: str
+    out: str
+    mode: Mode
+    frames: int
+    size: tuple[int, int]
+    fps: float
+    psnr: MetricValue
+    ssim: MetricValue | None
+    latent_shape: tuple[int, int, int, int]
+    encode_seconds: float
+    decode_seconds: float
+    peak_memory: int | None
+    precision: str
+    notes: tuple[str, ...]
+
+    @property
+    def pixel_values(self) -> int:
+        return 3 * self.frames * self.size[0] * self.size[1]
+
+    @property
+    def latent_values(self) -> int:
+        return math.prod(self.latent_shape)
+
+    @property
+    def ratio(self) -> float:
+        """Pixel values per latent value."""
+        return self.pixel_values / self.latent_values
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        h, w = self.size
+        shapes = f"3 x {self.frames} x {h} x {w} pixels : {' x '.join(map(str, self.latent_shape))} latents"
+        speeds = [
+            f"{name} {s:.2f} s ({self.frames / s:.1f} frames/s)"
+            for name, s in (("encode", self.encode_seconds), ("decode", self.decode_seconds))
+        ]
+        memory = "" if self.peak_memory is None else f"{self.peak_memory / 1e6:.0f} MB, of the whole process"
+        return [
+            *(f"note: {note}" for note in self.notes),
+            f"PSNR       {self.psnr.value:.2f} dB (mean over {self.psnr.count} frames)",
+            f"SSIM       {'-' if self.ssim is None else f'{self.ssim.value:.4f}'}",
+            f"ratio      {self.ratio:.1f} : 1 ({shapes})",
+            f"time       {', '.join(speeds)}",
+            f"memory     peak {memory or 'not known on this system'}",
+            f"precision  {self.precision}; {self.mode}",
+            f"{self.out}: original, reconstruction, error, side by side",
+        ]
+
+    def to_json(self, config: ReconstructConfig) -> str:
+        """Everything, and the config that makes it again."""
+        record: dict[str, Any] = {"kinolab": __version__, "torch": torch.__version__}
+        record |= {"reconstruct": config.model_dump(mode="json"), "model_sha256": model_hash(config.autoencoder)}
+        record |= dataclasses.asdict(self)
+        record |= {"ratio": self.ratio, "pixel_values": self.pixel_values, "latent_values": self.latent_values}
+        return json.dumps(record | {"threads": torch.get_num_threads()}, indent=1) + "\n"
+
+
+@torch.no_grad()
+def reconstruct(
+    clip: Path,
+    out: Path,
+    autoencoder: Autoencoder,
+    config: ReconstructConfig,
+    progress: Progress | None = None,
+) -> ReconstructReport:
+    """Write `out` (original | reconstruction | error) and a `.json` beside it.
+
+    Raises:
+        InputError: for a clip that can't be read or is smaller than a latent, a tile that breaks the autoencoder's
+            rule, a stream where the autoencoder has none, or `out` being the clip itself.
+    """
+    if out.resolve() == clip.resolve():
+        raise InputError(f"{out}: is the clip itself; choose another --out")
+    info = video.probe(clip)
+    mode, tile, notes = choose_mode(autoencoder, config)
+    run = _Run(autoencoder, config, mode, tile, notes)
+    fps = config.fps or info.fps
+    expected = config.frames or round((info.duration or 0.0) * fps)
+    images = (frame.image for frame in video.iter_frames(clip, fps=config.fps, size=config.size))
+    with autocast(config.precision, run.device):
+        video.write(out, run.pictures(images, expected, progress), fps, quality=95)
+    assert run.latent_shape is not None and run.size is not None
+    report = ReconstructReport(
+        clip=str(clip),
+        out=str(out),
+        mode=mode,
+        frames=run.done,
+        size=run.size,
+        fps=fps,
+        psnr=run.psnr.compute(),
+        ssim=run.ssim.compute() if min(run.size) >= WINDOW else None,
+        latent_shape=run.latent_shape,
+        encode_seconds=run.encoding.seconds - run.reading.seconds,
+        decode_seconds=run.decoding.seconds - run.encoding.seconds,
+        peak_memory=peak_memory(),
+        precision=describe(config.precision, run.device),
+        notes=tuple(run.notes),
+    )
+    target = provenance_path(out)
+    beside = target.with_name(f".writing-{target.name}")
+    beside.write_text(report.to_json(config), encoding="utf-8")
+    os.replace(beside, target)
+    return report
+
+
+def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:
+    """stream, tiled or whole; the frames of a tile (none: as memory allows); and what to say about it."""
+    spec = autoencoder.spec
+    if config.tile is not None:
+        if config.mode in ("stream", "whole"):
+            raise InputError(f"expected a tile or mode {config.mode}, not both")
+        if (config.tile - 1) % spec.temporal_ratio:
+            near = max(spec.snap_frames(config.tile), 1 + spec.temporal_ratio)
+            raise InputError(f"tile: expected 1 + {spec.temporal_ratio}*k frames, got {config.tile}; use {near}")
+        return "tiled", config.tile, []
+    if config.mode == "auto" and not can_stream(autoencoder):
+        return "tiled", None, ["this autoencoder's normalisation (norm: clip) rules out an exact stream; tiled instead"]
+    return ("stream" if config.mode == "auto" else config.mode), None, []
+
+
+def can_stream(autoencoder: Autoencoder) -> bool:
+    """Whether the autoencoder has a stream."""
+    try:
+        next(iter(autoencoder.encode_stream(iter(()))), None)
+    except InputError:
+        return False
+    return True
+
+
+class _Run:
+    """One pass over a clip: the stages of the chain and what they count on the way."""
+
+    def __init__(
+        self, autoencoder: Autoencoder, config: ReconstructConfig, mode: Mode, tile: int | None, notes: list[str]
+    ) -> None:
+        self.autoencoder, self.config, self.mode, self.tile, self.notes = autoencoder, config, mode, tile, list(notes)
+        self.device = next(autoencoder.parameters(), torch.empty(0)).device
+        self.waiting: deque[np.ndarray] = deque()
+        self.psnr, self.ssim = Psnr(), Ssim()
+        self.reading, self.encoding, self.decoding = _Stopwatch(), _Stopwatch(), _Stopwatch()
+        self.size: tuple[int, int] | None = None
+        self.latent_shape: tuple[int, int, int, int] | None = None
+        self.done = 0
+
+    def pictures(self, images: Iterator[np.ndarray], expected: int, progress: Progress | None) -> Iterator[np.ndarray]:
+        """The frames of the file to write: (H, 3 W, 3) uint8, times `upscale`."""
+        latents = self.encoding.of(self._latents(self.reading.of(self._chunks(images))))
+        for chunk in self.decoding.of(self._decode(latents)):
+            rebuilt = chunk.float().clamp(-1, 1).cpu()
+            shown = video.to_uint8(rebuilt[0])
+            originals = np.stack([self.waiting.popleft() for _ in range(len(shown))])
+            self._measure(video.to_tensor(originals)[None], rebuilt)
+            for original, reconstruction in zip(originals, shown, strict=True):
+                yield side_by_side(original, reconstruction, self.config.amplify, self.config.upscale)
+            self.done += len(shown)
+            if progress is not None:
+                progress(self.done, max(expected, self.done))
+        assert not self.waiting, "every frame that went in must come out"
+
+    def _chunks(self, images: Iterator[np.ndarray]) -> Iterator[Tensor]:
+        """Chunks (1, 3, t, H, W): 1 + r*k frames, then multiples of r, with the frames that fill no latent left out."""
+        spec, held, given, step = self.autoencoder.spec, list[np.ndarray](), 0, 0
+        limit = None if self.config.frames is None else spec.snap_frames(self.config.frames)
+        if limit is not None and limit != self.config.frames:
+            self.notes.append(f"{limit} frames instead of {self.config.frames}: {_rule(spec)}")
+        for image in images:
+            if not step:
+                self.size = self._snapped(*image.shape[:2])
+                step = self._step(*self.size)
+            if limit is not None and given + len(held) >= limit:
+                break
+            assert self.size is not None
+            held.append(_centre(image, *self.size))
+            if len(held) == step + (given == 0):
+                yield self._chunk(held)
+                given, held = given + len(held), []
+        kept = spec.snap_frames(len(held)) if given == 0 else len(held) // spec.temporal_ratio * spec.temporal_ratio
+        if kept < len(held):
+            left = len(held) - kept
+            self.notes.append(f"the last {left} frame{'s' * (left > 1)} left out: {_rule(spec)}")
+        if kept:
+            yield self._chunk(held[:kept])
+
+    def _chunk(self, images: list[np.ndarray]) -> Tensor:
+        self.waiting.extend(images)
+        return video.to_tensor(np.stack(images))[None].to(self.device)
+
+    def _snapped(self, height: int, width: int) -> tuple[int, int]:
+        spec = self.autoencoder.spec
+        s = spec.spatial_ratio
+        size = height // s * s, width // s * s
+        if min(size) < s:
+            raise InputError(f"expected frames of at least {s} x {s} pixels, got {width}x{height}; give --size")
+        if size != (height, width):
+            self.notes.append(f"cut from {width}x{height} to {size[1]}x{size[0]}: sides are multiples of {s}")
+        return size
+
+    def _step(self, height: int, width: int) -> int:
+        """Frames of every chunk but the first, which has one more."""
+        if self.mode == "whole":
+            return sys.maxsize
+        if self.tile is not None:
+            return self.tile - 1
+        r = self.autoencoder.spec.temporal_ratio
+        return max(r, min(16, CHUNK_PIXELS // (height * width)) // r * r)
+
+    def _latents(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        means: Iterable[Tensor]
+        if self.mode == "stream":
+            means = (posterior.mean for posterior in self.autoencoder.encode_stream(chunks))
+        else:
+            means = encode_groups(self.autoencoder, chunks)
+        for mean in means:
+            _, c, t, h, w = mean.shape
+            self.latent_shape = c, t + (self.latent_shape[1] if self.latent_shape else 0), h, w
+            yield mean
+
+    def _decode(self, latents: Iterator[Tensor]) -> Iterator[Tensor]:
+        return (
+            self.autoencoder.decode_stream(latents)
+            if self.mode == "stream"
+            else decode_groups(self.autoencoder, latents)
+        )
+
+    def _measure(self, original: Tensor, rebuilt: Tensor) -> None:
+        self.psnr.update(original, rebuilt)
+        if min(original.shape[3:]) >= WINDOW:
+            self.ssim.update(original, rebuilt)
+
+
+def encode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """`encode_tiled` for chunks that arrive: every group begins with the last frame of the one before.
+
+    That frame's latent is dropped. Chunks are (1, 3, t, H, W), the first of 1 + r*k frames, the others of r*k.
+    """
+    last: Tensor | None = None
+    for chunk in chunks:
+        if last is None:
+            yield autoencoder.encode(chunk).mean
+        else:
+            yield autoencoder.encode(torch.cat([last, chunk], dim=2)).mean[:, :, 1:]
+        last = chunk[:, :, -1:]
+
+
+def decode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """`decode_tiled` for chunks of latents that arrive; the overlapping frame is dropped."""
+    last: Tensor | None = None
+    for chunk in chunks:
+        if last is None:
+            yield autoencoder.decode(chunk)
+        else:
+            yield autoencoder.decode(torch.cat([last, chunk], dim=2))[:, :, 1:]
+        last = chunk[:, :, -1:]
+
+
+def side_by_side(original: np.ndarray, reconstruction: np.ndarray, amplify: float, upscale: int) -> np.ndarray:
+    """original | reconstruction | amplified absolute difference: (H, W, 3) uint8 twice -> (H*u, 3*W*u, 3) uint8."""
+    error = np.abs(original.astype(np.float32) - reconstruction.astype(np.float32)) * amplify
+    row = np.concatenate([original, reconstruction, error.round().clip(0, 255).astype(np.uint8)], axis=1)
+    return enlarged(row, upscale)
+
+
+def enlarged(images: np.ndarray, factor: int) -> np.ndarray:
+    """Every pixel of (..., H, W, 3) as factor x factor equal ones."""
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held so far, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _Stopwatch:
+    """The time spent inside an iterator, that of the iterators it draws from included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def of(self, items: Iterator[Tensor]) -> Iterator[Tensor]:
+        while True:
+            began = time.perf_counter()
+            item = next(items, None)
+            if item is not None and item.device.type == "cuda":
+                torch.cuda.synchronize(item.device)
+            self.seconds += time.perf_counter() - began
+            if item is None:
+                return
+            yield item
+
+
+def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of an image (H, W, 3)."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _rule(spec: AutoencoderSpec) -> str:
+    return f"the autoencoder takes 1 + {spec.temporal_ratio}*k frames"

@@ -1,0 +1,128 @@
+"""Initialisation of OD-VAE from an image autoencoder: the tail equation, exactly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig, inflate
+from kinolab.autoencoders.inflate import Init
+from kinolab.autoencoders.odvae import Variant
+from kinolab.config import load_config
+from kinolab.errors import InputError
+
+TINY: dict[str, Any] = {
+    "hidden_size": 4,
+    "hidden_size_mult": (1, 2, 2, 2),
+    "num_res_blocks": 1,
+    "norm_num_groups": 2,
+    "latent_channels": 5,
+}
+
+
+@pytest.fixture
+def image() -> ImageAutoencoder:
+    """An image autoencoder with biases and norms away from their initial values, and its own latent scale."""
+    config = ImageConfig(
+        block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=2, latent_channels=5, latent_scale=1.5
+    )
+    model = ImageAutoencoder(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        model.set_scaling(torch.linspace(-0.2, 0.2, 5), torch.linspace(0.8, 1.2, 5))
+    return model.eval()
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("init", ["tail", "average"])
+@pytest.mark.parametrize(("ratio", "resampling"), [(4, "merged"), (8, "merged"), (4, "separate")])
+def test_an_image_is_encoded_and_decoded_as_by_the_image_autoencoder(
+    image: ImageAutoencoder, variant: Variant, init: Init, ratio: int, resampling: str
+) -> None:
+    config = {**TINY, "variant": variant, "temporal_ratio": ratio, "resampling": resampling}
+    model = inflate(image, load_config(OdVaeConfig, config), init)
+    picture = torch.rand(2, 3, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        ours, theirs = model.encode(picture), image.encode(picture)
+        close(ours.mean, theirs.mean)
+        close(ours.logvar, theirs.logvar)
+        close(model.decode(theirs.mean), image.decode(theirs.mean))
+
+
+@pytest.mark.parametrize("norm", ["frame", "clip"])
+def test_the_equation_for_images_holds_for_both_norms(image: ImageAutoencoder, norm: str) -> None:
+    model = inflate(image, load_config(OdVaeConfig, {**TINY, "norm": norm}), "tail")
+    picture = torch.rand(1, 3, 1, 16, 16)
+    with torch.no_grad():
+        close(model.encode(picture).mean, image.encode(picture).mean)
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("ratio", [4, 8])
+def test_tail_reads_every_rth_frame_and_repeats_it(image: ImageAutoencoder, variant: Variant, ratio: int) -> None:
+    model = inflate(image, load_config(OdVaeConfig, {**TINY, "variant": variant, "temporal_ratio": ratio}), "tail")
+    frames = 1 + 2 * ratio
+    video = torch.rand(1, 3, frames, 16, 16) * 2 - 1
+    with torch.no_grad():
+        latents = image.encode(video[:, :, ::ratio]).mean
+        close(model.encode(video).mean, latents)
+        sources = [math.ceil(t / ratio) for t in range(frames)]
+        close(model.decode(latents), image.decode(latents)[:, :, sources])
+
+
+def test_average_treats_a_still_clip_as_an_image(image: ImageAutoencoder) -> None:
+    model = inflate(image, OdVaeConfig(**TINY), "average")
+    picture = torch.rand(1, 3, 1, 16, 16)
+    with torch.no_grad():
+        latent = image.encode(picture).mean
+        close(model.encode(picture.expand(-1, -1, 5, -1, -1)).mean, latent.expand(-1, -1, 2, -1, -1))
+
+
+def test_tail_kernels_are_zero_but_for_the_last_slice(image: ImageAutoencoder) -> None:
+    model = inflate(image, OdVaeConfig(**TINY), "tail")
+    kernel = model.decoder.get_parameter("up.0.block.0.conv1.conv.weight")
+    assert torch.equal(kernel[:, :, -1], image.decoder.get_parameter("up_blocks.3.resnets.0.conv1.weight"))
+    assert not kernel[:, :, :-1].any()
+
+
+def test_random_takes_nothing_and_every_init_is_a_copy(image: ImageAutoencoder) -> None:
+    config = OdVaeConfig(**TINY)
+    fresh, tail = inflate(image, config, "random"), inflate(image, config, "tail")
+    assert fresh.state_dict().keys() == tail.state_dict().keys()
+    assert fresh.decoder.get_parameter("conv_in.conv.weight").any(dim=2).all()
+    before = image.encoder.conv_in.weight.clone()
+    with torch.no_grad():
+        for parameter in tail.parameters():
+            parameter.zero_()
+    assert torch.equal(image.encoder.conv_in.weight, before)
+
+
+def test_no_attention_and_no_quant_convolutions() -> None:
+    source = ImageAutoencoder(
+        ImageConfig(
+            block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2, mid_block_attention=False,
+            use_quant_conv=False, use_post_quant_conv=False,
+        )
+    )  # fmt: skip
+    config = OdVaeConfig(
+        hidden_size=4, hidden_size_mult=(1, 2), num_res_blocks=1, norm_num_groups=2, temporal_ratio=2,
+        mid_attention="none", use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    model = inflate(source, config)
+    picture = torch.rand(1, 3, 1, 4, 4)
+    with torch.no_grad():
+        close(model.decode(model.encode(picture).mean), source.decode(source.encode(picture).mean))
+
+
+def test_a_config_that_does_not_fit_is_named(image: ImageAutoencoder) -> None:
+    wrong = OdVaeConfig(**{**TINY, "latent_channels": 4, "hidden_size_mult": (1, 2, 2, 4)})
+    with pytest.raises(InputError, match=r"\(4, 8, 8, 8\), got \(4, 8, 8, 16\).*latent_channels: expected 5, got 4"):
+        inflate(image, wrong)

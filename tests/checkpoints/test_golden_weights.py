@@ -1,0 +1,51 @@
+"""Public weights read through the importer give the reference classes' outputs (tests/golden)."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kinolab.autoencoders import OdVae
+from kinolab.checkpoints import load
+from kinolab.denoisers import Conditions, DiT, Latte
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+close = functools.partial(torch.testing.assert_close, rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["latte_class", "latte_uncond"])
+@torch.no_grad()
+def test_latte(name: str) -> None:
+    stored = load_file(GOLDEN / f"{name}.safetensors")
+    model = load(GOLDEN / f"{name}.safetensors", prefix="weights.", num_heads=3)
+    assert isinstance(model, Latte) and not model.training
+    label = stored["y"] if name == "latte_class" else None
+    out = model(stored["x"].transpose(1, 2), stored["t"], Conditions(label=label))
+    close(out.transpose(1, 2), stored["out"])
+
+
+@torch.no_grad()
+def test_dit_on_a_clip_of_one_frame() -> None:
+    stored = load_file(GOLDEN / "dit.safetensors")
+    model = load(GOLDEN / "dit.safetensors", prefix="weights.", num_heads=3)
+    assert isinstance(model, DiT)
+    out = model(stored["x"].unsqueeze(2), stored["t"], Conditions(label=stored["y"]))
+    close(out.squeeze(2), stored["out"])
+
+
+@pytest.mark.parametrize(("name", "variant"), [("odvae_v11", "all3d"), ("odvae_v12", "encoder_outer2d")])
+@torch.no_grad()
+def test_causal_vae(name: str, variant: str) -> None:
+    stored = load_file(GOLDEN / f"{name}.safetensors")
+    model = load(GOLDEN / f"{name}.safetensors", prefix="weights.")
+    assert isinstance(model, OdVae) and model.config.variant == variant
+    posterior = model.encode(stored["video"])
+    close(posterior.mean, stored["latent_mean"])
+    close(posterior.logvar, stored["latent_logvar"])
+    close(model.decode(stored["latent_mean"]), stored["reconstruction"])
+    image = model.encode(stored["video"][:, :, :1]).mean
+    close(image, stored["image_latent_mean"])

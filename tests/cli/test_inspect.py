@@ -1,0 +1,133 @@
+"""`kinolab inspect` and `kinolab convert`: what a person reads, and that weights survive the way there and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig
+from kinolab.checkpoints import load, save
+from kinolab.cli import convert, inspect
+from kinolab.denoisers import Latte, LatteConfig
+from kinolab.errors import InputError
+from kinolab.model import VideoModel, load_autoencoder
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LATTE = LatteConfig(
+    hidden_size=24, depth=2, num_heads=3, input_size=8, num_frames=4, num_classes=3, learned_variance=True
+)
+
+app = typer.Typer()
+inspect.register(app)
+convert.register(app)
+
+
+def run(*args: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+@pytest.fixture
+def vae(tmp_path: Path) -> Path:
+    """A diffusers folder of a tiny image autoencoder of spatial ratio 2."""
+    config = ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_scale=0.5)
+    save(ImageAutoencoder(config), tmp_path / "vae", "autoencoder_kl")
+    return tmp_path / "vae"
+
+
+@pytest.fixture
+def latte(tmp_path: Path) -> Path:
+    """Public weights of a tiny Latte, as its training code saves them."""
+    model = Latte(LATTE)
+    torch.nn.init.normal_(model.final_layer.linear.weight)
+    torch.save({"ema": model.state_dict(), "opt": {}}, tmp_path / "latte.pt")
+    return tmp_path / "latte.pt"
+
+
+def same(a: Any, b: Any) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    return a.config == b.config and x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_inspect_says_what_is_known_assumed_and_missing(latte: Path) -> None:
+    text = run("inspect", latte)
+    assert "Latte, official layout; torch.save" in text and "wrapped in  ema." in text
+    assert "depth=2" in text and "to be given num_heads" in text and "num_heads=...)" in text
+    assert f"{sum(v.numel() for v in Latte(LATTE).state_dict().values()):,} parameters" in text
+
+
+def test_inspect_finds_the_prefix() -> None:
+    text = run("inspect", GOLDEN / "odvae_v12.safetensors")
+    assert "causal_vae under 'weights.'" in text and "--prefix weights." in text
+    text = run("inspect", GOLDEN / "odvae_v12.safetensors", "--prefix", "weights.")
+    assert "variant=encoder_outer2d" in text and "assumed     mid_attention" in text and 'prefix="weights."' in text
+
+
+def test_inspect_names_the_groups_of_an_unknown_file_and_what_does_not_fit(tmp_path: Path) -> None:
+    save_file({"a.b": torch.ones(2), "a.c": torch.ones(1)}, tmp_path / "x.safetensors")
+    assert "names       a (2)" in run("inspect", tmp_path / "x.safetensors")
+    found = json.loads(run("inspect", tmp_path / "x.safetensors", "--json"))
+    assert found[0]["groups"] == {"a": 2} and found[0]["format"] is None and found[0]["dtypes"] == {"float32": 2}
+
+
+def test_a_denoiser_becomes_a_whole_model_and_comes_back(tmp_path: Path, vae: Path, latte: Path) -> None:
+    run("convert", vae, "--out", tmp_path / "pixels")
+    run("convert", latte, "--out", tmp_path / "model", "-a", tmp_path / "pixels", "-s", "num_heads=3")
+    model = VideoModel.load(tmp_path / "model")
+    assert model.config.trained == "converted from latte.pt" and (model.config.frames, model.config.size) == (
+        4,
+        (16, 16),
+    )
+    diffusion = model.config.diffusion
+    assert (diffusion.schedule, diffusion.prediction, diffusion.loss) == ("linear", "noise", "mse_vb")
+    assert torch.equal(model.autoencoder.state_dict()["latent_scale"], torch.full((4,), 0.5))
+    text = run("inspect", tmp_path / "model")
+    assert "model folder of Kinolab" in text and "denoiser    latte" in text and "size=[16, 16]" in text
+    back = tmp_path / "back.safetensors"
+    run("convert", tmp_path / "model", "--part", "denoiser", "--to", "public", "--out", back)
+    assert same(load(back), load(latte, num_heads=3))
+    run("convert", tmp_path / "model", "--part", "autoencoder", "--to", "diffusers", "--out", tmp_path / "vae2")
+    assert same(load(tmp_path / "vae2"), load(vae))
+
+
+def test_golden_weights_become_a_model_folder(tmp_path: Path) -> None:
+    """The converted autoencoder still gives the reference's latents."""
+    file = GOLDEN / "odvae_v12.safetensors"
+    run("convert", file, "--prefix", "weights.", "--out", tmp_path / "odvae")
+    stored = load_file(file)
+    with torch.no_grad():
+        image = load_autoencoder(tmp_path / "odvae").encode(stored["video"][:, :, :1]).mean
+    torch.testing.assert_close(image, stored["image_latent_mean"], rtol=0, atol=1e-4)
+
+
+def test_what_convert_cannot_do_it_says(tmp_path: Path, vae: Path, latte: Path) -> None:
+    heads, out = ("-s", "num_heads=3"), ("--out", tmp_path / "out")
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((latte, *out, *heads), "--autoencoder FOLDER"),
+        ((latte, *out, *heads, "--to", "diffusers"), "diffusers has no class for kind latte"),
+        ((latte, "--out", latte, *heads), "exists; choose another name, or --overwrite"),
+        ((vae, *out, "-a", "x"), "this is an autoencoder itself"),
+        ((vae, *out, "--part", "denoiser"), "--part is for model folders"),
+        ((vae, *out, "-s", "format=latte"), "use the option --format"),
+        ((vae, *out, "-s", "latentscale=1"), "did you mean 'latent_scale'"),
+    ]
+    for arguments, said in cases:
+        with pytest.raises(InputError, match=said):
+            run("convert", *arguments)
+    assert not (tmp_path / "out").exists()
+    wide = ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=6)
+    save(ImageAutoencoder(wide), tmp_path / "wide", "autoencoder_kl")
+    run("convert", tmp_path / "wide", *out)
+    with pytest.raises(InputError, match="takes 4 latent channels and the autoencoder makes 6"):
+        run("convert", latte, "--out", tmp_path / "model", "-a", tmp_path / "out", *heads)
+    with pytest.raises(InputError, match="are for public weights"):
+        run("convert", tmp_path / "out", "--to", "diffusers", "--out", tmp_path / "x", "--prefix", "a.")

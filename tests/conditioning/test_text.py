@@ -1,0 +1,116 @@
+"""The text encoder: parity with the reference BERT, and prompts that do not feel the batch they come in."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from kinolab.conditioning import TEXT_ENCODERS, MiniLm, MiniLmConfig, build
+from kinolab.errors import InputError
+
+PROMPTS = ["A red ball falls and bounces.", "", "two blue boxes slide down the ramp, then collide with the left wall"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> MiniLm:
+    return MiniLm()
+
+
+def test_states_are_the_stored_ones(encoder: MiniLm) -> None:
+    """Numbers from transformers' BertModel with the same weights."""
+    text = encoder.encode(PROMPTS[:1])
+    first, last = [0.3995850, 0.0972376, 0.4944671, 0.1183642], [0.0022139, -0.2046595, 0.3661257, 0.4371814]
+    assert int(text.mask.sum()) == 10
+    torch.testing.assert_close(text.states[0, 0, :4], torch.tensor(first), atol=1e-5, rtol=0)
+    torch.testing.assert_close(text.states[0, 9, -4:], torch.tensor(last), atol=1e-5, rtol=0)
+    torch.testing.assert_close(text.states.sum(), torch.tensor(7.3020687), atol=1e-3, rtol=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+def test_equals_transformers(encoder: MiniLm) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer, BertModel
+
+        folder = str(encoder.folder)
+        bert = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        tokens = AutoTokenizer.from_pretrained(folder)(PROMPTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected: Tensor = bert(**tokens).last_hidden_state
+    text, length = encoder.encode(PROMPTS), expected.shape[1]
+    mask = tokens["attention_mask"].bool()
+    assert torch.equal(text.mask[:, :length], mask) and not text.mask[:, length:].any()
+    torch.testing.assert_close(text.states[:, :length][mask], expected[mask], atol=1e-5, rtol=0)
+    mean = (expected * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(text.pooled, torch.nn.functional.normalize(mean), atol=1e-5, rtol=0)
+
+
+def test_a_prompt_does_not_feel_its_batch() -> None:
+    together = MiniLm().encode(PROMPTS)
+    for i, prompt in enumerate(PROMPTS):
+        alone = MiniLm().encode([prompt])
+        assert torch.equal(alone.states[0], together.states[i])
+        assert torch.equal(alone.pooled[0], together.pooled[i])
+
+
+def test_a_prompt_does_not_feel_the_precision_around_it(encoder: MiniLm) -> None:
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        inside = MiniLm().encode(PROMPTS[:1])
+    assert torch.equal(inside.states, encoder.encode(PROMPTS[:1]).states)
+
+
+def test_an_empty_prompt_has_its_two_marks(encoder: MiniLm) -> None:
+    text = encoder.encode([""])
+    assert text.mask.sum() == 2 and text.states.shape == (1, 32, 384)
+    assert text.pooled.norm() == pytest.approx(1.0, abs=1e-5)
+    assert not text.states[~text.mask].any()
+
+
+def test_like_prompts_are_near_each_other(encoder: MiniLm) -> None:
+    a, b, c = encoder.encode(["a red ball falls", "a crimson ball drops down", "stock prices rose on Monday"]).pooled
+    assert a @ b > 0.6 > 0.2 > a @ c
+
+
+def test_a_long_prompt_is_cut_with_a_warning() -> None:
+    encoder, words = build(MiniLmConfig(max_tokens=8)), "one two three four five six seven eight"
+    with pytest.warns(UserWarning, match="prompt of 10 tokens is cut to 8"):
+        cut = encoder.encode([words])
+    assert cut.states.shape == (1, 8, 384) and cut.mask.all()
+    short = MiniLm().encode(["one two three four five six"])
+    torch.testing.assert_close(cut.states, short.states[:, :8])
+
+
+def test_repeated_prompts_are_remembered(encoder: MiniLm, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoder.encode(["a green ball"])
+    monkeypatch.setattr(encoder, "bert", lambda ids: pytest.fail("encoded twice"))
+    again = encoder.encode(["a green ball", "a green ball"])
+    assert torch.equal(again.states, first.states.repeat(2, 1, 1))
+
+
+def test_the_memory_of_prompts_is_bounded() -> None:
+    encoder = MiniLm(MiniLmConfig(cache_size=2))
+    encoder.encode(["a", "b", "a", "c"])
+    assert list(encoder.cache) == ["a", "c"]
+
+
+def test_changing_a_result_does_not_change_the_memory(encoder: MiniLm) -> None:
+    before = encoder.encode(["a white box"])
+    kept = before.pooled.clone()
+    before.pooled.zero_()
+    before.states.zero_()
+    assert torch.equal(encoder.encode(["a white box"]).pooled, kept)
+
+
+def test_building_reads_nothing() -> None:
+    encoder = TEXT_ENCODERS["minilm"](MiniLmConfig())
+    assert "bert" not in vars(encoder) and "folder" not in vars(encoder)
+
+
+@pytest.mark.parametrize("prompts", ["a red ball", [], [None]])
+def test_only_lists_of_strings_are_prompts(encoder: MiniLm, prompts: list[str]) -> None:
+    with pytest.raises(InputError, match="list of prompts"):
+        encoder.encode(prompts)

@@ -1,0 +1,26 @@
+"""Shared fixtures: one thread per test process, so that tests in parallel don't fight over the cores."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Every test starts from the same random state, and leaves none behind."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover_filters() -> Iterator[None]:
+    """A test that changes warning filters doesn't change them for the next one."""
+    with warnings.catch_warnings():
+        yield

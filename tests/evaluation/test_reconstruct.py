@@ -1,0 +1,164 @@
+"""`reconstruct` in any mode gives what the autoencoder gives for the whole clip, for any length, and measures it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kinolab import video
+from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.errors import InputError
+from kinolab.evaluation import reconstruct as module
+from kinolab.evaluation.reconstruct import (
+    ReconstructConfig,
+    can_stream,
+    decode_groups,
+    encode_groups,
+    reconstruct,
+    side_by_side,
+)
+from kinolab.metrics.reconstruction import psnr
+
+ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1, norm_num_groups=4)
+CONFIG = ReconstructConfig(autoencoder="unused", precision="float32")
+
+
+@pytest.fixture(autouse=True)
+def no_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests hand over an autoencoder that has no folder."""
+    monkeypatch.setattr(module, "model_hash", lambda name: "0" * 64)
+
+
+def autoencoder(config: OdVaeConfig = ODVAE) -> OdVae:
+    torch.manual_seed(1)
+    return OdVae(config).eval()
+
+
+def write_clip(path: Path, frames: int, height: int = 24, width: int = 32) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    y, x, t = np.mgrid[0:height, 0:width, 0:frames]
+    waves = [128 + 90 * np.sin(x / 5 + t / 3), 128 + 90 * np.cos(y / 4 - t / 5), 60 + 3 * t + 0 * x]
+    clip = np.stack(waves, -1).transpose(2, 0, 1, 3) + rng.normal(0, 4, (frames, height, width, 3))
+    clip = clip.clip(0, 255).astype(np.uint8)
+    video.write(path, clip, 12.0, lossless=True)
+    return clip
+
+
+def panels(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three parts of a lossless result."""
+    original, rebuilt, error = np.split(video.read(path).frames, 3, axis=2)
+    return original, rebuilt, error
+
+
+def changed(**values: object) -> ReconstructConfig:
+    return ReconstructConfig.model_validate(CONFIG.model_dump() | values)
+
+
+@torch.no_grad()
+def test_the_stream_equals_the_whole_and_the_numbers_are_those_of_the_pixels(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c.mkv", 37)
+    model = autoencoder()
+    whole = model.decode(model.encode(video.to_tensor(clip)[None]).mean)
+    for mode in ("stream", "whole"):
+        report = reconstruct(tmp_path / "c.mkv", tmp_path / mode, model, changed(mode=mode))
+        original, rebuilt, error = panels(tmp_path / mode)
+        np.testing.assert_array_equal(original, clip)
+        # a value within 1e-5 of a half may round either way
+        assert np.abs(rebuilt.astype(int) - video.to_uint8(whole[0])).max() <= 1
+        np.testing.assert_array_equal(error, (4 * np.abs(original.astype(int) - rebuilt)).clip(max=255))
+        assert report.psnr.value == pytest.approx(float(psnr(video.to_tensor(clip)[None], whole).mean()), abs=1e-3)
+        assert report.mode == mode and report.frames == 37 and report.fps == 12 and not report.notes
+        assert report.latent_shape == (4, 10, 3, 4)
+        assert report.ratio == pytest.approx(3 * 37 * 24 * 32 / (4 * 10 * 3 * 4))
+        assert report.encode_seconds > 0 and report.decode_seconds > 0
+
+
+@torch.no_grad()
+def test_groups_that_arrive_equal_the_tiling_of_the_whole_clip() -> None:
+    model = autoencoder(ODVAE.model_copy(update={"norm": "clip"}))
+    clip = torch.rand(1, 3, 29, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    chunks = [clip[:, :, :9], clip[:, :, 9:17], clip[:, :, 17:25], clip[:, :, 25:]]
+    latents = list(encode_groups(model, iter(chunks)))
+    torch.testing.assert_close(torch.cat(latents, 2), model.encode_tiled(clip, 9).mean)
+    decoded = torch.cat(list(decode_groups(model, iter(latents))), 2)
+    torch.testing.assert_close(decoded, model.decode_tiled(torch.cat(latents, 2), 3))
+
+
+def test_an_autoencoder_without_a_stream_is_tiled_and_says_so(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c.mkv", 21)
+    model = autoencoder(ODVAE.model_copy(update={"norm": "clip"}))
+    assert can_stream(autoencoder()) and not can_stream(model)
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "r", model, CONFIG)
+    assert report.mode == "tiled" and "tiled instead" in report.notes[0] and report.frames == 21
+    with pytest.raises(InputError, match="norm 'clip'"):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "s", model, changed(mode="stream"))
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_breaks_the_rules_is_cut_and_said(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c.mkv", 20, height=27, width=37)
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "r", autoencoder(), CONFIG)
+    assert (report.frames, report.size) == (17, (24, 32))
+    assert "cut from 37x27 to 32x24" in report.notes[0] and "the last 3 frames left out" in report.notes[1]
+    np.testing.assert_array_equal(panels(tmp_path / "r")[0], clip[:17, 1:25, 2:34])
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "q", autoencoder(), changed(frames=7, size=16, upscale=2))
+    assert (report.frames, report.size) == (5, (16, 16)) and "5 frames instead of 7" in report.notes[0]
+    assert video.read(tmp_path / "q").frames.shape == (5, 32, 96, 3)
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk holds more than 17 frames, however long the clip."""
+    most = 0
+    stream = OdVae.decode_stream
+
+    def watched(self: OdVae, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        nonlocal most
+        for chunk in stream(self, chunks):
+            most = max(most, chunk.shape[2])
+            yield chunk
+
+    monkeypatch.setattr(OdVae, "decode_stream", watched)
+    write_clip(tmp_path / "c.mkv", 97, 8, 8)
+    seen: list[tuple[int, int]] = []
+    report = reconstruct(
+        tmp_path / "c.mkv", tmp_path / "r", autoencoder(), CONFIG, lambda done, total: seen.append((done, total))
+    )
+    assert most == 17 and report.frames == 97 and report.ssim is None, "8 x 8 is smaller than the window of SSIM"
+    assert seen[0] == (17, 97) and seen[-1] == (97, 97)
+
+
+def test_the_record_beside_it_makes_it_again(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c.mkv", 5)
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "r.mp4", autoencoder(), changed(tile=5))
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert ReconstructConfig.model_validate(record["reconstruct"]).tile == 5
+    assert record["psnr"]["value"] == report.psnr.value and record["latent_shape"] == [4, 2, 3, 4]
+    text = "\n".join(report.lines())
+    assert "3 x 5 x 24 x 32 pixels : 4 x 2 x 3 x 4 latents" in text and "float32 (as asked); tiled" in text
+
+
+def test_the_error_is_amplified_and_pixels_are_enlarged() -> None:
+    a, b = np.full((2, 3, 3), 100, np.uint8), np.full((2, 3, 3), 110, np.uint8)
+    row = side_by_side(a, b, 4.0, 2)
+    assert row.shape == (4, 18, 3)
+    assert (row[:, :6] == 100).all() and (row[:, 6:12] == 110).all() and (row[:, 12:] == 40).all()
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c.mkv", 5, 8, 8)
+    model = autoencoder()
+    with pytest.raises(InputError, match=r"expected 1 \+ 4\*k frames, got 8; use 5"):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "r", model, changed(tile=8))
+    with pytest.raises(InputError, match="not both"):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "r", model, changed(tile=5, mode="whole"))
+    with pytest.raises(InputError, match="is the clip itself"):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "c.mkv", model, CONFIG)
+    with pytest.raises(InputError, match="at least 8 x 8"):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "r", model, changed(size=(4, 8)))
+    assert [p.name for p in tmp_path.iterdir()] == ["c.mkv"]

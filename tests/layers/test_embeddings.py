@@ -1,0 +1,112 @@
+"""Embeddings: closed forms of the fixed ones, null rows of the learned ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinolab.layers.embeddings import (
+    LabelEmbedder,
+    PooledEmbedder,
+    TextEmbedder,
+    TimestepEmbedder,
+    apply_rotary,
+    rotary_table,
+    sincos_1d,
+    sincos_2d,
+    spread_positions,
+)
+
+
+def test_sincos_is_its_formula() -> None:
+    table = sincos_1d(torch.tensor([0.0, 3.0, 7.5]), 8)
+    for row, position in enumerate((0.0, 3.0, 7.5)):
+        for i in range(4):
+            omega = 10000 ** (-i / 4)
+            assert math.isclose(table[row, i], math.sin(position * omega), abs_tol=1e-6)
+            assert math.isclose(table[row, 4 + i], math.cos(position * omega), abs_tol=1e-6)
+
+
+def test_sincos_of_a_grid_tells_the_column_first() -> None:
+    table = sincos_2d(torch.arange(2), torch.arange(3), 16).view(2, 3, 16)
+    assert torch.equal(table[0, :, :8], table[1, :, :8])
+    assert torch.equal(table[:, 0, 8:], table[:, 2, 8:])
+    assert torch.equal(table[1, 2], torch.cat([sincos_1d(torch.tensor([2]), 8), sincos_1d(torch.tensor([1]), 8)], 1)[0])
+
+
+def test_spread_positions_stay_in_the_trained_range() -> None:
+    assert spread_positions(5, 5).tolist() == [0, 1, 2, 3, 4]
+    assert spread_positions(10, 5).tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 50), st.floats(0, 50), st.floats(-20, 20))
+def test_rotary_products_depend_on_the_distance(p: float, q: float, shift: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 1, 16, generator=generator, dtype=torch.float64)
+
+    def product(a: float, b: float) -> float:
+        turned = (
+            apply_rotary(v, *rotary_table(torch.tensor([at], dtype=torch.float64), 16)) for v, at in ((x, a), (y, b))
+        )
+        left, right = turned
+        return float((left * right).sum())
+
+    assert math.isclose(product(p, q), product(p + shift, q + shift), abs_tol=1e-4)
+
+
+def test_rotary_keeps_lengths_and_position_zero() -> None:
+    x = torch.randn(4, 16)
+    cos, sin = rotary_table(torch.arange(4), 16)
+    turned = apply_rotary(x, cos, sin)
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(turned[0], x[0])
+
+
+def test_timestep_features_are_cosines_then_sines() -> None:
+    embedder = TimestepEmbedder(4, num_features=6)
+    seen = []
+    embedder.mlp[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embedder(torch.tensor([250.0]))
+    omegas = [10000 ** (-i / 3) for i in range(3)]
+    expected = [math.cos(250 * w) for w in omegas] + [math.sin(250 * w) for w in omegas]
+    torch.testing.assert_close(seen[0][0], torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_null_is_the_row_after_the_classes() -> None:
+    embedder = LabelEmbedder(3, 4)
+    label = torch.tensor([0, 2, 3])
+    dropped = embedder(label, torch.tensor([True, False, False]))
+    assert torch.equal(dropped, embedder.embedding_table.weight[[3, 2, 3]])
+
+
+def test_a_dropped_prompt_does_not_matter() -> None:
+    torch.manual_seed(0)
+    pooled, text = PooledEmbedder(5, 8), TextEmbedder(5, 8)
+    torch.nn.init.normal_(pooled.null)
+    torch.nn.init.normal_(text.null)
+    null = torch.tensor([True, False])
+    a, b = torch.randn(2, 2, 5)
+    assert torch.equal(pooled(a, null)[0], pooled(b, null)[0])
+    assert not torch.equal(pooled(a, null)[1], pooled(b, null)[1])
+    (x, x_mask), (y, y_mask) = (text(torch.randn(2, 6, 5), torch.ones(2, 6).bool(), null) for _ in range(2))
+    assert torch.equal(x[0, :1], y[0, :1]) and torch.equal(x_mask, y_mask)
+    assert x_mask.tolist() == [[True] + [False] * 5, [True] * 6]
+
+
+def test_a_prompt_without_tokens_counts_as_dropped() -> None:
+    embedder = TextEmbedder(5, 8)
+    mask = torch.tensor([[False, False], [True, False]])
+    text = torch.randn(2, 2, 5)
+    tokens, used = embedder(text, mask)
+    dropped, _ = embedder(text, None, torch.tensor([True, True]))
+    assert used.tolist() == [[True, False], [True, False]]
+    assert torch.equal(tokens[0, 0], dropped[0, 0])
+
+
+def test_pooled_embeddings_may_have_any_scale() -> None:
+    embedder, pooled = PooledEmbedder(5, 8), torch.randn(2, 5)
+    torch.testing.assert_close(embedder(pooled), embedder(100 * pooled), atol=1e-5, rtol=1e-4)

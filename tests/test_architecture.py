@@ -1,0 +1,93 @@
+"""The house rules that a machine can check: which way imports point, and that nothing unwanted is installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "kinolab"
+
+LEVELS = [
+    {"errors", "config", "world", "layers", "video"},
+    {"autoencoders", "denoisers", "conditioning", "diffusion", "data", "metrics"},
+    {"model", "checkpoints"},
+    {"generate", "training"},
+    {"evaluation"},
+    {"cli", "__main__"},
+]
+"""A file may import what stands in an earlier level, and its own folder. Within a level only the pairs below."""
+WITHIN = {
+    ("config", "errors"), ("world", "errors"), ("layers", "errors"), ("layers", "config"), ("video", "errors"),
+    ("checkpoints", "model"), ("__main__", "cli"),
+}  # fmt: skip
+ROOM = {name: level for level, names in enumerate(LEVELS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of kinolab that a file imports, those for type checkers included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            if node.module == "kinolab":
+                found |= {alias.name for alias in node.names}
+            elif node.module.startswith("kinolab."):
+                found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("kinolab.")}
+    return {f for f in found if f in ROOM}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent != PACKAGE or p.stem != "__init__"],
+                         ids=lambda p: str(p.relative_to(PACKAGE)))  # fmt: skip
+def test_imports_point_one_way(path: Path) -> None:
+    here = room(path)
+    assert here in ROOM, f"{here}: a new room; give it a level in this test and a line in the README's tree"
+    for other in imports(path) - {here}:
+        assert ROOM[other] < ROOM[here] or (here, other) in WITHIN, f"{path}: {here} imports {other}"
+
+
+def test_only_the_video_folder_touches_codecs() -> None:
+    users = {p for p in FILES if re.search(r"^\s*(import|from) (av|torchcodec)\b", p.read_text(encoding="utf-8"), re.M)}
+    assert users and {p.parent for p in users} == {PACKAGE / "video"}
+
+
+@pytest.mark.parametrize("folder", ["autoencoders", "denoisers"])
+def test_published_systems_do_not_import_each_other(folder: str) -> None:
+    shared = {"__init__", "base", "inflate", "image_init"}
+    systems = {p.stem for p in (PACKAGE / folder).glob("*.py")} - shared
+    for path in (PACKAGE / folder).glob("*.py"):
+        if path.stem in systems:
+            text = path.read_text(encoding="utf-8")
+            found = set(re.findall(rf"kinolab\.{folder}\.(\w+)", text)) & systems
+            assert not found - {path.stem}, f"{path.name} imports {found}"
+
+
+def test_no_environment_variables_outside_torchruns() -> None:
+    users = {str(p.relative_to(PACKAGE)) for p in FILES if "os.environ" in p.read_text(encoding="utf-8")}
+    assert users <= {"training/parallel.py"}
+
+
+@pytest.mark.parametrize("name", ["torchvision", "lpips", "torch-fidelity", "torchaudio"])
+def test_no_package_that_breaks_others_is_installed(name: str) -> None:
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version(name)
+
+
+def test_the_commands_start_without_torch() -> None:
+    """`kinolab --help` and a usage error must not take seconds."""
+    import subprocess
+    import sys
+
+    code = "import sys; import kinolab.cli as c; c.build(list(c.COMMANDS)); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,187 @@
+"""Runs: kill and resume, split over processes and micro-batches, stopping at a non-finite loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from kinolab.errors import InputError
+from kinolab.layers.precision import NonFiniteError
+from kinolab.training.run import train
+from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
+
+
+def write(folder: Path, recipe: dict[str, Any], name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("autoencoder")
+    train(write(folder, autoencoder_recipe(steps=2)), folder / "run")
+    return folder / "run"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {f"{p.stem}.{k}": v for p in sorted((run / "model").glob("*.safetensors")) for k, v in load_file(p).items()}
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys() and a
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+@pytest.mark.parametrize("kind", ["odvae", "denoiser"])
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_stopped_and_resumed_gives_the_same_weights(
+    tmp_path: Path, tiny_autoencoder: Path, kind: str, stop: int
+) -> None:
+    recipe = odvae_recipe() if kind == "odvae" else denoiser_recipe(tiny_autoencoder)
+    path = write(tmp_path, recipe)
+    train(path, tmp_path / "whole")
+    train(path, tmp_path / "split", until=stop)
+    report = train(None, tmp_path / "split", resume=True)
+    assert report.finished and report.changes == []
+    assert largest_difference(tmp_path / "whole", tmp_path / "split") == 0.0
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL at an arbitrary moment: the checkpoint under a final name is whole, and the end is the same."""
+    path = write(tmp_path, autoencoder_recipe(steps=40, save_every=1))
+    train(path, tmp_path / "whole")
+    command = [sys.executable, "-m", "kinolab", "train", str(path), "--run", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "killed" / "checkpoints").glob("step-0000000[3-9]")) and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    report = train(None, tmp_path / "killed", resume=True)
+    assert report.finished
+    assert largest_difference(tmp_path / "whole", tmp_path / "killed") == 0.0
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    trained = [s for s, line in zip(steps, (tmp_path / "killed" / "log.jsonl").read_text().splitlines(), strict=True)
+               if json.loads(line)["kind"] == "train"]  # fmt: skip
+    assert trained == list(range(1, 41))
+
+
+@pytest.mark.parametrize("kind", ["odvae", "denoiser"])
+def test_accumulation_changes_nothing(tmp_path: Path, tiny_autoencoder: Path, kind: str) -> None:
+    """The same draws for every sample, whatever micro-batch it falls into; the adversarial weight is per micro-batch,
+    so it is left out here."""
+    make = autoencoder_recipe if kind == "odvae" else lambda **t: denoiser_recipe(tiny_autoencoder, **t)
+    train(write(tmp_path, make(), "a.yaml"), tmp_path / "a")
+    train(write(tmp_path, make(micro_batch=1), "b.yaml"), tmp_path / "b")
+    assert largest_difference(tmp_path / "a", tmp_path / "b") < 2e-4
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_equal_one(tmp_path: Path, tiny_autoencoder: Path, parallel: str) -> None:
+    """SGD-like updates of Adam amplify rounding; 3 steps at float32 agree to 1e-4 of weights of order 0.1."""
+    path = write(tmp_path, denoiser_recipe(tiny_autoencoder, steps=3, parallel=parallel, save_every=2))
+    train(path, tmp_path / "one")
+    run_two(path, tmp_path / "two", ["--until", "2"])
+    run_two(path, tmp_path / "two", ["--resume"])
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+
+
+def test_a_checkpoint_of_two_processes_resumes_in_one(tmp_path: Path, tiny_autoencoder: Path) -> None:
+    path = write(tmp_path, denoiser_recipe(tiny_autoencoder, steps=3, parallel="fsdp"))
+    train(path, tmp_path / "one")
+    run_two(path, tmp_path / "mixed", ["--until", "2"])
+    train(None, tmp_path / "mixed", resume=True)
+    assert largest_difference(tmp_path / "one", tmp_path / "mixed") < 1e-4
+
+
+def test_two_processes_train_an_autoencoder(tmp_path: Path) -> None:
+    path = write(tmp_path, autoencoder_recipe(steps=3))
+    train(path, tmp_path / "one")
+    run_two(path, tmp_path / "two", [])
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+
+
+def run_two(recipe: Path, run: Path, options: list[str]) -> None:
+    """The recipe under torchrun's environment with two processes."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    command = [sys.executable, "-W", "ignore", "-m", "kinolab", "train", str(recipe), "--run", str(run), *options]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            command, env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
+        )
+        for r in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error
+
+
+def test_the_first_non_finite_loss_stops_the_run_and_keeps_the_last_state(
+    tmp_path: Path, tiny_autoencoder: Path
+) -> None:
+    path = write(tmp_path, denoiser_recipe(tiny_autoencoder, steps=6, save_every=1))
+    train(path, tmp_path / "run", until=2)
+    with pytest.raises(NonFiniteError, match=r"step \d.*step-0000000\d.*learning_rate"):
+        train(None, tmp_path / "run", ["training.learning_rate=1e30"], resume=True)
+    report = train(None, tmp_path / "run", ["training.learning_rate=1e-2"], resume=True, until=2)
+    assert report.step >= 2
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert all(torch.isfinite(v).all() for v in _checkpoint_weights(kept[0]).values())
+
+
+def _checkpoint_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    target = checkpoint.with_suffix(".pt")
+    dcp_to_torch_save(checkpoint, target)
+    state = torch.load(target, weights_only=True)
+    return dict(state["denoiser"]["weights"])
+
+
+def test_resuming_says_what_changed(tmp_path: Path) -> None:
+    path = write(tmp_path, autoencoder_recipe(steps=3))
+    train(path, tmp_path / "run", until=1)
+    said: list[str] = []
+    report = train(None, tmp_path / "run", ["training.learning_rate=5e-4"], resume=True, say=said.append)
+    assert report.changes == ["training.learning_rate: 0.001 -> 0.0005"]
+    assert any("0.001 -> 0.0005" in line for line in said)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    path = write(tmp_path, autoencoder_recipe(steps=1))
+    train(path, tmp_path / "run")
+    with pytest.raises(InputError, match="--resume"):
+        train(path, tmp_path / "run")
+    with pytest.raises(InputError, match="no run to resume"):
+        train(None, tmp_path / "other", resume=True)
+
+
+def test_log_samples_and_heldout_numbers(tmp_path: Path, tiny_autoencoder: Path) -> None:
+    path = write(tmp_path, denoiser_recipe(tiny_autoencoder, evaluate_every=2, sample_every=2))
+    train(path, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    heldout = [r for r in rows if r["kind"] == "heldout"]
+    assert [r["step"] for r in heldout] == [2, 4]
+    assert heldout[-1]["loss"] < heldout[0]["loss"]
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
+        "step-00000002-0.mp4", "step-00000004-0.mp4",
+    ]  # fmt: skip
