@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,12 +79,18 @@ class Autoencoder(nn.Module):
     """Base of the autoencoders; `spec` states the shape rules, latents are already normalised."""
 
     spec: AutoencoderSpec
+    config: Any
+    """The autoencoder's own config class."""
+    latent_shift: Tensor
+    """(C',): normalised latents = (raw - latent_shift) * latent_scale."""
+    latent_scale: Tensor
 
     @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, which the adaptive weight of VQGAN is measured at."""
-        conv = self.decoder.conv_out  # type: ignore[union-attr]
-        return getattr(conv, "conv", conv).weight
+        conv: Any = self.get_submodule("decoder.conv_out")
+        weight: Tensor = getattr(conv, "conv", conv).weight
+        return weight
 
     def encode(self, video: Tensor) -> Posterior:
         """(B, 3, T, H, W) in [-1, 1] -> posterior over (B, C', T', H', W')."""

@@ -1,4 +1,4 @@
-"""`kinolab data check`: a verdict per clip before anything is spent."""
+"""`kinolab data`: a verdict per clip before anything is spent, and small copies of large clips."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ def check(
             typer.echo(line)
     if not summarise(source.verdicts()).windows:
         raise InputError(f"{config.path}: no clip is usable with these settings")
+
+
+@app.command()
+def shrink(
+    folder: Annotated[Path, typer.Argument(help="Folder of clips.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the small copies.")],
+    size: Annotated[int, typer.Option(min=8, help="Shorter side, about twice the side that is trained on.")] = 256,
+    fps: Annotated[float | None, typer.Option(help="Frame rate to re-time to; default the frames as stored.")] = None,
+) -> None:
+    """Write small copies of clips, so that training does not decode large ones again and again.
+
+    Names, captions and labels stay; run it again to go on after an interruption.
+    """
+    from kinolab.data.shrink import shrink as run
+
+    with progress_bar("shrinking clips") as advance:
+        summary = run(folder, out, size, fps=fps, progress=advance)
+    for cause in summary.failed:
+        typer.echo(f"left out: {cause}", err=True)
+    typer.echo(f"{out}: {summary.written} clips written, {summary.present} there already")
+    if not summary.written + summary.present:
+        raise InputError(f"{folder}: no clip could be read")
 
 
 def plan(

@@ -41,7 +41,7 @@ def generate(
     values: dict[str, Any] = {"model": chosen, "prompts": prompt or [], "label": label, "count": count, "seed": seed}
     values |= {"frames": frames, "size": parse_size(size), "fps": fps, "precision": precision, "compile": compile}
     values["device"] = device
-    changes = {"name": sampler, "steps": steps, "eta": eta}
+    changes: dict[str, Any] = {"name": sampler, "steps": steps, "eta": eta}
     values["sampler"] = trained.sampler.model_dump() | {k: v for k, v in changes.items() if v is not None}
     interval = None if guidance_interval is None else _numbers(guidance_interval)
     changes = {"scale": guidance, "interval": interval, "rescale": guidance_rescale}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ class Conditions:
     pooled: Tensor | None = None
     null: Tensor | None = None
 
-    def map(self, function) -> Conditions:  # type: ignore[no-untyped-def]
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply a tensor function to every field that is given."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return Conditions(**{k: None if v is None else function(v) for k, v in values.items()})

@@ -51,6 +51,9 @@ class AutoencoderLossConfig(Config):
     squared_weight: float = Field(default=0.0, ge=0)
     """Weight of the mean squared error that is added to it: few but large errors, such as the wrong colour of a small
     object, then count more than many small ones."""
+    chroma_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared error of the colour differences R - B and G - (R + B) / 2 (YCoCg) that is added. Small
+    objects of few pixels keep the wrong hue for long without it, as brightness dominates the error in RGB."""
     huber_delta: float = Field(default=0.1, gt=0)
     """Where Huber's loss turns from d^2 / (2 delta) to |d| - delta / 2 (in pixel units of [-1, 1])."""
     kl_weight: float = Field(default=1e-6, ge=0)
@@ -103,6 +106,8 @@ class AutoencoderLoss(nn.Module):
         _check(video, reconstruction)
         c = self.config
         error = self._reconstruction_error(video, reconstruction)
+        if c.chroma_weight:
+            error = error + c.chroma_weight * F.mse_loss(chroma(reconstruction.float()), chroma(video.float()))
         if c.squared_weight:
             error = error + c.squared_weight * F.mse_loss(reconstruction.float(), video.float())
         # in float32: near the prior the terms of the KL cancel, and bfloat16 would leave nothing of them
@@ -153,6 +158,12 @@ class AutoencoderLoss(nn.Module):
             return F.mse_loss(y, x)
         delta = self.config.huber_delta
         return F.huber_loss(y, x, delta=delta) / delta
+
+
+def chroma(video: Tensor) -> Tensor:
+    """The colour differences Co = R - B and Cg = G - (R + B) / 2 of (B, 3, ...) pixels: (B, 2, ...)."""
+    red, green, blue = video.unbind(1)
+    return torch.stack([red - blue, green - 0.5 * (red + blue)], dim=1)
 
 
 def _check(video: Tensor, reconstruction: Tensor) -> None:

@@ -45,6 +45,8 @@ class TrainingConfig(Config):
     """How many of the newest checkpoints are kept."""
     evaluate_every: int = Field(500, ge=1)
     """Steps between measurements on held-out data."""
+    evaluate_first: bool = False
+    """Also measure before the first step: what the first weights are worth by themselves."""
     sample_every: int = Field(1000, ge=1)
     """Steps between sample videos from fixed seeds."""
     log_every: int = Field(10, ge=1)

@@ -94,6 +94,8 @@ class Trainer:
         try:
             with _interruptible(self):
                 batches = self.job.batches(step, self.world)
+                if step == 0 and self.config.evaluate_first:
+                    self._evaluate(log, step)
                 while step < last and not self.stop_asked:
                     begun = time.perf_counter()
                     numbers = self._step(step, next(batches))
@@ -141,7 +143,7 @@ class Trainer:
         if not bool(torch.isfinite(loss)):
             self._fail(f"the loss of {name} is {float(loss.detach())}", name, batch, step)
         with fast_float32(self.world.device):
-            (loss / count).backward()  # type: ignore[no-untyped-call]
+            (loss / count).backward()
         return parts
 
     def _fail(self, what: str, name: str, batch: Any, step: int) -> None:
@@ -175,14 +177,17 @@ class Trainer:
             self._save(step)
             saved = step
         if step % c.evaluate_every == 0 or step == c.steps:
-            with self._averages(), torch.no_grad():
-                values = self.job.evaluate(self.world)
-            if log is not None:
-                log.write(step, "heldout", values)
+            self._evaluate(log, step)
         if step % c.sample_every == 0 or step == c.steps:
             with self._averages(), torch.no_grad():
                 self.job.sample(self.folder / "samples", step, self.world)
         return saved
+
+    def _evaluate(self, log: RunLog | None, step: int) -> None:
+        with self._averages(), torch.no_grad():
+            values = self.job.evaluate(self.world)
+        if log is not None:
+            log.write(step, "heldout", values)
 
     def _save(self, step: int) -> None:
         self.state.save(self.folder / "checkpoints", step, self.config.keep)

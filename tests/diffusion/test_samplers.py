@@ -60,7 +60,7 @@ def test_every_sampler_reproduces_a_gaussian_on_every_path(config: str, name: st
     diffusion = Diffusion(CONFIGS[config])
     noise = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     noise = (noise - noise.mean()) / noise.std()
-    sampler = SamplerConfig(name=name, steps=200 if name == "ddpm" else 60)  # type: ignore[arg-type]
+    sampler = SamplerConfig(name=name, steps=200 if name == "ddpm" else 60)
     z = diffusion.sample(
         denoiser_for(diffusion), noise, Conditions(), sampler=sampler, generator=torch.Generator().manual_seed(1)
     )
@@ -91,7 +91,7 @@ def error_at(name: str, steps: int, *, start: float = 950.0, end: float = 50.0) 
     def denoise(z: Tensor, t: float) -> Denoised:
         return Denoised(best(path, z, t))
 
-    actual = SAMPLERS[name](denoise, z, times, path=path, config=SamplerConfig(name=name))  # type: ignore[arg-type]
+    actual = SAMPLERS[name](denoise, z, times, path=path, config=SamplerConfig(name=name))
     alpha_start, alpha_end = path.scalars(start)[0], path.scalars(end)[0]
     exact = alpha_end * MU + spread(path, end) / spread(path, start) * (z - alpha_start * MU)
     return float((actual - exact).abs().max())
@@ -108,7 +108,7 @@ def test_deterministic_samplers_converge_at_their_order(name: str, order: int) -
 def test_whole_trajectories_end_at_the_exact_solution(config: str, name: str, bound: float) -> None:
     diffusion = Diffusion(CONFIGS[config])
     noise = torch.tensor([-1.3, 0.2, 1.1], dtype=torch.float64).reshape(3, 1, 1, 1, 1)
-    sampler = SamplerConfig(name=name, steps=100)  # type: ignore[arg-type]
+    sampler = SamplerConfig(name=name, steps=100)
     actual = diffusion.sample(denoiser_for(diffusion), noise, Conditions(), sampler=sampler)
     start = float(diffusion.times(sampler)[0])
     exact = MU + S / spread(diffusion.path, start) * (noise - diffusion.path.scalars(start)[0] * MU)
@@ -149,7 +149,7 @@ def test_learned_variance_is_used_between_its_bounds() -> None:
 
     def step(variance: float | None, choice: str) -> Tensor:
         learned = None if variance is None else torch.full_like(z, variance)
-        config = SamplerConfig(name="ddpm", variance=choice)  # type: ignore[arg-type]
+        config = SamplerConfig(name="ddpm", variance=choice)
         denoise: Denoise = lambda z, t: Denoised(torch.zeros_like(z), learned)  # noqa: E731
         return SAMPLERS["ddpm"](denoise, z, times, path=path, config=config, generator=torch.Generator().manual_seed(0))
 
@@ -175,7 +175,7 @@ def test_callback_counts_steps_and_the_last_state_is_the_result() -> None:
             denoiser_for(diffusion),
             (1, 1, 1, 2, 2),
             Conditions(),
-            sampler=SamplerConfig(name=name, steps=4),  # type: ignore[arg-type]
+            sampler=SamplerConfig(name=name, steps=4),
             generator=torch.Generator().manual_seed(0),
             callback=callback,
         )
@@ -186,7 +186,7 @@ def test_callback_counts_steps_and_the_last_state_is_the_result() -> None:
 def test_same_generator_gives_the_same_sample() -> None:
     diffusion = Diffusion(CONFIGS["linear-noise"])
     for name in SAMPLERS:
-        sampler = SamplerConfig(name=name, steps=5)  # type: ignore[arg-type]
+        sampler = SamplerConfig(name=name, steps=5)
         first, again, other = (
             diffusion.sample(
                 denoiser_for(diffusion),

@@ -103,7 +103,7 @@ def test_it_is_lpips_over_torchvisions_layout(
     config = PerceptualConfig(
         features=tmp_path / "net.safetensors",
         heads=tmp_path / "heads.pth" if with_heads else None,
-        network=name,  # type: ignore[arg-type]
+        network=name,
     )
     torch.testing.assert_close(PerceptualDistance.load(config)(x, y), expected, atol=1e-5, rtol=1e-5)
 
@@ -222,7 +222,7 @@ def test_wrong_clips_are_refused(vgg_file: Path) -> None:
 def test_the_smallest_side_is_the_smallest(tmp_path: Path, name: str) -> None:
     torch.save(features_of(vgg() if name == "vgg16" else alexnet()), tmp_path / "net.pth")
     distance = PerceptualDistance.load(
-        PerceptualConfig(features=tmp_path / "net.pth", network=name)  # type: ignore[arg-type]
+        PerceptualConfig(features=tmp_path / "net.pth", network=name)
     )
     size = NETWORKS[name].smallest
     x, y = videos(size=size)

@@ -1,0 +1,69 @@
+"""The command line as a person meets it: one line and status 2 for a mistake, never a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kinolab import video
+from kinolab.cli import COMMANDS, build, main
+from tests.tiny_model import save_tiny_model
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(w) for w in words])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert run(command, "--help") == 0
+    assert "Usage" in capsys.readouterr().out
+    assert build(list(COMMANDS)) is not None
+
+
+def test_generate_then_rerun(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.mp4"
+    assert run("generate", "a ball", "--model", folder, "--out", out, "--steps", 2, "--precision", "float32") == 0
+    assert video.probe(out).frames == 5
+    assert json.loads(out.with_suffix(".json").read_text())["request"]["sampler"]["steps"] == 2
+    assert run("rerun", out) == 0
+    assert "identical" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "no-such-recipe"], "no such recipe"),
+        (["train"], "expected a recipe"),
+        (["train", "toy-odvae", "-s", "training.stepz=3"], "unknown key 'training.stepz', did you mean 'steps'"),
+        (["generate", "a ball", "--model", "nowhere"], "no such model"),
+        (["probe", "nothing.mp4"], "nothing.mp4"),
+        (["reconstruct", "nothing.mp4"], "nothing.mp4"),
+        (["rerun", "nothing.mp4"], "nothing.mp4"),
+        (["data", "check", "nowhere", "--frames", "5", "--size", "32"], "nowhere"),
+        (["inspect", "nothing.pt"], "nothing.pt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert expected in error and "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_is_none(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a", "--model", folder, "--size", "big", "--out", tmp_path / "x.mp4") == 2
+    assert "64x96" in capsys.readouterr().err

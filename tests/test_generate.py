@@ -1,0 +1,62 @@
+"""Requests to files: provenance, exact reruns, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kinolab import video
+from kinolab.errors import InputError
+from kinolab.generate import GenerateConfig, generate, provenance_path, rerun
+from tests.tiny_model import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def request(folder: Path, **values: object) -> GenerateConfig:
+    return GenerateConfig.model_validate({"model": str(folder), "precision": "float32", **values})
+
+
+def test_a_rerun_gives_the_same_frames(folder: Path, tmp_path: Path) -> None:
+    files = generate(request(folder, prompts=["a ball", "a box"], count=2, seed=7), tmp_path / "clip.mp4")
+    assert [f.name for f in files] == ["clip-0.mp4", "clip-1.mp4", "clip-2.mp4", "clip-3.mp4"]
+    again, changed = rerun(files[2], tmp_path / "again.mp4")
+    assert changed == []
+    assert (video.read(again).frames == video.read(files[2]).frames).all()
+    record = json.loads(provenance_path(files[2]).read_text())
+    assert (record["prompt"], record["seed"], record["request"]["frames"]) == ("a box", 7, 5)
+
+
+def test_a_rerun_notices_changed_weights(folder: Path, tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    [path] = generate(request(model, prompts=["a ball"]), tmp_path / "clip.mp4")
+    text = (model / "model.yaml").read_text()
+    (model / "model.yaml").write_text(text.replace("fps: 8.0", "fps: 9.0"))
+    with pytest.raises(InputError, match="have changed"):
+        rerun(path, tmp_path / "again.mp4")
+
+
+def test_a_video_without_a_record_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no x\.json beside it"):
+        rerun(tmp_path / "x.mp4", tmp_path / "y.mp4")
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(InputError, match="not a record"):
+        rerun(tmp_path / "x.mp4", tmp_path / "y.mp4")
+
+
+def test_a_refused_request_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="frames"):
+        generate(request(folder, prompts=["a ball"], frames=6), tmp_path / "clip.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unconditional_sampling_needs_no_guidance(folder: Path, tmp_path: Path) -> None:
+    config = request(folder, guidance={"scale": 1.0})
+    [path] = generate(config, tmp_path / "clip.gif")
+    assert video.probe(path).frames == 5

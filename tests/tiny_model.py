@@ -1,0 +1,44 @@
+"""A tiny video model with random weights, text and labels, saved as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from kinolab.autoencoders import OdVaeConfig
+from kinolab.autoencoders import build as build_autoencoder
+from kinolab.denoisers import LatteConfig
+from kinolab.denoisers import build as build_denoiser
+from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.model import ModelConfig, VideoModel
+
+
+def tiny_model(*, text: bool = True) -> VideoModel:
+    """32 px, 5 frames, 3 classes; the output layer is perturbed, so that conditions matter."""
+    autoencoder = OdVaeConfig(
+        hidden_size=8, hidden_size_mult=(1, 1, 1), num_res_blocks=1, latent_channels=4, norm_num_groups=4,
+        mid_attention="none",
+    )  # fmt: skip
+    denoiser = LatteConfig(
+        hidden_size=16, depth=2, num_heads=2, in_channels=4, input_size=8, num_frames=2, patch_size=2, num_classes=3,
+        text_dim=384 if text else 0,
+    )  # fmt: skip
+    config = ModelConfig(
+        autoencoder=autoencoder, denoiser=denoiser, diffusion=DiffusionConfig(schedule="flow", prediction="flow"),
+        text_encoder="minilm" if text else "none", class_names=("fall", "throw", "float"), frames=5, size=(32, 32),
+        sampler=SamplerConfig(name="euler", steps=3), guidance=GuidanceConfig(scale=2.0),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = VideoModel(config, build_autoencoder(autoencoder), build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.precision = "float32"
+    return model
+
+
+def save_tiny_model(folder: Path, *, text: bool = True) -> Path:
+    """Write the model folder and return it."""
+    tiny_model(text=text).save(folder)
+    return folder
