@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -106,7 +106,7 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     """One validation error as a phrase: the dotted key, what was expected, what came, the nearest valid key."""
     path = [str(part) for part in error["loc"]]
     names = _field_names(cls)
-    key = ".".join(part for part in path if not part.startswith("function-"))
+    key = ".".join(_keys(cls, path))
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
         hint = f", did you mean {close[0]!r}?" if close else ""
@@ -117,6 +117,39 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     came = came if len(came) < 80 else came[:77] + "..."
     text = str(error["msg"]).removeprefix("Value error, ")
     return f"{key}: {text} (got {came})" if key else f"{text} (got {came})"
+
+
+def _keys(cls: Any, path: list[str]) -> Iterator[str]:
+    """The keys of an error's path as the person wrote them: without pydantic's names of a union's members."""
+    node: Any = cls
+    for part in path:
+        fields = node.model_fields if isinstance(node, type) and issubclass(node, BaseModel) else None
+        if fields is not None:
+            yield part
+            members = [m for m in _members(fields[part].annotation) if m is not type(None)] if part in fields else []
+            node = members[0] if len(members) == 1 else tuple(members)
+        elif part.isdigit():
+            yield part
+            node = None
+        else:
+            node = next((m for m in node or () if part in _tags(m)), None)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that a union names, through Annotated; of any other type, itself."""
+    if typing.get_origin(annotation) is Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is typing.Union or isinstance(annotation, types.UnionType):
+        return [m for a in typing.get_args(annotation) for m in _members(a)]
+    return [annotation]
+
+
+def _tags(member: Any) -> tuple[Any, ...]:
+    """What pydantic calls a member of a union: the value of its `kind`, or its name."""
+    if not (isinstance(member, type) and issubclass(member, BaseModel)):
+        return ()
+    kind = member.model_fields.get("kind")
+    return (member.__name__, *(typing.get_args(kind.annotation) if kind is not None else ()))
 
 
 def _field_names(cls: Any, seen: frozenset[Any] = frozenset()) -> set[str]:

@@ -191,7 +191,7 @@ def read_provenance(path: Path) -> Mapping[str, Any]:
 def model_hash(model: str) -> str:
     """sha256 over the files of a model folder, which its name or place does not change."""
     folder, digest = find_model(model), hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + [folder / "model.yaml"]:
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "model.yaml"]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

@@ -135,9 +135,8 @@ class VideoModel:
         spec = self.denoiser.spec
         label = text = mask = pooled = None
         nothing = torch.tensor([r.prompt is None and r.label is None for r in requests])
-        if any(r.prompt is not None for r in requests):
-            if self.text_encoder is None:
-                raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
+        if any(r.prompt is not None for r in requests) and self.text_encoder is None:
+            raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
         if any(r.label is not None for r in requests) and not spec.num_classes:
             raise InputError(f"this model takes no label; {self._says_what_it_takes()}")
         if self.text_encoder is not None and (spec.text_dim or spec.pooled_dim):

@@ -92,6 +92,11 @@ class Autoencoder(nn.Module):
         weight: Tensor = getattr(conv, "conv", conv).weight
         return weight
 
+    def encoder_parts(self) -> nn.ModuleList:
+        """The modules that only encoding uses."""
+        children = dict(self.named_children())
+        return nn.ModuleList(children[name] for name in ("encoder", "quant_conv") if name in children)
+
     def encode(self, video: Tensor) -> Posterior:
         """(B, 3, T, H, W) in [-1, 1] -> posterior over (B, C', T', H', W')."""
         raise NotImplementedError

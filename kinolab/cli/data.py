@@ -94,7 +94,7 @@ def plan(
     Raises:
         InputError: where neither a folder nor a recipe with one is given, or an option can't be read.
     """
-    from kinolab.config import apply_overrides, load_config
+    from kinolab.config import load_config
     from kinolab.data import FolderConfig
 
     values: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def plan(
         values = loaded.data.model_dump() if isinstance(loaded.data, FolderConfig) else {}
         spec = spec_of(loaded.autoencoder) if ratio is None else None
     elif overrides:
-        values = apply_overrides({"data": values}, overrides)["data"]
+        values = data_overrides(values, overrides)
     if folder is not None:
         values["path"] = folder
     if "path" not in values:
@@ -114,6 +114,17 @@ def plan(
     given = {"frames": frames, "size": parse_size(size), "fps": fps}
     values |= {key: value for key, value in given.items() if value is not None}
     return load_config(FolderConfig, values), spec if ratio is None else parse_ratio(ratio)
+
+
+def data_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The fields of a source with `data.key=value` overrides on top; other keys need a recipe to belong to."""
+    from kinolab.config import apply_overrides
+
+    merged = apply_overrides({"data": values}, overrides)
+    other = next((key for key in merged if key != "data"), None)
+    if other is not None:
+        raise InputError(f"-s {other}=...: without a recipe only data.KEY=VALUE can be set, such as data.stride=8")
+    return dict(merged["data"])
 
 
 def spec_of(autoencoder: Any) -> AutoencoderSpec:

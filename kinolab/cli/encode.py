@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinolab.cli.data import parse_size, progress_bar
+from kinolab.cli.data import data_overrides, parse_size, progress_bar
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ def data_config(
     Raises:
         InputError: where `data` is no folder, recipe or `world`, or the recipe reads a cache.
     """
-    from kinolab.config import apply_overrides, load_config
+    from kinolab.config import load_config
     from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig
 
     model: Path | None = None
     values: dict[str, Any]
     if data == "world" or (Path(data).exists() and Path(data).suffix not in (".yaml", ".yml")):
         values = {"kind": "world"} if data == "world" else {"kind": "folder", "path": data}
-        values = apply_overrides({"data": values}, overrides)["data"]
+        values = data_overrides(values, overrides)
     else:
         from kinolab.training.recipe import load_recipe, shipped_recipes
 

@@ -16,7 +16,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Videos for each prompt, from consecutive seeds.")] = 1,
     frames: Annotated[int | None, typer.Option(help="Frames; default as trained.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels, as 64 or 64x96 (height x width); default as trained.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels, as 64 or 64x96 (height x width).")] = None,
     fps: Annotated[float | None, typer.Option(help="Frame rate of the file; default that of the training.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,

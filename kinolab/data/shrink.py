@@ -69,14 +69,16 @@ def shrink(
 def _targets(folder: Path, out: Path) -> dict[str, Path]:
     """Each clip's name below `folder`, and the file that its copy becomes."""
     targets: dict[str, Path] = {}
+    taken: set[Path] = set()
     for name in find_clips(folder)[0]:
         source = folder / name
         if source.is_file() and source.suffix.lower() not in video.VIDEO_SUFFIXES:
             continue  # a still image
         kept = source.is_file() and source.suffix.lower() in KEPT_SUFFIXES
         target = out / (name if kept else Path(name).with_suffix(".mkv"))
-        if target in targets.values():
+        if target in taken:
             raise InputError(f"{name}: its copy would be {target}, as that of another clip; rename one of them")
+        taken.add(target)
         targets[name] = target
     return targets
 

@@ -17,6 +17,8 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from kinolab.config import Config
+from kinolab.data.world_scenes import FLOOR, FRAME, PLANS, Cast, Scene, Trajectory, inside, simulate
+from kinolab.errors import InputError
 from kinolab.world.motion import GENERATOR_MARGIN, direction_holds, motion_holds
 from kinolab.world.request import (
     CLASSES,
@@ -28,8 +30,6 @@ from kinolab.world.request import (
     describe,
     parse_caption,
 )
-from kinolab.data.world_scenes import FLOOR, FRAME, PLANS, Cast, Scene, Trajectory, inside, simulate
-from kinolab.errors import InputError
 
 __all__ = [
     "CLASSES", "COLOURS", "SHAPES", "WorldClip", "WorldConfig", "WorldObject", "WorldRequest", "iter_clips",

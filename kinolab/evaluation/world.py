@@ -23,8 +23,6 @@ from kinolab import __version__, video
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import EVENT_SECONDS, WorldClip, WorldConfig, make_clip
-from kinolab.world.motion import direction_holds, motion_holds
-from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.generate import model_hash
@@ -33,6 +31,8 @@ from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.metrics.world import WorldReading, check, read_world, roughness
 from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.world.motion import direction_holds, motion_holds
+from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
 if TYPE_CHECKING:
     from rich.table import Table

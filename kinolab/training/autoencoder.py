@@ -48,6 +48,8 @@ class AutoencoderJob:
     def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Any, heldout: Any) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
         self.losses = AutoencoderLoss(recipe.loss)
+        if recipe.trained == "decoder":
+            autoencoder.encoder_parts().requires_grad_(False)
         self.reconstructor = Reconstructor(autoencoder)
         self.parts = {"autoencoder": Part(self.reconstructor)}
         if self.losses.discriminator is not None:
@@ -95,11 +97,16 @@ class AutoencoderJob:
             videos = [v for _, v in groups]
             noises = [self._noise(p, v, step) for p, v in groups]
             results = self.parts[name].wrapped(videos, noises)
-            sharded = hasattr(self.autoencoder.last_layer, "full_tensor")
+            # The sharded weight is not the tensor that the loss depends on; the reconstruction stands in for it.
+            last = None if hasattr(self.autoencoder.last_layer, "full_tensor") else self.autoencoder.last_layer
             self._reconstructions[key] = [(v, r.detach()) for v, (r, _) in zip(videos, results, strict=True)]
             for clip, (reconstruction, posterior) in zip(videos, results, strict=True):
                 loss, parts = self.losses.generator_loss(
-                    clip, reconstruction, posterior, step=step, last_layer=None if sharded else self.autoencoder.last_layer
+                    clip,
+                    reconstruction,
+                    posterior,
+                    step=step,
+                    last_layer=last,
                 )
                 total = total + self._add(numbers, loss, parts, len(clip) / len(micro_batch.positions))
         else:
@@ -139,9 +146,11 @@ class AutoencoderJob:
 
     def sample(self, folder: Path, step: int, world: World) -> None:
         """`step-N.mp4`: held-out clips above, their reconstructions below."""
-        clip = next(self._heldout_batches(self.recipe.sample_clips))
+        batches = list(self._heldout_batches(self.recipe.sample_clips))
+        batches = [b for b in batches if b.shape[2:] == batches[0].shape[2:]]  # clips, or images, side by side
         with autocast(self.recipe.training.precision, self.device):
-            [(reconstruction, _)] = self.reconstructor([clip], None)
+            reconstruction = torch.cat([self.reconstructor([b], None)[0][0] for b in batches])
+        clip = torch.cat(batches)
         if world.first:
             rows = [np.concatenate([video.to_uint8(v) for v in batch], axis=2) for batch in (clip, reconstruction)]
             folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +163,8 @@ class AutoencoderJob:
             return
         autoencoder = self.autoencoder if world.size == 1 else type(self.autoencoder)(self.autoencoder.config)
         autoencoder.load_state_dict(state)
-        calibrate(autoencoder, [self.source[i].video for i in range(min(64, len(self.source)))])
+        if self.recipe.trained == "all":
+            calibrate(autoencoder, [self.source[i].video for i in spread(len(self.source), 64)])
         save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps")
 
 

@@ -140,9 +140,7 @@ class DenoiserJob:
             z0, conditions = self.latents(examples), self.conditions(examples)
             generator = torch.Generator().manual_seed(sample_seed(self.recipe.training.seed, "heldout", first))
             with autocast(self.recipe.training.precision, self.device):
-                losses = self.diffusion.loss_at(
-                    self.denoiser, z0, conditions, self.recipe.heldout_times, generator
-                )
+                losses = self.diffusion.loss_at(self.denoiser, z0, conditions, self.recipe.heldout_times, generator)
             for time, value in losses.items():
                 key = f"loss_at_{time:g}"
                 sums[key] = sums.get(key, 0.0) + float(value) * len(examples) / len(chosen)

@@ -56,6 +56,9 @@ class AutoencoderRecipe(Config):
     """The model."""
     initial: InitialConfig | None = None
     """First weights; none = random."""
+    trained: Literal["all", "decoder"] = "all"
+    """What is trained. With `decoder` the encoder and the latents' scale stay as they are, so that a cache of latents
+    and a denoiser trained on it keep fitting."""
     loss: AutoencoderLossConfig = AutoencoderLossConfig()
     """The loss and its weights."""
     image_fraction: float = Field(0.0, ge=0, le=1)
@@ -130,7 +133,9 @@ def find_recipe(name: str | Path) -> Path:
     raise InputError(f"{name}: no such recipe; expected a YAML file or one of {', '.join(known)}")
 
 
-def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> AutoencoderRecipe | DenoiserRecipe:
+def load_recipe(
+    source: Path | str | dict[str, Any], overrides: Sequence[str] = ()
+) -> AutoencoderRecipe | DenoiserRecipe:
     """A recipe from a file, a shipped name or a mapping, with dotted overrides on top."""
     values = source if isinstance(source, dict) else read_yaml(find_recipe(source))
     merged = apply_overrides(values, overrides)
@@ -140,5 +145,7 @@ def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = 
     }
     kind = merged.get("kind")
     if kind not in kinds:
-        raise InputError(f"{'recipe' if isinstance(source, dict) else source}: expected kind: autoencoder or denoiser, got {kind!r}")
+        raise InputError(
+            f"{'recipe' if isinstance(source, dict) else source}: expected kind: autoencoder or denoiser, got {kind!r}"
+        )
     return load_config(kinds[kind], merged)

@@ -58,7 +58,7 @@ class TrainingConfig(Config):
     compile: bool = False
     """Compile the model with torch.compile; pays off after some minutes."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """How torchrun's processes share the work: a copy each (DDP), or weights, gradients and optimiser sharded (FSDP2)."""
+    """How torchrun's processes share the work: a copy each (DDP), or everything sharded (FSDP2)."""
     tensorboard: bool = True
     """Also write TensorBoard events beside the JSON lines (needs the extra `train`)."""
 

@@ -67,6 +67,8 @@ class Trainer:
         for part in job.parts.values():
             part.module.to(world.device)
             part.wrapped = wrap(part.module, world, config.parallel)
+            if config.compile:
+                part.wrapped.compile()
             part.optimizer = make_optimizer(part.wrapped, config)
             part.ema = Ema(part.module, config.ema) if part.averaged else None
         self.state = RunState(

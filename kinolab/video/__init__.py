@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
+from kinolab.errors import InputError
 from kinolab.video.files import atomic, cut_short, numbered_images, only_numbered_images
 from kinolab.video.images import IMAGE_SUFFIXES, Images, Webp
 from kinolab.video.picture import Fit, Resize, Size
 from kinolab.video.sources import Shown, Source, Stream, VideoInfo, rational
 from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
-from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,10 @@ from pathlib import Path
 import av
 from PIL import Image, ImageOps
 
+from kinolab.errors import InputError
 from kinolab.video.files import cut_short, unreadable, webp_durations
 from kinolab.video.picture import rgb_of
 from kinolab.video.sources import Shown, Source, VideoInfo, rational, ready
-from kinolab.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 

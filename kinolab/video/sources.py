@@ -13,9 +13,9 @@ from pathlib import Path
 
 import av
 
+from kinolab.errors import InputError
 from kinolab.video.files import cut_short, unreadable
 from kinolab.video.picture import Orientation, shown_size
-from kinolab.errors import InputError
 
 # Names of libav's demuxers: without a list it would also take text files and playlists for video.
 _DEMUXERS = "mov,matroska,avi,gif,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,nut,h264,hevc,obu,m4v,yuv4mpegpipe,mxf,rm,dv"

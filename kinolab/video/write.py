@@ -12,8 +12,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
-from kinolab.video.picture import ACCURATE
 from kinolab.errors import InputError
+from kinolab.video.picture import ACCURATE
 
 WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")
 

@@ -26,9 +26,9 @@ from kinolab.data.world import (
     parse_caption,
     save_state,
 )
-from kinolab.world.request import SCENARIO_COUNTS, SCENARIO_DIRECTIONS, phrasings
 from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY, Body, Scene, simulate
 from kinolab.errors import InputError
+from kinolab.world.request import SCENARIO_COUNTS, SCENARIO_DIRECTIONS, phrasings
 
 
 @cache

@@ -221,9 +221,7 @@ def test_wrong_clips_are_refused(vgg_file: Path) -> None:
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_the_smallest_side_is_the_smallest(tmp_path: Path, name: str) -> None:
     torch.save(features_of(vgg() if name == "vgg16" else alexnet()), tmp_path / "net.pth")
-    distance = PerceptualDistance.load(
-        PerceptualConfig(features=tmp_path / "net.pth", network=name)
-    )
+    distance = PerceptualDistance.load(PerceptualConfig(features=tmp_path / "net.pth", network=name))
     size = NETWORKS[name].smallest
     x, y = videos(size=size)
     assert torch.isfinite(distance(x, y))

@@ -1,0 +1,84 @@
+"""Tables and pictures of the runs that examples/real_clips.sh makes: `python real_clips_tables.py OUT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kinolab import video
+from kinolab.model import load_autoencoder
+
+METHODS = ("tail", "average", "random")
+VARIANTS = {"all3d": "all3d", "half2d": "half2d", "outer2d": "outer2d", "encoder_outer2d": "tail"}
+"""Variant -> its run; the initialisations are compared on the last one, which the paper publishes."""
+SHAPE = (1, 3, 17, 128, 128)
+
+
+def heldout(run: Path) -> list[dict[str, float]]:
+    """The held-out measurements of a run, first to last."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["kind"] == "heldout"]
+
+
+@torch.no_grad()
+def encode_seconds(run: Path) -> float:
+    """Processor seconds on one thread to encode a clip of SHAPE in float32: the least of five."""
+    autoencoder, clip, times = load_autoencoder(run), torch.zeros(SHAPE), []
+    for _ in range(5):
+        begun = time.thread_time()
+        autoencoder.encode(clip)
+        times.append(time.thread_time() - begun)
+    return min(times)
+
+
+def initialisations(out: Path) -> list[str]:
+    """PSNR and SSIM of the three initialisations before training and after it, as a table."""
+    lines = ["| initialisation | steps | PSNR (dB) | SSIM |", "| --- | --- | --- | --- |"]
+    for method in METHODS:
+        lines += [
+            f"| {method} | {row['step']} | {row['psnr']:.2f} | {row['ssim']:.3f} |" for row in heldout(out / method)
+        ]
+    return lines
+
+
+def variants(out: Path) -> list[str]:
+    """What the four variants reach and cost, as a table."""
+    lines = [
+        "| variant | parameters | PSNR (dB) | SSIM | encode 17x128x128 (s) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for variant, run in VARIANTS.items():
+        count = sum(p.numel() for p in load_autoencoder(out / run).parameters())
+        last, seconds = heldout(out / run)[-1], encode_seconds(out / run)
+        lines.append(f"| {variant} | {count / 1e6:.2f} M | {last['psnr']:.2f} | {last['ssim']:.3f} | {seconds:.3f} |")
+    return lines
+
+
+def picture(out: Path, path: Path, scale: int = 2) -> None:
+    """The middle frame of held-out clips: originals, then what each initialisation makes of them."""
+    rows = []
+    for method in METHODS:
+        newest = sorted((out / method / "samples").glob("*.mp4"))[-1]
+        frames = video.read(newest).frames
+        original, rebuilt = np.split(frames[len(frames) // 2], 2, axis=0)
+        rows += [original, rebuilt] if not rows else [rebuilt]
+    Image.fromarray(np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)).save(path, optimize=True)
+
+
+def main() -> None:
+    """Print the tables and write OUT/initialisations.png."""
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    print("\n".join([*initialisations(out), "", *variants(out)]))
+    picture(out, out / "initialisations.png")
+    print(out / "initialisations.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Every recipe that ships loads, its parts build, and they fit each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kinolab import video
+from kinolab.autoencoders import Autoencoder, ImageAutoencoder, ImageConfig, OdVaeConfig
+from kinolab.autoencoders import build as build_autoencoder
+from kinolab.autoencoders.inflate import check_match
+from kinolab.data import CacheConfig, FolderConfig, FolderSource
+from kinolab.denoisers import Conditions
+from kinolab.denoisers import build as build_denoiser
+from kinolab.denoisers.base import Denoiser
+from kinolab.errors import InputError
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
+
+NAMES = list(shipped_recipes())
+RECIPES = {name: load_recipe(name) for name in NAMES}
+AUTOENCODERS = [name for name, recipe in RECIPES.items() if isinstance(recipe, AutoencoderRecipe)]
+DENOISERS = [name for name, recipe in RECIPES.items() if isinstance(recipe, DenoiserRecipe)]
+STABLE_DIFFUSION = ImageConfig(latent_scale=0.18215)
+"""What recipes mean whose autoencoder is PATH: one that `kinolab convert` made from public weights."""
+
+
+def autoencoder_of(path: Path) -> Autoencoder:
+    """The autoencoder, without weights, that a recipe reads from `runs/<another recipe>` or from PATH."""
+    recipe = RECIPES[path.name] if path.parent == Path("runs") else None
+    assert recipe is None or isinstance(recipe, AutoencoderRecipe)
+    with torch.device("meta"):
+        return build_autoencoder(STABLE_DIFFUSION if recipe is None else recipe.autoencoder)
+
+
+def clip_shape(recipe: AutoencoderRecipe | DenoiserRecipe) -> tuple[int, int, int] | None:
+    """Frames, height and width of a clip, where the recipe reads clips."""
+    if isinstance(recipe.data, CacheConfig):
+        return None
+    shape = recipe.data if isinstance(recipe.data, FolderConfig) else recipe.data.world
+    size = shape.size if isinstance(shape.size, tuple) else (shape.size, shape.size)
+    return shape.frames, *size
+
+
+def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, ...]]:
+    """The denoiser without weights, and the shape of the latents that it trains on."""
+    with torch.device("meta"):
+        denoiser = build_denoiser(recipe.denoiser)
+    spec = autoencoder_of(recipe.autoencoder).spec
+    clip = clip_shape(recipe) or clip_shape(RECIPES[recipe.autoencoder.name])
+    assert clip is not None
+    return denoiser, spec.latent_shape(*clip)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_named_after_its_file_and_says_what_it_does_and_the_command(name: str) -> None:
+    recipe, lines = RECIPES[name], shipped_recipes()[name].read_text(encoding="utf-8").splitlines()
+    assert recipe.name == name
+    assert lines[0].startswith("# ") and len(lines[0]) > 20
+    comment = [line for line in lines if line.startswith("#")]
+    assert any(f"kinolab train {name}" in line for line in comment)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_an_autoencoder_takes_the_clips_of_its_recipe(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, AutoencoderRecipe)
+    with torch.device("meta"):
+        spec = build_autoencoder(recipe.autoencoder).spec
+    clip = clip_shape(recipe)
+    assert clip is not None
+    spec.check(*clip)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_initial_weights_fit_the_autoencoder(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, AutoencoderRecipe)
+    if recipe.initial is None:
+        return
+    source = autoencoder_of(recipe.initial.path)
+    if recipe.initial.method == "weights":
+        assert source.config == recipe.autoencoder
+    else:
+        assert isinstance(source, ImageAutoencoder) and isinstance(recipe.autoencoder, OdVaeConfig)
+        check_match(source, recipe.autoencoder)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_a_denoiser_takes_the_latents_of_its_autoencoder(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, DenoiserRecipe)
+    denoiser, latents = denoiser_and_latents(recipe)
+    config = recipe.denoiser
+    trained_on = (config.in_channels, getattr(config, "num_frames", latents[1]), *config.latent_size)
+    assert trained_on == latents
+    with torch.device("meta"):
+        prediction = denoiser(torch.zeros(2, *latents), torch.zeros(2), Conditions())
+    channels = latents[0] * (2 if recipe.diffusion.learned_variance else 1)
+    assert prediction.shape == (2, channels, *latents[1:])
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_what_is_sampled_is_what_the_denoiser_takes(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, DenoiserRecipe)
+    denoiser, samples = denoiser_and_latents(recipe)[0], recipe.samples
+    takes_text = bool(denoiser.spec.text_dim or denoiser.spec.pooled_dim)
+    assert takes_text == (recipe.text_encoder != "none")
+    assert not samples.prompts or takes_text
+    assert all(label < denoiser.spec.num_classes for label in samples.labels)
+    assert not recipe.class_names or len(recipe.class_names) == denoiser.spec.num_classes
+    conditional = takes_text or denoiser.spec.num_classes > 0
+    assert conditional or samples.guidance.scale == 1.0
+
+
+def test_the_papers_set_ups_are_those_of_the_papers() -> None:
+    odvae = RECIPES["odvae-paper"]
+    assert isinstance(odvae, AutoencoderRecipe) and isinstance(odvae.data, FolderConfig)
+    assert (odvae.data.frames, odvae.data.size, odvae.training.batch_size) == (25, 256, 8)
+    assert (odvae.training.learning_rate, odvae.training.decay, odvae.training.ema) == (1e-5, "constant", 0.999)
+    assert odvae.loss.perceptual is not None and odvae.loss.adversarial is not None
+    for name, classes in (("latte-ucf101", 101), ("latte-skytimelapse", 0)):
+        latte = RECIPES[name]
+        assert isinstance(latte, DenoiserRecipe) and latte.denoiser.kind == "latte"
+        assert (latte.denoiser.hidden_size, latte.denoiser.depth, latte.denoiser.num_heads) == (1152, 28, 16)
+        assert (latte.denoiser.patch_size, latte.denoiser.num_classes) == (2, classes)
+        assert (latte.training.learning_rate, latte.training.ema, latte.diffusion.loss) == (1e-4, 0.9999, "mse_vb")
+
+
+def test_a_frame_rate_of_every_third_frame_is_met(tmp_path: Path) -> None:
+    """25 frames a second at 8.33333 are every third frame, not now and then the second or fourth."""
+    levels = np.arange(0, 240, 5, dtype=np.uint8)
+    frames = np.broadcast_to(levels[:, None, None, None], (len(levels), 16, 16, 3))
+    video.write(tmp_path / "clip.mkv", frames, 25, lossless=True)
+    config = RECIPES["latte-ucf101"].data
+    assert isinstance(config, FolderConfig)
+    changes = {"path": tmp_path, "size": 16, "split": "all", "index": "none", "labels": "none"}
+    source = FolderSource(config.model_copy(update=changes))
+    assert len(source) == 1
+    shown = (source[0].video[0, :, 0, 0] + 1) * 127.5
+    assert torch.diff(shown).round().tolist() == [15.0] * 15
+
+
+def test_a_name_that_does_not_ship_lists_those_that_do() -> None:
+    with pytest.raises(InputError, match=r"nothing: no such recipe.*odvae-folder"):
+        load_recipe("nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("odvae-folder", "data.sise=3", r"unknown key 'data\.sise', did you mean 'size'"),
+        ("odvae-folder", "autoencoder.variant=all4d", r" autoencoder\.variant: .*encoder_outer2d"),
+        ("odvae-folder", "initial.methd=tail", r"unknown key 'initial\.methd', did you mean 'method'"),
+        ("odvae-folder", "data.size=abc", r" data\.size: .*'abc'"),
+        ("odvae-paper", "loss.adversarial.discriminator.width=0", r" loss\.adversarial\.discriminator\.width: "),
+        ("latte-ucf101", "denoiser.depth=x", r" denoiser\.depth: .*'x'"),
+        ("latte-ucf101", "samples.sampler.stepz=3", r"unknown key 'samples\.sampler\.stepz', did you mean 'steps'"),
+    ],
+)
+def test_a_wrong_override_names_the_key_as_it_was_written(name: str, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(name, [override])
