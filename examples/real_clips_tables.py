@@ -38,13 +38,15 @@ def encode_seconds(run: Path) -> float:
 
 
 def initialisations(out: Path) -> list[str]:
-    """PSNR and SSIM of the three initialisations before training and after it, as a table."""
-    lines = ["| initialisation | steps | PSNR (dB) | SSIM |", "| --- | --- | --- | --- |"]
+    """PSNR and SSIM of the three initialisations before training and on the way, as a table."""
+    steps = [int(row["step"]) for row in heldout(out / METHODS[0])]
+    lines = ["| initialisation | " + " | ".join(f"step {step}" for step in steps) + " |"]
+    lines.append("| --- |" + " --- |" * len(steps))
     for method in METHODS:
-        lines += [
-            f"| {method} | {row['step']} | {row['psnr']:.2f} | {row['ssim']:.3f} |" for row in heldout(out / method)
-        ]
-    return lines
+        cells = [f"{row['psnr']:.2f} dB, {row['ssim']:.3f}" for row in heldout(out / method)]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    frames = heldout(out / "image")[-1]
+    return [*lines, "", f"The image autoencoder frame by frame: {frames['psnr']:.2f} dB, {frames['ssim']:.3f}."]
 
 
 def variants(out: Path) -> list[str]:
@@ -62,7 +64,7 @@ def variants(out: Path) -> list[str]:
 
 def picture(out: Path, path: Path, scale: int = 2) -> None:
     """The middle frame of held-out clips: originals, then what each initialisation makes of them."""
-    rows = []
+    rows: list[np.ndarray] = []
     for method in METHODS:
         newest = sorted((out / method / "samples").glob("*.mp4"))[-1]
         frames = video.read(newest).frames

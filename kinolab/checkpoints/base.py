@@ -41,6 +41,8 @@ class Format(ABC):
     config_class: type[Config]
     ignored: tuple[str, ...] = ()
     """Beginnings of names that such files hold beside the model: a training loss, counters. Nothing else is ignored."""
+    absent: tuple[str, ...] = ()
+    """Learned tensors of the module that the public model has not: they stay as initialised where a file lacks them."""
 
     @abstractmethod
     def matches(self, shapes: Shapes) -> bool:
@@ -53,6 +55,13 @@ class Format(ABC):
     def file_names(self, name: str, config: Any) -> tuple[str, ...]:
         """The names in a file, the usual one first, of the module's tensor `name`."""
         return (name,)
+
+    def parts(self, name: str, config: Any) -> tuple[str, ...]:
+        """The names of the tensors in a file that make up `name`, one after the other along their first dimension.
+
+        Empty where there is but one, which `file_names` gives.
+        """
+        return ()
 
     def check_writable(self, module: Any) -> None:
         """Raises InputError where the public code would not give this module's outputs with its weights."""
@@ -75,12 +84,16 @@ class Format(ABC):
 
 def public_tensors(format: Format, module: Any) -> dict[str, Tensor]:
     """The module's tensors under their names in the file; the scaling of latents is not part of public layouts."""
-    state = module.state_dict()
-    return {
-        format.file_names(name, module.config)[0]: value
-        for name, value in state.items()
-        if name not in ("latent_shift", "latent_scale")
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        if name in ("latent_shift", "latent_scale"):
+            continue
+        parts = format.parts(name, module.config)
+        if parts:
+            tensors |= zip(parts, value.chunk(len(parts)), strict=True)
+        else:
+            tensors[format.file_names(name, module.config)[0]] = value
+    return tensors
 
 
 def header_of(format: Format, module: Any) -> dict[str, Any]:
@@ -93,9 +106,12 @@ def header_of(format: Format, module: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a file fit a module: what goes where, and all that does not."""
+    """How the tensors of a file fit a module: what goes where, and all that does not.
 
-    state: dict[str, str]
+    state: name in the module -> names in the file, several where they are joined along their first dimension.
+    """
+
+    state: dict[str, tuple[str, ...]]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
@@ -115,20 +131,24 @@ class Fit:
 def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
     """Compare a file's tensors with a module's, name by name. The module may be on the meta device."""
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    optional = {name for name, _ in module.named_buffers()}
-    state, missing, misshapen, used = {}, [], [], set()
+    optional = {name for name, _ in module.named_buffers()} | set(format.absent)
+    state: dict[str, tuple[str, ...]] = {}
+    missing: list[str] = []
+    misshapen: list[str] = []
+    used: set[str] = set()
     for name, shape in wanted.items():
-        names = format.file_names(name, config)
-        found = next((n for n in names if n in shapes), None)
-        if found is None:
+        choices = [(part,) for part in format.parts(name, config)] or [format.file_names(name, config)]
+        found = tuple(next((n for n in names if n in shapes), "") for names in choices)
+        used |= set(found)
+        if "" in found:
             if name not in optional:
-                missing.append(names[0])
+                missing += [names[0] for names, n in zip(choices, found, strict=True) if not n]
             continue
-        used.add(found)
+        expected = (shape[0] // len(found), *shape[1:]) if len(found) > 1 else shape
         # Layers of kernel 1 are stored as linear layers or as convolutions: the same numbers.
-        if [n for n in shapes[found] if n != 1] != [n for n in shape if n != 1]:
-            misshapen.append(f"{found} {tuple(shapes[found])}, expected {shape}")
-        else:
+        wrong = [n for n in found if [d for d in shapes[n] if d != 1] != [d for d in expected if d != 1]]
+        misshapen += [f"{n} {tuple(shapes[n])}, expected {expected}" for n in wrong]
+        if not wrong:
             state[name] = found
     unexpected = tuple(n for n in shapes if n not in used and not n.startswith(format.ignored))
     return Fit(state, tuple(missing), unexpected, tuple(misshapen))
@@ -138,8 +158,9 @@ def fill(module: nn.Module, fitted: Fit, tensors: Mapping[str, Tensor]) -> None:
     """Copy a file's tensors into the module, in the module's type."""
     own = module.state_dict()
     with torch.no_grad():
-        for name, source in fitted.state.items():
-            own[name].copy_(tensors[source].reshape(own[name].shape))
+        for name, sources in fitted.state.items():
+            joined = torch.cat([tensors[s] for s in sources]) if len(sources) > 1 else tensors[sources[0]]
+            own[name].copy_(joined.reshape(own[name].shape))
 
 
 def count(shapes: Shapes, before: str, after: str = "") -> int:

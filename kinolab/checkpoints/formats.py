@@ -7,6 +7,7 @@ from kinolab.checkpoints.base import Format, Shapes
 from kinolab.checkpoints.causal_vae import CausalVaeFormat
 from kinolab.checkpoints.dit import DiTFormat
 from kinolab.checkpoints.latte import LatteFormat
+from kinolab.checkpoints.latte_diffusers import LatteDiffusersFormat
 from kinolab.checkpoints.ldm_autoencoder import LdmAutoencoderFormat
 from kinolab.errors import InputError
 
@@ -16,6 +17,7 @@ FORMATS: dict[str, Format] = {
     "autoencoder_kl": AutoencoderKLFormat(),
     "ldm_autoencoder": LdmAutoencoderFormat(),
     "causal_vae": CausalVaeFormat(),
+    "latte_diffusers": LatteDiffusersFormat(),
 }
 """Every format that is read and written, by name."""
 
@@ -36,8 +38,6 @@ def unsupported(shapes: Shapes) -> str | None:
     """The name of a well-known layout that is not read, or None."""
     if any(name.endswith("blocks.0.temporal_fc.weight") for name in shapes):
         return "VDT"
-    if any(name.startswith("temporal_transformer_blocks.") for name in shapes):
-        return "Latte in the layout of diffusers"
     if "transformer_blocks.0.attn1.to_q.weight" in shapes:
         return "a transformer in the layout of diffusers"
     return None

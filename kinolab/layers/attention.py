@@ -80,5 +80,6 @@ def spatial_attention(attention: Attention, x: Tensor) -> Tensor:
 def temporal_attention(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
     """Attention over the frames at each place: (B, T, S, D) -> (B, T, S, D)."""
     B, T, S, D = x.shape
-    tracks = x.transpose(1, 2).reshape(B * S, T, D)
+    # A copy even where B = 1 would allow a view: of strided rows the projection makes slow products and a second copy.
+    tracks = x.transpose(1, 2).contiguous().view(B * S, T, D)
     return attention(tracks, rotary).view(B, S, T, D).transpose(1, 2)

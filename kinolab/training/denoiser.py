@@ -125,9 +125,9 @@ class DenoiserJob:
                 )
         rows = [self._embedded[c] for c in captions]
         return TextEmbedding(
-            torch.cat([r.states for r in rows]).float(),
+            torch.cat([r.states.float() for r in rows]),
             torch.cat([r.mask for r in rows]),
-            torch.cat([r.pooled for r in rows]).float(),
+            torch.cat([r.pooled.float() for r in rows]),
         )
 
     def evaluate(self, world: World) -> dict[str, float]:
