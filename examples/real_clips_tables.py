@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from kinolab import video
+from kinolab.evaluation.sheet import Strip, write_sheet
 from kinolab.model import load_autoencoder
 
 METHODS = ("tail", "average", "random")
@@ -62,24 +62,35 @@ def variants(out: Path) -> list[str]:
     return lines
 
 
-def picture(out: Path, path: Path, scale: int = 2) -> None:
-    """The middle frame of held-out clips: originals, then what each initialisation makes of them."""
-    rows: list[np.ndarray] = []
+def comparison(out: Path, clip: int = 0) -> list[Strip]:
+    """One held-out clip, and what each initialisation makes of it after the last step."""
+    strips: list[Strip] = []
     for method in METHODS:
         newest = sorted((out / method / "samples").glob("*.mp4"))[-1]
-        frames = video.read(newest).frames
-        original, rebuilt = np.split(frames[len(frames) // 2], 2, axis=0)
-        rows += [original, rebuilt] if not rows else [rebuilt]
-    Image.fromarray(np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)).save(path, optimize=True)
+        original, rebuilt = np.split(video.read(newest).frames, 2, axis=1)  # clips above, reconstructions below
+        side = original.shape[1]
+        shown = slice(clip * side, (clip + 1) * side)
+        if not strips:
+            strips.append(Strip("held-out clip", original[:, :, shown]))
+        last = heldout(out / method)[-1]
+        strips.append(Strip(f"{method}, {last['step']} steps, {last['psnr']:.2f} dB", rebuilt[:, :, shown]))
+    return strips
+
+
+def generated(out: Path) -> list[Strip]:
+    """The clips that the Latte generated."""
+    return [Strip(path.stem, video.read(path).frames) for path in sorted(out.glob("generated-*.mp4"))]
 
 
 def main() -> None:
-    """Print the tables and write OUT/initialisations.png."""
+    """Print the tables, and write OUT/initialisations.png and OUT/generated.png."""
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
     print("\n".join([*initialisations(out), "", *variants(out)]))
-    picture(out, out / "initialisations.png")
-    print(out / "initialisations.png")
+    for name, strips in (("initialisations", comparison(out)), ("generated", generated(out))):
+        if strips:
+            write_sheet(strips, out / f"{name}.png")
+            print(out / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers.precision import PrecisionPolicy, autocast
+from kinolab.layers.compile import compile_for_inference
+from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 
 FORMAT = 1
 
@@ -114,8 +115,11 @@ class VideoModel:
         return self
 
     def compile(self) -> VideoModel:
-        """Compile the denoiser with torch.compile; the first call takes up to some minutes."""
-        self.denoiser.compile()
+        """Compile the denoiser for sampling (see `compile_for_inference`); the first clip takes up to some minutes.
+
+        Load weights, move to a device and choose the precision before.
+        """
+        compile_for_inference(self.denoiser, resolve(self.precision, self.device), self.device)
         return self
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
@@ -218,6 +222,32 @@ class VideoModel:
         with autocast(self.precision, self.device):
             video = self.autoencoder.decode(latents.to(self.device))
         return video.float().clamp(-1, 1)
+
+
+def pack(
+    model: Path | str, out: Path, *, autoencoder: Path | str | None = None, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write a model folder with weights of `dtype`, its autoencoder taken from `autoencoder` where that is given.
+
+    Raises:
+        InputError: where the other autoencoder's latents differ from those the denoiser was trained on.
+    """
+    whole = VideoModel.load(model, precision="float32")
+    if autoencoder is not None:
+        other = load_autoencoder(autoencoder)
+        ours = {**whole.autoencoder.encoder_parts().state_dict(), "latent_scale": whole.autoencoder.latent_scale}
+        theirs = {**other.encoder_parts().state_dict(), "latent_scale": other.latent_scale}
+        same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+        if not same or not torch.equal(whole.autoencoder.latent_shift, other.latent_shift):
+            raise InputError(
+                f"{autoencoder}: its encoder is not the one that {model} was trained with, so the latents don't fit; "
+                "train the decoder alone (trained: decoder)"
+            )
+        trained = f"{whole.config.trained}; autoencoder: {read_model_config(find_model(autoencoder)).trained}"
+        config = whole.config.model_copy(update={"autoencoder": other.config, "trained": trained})
+        whole = VideoModel(config, other, whole.denoiser)
+    whole.save(out, dtype=dtype)
+    return out
 
 
 def shipped_models() -> dict[str, Path]:

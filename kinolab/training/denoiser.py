@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class DenoiserJob:
                 f"the denoiser takes {spec.channels} latent channels and the autoencoder makes "
                 f"{autoencoder.spec.latent_channels}; set denoiser.in_channels={autoencoder.spec.latent_channels}"
             )
+        if recipe.image_frames and recipe.denoiser.kind != "latte":
+            raise InputError(
+                f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
+            )
         self.text = build_text_encoder(MiniLmConfig()) if recipe.text_encoder != "none" else None
         self._embedded: dict[str, TextEmbedding] = {}
         self.parts = {"denoiser": Part(self.denoiser)}
@@ -54,20 +59,26 @@ class DenoiserJob:
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
         seed, positions = self.recipe.training.seed, micro_batch.positions
-        z0 = self.latents(micro_batch.examples)
-        extra = self._image_frames(positions, step)
-        if extra is not None:
-            z0 = torch.cat([z0, extra], dim=2)
+        z0, conditions = self.latents(micro_batch.examples), self.conditions(micro_batch.examples)
+        if self.recipe.image_frames:
+            z0, conditions = self._with_images(z0, micro_batch, step)
         sources = generators(seed, step, positions, "noise")
         times = torch.cat([self.diffusion.draw_times(1, g) for g in sources]).to(self.device)
         noise = normal(z0.shape[1:], sources).to(self.device)
         dropped = uniform(generators(seed, step, positions, "dropout")) < self.recipe.condition_dropout
-        conditions = self.conditions(micro_batch.examples)
         if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
             conditions = conditions.with_null(dropped.to(self.device))
+        if conditions.label is not None and self.recipe.label_dropout:
+            alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
+            conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
         parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
+
+    def _without(self, label: Tensor, rows: Tensor) -> Tensor:
+        """Labels (B,) or (B, 1 + images) with those of the given rows (B,) replaced by the null class."""
+        null = torch.full_like(label, self.denoiser.spec.num_classes)
+        return torch.where(rows.view(-1, *[1] * (label.ndim - 1)), null, label)
 
     def _network(self) -> Any:
         wrapped, count = self.parts["denoiser"].wrapped, self.recipe.image_frames
@@ -83,19 +94,21 @@ class DenoiserJob:
         with torch.no_grad():
             return self.autoencoder.encode(clips).mean.float()
 
-    def _image_frames(self, positions: Sequence[int], step: int) -> Tensor | None:
-        """First latent frames of random other clips: (B, C, image_frames, H, W) (Latte, joint image-video training).
+    def _with_images(self, z0: Tensor, micro_batch: MicroBatch, step: int) -> tuple[Tensor, Conditions]:
+        """Latents with first frames of random other clips appended, and conditions with a row for each of them.
 
-        The first latent of a causal autoencoder stands for one image.
+        z0 (B, C, T, H, W) -> (B, C, T + image_frames, H, W); conditions have 1 + image_frames in their second place
+        (Latte, joint image-video training). The first latent of a causal autoencoder stands for one image.
         """
-        count = self.recipe.image_frames
-        if not count:
-            return None
-        rows = []
-        for source in generators(self.recipe.training.seed, step, positions, "images"):
-            picks = torch.randint(len(self.source), (count,), generator=source).tolist()
-            rows.append(self.latents([self.source[i] for i in picks])[:, :, 0])
-        return torch.stack(rows).transpose(1, 2)
+        count, rows, told = self.recipe.image_frames, [], []
+        sources = generators(self.recipe.training.seed, step, micro_batch.positions, "images")
+        for example, source in zip(micro_batch.examples, sources, strict=True):
+            others = [self.source[i] for i in torch.randint(len(self.source), (count,), generator=source).tolist()]
+            rows.append(self.latents(others)[:, :, 0])
+            told += [example, *others]
+        images = torch.stack(rows).transpose(1, 2)
+        conditions = self.conditions(told).map(lambda v: v.unflatten(0, (len(z0), 1 + count)))
+        return torch.cat([z0, images], dim=2), conditions
 
     def conditions(self, examples: Sequence[Any]) -> Conditions:
         """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""

@@ -97,6 +97,8 @@ class DenoiserRecipe(Config):
     """Names of the labels, in order; shown to people."""
     condition_dropout: float = Field(0.1, ge=0, le=1)
     """Share of samples trained without their condition, for classifier-free guidance."""
+    label_dropout: float = Field(0.0, ge=0, le=1)
+    """Share of samples whose label alone is left out, so that a prompt works without a label too."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     heldout_clips: int = Field(64, ge=1)

@@ -1,0 +1,169 @@
+"""What a step of each job computes: frozen encoders, normalised latents, joint images, dropped conditions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kinolab import data
+from kinolab.errors import InputError
+from kinolab.model import load_autoencoder
+from kinolab.training.autoencoder import AutoencoderJob, calibrate
+from kinolab.training.batches import MicroBatch, micro_positions, spread
+from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.parallel import World
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
+from kinolab.training.run import first_autoencoder, train
+from kinolab.training.settings import TrainingConfig, learning_rate
+from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
+
+
+@pytest.fixture(scope="module")
+def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("autoencoder")
+    recipe = folder / "recipe.yaml"
+    import yaml
+
+    recipe.write_text(yaml.safe_dump(autoencoder_recipe(steps=2)))
+    train(recipe, folder / "run")
+    return folder / "run"
+
+
+def denoiser_job(recipe: dict[str, Any]) -> DenoiserJob:
+    config = load_recipe(recipe)
+    assert isinstance(config, DenoiserRecipe)
+    autoencoder = load_autoencoder(config.autoencoder)
+    sources = [data.build(config.data, autoencoder.spec, split=s) for s in ("train", "heldout")]
+    job = DenoiserJob(config, autoencoder, *sources)
+    for part in job.parts.values():
+        part.wrapped = part.module
+    with torch.no_grad():  # a fresh model gives zeros whatever it is told
+        for parameter in job.denoiser.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return job
+
+
+def batch_of(job: DenoiserJob, count: int) -> MicroBatch:
+    return MicroBatch(list(range(count)), [job.source[i] for i in range(count)])
+
+
+def test_exported_latents_have_zero_mean_and_unit_variance(tiny_autoencoder: Path) -> None:
+    autoencoder = load_autoencoder(tiny_autoencoder)
+    config = load_recipe(autoencoder_recipe())
+    source = data.build(config.data, autoencoder.spec, split="train")
+    with torch.no_grad():
+        latents = torch.cat([autoencoder.encode(source[i].video[None]).mean for i in range(len(source))])
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(4), atol=1e-3, rtol=0)
+
+
+def test_calibrating_changes_no_reconstruction(tiny_autoencoder: Path) -> None:
+    autoencoder = load_autoencoder(tiny_autoencoder)
+    clip = torch.rand(1, 3, 3, 32, 32) * 2 - 1
+    before = autoencoder.decode(autoencoder.encode(clip).mean)
+    calibrate(autoencoder, [clip[0], -clip[0]])
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(clip).mean), before, atol=1e-4, rtol=1e-4)
+
+
+def test_training_the_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
+    import yaml
+
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    recipe = odvae_recipe(steps=2)
+    first.write_text(yaml.safe_dump(recipe))
+    train(first, tmp_path / "first")
+    more = {**recipe, "trained": "decoder", "initial": {"path": str(tmp_path / "first"), "method": "weights"}}
+    second.write_text(yaml.safe_dump(more))
+    train(second, tmp_path / "second")
+    a, b = (load_file(tmp_path / run / "model" / "autoencoder.safetensors") for run in ("first", "second"))
+    changed = {k for k in a if not torch.equal(a[k], b[k])}
+    assert changed and all(k.startswith(("decoder.", "post_quant_conv.")) for k in changed)
+
+
+def test_a_tail_start_comes_from_the_image_model(tiny_autoencoder: Path) -> None:
+    recipe = odvae_recipe()
+    recipe["initial"] = {"path": str(tiny_autoencoder), "method": "tail"}
+    recipe["autoencoder"] |= {"hidden_size_mult": [1, 1], "temporal_ratio": 2}
+    config = load_recipe(recipe)
+    assert isinstance(config, AutoencoderRecipe)
+    video, image = first_autoencoder(config), load_autoencoder(tiny_autoencoder)
+    frame = torch.rand(2, 3, 1, 32, 32) * 2 - 1
+    torch.testing.assert_close(video.encode(frame).mean, image.encode(frame).mean, atol=1e-5, rtol=1e-5)
+    recipe["autoencoder"] |= {"hidden_size_mult": [1, 2]}
+    config = load_recipe(recipe)
+    assert isinstance(config, AutoencoderRecipe)
+    with pytest.raises(InputError):
+        first_autoencoder(config)
+
+
+def test_images_and_clips_of_a_batch_are_weighted_by_their_number() -> None:
+    config = load_recipe(odvae_recipe())
+    assert isinstance(config, AutoencoderRecipe)
+    autoencoder = first_autoencoder(config)
+    source = data.build(config.data, autoencoder.spec, split="train")
+    job = AutoencoderJob(config, autoencoder, source, source)
+    groups = job._groups(MicroBatch([0, 1, 2, 3], [source[i] for i in range(4)]), step=0)
+    assert [(positions, clip.shape[2]) for positions, clip in groups] == [([2, 3], 5), ([0, 1], 1)]
+
+
+def test_joint_images_come_with_their_own_conditions(tiny_autoencoder: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder)
+    recipe["image_frames"] = 2
+    job = denoiser_job(recipe)
+    batch = batch_of(job, 3)
+    z0 = job.latents(batch.examples)
+    joined, conditions = job._with_images(z0, batch, step=0)
+    assert joined.shape[2] == z0.shape[2] + 2 and conditions.label is not None
+    assert conditions.label.shape == (3, 3)
+    assert conditions.label[:, 0].tolist() == [e.label for e in batch.examples]
+    every = [job.source[i] for i in range(len(job.source))]
+    firsts = torch.stack([job.latents([e])[0, :, 0] for e in every])
+    for row in range(3):
+        for k in range(2):
+            match = (firsts - joined[row, :, z0.shape[2] + k]).flatten(1).abs().amax(1).argmin()
+            assert every[int(match)].label == conditions.label[row, 1 + k]
+    loss, _ = job.loss("denoiser", batch, step=0)
+    assert torch.isfinite(loss)
+
+
+def test_a_dropped_label_is_the_null_class(tiny_autoencoder: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder)
+    always = denoiser_job({**recipe, "label_dropout": 1.0, "condition_dropout": 0.0})
+    never = denoiser_job({**recipe, "condition_dropout": 0.0})
+    null = denoiser_job({**recipe, "condition_dropout": 1.0})
+    for job in (never, null):
+        job.denoiser.load_state_dict(always.denoiser.state_dict())
+    losses = [float(j.loss("denoiser", batch_of(j, 4), step=0)[0].detach()) for j in (always, never, null)]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+    assert abs(losses[0] - losses[1]) > 1e-5
+
+
+def test_the_denoiser_must_take_the_autoencoders_channels(tiny_autoencoder: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder)
+    recipe["denoiser"]["in_channels"] = 8
+    with pytest.raises(InputError, match="takes 8 latent channels and the autoencoder makes 4"):
+        denoiser_job(recipe)
+
+
+def test_every_position_of_the_global_batch_is_in_one_micro_batch() -> None:
+    config = TrainingConfig(batch_size=12, micro_batch=2)
+    groups = [g for rank in range(3) for g in micro_positions(config, World(rank, 3))]
+    assert sorted(p for g in groups for p in g) == list(range(12)) and all(len(g) == 2 for g in groups)
+    with pytest.raises(InputError, match="multiple of 5 processes"):
+        micro_positions(config, World(0, 5))
+    with pytest.raises(InputError, match="divisor of 12"):
+        micro_positions(TrainingConfig(batch_size=12, micro_batch=5), World())
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    config = TrainingConfig(steps=100, learning_rate=1.0, warmup=10, decay="cosine")
+    assert learning_rate(config, 0) == pytest.approx(0.1) and learning_rate(config, 9) == pytest.approx(1.0)
+    assert learning_rate(config, 55) == pytest.approx(0.5) and learning_rate(config, 100) == pytest.approx(0.0)
+
+
+def test_spread_indices_cover_the_range() -> None:
+    assert spread(10, 5) == [0, 2, 4, 6, 8] and spread(3, 8) == [0, 1, 2]
