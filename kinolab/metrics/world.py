@@ -66,8 +66,13 @@ class ReadObject:
 
     @property
     def path(self) -> np.ndarray:
-        """The positions where the object is seen, as fractions of the frame's side."""
-        return self.position[self.seen] / self.side
+        """The position in every frame (T, 2), as fractions of the frame's side.
+
+        Where the object is not seen it is on the straight line between its neighbours in time; so the paths of two
+        objects can be compared frame by frame even where one of them flickers.
+        """
+        frames, seen = np.arange(len(self.seen)), np.flatnonzero(self.seen)
+        return np.stack([np.interp(frames, seen, self.position[seen, k]) for k in (0, 1)], axis=1) / self.side
 
     @property
     def directions(self) -> tuple[str, ...]:

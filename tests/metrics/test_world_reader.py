@@ -297,3 +297,22 @@ def test_components_are_those_of_a_flood_fill() -> None:
     assert count == number
     pairs = set(zip(ids.ravel().tolist(), expected.ravel().tolist(), strict=True))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == number + 1
+
+
+def test_objects_that_flicker_are_judged_and_not_an_error() -> None:
+    """Generated clips lose an object for some frames: identity fails, motion is judged on what is between."""
+    config = WorldConfig(scenarios={"collide": 1.0})
+    clip = make_clip(config, 5)
+    frames = clip.frames.copy()
+    background = frames[0, 2, 2]
+    whole = read_world(frames)
+    box = whole.objects[0]
+    for t in (3, 4, 9):
+        x, y = np.nan_to_num(box.position[t]).astype(int)
+        r = int(box.extent) + 4
+        frames[t, max(0, y - r) : y + r, max(0, x - r) : x + r] = background
+    result = check(clip.request, read_world(frames))
+    assert not result.identity
+    assert result.colours and result.count
+    lost = read_world(frames).find(box.colour)
+    assert lost is not None and lost.path.shape == (config.frames, 2) and np.isfinite(lost.path).all()
