@@ -114,7 +114,7 @@ def test_every_sampler_takes_every_path_to_a_known_point(name: str, schedule: An
     def denoiser(z: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         return point.expand_as(z)
 
-    config = SamplerConfig(name=name, steps=10)  # type: ignore[arg-type]
+    config = SamplerConfig(name=name, steps=10)
     out = diffusion.sample(denoiser, torch.randn(3, 2, 2, 2, 2), Conditions(), sampler=config)
     torch.testing.assert_close(out, point.expand_as(out), atol=2e-2, rtol=0)
 
@@ -137,10 +137,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_sources_give_the_same_typed_examples_every_time(name: str, places: dict[str, Path]) -> None:
-    classes = {"world": data.WorldSourceConfig, "folder": data.FolderConfig, "cache": data.CacheConfig}
+    classes: dict[str, Any] = {"world": data.WorldSourceConfig, "folder": data.FolderConfig, "cache": data.CacheConfig}
     values = SOURCES[name] | ({"path": str(places[name])} if name in places else {})
-    config = load_config(classes[name], values)  # type: ignore[type-var]
-    train, heldout = (data.build(config, split=s) for s in ("train", "heldout"))  # type: ignore[arg-type]
+    config: Any = load_config(classes[name], values)
+    train, heldout = (data.build(config, split=s) for s in ("train", "heldout"))
     assert len(train) > 0 and len(heldout) > 0
     tensor = "latents" if name == "cache" else "video"
     first, again = train[0], train[0]
