@@ -287,6 +287,16 @@ def load_autoencoder(path: Path | str) -> Autoencoder:
     return autoencoder.eval()
 
 
+def load_denoiser(path: Path | str) -> Denoiser:
+    """The denoiser of a model folder that has one, in evaluation mode."""
+    folder = find_model(path)
+    config = read_model_config(folder).denoiser
+    assert config is not None
+    denoiser = build_denoiser(config)
+    _load_weights(denoiser, folder / "denoiser.safetensors")
+    return denoiser.eval()
+
+
 def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "") -> None:
     """Write a model folder that holds an autoencoder alone."""
     from kinolab import __version__

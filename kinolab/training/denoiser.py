@@ -14,7 +14,7 @@ from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import MiniLmConfig, TextEmbedding
 from kinolab.conditioning import build as build_text_encoder
-from kinolab.denoisers import Conditions
+from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
@@ -30,11 +30,13 @@ from kinolab.training.trainer import Part
 class DenoiserJob:
     """Computes the steps of a denoiser's training (Latte, section 3; any denoiser of the table)."""
 
-    def __init__(self, recipe: DenoiserRecipe, autoencoder: Autoencoder, source: Any, heldout: Any) -> None:
+    def __init__(
+        self, recipe: DenoiserRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Any, heldout: Any
+    ) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
         self.autoencoder.requires_grad_(False)
         self.diffusion = Diffusion(recipe.diffusion)
-        self.denoiser = build_denoiser(recipe.denoiser)
+        self.denoiser = denoiser
         spec = self.denoiser.spec
         if spec.channels != autoencoder.spec.latent_channels:
             raise InputError(

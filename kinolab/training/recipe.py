@@ -13,6 +13,7 @@ from kinolab.autoencoders import AutoencoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
+from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
@@ -27,6 +28,21 @@ class InitialConfig(Config):
     method: Literal["weights", "tail", "average", "random"] = "weights"
     """`weights` copies an equal model; the others inflate an image autoencoder (OD-VAE, section 3.3), `random` only
     matching its shape."""
+
+
+class DenoiserInitialConfig(Config):
+    """Where a denoiser's first weights come from."""
+
+    path: Path
+    """A model folder, a run folder, or a file of public weights."""
+    method: Literal["weights", "image"] = "weights"
+    """`weights` copies an equal model; `image` makes a Latte from an image DiT (Latte, section 3.4)."""
+    image: ImageInitConfig = ImageInitConfig()
+    """How image weights become video weights."""
+    num_heads: int | None = None
+    """Attention heads, where a file of public weights leaves them open."""
+    prefix: str = ""
+    """Read only the tensors of a file whose names start with this."""
 
 
 class SamplesConfig(Config):
@@ -87,7 +103,7 @@ class DenoiserRecipe(Config):
     """The model folder (or run folder) of the autoencoder that made, or makes, the latents."""
     denoiser: DenoiserConfig
     """The model."""
-    initial: InitialConfig | None = None
+    initial: DenoiserInitialConfig | None = None
     """First weights; none = random."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""

@@ -10,17 +10,15 @@ from typing import Any
 import torch
 
 from kinolab import data
-from kinolab.autoencoders import OdVae, OdVaeConfig, inflate
-from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.autoencoders.image import ImageAutoencoder
 from kinolab.config import differences, read_yaml, to_yaml
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.parallel import World, join_world
-from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig, load_recipe
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.state import checkpoints
 from kinolab.training.trainer import Job, Trainer
 
@@ -107,7 +105,8 @@ def make_job(config: AutoencoderRecipe | DenoiserRecipe, world: World, say: Call
         autoencoder = first_autoencoder(config)
         return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
     autoencoder = load_autoencoder(config.autoencoder)
-    return DenoiserJob(config, autoencoder, *_sources(config, autoencoder, say))
+    denoiser = first_denoiser(config, say)
+    return DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say))
 
 
 def _sources(
@@ -124,35 +123,3 @@ def _sources(
         return source, source
     say(f"data: {len(source)} windows to train on, {len(heldout)} held out")
     return source, heldout
-
-
-def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:
-    """The recipe's autoencoder with its first weights: random, copied, or inflated from an image autoencoder."""
-    if config.initial is None:
-        return build_autoencoder(config.autoencoder)
-    return initialised(config.autoencoder, config.initial)
-
-
-def initialised(target: Any, initial: InitialConfig) -> Autoencoder:
-    """An autoencoder of config `target` that starts from another one's weights.
-
-    Raises:
-        InputError: where the two don't fit the method.
-    """
-    source = load_autoencoder(initial.path)
-    if initial.method == "weights":
-        built = build_autoencoder(target)
-        expected, given = built.state_dict(), source.state_dict()
-        wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
-        wrong += [k for k in given if k not in expected]
-        if wrong:
-            raise InputError(f"{initial.path}: its weights don't fit this autoencoder: {', '.join(wrong[:8])}")
-        built.load_state_dict(given)
-        return built
-    if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig):
-        raise InputError(
-            f"initial.method={initial.method} inflates an image autoencoder to odvae; got {source.config.kind} "
-            f"to {target.kind}; use method: weights"
-        )
-    inflated: OdVae = inflate(source, target, initial.method)
-    return inflated

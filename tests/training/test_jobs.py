@@ -15,9 +15,10 @@ from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob, calibrate
 from kinolab.training.batches import MicroBatch, micro_positions, spread
 from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
-from kinolab.training.run import first_autoencoder, train
+from kinolab.training.run import train
 from kinolab.training.settings import TrainingConfig, learning_rate
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
@@ -38,7 +39,7 @@ def denoiser_job(recipe: dict[str, Any]) -> DenoiserJob:
     assert isinstance(config, DenoiserRecipe)
     autoencoder = load_autoencoder(config.autoencoder)
     sources = [data.build(config.data, autoencoder.spec, split=s) for s in ("train", "heldout")]
-    job = DenoiserJob(config, autoencoder, *sources)
+    job = DenoiserJob(config, autoencoder, first_denoiser(config), *sources)
     for part in job.parts.values():
         part.wrapped = part.module
     with torch.no_grad():  # a fresh model gives zeros whatever it is told
@@ -167,3 +168,36 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_spread_indices_cover_the_range() -> None:
     assert spread(10, 5) == [0, 2, 4, 6, 8] and spread(3, 8) == [0, 1, 2]
+
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def test_a_denoiser_starts_from_its_own_weights_or_from_an_image_dit(tiny_autoencoder: Path, tmp_path: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder)
+    path = tmp_path / "recipe.yaml"
+    import yaml
+
+    path.write_text(yaml.safe_dump({**recipe, "training": {**recipe["training"], "steps": 1}}))
+    train(path, tmp_path / "run")
+    again = {**recipe, "initial": {"path": str(tmp_path / "run")}}
+    config = load_recipe(again)
+    assert isinstance(config, DenoiserRecipe)
+    stored = load_file(tmp_path / "run" / "model" / "denoiser.safetensors")
+    assert all(torch.equal(v, stored[k]) for k, v in first_denoiser(config).state_dict().items())
+
+    dit = {"path": str(GOLDEN / "dit.safetensors"), "method": "image", "num_heads": 3, "prefix": "weights."}
+    image = {**recipe, "initial": dit}
+    image["denoiser"] |= {"hidden_size": 48, "depth": 6, "num_heads": 3, "input_size": 8, "patch_size": 2}
+    config = load_recipe(image)
+    assert isinstance(config, DenoiserRecipe)
+    said: list[str] = []
+    latte, source = first_denoiser(config, said.append), load_file(GOLDEN / "dit.safetensors")
+    torch.testing.assert_close(
+        latte.state_dict()["blocks.2.attn.qkv.weight"], source["weights.blocks.1.attn.qkv.weight"]
+    )
+    assert "taken" in said[0]
+    wrong = load_recipe({**image, "initial": {"path": str(tmp_path / "run"), "method": "image"}})
+    assert isinstance(wrong, DenoiserRecipe)
+    with pytest.raises(InputError, match="makes a Latte from a DiT; got Latte"):
+        first_denoiser(wrong)

@@ -1,0 +1,94 @@
+"""First weights: random, copied from an equal model, or made from an image model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kinolab import checkpoints
+from kinolab.autoencoders import OdVae, OdVaeConfig, inflate
+from kinolab.autoencoders import build as build_autoencoder
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.autoencoders.image import ImageAutoencoder
+from kinolab.denoisers import Denoiser, DiT, Latte
+from kinolab.denoisers import build as build_denoiser
+from kinolab.denoisers.image_init import init_from_image
+from kinolab.errors import InputError
+from kinolab.model import find_model, load_autoencoder, load_denoiser, read_model_config
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe, InitialConfig
+
+
+def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:
+    """The recipe's autoencoder with its first weights: random, copied, or inflated from an image autoencoder."""
+    if config.initial is None:
+        return build_autoencoder(config.autoencoder)
+    return inflated_or_equal(config.autoencoder, config.initial)
+
+
+def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
+    """An autoencoder of config `target` that starts from another one's weights.
+
+    Raises:
+        InputError: where the two don't fit the method.
+    """
+    source = load_autoencoder(initial.path)
+    if initial.method == "weights":
+        return _copied(build_autoencoder(target), source, initial.path)
+    if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig):
+        raise InputError(
+            f"initial.method={initial.method} inflates an image autoencoder to odvae; got {source.config.kind} "
+            f"to {target.kind}; use method: weights"
+        )
+    inflated: OdVae = inflate(source, target, initial.method)
+    return inflated
+
+
+def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda text: None) -> Denoiser:
+    """The recipe's denoiser with its first weights: random, copied, or made from an image DiT (Latte, section 3.4).
+
+    Raises:
+        InputError: where the weights don't fit.
+    """
+    denoiser, initial = build_denoiser(config.denoiser), config.initial
+    if initial is None:
+        return denoiser
+    source = _read_denoiser(initial)
+    if initial.method == "weights":
+        return _copied(denoiser, source, initial.path)
+    if not isinstance(source, DiT) or not isinstance(denoiser, Latte):
+        raise InputError(
+            f"initial.method=image makes a Latte from a DiT; got {type(source).__name__} to {type(denoiser).__name__}"
+        )
+    report = init_from_image(denoiser, source.state_dict(), initial.image)
+    say(
+        f"from {initial.path}: {len(report.copied)} tensors taken, {len(report.fresh)} fresh, {len(report.dropped)} left"
+    )
+    return denoiser
+
+
+def _read_denoiser(initial: DenoiserInitialConfig) -> nn.Module:
+    """The denoiser of a model folder or run folder, or of a file of public weights."""
+    try:
+        folder = find_model(initial.path)
+    except InputError:
+        if not initial.path.exists():
+            raise
+        heads = {} if initial.num_heads is None else {"num_heads": initial.num_heads}
+        return checkpoints.load(initial.path, prefix=initial.prefix, **heads)
+    if read_model_config(folder).denoiser is None:
+        raise InputError(f"{initial.path}: holds an autoencoder alone; expected a denoiser to start from")
+    return load_denoiser(folder)
+
+
+def _copied(target: Any, source: nn.Module, path: Path) -> Any:
+    """`target` with all of `source`'s weights."""
+    expected, given = target.state_dict(), source.state_dict()
+    wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
+    wrong += [k for k in given if k not in expected]
+    if wrong:
+        raise InputError(f"{path}: its weights don't fit this {target.config.kind}: {', '.join(wrong[:8])}")
+    target.load_state_dict(given)
+    return target

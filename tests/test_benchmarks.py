@@ -1,0 +1,151 @@
+"""The benchmarks at tiny sizes: that they compare what they say, not how fast it is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import __main__ as program
+from benchmarks import latte, odvae, toy_clip
+from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, difference, faster, race
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
+from kinolab.denoisers import Latte, LatteConfig
+from kinolab.diffusion import SamplerConfig
+from kinolab.model import ModelConfig, VideoModel
+
+CASE = latte.Case(width=24, heads=2, depth=2, frames=3, side=8, text_dim=8, tokens=4)
+ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1), num_res_blocks=1, norm_num_groups=4)
+
+
+def quiet(line: str) -> None:
+    """Nothing is said."""
+
+
+def test_entrants_run_in_turns_and_are_held_against_the_first() -> None:
+    order: list[str] = []
+
+    def entrant(name: str, value: float) -> Entrant:
+        def run() -> Tensor:
+            order.append(name)
+            return torch.full((4,), value)
+
+        return Entrant(name, run, lambda: order.append(f"warm {name}"))
+
+    timings = race([entrant("a", 2.0), entrant("b", 2.5)], 2)
+    assert order == ["warm a", "warm b", "a", "b", "a", "b"]
+    assert [len(t.seconds) for t in timings] == [2, 2]
+    assert (timings[0].error, timings[1].error, timings[1].largest) == (0.0, 0.25, 0.25)
+
+
+def test_the_difference_is_relative_to_the_reference() -> None:
+    error, largest = difference(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0]))
+    assert error == pytest.approx(0.5 / 5) and largest == pytest.approx(0.5 / 4)
+
+
+def test_aims_are_judged_by_medians() -> None:
+    a, b = Timing("a", [3.0, 9.0, 6.0], [1.0], 0.0, 0.0, 0.0), Timing("b", [2.0, 2.0, 50.0], [1.0], 0.0, 0.02, 0.02)
+    timings = [a, b]
+    assert faster(timings, "b", 3.0) == Aim("b: at least 3 times as fast as a", 3.0, True)
+    assert not faster(timings, "b", 3.1).met
+    assert not closer(timings, "b", 0.01).met and closer(timings, "b", 0.03).met
+    assert [row[2] for row in compared("n", "t", "s", timings).rows] == ["1.00", "3.00"]
+
+
+@pytest.fixture
+def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilation has its own test, and takes too long for two more."""
+    monkeypatch.setattr(latte, "compile_for_inference", lambda module, dtype: module)
+
+
+@pytest.fixture
+def _diffusers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("diffusers")
+
+
+@pytest.mark.usefixtures("_uncompiled", "_diffusers")
+@pytest.mark.filterwarnings("ignore")  # diffusers' own
+def test_latte_computes_what_diffusers_does() -> None:
+    one = latte.forward(CASE, 1, quiet)
+    many = latte.sampling(CASE, 1, quiet, steps=5)
+    for result in (one, many):
+        assert list(result.details) == [latte.THEIRS, latte.FLOAT32, latte.AUTO, latte.COMPILED]
+        assert result.details[latte.FLOAT32]["error"] < 1e-4
+        assert 0 < max(result.details[latte.AUTO]["error"], result.details[latte.FLOAT32]["error"]) < 0.05
+
+
+@pytest.mark.parametrize("name", ["encode", "decode"])
+def test_odvae_codes_the_same_in_every_precision(name: str) -> None:
+    result = odvae.coding(name, ODVAE, (5, 16, 16), 1, quiet)
+    assert result.details[odvae.FLOAT32]["error"] < 1e-4
+    assert result.details[odvae.AUTO]["error"] < 0.05
+
+
+def test_memory_is_that_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def run(command: list[str], **kwargs: Any) -> Any:
+        assert command[1:3] == ["-m", "benchmarks.odvae"]
+        asked.append(json.loads(command[3])["frames"])
+        answer = odvae.decode_stream_alone(command[3])
+        return type("Done", (), {"stdout": json.dumps(answer)})
+
+    monkeypatch.setattr(odvae.subprocess, "run", run)
+    measured = iter([100.0, 110.0, 100.0, 121.0])
+    monkeypatch.setattr(odvae, "peak_memory", lambda: next(measured))
+    result = odvae.memory(ODVAE, 16, quiet, (5, 13))
+    assert asked == [5, 13] and result.aims[0].reached == pytest.approx(1.1)
+    assert [p["decoding"] for p in result.details["peaks"]] == [10.0, 21.0]
+
+
+def test_a_toy_clip_is_timed_with_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder = ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4)
+    denoiser = LatteConfig(hidden_size=16, depth=2, num_heads=2, input_size=8, num_frames=2)
+    config = ModelConfig(autoencoder=autoencoder, denoiser=denoiser, frames=2, size=(16, 16))
+    model = VideoModel(config, ImageAutoencoder(autoencoder), Latte(denoiser))
+    steps: list[int] = []
+
+    def generate(prompt: str, sampler: SamplerConfig) -> Tensor:
+        assert prompt == toy_clip.PROMPT
+        steps.append(sampler.steps)
+        return torch.ones(1, 3, 2, 16, 16)
+
+    monkeypatch.setattr(model, "generate", generate)
+    result = toy_clip.clip(1, quiet, 3, (model, "a tiny model"))
+    assert result.setup.startswith("a tiny model: 2 frames of 16 x 16, 3 steps of ddim")
+    assert steps == [1, 1, 3, 3] and result.aims[0].met
+
+
+def test_the_model_that_stands_in_for_the_shipped_one_has_its_recipes_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_clip, "shipped_models", dict)
+    model, which = toy_clip.toy_model()
+    assert "random weights" in which
+    latents = model.autoencoder.spec.latent_shape(model.config.frames, *model.config.size)
+    assert latents[0] == model.denoiser.spec.channels
+
+
+def test_the_program_prints_tables_and_writes_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = Result("n", "A title", "a setup", ["", "median"], [["a", "1 s"]], [Aim("an aim", 0.5, False)])
+    monkeypatch.setattr(program, "FULL", {"one": [lambda say: result]})
+    program.main(["one", "--out", str(tmp_path / "results.json")])
+    printed = capsys.readouterr().out
+    assert "A title" in printed and "MISSED   an aim: 0.5" in printed and "1 s" in printed
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["results"][0]["aims"] == [{"what": "an aim", "reached": 0.5, "met": False}]
+    assert {"processor", "torch", "precision", "threads"} <= set(record["machine"]) and not record["quick"]
+    with pytest.raises(SystemExit):
+        program.main(["two"])
+
+
+def test_quick_and_full_name_the_same_comparisons() -> None:
+    assert list(program.QUICK) == list(program.FULL)
+    assert [len(v) for v in program.QUICK.values()] == [len(v) for v in program.FULL.values()]
