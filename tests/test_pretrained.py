@@ -59,5 +59,5 @@ def test_prompts_show_what_they_ask_for(model: VideoModel) -> None:
     clips = [make_clip(WorldConfig(), HELDOUT_SEEDS + k) for k in range(12)]
     made = model.generate([c.caption for c in clips], sampler=SamplerConfig(name="heun", steps=8), seed=0)
     checks = [check(c.request, read_world(video.to_uint8(m))) for c, m in zip(clips, made, strict=True)]
-    assert sum(c.colours for c in checks) >= @@COLOURS@@
-    assert sum(c.direction for c in checks) >= @@DIRECTION@@
+    assert sum(c.colours for c in checks) >= 6
+    assert sum(c.direction for c in checks) >= 6

@@ -63,9 +63,8 @@ def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda t
             f"initial.method=image makes a Latte from a DiT; got {type(source).__name__} to {type(denoiser).__name__}"
         )
     report = init_from_image(denoiser, source.state_dict(), initial.image)
-    say(
-        f"from {initial.path}: {len(report.copied)} tensors taken, {len(report.fresh)} fresh, {len(report.dropped)} left"
-    )
+    taken, fresh, left = len(report.copied), len(report.fresh), len(report.dropped)
+    say(f"from {initial.path}: {taken} tensors taken, {fresh} fresh, {left} left")
     return denoiser
 
 
