@@ -75,7 +75,8 @@ def diffusers_latte(case: Case) -> Any:
         raise MissingExtraError("diffusers", "interop", "the comparison with diffusers") from None
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    return LatteTransformer3DModel(
+    build: Any = LatteTransformer3DModel
+    return build(
         num_attention_heads=case.heads,
         attention_head_dim=case.width // case.heads,
         in_channels=4,
@@ -145,7 +146,8 @@ def diffusers_sampling(pair: Pair, steps: int) -> Tensor:
     """Latents from diffusers' model and its DDIM scheduler."""
     from diffusers.schedulers import DDIMScheduler
 
-    scheduler = DDIMScheduler(
+    build: Any = DDIMScheduler
+    scheduler = build(
         num_train_timesteps=1000,
         beta_start=1e-4,
         beta_end=2e-2,

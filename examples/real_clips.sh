@@ -36,8 +36,9 @@ kinolab encode "$out/small" --size 48 --frames 9 --autoencoder "$out/tail" --out
 kinolab train latte-folder --run "$out/latte" -s data.path="$out/latents" -s data.heldout_fraction=0.2 \
   -s autoencoder="$out/tail" -s denoiser.hidden_size=96 -s denoiser.depth=4 -s denoiser.num_heads=3 \
   -s denoiser.input_size=6 -s denoiser.num_frames=3 -s denoiser.patch_size=1 -s training.steps=150 \
-  -s training.batch_size=16 -s training.learning_rate=2e-3 -s training.warmup=20 -s training.evaluate_first=true -s training.ema=0.98 \
-  -s training.threads=1 -s training.precision=bfloat16 -s training.tensorboard=false -s samples.sampler.steps=25
+  -s training.batch_size=16 -s training.learning_rate=2e-3 -s training.warmup=20 -s training.evaluate_first=true \
+  -s training.ema=0.98 -s training.threads=1 -s training.precision=bfloat16 \
+  -s training.tensorboard=false
 kinolab generate --model "$out/latte" --count 4 --out "$out/generated.mp4"
 
 # A whole clip through the autoencoder, side by side with the original.

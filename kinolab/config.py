@@ -28,14 +28,18 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
-def load_config(cls: type[C], source: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> C:
+def load_config(
+    cls: type[C], source: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "config"
+) -> C:
     """Read a config of class `cls` from a YAML file or a mapping, with `a.b=value` overrides applied on top.
+
+    `name` is what errors call a mapping; a file is called by its path.
 
     Raises:
         InputError: for a missing file, bad YAML, an unknown key, or a value of the wrong type; names the key.
     """
     if isinstance(source, Mapping):
-        name, values = "config", dict(source)
+        values = dict(source)
     else:
         name, values = str(source), read_yaml(Path(source))
     merged = apply_overrides(values, overrides)

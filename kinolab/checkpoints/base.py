@@ -137,7 +137,8 @@ def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
     misshapen: list[str] = []
     used: set[str] = set()
     for name, shape in wanted.items():
-        choices = [(part,) for part in format.parts(name, config)] or [format.file_names(name, config)]
+        parts = format.parts(name, config)
+        choices = [parts[i : i + 1] for i in range(len(parts))] or [format.file_names(name, config)]
         found = tuple(next((n for n in names if n in shapes), "") for names in choices)
         used |= set(found)
         if "" in found:

@@ -30,7 +30,7 @@ EXACT = 1e-5
 """The largest relative error at which a faster float32 matrix product still counts as float32."""
 
 
-class NonFiniteError(InputError):
+class NonFiniteError(InputError, FloatingPointError):
     """A tensor holds NaN or infinity; the message names the module and says what to do."""
 
 

@@ -161,9 +161,8 @@ def load_recipe(
         "autoencoder": AutoencoderRecipe,
         "denoiser": DenoiserRecipe,
     }
+    name = "recipe" if isinstance(source, dict) else str(source)
     kind = merged.get("kind")
     if kind not in kinds:
-        raise InputError(
-            f"{'recipe' if isinstance(source, dict) else source}: expected kind: autoencoder or denoiser, got {kind!r}"
-        )
-    return load_config(kinds[kind], merged)
+        raise InputError(f"{name}: expected kind: autoencoder or denoiser, got {kind!r}")
+    return load_config(kinds[kind], merged, name=name)

@@ -71,7 +71,12 @@ def test_calls_run_in_the_given_precision_without_gradients(
 
 def test_compiling_twice_compiles_the_module_itself(monkeypatch: pytest.MonkeyPatch, net: Net) -> None:
     given: list[Any] = []
-    pretend(monkeypatch, lambda function: given.append(function) or function)
+
+    def record(function: Any) -> Any:
+        given.append(function)
+        return function
+
+    pretend(monkeypatch, record)
     compile_for_inference(compile_for_inference(net, torch.float32), torch.float32)
     assert [function.__func__ for function in given] == [Net.forward] * 2
 
