@@ -57,13 +57,19 @@ class GenerateConfig(Config):
     """Where to compute."""
 
 
-def generate(config: GenerateConfig, out: Path, *, progress: Progress | None = None) -> list[Path]:
+def generate(
+    config: GenerateConfig, out: Path, *, model: VideoModel | None = None, progress: Progress | None = None
+) -> list[Path]:
     """Generate the videos of a request; several get numbered names. Returns the files written.
+
+    `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
+    again.
 
     Raises:
         InputError: for a request that the model can't fulfil; nothing is written then.
     """
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    if model is None:
+        model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)

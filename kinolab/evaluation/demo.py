@@ -23,7 +23,7 @@ from kinolab.evaluation.sheet import Strip, write_sheet
 from kinolab.evaluation.world import CHECKS, matching_world
 from kinolab.generate import GenerateConfig, generate, model_hash, provenance_path
 from kinolab.metrics.world import check, read_world
-from kinolab.model import find_model, load_autoencoder, read_model_config
+from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
 
 PROMPTS = (
     "a red ball falls to the floor",
@@ -106,8 +106,9 @@ def run_demo(
     began = time.perf_counter()
     say = say or (lambda line: None)
     videos = []
+    loaded = VideoModel.load(model)
     for k, prompt in enumerate(prompts):
-        videos.append(make_video(out, model, prompt, seed + k, k + 1, steps))
+        videos.append(make_video(out, model, loaded, prompt, seed + k, k + 1, steps))
         missing = [name for name, ok in videos[-1].checks.items() if not ok]
         found = f"not as asked: {', '.join(missing)}" if missing else "as asked"
         say(f"{k + 1}/{len(prompts)}  {videos[-1].seconds:4.1f} s  {prompt} ({found})")
@@ -123,7 +124,9 @@ def run_demo(
     return DemoResult(page, sheet, tuple(videos), tuple(rebuilt), seconds)
 
 
-def make_video(out: Path, model: str, prompt: str, seed: int, number: int, steps: int | None) -> DemoVideo:
+def make_video(
+    out: Path, model: str, loaded: VideoModel, prompt: str, seed: int, number: int, steps: int | None
+) -> DemoVideo:
     """Generate one video, with an enlarged copy and a poster for the page, and check what it shows."""
     request = parse_caption(prompt)
     sampler = None
@@ -132,7 +135,7 @@ def make_video(out: Path, model: str, prompt: str, seed: int, number: int, steps
         sampler = SamplerConfig(**(own.model_dump() | {"steps": steps}))
     path = out / "videos" / f"{number:02d}-{_slug(prompt)}.mp4"
     began = time.perf_counter()
-    generate(GenerateConfig(model=model, prompts=(prompt,), seed=seed, sampler=sampler), path)
+    generate(GenerateConfig(model=model, prompts=(prompt,), seed=seed, sampler=sampler), path, model=loaded)
     seconds = time.perf_counter() - began
     clip = video.read(path)  # the file itself is judged, as anyone can do again
     result = check(request, read_world(clip.frames))
