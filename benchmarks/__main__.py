@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 FULL: dict[str, list[Callable[[Say], Result]]] = {
     "latte": [
-        lambda say: latte.forward(latte.Case(), 7, say),
+        lambda say: latte.forward(latte.Case(), 5, say),
         lambda say: latte.sampling(latte.Case(side=16), 2, say),
     ],
     "odvae": [

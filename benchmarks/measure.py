@@ -103,12 +103,12 @@ def difference(output: Tensor, reference: Tensor) -> tuple[float, float]:
 def compared(name: str, title: str, setup: str, timings: Sequence[Timing], aims: Sequence[Aim] = ()) -> Result:
     """A result of timings: medians, how many times faster than the first, and the difference of outputs."""
     first = timings[0]
-    columns = ["", "median", "times faster", "relative error", "largest difference", "ready after"]
+    columns = ["", "median", "faster", "rel. error", "largest diff.", "ready after"]
     rows: list[list[Any]] = [
         [
             t.name,
             f"{t.median:.3g} s",
-            f"{first.median / t.median:.2f}",
+            f"{first.median / t.median:.2f} x",
             "" if t is first else f"{t.error:.1e}",
             "" if t is first else f"{t.largest:.1e}",
             f"{t.warming:.1f} s",

@@ -41,6 +41,7 @@ class Measurement:
     onednn_error: the largest error of float32 products through oneDNN (`set_float32_matmul_precision("medium")`),
     relative to the largest entry. About 1e-6 where oneDNN keeps float32 (AMD); near 1e-2 where it uses a bfloat16
     matrix unit instead (Intel AMX), which is then not float32 any more and is left off.
+    onednn_speedup: how many times faster than PyTorch's default library they are; infinite where nobody measured.
     """
 
     matmul_float32: float
@@ -48,6 +49,7 @@ class Measurement:
     conv3d_float32: float
     conv3d_bfloat16: float
     onednn_error: float
+    onednn_speedup: float = math.inf
 
     @property
     def ratio(self) -> float:
@@ -56,9 +58,12 @@ class Measurement:
         return math.sqrt(matmul * self.conv3d_float32 / self.conv3d_bfloat16)
 
     @property
-    def onednn_exact(self) -> bool:
-        """Whether float32 products may go through oneDNN and still be float32."""
-        return self.onednn_error < EXACT
+    def onednn_wanted(self) -> bool:
+        """Whether float32 products should go through oneDNN: they stay float32, and gain more than others lose.
+
+        Attention over short sequences loses: each of its many small products then sets up oneDNN anew.
+        """
+        return self.onednn_error < EXACT and self.onednn_speedup >= WORTH_IT
 
 
 def resolve(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> torch.dtype:
@@ -114,14 +119,14 @@ def autocast(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> Ite
 
 @contextmanager
 def fast_float32(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Float32 matrix products through oneDNN on the processor, where it is measured to keep float32's accuracy.
+    """Float32 matrix products through oneDNN on the processor, where it is measured to be faster and still float32.
 
-    PyTorch's default library is slow on some processors (2 to 4 times on AMD). Wrap a whole training step in it to
-    have the backward pass gain as well. On a GPU, and where a program has set PyTorch's newer per-backend precision
-    switches by itself, it changes nothing.
+    PyTorch's default library is slow on some processors (2 to 4 times on some of AMD's). Wrap a whole training step
+    in it to have the backward pass gain as well. On a GPU, and where a program has set PyTorch's newer per-backend
+    precision switches by itself, it changes nothing.
     """
     before = _matmul_precision()
-    if torch.device(device).type != "cpu" or before is None or not measure().onednn_exact:
+    if torch.device(device).type != "cpu" or before is None or not measure().onednn_wanted:
         yield
         return
     torch.set_float32_matmul_precision("medium")
@@ -152,7 +157,6 @@ def _measure() -> Measurement:
     kernel = torch.randn(32, 32, 3, 3, 3, generator=generator)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         error = _onednn_error(x, w)
-        fast = error < EXACT
 
         def products(dtype: torch.dtype) -> Callable[[], Tensor]:
             a, b = x.to(dtype), w.to(dtype)
@@ -162,10 +166,14 @@ def _measure() -> Measurement:
             a, b = video.to(dtype), kernel.to(dtype)
             return lambda: F.conv3d(a, b, padding=1)
 
-        with _matmul_precision_set("medium" if fast else None):
-            matmul = _race(products(torch.float32), products(torch.bfloat16))
+        default, bfloat16 = _race(products(torch.float32), products(torch.bfloat16))
+        onednn = default
+        if error < EXACT:
+            with _matmul_precision_set("medium"):
+                onednn, bfloat16 = _race(products(torch.float32), products(torch.bfloat16))
         conv = _race(convolutions(torch.float32), convolutions(torch.bfloat16))
-    return Measurement(*matmul, *conv, onednn_error=error)
+    speedup = default / onednn
+    return Measurement(onednn if speedup >= WORTH_IT else default, bfloat16, *conv, error, speedup)
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -8,8 +8,10 @@ from kinolab.layers import precision
 from kinolab.layers.precision import Measurement, NonFiniteError, check_finite, watch_finite
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, ratio: float, onednn_error: float = 1e-6) -> None:
-    result = Measurement(ratio, 1.0, ratio, 1.0, onednn_error)
+def measured(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, onednn_error: float = 1e-6, onednn_speedup: float = 2.0
+) -> None:
+    result = Measurement(ratio, 1.0, ratio, 1.0, onednn_error, onednn_speedup)
     monkeypatch.setattr(precision, "measure", lambda: result)
 
 
@@ -72,9 +74,13 @@ def test_float32_through_onednn_has_float32s_error() -> None:
     assert float((result - exact).abs().max() / exact.abs().max()) < precision.EXACT
 
 
-@pytest.mark.parametrize(("error", "setting"), [(1e-6, "medium"), (4e-3, "highest")])
-def test_onednn_is_used_only_where_it_is_exact(monkeypatch: pytest.MonkeyPatch, error: float, setting: str) -> None:
-    measured(monkeypatch, 3.0, error)
+@pytest.mark.parametrize(
+    ("error", "speedup", "setting"), [(1e-6, 2.0, "medium"), (4e-3, 2.0, "highest"), (1e-6, 1.05, "highest")]
+)
+def test_onednn_is_used_only_where_it_is_exact_and_gains(
+    monkeypatch: pytest.MonkeyPatch, error: float, speedup: float, setting: str
+) -> None:
+    measured(monkeypatch, 3.0, error, speedup)
     with precision.fast_float32():
         assert torch.get_float32_matmul_precision() == setting
     assert torch.get_float32_matmul_precision() == "highest"
