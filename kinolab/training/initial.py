@@ -75,7 +75,7 @@ def _read_denoiser(initial: DenoiserInitialConfig) -> nn.Module:
     except InputError:
         if not initial.path.exists():
             raise
-        heads = {} if initial.num_heads is None else {"num_heads": initial.num_heads}
+        heads: dict[str, Any] = {} if initial.num_heads is None else {"num_heads": initial.num_heads}
         return checkpoints.load(initial.path, prefix=initial.prefix, **heads)
     if read_model_config(folder).denoiser is None:
         raise InputError(f"{initial.path}: holds an autoencoder alone; expected a denoiser to start from")
