@@ -55,9 +55,10 @@ def test_its_stream_is_exact(model: VideoModel) -> None:
 
 
 def test_prompts_show_what_they_ask_for(model: VideoModel) -> None:
-    """Twelve held-out requests in ten steps; the README's figures are of 256 in more."""
+    """Twelve held-out requests. Of 256 the README states 43% with the right colours and 62% with the right direction;
+    a model that good falls below these counts once in a hundred draws of twelve."""
     clips = [make_clip(WorldConfig(), HELDOUT_SEEDS + k) for k in range(12)]
     made = model.generate([c.caption for c in clips], sampler=SamplerConfig(name="heun", steps=8), seed=0)
     checks = [check(c.request, read_world(video.to_uint8(m))) for c, m in zip(clips, made, strict=True)]
-    assert sum(c.colours for c in checks) >= 6
-    assert sum(c.direction for c in checks) >= 6
+    assert sum(c.colours for c in checks) >= 2
+    assert sum(c.direction for c in checks) >= 4
