@@ -10,6 +10,8 @@ import typer
 
 PUBLIC = {"image": "autoencoder_kl", "odvae": "causal_vae", "latte": "latte", "dit": "dit"}
 """`kind` of a part -> the public layout that it is written in."""
+DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers"}
+"""`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
 
 
@@ -55,10 +57,11 @@ def convert(
 
         if autoencoder is not None:
             raise InputError("--autoencoder is for --to model: public layouts hold one part each")
-        layout = PUBLIC[module.config.kind]
-        if to == "diffusers" and layout != "autoencoder_kl":
+        layouts = PUBLIC if to == "public" else DIFFUSERS
+        layout = layouts.get(module.config.kind)
+        if layout is None:
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
-        if overwrite and out.is_dir() and layout == "autoencoder_kl":
+        if overwrite and out.is_dir() and layout in DIFFUSERS.values():
             shutil.rmtree(out)
         save(module, out, layout)
     count = sum(p.numel() for p in module.parameters())

@@ -31,7 +31,7 @@ def probe(
         try:
             found.append(video.probe(file, exact=exact))
         except (InputError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"kinolab: {error}", err=True)
             failed = True
     if as_json:
         import dataclasses

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, Posterior
+from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.model import save_autoencoder
@@ -47,6 +48,11 @@ class AutoencoderJob:
 
     def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Any, heldout: Any) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
+        if recipe.window_frames is not None:
+            try:
+                autoencoder.spec.check(recipe.window_frames, *[autoencoder.spec.spatial_ratio] * 2)
+            except InputError as error:
+                raise InputError(f"window_frames={recipe.window_frames}: {error}") from None
         self.losses = AutoencoderLoss(recipe.loss)
         if recipe.trained == "decoder":
             autoencoder.encoder_parts().requires_grad_(False)
@@ -79,6 +85,9 @@ class AutoencoderJob:
             elif recipe.frames_per_clip is not None and frames.shape[1] > recipe.frames_per_clip:
                 picks = torch.randperm(frames.shape[1], generator=source)[: recipe.frames_per_clip]
                 clips.append((position, frames[:, picks]))
+            elif recipe.window_frames is not None and frames.shape[1] > recipe.window_frames:
+                first = int(torch.randint(frames.shape[1] - recipe.window_frames + 1, (1,), generator=source))
+                clips.append((position, frames[:, first : first + recipe.window_frames]))
             else:
                 (images if frames.shape[1] == 1 else clips).append((position, frames))
         groups = [g for g in (clips, images) if g]

@@ -81,6 +81,9 @@ class AutoencoderRecipe(Config):
     """Share of the batch that is single frames (an image is a clip of one frame)."""
     frames_per_clip: int | None = Field(None, ge=1)
     """Random frames taken from each clip, for an image autoencoder; none = all."""
+    window_frames: int | None = Field(None, ge=1)
+    """Consecutive frames taken from each clip at a random place; none = all. Short windows of many clips show a video
+    autoencoder more different scenes per step than whole clips do, for the same time."""
     heldout_clips: int = Field(32, ge=1)
     """Held-out clips that PSNR and SSIM are measured on."""
     sample_clips: int = Field(4, ge=1)

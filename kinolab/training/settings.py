@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from kinolab.config import Config
+from kinolab.errors import InputError
+from kinolab.layers.precision import resolve
+from kinolab.training.muon import Muon, is_hidden_matrix
 
 
 class TrainingConfig(Config):
@@ -21,8 +24,11 @@ class TrainingConfig(Config):
     """Clips per optimiser step, over all processes and accumulation steps."""
     micro_batch: int | None = Field(None, ge=1)
     """Clips per forward pass and process; None = no accumulation."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` makes the updates of weight matrices orthogonal and leaves the rest to AdamW; it takes AdamW's learning
+    rates and costs some percent more per step. Not with fsdp, which shards the matrices."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly from zero."""
     decay: Literal["constant", "cosine", "linear"] = "constant"
@@ -72,12 +78,30 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * factor[config.decay]
 
 
-def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; weight decay spares biases, norms and other vectors."""
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser over the trainable parameters; weight decay spares biases, norms and other vectors.
+
+    Raises:
+        InputError: for muon with fsdp.
+    """
+    muon = config.optimizer == "muon"
+    if muon and config.parallel == "fsdp":
+        raise InputError("training.optimizer=muon needs whole matrices: use training.parallel=ddp, or adamw")
+    matrices = {
+        id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_hidden_matrix(m, name)
+    }
     trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    hidden = [p for p in trainable if muon and id(p) in matrices]
+    rest = [p for p in trainable if not (muon and id(p) in matrices)]
+    decay = config.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "weight_decay": decay, "orthogonal": True},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay, "orthogonal": False},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "orthogonal": False},
     ]
     groups = [g for g in groups if g["params"]]
+    if muon:
+        dtype = resolve(config.precision, trainable[0].device)
+        return Muon(groups, lr=config.learning_rate, betas=config.betas, dtype=dtype)
+    groups = [{k: v for k, v in g.items() if k != "orthogonal"} for g in groups]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)

@@ -99,6 +99,17 @@ def test_a_denoiser_becomes_a_whole_model_and_comes_back(tmp_path: Path, vae: Pa
     assert same(load(tmp_path / "vae2"), load(vae))
 
 
+def test_a_latte_with_text_is_written_as_the_class_of_diffusers(tmp_path: Path, vae: Path) -> None:
+    config = LatteConfig(hidden_size=24, depth=2, num_heads=3, input_size=8, num_frames=4, adaln="single", text_dim=12)
+    torch.manual_seed(0)
+    save(Latte(config), tmp_path / "public", "latte_diffusers")
+    run("convert", vae, "--out", tmp_path / "pixels")
+    run("convert", tmp_path / "public", "--out", tmp_path / "model", "-a", tmp_path / "pixels")
+    run("convert", tmp_path / "model", "--part", "denoiser", "--to", "diffusers", "--out", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["_class_name"] == "LatteTransformer3DModel"
+    assert same(load(tmp_path / "back"), load(tmp_path / "public"))
+
+
 def test_golden_weights_become_a_model_folder(tmp_path: Path) -> None:
     """The converted autoencoder still gives the reference's latents."""
     file = GOLDEN / "odvae_v12.safetensors"
@@ -113,7 +124,11 @@ def test_what_convert_cannot_do_it_says(tmp_path: Path, vae: Path, latte: Path) 
     heads, out = ("-s", "num_heads=3"), ("--out", tmp_path / "out")
     cases: list[tuple[tuple[object, ...], str]] = [
         ((latte, *out, *heads), "--autoencoder FOLDER"),
-        ((latte, *out, *heads, "--to", "diffusers"), "diffusers has no class for kind latte"),
+        ((latte, *out, *heads, "--to", "diffusers"), "diffusers' class of Latte has no adaln=block, num_classes=3"),
+        (
+            (GOLDEN / "odvae_v12.safetensors", *out, "--prefix", "weights.", "--to", "diffusers"),
+            "no class for kind odvae",
+        ),
         ((latte, "--out", latte, *heads), "exists; choose another name, or --overwrite"),
         ((vae, *out, "-a", "x"), "this is an autoencoder itself"),
         ((vae, *out, "--part", "denoiser"), "--part is for model folders"),

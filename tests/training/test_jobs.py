@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kinolab import data
+from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob, calibrate
@@ -109,6 +110,23 @@ def test_images_and_clips_of_a_batch_are_weighted_by_their_number() -> None:
     job = AutoencoderJob(config, autoencoder, source, source)
     groups = job._groups(MicroBatch([0, 1, 2, 3], [source[i] for i in range(4)]), step=0)
     assert [(positions, clip.shape[2]) for positions, clip in groups] == [([2, 3], 5), ([0, 1], 1)]
+
+
+def test_windows_are_consecutive_frames_from_anywhere_in_the_clip() -> None:
+    recipe = load_recipe({**odvae_recipe(), "image_fraction": 0.0, "window_frames": 5})
+    assert isinstance(recipe, AutoencoderRecipe)
+    source = data.build(recipe.data.model_copy(update={"world": WorldConfig(size=32, frames=17)}), None)
+    job = AutoencoderJob(recipe, first_autoencoder(recipe), source, source)
+    clip, starts = source[0], set()
+    for step in range(24):
+        [(positions, windows)] = job._groups(MicroBatch([0], [clip]), step)
+        assert positions == [0] and windows.shape[2] == 5
+        found = [k for k in range(13) if torch.equal(windows[0], clip.video[:, k : k + 5])]
+        assert len(found) == 1
+        starts.add(found[0])
+    assert min(starts) < 4 and max(starts) > 8
+    with pytest.raises(InputError, match="window_frames=6: expected 1 \\+ 4\\*k frames, got 6; use 5 or 9"):
+        AutoencoderJob(recipe.model_copy(update={"window_frames": 6}), job.autoencoder, source, source)
 
 
 def test_joint_images_come_with_their_own_conditions(tiny_autoencoder: Path) -> None:
