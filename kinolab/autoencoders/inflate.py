@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kinolab.autoencoders.image import ImageAutoencoder
@@ -59,6 +60,12 @@ def inflate(image: ImageAutoencoder, config: OdVaeConfig, init: Init = "tail") -
             layer, _, last = target.rpartition(".")
             target = f"{layer}.conv.{last}"
         weights[target] = _inflate(value, weights[target].shape, init)
+    for name, value in weights.items():
+        if ".time_" in name and value.ndim == 5:  # residual resampling: the convolution begins as the identity
+            identity = torch.eye(value.shape[0]).to(value)[:, :, None, None]
+            weights[name] = _inflate(F.pad(identity, (1, 1, 1, 1)), value.shape, init)
+        elif ".time_" in name and name.endswith("conv.bias"):
+            weights[name] = torch.zeros_like(value)
     model.load_state_dict(weights)
     return model
 

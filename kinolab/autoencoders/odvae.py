@@ -26,6 +26,8 @@ from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream
 from kinolab.layers.causal_resampling import (
     Downsample,
     Interpolation,
+    ResidualTimePool,
+    ResidualTimeUpsample,
     SpaceTimeUpsample,
     TimePool,
     TimeUpsample,
@@ -57,9 +59,9 @@ class OdVaeConfig(Config):
     """Channels of the pixels."""
     temporal_ratio: Literal[1, 2, 4, 8] = 4
     """Frames per latent after the first; at most the spatial ratio."""
-    resampling: Literal["merged", "separate"] = "merged"
-    """How time is halved and doubled: by the convolutions that resample space (v1.2), or by averaging and
-    interpolation of their own after them (v1.1)."""
+    resampling: Literal["merged", "separate", "residual"] = "merged"
+    """How time is halved and doubled: by the convolutions that resample space (v1.2); by averaging and interpolation
+    of their own after them (v1.1); or by these with a convolution mixed in (v1.1, `TimeDownsampleRes2x`)."""
     time_steps: Literal["late", "early"] = "late"
     """Which of the encoder's spatial steps halve time too where there are more of them: the last or the first. The
     decoder always begins with time."""
@@ -262,8 +264,8 @@ class Encoder(nn.Module):
             if i < len(widths) - 1:
                 dimensions = 2 if outer2d and config.is_outer(i) else 3
                 level.downsample = Downsample(width, dimensions=dimensions, time=time and config.resampling == "merged")
-                if time and config.resampling == "separate":
-                    level.time_downsample = TimePool()
+                if time and config.resampling != "merged":
+                    level.time_downsample = ResidualTimePool(width) if config.resampling == "residual" else TimePool()
             self.down.append(level)
         self.mid = MidBlock(config, widths[-1])
         self.norm_out = GroupNorm(config.norm_num_groups, widths[-1], scope=config.norm)
@@ -302,7 +304,11 @@ class Decoder(nn.Module):
                 level.upsample = SpaceTimeUpsample(width, config.upsampling)
             elif i > 0:
                 level.upsample = Upsample(width, dimensions=2 if flat else 3)
-                level.time_upsample = TimeUpsample(config.upsampling) if time else None
+                if time:
+                    residual = config.resampling == "residual"
+                    level.time_upsample = (
+                        ResidualTimeUpsample(width, config.upsampling) if residual else TimeUpsample(config.upsampling)
+                    )
             self.up.append(level)
         self.norm_out = GroupNorm(config.norm_num_groups, widths[0], scope=config.norm)
         self.conv_out = _conv(widths[0], config.channels, flat=outer2d)

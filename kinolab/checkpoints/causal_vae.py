@@ -55,10 +55,13 @@ class CausalVaeFormat(Format):
         return guess
 
     def _guess_time(self, guess: Guess, shapes: Shapes, levels: int, settings: Mapping[str, Any]) -> None:
-        """Where time is halved: by the convolutions with a kernel of three frames, or by layers without weights."""
+        """Where time is halved: by the convolutions with a kernel of three frames, by layers of their own, or by layers
+        without weights."""
         kernels = [_kernel(shapes, f"encoder.down.{i}.downsample.conv") for i in range(levels - 1)]
         halves = [len(kernel) == 5 and kernel[2] > 1 for kernel in kernels]
-        guess.values["resampling"] = "merged" if any(halves) else "separate"
+        residual = [f"encoder.down.{i}.time_downsample.mix_factor" in shapes for i in range(levels - 1)]
+        guess.values["resampling"] = "residual" if any(residual) else "merged" if any(halves) else "separate"
+        halves = residual if any(residual) else halves
         if not any(halves):
             named = [bool(layer) for layer in settings.get("encoder_temporal_downsample", ())][: levels - 1]
             halves = named or [i >= levels - 3 for i in range(levels - 1)]

@@ -44,7 +44,23 @@ class TimePool(nn.Module):
             stream.keep(self, x[:, :, 2 * outputs :])
             if outputs == 0:
                 return x[:, :, :0]
+        return self.reduce(x)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Frames (B, C, 1 + 2t, H, W) -> the t averages of three."""
         return (x[:, :, 0:-2:2] + x[:, :, 1:-1:2] + x[:, :, 2::2]) / 3
+
+
+class ResidualTimePool(TimePool):
+    """A mixture a * average + (1 - a) * convolution of the same three frames, a = sigmoid(mix_factor)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(width, width, 3, stride=(2, 1, 1), padding=(0, 1, 1))
+        self.mix_factor = nn.Parameter(torch.tensor([2.0]))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        return torch.lerp(self.conv(x), like(x, super().reduce(x)).to(x.dtype), self.mix_factor.sigmoid().to(x.dtype))
 
 
 class Upsample(nn.Module):
@@ -124,3 +140,17 @@ class TimeUpsample(nn.Module):
         start = rest[:, :, :1] if past is None or past.shape[2] == 0 else rest[:, :, :0]
         end = rest[:, :, -1:] if stream is None or stream.last else rest[:, :, :0]
         return like(x, torch.cat([head, start, between, end], dim=2))
+
+
+class ResidualTimeUpsample(TimeUpsample):
+    """A mixture a * y + (1 - a) * causal convolution of y, where y are the doubled frames, a = sigmoid(mix_factor)."""
+
+    def __init__(self, width: int, interpolation: Interpolation) -> None:
+        super().__init__(interpolation)
+        self.conv = CausalConv3d(width, width, padding=(1, 1))
+        self.mix_factor = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        y = super().forward(x, stream)
+        h = self.conv(y, stream)
+        return torch.lerp(h, y.to(h.dtype), self.mix_factor.sigmoid().to(h.dtype))

@@ -43,7 +43,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("variant", get_args(Variant))
 @pytest.mark.parametrize("init", ["tail", "average"])
-@pytest.mark.parametrize(("ratio", "resampling"), [(4, "merged"), (8, "merged"), (4, "separate")])
+@pytest.mark.parametrize(("ratio", "resampling"), [(4, "merged"), (8, "merged"), (4, "separate"), (4, "residual")])
 def test_an_image_is_encoded_and_decoded_as_by_the_image_autoencoder(
     image: ImageAutoencoder, variant: Variant, init: Init, ratio: int, resampling: str
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from kinolab.autoencoders import OdVae, OdVaeConfig, build
 from kinolab.autoencoders.odvae import Variant
 from kinolab.config import load_config
 from kinolab.errors import InputError
+from kinolab.layers.causal_resampling import ResidualTimePool, ResidualTimeUpsample
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLIC: dict[str, Any] = {
@@ -57,7 +59,7 @@ def test_golden_numbers_of_the_public_class(name: str, changes: dict[str, Any]) 
 
 @pytest.mark.parametrize("variant", get_args(Variant))
 @pytest.mark.parametrize("ratio", [4, 8])
-@pytest.mark.parametrize("resampling", ["merged", "separate"])
+@pytest.mark.parametrize("resampling", ["merged", "separate", "residual"])
 def test_shapes_follow_the_spec_for_clips_and_images(variant: Variant, ratio: int, resampling: str) -> None:
     model = build(
         load_config(OdVaeConfig, {**TINY, "variant": variant, "temporal_ratio": ratio, "resampling": resampling})
@@ -126,7 +128,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
             torch.testing.assert_close(a.grad, b.grad)
 
 
-@pytest.mark.parametrize("resampling", ["merged", "separate"])
+@pytest.mark.parametrize("resampling", ["merged", "separate", "residual"])
 def test_half_precision_is_close(resampling: str) -> None:
     model = OdVae(load_config(OdVaeConfig, {**TINY, "resampling": resampling}))
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
@@ -138,6 +140,25 @@ def test_half_precision_is_close(resampling: str) -> None:
         rounded = half.decode(half.encode(video).mean)
     for other in (autocast, rounded):
         assert (other.float() - exact).square().mean().sqrt() < 0.06 * exact.std()
+
+
+def test_residual_resampling_mixes_a_convolution_with_the_average_and_the_interpolation() -> None:
+    """TimeDownsampleRes2x and TimeUpsampleRes2x of Open-Sora-Plan 1.1, written out."""
+    down, up = ResidualTimePool(3), ResidualTimeUpsample(3, "trilinear")
+    x = torch.randn(2, 3, 5, 4, 4)
+    with torch.no_grad():
+        down.mix_factor.fill_(-0.4)
+        up.mix_factor.fill_(0.3)
+        padded = torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2)
+        a = torch.sigmoid(torch.tensor(-0.4))
+        convolved = F.conv3d(padded, down.conv.weight, down.conv.bias, stride=(2, 1, 1), padding=(0, 1, 1))
+        expected = a * F.avg_pool3d(padded, (3, 1, 1), (2, 1, 1)) + (1 - a) * convolved
+        torch.testing.assert_close(down(x), expected)
+        rest = F.interpolate(x[:, :, 1:], scale_factor=(2.0, 1.0, 1.0), mode="trilinear")
+        doubled, a = torch.cat([x[:, :, :1], rest], dim=2), torch.sigmoid(torch.tensor(0.3))
+        padded = torch.cat([doubled[:, :, :1], doubled[:, :, :1], doubled], dim=2)
+        convolved = F.conv3d(padded, up.conv.conv.weight, up.conv.conv.bias, padding=(0, 1, 1))
+        torch.testing.assert_close(up(x), a * doubled + (1 - a) * convolved)
 
 
 def test_posterior_is_in_normalised_units() -> None:

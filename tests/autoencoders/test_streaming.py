@@ -75,7 +75,7 @@ def test_streams_equal_the_whole_clip(variant: str, ratio: int, lengths: list[in
 @given(
     variant=st.sampled_from(VARIANTS),
     ratio=st.sampled_from([1, 2, 4, 8]),
-    resampling=st.sampled_from(["merged", "separate"]),
+    resampling=st.sampled_from(["merged", "separate", "residual"]),
     upsampling=st.sampled_from(["nearest", "trilinear"]),
     latents=st.integers(1, 4),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
@@ -115,7 +115,7 @@ def test_two_streams_of_one_model_can_be_interleaved() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "trilinear"])
-@pytest.mark.parametrize("resampling", ["merged", "separate"])
+@pytest.mark.parametrize("resampling", ["merged", "separate", "residual"])
 def test_memory_of_a_stream_does_not_grow(resampling: str, upsampling: str) -> None:
     model = tiny("all3d", 4, resampling, upsampling)
     encoding, decoding = Stream(), Stream()

@@ -186,6 +186,8 @@ def test_a_pipeline_folder_is_no_autoencoder(tmp_path: Path) -> None:
 
 PUBLISHED: list[dict[str, Any]] = [
     {"variant": "all3d", "resampling": "separate"},
+    {"variant": "all3d", "resampling": "residual"},
+    {"variant": "all3d", "resampling": "residual", "time_steps": "early", "temporal_ratio": 2},
     {"variant": "half2d"},
     {"variant": "outer2d"},
     {"variant": "encoder_outer2d", "temporal_ratio": 8},
