@@ -27,6 +27,9 @@ def _evaluate() -> None:
 def world(
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Held-out requests; the first ones are always the same.")] = 256,
+    first: Annotated[
+        int, typer.Option(min=0, help="Number of the first request: choose settings on others than you report on.")
+    ] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
@@ -60,6 +63,7 @@ def world(
         report = evaluate_world(
             loaded,
             count=count,
+            first=first,
             batch=batch,
             seed=seed,
             sampler=how,

@@ -182,6 +182,7 @@ def evaluate_world(
     model: VideoModel,
     *,
     count: int = 256,
+    first: int = 0,
     batch: int = 16,
     seed: int = 0,
     sampler: SamplerConfig | None = None,
@@ -190,10 +191,11 @@ def evaluate_world(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> WorldReport:
-    """Generate a clip for each of the first `count` held-out requests, and read all of them.
+    """Generate a clip for each of `count` held-out requests, and read all of them.
 
     Args:
         count: how many requests; request k is the same whatever the count.
+        first: the number of the first one: choose settings on other requests than those that the result is told of.
         batch: clips generated at once.
         seed: noise of request k comes from seed + k.
         sampler, guidance: the model's own where left out.
@@ -204,22 +206,26 @@ def evaluate_world(
     Raises:
         InputError: for counts below 1, or a request that the model refuses.
     """
+    if first < 0:
+        raise InputError(f"expected a first request of at least 0, got {first}")
     if count < 1 or batch < 1:
         raise InputError(f"expected a count and a batch of at least 1, got {count} and {batch}")
     world, notes = matching_world(model.config, model.autoencoder.spec)
-    source = WorldSource(WorldSourceConfig(world=world, heldout_count=count, split="heldout"), model.autoencoder.spec)
+    source = WorldSource(
+        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.autoencoder.spec
+    )
     asks, said = what_to_ask(model, label)
     sampler, guidance = sampler or model.config.sampler, guidance or model.config.guidance
     if asks == "nothing" and guidance.active:
         guidance, said = GuidanceConfig(), [*said, "guidance is off: there is nothing to guide towards"]
-    protocol = _protocol(model, name, source, asks, sampler, guidance, batch, seed)
+    protocol = _protocol(model, name, source, first, asks, sampler, guidance, batch, seed)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
-    for start in range(0, count, batch):
-        numbers = range(start, min(start + batch, count))
+    for start in range(first, first + count, batch):
+        numbers = range(start, min(start + batch, first + count))
         clips = [make_clip(source.world, source.seed(i)) for i in numbers]
         requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
-        callback = _steps(progress, numbers, count)
+        callback = _steps(progress, numbers.start - first, len(numbers), count)
         began = time.perf_counter()
         latents = model.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback)
         generated = video.to_uint8(model.decode(latents))
@@ -232,7 +238,7 @@ def evaluate_world(
             for subject, frames in zip(SUBJECTS, (made, decoded, clip.frames), strict=True):
                 results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
         if progress is not None:
-            progress(numbers.stop, count)
+            progress(numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(protocol, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
 
@@ -308,33 +314,35 @@ def _request(model: VideoModel, asks: Asks, clip: WorldClip, seed: int, frames: 
     return Request(prompt, label, frames, model.config.size, seed)
 
 
-def _steps(progress: Progress | None, numbers: range, count: int) -> Callable[..., None] | None:
+def _steps(progress: Progress | None, done: int, more: int, count: int) -> Callable[..., None] | None:
     """A sampler's callback that reports the share of the batch that its steps amount to."""
     if progress is None:
         return None
-    return lambda step, steps, *_: progress(numbers.start + len(numbers) * step // (steps + 1), count)
+    return lambda step, steps, *_: progress(done + more * step // (steps + 1), count)
 
 
 def _protocol(
     model: VideoModel,
     name: str | None,
     source: WorldSource,
+    first: int,
     asks: Asks,
     sampler: SamplerConfig,
     guidance: GuidanceConfig,
     batch: int,
     seed: int,
 ) -> dict[str, Any]:
-    count = len(source)
+    last = len(source) - 1
     return {
         "kinolab": __version__,
         "torch": torch.__version__,
         "model": name,
         "model_sha256": None if name is None else model_hash(name),
         "trained": model.config.trained,
-        "count": count,
-        "clip_seeds": [source.seed(0), source.seed(count - 1)],
-        "noise_seeds": [seed, seed + count - 1],
+        "count": last - first + 1,
+        "first": first,
+        "clip_seeds": [source.seed(first), source.seed(last)],
+        "noise_seeds": [seed + first, seed + last],
         "asked_with": asks,
         "frames": source.frames,
         "size": list(model.config.size),

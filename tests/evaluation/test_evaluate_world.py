@@ -91,6 +91,16 @@ def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:
     assert [r.label for r in model.asked] == [c.label for c in clips]
 
 
+def test_other_requests_can_be_asked(tiny_config: TinyConfig) -> None:
+    model = Oracle(tiny_config())
+    report = evaluate_world(model, count=3, first=7, batch=2)
+    assert [r.seed for r in model.asked] == [7, 8, 9]
+    assert [r.prompt for r in model.asked] == [make_clip(WorldConfig(), HELDOUT_SEEDS + k).caption for k in (7, 8, 9)]
+    assert report.protocol["first"] == 7 and report.protocol["count"] == 3
+    assert report.protocol["clip_seeds"] == [HELDOUT_SEEDS + 7, HELDOUT_SEEDS + 9]
+    assert report.protocol["noise_seeds"] == [7, 9] and len(report.results) == 9
+
+
 def test_a_wrong_generator_fails_and_each_scenario_is_counted_by_itself(tiny_config: TinyConfig) -> None:
     report = evaluate_world(Oracle(tiny_config(), shift=1), count=8, batch=8)
     shares = report.shares()
@@ -152,3 +162,5 @@ def test_another_size_is_said(tiny_model: Path) -> None:
 def test_mistakes_are_named(tiny_config: TinyConfig) -> None:
     with pytest.raises(InputError, match="at least 1, got 0"):
         evaluate_world(Oracle(tiny_config()), count=0)
+    with pytest.raises(InputError, match="first request of at least 0, got -1"):
+        evaluate_world(Oracle(tiny_config()), first=-1)
