@@ -29,6 +29,9 @@ DENOISERS: dict[str, Config] = {
         hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8
     ),
     "dit": denoisers.DiTConfig(hidden_size=16, depth=2, num_heads=2, input_size=4, patch_size=2, num_classes=5),
+    "vdt": denoisers.VdtConfig(
+        hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8
+    ),
 }
 SOURCES: dict[str, dict[str, Any]] = {
     "world": {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 6, "heldout_count": 2},

@@ -9,11 +9,13 @@ from kinolab.checkpoints.dit import DiTFormat
 from kinolab.checkpoints.latte import LatteFormat
 from kinolab.checkpoints.latte_diffusers import LatteDiffusersFormat
 from kinolab.checkpoints.ldm_autoencoder import LdmAutoencoderFormat
+from kinolab.checkpoints.vdt import VdtFormat
 from kinolab.errors import InputError
 
 FORMATS: dict[str, Format] = {
     "latte": LatteFormat(),
     "dit": DiTFormat(),
+    "vdt": VdtFormat(),
     "autoencoder_kl": AutoencoderKLFormat(),
     "ldm_autoencoder": LdmAutoencoderFormat(),
     "causal_vae": CausalVaeFormat(),
@@ -36,8 +38,6 @@ def recognise(shapes: Shapes) -> Format | None:
 
 def unsupported(shapes: Shapes) -> str | None:
     """The name of a well-known layout that is not read, or None."""
-    if any(name.endswith("blocks.0.temporal_fc.weight") for name in shapes):
-        return "VDT"
     if "transformer_blocks.0.attn1.to_q.weight" in shapes:
         return "a transformer in the layout of diffusers"
     return None

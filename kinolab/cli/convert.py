@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-PUBLIC = {"image": "autoencoder_kl", "odvae": "causal_vae", "latte": "latte", "dit": "dit"}
+PUBLIC = {"image": "autoencoder_kl", "odvae": "causal_vae", "latte": "latte", "dit": "dit", "vdt": "vdt"}
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers"}
 """`kind` of a part -> the layout of the class that diffusers has for it."""

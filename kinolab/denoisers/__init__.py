@@ -12,15 +12,16 @@ from pydantic import Field
 from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
+from kinolab.denoisers.vdt import Vdt, VdtConfig
 
-DENOISERS: dict[str, type[Latte] | type[DiT]] = {"latte": Latte, "dit": DiT}
+DENOISERS: dict[str, type[Latte] | type[DiT] | type[Vdt]] = {"latte": Latte, "dit": DiT, "vdt": Vdt}
 """Name (a config's `kind`) -> class."""
 
-DenoiserConfig = Annotated[LatteConfig | DiTConfig, Field(discriminator="kind")]
+DenoiserConfig = Annotated[LatteConfig | DiTConfig | VdtConfig, Field(discriminator="kind")]
 """The config of any denoiser, told apart by `kind`."""
 
 
-def build(config: LatteConfig | DiTConfig) -> Denoiser:
+def build(config: LatteConfig | DiTConfig | VdtConfig) -> Denoiser:
     """A freshly initialised denoiser for its config."""
     return DENOISERS[config.kind](config)  # type: ignore[arg-type]
 
@@ -35,5 +36,7 @@ __all__ = [
     "DiTConfig",
     "Latte",
     "LatteConfig",
+    "Vdt",
+    "VdtConfig",
     "build",
 ]

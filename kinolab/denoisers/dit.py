@@ -8,7 +8,6 @@ Shapes: B batch, C channels, T frames, S tokens per frame, D width. Tokens are (
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,7 @@ from kinolab.config import Config
 from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention
-from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, sincos_2d, spread_positions
+from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, place_embedding, sincos_2d
 from kinolab.layers.modulation import AdaptiveParameters, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 
@@ -151,7 +150,7 @@ class DiT(Denoiser):
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
         x = self.x_embedder(z)
-        x = x + self._place_embedding(grid).to(x.dtype)
+        x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
         c = self._condition(t, conditions)
         for block in self.blocks:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
@@ -169,19 +168,6 @@ class DiT(Denoiser):
                 label = torch.full(t.shape, self.config.num_classes, device=t.device)
             c = c + self.y_embedder(label, conditions.null)
         return c[:, None]
-
-    def _place_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """Position embedding (1, S, D); another size than trained gets interpolated positions."""
-        if grid == self.grid:
-            return self.pos_embed
-        p = self.config.patch_size
-        warnings.warn(
-            f"trained on latents of {self.grid[0] * p} x {self.grid[1] * p}, got {grid[0] * p} x {grid[1] * p}: "
-            "position embeddings are interpolated",
-            stacklevel=3,
-        )
-        rows, columns = (spread_positions(n, trained) for n, trained in zip(grid, self.grid, strict=True))
-        return sincos_2d(rows, columns, self.config.hidden_size)[None].to(self.pos_embed.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """The fixed table may be absent from a checkpoint: it is what this config makes it."""

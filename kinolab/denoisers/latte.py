@@ -10,7 +10,6 @@ conditions (B, 1 or T, D).
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,10 +27,11 @@ from kinolab.layers.embeddings import (
     PooledEmbedder,
     TextEmbedder,
     TimestepEmbedder,
+    frame_positions,
+    place_embedding,
     rotary_table,
     sincos_1d,
     sincos_2d,
-    spread_positions,
 )
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
@@ -349,7 +349,7 @@ class Latte(Denoiser):
         x = self.x_embedder(z)
         frames, places = x.shape[1:3]
         # The tables keep their float32 under autocast, and so the residual stream: in bfloat16 it loses 1.5% by itself.
-        x = x + self._place_embedding(grid)
+        x = x + place_embedding(self.pos_embed, self.grid, grid, self.config.patch_size)
         parts = self._condition_parts(t, conditions, frames, image_frames)
         c = sum(parts[1:], parts[0])
         shared = self.t_block(c) if self.modulation == "single" else None
@@ -422,33 +422,10 @@ class Latte(Denoiser):
                 text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
             text, mask = self.text_embedder(text, mask, _fit(null, text.ndim - 2))
         if self.config.temporal_position == "rotary":
-            positions = self._frame_positions(frames - image_frames)
+            positions = frame_positions(frames - image_frames, self.length, self.config.temporal_patch)
             cos, sin = rotary_table(positions, self.config.hidden_size // self.config.num_heads)
             rotary = (cos.to(self.pos_embed.device), sin.to(self.pos_embed.device))
         return Context(text, mask, rotary, image_frames)
-
-    def _place_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """Position embedding (1, S, D) of a frame's tokens; another size than trained gets interpolated positions."""
-        if grid == self.grid:
-            return self.pos_embed
-        p = self.config.patch_size
-        warnings.warn(
-            f"trained on latents of {self.grid[0] * p} x {self.grid[1] * p}, got {grid[0] * p} x {grid[1] * p}: "
-            "position embeddings are interpolated",
-            stacklevel=2,
-        )
-        rows, columns = (spread_positions(n, trained) for n, trained in zip(grid, self.grid, strict=True))
-        return sincos_2d(rows, columns, self.config.hidden_size)[None].to(self.pos_embed.device)
-
-    def _frame_positions(self, frames: int) -> Tensor:
-        """Positions (T,) of the video's frames; another length than trained is spread over the trained range."""
-        if frames not in (0, self.length):
-            pt = self.config.temporal_patch
-            warnings.warn(
-                f"trained on {self.length * pt} latent frames, got {frames * pt}: frame positions are interpolated",
-                stacklevel=2,
-            )
-        return spread_positions(frames, self.length)
 
     def _add_frame_embedding(self, x: Tensor, image_frames: int) -> Tensor:
         """Add the table of frame positions to the video's tokens (B, T, S, D); single images have no position."""
@@ -456,7 +433,9 @@ class Latte(Denoiser):
         if video.shape[1] == self.length:
             table = self.temp_embed
         else:
-            table = sincos_1d(self._frame_positions(video.shape[1]), self.config.hidden_size)[None].to(x.device)
+            table = sincos_1d(
+                frame_positions(video.shape[1], self.length, self.config.temporal_patch), self.config.hidden_size
+            )[None].to(x.device)
         video = video + table[:, :, None]
         return torch.cat([video, images], dim=1) if image_frames else video
 

@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, D width.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,31 @@ def spread_positions(count: int, trained: int) -> Tensor:
     Equal counts give 0, 1, 2, ...; others are scaled by trained / count (linear position interpolation).
     """
     return torch.arange(count, dtype=torch.float64) * (trained / max(count, 1))
+
+
+def place_embedding(table: Tensor, trained: tuple[int, int], grid: tuple[int, int], patch: int) -> Tensor:
+    """The fixed embedding (1, S, D) of a frame's tokens: `table` itself for the grid of tokens (rows, columns) that it
+    was made for, else one with interpolated positions, and a warning that says so in latent pixels."""
+    if grid == trained:
+        return table
+    warnings.warn(
+        f"trained on latents of {trained[0] * patch} x {trained[1] * patch}, got {grid[0] * patch} x "
+        f"{grid[1] * patch}: position embeddings are interpolated",
+        stacklevel=4,
+    )
+    rows, columns = (spread_positions(n, length) for n, length in zip(grid, trained, strict=True))
+    return sincos_2d(rows, columns, table.shape[-1])[None].to(table.device)
+
+
+def frame_positions(frames: int, trained: int, tubelet: int = 1) -> Tensor:
+    """Positions (L,) of `frames` frames of tokens; another length than trained is spread over the trained range, with a
+    warning that says so in latent frames, `tubelet` of which make a frame of tokens."""
+    if frames not in (0, trained):
+        warnings.warn(
+            f"trained on {trained * tubelet} latent frames, got {frames * tubelet}: frame positions are interpolated",
+            stacklevel=4,
+        )
+    return spread_positions(frames, trained)
 
 
 def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from kinolab.autoencoders import OdVae
 from kinolab.checkpoints import load
-from kinolab.denoisers import Conditions, DiT, Latte
+from kinolab.denoisers import Conditions, DiT, Latte, Vdt
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 close = functools.partial(torch.testing.assert_close, rtol=0.0, atol=1e-4)
@@ -35,6 +35,17 @@ def test_dit_on_a_clip_of_one_frame() -> None:
     assert isinstance(model, DiT)
     out = model(stored["x"].unsqueeze(2), stored["t"], Conditions(label=stored["y"]))
     close(out.squeeze(2), stored["out"])
+
+
+@torch.no_grad()
+def test_vdt_whose_only_class_needs_no_label() -> None:
+    stored = load_file(GOLDEN / "vdt.safetensors")
+    model = load(GOLDEN / "vdt.safetensors", prefix="weights.", num_heads=3)
+    assert isinstance(model, Vdt) and (model.config.num_classes, model.config.num_frames) == (1, 6)
+    z = stored["x"].transpose(1, 2)
+    for conditions in (Conditions(), Conditions(label=torch.zeros(2, dtype=torch.long))):
+        close(model(z, stored["t"], conditions).transpose(1, 2), stored["out"])
+    assert (model(z, stored["t"], Conditions().all_null(2)).transpose(1, 2) - stored["out"]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("name", "variant"), [("odvae_v11", "all3d"), ("odvae_v12", "encoder_outer2d")])

@@ -245,14 +245,6 @@ def test_other_sizes_and_lengths_are_interpolated_with_a_warning(position: str) 
         assert latte(torch.cat([z, z], dim=2), t, conditions).shape == (2, 4, 8, 4, 4)
 
 
-def test_interpolation_meets_the_trained_positions() -> None:
-    latte = make()
-    with pytest.warns(UserWarning, match="interpolated"):
-        wide, positions = latte._place_embedding((4, 4)), latte._frame_positions(8)
-    torch.testing.assert_close(wide.view(4, 4, -1)[::2, ::2], latte.pos_embed.view(2, 2, -1))
-    assert positions[::2].tolist() == [0, 1, 2, 3]
-
-
 def test_bfloat16_autocast_stays_within_a_percent() -> None:
     torch.manual_seed(0)
     latte = Latte(LatteConfig(hidden_size=64, depth=8, num_heads=2, input_size=8, num_frames=4, num_classes=3))

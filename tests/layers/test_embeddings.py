@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from kinolab.layers.embeddings import (
     TextEmbedder,
     TimestepEmbedder,
     apply_rotary,
+    frame_positions,
+    place_embedding,
     rotary_table,
     sincos_1d,
     sincos_2d,
@@ -35,6 +38,17 @@ def test_sincos_of_a_grid_tells_the_column_first() -> None:
     assert torch.equal(table[0, :, :8], table[1, :, :8])
     assert torch.equal(table[:, 0, 8:], table[:, 2, 8:])
     assert torch.equal(table[1, 2], torch.cat([sincos_1d(torch.tensor([2]), 8), sincos_1d(torch.tensor([1]), 8)], 1)[0])
+
+
+def test_interpolation_meets_the_trained_positions() -> None:
+    table = sincos_2d(torch.arange(2), torch.arange(2), 8)[None]
+    assert place_embedding(table, (2, 2), (2, 2), 3) is table
+    with pytest.warns(UserWarning, match="trained on latents of 6 x 6, got 12 x 12: position embeddings are interp"):
+        wide = place_embedding(table, (2, 2), (4, 4), 3)
+    torch.testing.assert_close(wide.view(4, 4, -1)[::2, ::2], table.view(2, 2, -1))
+    assert frame_positions(4, 4).tolist() == [0, 1, 2, 3] and frame_positions(0, 4).tolist() == []
+    with pytest.warns(UserWarning, match="trained on 8 latent frames, got 16: frame positions are interpolated"):
+        assert frame_positions(8, 4, tubelet=2)[::2].tolist() == [0, 1, 2, 3]
 
 
 def test_spread_positions_stay_in_the_trained_range() -> None:
