@@ -138,7 +138,8 @@ class VideoModel:
         """
         spec = self.denoiser.spec
         label = text = mask = pooled = None
-        nothing = torch.tensor([r.prompt is None and r.label is None for r in requests])
+        dropped = spec.unlabelled == spec.num_classes  # a request for nothing is the null condition
+        nothing = torch.tensor([dropped and r.prompt is None and r.label is None for r in requests])
         if any(r.prompt is not None for r in requests) and self.text_encoder is None:
             raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
         if any(r.label is not None for r in requests) and not spec.num_classes:
@@ -153,10 +154,10 @@ class VideoModel:
         return Conditions(label, text, mask, pooled, null).to(self.device)
 
     def label_index(self, label: int | str | None) -> int:
-        """The index of a class given by number or name; none is the null class."""
+        """The index of a class given by number or name; none is the null class (or the only one)."""
         count = self.denoiser.spec.num_classes
         if label is None:
-            return count
+            return self.denoiser.spec.unlabelled
         names = self.config.class_names
         if isinstance(label, str) and label in names:
             return names.index(label)

@@ -27,7 +27,7 @@ from kinolab.errors import InputError
 
 
 def load(path: Path | str, *, format: str | None = None, prefix: str = "", **overrides: Any) -> Any:
-    """Read public weights into a module: `Latte`, `DiT`, `ImageAutoencoder` or `OdVae`, in evaluation mode, float32.
+    """Public weights as a module: `Latte`, `DiT`, `Vdt`, `ImageAutoencoder` or `OdVae`, in evaluation mode, float32.
 
     path: a `.safetensors` file, a file of torch.save (only weights are loaded from it, no code), or a folder with
     config.json. format: a name of `FORMATS`; none = told by the names of the tensors. prefix: only tensors whose

@@ -1,4 +1,4 @@
-"""What the layouts of DiT and Latte share: the config that names and shapes of an image transformer tell."""
+"""What the layouts of DiT, Latte and VDT share: the config that names and shapes of an image transformer tell."""
 
 from __future__ import annotations
 

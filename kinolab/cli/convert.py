@@ -42,8 +42,8 @@ def convert(
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
-    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT) needs the autoencoder whose latents it was
-    trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in another layout.
+    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT) needs the autoencoder whose latents it
+    was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in another layout.
     """
     from kinolab.errors import InputError
 
@@ -54,6 +54,7 @@ def convert(
         _write_model(module, out, source, autoencoder)
     else:
         from kinolab.checkpoints import save
+        from kinolab.checkpoints.formats import find_format
 
         if autoencoder is not None:
             raise InputError("--autoencoder is for --to model: public layouts hold one part each")
@@ -61,6 +62,7 @@ def convert(
         layout = layouts.get(module.config.kind)
         if layout is None:
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
+        find_format(layout).check_writable(module)  # before anything is replaced
         if overwrite and out.is_dir() and layout in DIFFUSERS.values():
             shutil.rmtree(out)
         save(module, out, layout)
@@ -123,7 +125,7 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
 
 
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
-    """The config of a model of DiT's or Latte's public weights, which share one diffusion process.
+    """The config of a model of DiT's, Latte's or VDT's public weights, which share one diffusion process.
 
     Both were trained on 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance.
 

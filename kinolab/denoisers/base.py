@@ -70,6 +70,13 @@ class DenoiserSpec:
     text_dim: int = 0
     pooled_dim: int = 0
 
+    @property
+    def unlabelled(self) -> int:
+        """The label of a sample that has none: the only class of a model that takes nothing else (the released VDT
+        is told of that class always), and the null class otherwise."""
+        only = self.num_classes == 1 and not (self.text_dim or self.pooled_dim)
+        return 0 if only else self.num_classes
+
 
 class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""

@@ -165,7 +165,7 @@ class DiT(Denoiser):
         if self.config.num_classes:
             label = conditions.label
             if label is None:
-                label = torch.full(t.shape, self.config.num_classes, device=t.device)
+                label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
             c = c + self.y_embedder(label, conditions.null)
         return c[:, None]
 

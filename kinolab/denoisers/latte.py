@@ -403,7 +403,7 @@ class Latte(Denoiser):
         if self.config.num_classes:
             label = conditions.label
             if label is None:
-                label = torch.full((B,), self.config.num_classes, device=t.device)
+                label = torch.full((B,), self.spec.unlabelled, device=t.device)
             parts.append(_per_frame(self.y_embedder(label, _fit(null, label.ndim)), label.ndim, frames, images))
         if self.config.pooled_dim:
             pooled = conditions.pooled

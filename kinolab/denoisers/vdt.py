@@ -1,8 +1,8 @@
 """VDT: General-purpose Video Diffusion Transformers via Mask Modeling (Lu et al., 2023, arXiv:2305.13311).
 
-Every block models time, then space: attention over the frames at each place, attention within each frame, and an MLP
-(figure 2b). Time and class modulate the spatial attention and the MLP (adaLN-Zero); the temporal attention has an
-affine norm of its own and a linear layer after it. Parameter names follow the public checkpoints.
+Every block models time, then space: attention over the frames at each place, attention within each frame, and an MLP.
+Time and class modulate the spatial attention and the MLP (adaLN-Zero); the temporal attention has an affine norm of
+its own and a linear layer after it. Parameter names follow the public checkpoints.
 
 Shapes: B batch, C channels, T frames, S tokens per frame, D width. Tokens are (B, T, S, D), conditions (B, 1, D).
 """
@@ -137,7 +137,7 @@ class VdtBlock(nn.Module):
 class Vdt(Denoiser):
     """VDT; see `VdtConfig`. A condition that the model was built for and that is not given counts as null.
 
-    With a single class, as the released models have it, a label that is not given means that class.
+    With a single class and no prompt, as in the released models, a label that is not given means that class.
     """
 
     y_embedder: LabelEmbedder
@@ -219,16 +219,15 @@ class Vdt(Denoiser):
         if frames == self.config.num_frames:
             return self.time_embed[0, :, None]
         positions = frame_positions(frames, self.config.num_frames)
-        return sincos_1d(positions, self.config.hidden_size)[:, None].to(self.time_embed.device)
+        return sincos_1d(positions, self.config.hidden_size)[:, None].to(self.time_embed)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
         """Embedding (B, 1, D) of time, class and pooled prompt."""
         c, null = self.t_embedder(t), conditions.null
         if self.config.num_classes:
             label = conditions.label
-            if label is None:  # the only class there is, as in the official model, or the null class
-                only = self.config.num_classes == 1
-                label = torch.full(t.shape, 0 if only else self.config.num_classes, device=t.device)
+            if label is None:
+                label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
             c = c + self.y_embedder(label, null)
         if self.config.pooled_dim:
             pooled = conditions.pooled

@@ -149,9 +149,10 @@ class WorldReport:
 
     def table(self) -> Table:
         """One row per check: the generated clips, the autoencoder's, and the true ones."""
-        asked_with = self.protocol["asked_with"]
+        asked_with, first = self.protocol["asked_with"], self.protocol["first"]
+        start = f" from number {first} on" if first else ""
         table = _table(
-            f"{self.protocol['count']} held-out requests by {asked_with}: % of clips that pass (95% interval)"
+            f"{self.protocol['count']} held-out requests{start} by {asked_with}: % of clips that pass (95% interval)"
         )
         for heading in ("check", "asked", *SUBJECTS):
             table.add_column(heading, justify="left" if heading == "check" else "right")

@@ -60,7 +60,8 @@ class ResidualTimePool(TimePool):
         self.mix_factor = nn.Parameter(torch.tensor([2.0]))
 
     def reduce(self, x: Tensor) -> Tensor:
-        return torch.lerp(self.conv(x), like(x, super().reduce(x)).to(x.dtype), self.mix_factor.sigmoid().to(x.dtype))
+        h = self.conv(x)
+        return torch.lerp(h, like(h, super().reduce(x)).to(h.dtype), self.mix_factor.sigmoid().to(h.dtype))
 
 
 class Upsample(nn.Module):

@@ -46,7 +46,7 @@ def place_embedding(table: Tensor, trained: tuple[int, int], grid: tuple[int, in
         stacklevel=4,
     )
     rows, columns = (spread_positions(n, length) for n, length in zip(grid, trained, strict=True))
-    return sincos_2d(rows, columns, table.shape[-1])[None].to(table.device)
+    return sincos_2d(rows, columns, table.shape[-1])[None].to(table)
 
 
 def frame_positions(frames: int, trained: int, tubelet: int = 1) -> Tensor:

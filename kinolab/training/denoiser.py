@@ -117,7 +117,7 @@ class DenoiserJob:
         spec = self.denoiser.spec
         label = text = mask = pooled = None
         if spec.num_classes:
-            known = [spec.num_classes if e.label is None else int(e.label) for e in examples]
+            known = [spec.unlabelled if e.label is None else int(e.label) for e in examples]
             label = torch.tensor(known)
         if self.text is not None:
             embedded = self._embed([e.caption or "" for e in examples])

@@ -1,8 +1,8 @@
 """Muon: momentum whose update is made orthogonal, for weight matrices; AdamW for everything else.
 
 Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural networks"); the scale that lets it share AdamW's
-learning rate and weight decay is of Liu et al. 2025 (arXiv:2502.16982, section 2.2). Every direction of a matrix learns
-at one speed, also those that few examples speak for: here, the second hue of small objects, or a box's rotation.
+learning rate and weight decay is of Liu et al. 2025 (arXiv:2502.16982, section 2.2). Directions of a matrix that few
+examples speak for (the second hue of small objects, a box's rotation) learn about as fast as the strongest ones.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a s + b s^3 + c s^5 that drives all singular values to about 1 in few steps."""
 STEPS = 5
 SMALLEST = 16
-"""Matrices whose shorter side is below it (the last layer's, to pixels) stay with AdamW."""
+"""Matrices whose shorter side is below it (as the last layer's of an autoencoder, to three colours) stay with AdamW."""
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrices (..., m, n) with their singular values replaced by numbers near 1 (about 0.7 to 1.2).
+    """The matrices (..., m, n) with their singular values brought near 1 (about 0.7 to 1.2).
 
-    Newton-Schulz iteration in `dtype`; bfloat16 is enough. A zero matrix stays zero.
+    Newton-Schulz iteration in `dtype`; bfloat16 is enough. Singular values below a hundredth or so of the norm are
+    enlarged up to 485 times (3.4445^5) and stay below that range. A zero matrix stays zero.
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(dtype)

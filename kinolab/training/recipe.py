@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
@@ -83,7 +83,7 @@ class AutoencoderRecipe(Config):
     """Random frames taken from each clip, for an image autoencoder; none = all."""
     window_frames: int | None = Field(None, ge=1)
     """Consecutive frames taken from each clip at a random place; none = all. Short windows of many clips show a video
-    autoencoder more different scenes per step than whole clips do, for the same time."""
+    autoencoder more different scenes per step than whole clips do, for the same time. Shorter clips are taken whole."""
     heldout_clips: int = Field(32, ge=1)
     """Held-out clips that PSNR and SSIM are measured on."""
     sample_clips: int = Field(4, ge=1)
@@ -92,6 +92,12 @@ class AutoencoderRecipe(Config):
     """Frame rate of the sample video."""
     training: TrainingConfig = TrainingConfig()
     """Steps, batch, optimiser, precision, and when to save."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AutoencoderRecipe:
+        if self.frames_per_clip is not None and self.window_frames is not None:
+            raise ValueError("frames_per_clip takes single frames and window_frames consecutive ones: set one of them")
+        return self
 
 
 class DenoiserRecipe(Config):

@@ -134,7 +134,8 @@ class Trainer:
                 self._fail(f"the gradient of {name} is not finite", name, micro_batches[0], step)
             for group in part.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, step)
-            part.optimizer.step()
+            with fast_float32(self.world.device):
+                part.optimizer.step()
             if part.ema is not None:
                 part.ema.update(step)
         return numbers

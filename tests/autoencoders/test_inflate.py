@@ -13,6 +13,7 @@ from kinolab.autoencoders.inflate import Init
 from kinolab.autoencoders.odvae import Variant
 from kinolab.config import load_config
 from kinolab.errors import InputError
+from kinolab.layers.causal_resampling import ResidualTimePool
 
 TINY: dict[str, Any] = {
     "hidden_size": 4,
@@ -55,6 +56,15 @@ def test_an_image_is_encoded_and_decoded_as_by_the_image_autoencoder(
         close(ours.mean, theirs.mean)
         close(ours.logvar, theirs.logvar)
         close(model.decode(theirs.mean), image.decode(theirs.mean))
+
+
+def test_residual_resampling_begins_as_the_identity_of_the_latest_frame(image: ImageAutoencoder) -> None:
+    model = inflate(image, load_config(OdVaeConfig, {**TINY, "resampling": "residual"}), "tail")
+    layer = next(m for m in model.modules() if isinstance(m, ResidualTimePool))
+    with torch.no_grad():
+        layer.mix_factor.fill_(-100.0)  # the convolution alone
+        video = torch.rand(1, layer.conv.in_channels, 5, 4, 4)
+        torch.testing.assert_close(layer(video), video[:, :, ::2])
 
 
 @pytest.mark.parametrize("norm", ["frame", "clip"])

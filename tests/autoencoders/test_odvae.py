@@ -159,6 +159,9 @@ def test_residual_resampling_mixes_a_convolution_with_the_average_and_the_interp
         padded = torch.cat([doubled[:, :, :1], doubled[:, :, :1], doubled], dim=2)
         convolved = F.conv3d(padded, up.conv.conv.weight, up.conv.conv.bias, padding=(0, 1, 1))
         torch.testing.assert_close(up(x), a * doubled + (1 - a) * convolved)
+        exact = down(up(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (down(up(x)).float() - exact).abs().max() < 0.05
 
 
 def test_posterior_is_in_normalised_units() -> None:

@@ -17,7 +17,7 @@ from kinolab.checkpoints import load, save
 from kinolab.cli import convert, inspect
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.errors import InputError
-from kinolab.model import VideoModel, load_autoencoder
+from kinolab.model import Request, VideoModel, load_autoencoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LATTE = LatteConfig(
@@ -108,6 +108,24 @@ def test_a_latte_with_text_is_written_as_the_class_of_diffusers(tmp_path: Path, 
     run("convert", tmp_path / "model", "--part", "denoiser", "--to", "diffusers", "--out", tmp_path / "back")
     assert json.loads((tmp_path / "back" / "config.json").read_text())["_class_name"] == "LatteTransformer3DModel"
     assert same(load(tmp_path / "back"), load(tmp_path / "public"))
+
+
+def test_a_converted_vdt_is_told_of_its_only_class(tmp_path: Path, vae: Path) -> None:
+    run("convert", vae, "--out", tmp_path / "pixels")
+    file, out = GOLDEN / "vdt.safetensors", tmp_path / "model"
+    run("convert", file, "--prefix", "weights.", "-s", "num_heads=3", "-a", tmp_path / "pixels", "--out", out)
+    told = VideoModel.load(out).conditions([Request(seed=0), Request(seed=1)])
+    assert told.label is not None and told.label.tolist() == [0, 0] and told.null is None
+
+
+def test_overwriting_with_what_cannot_be_written_keeps_what_is_there(tmp_path: Path, vae: Path, latte: Path) -> None:
+    run("convert", vae, "--out", tmp_path / "pixels")
+    run("convert", latte, "--out", tmp_path / "model", "-a", tmp_path / "pixels", "-s", "num_heads=3")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+    to = ("--part", "denoiser", "--to", "diffusers", "--overwrite", "--out", tmp_path / "model")
+    with pytest.raises(InputError, match="diffusers' class of Latte has no"):
+        run("convert", tmp_path / "model", *to)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
 
 
 def test_golden_weights_become_a_model_folder(tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_other_sizes_and_lengths_are_interpolated_with_a_warning() -> None:
         vdt(torch.randn(1, 4, 3, 4, 4), t, Conditions(label=torch.tensor([0])))
 
 
+@torch.no_grad()
+def test_half_precision_takes_other_sizes_and_lengths() -> None:
+    vdt, t = make().bfloat16(), torch.tensor([3.0])
+    with pytest.warns(UserWarning, match="interpolated"):
+        assert vdt(torch.randn(1, 4, 5, 8, 4).bfloat16(), t, Conditions()).dtype == torch.bfloat16
+
+
 def test_sizes_are_those_of_the_released_models() -> None:
     with torch.device("meta"):
         small, large = Vdt(VdtConfig(size="S")), Vdt(VdtConfig(size="L"))

@@ -99,6 +99,7 @@ def test_other_requests_can_be_asked(tiny_config: TinyConfig) -> None:
     assert report.protocol["first"] == 7 and report.protocol["count"] == 3
     assert report.protocol["clip_seeds"] == [HELDOUT_SEEDS + 7, HELDOUT_SEEDS + 9]
     assert report.protocol["noise_seeds"] == [7, 9] and len(report.results) == 9
+    assert "from number 7 on" in str(report.table().title)
 
 
 def test_a_wrong_generator_fails_and_each_scenario_is_counted_by_itself(tiny_config: TinyConfig) -> None:

@@ -131,6 +131,11 @@ def test_windows_are_consecutive_frames_from_anywhere_in_the_clip() -> None:
         AutoencoderJob(recipe.model_copy(update={"window_frames": 6}), job.autoencoder, source, source)
 
 
+def test_windows_and_single_frames_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="set one of them"):
+        load_recipe({**odvae_recipe(), "window_frames": 5, "frames_per_clip": 2})
+
+
 def test_joint_images_come_with_their_own_conditions(tiny_autoencoder: Path) -> None:
     recipe = denoiser_recipe(tiny_autoencoder)
     recipe["image_frames"] = 2

@@ -77,7 +77,7 @@ def test_hidden_matrices_are_the_weights_of_wide_linear_layers_and_convolutions(
 
 
 def test_a_narrow_valley_is_left_faster_than_with_adamw() -> None:
-    """Two features, one of them rare: what the optimiser is there for. Same steps, same learning rate."""
+    """Features from strong to a hundred times weaker: what the optimiser is there for. Same steps and learning rate."""
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(32, 32, generator=generator) / 8
     x = torch.randn(4096, 32, generator=generator) * torch.logspace(0, -2, 32)
