@@ -49,7 +49,18 @@ def locked(out: Path) -> Iterator[None]:
     if strange and not (out / "cache.json").exists():
         raise InputError(f"{out}: holds other files and no cache.json; choose an empty or new folder")
     (out / "shards").mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    with held(out / ".lock", f"{out}: another kinolab encode is writing this cache"):
+        yield
+
+
+@contextmanager
+def held(lock: Path, otherwise: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        InputError: with the text `otherwise`, where another process (or another place in this one) holds it.
+    """
+    with lock.open("w") as file:
         try:
             import fcntl
         except ImportError:  # no such locks on Windows; two writers there are up to the user
@@ -58,5 +69,5 @@ def locked(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{out}: another kinolab encode is writing this cache") from None
+            raise InputError(otherwise) from None
         yield

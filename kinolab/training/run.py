@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
+from kinolab.data.durable import held
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob
@@ -54,7 +56,8 @@ def train(
     said. `until` stops early at that step, to be resumed.
 
     Raises:
-        InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it).
+        InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it), or one
+            that another process is training in.
     """
     config, changes = _settle(recipe, folder, overrides, resume)
     for change in changes:
@@ -64,13 +67,19 @@ def train(
             torch.set_num_threads(config.training.threads)
         torch.manual_seed(config.training.seed)
         job = make_job(config, world, say if world.first else lambda text: None)
-        if world.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
-        trainer = Trainer(job, config.training, folder, world)
-        report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
-        step = trainer.run(until, report)
+        with _alone_in(folder) if world.first else nullcontext():
+            if world.first:
+                (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+            trainer = Trainer(job, config.training, folder, world)
+            report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
+            step = trainer.run(until, report)
     return RunReport(folder, step, config.training.steps, changes)
+
+
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Make the run folder and keep other trainers out of it: two would overwrite each other's log and checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return held(folder / ".lock", f"{folder}: another process is training this run; stop it, or name another folder")
 
 
 def _reporter(

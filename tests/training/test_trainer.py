@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from kinolab.data.durable import held
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
 from kinolab.training.run import train
@@ -164,6 +165,19 @@ def test_resuming_says_what_changed(tmp_path: Path) -> None:
     report = train(None, tmp_path / "run", ["training.learning_rate=5e-4"], resume=True, say=said.append)
     assert report.changes == ["training.learning_rate: 0.001 -> 0.0005"]
     assert any("0.001 -> 0.0005" in line for line in said)
+
+
+def test_a_second_trainer_is_kept_out_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    path = write(tmp_path, autoencoder_recipe(steps=3))
+    train(path, tmp_path / "run", until=1)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with (
+        held(tmp_path / "run" / ".lock", "not reached"),
+        pytest.raises(InputError, match="another process is training this run"),
+    ):
+        train(None, tmp_path / "run", resume=True)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+    assert train(None, tmp_path / "run", resume=True).finished
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
