@@ -34,7 +34,7 @@ def test_the_autoencoder_reconstructs_heldout_clips(model: VideoModel) -> None:
         clip = video.to_tensor(make_clip(WorldConfig(), HELDOUT_SEEDS + k).frames)[None]
         with torch.no_grad():
             psnr.update(clip, model.decode(model.autoencoder.encode(clip).mean))
-    assert psnr.compute().value > 30.0
+    assert psnr.compute().value > 36.0
 
 
 def test_its_latents_are_normalised(model: VideoModel) -> None:
@@ -55,10 +55,10 @@ def test_its_stream_is_exact(model: VideoModel) -> None:
 
 
 def test_prompts_show_what_they_ask_for(model: VideoModel) -> None:
-    """Twelve held-out requests. Of 256 the README states 43% with the right colours and 62% with the right direction;
-    a model that good falls below these counts once in a hundred draws of twelve."""
+    """Twelve held-out requests. Of 256 the README states 75% with the right colours and 89% with the right direction;
+    a model that good falls below these counts less than once in a hundred draws of twelve."""
     clips = [make_clip(WorldConfig(), HELDOUT_SEEDS + k) for k in range(12)]
     made = model.generate([c.caption for c in clips], sampler=SamplerConfig(name="heun", steps=8), seed=0)
     checks = [check(c.request, read_world(video.to_uint8(m))) for c, m in zip(clips, made, strict=True)]
-    assert sum(c.colours for c in checks) >= 2
-    assert sum(c.direction for c in checks) >= 4
+    assert sum(c.colours for c in checks) >= 5
+    assert sum(c.direction for c in checks) >= 8

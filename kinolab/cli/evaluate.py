@@ -75,6 +75,7 @@ def world(
     console = Console()
     console.print(report.table())
     console.print(report.scenario_table())
+    console.print(report.objects_table())
     for line in summary_lines(report):
         typer.echo(line)
     if out is not None:

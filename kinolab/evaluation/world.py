@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ import torch
 from kinolab import __version__, video
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import EVENT_SECONDS, WorldClip, WorldConfig, make_clip
+from kinolab.data.world import EVENT_SECONDS, WorldClip, WorldConfig, make_clip, parse_caption
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.generate import model_hash
@@ -106,12 +106,7 @@ class WorldReport:
 
     def shares(self, subject: str = "generated", scenario: str | None = None) -> dict[str, Share]:
         """The share passed of every check, and of "all" that a request asks; one scenario or all of them."""
-        rows = self._rows(subject, scenario)
-        shares = {}
-        for name in CHECKS:
-            asked = [r.checks[name] for r in rows if r.checks[name] is not None]
-            shares[name] = Share(sum(map(bool, asked)), len(asked))
-        return shares | {"all": Share(sum(r.passed for r in rows), len(rows))}
+        return _shares(self._rows(subject, scenario))
 
     def physics(self, subject: str = "generated", scenario: str | None = None) -> float:
         """Median over the clips of their distance from motion with constant acceleration, in 64ths of the frame."""
@@ -168,14 +163,16 @@ class WorldReport:
     def scenario_table(self) -> Table:
         """The generated clips' shares, one row per scenario."""
         names = [name for name, share in self.shares().items() if share.count]
-        table = _table("generated, by scenario: % of clips that pass")
-        for heading in ("scenario", "clips", *names):
-            table.add_column(heading, justify="left" if heading == "scenario" else "right")
-        for scenario in self.scenarios:
-            shares = self.shares("generated", scenario)
-            values = [f"{100 * shares[n].value:.0f}" if shares[n].count else "-" for n in names]
-            table.add_row(scenario, str(shares["all"].count), *values)
-        return table
+        rows = {scenario: self._rows("generated", scenario) for scenario in self.scenarios}
+        return _shares_table("scenario", names, rows)
+
+    def objects_table(self) -> Table:
+        """The generated clips' shares, one row per number of objects that the captions name."""
+        names = [name for name, share in self.shares().items() if share.count]
+        rows: dict[str, list[ClipResult]] = {}
+        for result in sorted(self._rows("generated", None), key=lambda r: len(parse_caption(r.caption).objects)):
+            rows.setdefault(str(len(parse_caption(result.caption).objects)), []).append(result)
+        return _shares_table("objects", names, rows)
 
 
 @torch.no_grad()
@@ -358,6 +355,26 @@ def _protocol(
         "interval": "Wilson, 95%",
         "reconstruction": "posterior mean of the true clips; PSNR and SSIM are means over their frames",
     }
+
+
+def _shares(rows: Sequence[ClipResult]) -> dict[str, Share]:
+    """The share passed of every check, and of "all" that a request asks."""
+    shares = {}
+    for name in CHECKS:
+        asked = [r.checks[name] for r in rows if r.checks[name] is not None]
+        shares[name] = Share(sum(map(bool, asked)), len(asked))
+    return shares | {"all": Share(sum(r.passed for r in rows), len(rows))}
+
+
+def _shares_table(by: str, names: Sequence[str], rows: Mapping[str, Sequence[ClipResult]]) -> Table:
+    table = _table(f"generated, by {by}: % of clips that pass")
+    for heading in (by, "clips", *names):
+        table.add_column(heading, justify="left" if heading == by else "right")
+    for key, results in rows.items():
+        shares = _shares(results)
+        values = [f"{100 * shares[n].value:.0f}" if shares[n].count else "-" for n in names]
+        table.add_row(key, str(shares["all"].count), *values)
+    return table
 
 
 def _table(title: str) -> Table:

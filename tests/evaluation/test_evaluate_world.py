@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.data.toy import HELDOUT_SEEDS
-from kinolab.data.world import WorldConfig, make_clip
+from kinolab.data.world import WorldConfig, make_clip, parse_caption
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
@@ -110,6 +110,10 @@ def test_a_wrong_generator_fails_and_each_scenario_is_counted_by_itself(tiny_con
     assert all(share.value == 1.0 for share in report.shares("true").values())
     counts = [report.shares("generated", name)["all"].count for name in report.scenarios]
     assert sum(counts) == 8 and all(counts)
+    objects, clips = (list(column.cells) for column in report.objects_table().columns[:2])
+    named = [len(parse_caption(r.caption).objects) for r in report.results if r.subject == "generated"]
+    assert objects == [str(n) for n in sorted(set(named))]
+    assert clips == [str(named.count(int(str(n)))) for n in objects]
 
 
 def test_labels_alone_are_judged_by_what_they_promise(tiny_config: TinyConfig) -> None:
