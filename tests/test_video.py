@@ -621,7 +621,7 @@ def test_probe_command(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(b"")
     run = CliRunner().invoke(app, ["--json", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")])
     assert run.exit_code == 2
-    assert run.stderr == f"error: {tmp_path / 'b.mp4'}: the file is empty (0 bytes)\n"
+    assert run.stderr == f"kinolab: {tmp_path / 'b.mp4'}: the file is empty (0 bytes)\n"
     (info,) = json.loads(run.stdout)
     assert (info["width"], info["height"], info["frames"], info["fps"]) == (48, 32, 5, 10.0)
     table = CliRunner().invoke(app, [str(tmp_path / "a.mp4"), "--exact"])
