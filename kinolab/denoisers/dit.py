@@ -20,6 +20,7 @@ from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, place_embedding, sincos_2d
+from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 
@@ -123,20 +124,7 @@ class DiT(Denoiser):
 
     def reset_parameters(self) -> None:
         """Xavier for linear layers, every block the identity, the output zero (section 3.2)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.hidden_size, -1))
-        assert self.x_embedder.proj.bias is not None
-        nn.init.zeros_(self.x_embedder.proj.bias)
-        embedders = [self.t_embedder, *([self.y_embedder] if self.config.num_classes else [])]
-        for parameter in (p for embedder in embedders for p in embedder.parameters() if p.ndim == 2):
-            nn.init.normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, AdaptiveParameters):
-                module.reset()
-        nn.init.zeros_(self.final_layer.linear.weight)
+        initialize_transformer(self)
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W), every frame by itself.

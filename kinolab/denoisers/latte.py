@@ -33,6 +33,7 @@ from kinolab.layers.embeddings import (
     sincos_1d,
     sincos_2d,
 )
+from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 
@@ -317,23 +318,7 @@ class Latte(Denoiser):
 
     def reset_parameters(self) -> None:
         """DiT's initialisation: Xavier for linear layers, every block the identity, the output zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.hidden_size, -1))
-        if self.x_embedder.proj.bias is not None:
-            nn.init.zeros_(self.x_embedder.proj.bias)
-        for name in ("t_embedder", "y_embedder", "pooled_embedder"):
-            for parameter in getattr(self, name).parameters() if hasattr(self, name) else ():
-                if parameter.ndim == 2:
-                    nn.init.normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, AdaptiveParameters):
-                module.reset()
-            elif isinstance(module, CrossAttention):
-                nn.init.zeros_(module.proj.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        initialize_transformer(self)
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, image_frames: int = 0) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).

@@ -30,6 +30,7 @@ from kinolab.layers.embeddings import (
     sincos_1d,
     sincos_2d,
 )
+from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 
@@ -173,23 +174,7 @@ class Vdt(Denoiser):
 
         Attention in time is not gated, so that a fresh block is not the identity.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.hidden_size, -1))
-        assert self.x_embedder.proj.bias is not None
-        nn.init.zeros_(self.x_embedder.proj.bias)
-        for name in ("t_embedder", "y_embedder", "pooled_embedder"):
-            for parameter in getattr(self, name).parameters() if hasattr(self, name) else ():
-                if parameter.ndim == 2:
-                    nn.init.normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, AdaptiveParameters):
-                module.reset()
-            elif isinstance(module, CrossAttention):
-                nn.init.zeros_(module.proj.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        initialize_transformer(self)
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).

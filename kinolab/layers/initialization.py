@@ -1,0 +1,35 @@
+"""How a diffusion transformer of DiT's family begins (DiT, section 3.2; the same for Latte and VDT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from kinolab.layers.attention import CrossAttention
+from kinolab.layers.modulation import AdaptiveParameters
+
+
+def initialize_transformer(model: Any) -> None:
+    """Xavier for linear layers and patches, small embeddings; gates, cross-attention and the output start at zero.
+
+    `model` has `x_embedder`, `t_embedder` and `final_layer`, and may have `y_embedder` and `pooled_embedder`.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    patches = model.x_embedder.proj
+    nn.init.xavier_uniform_(patches.weight.view(len(patches.weight), -1))
+    if patches.bias is not None:
+        nn.init.zeros_(patches.bias)
+    for name in ("t_embedder", "y_embedder", "pooled_embedder"):
+        for parameter in getattr(model, name).parameters() if hasattr(model, name) else ():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+    for module in model.modules():
+        if isinstance(module, AdaptiveParameters):
+            module.reset()
+        elif isinstance(module, CrossAttention):
+            nn.init.zeros_(module.proj.weight)
+    nn.init.zeros_(model.final_layer.linear.weight)
