@@ -10,18 +10,22 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from kinolab import __version__, video
 from kinolab.config import Config, load_config
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, resolve
 from kinolab.model import Request, VideoModel, find_model, shipped_models
+from kinolab.tasks.extend import Canvas
+from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
 Progress = Callable[[int, int], None]
 
@@ -55,12 +59,21 @@ class GenerateConfig(Config):
     """Compile the denoiser first."""
     device: str = "cpu"
     """Where to compute."""
+    given: GivenConfig | None = None
+    """What is given of the video, for every task but generating it from nothing."""
 
 
 def generate(
-    config: GenerateConfig, out: Path, *, model: VideoModel | None = None, progress: Progress | None = None
+    config: GenerateConfig,
+    out: Path,
+    *,
+    model: VideoModel | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Generate the videos of a request; several get numbered names. Returns the files written.
+
+    `say` is called with what was adjusted.
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
     again.
@@ -75,22 +88,144 @@ def generate(
     fit_guidance(model, requests, settled)
     if settled.compile:
         model.compile()
-    callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
-    latents = model.sample_latents(requests, sampler=settled.sampler, guidance=settled.guidance, callback=callback)
-    files = numbered(out, len(requests))
-    fps = settled.fps or model.config.fps
+    check_writable(out, settled)
+    files, fps = numbered(out, len(requests)), settled.fps or model.config.fps
+    prepared = None if settled.given is None else prepare_given(settled, model)
+    if prepared is not None:
+        fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
+        for note in prepared.notes:
+            if say is not None:
+                say(note)
+    clips = make_clips(model, settled, requests, prepared, progress)
+    lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS
+    if settled.given is not None and settled.given.keep == "exact" and not lossless and say is not None:
+        say(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
     for k, (request, path) in enumerate(zip(requests, files, strict=True)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        video.write(path, video.to_uint8(model.decode(latents[k : k + 1])[0]), fps=fps)
-        write_provenance(path, settled, k, request)
+        video.write(path, video.to_uint8(clips(k)), fps=fps, lossless=lossless)
+        write_provenance(path, settled.model_copy(update={"fps": fps}), k, request)
     return files
+
+
+LOSSLESS = frozenset({".mkv", ".webp", ""})
+"""Endings that `keep: exact` is written to without loss."""
+
+
+def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
+    """The canvas of a request with a given part, at the model's size and rate."""
+    assert config.given is not None and config.size is not None
+    spec = model.autoencoder.spec
+    shape = Shape(model.config.frames, config.size, config.fps or model.config.fps, spec.temporal_ratio)
+    return prepare(config.given, shape, config.frames)
+
+
+def make_clips(
+    model: VideoModel,
+    config: GenerateConfig,
+    requests: Sequence[Request],
+    prepared: Prepared | None,
+    progress: Progress | None,
+) -> Callable[[int], Tensor]:
+    """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
+    if prepared is None:
+        callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
+        latents = model.sample_latents(requests, sampler=config.sampler, guidance=config.guidance, callback=callback)
+        return lambda k: model.decode(latents[k : k + 1])[0]
+    assert config.given is not None
+    made = fill_canvas(
+        model,
+        Canvas(*(t.expand(len(requests), -1, -1, -1, -1) for t in prepared.canvas.window(prepared.canvas.all))),
+        prepared.windows,
+        requests,
+        steering=steering(config.given),
+        exact=config.given.keep == "exact",
+        sampler=config.sampler,
+        guidance=config.guidance,
+        progress=progress,
+    )
+    return lambda k: made[k]
+
+
+def fill_canvas(
+    model: VideoModel,
+    canvas: Canvas,
+    windows: Sequence[Sequence[int]],
+    requests: Sequence[Request],
+    *,
+    steering: SteeringConfig | None = None,
+    exact: bool = False,
+    sampler: SamplerConfig | None = None,
+    guidance: GuidanceConfig | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Generate what a canvas lacks, window by window: (B, 3, T, H, W) in [-1, 1].
+
+    A window with nothing given yet is generated freely; noise of clip k and window n comes from its seed and n. With
+    `exact` the given pixels come out as they were; else as the decoder makes them in the first window that shows them.
+    """
+    shown, unseen = canvas.video.clone(), torch.ones_like(canvas.mask)
+    for n, frames in enumerate(windows):
+        video, mask = canvas.window(frames)
+        if not canvas.missing(frames):
+            made = video
+        else:
+            callback = None
+            if progress is not None:
+                count = len(windows)
+
+                def callback(step: int, steps: int, *_: object, n: int = n, count: int = count) -> None:
+                    progress(n * steps + step, count * steps)
+
+            asked = [replace(r, seed=window_seed(r.seed, n), frames=len(frames), size=None) for r in requests]
+            if bool((mask == 1).all()):
+                asked = [replace(r, size=(video.shape[3], video.shape[4])) for r in asked]
+                latents = model.sample_latents(asked, sampler=sampler, guidance=guidance, callback=callback)
+                made = model.decode(latents)
+            else:
+                made = model.complete(
+                    video, mask, asked, steering=steering, sampler=sampler, guidance=guidance, callback=callback
+                )
+        made = made.to(shown)
+        first = unseen[:, :, list(frames)] == 1
+        shown[:, :, list(frames)] = torch.where(first, made, shown[:, :, list(frames)])
+        unseen[:, :, list(frames)] = 0
+        canvas.put(frames, made)
+    return canvas.video if exact else shown
+
+
+def window_seed(seed: int, window: int) -> int:
+    """The seed of a window's noise; the first window has the request's own."""
+    return seed if window == 0 else (seed + 1_000_003 * window) % 2**63
+
+
+def steering(given: GivenConfig) -> SteeringConfig | None:
+    """How a request wants the given part taken; none = as the model was trained, or its default."""
+    changes = {"weight": given.weight, "error": given.error}
+    chosen = {k: v for k, v in changes.items() if v is not None}
+    if given.method in ("reconstruction", "replacement"):
+        return load_config(SteeringConfig, {"method": given.method, **chosen})
+    if chosen and given.method == "trained":
+        raise InputError("weight and error are for reconstruction guidance: use --method reconstruction")
+    return load_config(SteeringConfig, chosen) if chosen else None
+
+
+def check_writable(out: Path, config: GenerateConfig) -> None:
+    """Refuse to write over a file that the request reads."""
+    files = [] if config.given is None else config.given.files()
+    if any(out.exists() and path.exists() and out.samefile(path) for path in files):
+        raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
 
 
 def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
     """The request with every open choice filled in, so that a rerun does not depend on later defaults."""
     spec = model.autoencoder.spec
-    frames, size = config.frames or model.config.frames, config.size or model.config.size
-    spec.check(frames, *size)
+    size = config.size or model.config.size
+    frames = config.frames if config.given is not None else config.frames or model.config.frames
+    # A task may make a video longer than the model's clips, of any number of frames.
+    long = config.given is not None and (frames is None or frames > model.config.frames)
+    spec.check(model.config.frames if long or frames is None else frames, *size)
+    if config.given is not None and config.given.method == "trained" and model.denoiser.spec.given == "none":
+        raise InputError("this model was not trained to take anything given: use --method reconstruction")
     return config.model_copy(
         update={
             "frames": frames,
@@ -140,6 +275,7 @@ def write_provenance(path: Path, config: GenerateConfig, index: int, request: Re
         "prompt": request.prompt,
         "seed": request.seed,
         "frames_sha256": frames_hash(path),
+        "inputs_sha256": input_hashes(config),
     }
     target = provenance_path(path)
     beside = target.with_name(f".writing-{target.name}")
@@ -163,17 +299,20 @@ def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[P
     config = load_config(GenerateConfig, record["request"])
     if model_hash(config.model) != record["model_sha256"]:
         raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
+    for file, digest in record.get("inputs_sha256", {}).items():
+        if input_hashes(config).get(file) != digest:
+            raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")
     torch.set_num_threads(int(record["threads"]))
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     if config.compile:
         model.compile()
-    callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.
-    requests = make_requests(config)
-    latents = model.sample_latents(requests, sampler=config.sampler, guidance=config.guidance, callback=callback)
-    k = int(record["index"])
+    requests, k = make_requests(config), int(record["index"])
+    prepared = None if config.given is None else prepare_given(config, model)
+    clips = make_clips(model, config, requests, prepared, progress)
+    lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     out.parent.mkdir(parents=True, exist_ok=True)
-    video.write(out, video.to_uint8(model.decode(latents[k : k + 1])[0]), fps=config.fps or model.config.fps)
+    video.write(out, video.to_uint8(clips(k)), fps=config.fps or model.config.fps, lossless=lossless)
     write_provenance(out, config, k, requests[k])
     now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
     return out, [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
@@ -200,6 +339,19 @@ def model_hash(model: str) -> str:
     for path in [*sorted(folder.glob("*.safetensors")), folder / "model.yaml"]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def input_hashes(config: GenerateConfig) -> dict[str, str]:
+    """sha256 of each file that a request reads; of a folder, over its files."""
+    hashes = {}
+    for path in [] if config.given is None else config.given.files():
+        digest = hashlib.sha256()
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if not file.is_file():
+                raise InputError(f"{file}: no such file")
+            digest.update(file.read_bytes())
+        hashes[str(path)] = digest.hexdigest()
+    return hashes
 
 
 def frames_hash(path: Path) -> str:

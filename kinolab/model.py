@@ -6,8 +6,9 @@ per part. A folder with an autoencoder alone is a model folder too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -25,10 +26,12 @@ from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
 from kinolab.errors import InputError
 from kinolab.layers.compile import compile_for_inference
+from kinolab.layers.masking import fully_given, place_given
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
 FORMAT = 1
 
@@ -52,6 +55,8 @@ class ModelConfig(Config):
     """What turns a prompt into conditions."""
     class_names: tuple[str, ...] = ()
     """Names of the class labels, in order."""
+    tasks: TasksConfig | None = None
+    """The tasks that the denoiser was trained on; none = nothing was ever given."""
     frames: int = Field(17, ge=1)
     """Frames of a training clip."""
     size: tuple[int, int] = (64, 64)
@@ -73,6 +78,16 @@ class Request:
     frames: int | None = None
     size: tuple[int, int] | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class GivenPart:
+    """What is given of a batch of clips: latents and folded mask (`encode_given`), and the pixels they came from."""
+
+    latents: Tensor
+    mask: Tensor
+    video: Tensor
+    pixel_mask: Tensor
 
 
 class VideoModel:
@@ -193,6 +208,54 @@ class VideoModel:
         return self.decode(self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback))
 
     @torch.no_grad()
+    def complete(
+        self,
+        video: Tensor,
+        mask: Tensor,
+        requests: Sequence[Request] | None = None,
+        *,
+        steering: SteeringConfig | None = None,
+        exact: bool = False,
+        sampler: SamplerConfig | None = None,
+        guidance: GuidanceConfig | None = None,
+        callback: Callable[..., None] | None = None,
+    ) -> Tensor:
+        """Generate what a mask leaves open: video (B, 3, T, H, W) in [-1, 1] and mask (B, 1, T, H, W) -> the video.
+
+        Every task is this one: `kinolab.tasks` makes the masks (1 = generate, 0 = given). What the video holds under
+        the mask has no influence.
+
+        Args:
+            requests: prompt, label and seed of each clip; none = no prompt, seeds 0, 1, ...
+            steering: how a denoiser that takes nothing given is held to the given part; none = as trained, or
+                reconstruction guidance for a denoiser that was not trained to take any.
+            exact: put the given pixels back as they were; else they are what the decoder makes of them.
+
+        Raises:
+            InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
+        """
+        check_mask(video, mask)
+        for note in {outside_training(self.config.tasks, m[0]) for m in mask.cpu()} if steering is None else ():
+            if note is not None and self.denoiser.spec.given != "none":
+                warnings.warn(note, stacklevel=3)
+        video, mask = video.to(self.device), mask.to(self.device)
+        frames, size = video.shape[2], (video.shape[3], video.shape[4])
+        asked = list(requests) if requests is not None else [Request(seed=k) for k in range(len(video))]
+        asked = [replace(r, frames=frames, size=size) for r in asked]
+        with autocast(self.precision, self.device):
+            given, folded = encode_given(self.autoencoder, video, mask)
+        latents = self.sample_latents(
+            asked,
+            sampler=sampler,
+            guidance=guidance,
+            callback=callback,
+            given=GivenPart(given, folded, video, mask),
+            steering=steering,
+        )
+        made = self.decode(latents)
+        return keep_exact(made, video, mask) if exact else made
+
+    @torch.no_grad()
     def sample_latents(
         self,
         requests: Sequence[Request],
@@ -200,22 +263,54 @@ class VideoModel:
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
+        given: GivenPart | None = None,
+        steering: SteeringConfig | None = None,
     ) -> Tensor:
         """Latents (B, C, T', H', W') of requests that agree in frames and size."""
         frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
         shape = self.autoencoder.spec.latent_shape(frames, *size)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
+        conditions, steered, trained = self.conditions(requests), None, self.denoiser.spec.given
+        if given is not None and trained != "none" and steering is None:
+            conditions = replace(conditions, given=given.latents, mask=given.mask)
+        elif given is not None:
+            steered = self._steering(given, steering or SteeringConfig())
         with autocast(self.precision, self.device):
-            return self.diffusion.sample(
+            latents = self.diffusion.sample(
                 self.denoiser,
                 noise,
-                self.conditions(requests),
+                conditions,
                 sampler=sampler or self.config.sampler,
                 guidance=guidance or self.config.guidance,
                 generator=sources[0],
+                steering=steered,
                 callback=callback,
             )
+        if given is not None and trained not in ("none", "channels"):
+            latents = place_given(latents, given.latents, given.mask)
+        return latents
+
+    def _steering(self, given: GivenPart, config: SteeringConfig) -> Steering:
+        """Steering to latents that are given whole, by an error in latents or in the pixels they decode to."""
+        known = fully_given(given.mask)
+        if config.error == "latents":
+            if not bool(known.flatten(1).any(1).all()):
+                raise InputError(
+                    "no latent of the video is given whole, so there is nothing to steer by: measure the error in "
+                    "pixels (--error pixels), or give more frames or a larger part"
+                )
+            return Steering(config, given.latents, known)
+        # As many squares as the given pixels amount to in latents, so that one weight suits both errors.
+        pixels = (given.pixel_mask == 0).expand_as(given.video)
+        scale = (given.latents[0].numel() / given.video[0].numel()) ** 0.5
+
+        def residual(latents: Tensor) -> Tensor:
+            with autocast(self.precision, self.device):
+                video = self.autoencoder.decode(latents.to(given.latents))
+            return scale * torch.where(pixels, given.video - video.float(), torch.zeros_like(given.video))
+
+        return Steering(config, given.latents, known, residual)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

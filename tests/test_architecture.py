@@ -14,7 +14,7 @@ PACKAGE = ROOT / "kinolab"
 
 LEVELS = [
     {"errors", "config", "world", "layers", "video"},
-    {"autoencoders", "denoisers", "conditioning", "diffusion", "data", "metrics"},
+    {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics"},
     {"model", "checkpoints"},
     {"generate", "training"},
     {"evaluation"},

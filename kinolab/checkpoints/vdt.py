@@ -12,6 +12,8 @@ from kinolab.errors import InputError
 
 PUBLIC: dict[str, Any] = {
     "temporal_attention": "first",
+    "adaln": "block",
+    "given": "none",
     "mlp_ratio": 4.0,
     "text_dim": 0,
     "pooled_dim": 0,

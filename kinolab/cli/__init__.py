@@ -8,6 +8,11 @@ from typing import Any
 
 COMMANDS = {
     "generate": "generate a video from a prompt or a label",
+    "predict": "generate what follows the first frames of a clip",
+    "interpolate": "generate the frames between given ones",
+    "animate": "generate a video from one image or several",
+    "complete": "generate the masked part of a clip",
+    "extend": "go on with a clip to any length, or close a loop",
     "rerun": "make a generated video again from the .json beside it",
     "reconstruct": "put a clip through an autoencoder and compare",
     "train": "train an autoencoder or a denoiser from a recipe",

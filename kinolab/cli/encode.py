@@ -12,6 +12,7 @@ from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.data import FolderConfig, WorldSourceConfig
+    from kinolab.tasks import TasksConfig
 
 
 def encode(
@@ -33,11 +34,17 @@ def encode(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
     from kinolab.data import CacheSource, build, encode_to_cache
     from kinolab.model import load_autoencoder
+    from kinolab.tasks import CachedDraws
 
     config, default = data_config(data, frames, size, fps, count, override or [])
     model = autoencoder if autoencoder is not None else default
@@ -47,6 +54,7 @@ def encode(
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
     assert not isinstance(source, CacheSource)
+    masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
     for note in source.notes():
         typer.echo(note)
     with progress_bar("encoding") as advance:
@@ -61,6 +69,7 @@ def encode(
             precision=precision,
             device=device,
             update=update,
+            draws=masks,
             progress=advance,
         )
     for window in summary.unreadable:
@@ -70,6 +79,31 @@ def encode(
         f"{out}: {summary.items} windows, {summary.bytes / 1e6:.1f} MB "
         f"({summary.encoded} encoded now, {summary.present} there already{gone})"
     )
+
+
+def tasks_config(text: str) -> TasksConfig:
+    """The tasks named as NAME=WEIGHT,NAME=WEIGHT,..., or those of a recipe.
+
+    Raises:
+        InputError: for a recipe without tasks, an unknown task or a weight that is no number.
+    """
+    from kinolab.config import load_config
+    from kinolab.tasks import TasksConfig
+    from kinolab.training.recipe import DenoiserRecipe, load_recipe
+
+    if "=" not in text:
+        recipe = load_recipe(text)
+        if not isinstance(recipe, DenoiserRecipe) or recipe.tasks is None:
+            raise InputError(f"{text}: a recipe without tasks; expected one that has some, or NAME=WEIGHT,...")
+        return recipe.tasks
+    values: dict[str, Any] = {"predict": 0.0}
+    for part in text.split(","):
+        name, _, weight = part.partition("=")
+        try:
+            values[name.strip()] = float(weight)
+        except ValueError:
+            raise InputError(f"--tasks {part}: expected NAME=WEIGHT with a number, such as predict=2") from None
+    return load_config(TasksConfig, values, name="--tasks")
 
 
 def data_config(

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from kinolab.diffusion import GuidanceConfig, SamplerConfig
-    from kinolab.model import ModelConfig
+    from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+    from kinolab.model import ModelConfig, VideoModel
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate world`."""
+    """Add `evaluate world`, `evaluate physics` and `evaluate tasks`."""
     group = typer.Typer(help="Measure a model.", no_args_is_help=True)
     group.callback()(_evaluate)
-    group.command()(world)
+    for command in (world, physics, tasks):
+        group.command()(command)
     app.add_typer(group, name="evaluate")
 
 
@@ -81,6 +82,138 @@ def world(
     if out is not None:
         write_text(out, report.to_json())
         typer.echo(out)
+
+
+def physics(
+    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    given: Annotated[str, typer.Option(help="Numbers of given frames, each measured by itself.")] = "8,4,2,1",
+    count: Annotated[int, typer.Option(min=1, help="Held-out clips; the first ones are always the same.")] = 60,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first clip.")] = 0,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="fall, throw, bounce, collide, ramp or float; default all, in turn.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    method: Annotated[
+        Literal["auto", "reconstruction", "replacement"],
+        typer.Option(help="How the given frames are taken; auto: as trained, else by reconstruction guidance."),
+    ] = "auto",
+    weight: Annotated[float | None, typer.Option(min=0, help="Weight of reconstruction guidance.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips predicted at once.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
+
+    Beside the model: the true clip after the autoencoder (what it costs), objects that stay where they are, and objects
+    that go on with constant velocity.
+    """
+    from rich.console import Console
+
+    from kinolab.cli.data import progress_bar
+    from kinolab.cli.given import numbers
+    from kinolab.evaluation.physics import evaluate_physics, summary_lines
+    from kinolab.world.request import CLASSES
+
+    chosen, loaded = load_model(model, device, precision)
+    how, _ = sampling(loaded.config, sampler, steps, None)
+    with progress_bar("predicting") as advance:
+        report = evaluate_physics(
+            loaded,
+            given=numbers(given, "--given"),
+            count=count,
+            first=first,
+            batch=batch,
+            seed=seed,
+            scenarios=scenario or CLASSES,
+            sampler=how,
+            steering=steering(method, weight),
+            name=chosen,
+            progress=advance,
+        )
+    console = Console()
+    console.print(report.table())
+    console.print(report.scenario_table())
+    for line in summary_lines(report):
+        typer.echo(line)
+    if out is not None:
+        write_text(out, report.to_json())
+        typer.echo(out)
+
+
+def tasks(
+    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Held-out clips; the first ones are always the same.")] = 32,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first clip.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    method: Annotated[
+        Literal["auto", "reconstruction", "replacement"],
+        typer.Option(help="How the given part is taken; auto: as trained, else by reconstruction guidance."),
+    ] = "auto",
+    weight: Annotated[float | None, typer.Option(min=0, help="Weight of reconstruction guidance.")] = None,
+    error: Annotated[
+        Literal["latents", "pixels"] | None, typer.Option(help="Where reconstruction guidance measures its error.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
+
+    The PSNR of what is given says how well the task can be told to the model at all (a temporal autoencoder can't tell
+    a lone frame exactly); that of the generated part, and the objects' positions in it, how well it is done.
+    """
+    from rich.console import Console
+
+    from kinolab.cli.data import progress_bar
+    from kinolab.evaluation.tasks import evaluate_tasks
+
+    chosen, loaded = load_model(model, device, precision)
+    how, _ = sampling(loaded.config, sampler, steps, None)
+    with progress_bar("generating") as advance:
+        report = evaluate_tasks(
+            loaded,
+            count=count,
+            first=first,
+            batch=batch,
+            sampler=how,
+            steering=steering(method, weight, error),
+            name=chosen,
+            progress=advance,
+        )
+    Console().print(report.table())
+    if out is not None:
+        write_text(out, report.to_json())
+        typer.echo(out)
+
+
+def load_model(
+    model: str | None, device: str, precision: Literal["auto", "float32", "bfloat16"]
+) -> tuple[str, VideoModel]:
+    """The model named on the command line, or the shipped one, and its name."""
+    from kinolab.generate import default_model
+    from kinolab.model import VideoModel
+
+    chosen = model if model is not None else default_model()
+    return chosen, VideoModel.load(chosen, device=device, precision=precision)
+
+
+def steering(method: str, weight: float | None, error: str | None = None) -> SteeringConfig | None:
+    """The steering that the options name; none = the model's own way, or the default for one that has none."""
+    from kinolab.config import load_config
+    from kinolab.diffusion import SteeringConfig
+
+    changes = {"weight": weight, "error": error, "method": None if method == "auto" else method}
+    values = {k: v for k, v in changes.items() if v is not None}
+    return load_config(SteeringConfig, values) if values else None
 
 
 def sampling(

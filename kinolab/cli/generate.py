@@ -31,24 +31,39 @@ def generate(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again."""
+    options = dict(locals())
+    run_request(out, options)
+
+
+def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
+    """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
+    import warnings
+
     from kinolab.config import load_config
     from kinolab.generate import GenerateConfig, default_model
     from kinolab.generate import generate as run
     from kinolab.model import find_model, read_model_config
 
+    model, guidance = options["model"], options["guidance"]
     chosen = model if model is not None else default_model()
     trained = read_model_config(find_model(chosen))
-    values: dict[str, Any] = {"model": chosen, "prompts": prompt or [], "label": label, "count": count, "seed": seed}
-    values |= {"frames": frames, "size": parse_size(size), "fps": fps, "precision": precision, "compile": compile}
-    values["device"] = device
-    changes: dict[str, Any] = {"name": sampler, "steps": steps, "eta": eta}
+    same = ("label", "count", "seed", "frames", "fps", "precision", "compile", "device")
+    values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}
+    values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
+    changes: dict[str, Any] = {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]}
     values["sampler"] = trained.sampler.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    interval = None if guidance_interval is None else _numbers(guidance_interval)
-    changes = {"scale": guidance, "interval": interval, "rescale": guidance_rescale}
+    text = options["guidance_interval"]
+    interval = None if text is None else _numbers(text)
+    changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    if guidance is None and not prompt and label is None:
+    if guidance is None and not options["prompt"] and options["label"] is None:
         values["guidance"]["scale"] = 1.0
-    for path in run(load_config(GenerateConfig, values), out, progress=show_progress("sampling")):
+    config = load_config(GenerateConfig, values)
+    with warnings.catch_warnings(record=given is not None) as caught:
+        files = run(config, out, progress=show_progress("sampling"), say=lambda note: typer.echo(note, err=True))
+    for note in dict.fromkeys(str(w.message) for w in caught or ()):
+        typer.echo(f"warning: {note}", err=True)
+    for path in files:
         typer.echo(path)
 
 

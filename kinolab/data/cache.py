@@ -4,6 +4,8 @@
       cache.json             header: format, Kinolab version, autoencoder, transform, classes, statistics
       index.jsonl            one line per shard: its file and its items, appended once the shard is on disk
       shards/<name>.safetensors    latents (N, C, T, h, w), and logvar where it was kept; N items of one shape
+      shards/<name>.given.safetensors   where masks were drawn: given latents (N, D, C, T, h, w) and masks
+                             (N, D, R, T, h, w), D draws of each item
 
 An item's key is the sha256 of its source file's hash, time range, transform and autoencoder. A line that a kill cut
 short names no finished shard, so it is left out; everything before it is valid.
@@ -31,6 +33,7 @@ from kinolab.errors import InputError
 
 FORMAT = 1
 OPEN_SHARDS = 128
+GIVEN_ENDING = ".given.safetensors"
 
 
 class CacheConfig(Config):
@@ -143,6 +146,11 @@ def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
     return ShardEntry(line["shard"], tuple(items))
 
 
+def given_file(shard: str) -> str:
+    """The file of masked draws beside a shard."""
+    return shard.removesuffix(".safetensors") + GIVEN_ENDING
+
+
 class ShardReader:
     """Memory-mapped shards of one cache; the most recently used stay open."""
 
@@ -202,6 +210,8 @@ class CacheSource:
                 f"(heldout_fraction {config.heldout_fraction}); use split: all"
             )
         self.classes: tuple[str, ...] = tuple(self.header["classes"])
+        self.draws: dict[str, Any] | None = self.header.get("draws")
+        """The tasks and the number of the masked draws of each item; none = the cache holds no draws."""
         self._reader = ShardReader(config.path, config.in_memory)
 
     def __len__(self) -> int:
@@ -212,6 +222,7 @@ class CacheSource:
         shard, item = self._located[index]
         tensors = self._reader.tensors(shard)
         logvar = tensors.get("logvar")
+        drawn = self._reader.tensors(given_file(shard)) if self.draws else {}
         r = item.record
         return LatentExample(
             latents=tensors["latents"][item.row].float(),
@@ -221,6 +232,8 @@ class CacheSource:
             source=r.source,
             time_range=r.time_range,
             logvar=None if logvar is None else logvar[item.row].float(),
+            given=drawn["given"][item.row].float() if drawn else None,
+            mask=drawn["mask"][item.row].float() if drawn else None,
         )
 
     def batch(self, indices: Sequence[int]) -> Tensor:

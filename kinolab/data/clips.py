@@ -72,7 +72,10 @@ class ClipExample:
 
 @dataclass(frozen=True)
 class LatentExample:
-    """One cached window: latents (C, T, h, w) float32, normalised; logvar of the same shape where it was kept."""
+    """One cached window: latents (C, T, h, w) float32, normalised; logvar of the same shape where it was kept.
+
+    Where D masks were drawn: the latents of what they leave given (D, C, T, h, w), and the masks (D, R, T, h, w).
+    """
 
     latents: Tensor
     fps: float
@@ -81,6 +84,8 @@ class LatentExample:
     source: str
     time_range: tuple[float, float]
     logvar: Tensor | None = None
+    given: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from kinolab.data.cache import (
     FORMAT,
+    GIVEN_ENDING,
     CacheItem,
     ShardEntry,
     format_entry,
+    given_file,
     item_key,
     measure_statistics,
     read_header,
@@ -76,6 +78,18 @@ class Encoder(Protocol):
         ...
 
 
+class Draws(Protocol):
+    """Masks to be encoded beside the clips (`kinolab.tasks.CachedDraws`)."""
+
+    def describe(self) -> dict[str, object]:
+        """What the draws depend on."""
+        ...
+
+    def encode(self, autoencoder: Any, video: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Clips and their keys -> given latents (B, D, C, T, H, W) and masks (B, D, R, T, H, W)."""
+        ...
+
+
 @dataclass(frozen=True)
 class EncodeSummary:
     """What an encoding did: windows encoded now, found in the cache, dropped from it, and not readable."""
@@ -116,6 +130,7 @@ def encode_to_cache(
     precision: PrecisionPolicy = "float32",
     device: torch.device | str = "cpu",
     update: bool = False,
+    draws: Draws | None = None,
     progress: Progress | None = None,
 ) -> EncodeSummary:
     """Encode every window of a source into the cache at `out`; what is there already is not encoded again.
@@ -131,7 +146,8 @@ def encode_to_cache(
         precision: what the autoencoder computes in.
         device: where it computes.
         update: make an existing cache equal to this source and autoencoder: encode what changed, drop what is gone.
-        progress: called with (windows done, windows in all).
+        draws: masks to encode beside every window, in files of their own; a cache that has none gets them.
+        progress: called with (windows done, windows in all), once more from the start for the draws.
 
     Raises:
         InputError: where `out` holds something else, another process is writing it, or it was made from other
@@ -142,7 +158,7 @@ def encode_to_cache(
     chosen = str(resolve(precision, device)).removeprefix("torch.")
     encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
     with locked(out):
-        plan = _Plan(source, autoencoder_hash(autoencoder), encoding)
+        plan = _Plan(source, autoencoder_hash(autoencoder), encoding, draws)
         kept, removed = _reconcile(out, plan, update)
         present = {item.key for entry in kept for item in entry.items}
         missing = [i for i, key in enumerate(plan.keys) if key not in present]
@@ -162,6 +178,8 @@ def encode_to_cache(
                 kept.append(entry)
         if not kept:
             raise InputError(f"{out}: nothing was encoded; none of {total} windows could be read")
+        if draws is not None:
+            _encode_draws(out, plan, kept, encoder, draws, progress)
         _write_header(out, plan, kept, complete=True)
     items = sum(len(entry.items) for entry in kept)
     size = sum((out / "shards" / entry.shard).stat().st_size for entry in kept)
@@ -171,8 +189,11 @@ def encode_to_cache(
 class _Plan:
     """What the cache shall hold: the key of every window of the source, and the header's fields."""
 
-    def __init__(self, source: ClipSource, autoencoder: str, encoding: Mapping[str, object]) -> None:
+    def __init__(
+        self, source: ClipSource, autoencoder: str, encoding: Mapping[str, object], draws: Draws | None
+    ) -> None:
         self.autoencoder, self.encoding = autoencoder, dict(encoding)
+        self.draws = None if draws is None else json.loads(json.dumps(draws.describe()))
         self.transform = json.loads(json.dumps(dict(source.transform()), default=str))
         self.classes = list(source.classes)
         self.records = [source.record(i) for i in range(len(source))]
@@ -196,13 +217,18 @@ def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], 
         return [], 0
     header, entries = read_header(out), read_index(out)
     _check_same(out, header, plan, entries, update)
+    if plan.draws is None:
+        plan.draws = header.get("draws")
+    elif plan.draws != header.get("draws"):
+        for file in (out / "shards").glob(f"*{GIVEN_ENDING}"):
+            file.unlink()
     present = [entry for entry in entries if (out / "shards" / entry.shard).is_file()]
     kept = [replace(entry, items=tuple(_refreshed(entry.items, plan, drop=update))) for entry in present]
     kept = [entry for entry in kept if entry.items]
     removed = sum(len(e.items) for e in entries) - sum(len(e.items) for e in kept)
     _write_header(out, plan, [], complete=False)
     write_atomic(out / "index.jsonl", "".join(map(format_entry, kept)))
-    names = {entry.shard for entry in kept}
+    names = {name for entry in kept for name in (entry.shard, given_file(entry.shard))}
     for file in (out / "shards").glob("*"):
         if file.name not in names:
             file.unlink()
@@ -218,6 +244,9 @@ def _check_same(out: Path, header: Mapping[str, Any], plan: _Plan, entries: Sequ
         if header.get(field) != value:
             was, now = _short(header.get(field)), _short(value)
             raise InputError(f"{out}: made with another {field} ({was}, now {now}); {advice}")
+    had = header.get("draws")
+    if plan.draws is not None and had is not None and had != plan.draws:
+        raise InputError(f"{out}: made with other draws of masks ({_short(had)}); {advice}")
     hashes = {record.source: record.source_hash for record in plan.records}
     items = [item for entry in entries for item in entry.items]
     gone = [item.record for item in items if item.key not in plan.by_key]
@@ -302,6 +331,24 @@ class _ShardEncoder:
         return ShardEntry(name, tuple(items)), failed
 
     @torch.no_grad()
+    def draw(self, draws: Draws, indices: Sequence[int], keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Given latents (N, D, C, T, H, W) and masks (N, D, R, T, H, W) of the windows `indices`, as stored.
+
+        Raises:
+            InputError: where a window can't be read any more.
+        """
+        given, masks, left = [], [], dict(zip(indices, keys, strict=True))
+        for examples in _ahead(_batched(self.source.walk(indices), self.batch)):
+            video = torch.stack([example.video for _, example in examples]).to(self.device)
+            with autocast(self.precision, self.device):
+                latents, mask = draws.encode(self.autoencoder, video, [left.pop(i) for i, _ in examples])
+            given.append(latents.to("cpu", self.dtype))
+            masks.append(mask.to("cpu", self.dtype))
+        if left:
+            raise InputError(f"{self.source.record(min(left)).source}: can't be read any more; run with --update")
+        return torch.cat(given), torch.cat(masks)
+
+    @torch.no_grad()
     def _encode(self, video: Tensor) -> dict[str, Tensor]:
         with autocast(self.precision, self.device):
             posterior = self.autoencoder.encode(video.to(self.device))
@@ -310,6 +357,34 @@ class _ShardEncoder:
         if not bool(torch.isfinite(stored["latents"]).all()):
             raise InputError("the autoencoder gave latents that are not finite; try --precision float32")
         return stored
+
+
+def _encode_draws(
+    out: Path,
+    plan: _Plan,
+    entries: Sequence[ShardEntry],
+    encoder: _ShardEncoder,
+    draws: Draws,
+    progress: Progress | None,
+) -> None:
+    """Write the file of masked draws beside every shard that has none yet."""
+    where = {key: i for i, key in enumerate(plan.keys)}
+    total = sum(len(entry.items) for entry in entries)
+    done = 0
+    for entry in entries:
+        target = out / "shards" / given_file(entry.shard)
+        items = [item for item in entry.items if item.key in where]
+        if not target.is_file():
+            pairs = encoder.draw(draws, [where[item.key] for item in items], [item.key for item in items])
+            rows = 1 + max(item.row for item in entry.items)
+            parts = {}
+            for name, part in zip(("given", "mask"), pairs, strict=True):
+                parts[name] = torch.zeros(rows, *part.shape[1:], dtype=part.dtype)
+                parts[name][[item.row for item in items]] = part
+            _write_shard(target, parts)
+        done += len(entry.items)
+        if progress is not None:
+            progress(done, total)
 
 
 def _annotated(record: ClipRecord, example: ClipExample) -> ClipRecord:
@@ -356,6 +431,7 @@ def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complet
         **plan.made_by(),
         "classes": plan.classes,
         "complete": complete,
+        "draws": plan.draws,
         "statistics": statistics,
     }
     write_atomic(out / "cache.json", json.dumps(header, indent=2) + "\n")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.layers.masking import Given
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Conditions:
     text: (B, L, D) token states of the prompt; text_mask: (B, L) bool, True = a real token.
     pooled: (B, D) pooled prompt embedding.
     null: (B,) bool; where True, label and text are replaced by the denoiser's learned null condition.
+    given: (B, C, T, H, W) latents of the given part of the video, 0 where nothing is given; mask: (B, R, T, H, W), the
+    share to be generated (`kinolab.layers.masking`). Both or neither; `null` leaves them as they are.
     """
 
     label: Tensor | None = None
@@ -27,6 +30,8 @@ class Conditions:
     text_mask: Tensor | None = None
     pooled: Tensor | None = None
     null: Tensor | None = None
+    given: Tensor | None = None
+    mask: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply a tensor function to every field that is given."""
@@ -62,13 +67,18 @@ class Conditions:
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts."""
+    """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts.
+
+    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask.
+    """
 
     channels: int
     learned_variance: bool
     num_classes: int = 0
     text_dim: int = 0
     pooled_dim: int = 0
+    given: Given = "none"
+    mask_channels: int = 1
 
     @property
     def unlabelled(self) -> int:
@@ -97,3 +107,19 @@ class Denoiser(nn.Module):
         for name, width in accepts.items():
             if getattr(conditions, name) is not None and not width:
                 raise InputError(f"this denoiser was built without {name} conditions, but {name} was given")
+        self._check_given(z, conditions)
+
+    def _check_given(self, z: Tensor, conditions: Conditions) -> None:
+        given, mask = conditions.given, conditions.mask
+        if given is None and mask is None:
+            return
+        if self.spec.given == "none":
+            raise InputError("this denoiser was built without given latents, but some were given")
+        if given is None or mask is None:
+            raise InputError("given latents and their mask go together, but one of them is missing")
+        expected = (z.shape[0], self.spec.mask_channels, *z.shape[2:])
+        if given.shape != z.shape or mask.shape != expected:
+            raise InputError(
+                f"expected given latents {tuple(z.shape)} and a mask {expected}, "
+                f"got {tuple(given.shape)} and {tuple(mask.shape)}"
+            )

@@ -4,12 +4,16 @@ Every block models time, then space: attention over the frames at each place, at
 Time and class modulate the spatial attention and the MLP (adaLN-Zero); the temporal attention has an affine norm of
 its own and a linear layer after it. Parameter names follow the public checkpoints.
 
-Shapes: B batch, C channels, T frames, S tokens per frame, D width. Tokens are (B, T, S, D), conditions (B, 1, D).
+A part of the video may be given (section 3.3): `VdtConfig.given` says how the model takes it. The mask is told per
+latent, so that any frames, any places and any number of them can be given.
+
+Shapes: B batch, C channels, T frames, S tokens per frame, D width, R mask channels. Tokens are (B, T, S, D), conditions
+(B, 1, D), or (B, S, D) where they differ between places.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -31,8 +35,9 @@ from kinolab.layers.embeddings import (
     sincos_2d,
 )
 from kinolab.layers.initialization import initialize_transformer
+from kinolab.layers.masking import Given, partly_given, place_given
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
-from kinolab.layers.patchify import PatchEmbed, unpatchify
+from kinolab.layers.patchify import PatchEmbed, patchify, unpatchify
 
 SIZES: dict[str, dict[str, int]] = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -59,6 +64,9 @@ class VdtConfig(Config):
     """Width of the MLP's hidden layer in units of hidden_size."""
     temporal_attention: Literal["first", "last"] = "first"
     """Whether a block models time before space, as published, or after it (ablation)."""
+    adaln: Literal["block", "single"] = "block"
+    """Modulation computed by each block, or once for all blocks plus a table of each (PixArt-alpha, section 2.3), which
+    saves a quarter of the parameters."""
     in_channels: int = Field(4, ge=1)
     """Channels of the latents."""
     input_size: int | tuple[int, int] = 32
@@ -73,6 +81,15 @@ class VdtConfig(Config):
     """Width of a prompt's token states, read by cross-attention after the spatial attention; 0 = none."""
     pooled_dim: int = Field(0, ge=0)
     """Width of a pooled prompt embedding, added to the time's embedding; 0 = none."""
+    given: Given = "none"
+    """How the given part is taken. The paper's three: `adaln` (its mean over time shifts and scales each place),
+    `cross_attention` (its tokens as keys and values), `tokens` (its tokens as more frames of the same attention, the
+    paper's choice); these see only latents of which nothing is left to generate as given at the model's input, where
+    they become zero. `mask`: the paper's unified input, given latents in the place of noisy ones. `channels`: given
+    latents and mask as further channels of the input beside the noise, as later systems do; it alone is told of
+    latents that are given in part."""
+    mask_channels: int = Field(1, ge=1)
+    """Channels R of the mask: the autoencoder's temporal ratio."""
     learned_variance: bool = False
     """Predict 2C channels: the second half interpolates the log variance (as the public checkpoints do)."""
     gradient_checkpointing: bool = False
@@ -101,6 +118,17 @@ class VdtConfig(Config):
         return self.input_size if isinstance(self.input_size, tuple) else (self.input_size, self.input_size)
 
 
+class Context(NamedTuple):
+    """What every block is told beside time: tokens (B, L, D) to attend to, their masks (B, L), and which tokens of the
+    sequence itself (B, T, S) may be attended to in time."""
+
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    given: Tensor | None = None
+    given_mask: Tensor | None = None
+    visible: Tensor | None = None
+
+
 class VdtBlock(nn.Module):
     """Attention in time, attention in space, cross-attention to a prompt (if there is one), MLP."""
 
@@ -113,26 +141,37 @@ class VdtBlock(nn.Module):
         self.temporal_fc = nn.Linear(D, D)
         self.norm1 = nn.LayerNorm(D, eps=1e-6, elementwise_affine=False)
         self.attn = Attention(D, heads)
+        if config.given == "cross_attention":
+            self.given_attn = CrossAttention(D, heads)
         if config.text_dim:
             self.cross_attn = CrossAttention(D, heads)
         self.norm2 = nn.LayerNorm(D, eps=1e-6, elementwise_affine=False)
         self.mlp = Mlp(D, int(D * config.mlp_ratio))
-        self.adaLN_modulation = AdaptiveParameters(D, 6)
+        self.single = config.adaln == "single"
+        if self.single:
+            self.scale_shift_table = nn.Parameter(torch.zeros(6, D))
+        else:
+            self.adaLN_modulation = AdaptiveParameters(D, 6)
 
-    def forward(self, x: Tensor, c: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Tokens x (B, T, S, D), condition c (B, 1, D), prompt text (B, L, D) and mask (B, L) -> (B, T, S, D)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)
+    def forward(self, x: Tensor, c: Tensor, context: Context) -> Tensor:
+        """Tokens x (B, T, S, D), condition c (B, 1 or S, D), or modulation (6, B, 1 or S, 1, D) -> (B, T, S, D)."""
+        shared = c + self.scale_shift_table[:, None, None, None] if self.single else self.adaLN_modulation(c)
+        # A condition per place goes to the places instead of the frames: (6, B, S, 1, D) -> (6, B, 1, S, D).
+        shift1, scale1, gate1, shift2, scale2, gate2 = shared.transpose(2, 3)
         if self.time_first:
-            x = self._over_time(x)
+            x = self._over_time(x, context.visible)
         x = gated_add(x, gate1, spatial_attention(self.attn, modulate(self.norm1(x), shift1, scale1)))
         if not self.time_first:
-            x = self._over_time(x)
-        if text is not None:
-            x = x + self.cross_attn(x.flatten(1, 2), text, mask).view_as(x)
+            x = self._over_time(x, context.visible)
+        if context.given is not None:
+            x = x + self.given_attn(x.flatten(1, 2), context.given, context.given_mask).view_as(x)
+        if context.text is not None:
+            x = x + self.cross_attn(x.flatten(1, 2), context.text, context.text_mask).view_as(x)
         return gated_add(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
-    def _over_time(self, x: Tensor) -> Tensor:
-        return x + self.temporal_fc(temporal_attention(self.temporal_attn, self.temporal_norm1(x), None))
+    def _over_time(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        attended = temporal_attention(self.temporal_attn, self.temporal_norm1(x), None, visible)
+        return x + self.temporal_fc(attended)
 
 
 class Vdt(Denoiser):
@@ -151,8 +190,21 @@ class Vdt(Denoiser):
         super().__init__()
         self.config = config
         D, C = config.hidden_size, config.in_channels
-        self.spec = DenoiserSpec(C, config.learned_variance, config.num_classes, config.text_dim, config.pooled_dim)
-        self.x_embedder = PatchEmbed(C, D, config.patch_size)
+        self.spec = DenoiserSpec(
+            C,
+            config.learned_variance,
+            config.num_classes,
+            config.text_dim,
+            config.pooled_dim,
+            config.given,
+            config.mask_channels,
+        )
+        told = C + config.mask_channels
+        self.x_embedder = PatchEmbed(C + told if config.given == "channels" else C, D, config.patch_size)
+        if config.given in ("adaln", "cross_attention", "tokens"):
+            self.given_embedder = PatchEmbed(told, D, config.patch_size)
+        if config.given == "cross_attention":
+            self.nothing_given = nn.Parameter(torch.zeros(D))
         self.t_embedder = TimestepEmbedder(D)
         if config.num_classes:
             self.y_embedder = LabelEmbedder(config.num_classes, D)
@@ -162,7 +214,9 @@ class Vdt(Denoiser):
             self.text_embedder = TextEmbedder(config.text_dim, D)
         self.blocks = nn.ModuleList(VdtBlock(config) for _ in range(config.depth))
         channels = C * (2 if config.learned_variance else 1)
-        self.final_layer = FinalLayer(D, config.patch_size**2 * channels, "block")
+        self.final_layer = FinalLayer(D, config.patch_size**2 * channels, config.adaln)
+        if config.adaln == "single":
+            self.t_block = AdaptiveParameters(D, 6)
         h, w = (side // config.patch_size for side in config.latent_size)
         self.grid = (h, w)
         self.register_buffer("pos_embed", sincos_2d(torch.arange(h), torch.arange(w), D)[None])
@@ -187,17 +241,57 @@ class Vdt(Denoiser):
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
-        x = self.x_embedder(z)
+        given, mask = self._given(z, conditions)
         # The tables keep their float32 under autocast, and so the residual stream.
-        x = x + place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames)
-        c = self._condition(t, conditions)
-        text, mask = self._prompt(conditions, z.shape[0])
+        positions = place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames)
+        x = self.x_embedder(self._input(z, given, mask)) + positions
+        c, context = self._condition(t, conditions), Context(*self._prompt(conditions, z.shape[0]))
+        x, told, context = self._tell(x, c, context, positions, given, mask)
+        if self.config.adaln == "single":
+            told = self.t_block(told)
         for block in self.blocks:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, c, text, mask, use_reentrant=False)
+                x = checkpoint(block, x, told, context, use_reentrant=False)
             else:
-                x = block(x, c, text, mask)
-        return unpatchify(self.final_layer(x, c), grid, p)
+                x = block(x, told, context)
+        return unpatchify(self.final_layer(x[:, :frames], c), grid, p)
+
+    def _given(self, z: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """What is given and its mask; where nothing is, zeros and a mask of ones."""
+        if conditions.given is not None and conditions.mask is not None:
+            return conditions.given.to(z.dtype), conditions.mask.to(z.dtype)
+        return torch.zeros_like(z), z.new_ones(z.shape[0], self.config.mask_channels, *z.shape[2:])
+
+    def _input(self, z: Tensor, given: Tensor, mask: Tensor) -> Tensor:
+        """The latents that become tokens (B, C or 2C + R, T, H, W)."""
+        if self.config.given == "channels":
+            return torch.cat([z, given, mask], 1)
+        if self.config.given == "mask":
+            return place_given(z, given, mask)
+        if self.config.given != "none":
+            return place_given(z, torch.zeros_like(z), mask)
+        return z
+
+    def _tell(
+        self, x: Tensor, c: Tensor, context: Context, positions: Tensor, given: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Context]:
+        """Hand the given part to the blocks: tokens, condition and context with it, by `adaln` and its kin."""
+        how = self.config.given
+        if how not in ("adaln", "cross_attention", "tokens"):
+            return x, c, context
+        tokens = self.given_embedder(torch.cat([given, mask], 1)) + positions
+        # A token counts where anything of its patch is given.
+        there = patchify(partly_given(mask).to(x.dtype), self.config.patch_size).amax(-1) > 0
+        if how == "adaln":
+            count = there.sum(1).clamp(min=1)[..., None]
+            return x, c + (tokens * there[..., None]).sum(1) / count, context
+        if how == "cross_attention":
+            nothing = self.nothing_given.expand(x.shape[0], 1, -1)
+            keys = torch.cat([nothing, tokens.flatten(1, 2)], 1)
+            allowed = torch.cat([torch.ones_like(there[:, 0, :1]), there.flatten(1)], 1)
+            return x, c, context._replace(given=keys, given_mask=allowed)
+        visible = torch.cat([torch.ones_like(there), there], 1)
+        return torch.cat([x, tokens], 1), c, context._replace(visible=visible)
 
     def _frame_embedding(self, frames: int) -> Tensor:
         """Position embedding (T, 1, D) of the frames."""

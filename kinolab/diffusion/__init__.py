@@ -1,6 +1,7 @@
 """Noise paths, prediction types, losses, guidance and samplers."""
 
 from kinolab.diffusion.diffusion import Diffusion, DiffusionConfig, NonFiniteError
+from kinolab.diffusion.given import Steering, SteeringConfig
 from kinolab.diffusion.guidance import GuidanceConfig
 from kinolab.diffusion.samplers import SAMPLERS, Denoised, SamplerConfig
 
@@ -12,4 +13,6 @@ __all__ = [
     "GuidanceConfig",
     "NonFiniteError",
     "SamplerConfig",
+    "Steering",
+    "SteeringConfig",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 from kinolab.config import Config
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
+from kinolab.diffusion.given import Steering, steered
 from kinolab.diffusion.guidance import Conditions, DenoiserLike, GuidanceConfig, guided
 from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas
 from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, Denoised, SamplerConfig
@@ -185,6 +186,7 @@ class Diffusion:
         generator: torch.Generator | None = None,
         t: Tensor | None = None,
         noise: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Noise z0, run the denoiser, compare.
 
@@ -194,6 +196,7 @@ class Diffusion:
             conditions: handed to the denoiser as they are.
             generator: on the CPU; the same draws on every device.
             t, noise: given in place of draws.
+            weight: (B, 1, T, H, W) of each latent in the squared error; none = all alike.
 
         Returns:
             "loss" (B,) to be averaged, its parts "mse" (unweighted) and, for a learned variance, "vb" in bits per
@@ -206,7 +209,12 @@ class Diffusion:
         z_t = self.q_sample(z0, t, noise)
         output = denoiser(z_t, t.to(z0.device, torch.float32), conditions).to(z0.dtype)
         prediction, variance = self.split(output, z0.shape[1])
-        error = (prediction - self.target(z0, noise, t)).square().flatten(1).mean(1)
+        squared = (prediction - self.target(z0, noise, t)).square()
+        if weight is None:
+            error = squared.flatten(1).mean(1)
+        else:
+            weights = weight.to(squared).expand_as(squared).flatten(1)
+            error = (squared.flatten(1) * weights).sum(1) / weights.sum(1)
         parts = {"mse": error, "t": t.to(z0.device)}
         loss = error * self.loss_weight(t).to(error.dtype).to(error.device)
         if variance is not None:
@@ -225,6 +233,7 @@ class Diffusion:
         conditions: object,
         times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
         generator: torch.Generator | None = None,
+        weight: Tensor | None = None,
     ) -> dict[float, float]:
         """The mean loss of a batch at fixed fractions of time (0 clean, 1 noise), for held-out curves.
 
@@ -236,7 +245,8 @@ class Diffusion:
             if not 0.0 <= fraction <= 1.0:
                 raise InputError(f"expected times as fractions from 0 to 1, got {fraction}")
             t = self.path.at_fraction(torch.full((z0.shape[0],), fraction)).float()
-            result[fraction] = float(self.loss(denoiser, z0, conditions, t=t, noise=noise)["loss"].mean())
+            loss = self.loss(denoiser, z0, conditions, t=t, noise=noise, weight=weight)["loss"]
+            result[fraction] = float(loss.mean())
         return result
 
     # --- sampling
@@ -258,6 +268,7 @@ class Diffusion:
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         generator: torch.Generator | None = None,
+        steering: Steering | None = None,
         callback: Callback | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
@@ -270,6 +281,7 @@ class Diffusion:
             sampler: 50 steps of DDIM by default.
             guidance: none by default.
             generator: on the CPU; the same draws on every device.
+            steering: holds a denoiser that takes nothing given to the given part of the sample.
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
             device: where noise that is drawn here goes.
 
@@ -296,5 +308,6 @@ class Diffusion:
                 )
             return Denoised(x, variance)
 
+        estimate = denoise if steering is None else steered(denoise, steering, self.path)
         run = SAMPLERS[sampler.name]
-        return run(denoise, z, times, path=self.path, config=sampler, generator=generator, callback=callback)
+        return run(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=callback)

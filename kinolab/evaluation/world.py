@@ -146,7 +146,7 @@ class WorldReport:
         """One row per check: the generated clips, the autoencoder's, and the true ones."""
         asked_with, first = self.protocol["asked_with"], self.protocol["first"]
         start = f" from number {first} on" if first else ""
-        table = _table(
+        table = world_table(
             f"{self.protocol['count']} held-out requests{start} by {asked_with}: % of clips that pass (95% interval)"
         )
         for heading in ("check", "asked", *SUBJECTS):
@@ -367,7 +367,7 @@ def _shares(rows: Sequence[ClipResult]) -> dict[str, Share]:
 
 
 def _shares_table(by: str, names: Sequence[str], rows: Mapping[str, Sequence[ClipResult]]) -> Table:
-    table = _table(f"generated, by {by}: % of clips that pass")
+    table = world_table(f"generated, by {by}: % of clips that pass")
     for heading in (by, "clips", *names):
         table.add_column(heading, justify="left" if heading == by else "right")
     for key, results in rows.items():
@@ -377,7 +377,8 @@ def _shares_table(by: str, names: Sequence[str], rows: Mapping[str, Sequence[Cli
     return table
 
 
-def _table(title: str) -> Table:
+def world_table(title: str) -> Table:
+    """An empty table in the style of the world's reports."""
     from rich import box
     from rich.table import Table
 

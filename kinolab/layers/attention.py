@@ -47,18 +47,24 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         return self.q_norm(q), self.k_norm(k), v
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D); `rotary` = (cos, sin), each (L, d), turns queries and keys by their positions."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); `rotary` = (cos, sin), each (L, d), turns queries and keys by their positions.
+
+        `mask` (B, L) bool, True = a token that others may attend to.
+        """
         q, k, v = self.project(x)
-        return self.proj(attend(q, k, v, rotary))
+        return self.proj(attend(q, k, v, rotary, mask))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Attention of each of B sequences over itself: (B, L, N, d) three times -> (B, L, N * d)."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, rotary: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Attention of each of B sequences over itself: (B, L, N, d) three times, mask (B, L) -> (B, L, N * d)."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if rotary is not None:
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
-    return dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    allowed = None if mask is None else mask[:, None, None, :]
+    return dot_product_attention(q, k, v, allowed).transpose(1, 2).flatten(2)
 
 
 SHORT = 128
@@ -108,9 +114,15 @@ def spatial_attention(attention: Attention, x: Tensor) -> Tensor:
     return attention(x.flatten(0, 1)).view_as(x)
 
 
-def temporal_attention(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Attention over the frames at each place: (B, T, S, D) -> (B, T, S, D)."""
+def temporal_attention(
+    attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+) -> Tensor:
+    """Attention over the frames at each place: (B, T, S, D) -> (B, T, S, D).
+
+    `mask` (B, T, S) bool, True = a token that others may attend to.
+    """
     B, T, S, D = x.shape
     # A copy even where B = 1 would allow a view: of strided rows the projection makes slow products and a second copy.
     tracks = x.transpose(1, 2).contiguous().view(B * S, T, D)
-    return attention(tracks, rotary).view(B, S, T, D).transpose(1, 2)
+    allowed = None if mask is None else mask.transpose(1, 2).reshape(B * S, T)
+    return attention(tracks, rotary, allowed).view(B, S, T, D).transpose(1, 2)

@@ -13,16 +13,19 @@ from kinolab.layers.modulation import AdaptiveParameters
 def initialize_transformer(model: Any) -> None:
     """Xavier for linear layers and patches, small embeddings; gates, cross-attention and the output start at zero.
 
-    `model` has `x_embedder`, `t_embedder` and `final_layer`, and may have `y_embedder` and `pooled_embedder`.
+    `model` has `x_embedder`, `t_embedder` and `final_layer`, and may have `given_embedder`, `y_embedder` and
+    `pooled_embedder`.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    patches = model.x_embedder.proj
-    nn.init.xavier_uniform_(patches.weight.view(len(patches.weight), -1))
-    if patches.bias is not None:
-        nn.init.zeros_(patches.bias)
+    for name in ("x_embedder", "given_embedder"):
+        if hasattr(model, name):
+            patches = getattr(model, name).proj
+            nn.init.xavier_uniform_(patches.weight.view(len(patches.weight), -1))
+            if patches.bias is not None:
+                nn.init.zeros_(patches.bias)
     for name in ("t_embedder", "y_embedder", "pooled_embedder"):
         for parameter in getattr(model, name).parameters() if hasattr(model, name) else ():
             if parameter.ndim == 2:

@@ -24,6 +24,7 @@ from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import World, full_state
 from kinolab.training.randomness import generators, normal, sample_seed, uniform
 from kinolab.training.recipe import DenoiserRecipe
+from kinolab.training.tasks import TaskDraws
 from kinolab.training.trainer import Part
 
 
@@ -47,6 +48,7 @@ class DenoiserJob:
             raise InputError(
                 f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
             )
+        self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
         self.text = build_text_encoder(MiniLmConfig()) if recipe.text_encoder != "none" else None
         self._embedded: dict[str, TextEmbedding] = {}
         self.parts = {"denoiser": Part(self.denoiser)}
@@ -54,7 +56,7 @@ class DenoiserJob:
 
     def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
-        self.device = world.device
+        self.device = self.tasks.device = world.device
         self.autoencoder.to(world.device)
         return micro_batches(self.source, self.recipe.training, first_step, world)
 
@@ -73,7 +75,9 @@ class DenoiserJob:
         if conditions.label is not None and self.recipe.label_dropout:
             alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
             conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
-        parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise)
+        conditions = self.tasks.give(conditions, micro_batch.examples, generators(seed, step, positions, "tasks"))
+        weight = self.tasks.weight(conditions)
+        parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
 
@@ -153,9 +157,12 @@ class DenoiserJob:
         for first in range(0, len(chosen), size):
             examples = [self.heldout[i] for i in chosen[first : first + size]]
             z0, conditions = self.latents(examples), self.conditions(examples)
-            generator = torch.Generator().manual_seed(sample_seed(self.recipe.training.seed, "heldout", first))
+            seed, positions = self.recipe.training.seed, list(range(first, first + len(examples)))
+            generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
+            conditions = self.tasks.give(conditions, examples, generators(seed, 0, positions, "heldout tasks"))
+            weight, times = self.tasks.weight(conditions), self.recipe.heldout_times
             with autocast(self.recipe.training.precision, self.device):
-                losses = self.diffusion.loss_at(self.denoiser, z0, conditions, self.recipe.heldout_times, generator)
+                losses = self.diffusion.loss_at(self.denoiser, z0, conditions, times, generator, weight)
             for time, value in losses.items():
                 key = f"loss_at_{time:g}"
                 sums[key] = sums.get(key, 0.0) + float(value) * len(examples) / len(chosen)
@@ -178,6 +185,7 @@ class DenoiserJob:
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
             class_names=recipe.class_names,
+            tasks=recipe.tasks,
             frames=frames,
             size=size,
             fps=example.fps,

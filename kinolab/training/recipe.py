@@ -16,6 +16,7 @@ from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
 from kinolab.training.settings import TrainingConfig
 
@@ -124,6 +125,9 @@ class DenoiserRecipe(Config):
     """Share of samples trained without their condition, for classifier-free guidance."""
     label_dropout: float = Field(0.0, ge=0, le=1)
     """Share of samples whose label alone is left out, so that a prompt works without a label too."""
+    tasks: TasksConfig | None = None
+    """What is given, how often, for a denoiser that takes given latents; none = nothing is ever given. A cache has to
+    hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     heldout_clips: int = Field(64, ge=1)

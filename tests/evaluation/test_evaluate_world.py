@@ -16,11 +16,11 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip, parse_caption
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world import CHECKS, Z95, Share, evaluate_world, summary_lines
 from kinolab.generate import model_hash
-from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.model import GivenPart, ModelConfig, Request, VideoModel
 
 TinyConfig = Callable[..., ModelConfig]
 
@@ -55,6 +55,8 @@ class Oracle(VideoModel):
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
+        given: GivenPart | None = None,
+        steering: SteeringConfig | None = None,
     ) -> Tensor:
         self.asked += requests
         if callback is not None:

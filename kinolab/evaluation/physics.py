@@ -1,0 +1,311 @@
+"""How well a model predicts what happens, measured on the toy world, where the simulator knows (VDT, section 4.3).
+
+From each held-out clip some first frames are given and the rest is predicted. Positions are read from the pixels of the
+prediction and compared with the simulator's; beside the model stand the true clip put through the autoencoder (what its
+decoder and the reader cost), and two baselines that know the simulator's positions in the given frames exactly: objects
+that stay where they are (copy-last), and that go on as in the last two given frames (constant velocity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from kinolab import __version__, video
+from kinolab.data.toy import WorldSource, WorldSourceConfig
+from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
+from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
+from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+from kinolab.errors import InputError
+from kinolab.evaluation.world import Progress, autoencode, matching_world, world_table
+from kinolab.generate import model_hash
+from kinolab.layers.precision import resolve
+from kinolab.metrics.physics import (
+    EVENT,
+    TrueObject,
+    constant_velocity,
+    contact,
+    copy_last,
+    energy_drift,
+    find_objects,
+    momentum_drift,
+    positions_of,
+)
+from kinolab.metrics.world import read_world
+from kinolab.model import Request, VideoModel
+from kinolab.tasks import predict_mask
+from kinolab.world.request import CLASSES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SUBJECTS = ("model", "reconstructed", "copy last", "constant velocity")
+AHEAD = 8
+"""Frames ahead that the mean error is taken over."""
+CONTACTS = ("bounce", "collide")
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What one subject says of one clip. `errors`: pixels per predicted frame, a mean over objects; NaN of lost ones.
+
+    `found`: share of the objects that show in their colour; `identity`: each shows in its shape, and stays itself.
+    `timing`: frames between the largest change of velocity in truth and in the prediction, NaN without a contact.
+    """
+
+    subject: str
+    scenario: str
+    given: int
+    clip_seed: int
+    errors: tuple[float, ...]
+    found: float
+    identity: bool | None
+    momentum: float
+    energy: float
+    timing: float
+
+
+@dataclass(frozen=True)
+class PhysicsReport:
+    """The results of an evaluation, and all that must be equal for two of them to be comparable."""
+
+    protocol: dict[str, Any]
+    results: tuple[Motion, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def rows(self, subject: str, given: int, scenarios: Sequence[str] = CLASSES) -> list[Motion]:
+        """The results of one subject."""
+        return [r for r in self.results if r.subject == subject and r.given == given and r.scenario in scenarios]
+
+    def error(self, subject: str, given: int, ahead: int | None = None, scenarios: Sequence[str] = CLASSES) -> float:
+        """Mean error in pixels at `ahead` frames after the last given one, or over the first `AHEAD` ones."""
+        values = []
+        for row in self.rows(subject, given, scenarios):
+            chosen = row.errors[:AHEAD] if ahead is None else row.errors[ahead - 1 : ahead]
+            values += [e for e in chosen if math.isfinite(e)]
+        return statistics.fmean(values) if values else math.nan
+
+    def mean(self, subject: str, given: int, name: str, scenarios: Sequence[str] = CLASSES) -> float:
+        """Mean of another measure over the clips that have it; the median of drifts, which have long tails."""
+        values = [float(v) for r in self.rows(subject, given, scenarios) if (v := getattr(r, name)) is not None]
+        values = [v for v in values if math.isfinite(v)]
+        if not values:
+            return math.nan
+        return statistics.median(values) if name in ("momentum", "energy") else statistics.fmean(values)
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The scenarios that occur."""
+        return [name for name in CLASSES if any(r.scenario == name for r in self.results)]
+
+    def to_json(self) -> str:
+        """Protocol, means, and every clip's own result."""
+        means = {
+            str(given): {subject: self._summary(subject, given) for subject in SUBJECTS}
+            for given in self.protocol["given"]
+        }
+        record: dict[str, Any] = {"protocol": self.protocol, "notes": self.notes, "means": means}
+        record["clips"] = [dataclasses.asdict(r) for r in self.results]
+        return json.dumps(_finite(record), indent=1) + "\n"
+
+    def _summary(self, subject: str, given: int) -> dict[str, Any]:
+        longest = max(len(r.errors) for r in self.rows(subject, given))
+        summary: dict[str, Any] = {"error_first_8": self.error(subject, given)}
+        summary["error_first_8_contacts"] = self.error(subject, given, scenarios=CONTACTS)
+        summary["error_by_frame"] = [self.error(subject, given, k + 1) for k in range(longest)]
+        return summary | {n: self.mean(subject, given, n) for n in _MEASURES}
+
+    def table(self) -> Table:
+        """One block per number of given frames: the model, what the autoencoder costs, the baselines."""
+        p = self.protocol
+        table = world_table(f"{p['count']} held-out clips: error in pixels of 64 after the last given frame")
+        for heading in ("given", "", "1", "2", "4", "8", "mean 1-8", "contacts 1-8", *_HEADINGS):
+            table.add_column(heading, justify="left" if heading == "" else "right")
+        for given in p["given"]:
+            for subject in SUBJECTS:
+                errors = [self.error(subject, given, k) for k in (1, 2, 4, 8)]
+                errors += [self.error(subject, given), self.error(subject, given, scenarios=CONTACTS)]
+                others = [self.mean(subject, given, name) for name in _MEASURES]
+                label = str(given) if subject == SUBJECTS[0] else ""
+                table.add_row(label, subject, *(_number(v) for v in (*errors, *others)))
+        return table
+
+    def scenario_table(self) -> Table:
+        """The mean error over the first 8 frames, by scenario, from the most given frames."""
+        given = max(self.protocol["given"])
+        table = world_table(f"mean error over the first {AHEAD} frames from {given} given ones, by scenario")
+        for heading in ("", *self.scenarios):
+            table.add_column(heading, justify="left" if heading == "" else "right")
+        for subject in SUBJECTS:
+            table.add_row(subject, *(_number(self.error(subject, given, scenarios=[s])) for s in self.scenarios))
+        return table
+
+
+_MEASURES = ("found", "identity", "momentum", "energy", "timing")
+_HEADINGS = ("found", "identity", "momentum", "energy", "timing")
+
+
+@torch.no_grad()
+def evaluate_physics(
+    model: VideoModel,
+    *,
+    given: Sequence[int] = (8, 4, 2, 1),
+    count: int = 64,
+    first: int = 0,
+    batch: int = 16,
+    seed: int = 0,
+    scenarios: Sequence[str] = CLASSES,
+    sampler: SamplerConfig | None = None,
+    steering: SteeringConfig | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> PhysicsReport:
+    """Predict `count` held-out clips from each number of given frames, and compare with the simulator.
+
+    Nothing but the frames is told: no prompt, no label. Clip k is the same whatever the count and the model.
+
+    Args:
+        given: numbers of given frames.
+        first: the number of the first clip.
+        seed: noise of clip k comes from seed + k.
+        scenarios: what happens in the clips, in turn.
+        steering: how a model that takes nothing given is held to the given frames.
+
+    Raises:
+        InputError: for counts below 1, an unknown scenario, or a model whose clips are too short.
+    """
+    if count < 1 or batch < 1 or not given:
+        raise InputError(f"expected a count, a batch and given frames of at least 1, got {count}, {batch}, {given}")
+    unknown = [s for s in scenarios if s not in CLASSES]
+    if unknown or not scenarios:
+        raise InputError(f"scenarios {', '.join(unknown) or 'none'}: expected some of {', '.join(CLASSES)}")
+    world, notes = matching_world(model.config, model.autoencoder.spec)
+    if max(given) >= world.frames or min(given) < 1:
+        raise InputError(f"given: expected 1 to {world.frames - 1} of the model's {world.frames} frames")
+    worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
+    sampler = sampler or model.config.sampler
+    results: list[Motion] = []
+    total, done = count * len(given), 0
+    for start in range(first, first + count, batch):
+        numbers = range(start, min(start + batch, first + count))
+        clips = [_clip(worlds[i % len(worlds)], model, i // len(worlds)) for i in numbers]
+        original = torch.stack([video.to_tensor(clip.frames) for _, clip in clips])
+        rebuilt = video.to_uint8(autoencode(model, original))
+        for n in given:
+            mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
+            requests = [Request(seed=seed + i) for i in numbers]
+            made = model.complete(
+                original, mask, requests, sampler=sampler, guidance=GuidanceConfig(), steering=steering
+            )
+            for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
+                results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
+            done += len(clips)
+            if progress is not None:
+                progress(done, total)
+    protocol = {
+        "kinolab": __version__, "torch": torch.__version__, "model": name,
+        "model_sha256": None if name is None else model_hash(name), "trained": model.config.trained,
+        "given": list(given), "count": count, "first": first, "scenarios": list(scenarios), "frames": world.frames,
+        "size": world.size, "fps": world.fps, "batch": batch, "noise_seeds": [seed + first, seed + first + count - 1],
+        "clip_seeds": sorted({r.clip_seed for r in results}), "sampler": sampler.model_dump(mode="json"),
+        "steering": None if steering is None else steering.model_dump(mode="json"), "told": "frames only",
+        "precision": str(resolve(model.precision, model.device)).removeprefix("torch."), "device": str(model.device),
+        "threads": torch.get_num_threads(), "errors": "pixels of the clips' size, scaled to 64",
+    }  # fmt: skip
+    return PhysicsReport(protocol, tuple(results), tuple(notes))
+
+
+def _clip(world: WorldConfig, model: VideoModel, number: int) -> tuple[int, WorldClip]:
+    """The held-out clip of a world with one scenario, and its seed."""
+    source = WorldSource(
+        WorldSourceConfig(world=world, heldout_count=number + 1, split="heldout"), model.autoencoder.spec
+    )
+    return source.seed(number), make_clip(source.world, source.seed(number))
+
+
+def _measure(clip: WorldClip, clip_seed: int, given: int, videos: dict[str, np.ndarray]) -> list[Motion]:
+    """What the videos and the baselines say of one clip, in pixels of a frame of 64."""
+    frames, side = clip.frames.shape[:2]
+    scale = FRAME / side
+    objects = [
+        TrueObject(
+            o.colour, o.shape, o.position * scale, scale**2 * o.radius**2 * (math.pi if o.shape == "ball" else 4)
+        )
+        for o in clip.state
+    ]
+    true = np.stack([o.position for o in objects])
+    said: dict[str, tuple[np.ndarray, bool | None]] = {}
+    for subject, shown in videos.items():
+        reading = read_world(shown)
+        found = find_objects(reading, objects)
+        same = all(f is not None and f.shape == o.shape for f, o in zip(found, objects, strict=True))
+        paths = np.stack([positions_of(f, frames) * scale for f in found])
+        said[subject] = paths, bool(reading.steady and same and reading.count == len(objects))
+    said["copy last"] = np.stack([copy_last(p, given) for p in true]), None
+    said["constant velocity"] = np.stack([constant_velocity(p, given) for p in true]), None
+    return [_motion(s, clip, clip_seed, given, objects, true, paths, same) for s, (paths, same) in said.items()]
+
+
+def _motion(
+    subject: str,
+    clip: WorldClip,
+    clip_seed: int,
+    given: int,
+    objects: Sequence[TrueObject],
+    true: np.ndarray,
+    paths: np.ndarray,
+    identity: bool | None,
+) -> Motion:
+    errors = np.linalg.norm(paths - true, axis=-1)[:, given:]
+    there = np.isfinite(errors).all(1)
+    mean = errors[there].mean(0) if there.any() else np.full(errors.shape[1], np.nan)
+    masses = np.array([o.area for o in objects])
+    on_ground = tuple(clip.frames[0, -1, 0].tolist()) == GROUND
+    gravity = GRAVITY / clip.fps**2 if on_ground else 0.0
+    drifts = (math.nan, math.nan)
+    if there.all():
+        drifts = (
+            momentum_drift(paths, true, masses, given),
+            energy_drift(paths, true, masses, given, gravity, FLOOR),
+        )
+    hits = [(contact(t, given), contact(p, given)[0]) for t, p in zip(true, paths, strict=True)]
+    off = [abs(when - seen) for (when, size), seen in hits if size >= EVENT and seen >= 0]
+    return Motion(
+        subject, CLASSES[clip.label], given, clip_seed, tuple(mean.tolist()), float(there.mean()), identity, *drifts,
+        statistics.fmean(off) if off else math.nan,
+    )  # fmt: skip
+
+
+def summary_lines(report: PhysicsReport) -> list[str]:
+    """What the tables don't say."""
+    p = report.protocol
+    return [
+        f"{p['sampler']['name']}, {p['sampler']['steps']} steps; {p['precision']}, {p['threads']} threads; told the "
+        "given frames only",
+        "contacts: bounce and collide; found: share of objects that show; identity: share of clips whose objects keep "
+        "colour and shape; momentum, energy: median distance from the simulator's, as a share; timing: frames between "
+        "the largest change of velocity in truth and prediction",
+        "the baselines know the simulator's positions in the given frames exactly",
+        *(f"note: {note}" for note in report.notes),
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """The same record with None for what is not finite, as JSON has it."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "-"

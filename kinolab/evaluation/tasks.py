@@ -1,0 +1,194 @@
+"""Every task on held-out clips of the toy world: how well what is given is kept, and how well the rest is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinolab import __version__, video
+from kinolab.data.toy import WorldSource, WorldSourceConfig
+from kinolab.data.world import WorldClip, make_clip
+from kinolab.data.world_scenes import FRAME
+from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+from kinolab.errors import InputError
+from kinolab.evaluation.world import Progress, autoencode, matching_world, world_table
+from kinolab.generate import model_hash
+from kinolab.layers.precision import resolve
+from kinolab.metrics.physics import positions_of
+from kinolab.metrics.world import read_world
+from kinolab.model import Request, VideoModel
+from kinolab.tasks import box_mask, every_nth, keyframe_mask, past_mask, predict_mask
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Mask = Callable[[int, int], Tensor]
+"""(frames, side) -> mask (T, H, W)."""
+
+
+def moving_box(frames: int, side: int) -> Tensor:
+    """A box of half the sides that goes from one corner to the other."""
+    mask = torch.zeros(frames, side, side)
+    for t in range(frames):
+        at = round(t / max(frames - 1, 1) * side / 2)
+        mask[t, at : at + side // 2, at : at + side // 2] = 1
+    return mask
+
+
+def _frames(given: Callable[[int], Sequence[int]]) -> Mask:
+    return lambda frames, side: keyframe_mask(frames, side, side, given(frames))
+
+
+TASKS: dict[str, Mask] = {
+    "predict from 8 frames": lambda frames, side: predict_mask(frames, side, side, min(8, frames - 1)),
+    "predict from 1 frame": lambda frames, side: predict_mask(frames, side, side, 1),
+    "predict the past from 8": lambda frames, side: past_mask(frames, side, side, min(8, frames - 1)),
+    "interpolate, 1 missing": _frames(lambda frames: every_nth(frames, 2)),
+    "interpolate, 3 missing": _frames(lambda frames: every_nth(frames, 4)),
+    "interpolate, 3 missing, from frame 2": _frames(lambda frames: range(2, frames, 4)),
+    "interpolate, 7 missing": _frames(lambda frames: every_nth(frames, 8)),
+    "one frame in a latent's middle": _frames(lambda frames: [frames // 2 + 2]),
+    "animate, last frame": _frames(lambda frames: [-1]),
+    "animate, first and last": _frames(lambda frames: [0, -1]),
+    "complete, resting box": lambda frames, side: box_mask(
+        frames, side, side, [(side // 4, side // 4, 3 * side // 4, 3 * side // 4)]
+    ),
+    "complete, moving box": moving_box,
+}
+"""What is measured, by name."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Means over the clips of a task: PSNR in dB of what was given and of what was generated, the same for clips that
+    are only put through the autoencoder, and the mean distance of objects in generated frames (pixels of 64)."""
+
+    task: str
+    given_psnr: float
+    given_ceiling: float
+    made_psnr: float
+    made_ceiling: float
+    error: float
+    found: float
+
+
+@dataclass(frozen=True)
+class TasksReport:
+    """The results, and all that must be equal for two of them to be comparable."""
+
+    protocol: dict[str, Any]
+    results: tuple[TaskResult, ...]
+
+    def table(self) -> Table:
+        """One row per task."""
+        p = self.protocol
+        table = world_table(
+            f"{p['count']} held-out clips of {p['frames']} frames; PSNR in dB, positions in pixels of 64"
+        )
+        table.add_column("task")
+        for heading in ("given", "(autoencoder)", "generated", "(autoencoder)", "positions", "found"):
+            table.add_column(heading, justify="right")
+        for r in self.results:
+            numbers = (r.given_psnr, r.given_ceiling, r.made_psnr, r.made_ceiling)
+            table.add_row(r.task, *(f"{v:.1f}" for v in numbers), f"{r.error:.2f}", f"{100 * r.found:.0f}%")
+        return table
+
+    def to_json(self) -> str:
+        """Protocol and results."""
+        return json.dumps({"protocol": self.protocol, "tasks": [dataclasses.asdict(r) for r in self.results]}, indent=1)
+
+
+@torch.no_grad()
+def evaluate_tasks(
+    model: VideoModel,
+    *,
+    tasks: Sequence[str] = tuple(TASKS),
+    count: int = 32,
+    first: int = 0,
+    batch: int = 16,
+    seed: int = 0,
+    sampler: SamplerConfig | None = None,
+    steering: SteeringConfig | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> TasksReport:
+    """Do every task on the same held-out clips, told nothing but the given part.
+
+    Raises:
+        InputError: for a count below 1 or an unknown task.
+    """
+    unknown = [t for t in tasks if t not in TASKS]
+    if count < 1 or batch < 1 or unknown:
+        raise InputError(f"expected a count and a batch of at least 1 and tasks among {', '.join(TASKS)}")
+    world, _ = matching_world(model.config, model.autoencoder.spec)
+    source = WorldSource(
+        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.autoencoder.spec
+    )
+    clips = [make_clip(source.world, source.seed(i)) for i in range(first, first + count)]
+    original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
+    rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
+    sampler, results = sampler or model.config.sampler, []
+    for number, task in enumerate(tasks):
+        mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
+        made = []
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            requests = [Request(seed=seed + first + k) for k in range(start, min(start + batch, count))]
+            made.append(
+                model.complete(
+                    original[part], mask[part], requests, sampler=sampler, guidance=GuidanceConfig(), steering=steering
+                ).cpu()
+            )
+            if progress is not None:
+                progress(number * count + min(start + batch, count), len(tasks) * count)
+        results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
+    protocol = {
+        "kinolab": __version__, "torch": torch.__version__, "model": name,
+        "model_sha256": None if name is None else model_hash(name), "trained": model.config.trained, "count": count,
+        "first": first, "frames": source.frames, "size": world.size, "batch": batch, "seed": seed,
+        "sampler": sampler.model_dump(mode="json"),
+        "steering": None if steering is None else steering.model_dump(mode="json"),
+        "precision": str(resolve(model.precision, model.device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    return TasksReport(protocol, tuple(results))
+
+
+def _result(
+    task: str, clips: Sequence[WorldClip], original: Tensor, rebuilt: Tensor, made: Tensor, mask: Tensor
+) -> TaskResult:
+    errors, found = [], []
+    open_frames = (mask[0, 0] == 1).flatten(1).any(1).numpy()
+    for clip, shown in zip(clips, video.to_uint8(made), strict=True):
+        reading = read_world(shown)
+        for o in clip.state:
+            path = positions_of(reading.find(o.colour), len(shown))
+            distance = np.linalg.norm(path - o.position, axis=-1)[open_frames] * FRAME / shown.shape[1]
+            found.append(bool(np.isfinite(distance).all()))
+            errors += distance[np.isfinite(distance)].tolist()
+    given = mask == 0
+    return TaskResult(
+        task,
+        _psnr(made, original, given),
+        _psnr(rebuilt, original, given),
+        _psnr(made, original, ~given),
+        _psnr(rebuilt, original, ~given),
+        statistics.fmean(errors) if errors else math.nan,
+        statistics.fmean(found) if found else math.nan,
+    )
+
+
+def _psnr(a: Tensor, b: Tensor, where: Tensor) -> float:
+    """Mean over the clips of the PSNR in dB over the pixels `where` (B, 1, T, H, W), for values in [-1, 1]."""
+    squared = (a - b).square().mean(1, keepdim=True)
+    error = (squared * where).flatten(1).sum(1) / where.flatten(1).sum(1)
+    return float((10 * torch.log10(4 / error.clamp(min=1e-10))).mean())

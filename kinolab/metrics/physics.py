@@ -1,0 +1,92 @@
+"""Motion measured against the simulator's: positions, momentum, energy and the time of a collision.
+
+Positions are (T, 2) pixels, (x, y) with y down, velocities are differences of positions in pixels per frame. Masses are
+areas, as in the toy world, where all objects have one density.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kinolab.metrics.world import ReadObject, WorldReading
+
+EVENT = 1.0
+"""Pixels per frame by which a velocity changes in one frame at least, for that to count as a contact (of a 64 px frame;
+gravity alone gives 0.33 at 8 frames per second)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrueObject:
+    """What is known of an object: its colour and shape, its positions (T, 2) in pixels and its area in pixels."""
+
+    colour: str
+    shape: str
+    position: np.ndarray
+    area: float
+
+
+def find_objects(reading: WorldReading, objects: Sequence[TrueObject]) -> list[ReadObject | None]:
+    """The object of each one's colour in a video; None where it does not show."""
+    return [reading.find(o.colour) for o in objects]
+
+
+def positions_of(found: ReadObject | None, frames: int) -> np.ndarray:
+    """(T, 2) pixels of an object that was read; straight lines where it is hidden, NaN where it is not there at all."""
+    return np.full((frames, 2), np.nan) if found is None else found.path * found.side
+
+
+def constant_velocity(position: np.ndarray, given: int) -> np.ndarray:
+    """Positions (T, 2) going on from the first `given` ones as the last two of them do; NaN where there is one."""
+    steps = np.arange(len(position) - given) + 1.0
+    velocity = position[given - 1] - position[given - 2] if given > 1 else np.full(2, np.nan)
+    return np.concatenate([position[:given], position[given - 1] + steps[:, None] * velocity])
+
+
+def copy_last(position: np.ndarray, given: int) -> np.ndarray:
+    """Positions (T, 2) that stay where the last of the first `given` ones is."""
+    return np.concatenate([position[:given], np.repeat(position[given - 1 : given], len(position) - given, axis=0)])
+
+
+def momentum(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """Total momentum (T - 1, 2) of objects at positions (N, T, 2)."""
+    return (masses[:, None, None] * np.diff(positions, axis=1)).sum(0)
+
+
+def energy(positions: np.ndarray, masses: np.ndarray, gravity: float, floor: float) -> np.ndarray:
+    """Total kinetic and potential energy (T - 1,) of objects at positions (N, T, 2), between frames.
+
+    gravity: pixels per frame^2; floor: the height, in pixels from above, at which the potential energy is zero.
+    """
+    kinetic = 0.5 * (np.diff(positions, axis=1) ** 2).sum(-1)
+    height = floor - 0.5 * (positions[:, 1:, 1] + positions[:, :-1, 1])
+    return (masses[:, None] * (kinetic + gravity * height)).sum(0)
+
+
+def momentum_drift(predicted: np.ndarray, true: np.ndarray, masses: np.ndarray, given: int) -> float:
+    """Mean distance of the total momenta over the predicted frames, as a share of the mean of sum(m |v|) in truth."""
+    now = slice(given - 1, None)
+    scale = (masses[:, None] * np.linalg.norm(np.diff(true, axis=1), axis=-1)).sum(0)[now].mean()
+    off = np.linalg.norm(momentum(predicted, masses) - momentum(true, masses), axis=-1)[now].mean()
+    return float(off / scale) if scale > 0 else math.nan
+
+
+def energy_drift(
+    predicted: np.ndarray, true: np.ndarray, masses: np.ndarray, given: int, gravity: float, floor: float
+) -> float:
+    """Mean distance of the energies over the predicted frames, as a share of the mean energy in truth."""
+    now = slice(given - 1, None)
+    wanted = energy(true, masses, gravity, floor)[now]
+    off = np.abs(energy(predicted, masses, gravity, floor)[now] - wanted).mean()
+    return float(off / wanted.mean()) if wanted.mean() > 0 else math.nan
+
+
+def contact(positions: np.ndarray, given: int) -> tuple[int, float]:
+    """The frame after the given ones at which an object's velocity changes most, and by how much (pixels per frame)."""
+    change = np.linalg.norm(np.diff(positions, n=2, axis=0), axis=-1)[max(given - 2, 0) :]
+    if not len(change) or not np.isfinite(change).all():
+        return -1, 0.0
+    return int(change.argmax()) + max(given - 2, 0) + 1, float(change.max())

@@ -1,0 +1,121 @@
+"""What training draws: a task by its weight, and a mask of that task, by the functions that requests use too."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kinolab.config import Config
+from kinolab.tasks.animate import draw_animate
+from kinolab.tasks.complete import draw_complete
+from kinolab.tasks.interpolate import draw_interpolate
+from kinolab.tasks.predict import draw_predict
+
+TaskName = Literal["unconditional", "predict", "past", "interpolate", "animate", "complete"]
+"""The kinds of masks. A request to extend is one to predict, a loop one to interpolate."""
+
+
+class TasksConfig(Config):
+    """How often each task is drawn in training, as weights of any sum."""
+
+    unconditional: float = Field(0.0, ge=0)
+    """Nothing is given."""
+    predict: float = Field(1.0, ge=0)
+    """The first frames are given."""
+    past: float = Field(0.0, ge=0)
+    """The last frames are given."""
+    interpolate: float = Field(0.0, ge=0)
+    """Frames at any times are given."""
+    animate: float = Field(0.0, ge=0)
+    """The first frame, the last one, or both are given."""
+    complete: float = Field(0.0, ge=0)
+    """A part of each frame is given."""
+    predict_frames: tuple[int, int] | None = None
+    """Fewest and most frames given to predict from; none = 1 to all but one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TasksConfig:
+        if sum(self.weights.values()) <= 0:
+            raise ValueError("expected a weight above 0 for at least one task")
+        if self.predict_frames is not None and not 1 <= self.predict_frames[0] <= self.predict_frames[1]:
+            low, high = self.predict_frames
+            raise ValueError(f"predict_frames: expected 1 <= fewest <= most, got {low} and {high}")
+        return self
+
+    @property
+    def weights(self) -> dict[TaskName, float]:
+        """The weight of each task."""
+        return {
+            "unconditional": self.unconditional,
+            "predict": self.predict,
+            "past": self.past,
+            "interpolate": self.interpolate,
+            "animate": self.animate,
+            "complete": self.complete,
+        }
+
+    def without_unconditional(self) -> TasksConfig | None:
+        """The same weights of the tasks that have something given; none where there is no such task."""
+        given = sum(self.weights.values()) - self.unconditional
+        return self.model_copy(update={"unconditional": 0.0}) if given > 0 else None
+
+
+def draw_task(config: TasksConfig, generator: torch.Generator) -> TaskName:
+    """A task by its weight."""
+    names = list(config.weights)
+    weights = torch.tensor([config.weights[n] for n in names], dtype=torch.float64)
+    return names[int(torch.multinomial(weights, 1, generator=generator))]
+
+
+def draw_mask(
+    config: TasksConfig, frames: int, height: int, width: int, generator: torch.Generator
+) -> tuple[TaskName, Tensor]:
+    """A task and a mask (T, H, W) of it: 1 = generate, 0 = given."""
+    name, shape = draw_task(config, generator), (frames, height, width)
+    if name == "unconditional" or (frames == 1 and name != "complete"):
+        return "unconditional", torch.ones(shape)
+    if name == "predict":
+        return name, draw_predict(*shape, config.predict_frames, generator)
+    if name == "past":
+        return name, draw_predict(*shape, None, generator).flip(0)
+    draws = {"interpolate": draw_interpolate, "animate": draw_animate, "complete": draw_complete}
+    return name, draws[name](*shape, generator)
+
+
+def kinds(mask: Tensor) -> tuple[set[TaskName], int]:
+    """The tasks that a mask (T, H, W) may belong to, and how many of its frames are given whole."""
+    whole = (mask == 0).flatten(1).all(1)
+    count, frames = int(whole.sum()), len(mask)
+    if not bool(((mask == 0).flatten(1).any(1) == whole).all()):
+        return {"complete"}, count
+    if count == 0:
+        return {"unconditional"}, 0
+    found: set[TaskName] = set()
+    if bool(whole[:count].all()):
+        found.add("predict")
+    if bool(whole[frames - count :].all()):
+        found.add("past")
+    if count <= 2 and all(k in (0, frames - 1) for k in whole.nonzero().flatten().tolist()):
+        found.add("animate")
+    if not found & {"predict", "past"}:
+        found.add("interpolate")
+    return found, count
+
+
+def outside_training(tasks: TasksConfig | None, mask: Tensor) -> str | None:
+    """What of a request for this mask (T, H, W) lies outside the training with `tasks`; none = nothing does."""
+    if tasks is None:
+        return "the model was not trained on any task: it is only steered"
+    found, count = kinds(mask)
+    known = {name for name in found if tasks.weights[name] > 0}
+    if not known:
+        trained = ", ".join(name for name, weight in tasks.weights.items() if weight > 0)
+        return f"the model was not trained to {' or '.join(sorted(found))}, but on: {trained}"
+    if known == {"predict"} and tasks.predict_frames is not None:
+        low, high = tasks.predict_frames
+        if not low <= count <= high:
+            return f"trained to predict from {low} to {high} given frames, got {count}"
+    return None

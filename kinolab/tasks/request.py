@@ -1,0 +1,277 @@
+"""Requests for tasks: files on disk and what shall be given of them -> a canvas and the windows that fill it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kinolab import video
+from kinolab.config import Config
+from kinolab.errors import InputError
+from kinolab.tasks.animate import place_images
+from kinolab.tasks.complete import box_mask, picture_mask
+from kinolab.tasks.extend import Canvas, backward, hierarchical, looped, sliding
+from kinolab.tasks.interpolate import every_nth, keyframe_mask
+from kinolab.tasks.predict import past_mask, predict_mask
+
+
+class GivenConfig(Config):
+    """What is given and what is to be generated; the fields that a task does not use are refused."""
+
+    task: Literal["predict", "interpolate", "animate", "complete", "extend"]
+    """What is asked for."""
+    video: Path | None = None
+    """The clip, for every task but animate."""
+    images: tuple[Path, ...] = ()
+    """animate: the images, of any size and origin."""
+    at: tuple[int, ...] = ()
+    """animate: the frame that each image stands at, -1 = the last; none = the first, or spread from first to last."""
+    given: int | None = Field(None, ge=1)
+    """predict: how many frames of the clip are given; none = 8, or all but one of a shorter request."""
+    past: bool = False
+    """predict, extend: generate what lies before the given frames instead of what follows."""
+    every: int | None = Field(None, ge=2)
+    """interpolate: every n-th frame of the clip is given and the others are generated."""
+    insert: int | None = Field(None, ge=1)
+    """interpolate: so many new frames between each two of the clip."""
+    keyframes: tuple[int, ...] = ()
+    """interpolate: the numbers of the given frames."""
+    mask: Path | None = None
+    """complete: a picture or a video of the mask; what is white is generated."""
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    """complete: left, top, right, bottom in pixels of the made video; what is inside is generated."""
+    start: float = Field(0.0, ge=0)
+    """Seconds of the clip that are left out at its beginning."""
+    overlap: int | None = Field(None, ge=1)
+    """Frames that a window shares with the one before, where the video is longer than the model's; none = a third."""
+    stride: int | None = Field(None, ge=2)
+    """extend: first generate every n-th frame, then what lies between (two passes)."""
+    loop: bool = False
+    """extend: the end goes over into the beginning."""
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """How pictures are fitted to the size of the made video."""
+    keep: Literal["model", "exact"] = "model"
+    """Given pixels as the decoder makes them, which fits what is generated, or exactly as they were given."""
+    method: Literal["auto", "trained", "reconstruction", "replacement"] = "auto"
+    """How the given part is taken; auto = as trained, or by reconstruction guidance where the model was not."""
+    weight: float | None = Field(None, ge=0)
+    """Weight of reconstruction guidance."""
+    error: Literal["latents", "pixels"] | None = None
+    """Where reconstruction guidance measures its error."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GivenConfig:
+        uses = {
+            "predict": {"video", "given", "past", "overlap"},
+            "interpolate": {"video", "every", "insert", "keyframes", "overlap"},
+            "animate": {"images", "at"},
+            "complete": {"video", "mask", "boxes", "overlap"},
+            "extend": {"video", "past", "overlap", "stride", "loop"},
+        }
+        every = set().union(*uses.values())
+        given = {name for name in every if getattr(self, name) not in (None, (), False)}
+        if extra := sorted(given - uses[self.task]):
+            raise ValueError(f"{', '.join(extra)}: not for the task {self.task}")
+        if self.task == "animate" and not self.images:
+            raise ValueError("animate: expected one image or more")
+        if self.task != "animate" and self.video is None:
+            raise ValueError(f"{self.task}: expected a clip")
+        if self.task == "interpolate" and sum(map(bool, (self.every, self.insert, self.keyframes))) != 1:
+            raise ValueError("interpolate: expected one of every, insert and keyframes")
+        if self.task == "complete" and bool(self.mask) == bool(self.boxes):
+            raise ValueError("complete: expected a mask or boxes, one of the two")
+        if self.task == "extend" and sum(map(bool, (self.past, self.stride, self.loop))) > 1:
+            raise ValueError("extend: past, stride and loop exclude each other")
+        return self
+
+    def files(self) -> list[Path]:
+        """The files that the request reads."""
+        return [p for p in (self.video, self.mask, *self.images) if p is not None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as it runs: the canvas of one clip, the windows that fill it, its rate, and what to know about it."""
+
+    canvas: Canvas
+    windows: list[list[int]]
+    fps: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a request is fitted to: frames of a model's clip, and the rule for shorter ones; size; rate."""
+
+    window: int
+    size: tuple[int, int]
+    fps: float
+    temporal_ratio: int
+
+    def snap(self, frames: int) -> int:
+        """The largest valid number of frames not above `frames`: any from a window on, else 1 + ratio * k."""
+        return frames if frames >= self.window else (frames - 1) // self.temporal_ratio * self.temporal_ratio + 1
+
+
+def prepare(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
+    """Read a request's files and lay them out on a canvas of `frames` frames (none = the task's own choice).
+
+    Raises:
+        InputError: for files that can't be read, clips that are too short, and masks that are empty or full.
+    """
+    build = {
+        "predict": _predict, "interpolate": _interpolate, "animate": _animate, "complete": _complete, "extend": _extend
+    }  # fmt: skip
+    prepared = build[config.task](config, shape, frames)
+    mask = prepared.canvas.mask
+    if not bool((mask == 0).any()):
+        raise InputError("the mask is full: nothing of the video is given; use kinolab generate, or a smaller mask")
+    if not bool((mask == 1).any()):
+        raise InputError("the mask is empty: everything is given and nothing is left to generate")
+    return prepared
+
+
+def _predict(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
+    total = shape.window if frames is None else frames
+    clip = _read(config, shape, most=total)
+    given = config.given if config.given is not None else min(8, total - 1, clip.shape[1])
+    if given > clip.shape[1]:
+        raise InputError(
+            f"{config.video}: {given} frames shall be given, but it has {clip.shape[1]} at {shape.fps:g} fps"
+        )
+    canvas = torch.zeros(3, total, *shape.size)
+    if config.past:
+        canvas[:, total - given :] = clip[:, :given]
+        mask = past_mask(total, *shape.size, given)
+    else:
+        canvas[:, :given] = clip[:, :given]
+        mask = predict_mask(total, *shape.size, given)
+    return _prepared(config, shape, canvas, mask, backward if config.past else sliding)
+
+
+def _interpolate(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
+    if config.insert is not None:
+        step = config.insert + 1
+        stored = _read(config, shape, most=None if frames is None else 1 + (frames - 1) // step, timed=False)
+        rate = video.probe(config.files()[0]).fps * step
+        total = 1 + (stored.shape[1] - 1) * step
+        if total < 1 + step:
+            raise InputError(f"{config.video}: expected two frames or more to put new ones between")
+        canvas = torch.zeros(3, total, *shape.size)
+        canvas[:, ::step] = stored
+        mask = keyframe_mask(total, *shape.size, every_nth(total, step))
+        return _fitted(config, shape, canvas, mask, fps=rate)
+    clip = _read(config, shape, most=frames)
+    canvas, notes = _snapped(clip, shape, frames)
+    total = canvas.shape[1]
+    given = every_nth(total, config.every) if config.every is not None else list(config.keyframes)
+    return _fitted(config, shape, canvas, keyframe_mask(total, *shape.size, given), notes=notes)
+
+
+def _animate(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
+    total = shape.window if frames is None else frames
+    images = [_image(path, config, shape) for path in config.images]
+    n = len(images)
+    at = list(config.at) or [round(k * (total - 1) / max(n - 1, 1)) for k in range(n)]
+    canvas, mask = place_images(images, at, total)
+    return _prepared(config, shape, canvas, mask, sliding)
+
+
+def _complete(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
+    canvas, notes = _snapped(_read(config, shape, most=frames), shape, frames)
+    total = canvas.shape[1]
+    if config.boxes:
+        return _fitted(config, shape, canvas, box_mask(total, *shape.size, config.boxes), notes=notes)
+    assert config.mask is not None
+    timed = None if video.probe(config.mask).frames in (None, 1) else shape.fps
+    pictures = video.read(config.mask, fps=timed, size=shape.size, resize=config.resize)
+    grey = video.to_tensor(pictures.frames).mean(0) / 2 + 0.5
+    if len(grey) > total:
+        grey = grey[:total]
+    return _fitted(config, shape, canvas, picture_mask(grey, total), notes=notes)
+
+
+def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
+    clip = _read(config, shape, most=None)
+    have = clip.shape[1]
+    total = have + shape.window - _overlap(config, shape) if frames is None else frames
+    if total <= have:
+        raise InputError(
+            f"{config.video}: has {have} frames at {shape.fps:g} fps; expected --frames above that, got {total}"
+        )
+    total = max(total, shape.window)
+    canvas = torch.zeros(3, total, *shape.size)
+    place = slice(total - have, total) if config.past else slice(0, have)
+    canvas[:, place] = clip
+    mask = torch.ones(total, *shape.size)
+    mask[place] = 0
+    if config.stride is not None:
+        windows = hierarchical(total, shape.window, config.stride, _overlap(config, shape))
+        return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps)
+    return _prepared(config, shape, canvas, mask, backward if config.past else looped if config.loop else sliding)
+
+
+def _overlap(config: GivenConfig, shape: Shape) -> int:
+    """The frames that windows share: a third of a window, in whole latents."""
+    if config.overlap is not None:
+        return config.overlap
+    r = shape.temporal_ratio
+    return max(1, min(shape.window - 1, 1 + round((shape.window / 3 - 1) / r) * r))
+
+
+def _prepared(
+    config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, plan: object, notes: tuple[str, ...] = ()
+) -> Prepared:
+    total = canvas.shape[1]
+    if total <= shape.window and plan is not looped:
+        windows = [list(range(total))]
+    else:
+        assert callable(plan)
+        windows = plan(total, shape.window, _overlap(config, shape))
+    return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps, notes)
+
+
+def _fitted(
+    config: GivenConfig,
+    shape: Shape,
+    canvas: Tensor,
+    mask: Tensor,
+    *,
+    fps: float | None = None,
+    notes: tuple[str, ...] = (),
+) -> Prepared:
+    made = _prepared(config, shape, canvas, mask, sliding, notes)
+    return made if fps is None else Prepared(made.canvas, made.windows, fps, notes)
+
+
+def _read(config: GivenConfig, shape: Shape, most: int | None, timed: bool = True) -> Tensor:
+    """The clip (3, T, H, W) at the request's size, at the model's rate where `timed`, at most `most` frames of it."""
+    assert config.video is not None
+    rate = shape.fps if timed else None
+    end = None
+    if most is not None:
+        fps = rate if rate is not None else video.probe(config.video).fps
+        end = config.start + (most - 0.5) / fps
+    clip = video.read(config.video, start=config.start, end=end, fps=rate, size=shape.size, resize=config.resize)
+    return video.to_tensor(clip.frames if most is None else clip.frames[:most])
+
+
+def _image(path: Path, config: GivenConfig, shape: Shape) -> Tensor:
+    """The first frame (3, H, W) of an image or video at the request's size."""
+    return video.to_tensor(next(iter(video.iter_frames(path, size=shape.size, resize=config.resize))).image[None])[:, 0]
+
+
+def _snapped(clip: Tensor, shape: Shape, frames: int | None) -> tuple[Tensor, tuple[str, ...]]:
+    """The clip with a number of frames that the autoencoder takes, and a note where some were left out."""
+    have = clip.shape[1]
+    if frames is not None and have < frames:
+        raise InputError(f"the clip has {have} frames at {shape.fps:g} fps, and {frames} are asked for")
+    fitting = shape.snap(have)
+    if fitting == have:
+        return clip, ()
+    return clip[:, :fitting], (f"the last {have - fitting} of {have} frames are left out: the model takes {fitting}",)
