@@ -128,3 +128,148 @@ def test_sizes_are_those_of_the_released_models() -> None:
     assert sum(p.numel() for p in small.parameters()) == pytest.approx(42e6, rel=0.05)
     assert (large.config.hidden_size, large.config.depth, large.config.num_heads) == (1152, 28, 16)
     assert VdtConfig(size="S", depth=3).depth == 3
+
+
+WAYS = ("adaln", "cross_attention", "tokens", "mask", "channels")
+
+
+def part(frames: list[int], channels: int = 2) -> Conditions:
+    """Given latents (2, 4, 3, 4, 4) at some of 3 frames, zeros elsewhere, and their mask."""
+    given = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    mask = torch.ones(2, channels, 3, 4, 4)
+    mask[:, :, frames] = 0
+    kept = torch.zeros_like(given)
+    kept[:, :, frames] = given[:, :, frames]
+    return Conditions(given=kept, mask=mask)
+
+
+def noisy() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(8)), torch.tensor([50.0, 700.0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+def test_any_number_of_frames_can_be_given_and_none_is_the_same_as_nothing(way: str) -> None:
+    vdt = make(given=way, mask_channels=2)
+    z, t = noisy()
+    outputs = [vdt(z, t, part(frames)) for frames in ([], [0], [1], [0, 2], [0, 1])]
+    assert (outputs[0] - vdt(z, t, Conditions())).abs().max() == 0
+    for one in range(len(outputs)):
+        for other in range(one):
+            assert (outputs[one] - outputs[other]).abs().max() > 1e-4, "which frames are given matters"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_given_matters_and_reaches_frames_that_are_not(way: str) -> None:
+    vdt = make(given=way, mask_channels=2)
+    (z, t), first = noisy(), part([0])
+    assert first.given is not None
+    other = Conditions(given=first.given * 1.5, mask=first.mask)
+    assert (vdt(z, t, first) - vdt(z, t, other))[:, :, 1:].abs().max() > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+def test_given_parts_reach_the_model_clean(way: str) -> None:
+    """At the input of the first layer: the given latents themselves, or (for ways of their own) nothing but zeros."""
+    vdt, seen = make(given=way, mask_channels=2), []
+    vdt.x_embedder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    if hasattr(vdt, "given_embedder"):
+        vdt.given_embedder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    (z, t), conditions = noisy(), part([0, 2])
+    assert conditions.given is not None and conditions.mask is not None
+    vdt(z, t, conditions)
+    if way == "channels":
+        assert torch.equal(seen[0], torch.cat([z, conditions.given, conditions.mask], 1))
+        return
+    assert torch.equal(seen[0][:, :, 1], z[:, :, 1]), "what is to be generated is noisy"
+    clean = conditions.given if way == "mask" else torch.zeros_like(z)
+    assert torch.equal(seen[0][:, :, [0, 2]], clean[:, :, [0, 2]])
+    if way != "mask":
+        assert torch.equal(seen[1], torch.cat([conditions.given, conditions.mask], 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", [w for w in WAYS if w != "channels"])
+def test_noise_in_given_latents_has_no_influence(way: str) -> None:
+    vdt = make(given=way, mask_channels=2)
+    (z, t), conditions = noisy(), part([1])
+    other = z.clone()
+    other[:, :, 1] = 9.0
+    assert torch.equal(vdt(z, t, conditions), vdt(other, t, conditions))
+
+
+@torch.no_grad()
+def test_given_tokens_that_hold_nothing_are_not_attended_to() -> None:
+    """Concatenated tokens of frames that are not given change nothing, so their number is free."""
+    vdt = make(given="tokens", mask_channels=2)
+    (z, t), conditions = noisy(), part([0])
+    whole = vdt(z, t, conditions)
+    embed = vdt.given_embedder.forward
+
+    def disturbed(latents: torch.Tensor) -> torch.Tensor:
+        tokens = embed(latents)
+        tokens[:, 1:] += 10.0
+        return tokens
+
+    vdt.given_embedder.forward = disturbed  # type: ignore[method-assign]
+    assert (vdt(z, t, conditions) - whole).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_parts_of_latents_are_told_by_channels_only() -> None:
+    """Half of a latent's frames given: `channels` sees it, the unified mask input can't."""
+    (z, t), given = noisy(), torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    mask = torch.ones(2, 2, 3, 4, 4)
+    mask[:, 0, 1] = 0
+    conditions = Conditions(given=given, mask=mask)
+    channels, unified = make(given="channels", mask_channels=2), make(given="mask", mask_channels=2)
+    assert (channels(z, t, conditions) - channels(z, t, Conditions())).abs().max() > 1e-3
+    assert torch.equal(unified(z, t, conditions), unified(z, t, Conditions()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fresh_model_trains_every_part_of_its_condition(way: str) -> None:
+    torch.manual_seed(0)
+    vdt = Vdt(VdtConfig.model_validate({
+        "hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": 4, "num_frames": 3, "given": way,
+        "mask_channels": 2, "adaln": "single",
+    }))  # fmt: skip
+    z, t = noisy()
+    with torch.enable_grad():
+        for parameter in vdt.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        vdt(z, t, part([0])).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in vdt.parameters())
+
+
+def test_given_latents_that_do_not_fit_are_refused() -> None:
+    z, t = noisy()
+    with pytest.raises(InputError, match="built without given"):
+        make()(z, t, part([0]))
+    vdt = make(given="channels", mask_channels=2)
+    with pytest.raises(InputError, match="go together"):
+        vdt(z, t, Conditions(given=z))
+    with pytest.raises(InputError, match="expected given latents"):
+        vdt(z, t, part([0], channels=1))
+
+
+@torch.no_grad()
+def test_one_modulation_for_all_blocks_is_each_blocks_own_with_equal_weights() -> None:
+    single, block = make(adaln="single", depth=1), make(depth=1)
+    shared = {k: v for k, v in single.state_dict().items() if k in block.state_dict()}
+    block.load_state_dict(shared, strict=False)
+    own, table = block.blocks[0].adaLN_modulation[1], single.blocks[0].scale_shift_table
+    own.weight.copy_(single.t_block[1].weight)
+    own.bias.copy_(single.t_block[1].bias + table.flatten())
+    z, t = noisy()
+    last = block.final_layer.adaLN_modulation[1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    hidden = []
+    for vdt in (single, block):
+        vdt.blocks[0].register_forward_hook(lambda _m, _a, out: hidden.append(out))
+        vdt(z, t, Conditions())
+    assert (hidden[0] - hidden[1]).abs().max() < 1e-5
