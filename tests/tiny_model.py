@@ -8,10 +8,11 @@ import torch
 
 from kinolab.autoencoders import OdVaeConfig
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.denoisers import LatteConfig
+from kinolab.denoisers import LatteConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.model import ModelConfig, VideoModel
+from kinolab.tasks import TasksConfig
 
 
 def tiny_model(*, text: bool = True) -> VideoModel:
@@ -42,3 +43,22 @@ def save_tiny_model(folder: Path, *, text: bool = True) -> Path:
     """Write the model folder and return it."""
     tiny_model(text=text).save(folder)
     return folder
+
+
+def tiny_vdt(given: str = "channels", tasks: TasksConfig | None = None) -> VideoModel:
+    """An unconditional VDT on the same autoencoder that takes a given part; trained to predict from 1 to 3 frames."""
+    model = tiny_model(text=False)
+    denoiser = VdtConfig.model_validate({
+        "hidden_size": 16, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 8, "num_frames": 2,
+        "given": given, "mask_channels": 4,
+    })  # fmt: skip
+    tasks = tasks if tasks is not None else TasksConfig(predict=1, complete=1, predict_frames=(1, 3))
+    changes = {"denoiser": denoiser, "guidance": GuidanceConfig(), "tasks": tasks, "class_names": ()}
+    torch.manual_seed(1)
+    network = build_denoiser(denoiser)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    made = VideoModel(model.config.model_copy(update=changes), model.autoencoder, network)
+    made.precision = "float32"
+    return made

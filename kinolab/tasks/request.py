@@ -219,6 +219,9 @@ def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
 def _overlap(config: GivenConfig, shape: Shape) -> int:
     """The frames that windows share: a third of a window, in whole latents."""
     if config.overlap is not None:
+        if config.overlap >= shape.window:
+            most, window = shape.window - 1, shape.window
+            raise InputError(f"expected an overlap of 1 to {most} frames of the model's {window}, got {config.overlap}")
         return config.overlap
     r = shape.temporal_ratio
     return max(1, min(shape.window - 1, 1 + round((shape.window / 3 - 1) / r) * r))

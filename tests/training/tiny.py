@@ -51,3 +51,15 @@ def denoiser_recipe(autoencoder: Path, **training: Any) -> dict[str, Any]:
         "samples": {"labels": [1], "sampler": {"steps": 2}},
         "training": {"steps": 4, "batch_size": 4, "learning_rate": 1e-2, **QUIET, **training},
     }  # fmt: skip
+
+
+def tasks_recipe(autoencoder: Path, given: str = "channels", **training: Any) -> dict[str, Any]:
+    """A tiny VDT that learns every task, on clips that are encoded on the fly."""
+    recipe = denoiser_recipe(autoencoder, **training)
+    recipe["denoiser"] = {
+        "kind": "vdt", "hidden_size": 16, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 16,
+        "num_frames": 5, "patch_size": 4, "given": given,
+    }  # fmt: skip
+    recipe["tasks"] = {"unconditional": 1, "predict": 2, "past": 1, "interpolate": 1, "animate": 1, "complete": 1}
+    recipe["samples"] = {"count": 1, "sampler": {"steps": 2}}
+    return recipe
