@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import latte, odvae, toy_clip
+from benchmarks import latte, odvae, toy_clip, vdt
 from benchmarks.measure import Result, machine
 from kinolab.errors import InputError
 
@@ -25,6 +25,7 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: latte.forward(latte.Case(), 5, say),
         lambda say: latte.sampling(latte.Case(side=16), 2, say),
     ],
+    "vdt": [lambda say: vdt.forward(vdt.Case(), 5, say)],
     "odvae": [
         lambda say: odvae.coding("encode", odvae.CONFIG, (17, 128, 128), 3, say),
         lambda say: odvae.coding("decode", odvae.CONFIG, (17, 128, 128), 3, say),
@@ -38,6 +39,7 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: latte.forward(latte.Case(depth=2), 3, say),
         lambda say: latte.sampling(latte.Case(depth=2, side=16), 1, say, 10),
     ],
+    "vdt": [lambda say: vdt.forward(vdt.Case(depth=2), 3, say)],
     "odvae": [
         lambda say: odvae.coding("encode", odvae.CONFIG, (9, 64, 64), 3, say),
         lambda say: odvae.coding("decode", odvae.CONFIG, (9, 64, 64), 3, say),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__ as program
-from benchmarks import latte, odvae, toy_clip
+from benchmarks import latte, odvae, toy_clip, vdt
 from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, difference, faster, race
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.denoisers import Latte, LatteConfig
@@ -60,7 +60,8 @@ def test_aims_are_judged_by_medians() -> None:
 @pytest.fixture
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compilation has its own test, and takes too long for two more."""
-    monkeypatch.setattr(latte, "compile_for_inference", lambda module, dtype: module)
+    for system in (latte, vdt):
+        monkeypatch.setattr(system, "compile_for_inference", lambda module, dtype: module)
 
 
 @pytest.fixture
@@ -155,3 +156,11 @@ def test_the_program_prints_tables_and_writes_figures(
 def test_quick_and_full_name_the_same_comparisons() -> None:
     assert list(program.QUICK) == list(program.FULL)
     assert [len(v) for v in program.QUICK.values()] == [len(v) for v in program.FULL.values()]
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_the_plain_vdt_computes_what_vdt_does() -> None:
+    result = vdt.forward(vdt.Case(width=24, heads=2, depth=2, frames=3, side=8), 1, quiet)
+    errors = [timing["error"] for timing in result.details.values()]
+    assert errors[0] == 0 and errors[1] < 1e-5 and max(errors) < 0.05
+    assert [aim.what.split(":")[0] for aim in result.aims][:2] == [vdt.FLOAT32, vdt.COMPILED]

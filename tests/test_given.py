@@ -66,7 +66,9 @@ def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> N
     assert trained.given is not None and trained.mask is not None
     assert len(seen) == model.config.sampler.steps
     for conditions in seen:
-        assert conditions.given is not None and torch.equal(conditions.mask, trained.mask)
+        assert (
+            conditions.given is not None and conditions.mask is not None and torch.equal(conditions.mask, trained.mask)
+        )
         torch.testing.assert_close(conditions.given, trained.given, atol=1e-5, rtol=0)
     # The denoiser itself puts it in: no other place of sampling or training touches a model's input.
     for function in (kinolab.model.VideoModel.sample_latents, kinolab.training.tasks.TaskDraws.give):
@@ -181,7 +183,7 @@ def test_every_window_of_a_canvas_is_given_what_the_ones_before_made() -> None:
         seen.append(video_)
         return complete(video_, mask, *args, **kwargs)
 
-    model.complete = spy  # type: ignore[method-assign]
+    model.complete = spy  # type: ignore[method-assign, assignment]
     canvas, mask = torch.zeros(1, 3, 8, 32, 32), torch.ones(1, 1, 8, 32, 32)
     canvas[:, :, :2], mask[:, :, :2] = clip(4, 2), 0
     made = fill_canvas(model, Canvas(canvas, mask), sliding(8, 5, 2), [Request(seed=0)], exact=True)

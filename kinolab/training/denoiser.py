@@ -18,6 +18,7 @@ from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
+from kinolab.layers.masking import generated_weight
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.training.batches import MicroBatch, micro_batches, spread
@@ -160,7 +161,9 @@ class DenoiserJob:
             seed, positions = self.recipe.training.seed, list(range(first, first + len(examples)))
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
             conditions = self.tasks.give(conditions, examples, generators(seed, 0, positions, "heldout tasks"))
-            weight, times = self.tasks.weight(conditions), self.recipe.heldout_times
+            # Over what is generated, however a model takes what is given, so that models can be compared.
+            weight = None if conditions.mask is None else generated_weight(conditions.mask)
+            times = self.recipe.heldout_times
             with autocast(self.recipe.training.precision, self.device):
                 losses = self.diffusion.loss_at(self.denoiser, z0, conditions, times, generator, weight)
             for time, value in losses.items():

@@ -28,10 +28,12 @@ def cache(path: Path) -> CacheSource:
     return CacheSource(CacheConfig(path=path, split="all"))
 
 
-def encode(path: Path, source: WorldSource, tasks: TasksConfig | None = TASKS, count: int = 2, **options: bool) -> None:
+def encode(
+    path: Path, source: WorldSource, tasks: TasksConfig | None = TASKS, count: int = 2, update: bool = False
+) -> None:
     draws = None if tasks is None else CachedDraws(tasks, count)
     encode_to_cache(
-        source, tiny_model().autoencoder, path, batch=2, shard_size=3, dtype="float32", draws=draws, **options
+        source, tiny_model().autoencoder, path, batch=2, shard_size=3, dtype="float32", draws=draws, update=update
     )
 
 

@@ -213,7 +213,7 @@ def test_given_tokens_that_hold_nothing_are_not_attended_to() -> None:
         tokens[:, 1:] += 10.0
         return tokens
 
-    vdt.given_embedder.forward = disturbed  # type: ignore[method-assign]
+    vdt.given_embedder.forward = disturbed  # type: ignore[method-assign, assignment]
     assert (vdt(z, t, conditions) - whole).abs().max() < 1e-5
 
 
@@ -261,13 +261,11 @@ def test_one_modulation_for_all_blocks_is_each_blocks_own_with_equal_weights() -
     single, block = make(adaln="single", depth=1), make(depth=1)
     shared = {k: v for k, v in single.state_dict().items() if k in block.state_dict()}
     block.load_state_dict(shared, strict=False)
-    own, table = block.blocks[0].adaLN_modulation[1], single.blocks[0].scale_shift_table
-    own.weight.copy_(single.t_block[1].weight)
-    own.bias.copy_(single.t_block[1].bias + table.flatten())
+    table = single.get_parameter("blocks.0.scale_shift_table")
+    own, shared_bias = "blocks.0.adaLN_modulation.1", single.get_parameter("t_block.1.bias")
+    block.get_parameter(f"{own}.weight").copy_(single.get_parameter("t_block.1.weight"))
+    block.get_parameter(f"{own}.bias").copy_(shared_bias + table.flatten())
     z, t = noisy()
-    last = block.final_layer.adaLN_modulation[1]
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
     hidden = []
     for vdt in (single, block):
         vdt.blocks[0].register_forward_hook(lambda _m, _a, out: hidden.append(out))

@@ -17,7 +17,7 @@ ALL = TasksConfig(unconditional=1, predict=1, past=1, interpolate=1, animate=1, 
 
 def test_every_draw_is_a_mask_of_its_task() -> None:
     generator = torch.Generator().manual_seed(0)
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for _ in range(600):
         name, mask = draw_mask(ALL, 9, 16, 12, generator)
         assert mask.shape == (9, 16, 12) and bool(((mask == 0) | (mask == 1)).all())
