@@ -24,6 +24,7 @@ from benchmarks.measure import processor_name
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import CONTACTS, evaluate_physics
 from kinolab.model import VideoModel
+from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train
 
 RECIPE = "toy-vdt-ablation"
@@ -72,13 +73,14 @@ def measure(cell: Cell, runs: Path, clips: int, overrides: Sequence[str]) -> dic
     """Train and measure a row, or read what was measured before."""
     folder = runs / cell.name.replace("=", "-")
     done = folder / "result.json"
-    asked = {"overrides": [*cell.overrides, *overrides], "clips": clips}
+    changes = [*cell.overrides, *overrides]
+    recipe = load_recipe(RECIPE, changes).model_dump(mode="json")
+    asked = {"recipe": recipe, "clips": clips}
+    if (folder / "recipe.yaml").exists() and load_recipe(folder / "recipe.yaml").model_dump(mode="json") != recipe:
+        raise InputError(f"{folder}: a run of another recipe; delete it, or use another --runs")
     if done.exists() and (found := json.loads(done.read_text(encoding="utf-8")))["asked"] == asked:
         return dict(found)
-    if (folder / "recipe.yaml").exists():
-        train(None, folder, resume=True)
-    else:
-        train(RECIPE, folder, overrides=[*cell.overrides, *overrides])
+    train(RECIPE, folder, overrides=changes, resume=(folder / "recipe.yaml").exists())
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     model = VideoModel.load(folder)
     given = ASKED if cell.asked else (8,)
@@ -93,6 +95,7 @@ def measure(cell: Cell, runs: Path, clips: int, overrides: Sequence[str]) -> dic
         "error": {str(g): report.error("model", g) for g in given},
         "contacts": report.error("model", 8, scenarios=CONTACTS),
         "identity": report.mean("model", 8, "identity"),
+        "found": report.mean("model", 8, "found"),
         "floor": report.error("reconstructed", 8),
         "baselines": {name: report.error(name, 8) for name in ("copy last", "constant velocity")},
         "sampler": report.protocol["sampler"],
@@ -141,6 +144,7 @@ def page(results: Mapping[str, Mapping[str, Any]], command: str) -> str:
             *(f"loss @{s}" for s in steps),
             "error",
             "contacts",
+            "found",
             "identity",
         ]
         lines += ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
@@ -149,7 +153,8 @@ def page(results: Mapping[str, Mapping[str, Any]], command: str) -> str:
             values = [cell.name, " ".join(f"`-s {o}`" for o in cell.overrides) or "none"]
             values += [f"{r['parameters'] / 1e6:.2f} M", f"{r['step_seconds']:.2f}"]
             values += [f"{r['heldout'][s]:.3f}" for s in steps]
-            values += [_n(r["error"]["8"]), _n(r["contacts"]), f"{100 * r['identity']:.0f}%"]
+            values += [_n(r["error"]["8"]), _n(r["contacts"])]
+            values += [f"{100 * r[name]:.0f}%" for name in ("found", "identity")]
             lines.append("| " + " | ".join(values) + " |")
         lines.append("")
     lines += ["## Trained with 8 given frames, asked with 1 to 12", "", "Error in pixels, as above.", ""]

@@ -88,8 +88,9 @@ def generate(
     fit_guidance(model, requests, settled)
     if settled.compile:
         model.compile()
-    check_writable(out, settled)
-    files, fps = numbered(out, len(requests)), settled.fps or model.config.fps
+    inputs, targets = input_hashes(settled), numbered(out, len(requests))
+    check_writable(targets, settled)
+    files, fps = targets, settled.fps or model.config.fps
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:
         fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
@@ -103,7 +104,7 @@ def generate(
     for k, (request, path) in enumerate(zip(requests, files, strict=True)):
         path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, video.to_uint8(clips(k)), fps=fps, lossless=lossless)
-        write_provenance(path, settled.model_copy(update={"fps": fps}), k, request)
+        write_provenance(path, settled.model_copy(update={"fps": fps}), k, request, inputs)
     return files
 
 
@@ -143,7 +144,7 @@ def make_clips(
         guidance=config.guidance,
         progress=progress,
     )
-    return lambda k: made[k]
+    return lambda k: made[k][:, prepared.shown]
 
 
 def fill_canvas(
@@ -204,16 +205,15 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
     chosen = {k: v for k, v in changes.items() if v is not None}
     if given.method in ("reconstruction", "replacement"):
         return load_config(SteeringConfig, {"method": given.method, **chosen})
-    if chosen and given.method == "trained":
-        raise InputError("weight and error are for reconstruction guidance: use --method reconstruction")
-    return load_config(SteeringConfig, chosen) if chosen else None
+    return None
 
 
-def check_writable(out: Path, config: GenerateConfig) -> None:
+def check_writable(targets: Sequence[Path], config: GenerateConfig) -> None:
     """Refuse to write over a file that the request reads."""
     files = [] if config.given is None else config.given.files()
-    if any(out.exists() and path.exists() and out.samefile(path) for path in files):
-        raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
+    for out in targets:
+        if any(out.exists() and path.exists() and out.samefile(path) for path in files):
+            raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
 
 
 def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
@@ -221,9 +221,8 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
     spec = model.autoencoder.spec
     size = config.size or model.config.size
     frames = config.frames if config.given is not None else config.frames or model.config.frames
-    # A task may make a video longer than the model's clips, of any number of frames.
-    long = config.given is not None and (frames is None or frames > model.config.frames)
-    spec.check(model.config.frames if long or frames is None else frames, *size)
+    # A task makes a video of any number of frames.
+    spec.check(model.config.frames if config.given is not None or frames is None else frames, *size)
     if config.given is not None and config.given.method == "trained" and model.denoiser.spec.given == "none":
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
     return config.model_copy(
@@ -263,7 +262,9 @@ def numbered(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{k:0{width}d}{out.suffix}") for k in range(count)]
 
 
-def write_provenance(path: Path, config: GenerateConfig, index: int, request: Request) -> Path:
+def write_provenance(
+    path: Path, config: GenerateConfig, index: int, request: Request, inputs: Mapping[str, str] | None = None
+) -> Path:
     """Write the `.json` beside a video: the whole request, which of its videos this is, and what made it."""
     record = {
         "kinolab": __version__,
@@ -275,7 +276,7 @@ def write_provenance(path: Path, config: GenerateConfig, index: int, request: Re
         "prompt": request.prompt,
         "seed": request.seed,
         "frames_sha256": frames_hash(path),
-        "inputs_sha256": input_hashes(config),
+        "inputs_sha256": dict(inputs or {}),
     }
     target = provenance_path(path)
     beside = target.with_name(f".writing-{target.name}")
@@ -299,8 +300,10 @@ def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[P
     config = load_config(GenerateConfig, record["request"])
     if model_hash(config.model) != record["model_sha256"]:
         raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
+    check_writable([out], config)
+    found = input_hashes(config)
     for file, digest in record.get("inputs_sha256", {}).items():
-        if input_hashes(config).get(file) != digest:
+        if found.get(file) != digest:
             raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")
     torch.set_num_threads(int(record["threads"]))
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
@@ -313,7 +316,7 @@ def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[P
     lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     out.parent.mkdir(parents=True, exist_ok=True)
     video.write(out, video.to_uint8(clips(k)), fps=config.fps or model.config.fps, lossless=lossless)
-    write_provenance(out, config, k, requests[k])
+    write_provenance(out, config, k, requests[k], record.get("inputs_sha256"))
     now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
     return out, [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
 
@@ -342,14 +345,14 @@ def model_hash(model: str) -> str:
 
 
 def input_hashes(config: GenerateConfig) -> dict[str, str]:
-    """sha256 of each file that a request reads; of a folder, over its files."""
+    """sha256 of each file that a request reads; of a folder, over the names and contents of its files."""
     hashes = {}
     for path in [] if config.given is None else config.given.files():
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
         digest = hashlib.sha256()
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if not file.is_file():
-                raise InputError(f"{file}: no such file")
-            digest.update(file.read_bytes())
+        for file in [f for f in sorted(path.iterdir()) if f.is_file()] if path.is_dir() else [path]:
+            digest.update((file.name.encode() if path.is_dir() else b"") + file.read_bytes())
         hashes[str(path)] = digest.hexdigest()
     return hashes
 

@@ -235,15 +235,18 @@ class VideoModel:
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
         """
         check_mask(video, mask)
-        for note in {outside_training(self.config.tasks, m[0]) for m in mask.cpu()} if steering is None else ():
-            if note is not None and self.denoiser.spec.given != "none":
-                warnings.warn(note, stacklevel=3)
+        if steering is None and self.denoiser.spec.given != "none":
+            for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in mask.cpu()):
+                if note is not None:
+                    warnings.warn(note, stacklevel=3)
         video, mask = video.to(self.device), mask.to(self.device)
         frames, size = video.shape[2], (video.shape[3], video.shape[4])
         asked = list(requests) if requests is not None else [Request(seed=k) for k in range(len(video))]
         asked = [replace(r, frames=frames, size=size) for r in asked]
         with autocast(self.precision, self.device):
             given, folded = encode_given(self.autoencoder, video, mask)
+        if steering is None and self.denoiser.spec.given == "mask":
+            self._check_whole(folded, "a model with given: mask is told of nothing else; give more frames, or steer it")
         latents = self.sample_latents(
             asked,
             sampler=sampler,
@@ -291,15 +294,16 @@ class VideoModel:
             latents = place_given(latents, given.latents, given.mask)
         return latents
 
+    def _check_whole(self, mask: Tensor, advice: str) -> None:
+        if not bool(fully_given(mask).flatten(1).any(1).all()):
+            raise InputError(f"no latent of the video is given whole, and {advice}")
+
     def _steering(self, given: GivenPart, config: SteeringConfig) -> Steering:
         """Steering to latents that are given whole, by an error in latents or in the pixels they decode to."""
         known = fully_given(given.mask)
-        if config.error == "latents":
-            if not bool(known.flatten(1).any(1).all()):
-                raise InputError(
-                    "no latent of the video is given whole, so there is nothing to steer by: measure the error in "
-                    "pixels (--error pixels), or give more frames or a larger part"
-                )
+        if config.error == "latents" or config.method == "replacement":
+            advice = "there is nothing to steer by: use reconstruction guidance with --error pixels, or give more"
+            self._check_whole(given.mask, advice)
             return Steering(config, given.latents, known)
         # As many squares as the given pixels amount to in latents, so that one weight suits both errors.
         pixels = (given.pixel_mask == 0).expand_as(given.video)

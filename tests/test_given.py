@@ -113,7 +113,7 @@ def test_a_request_outside_the_training_warns_and_one_inside_does_not() -> None:
         model.complete(video_, PREDICT)
     with pytest.warns(UserWarning, match="from 1 to 3 given frames, got 4"):
         model.complete(video_, predict_mask(5, 32, 32, 4).expand(1, 1, -1, -1, -1))
-    with pytest.warns(UserWarning, match="not trained to past"):
+    with pytest.warns(UserWarning, match="not trained on the task past"):
         model.complete(video_, past_mask(5, 32, 32, 2).expand(1, 1, -1, -1, -1))
 
 
@@ -151,9 +151,21 @@ def test_any_model_can_be_steered(steered: str, error: Any) -> None:
 def test_steering_in_latents_needs_a_whole_latent() -> None:
     lone = keyframe_mask(5, 32, 32, [2]).expand(1, 1, -1, -1, -1)
     model = tiny_model(text=False)
-    with pytest.raises(InputError, match="error in pixels"):
+    with pytest.raises(InputError, match="--error pixels"):
         model.complete(clip(), lone)
     assert model.complete(clip(), lone, steering=SteeringConfig(error="pixels")).shape == (1, 3, 5, 32, 32)
+
+
+def test_what_a_model_can_not_be_told_of_is_refused() -> None:
+    lone = keyframe_mask(5, 32, 32, [2]).expand(1, 1, -1, -1, -1)
+    with pytest.raises(InputError, match="given: mask is told of nothing else"):
+        tiny_vdt("mask", TasksConfig(interpolate=1)).complete(clip(), lone)
+    with pytest.raises(InputError, match="nothing to steer by"):
+        tiny_vdt().complete(clip(), lone, steering=SteeringConfig(method="replacement", error="pixels"))
+    untrained = tiny_vdt()
+    untrained.config = untrained.config.model_copy(update={"tasks": None})
+    with pytest.warns(UserWarning, match="means nothing to it"):
+        untrained.complete(clip(), PREDICT)
 
 
 def test_a_canvas_is_filled_window_by_window_and_keeps_what_was_known() -> None:
@@ -264,6 +276,64 @@ def test_masks_from_files_rest_or_move(vdt_folder: Path, clip_file: Path, tmp_pa
         assert not changed[~shown].any() and changed[shown].mean() > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:the model was not trained")
+@pytest.mark.filterwarnings("ignore:trained to predict")
+@pytest.mark.parametrize(
+    ("given", "frames", "expected"),
+    [
+        ({"task": "predict", "given": 2}, 4, 4),
+        ({"task": "predict", "given": 2, "past": True}, 3, 3),
+        ({"task": "interpolate", "insert": 1}, 3, 3),
+        ({"task": "interpolate", "insert": 1}, 7, 7),
+        ({"task": "extend", "overlap": 2, "loop": True}, None, 12),
+        ({"task": "extend", "overlap": 2, "stride": 3}, None, 13),
+    ],
+)
+def test_videos_have_as_many_frames_as_asked(
+    given: dict[str, Any], frames: int | None, expected: int, vdt_folder: Path, clip_file: Path, tmp_path: Path
+) -> None:
+    given = {"video": clip_file, "keep": "exact", **given}
+    config = GenerateConfig.model_validate(
+        {"model": str(vdt_folder), "precision": "float32", "given": given, "frames": frames}
+    )
+    [path] = generate(config, tmp_path / "made.mkv")
+    shown, source = video.read(path).frames, video.read(clip_file, size=(32, 32)).frames
+    assert len(shown) == expected
+    first = {"predict": source[0], "interpolate": source[0], "extend": source[0]}[given["task"]]
+    assert (shown[-2 if given.get("past") else 0] == first).all()
+
+
+@pytest.mark.filterwarnings("ignore:the model was not trained")
+def test_an_image_at_the_end_of_a_long_video_is_led_up_to(vdt_folder: Path, clip_file: Path) -> None:
+    from kinolab.tasks.request import GivenConfig, Shape, prepare
+
+    request = GivenConfig(task="animate", images=(clip_file,), at=(-1,), overlap=2)
+    prepared = prepare(request, Shape(5, (32, 32), 8.0, 4), 14)
+    assert prepared.windows[0][-1] == 13 and prepared.windows[-1][0] == 0
+    known = {13}
+    for frames in prepared.windows:
+        assert known & set(frames), "every window has something to go on from"
+        known |= set(frames)
+    assert known == set(range(14))
+
+
+def test_a_mask_follows_the_clips_time_and_a_folder_its_frames(clip_file: Path, tmp_path: Path) -> None:
+    from kinolab.tasks.request import GivenConfig, Shape, prepare
+
+    pictures = np.zeros((9, 40, 48, 3), np.uint8)
+    for t in range(9):
+        pictures[t, : 4 * t + 4] = 255
+    video.write(tmp_path / "mask.mkv", pictures.repeat(2, axis=0), fps=16, lossless=True)
+    video.write(tmp_path / "masks", pictures, fps=8)
+    shape = Shape(5, (40, 48), 8.0, 4)
+    rows = {}
+    for name, start in (("mask.mkv", 0.0), ("masks", 0.0), ("mask.mkv", 0.5)):
+        request = GivenConfig(task="complete", video=clip_file, mask=tmp_path / name, start=start)
+        rows[name, start] = prepare(request, shape, None).canvas.mask[0, 0, :, :, 0].sum(1).tolist()
+    assert rows["mask.mkv", 0.0] == rows["masks", 0.0] == [4.0 * t + 4 for t in range(9)]
+    assert rows["mask.mkv", 0.5] == [4.0 * t + 4 for t in range(4, 9)]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -290,6 +360,8 @@ def test_bad_requests_are_one_clear_error_and_write_nothing(
     [
         ({"task": "predict"}, "expected a clip"),
         ({"task": "animate"}, "one image or more"),
+        ({"task": "animate", "images": ["x.png"], "start": 1.0}, "start: not for the task animate"),
+        ({"task": "predict", "video": "x.mp4", "weight": 2.0}, "use method reconstruction"),
         ({"task": "predict", "video": "x.mp4", "every": 2}, "every: not for the task predict"),
         ({"task": "interpolate", "video": "x.mp4"}, "one of every, insert and keyframes"),
         ({"task": "complete", "video": "x.mp4"}, "a mask or boxes"),
@@ -309,4 +381,13 @@ def test_a_file_that_is_read_is_not_written_over(vdt_folder: Path, clip_file: Pa
     config = GenerateConfig.model_validate({"model": str(vdt_folder), "precision": "float32", "given": given})
     with pytest.raises(InputError, match="choose another --out"):
         generate(config, clip_file)
-    assert clip_file.read_bytes() == before
+    numbered = clip_file.with_name("z-1.mkv")
+    numbered.write_bytes(before)
+    assert config.given is not None
+    several = config.model_copy(update={"count": 2, "given": config.given.model_copy(update={"video": numbered})})
+    with pytest.raises(InputError, match="choose another --out"):
+        generate(several, clip_file.with_name("z.mkv"))
+    [made] = generate(config, clip_file.with_name("made.mkv"))
+    with pytest.raises(InputError, match="choose another --out"):
+        rerun(made, clip_file)
+    assert clip_file.read_bytes() == numbered.read_bytes() == before

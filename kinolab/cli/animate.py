@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.given import given_command, numbers
+from kinolab.cli.given import Overlap, given_command, numbers
 
 
 @given_command
@@ -17,6 +17,7 @@ def animate(
         str | None,
         typer.Option(help="Frame of each image, as 0,-1; default the first, or spread from first to last."),
     ] = None,
+    overlap: Overlap = None,
 ) -> dict[str, Any]:
     """Generate the video that an image begins (or ends, --at=-1), or that goes from image to image."""
-    return {"task": "animate", "images": images, "at": numbers(at, "--at")}
+    return {"task": "animate", "images": images, "at": numbers(at, "--at"), "overlap": overlap}

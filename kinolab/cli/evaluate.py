@@ -190,6 +190,8 @@ def tasks(
             progress=advance,
         )
     Console().print(report.table())
+    for note in report.notes:
+        typer.echo(f"left out: {note}")
     if out is not None:
         write_text(out, report.to_json())
         typer.echo(out)
@@ -210,10 +212,13 @@ def steering(method: str, weight: float | None, error: str | None = None) -> Ste
     """The steering that the options name; none = the model's own way, or the default for one that has none."""
     from kinolab.config import load_config
     from kinolab.diffusion import SteeringConfig
+    from kinolab.errors import InputError
 
-    changes = {"weight": weight, "error": error, "method": None if method == "auto" else method}
+    changes = {"weight": weight, "error": error}
     values = {k: v for k, v in changes.items() if v is not None}
-    return load_config(SteeringConfig, values) if values else None
+    if values and method != "reconstruction":
+        raise InputError("weight and error are for reconstruction guidance: add --method reconstruction")
+    return None if method == "auto" else load_config(SteeringConfig, {"method": method, **values})
 
 
 def sampling(

@@ -217,9 +217,7 @@ def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], 
         return [], 0
     header, entries = read_header(out), read_index(out)
     _check_same(out, header, plan, entries, update)
-    if plan.draws is None:
-        plan.draws = header.get("draws")
-    elif plan.draws != header.get("draws"):
+    if plan.draws != header.get("draws"):
         for file in (out / "shards").glob(f"*{GIVEN_ENDING}"):
             file.unlink()
     present = [entry for entry in entries if (out / "shards" / entry.shard).is_file()]
@@ -237,6 +235,14 @@ def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], 
 
 def _check_same(out: Path, header: Mapping[str, Any], plan: _Plan, entries: Sequence[ShardEntry], update: bool) -> None:
     """Raises InputError where the cache was made differently, or a source file changed since, and `update` is off."""
+    if plan.draws is None and header.get("draws") is not None:
+        raise InputError(f"{out}: holds draws of masks ({_short(header['draws'])}); add --tasks with the same tasks")
+    gone_keys = [item.record.source for e in entries for item in e.items if item.key not in plan.by_key]
+    if plan.draws is not None and gone_keys and not update:
+        raise InputError(
+            f"{out}: masks can't be drawn for {gone_keys[0]}, which is not in this source; encode into another folder, "
+            "or add --update to drop what is gone"
+        )
     if update:
         return
     advice = "encode into another folder, or add --update to encode again what changed"
@@ -373,10 +379,10 @@ def _encode_draws(
     done = 0
     for entry in entries:
         target = out / "shards" / given_file(entry.shard)
-        items = [item for item in entry.items if item.key in where]
         if not target.is_file():
+            items = entry.items
             pairs = encoder.draw(draws, [where[item.key] for item in items], [item.key for item in items])
-            rows = 1 + max(item.row for item in entry.items)
+            rows = 1 + max(item.row for item in items)  # a row whose item was dropped by --update is never read
             parts = {}
             for name, part in zip(("given", "mask"), pairs, strict=True):
                 parts[name] = torch.zeros(rows, *part.shape[1:], dtype=part.dtype)

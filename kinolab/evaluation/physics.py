@@ -25,7 +25,7 @@ from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
 from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.world import Progress, autoencode, matching_world, world_table
+from kinolab.evaluation.world import Progress, autoencode, finite, matching_world, world_table
 from kinolab.generate import model_hash
 from kinolab.layers.precision import resolve
 from kinolab.metrics.physics import (
@@ -55,10 +55,12 @@ CONTACTS = ("bounce", "collide")
 
 @dataclass(frozen=True)
 class Motion:
-    """What one subject says of one clip. `errors`: pixels per predicted frame, a mean over objects; NaN of lost ones.
+    """What one subject says of one clip. `errors`: pixels per predicted frame, a mean over objects; one that does not
+    show counts as staying where it was last given.
 
     `found`: share of the objects that show in their colour; `identity`: each shows in its shape, and stays itself.
-    `timing`: frames between the largest change of velocity in truth and in the prediction, NaN without a contact.
+    `hits`: share of the true contacts at which the prediction changes its velocity too, by `EVENT` at least; `timing`:
+    frames between the two, NaN without both.
     """
 
     subject: str
@@ -71,6 +73,7 @@ class Motion:
     momentum: float
     energy: float
     timing: float
+    hits: float
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class PhysicsReport:
         }
         record: dict[str, Any] = {"protocol": self.protocol, "notes": self.notes, "means": means}
         record["clips"] = [dataclasses.asdict(r) for r in self.results]
-        return json.dumps(_finite(record), indent=1) + "\n"
+        return json.dumps(finite(record), indent=1) + "\n"
 
     def _summary(self, subject: str, given: int) -> dict[str, Any]:
         longest = max(len(r.errors) for r in self.rows(subject, given))
@@ -127,7 +130,7 @@ class PhysicsReport:
         """One block per number of given frames: the model, what the autoencoder costs, the baselines."""
         p = self.protocol
         table = world_table(f"{p['count']} held-out clips: error in pixels of 64 after the last given frame")
-        for heading in ("given", "", "1", "2", "4", "8", "mean 1-8", "contacts 1-8", *_HEADINGS):
+        for heading in ("given", "", "1", "2", "4", "8", "mean 1-8", "contacts 1-8", *_MEASURES):
             table.add_column(heading, justify="left" if heading == "" else "right")
         for given in p["given"]:
             for subject in SUBJECTS:
@@ -149,8 +152,7 @@ class PhysicsReport:
         return table
 
 
-_MEASURES = ("found", "identity", "momentum", "energy", "timing")
-_HEADINGS = ("found", "identity", "momentum", "energy", "timing")
+_MEASURES = ("found", "identity", "momentum", "energy", "hits", "timing")
 
 
 @torch.no_grad()
@@ -264,9 +266,12 @@ def _motion(
     paths: np.ndarray,
     identity: bool | None,
 ) -> Motion:
-    errors = np.linalg.norm(paths - true, axis=-1)[:, given:]
-    there = np.isfinite(errors).all(1)
-    mean = errors[there].mean(0) if there.any() else np.full(errors.shape[1], np.nan)
+    there = np.isfinite(paths[:, given:]).all((1, 2))
+    # What can't be found counts as if it had stayed where it was: losing an object must not look like a good guess.
+    if identity is not None:
+        still = np.stack([copy_last(p, given) for p in true])
+        paths = np.where(there[:, None, None], paths, still)
+    mean = np.linalg.norm(paths - true, axis=-1)[:, given:].mean(0)
     masses = np.array([o.area for o in objects])
     on_ground = tuple(clip.frames[0, -1, 0].tolist()) == GROUND
     gravity = GRAVITY / clip.fps**2 if on_ground else 0.0
@@ -276,11 +281,12 @@ def _motion(
             momentum_drift(paths, true, masses, given),
             energy_drift(paths, true, masses, given, gravity, FLOOR),
         )
-    hits = [(contact(t, given), contact(p, given)[0]) for t, p in zip(true, paths, strict=True)]
-    off = [abs(when - seen) for (when, size), seen in hits if size >= EVENT and seen >= 0]
+    hits = [(contact(t, given), contact(p, given)) for t, p in zip(true, paths, strict=True)]
+    real = [(when, seen, strength) for (when, size), (seen, strength) in hits if size >= EVENT]
+    off = [abs(when - seen) for when, seen, strength in real if strength >= EVENT]
     return Motion(
         subject, CLASSES[clip.label], given, clip_seed, tuple(mean.tolist()), float(there.mean()), identity, *drifts,
-        statistics.fmean(off) if off else math.nan,
+        statistics.fmean(off) if off else math.nan, len(off) / len(real) if real else math.nan,
     )  # fmt: skip
 
 
@@ -291,20 +297,12 @@ def summary_lines(report: PhysicsReport) -> list[str]:
         f"{p['sampler']['name']}, {p['sampler']['steps']} steps; {p['precision']}, {p['threads']} threads; told the "
         "given frames only",
         "contacts: bounce and collide; found: share of objects that show; identity: share of clips whose objects keep "
-        "colour and shape; momentum, energy: median distance from the simulator's, as a share; timing: frames between "
-        "the largest change of velocity in truth and prediction",
+        "colour and shape; momentum, energy: median distance from the simulator's, as a share; hits: share of the true "
+        "contacts that the prediction has too; timing: frames between the two",
+        "an object that does not show counts as staying where it was last given",
         "the baselines know the simulator's positions in the given frames exactly",
         *(f"note: {note}" for note in report.notes),
     ]
-
-
-def _finite(value: Any) -> Any:
-    """The same record with None for what is not finite, as JSON has it."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: float) -> str:

@@ -20,7 +20,7 @@ from kinolab.data.world import WorldClip, make_clip
 from kinolab.data.world_scenes import FRAME
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.world import Progress, autoencode, matching_world, world_table
+from kinolab.evaluation.world import Progress, autoencode, finite, matching_world, world_table
 from kinolab.generate import model_hash
 from kinolab.layers.precision import resolve
 from kinolab.metrics.physics import positions_of
@@ -56,7 +56,7 @@ TASKS: dict[str, Mask] = {
     "interpolate, 3 missing": _frames(lambda frames: every_nth(frames, 4)),
     "interpolate, 3 missing, from frame 2": _frames(lambda frames: range(2, frames, 4)),
     "interpolate, 7 missing": _frames(lambda frames: every_nth(frames, 8)),
-    "one frame in a latent's middle": _frames(lambda frames: [frames // 2 + 2]),
+    "one frame in a latent's middle": _frames(lambda frames: [min(frames // 2 + 2, frames - 2)]),
     "animate, last frame": _frames(lambda frames: [-1]),
     "animate, first and last": _frames(lambda frames: [0, -1]),
     "complete, resting box": lambda frames, side: box_mask(
@@ -87,6 +87,8 @@ class TasksReport:
 
     protocol: dict[str, Any]
     results: tuple[TaskResult, ...]
+    notes: tuple[str, ...] = ()
+    """The tasks that the model refused, and why."""
 
     def table(self) -> Table:
         """One row per task."""
@@ -104,7 +106,8 @@ class TasksReport:
 
     def to_json(self) -> str:
         """Protocol and results."""
-        return json.dumps({"protocol": self.protocol, "tasks": [dataclasses.asdict(r) for r in self.results]}, indent=1)
+        tasks = [dataclasses.asdict(r) for r in self.results]
+        return json.dumps(finite({"protocol": self.protocol, "notes": self.notes, "tasks": tasks}), indent=1) + "\n"
 
 
 @torch.no_grad()
@@ -136,21 +139,25 @@ def evaluate_tasks(
     clips = [make_clip(source.world, source.seed(i)) for i in range(first, first + count)]
     original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
     rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
-    sampler, results = sampler or model.config.sampler, []
+    sampler, results, notes = sampler or model.config.sampler, list[TaskResult](), list[str]()
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
-        made = []
+        made: list[Tensor] = []
         for start in range(0, count, batch):
             part = slice(start, start + batch)
             requests = [Request(seed=seed + first + k) for k in range(start, min(start + batch, count))]
-            made.append(
-                model.complete(
+            try:
+                shown = model.complete(
                     original[part], mask[part], requests, sampler=sampler, guidance=GuidanceConfig(), steering=steering
-                ).cpu()
-            )
+                )
+            except InputError as error:
+                notes.append(f"{task}: {error}")
+                break
+            made.append(shown.cpu())
             if progress is not None:
                 progress(number * count + min(start + batch, count), len(tasks) * count)
-        results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
+        else:
+            results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
     protocol = {
         "kinolab": __version__, "torch": torch.__version__, "model": name,
         "model_sha256": None if name is None else model_hash(name), "trained": model.config.trained, "count": count,
@@ -160,7 +167,7 @@ def evaluate_tasks(
         "precision": str(resolve(model.precision, model.device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }  # fmt: skip
-    return TasksReport(protocol, tuple(results))
+    return TasksReport(protocol, tuple(results), tuple(notes))
 
 
 def _result(

@@ -130,7 +130,7 @@ class WorldReport:
             "scenarios": {name: {s: self._summary(s, name) for s in SUBJECTS} for name in self.scenarios},
             "reconstruction": {"psnr": dataclasses.asdict(self.psnr), "ssim": dataclasses.asdict(self.ssim)},
             "seconds_per_clip": self.seconds_per_clip,
-            "clips": [dataclasses.asdict(r) | {"physics": _finite(r.physics)} for r in self.results],
+            "clips": [dataclasses.asdict(r) | {"physics": finite(r.physics)} for r in self.results],
         }
         return json.dumps(record, indent=1) + "\n"
 
@@ -138,9 +138,9 @@ class WorldReport:
         summary: dict[str, Any] = {}
         for name, share in self.shares(subject, scenario).items():
             low, high = share.interval
-            summary[name] = {"passed": share.passed, "count": share.count, "share": _finite(share.value)}
+            summary[name] = {"passed": share.passed, "count": share.count, "share": finite(share.value)}
             summary[name] |= {"low": low, "high": high}
-        return summary | {"physics": _finite(self.physics(subject, scenario))}
+        return summary | {"physics": finite(self.physics(subject, scenario))}
 
     def table(self) -> Table:
         """One row per check: the generated clips, the autoencoder's, and the true ones."""
@@ -387,8 +387,13 @@ def world_table(title: str) -> Table:
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def finite(value: Any) -> Any:
+    """The same number or record with None for what is not finite, as JSON has it."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: float) -> str:

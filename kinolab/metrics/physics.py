@@ -85,8 +85,9 @@ def energy_drift(
 
 
 def contact(positions: np.ndarray, given: int) -> tuple[int, float]:
-    """The frame after the given ones at which an object's velocity changes most, and by how much (pixels per frame)."""
-    change = np.linalg.norm(np.diff(positions, n=2, axis=0), axis=-1)[max(given - 2, 0) :]
+    """The predicted frame at which an object's velocity changes most, and by how much (pixels per frame)."""
+    first = max(given - 1, 0)  # the change at frame k is between the steps to it and from it
+    change = np.linalg.norm(np.diff(positions, n=2, axis=0), axis=-1)[first:]
     if not len(change) or not np.isfinite(change).all():
         return -1, 0.0
-    return int(change.argmax()) + max(given - 2, 0) + 1, float(change.max())
+    return int(change.argmax()) + first + 1, float(change.max())

@@ -38,8 +38,8 @@ class TasksConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> TasksConfig:
-        if sum(self.weights.values()) <= 0:
-            raise ValueError("expected a weight above 0 for at least one task")
+        if not 0 < sum(self.weights.values()) < float("inf"):
+            raise ValueError("expected finite weights, above 0 for at least one task")
         if self.predict_frames is not None and not 1 <= self.predict_frames[0] <= self.predict_frames[1]:
             low, high = self.predict_frames
             raise ValueError(f"predict_frames: expected 1 <= fewest <= most, got {low} and {high}")
@@ -56,6 +56,12 @@ class TasksConfig(Config):
             "animate": self.animate,
             "complete": self.complete,
         }
+
+    def draws_as(self, other: TasksConfig) -> bool:
+        """Whether the same masks come in the same shares: weights may have another sum."""
+        ours, theirs = sum(self.weights.values()), sum(other.weights.values())
+        same = all(abs(w / ours - other.weights[name] / theirs) < 1e-9 for name, w in self.weights.items())
+        return same and self.predict_frames == other.predict_frames
 
     def without_unconditional(self) -> TasksConfig | None:
         """The same weights of the tasks that have something given; none where there is no such task."""
@@ -108,12 +114,12 @@ def kinds(mask: Tensor) -> tuple[set[TaskName], int]:
 def outside_training(tasks: TasksConfig | None, mask: Tensor) -> str | None:
     """What of a request for this mask (T, H, W) lies outside the training with `tasks`; none = nothing does."""
     if tasks is None:
-        return "the model was not trained on any task: it is only steered"
+        return "the model was not trained on any task: what is given means nothing to it; steer it instead"
     found, count = kinds(mask)
     known = {name for name in found if tasks.weights[name] > 0}
     if not known:
         trained = ", ".join(name for name, weight in tasks.weights.items() if weight > 0)
-        return f"the model was not trained to {' or '.join(sorted(found))}, but on: {trained}"
+        return f"the model was not trained on the task {' or '.join(sorted(found))}, but on: {trained}"
     if known == {"predict"} and tasks.predict_frames is not None:
         low, high = tasks.predict_frames
         if not low <= count <= high:

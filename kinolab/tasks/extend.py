@@ -60,6 +60,15 @@ def sliding(total: int, window: int, overlap: int) -> list[list[int]]:
     return [list(range(start, start + window)) for start in starts]
 
 
+def outward(windows: Sequence[list[int]], mask: Tensor) -> list[list[int]]:
+    """The same windows, those with something given first, then the others by their distance from them, so that each
+    has something to go on from; mask (T, H, W)."""
+    some = (mask == 0).flatten(1).any(1)
+    with_given = [k for k, frames in enumerate(windows) if bool(some[frames].any())]
+    distance = {k: min((abs(k - g) for g in with_given), default=k) for k in range(len(windows))}
+    return [windows[k] for k in sorted(range(len(windows)), key=lambda k: (distance[k], k))]
+
+
 def backward(total: int, window: int, overlap: int) -> list[list[int]]:
     """Windows from right to left: what lies before is generated."""
     return [[total - 1 - frame for frame in reversed(frames)] for frames in sliding(total, window, overlap)]

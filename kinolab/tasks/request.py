@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from kinolab.config import Config
 from kinolab.errors import InputError
 from kinolab.tasks.animate import place_images
 from kinolab.tasks.complete import box_mask, picture_mask
-from kinolab.tasks.extend import Canvas, backward, hierarchical, looped, sliding
+from kinolab.tasks.extend import Canvas, backward, hierarchical, looped, outward, sliding
 from kinolab.tasks.interpolate import every_nth, keyframe_mask
 from kinolab.tasks.predict import past_mask, predict_mask
 
@@ -42,7 +42,8 @@ class GivenConfig(Config):
     keyframes: tuple[int, ...] = ()
     """interpolate: the numbers of the given frames."""
     mask: Path | None = None
-    """complete: a picture or a video of the mask; what is white is generated."""
+    """complete: what is white is generated, in a picture for all frames, a folder with one for each, or a video, which
+    is timed as the clip is."""
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     """complete: left, top, right, bottom in pixels of the made video; what is inside is generated."""
     start: float = Field(0.0, ge=0)
@@ -69,12 +70,16 @@ class GivenConfig(Config):
         uses = {
             "predict": {"video", "given", "past", "overlap"},
             "interpolate": {"video", "every", "insert", "keyframes", "overlap"},
-            "animate": {"images", "at"},
+            "animate": {"images", "at", "overlap"},
             "complete": {"video", "mask", "boxes", "overlap"},
             "extend": {"video", "past", "overlap", "stride", "loop"},
         }
         every = set().union(*uses.values())
         given = {name for name in every if getattr(self, name) not in (None, (), False)}
+        if self.task == "animate" and self.start:
+            raise ValueError("start: not for the task animate")
+        if (self.weight is not None or self.error is not None) and self.method != "reconstruction":
+            raise ValueError("weight and error are for reconstruction guidance: use method reconstruction")
         if extra := sorted(given - uses[self.task]):
             raise ValueError(f"{', '.join(extra)}: not for the task {self.task}")
         if self.task == "animate" and not self.images:
@@ -102,6 +107,8 @@ class Prepared:
     windows: list[list[int]]
     fps: float
     notes: tuple[str, ...] = ()
+    shown: slice = field(default_factory=lambda: slice(None))
+    """The frames of the canvas that make the video."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def prepare(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
 
 def _predict(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     total = shape.window if frames is None else frames
-    clip = _read(config, shape, most=total)
+    clip = _read(config, shape, most=max(total, config.given or 0))
     given = config.given if config.given is not None else min(8, total - 1, clip.shape[1])
     if given > clip.shape[1]:
         raise InputError(
@@ -157,11 +164,18 @@ def _predict(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
 def _interpolate(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     if config.insert is not None:
         step = config.insert + 1
+        if frames is not None and (frames - 1) % step:
+            near = (frames - 1) // step * step + 1
+            raise InputError(
+                f"--insert {config.insert} gives 1 + {step}*k frames, and {frames} are asked for; use {near}"
+            )
         stored = _read(config, shape, most=None if frames is None else 1 + (frames - 1) // step, timed=False)
         rate = video.probe(config.files()[0]).fps * step
         total = 1 + (stored.shape[1] - 1) * step
         if total < 1 + step:
             raise InputError(f"{config.video}: expected two frames or more to put new ones between")
+        if frames is not None and total < frames:
+            raise InputError(f"{config.video}: {frames} frames are asked for, and it gives {total}")
         canvas = torch.zeros(3, total, *shape.size)
         canvas[:, ::step] = stored
         mask = keyframe_mask(total, *shape.size, every_nth(total, step))
@@ -188,8 +202,12 @@ def _complete(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared
     if config.boxes:
         return _fitted(config, shape, canvas, box_mask(total, *shape.size, config.boxes), notes=notes)
     assert config.mask is not None
-    timed = None if video.probe(config.mask).frames in (None, 1) else shape.fps
-    pictures = video.read(config.mask, fps=timed, size=shape.size, resize=config.resize)
+    # A folder has a picture for each frame of the made video; a video is timed as the clip is, from its beginning on.
+    still = config.mask.is_dir() or video.probe(config.mask).frames == 1
+    pictures = video.read(
+        config.mask, start=0.0 if still else config.start, fps=None if still else shape.fps, size=shape.size,
+        resize=config.resize,
+    )  # fmt: skip
     grey = video.to_tensor(pictures.frames).mean(0) / 2 + 0.5
     if len(grey) > total:
         grey = grey[:total]
@@ -199,19 +217,23 @@ def _complete(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared
 def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     clip = _read(config, shape, most=None)
     have = clip.shape[1]
-    total = have + shape.window - _overlap(config, shape) if frames is None else frames
+    overlap = _overlap(config, shape)
+    total = have + shape.window - overlap if frames is None else frames
+    if frames is None and config.loop:
+        total = max(total, shape.window + 1)
+    if frames is None and config.stride is not None:
+        total = 1 + config.stride * max(shape.window - 1, -(-(total - 1) // config.stride))
     if total <= have:
         raise InputError(
             f"{config.video}: has {have} frames at {shape.fps:g} fps; expected --frames above that, got {total}"
         )
-    total = max(total, shape.window)
     canvas = torch.zeros(3, total, *shape.size)
     place = slice(total - have, total) if config.past else slice(0, have)
     canvas[:, place] = clip
     mask = torch.ones(total, *shape.size)
     mask[place] = 0
     if config.stride is not None:
-        windows = hierarchical(total, shape.window, config.stride, _overlap(config, shape))
+        windows = hierarchical(total, shape.window, config.stride, overlap)
         return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps)
     return _prepared(config, shape, canvas, mask, backward if config.past else looped if config.loop else sliding)
 
@@ -232,11 +254,19 @@ def _prepared(
 ) -> Prepared:
     total = canvas.shape[1]
     if total <= shape.window and plan is not looped:
-        windows = [list(range(total))]
-    else:
-        assert callable(plan)
-        windows = plan(total, shape.window, _overlap(config, shape))
-    return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps, notes)
+        # Frames that fill the last latent are generated too, and left out at the end.
+        valid = 1 + -(-(total - 1) // shape.temporal_ratio) * shape.temporal_ratio
+        more = valid - total
+        ends = (more, 0) if plan is backward else (0, more)
+        canvas = torch.nn.functional.pad(canvas, (0, 0, 0, 0, *ends))
+        mask = torch.nn.functional.pad(mask, (0, 0, 0, 0, *ends), value=1)
+        shown = slice(more, valid) if plan is backward else slice(0, total)
+        return Prepared(Canvas(canvas[None], mask[None, None]), [list(range(valid))], shape.fps, notes, shown)
+    assert callable(plan)
+    windows = plan(total, shape.window, _overlap(config, shape))
+    if plan is sliding:
+        windows = outward(windows, mask)
+    return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps, notes, slice(0, total))
 
 
 def _fitted(
@@ -249,7 +279,7 @@ def _fitted(
     notes: tuple[str, ...] = (),
 ) -> Prepared:
     made = _prepared(config, shape, canvas, mask, sliding, notes)
-    return made if fps is None else Prepared(made.canvas, made.windows, fps, notes)
+    return made if fps is None else Prepared(made.canvas, made.windows, fps, notes, made.shown)
 
 
 def _read(config: GivenConfig, shape: Shape, most: int | None, timed: bool = True) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.config import load_config
 from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.layers.masking import generated_weight
@@ -33,13 +34,15 @@ class TaskDraws:
                 f"set denoiser.mask_channels={ratio}"
             )
         if tasks is None:
+            if spec.given != "none":
+                raise InputError(f"denoiser.given={spec.given}: expected tasks in the recipe, which say what is given")
             return
         drawn = tasks.without_unconditional()
         if drawn is not None and spec.given == "none":
             raise InputError("tasks: this denoiser takes nothing given; set denoiser.given, for vdt to channels")
         if hasattr(source, "draws") and drawn is not None:
-            held = None if source.draws is None else source.draws.get("tasks")
-            if held != drawn.model_dump(mode="json"):
+            held = None if source.draws is None else load_config(TasksConfig, source.draws["tasks"])
+            if held is None or not held.draws_as(drawn):
                 why = "holds no draws of masks" if held is None else "holds draws of masks for other tasks"
                 raise InputError(f"{source.config.path}: the cache {why}; run kinolab encode with --tasks RECIPE")
         weights = tasks.weights
@@ -62,8 +65,7 @@ class TaskDraws:
     def _from_cache(self, examples: Sequence[Any], sources: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         given, masks = [], []
         for example, source in zip(examples, sources, strict=True):
-            nothing = float(torch.rand((), generator=source)) < self.unconditional
-            if nothing or example.given is None:
+            if float(torch.rand((), generator=source)) < self.unconditional:
                 given.append(torch.zeros_like(example.latents))
                 masks.append(torch.ones(self.spec.mask_channels, *example.latents.shape[1:]))
             else:

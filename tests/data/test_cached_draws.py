@@ -71,8 +71,14 @@ def test_draws_do_not_depend_on_interruption_or_on_when_they_were_made(tmp_path:
         one, other = a[i], b[i]
         assert torch.equal(one.latents, other.latents)
         assert torch.equal(one.given, other.given) and torch.equal(one.mask, other.mask)  # type: ignore[arg-type]
-    encode(tmp_path / "later", source, tasks=None)
-    assert cache(tmp_path / "later")[6].given is not None, "encoding again without tasks leaves the draws"
+    with pytest.raises(InputError, match="add --tasks"):
+        encode(tmp_path / "later", source, tasks=None)
+    assert cache(tmp_path / "later")[6].given is not None
+    fewer = WorldSource(source.config.model_copy(update={"count": 5}), tiny_model().autoencoder.spec)
+    with pytest.raises(InputError, match="not in this source"):
+        encode(tmp_path / "later", fewer)
+    encode(tmp_path / "later", fewer, update=True)
+    assert len(cache(tmp_path / "later")) == 5 and cache(tmp_path / "later")[4].given is not None
 
 
 def test_other_draws_are_refused_and_made_anew_on_demand(tmp_path: Path, source: WorldSource) -> None:

@@ -59,16 +59,17 @@ def test_what_lies_outside_the_training_is_said() -> None:
     tasks = TasksConfig(predict=1, interpolate=1, predict_frames=(2, 4))
     assert outside_training(tasks, predict_mask(9, 8, 8, 3)) is None
     assert "from 2 to 4 given frames, got 6" in str(outside_training(tasks, predict_mask(9, 8, 8, 6)))
-    assert "not trained to past" in str(outside_training(tasks, past_mask(9, 8, 8, 3)))
+    assert "not trained on the task past" in str(outside_training(tasks, past_mask(9, 8, 8, 3)))
     assert outside_training(tasks, keyframe_mask(9, 8, 8, [0, 4, 8])) is None
     assert outside_training(TasksConfig(predict=0, animate=1), keyframe_mask(9, 8, 8, [0])) is None
-    assert "steered" in str(outside_training(None, predict_mask(9, 8, 8, 3)))
+    assert "means nothing" in str(outside_training(None, predict_mask(9, 8, 8, 3)))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"predict": 0}, "above 0"),
+        ({"predict": float("inf")}, "finite"),
         ({"predict_frames": [3, 2]}, "fewest <= most"),
         ({"predict": -1}, "predict"),
         ({"future": 1}, "future"),

@@ -129,6 +129,7 @@ def test_one_run_with_mixed_tasks_gives_one_folder_for_every_task(tiny_autoencod
         ({"denoiser.mask_channels": 4}, "set denoiser.mask_channels=1"),
         ({"denoiser.given": "none"}, "set denoiser.given"),
         ({"tasks.past": 3}, "draws of masks for other tasks"),
+        ({"tasks": None}, "expected tasks in the recipe"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
@@ -136,10 +137,16 @@ def test_parts_that_do_not_fit_are_refused(
 ) -> None:
     recipe = from_cache(tiny_autoencoder, cached)
     for key, value in changes.items():
-        section, name = key.split(".")
-        recipe[section] = recipe[section] | {name: value}
+        section, _, name = key.partition(".")
+        recipe[section] = recipe[section] | {name: value} if name else value
     with pytest.raises(InputError, match=message):
         denoiser_job(recipe)
+
+
+def test_weights_may_have_another_sum(tiny_autoencoder: Path, cached: Path) -> None:
+    recipe = from_cache(tiny_autoencoder, cached)
+    recipe["tasks"] = {k: 3 * v for k, v in recipe["tasks"].items()} | {"unconditional": 1}
+    assert denoiser_job(recipe).tasks.unconditional == pytest.approx(1 / 19)
 
 
 def test_a_cache_without_draws_says_how_to_get_them(tiny_autoencoder: Path, tmp_path: Path) -> None:
