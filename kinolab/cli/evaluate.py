@@ -115,13 +115,14 @@ def physics(
     from rich.console import Console
 
     from kinolab.cli.data import progress_bar
+    from kinolab.cli.generate import spoken_warnings
     from kinolab.cli.given import numbers
     from kinolab.evaluation.physics import evaluate_physics, summary_lines
     from kinolab.world.request import CLASSES
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)
-    with progress_bar("predicting") as advance:
+    with progress_bar("predicting") as advance, spoken_warnings():
         report = evaluate_physics(
             loaded,
             given=numbers(given, "--given"),
@@ -174,11 +175,12 @@ def tasks(
     from rich.console import Console
 
     from kinolab.cli.data import progress_bar
+    from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.tasks import evaluate_tasks
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)
-    with progress_bar("generating") as advance:
+    with progress_bar("generating") as advance, spoken_warnings():
         report = evaluate_tasks(
             loaded,
             count=count,

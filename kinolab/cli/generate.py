@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,8 +40,6 @@ def generate(
 
 def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
     """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
-    import warnings
-
     from kinolab.config import load_config
     from kinolab.generate import GenerateConfig, default_model
     from kinolab.generate import generate as run
@@ -59,12 +60,20 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     if guidance is None and not options["prompt"] and options["label"] is None:
         values["guidance"]["scale"] = 1.0
     config = load_config(GenerateConfig, values)
-    with warnings.catch_warnings(record=given is not None) as caught:
+    with spoken_warnings():
         files = run(config, out, progress=show_progress("sampling"), say=lambda note: typer.echo(note, err=True))
-    for note in dict.fromkeys(str(w.message) for w in caught or ()):
-        typer.echo(f"warning: {note}", err=True)
     for path in files:
         typer.echo(path)
+
+
+@contextmanager
+def spoken_warnings() -> Iterator[None]:
+    """Says each different warning in one line at the end, without the line of code that it comes from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for note in dict.fromkeys(str(w.message) for w in caught):
+        typer.echo(f"warning: {note}", err=True)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

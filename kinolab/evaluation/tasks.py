@@ -96,7 +96,7 @@ class TasksReport:
         table = world_table(
             f"{p['count']} held-out clips of {p['frames']} frames; PSNR in dB, positions in pixels of 64"
         )
-        table.add_column("task")
+        table.add_column("task", no_wrap=True)
         for heading in ("given", "(autoencoder)", "generated", "(autoencoder)", "positions", "found"):
             table.add_column(heading, justify="right")
         for r in self.results:
