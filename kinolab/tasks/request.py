@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,9 @@ from kinolab.tasks.complete import box_mask, picture_mask
 from kinolab.tasks.extend import Canvas, backward, hierarchical, looped, outward, sliding
 from kinolab.tasks.interpolate import every_nth, keyframe_mask
 from kinolab.tasks.predict import past_mask, predict_mask
+
+Plan = Callable[[int, int, int], list[list[int]]]
+"""(frames in all, frames of a window, overlap) -> windows."""
 
 
 class GivenConfig(Config):
@@ -250,7 +254,7 @@ def _overlap(config: GivenConfig, shape: Shape) -> int:
 
 
 def _prepared(
-    config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, plan: object, notes: tuple[str, ...] = ()
+    config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, plan: Plan, notes: tuple[str, ...] = ()
 ) -> Prepared:
     total = canvas.shape[1]
     if total <= shape.window and plan is not looped:
@@ -262,7 +266,6 @@ def _prepared(
         mask = torch.nn.functional.pad(mask, (0, 0, 0, 0, *ends), value=1)
         shown = slice(more, valid) if plan is backward else slice(0, total)
         return Prepared(Canvas(canvas[None], mask[None, None]), [list(range(valid))], shape.fps, notes, shown)
-    assert callable(plan)
     windows = plan(total, shape.window, _overlap(config, shape))
     if plan is sliding:
         windows = outward(windows, mask)
