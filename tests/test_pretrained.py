@@ -11,6 +11,8 @@ from kinolab import VideoModel, video
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip
 from kinolab.diffusion import SamplerConfig
+from kinolab.evaluation.physics import evaluate_physics
+from kinolab.evaluation.tasks import evaluate_tasks
 from kinolab.metrics.reconstruction import Psnr
 from kinolab.metrics.world import check, read_world
 from kinolab.model import shipped_models
@@ -55,10 +57,27 @@ def test_its_stream_is_exact(model: VideoModel) -> None:
 
 
 def test_prompts_show_what_they_ask_for(model: VideoModel) -> None:
-    """Twelve held-out requests. Of 256 the README states 75% with the right colours and 89% with the right direction;
-    a model that good falls below these counts less than once in a hundred draws of twelve."""
+    """Twelve held-out requests. Of 256 the README states 63% with the right colours and 80% with the right direction;
+    a model that good falls below these counts about once in a hundred draws of twelve."""
     clips = [make_clip(WorldConfig(), HELDOUT_SEEDS + k) for k in range(12)]
     made = model.generate([c.caption for c in clips], sampler=SamplerConfig(name="heun", steps=8), seed=0)
     checks = [check(c.request, read_world(video.to_uint8(m))) for c, m in zip(clips, made, strict=True)]
-    assert sum(c.colours for c in checks) >= 5
-    assert sum(c.direction for c in checks) >= 8
+    assert sum(c.colours for c in checks) >= 4
+    assert sum(c.direction for c in checks) >= 7
+
+
+def test_it_predicts_better_than_standing_still(model: VideoModel) -> None:
+    """Six held-out clips, one of each scenario; docs/tasks.md states 5.0 px against 8.5 for sixty."""
+    report = evaluate_physics(model, given=[8], count=6, sampler=SamplerConfig(name="euler", steps=10))
+    assert report.error("model", 8, 1) < 0.75 * report.error("copy last", 8, 1)
+    assert report.error("model", 8) < report.error("copy last", 8)
+
+
+def test_it_does_every_task(model: VideoModel) -> None:
+    """Six held-out clips. docs/tasks.md states more: 28.9 dB and 1.1 px for three missing frames of thirty-two."""
+    report = evaluate_tasks(model, count=6, sampler=SamplerConfig(name="euler", steps=10))
+    results = {r.task: r for r in report.results}
+    assert report.notes == () and len(results) == 12
+    between, box = results["interpolate, 3 missing"], results["complete, moving box"]
+    assert between.made_psnr > 26 and between.error < 2.5 and box.made_psnr > 16
+    assert results["predict from 8 frames"].given_psnr > 32

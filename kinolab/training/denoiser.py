@@ -18,7 +18,7 @@ from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
-from kinolab.layers.masking import generated_weight
+from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.training.batches import MicroBatch, micro_batches, spread
@@ -70,13 +70,17 @@ class DenoiserJob:
         sources = generators(seed, step, positions, "noise")
         times = torch.cat([self.diffusion.draw_times(1, g) for g in sources]).to(self.device)
         noise = normal(z0.shape[1:], sources).to(self.device)
-        dropped = uniform(generators(seed, step, positions, "dropout")) < self.recipe.condition_dropout
+        conditions = self.tasks.give(conditions, micro_batch.examples, generators(seed, step, positions, "tasks"))
+        rate = torch.full((len(positions),), self.recipe.condition_dropout)
+        if self.recipe.given_condition_dropout is not None and conditions.mask is not None:
+            some = partly_given(conditions.mask).flatten(1).any(1).cpu()
+            rate = torch.where(some, self.recipe.given_condition_dropout, rate)
+        dropped = uniform(generators(seed, step, positions, "dropout")) < rate
         if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
             conditions = conditions.with_null(dropped.to(self.device))
         if conditions.label is not None and self.recipe.label_dropout:
             alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
             conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
-        conditions = self.tasks.give(conditions, micro_batch.examples, generators(seed, step, positions, "tasks"))
         weight = self.tasks.weight(conditions)
         parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}

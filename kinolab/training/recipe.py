@@ -123,6 +123,8 @@ class DenoiserRecipe(Config):
     """Names of the labels, in order; shown to people."""
     condition_dropout: float = Field(0.1, ge=0, le=1)
     """Share of samples trained without their condition, for classifier-free guidance."""
+    given_condition_dropout: float | None = Field(None, ge=0, le=1)
+    """The same for samples of which something is given, so that tasks work without a prompt; none = alike."""
     label_dropout: float = Field(0.0, ge=0, le=1)
     """Share of samples whose label alone is left out, so that a prompt works without a label too."""
     tasks: TasksConfig | None = None

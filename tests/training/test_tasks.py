@@ -111,6 +111,15 @@ def test_unconditional_samples_come_in_their_share(tiny_autoencoder: Path, cache
     assert abs(share - 0.5) < 0.08
 
 
+def test_samples_with_something_given_lose_their_condition_at_a_rate_of_their_own(tiny_autoencoder: Path) -> None:
+    recipe = tasks_recipe(tiny_autoencoder) | {"condition_dropout": 0.0, "given_condition_dropout": 1.0}
+    recipe["denoiser"] = recipe["denoiser"] | {"num_classes": 6}
+    recipe["tasks"] = recipe["tasks"] | {"unconditional": 6}
+    [(_, conditions)] = calls(denoiser_job(recipe))
+    something = (conditions.mask < 1).flatten(1).any(1)
+    assert something.any() and not something.all() and torch.equal(conditions.null, something)
+
+
 def test_one_run_with_mixed_tasks_gives_one_folder_for_every_task(tiny_autoencoder: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tasks_recipe(tiny_autoencoder, steps=2)))
     train(tmp_path / "recipe.yaml", tmp_path / "run")
