@@ -17,6 +17,7 @@ from kinolab.denoisers import Conditions
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.errors import InputError
+from kinolab.model import find_model, read_model_config, shipped_models
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
 
 NAMES = list(shipped_recipes())
@@ -28,7 +29,10 @@ STABLE_DIFFUSION = ImageConfig(latent_scale=0.18215)
 
 
 def autoencoder_of(path: Path) -> Autoencoder:
-    """The autoencoder, without weights, that a recipe reads from `runs/<another recipe>` or from PATH."""
+    """The autoencoder, without weights, that a recipe reads from `runs/<another recipe>`, a shipped model or PATH."""
+    if str(path) in shipped_models():
+        with torch.device("meta"):
+            return build_autoencoder(read_model_config(find_model(path)).autoencoder)
     recipe = RECIPES[path.name] if path.parent == Path("runs") else None
     assert recipe is None or isinstance(recipe, AutoencoderRecipe)
     with torch.device("meta"):
@@ -49,6 +53,9 @@ def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, .
     with torch.device("meta"):
         denoiser = build_denoiser(recipe.denoiser)
     spec = autoencoder_of(recipe.autoencoder).spec
+    if str(recipe.autoencoder) in shipped_models():
+        shipped = read_model_config(find_model(recipe.autoencoder))
+        return denoiser, spec.latent_shape(shipped.frames, *shipped.size)
     clip = clip_shape(recipe) or clip_shape(RECIPES[recipe.autoencoder.name])
     assert clip is not None
     return denoiser, spec.latent_shape(*clip)
@@ -100,6 +107,15 @@ def test_a_denoiser_takes_the_latents_of_its_autoencoder(name: str) -> None:
         prediction = denoiser(torch.zeros(2, *latents), torch.zeros(2), Conditions())
     channels = latents[0] * (2 if recipe.diffusion.learned_variance else 1)
     assert prediction.shape == (2, channels, *latents[1:])
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_what_is_given_fits_the_denoiser_and_its_autoencoder(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, DenoiserRecipe)
+    spec = denoiser_and_latents(recipe)[0].spec
+    assert (recipe.tasks is not None) == (spec.given != "none")
+    assert spec.given == "none" or spec.mask_channels == autoencoder_of(recipe.autoencoder).spec.temporal_ratio
 
 
 @pytest.mark.parametrize("name", DENOISERS)
