@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
     from kinolab.model import ModelConfig, VideoModel
 
@@ -50,15 +53,10 @@ def world(
     The same reader judges the true clips (the ceiling) and the true clips after the autoencoder (what it costs). The
     interval behind a share is Wilson's at 95%.
     """
-    from rich.console import Console
-
     from kinolab.cli.data import progress_bar
     from kinolab.evaluation.world import evaluate_world, summary_lines
-    from kinolab.generate import default_model
-    from kinolab.model import VideoModel
 
-    chosen = model if model is not None else default_model()
-    loaded = VideoModel.load(chosen, device=device, precision=precision)
+    chosen, loaded = load_model(model, device, precision)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
     with progress_bar("generating") as advance:
         report = evaluate_world(
@@ -73,15 +71,8 @@ def world(
             name=chosen,
             progress=advance,
         )
-    console = Console()
-    console.print(report.table())
-    console.print(report.scenario_table())
-    console.print(report.objects_table())
-    for line in summary_lines(report):
-        typer.echo(line)
-    if out is not None:
-        write_text(out, report.to_json())
-        typer.echo(out)
+    tables = [report.table(), report.scenario_table(), report.objects_table()]
+    show_report(tables, summary_lines(report), report.to_json(), out)
 
 
 def physics(
@@ -112,8 +103,6 @@ def physics(
     Beside the model: the true clip after the autoencoder (what it costs), objects that stay where they are, and objects
     that go on with constant velocity.
     """
-    from rich.console import Console
-
     from kinolab.cli.data import progress_bar
     from kinolab.cli.generate import spoken_warnings
     from kinolab.cli.given import numbers
@@ -136,14 +125,7 @@ def physics(
             name=chosen,
             progress=advance,
         )
-    console = Console()
-    console.print(report.table())
-    console.print(report.scenario_table())
-    for line in summary_lines(report):
-        typer.echo(line)
-    if out is not None:
-        write_text(out, report.to_json())
-        typer.echo(out)
+    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
 
 
 def tasks(
@@ -172,8 +154,6 @@ def tasks(
     The PSNR of what is given says how well the task can be told to the model at all (a temporal autoencoder can't tell
     a lone frame exactly); that of the generated part, and the objects' positions in it, how well it is done.
     """
-    from rich.console import Console
-
     from kinolab.cli.data import progress_bar
     from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.tasks import evaluate_tasks
@@ -191,11 +171,20 @@ def tasks(
             name=chosen,
             progress=advance,
         )
-    Console().print(report.table())
-    for note in report.notes:
-        typer.echo(f"left out: {note}")
+    show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)
+
+
+def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:
+    """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        typer.echo(line)
     if out is not None:
-        write_text(out, report.to_json())
+        write_text(out, json)
         typer.echo(out)
 
 
