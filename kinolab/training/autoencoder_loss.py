@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kinolab.autoencoders.base import Posterior
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.metrics.perceptual import PerceptualConfig, PerceptualDistance
 from kinolab.training.discriminator import (
     AdversarialLoss,
     DiscriminatorConfig,
@@ -25,7 +26,6 @@ from kinolab.training.discriminator import (
     discriminator_loss,
     generator_loss,
 )
-from kinolab.training.perceptual import PerceptualConfig, PerceptualDistance
 
 
 class AdversarialConfig(Config):

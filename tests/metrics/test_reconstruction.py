@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.reconstruction import K1, K2, MAX_PSNR, Psnr, Ssim, psnr, ssim
+from kinolab.metrics.reconstruction import K1, K2, MAX_PSNR, Psnr, Ssim, Ssim3d, psnr, ssim, ssim3d
+from kinolab.metrics.statistics import mean_interval
 
 
 def clips(seed: int = 0, shape: tuple[int, ...] = (3, 3, 4, 24, 20)) -> tuple[Tensor, Tensor]:
@@ -135,3 +136,95 @@ def test_parity_with_torchmetrics() -> None:
     )
     inside = full[..., 5:-5, 5:-5].mean((1, 2, 3)).double()
     torch.testing.assert_close(ssim(x, y).flatten(), inside, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("metric", [Psnr, Ssim])
+def test_every_clip_has_its_own_mean_and_the_interval_is_over_clips(metric: type[Psnr] | type[Ssim]) -> None:
+    x, y = clips(shape=(5, 3, 4, 24, 20))
+    y[2] += 0.1
+    m = metric()
+    m.update(x, y)
+    scores = (psnr if metric is Psnr else ssim)(x, y).mean(1)
+    assert m.per_clip == pytest.approx(scores.tolist())
+    expected, found = mean_interval(m.per_clip), m.compute().interval
+    assert expected is not None and found is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.low < m.compute().value < found.high
+
+
+def test_chunks_that_continue_are_one_clip() -> None:
+    x, y = clips(shape=(2, 3, 6, 24, 20))
+    whole, chunks = Psnr(), Psnr()
+    whole.update(x, y)
+    chunks.update(x[:, :, :1], y[:, :, :1])
+    chunks.update(x[:, :, 1:4], y[:, :, 1:4], continues=True)
+    chunks.update(x[:, :, 4:], y[:, :, 4:], continues=True)
+    assert chunks.per_clip == pytest.approx(whole.per_clip) and len(chunks.per_clip) == 2
+    chunks.update(x[:1], y[:1])
+    assert len(chunks.per_clip) == 3
+    with pytest.raises(InputError, match="continues 1 clips must hold as many, got 2"):
+        chunks.update(x, y, continues=True)
+
+
+def test_the_interval_of_clips_of_different_lengths_is_around_the_mean_over_frames() -> None:
+    metric = Psnr()
+    for frames, offset in ((1, 0.2), (1, 0.21), (20, 0.02), (20, 0.021)):
+        video = torch.zeros(1, 3, frames, 8, 8)
+        metric.update(video, video + offset)
+    value = metric.compute()
+    assert value.value > 35 and value.interval is not None  # the mean over clips is 30
+    assert value.interval.low < value.value < value.interval.high
+
+
+def test_too_few_clips_have_no_interval() -> None:
+    x, y = clips(shape=(2, 3, 3, 16, 16))
+    metric = Psnr()
+    metric.update(x, y)
+    assert metric.compute().interval is None
+
+
+def test_ssim3d_of_equal_clips_is_one_and_of_one_frame_the_frames_own() -> None:
+    x, y = clips(shape=(2, 3, 13, 16, 18))
+    torch.testing.assert_close(ssim3d(x, x), torch.ones(2).double())
+    torch.testing.assert_close(ssim3d(x[:, :, :1], y[:, :, :1]), ssim(x[:, :, :1], y[:, :, :1])[:, 0])
+
+
+def test_ssim3d_of_a_still_clip_is_the_ssim_of_its_frame() -> None:
+    """Windows over time see equal frames: means and variances are those of one frame, whatever the window's length."""
+    x, y = clips(shape=(2, 3, 1, 16, 18))
+    for frames in (4, 13):
+        still = (v.expand(-1, -1, frames, -1, -1) for v in (x, y))
+        torch.testing.assert_close(ssim3d(*still), ssim(x, y)[:, 0])
+
+
+def test_ssim3d_sees_the_order_of_the_errors_that_ssim_does_not() -> None:
+    x = clips(shape=(1, 3, 1, 16, 18))[0].expand(-1, -1, 12, -1, -1)
+    offset = torch.full((12,), 0.1)
+    flicker = x + (offset * torch.tensor([1.0, -1.0]).repeat(6))[:, None, None]
+    slow = x + (offset * torch.tensor([1.0] * 6 + [-1.0] * 6))[:, None, None]
+    assert ssim(x, flicker).mean().item() == pytest.approx(ssim(x, slow).mean().item())
+    assert ssim3d(x, flicker).item() < ssim3d(x, slow).item() - 0.01
+
+
+def test_ssim3d_is_a_streaming_mean_over_clips() -> None:
+    x, y = clips(shape=(3, 3, 5, 16, 18))
+    metric = Ssim3d()
+    for k in range(3):
+        metric.update(x[k : k + 1], y[k : k + 1])
+    value = metric.compute()
+    assert metric.per_clip == pytest.approx(ssim3d(x, y).tolist())
+    assert (value.value, value.count) == (pytest.approx(ssim3d(x, y).mean().item()), 3)
+    assert value.protocol["temporal_window"] == "5" and value.protocol["frames"] == "5"
+    assert value.interval is not None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ssim3d_agrees_with_torchmetrics() -> None:
+    """Inside the five reflected pixels on every side that torchmetrics scores too."""
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    x, y = clips(shape=(2, 3, 14, 18, 16))
+    _, full = functional.structural_similarity_index_measure(
+        y.clamp(-1, 1).double(), x.double(), data_range=2.0, reduction="none", return_full_image=True
+    )
+    inside = full[..., 5:-5, 5:-5, 5:-5].mean((1, 2, 3, 4))
+    torch.testing.assert_close(ssim3d(x, y), inside, atol=1e-7, rtol=0)

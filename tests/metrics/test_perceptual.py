@@ -6,15 +6,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
-from kinolab.training.perceptual import (
+from kinolab.metrics.perceptual import (
     NETWORKS,
     SCALE,
     SHIFT,
     Layer,
+    Lpips,
+    LpipsConfig,
     Network,
     PerceptualConfig,
     PerceptualDistance,
 )
+from kinolab.metrics.weights import file_hash
 
 VGG = (3, 3, "M", 4, 4, "M", 5, 5, 5, "M", 6, 6, 6, "M", 6, 6, 6, "M")
 """torchvision's VGG16 with its widths made small."""
@@ -228,3 +231,59 @@ def test_the_smallest_side_is_the_smallest(tmp_path: Path, name: str) -> None:
     distance.network = Network(distance.network.layers, smallest=1)
     with pytest.raises(RuntimeError):
         distance(x[..., : size - 1, : size - 1], y[..., : size - 1, : size - 1])
+
+
+@pytest.fixture
+def lpips(tmp_path: Path, vgg_file: Path) -> Lpips:
+    torch.save(heads_of((3, 4, 5, 6, 6)), tmp_path / "heads.pth")
+    return Lpips(LpipsConfig(features=vgg_file, heads=tmp_path / "heads.pth", network="vgg16"))
+
+
+def test_the_metric_is_the_mean_over_clips_whatever_the_batches(lpips: Lpips, vgg_file: Path) -> None:
+    x, y = (torch.cat(parts) for parts in zip(*(videos(seed) for seed in range(4)), strict=True))
+    expected = torch.stack([lpips.distance(a[None], b[None]) for a, b in zip(x, y, strict=True)])
+    lpips.update(x[:1], y[:1])
+    lpips.update(x[1:], y[1:])
+    torch.testing.assert_close(torch.tensor(lpips.per_clip), expected.double().float(), rtol=1e-5, atol=1e-7)
+    score = lpips.compute()
+    assert score.value == pytest.approx(float(expected.mean()), rel=1e-5) and score.count == 4
+    assert score.interval is not None and score.interval.low <= score.value <= score.interval.high
+    assert min(lpips.per_clip) <= score.interval.low and score.interval.high <= max(lpips.per_clip)
+
+
+def test_a_clips_score_is_the_mean_over_its_frames(lpips: Lpips) -> None:
+    x, y = videos(frames=3)
+    by_frame = lpips.distance.frame_distances(x, y)
+    assert by_frame.shape == (1, 3)
+    single = [float(lpips.distance(x[:, :, t : t + 1], y[:, :, t : t + 1])) for t in range(3)]
+    assert by_frame[0].tolist() == pytest.approx(single, rel=1e-5)
+    lpips.update(x, y)
+    assert lpips.per_clip == pytest.approx([sum(single) / 3], rel=1e-5)
+
+
+def test_the_protocol_states_network_files_and_calibration(lpips: Lpips, tmp_path: Path, vgg_file: Path) -> None:
+    x, y = videos()
+    lpips.update(x, y)
+    protocol = lpips.compute().protocol
+    assert protocol["network"] == "vgg16" and protocol["calibrated"] is True
+    assert protocol["features_sha256"] == file_hash(vgg_file)
+    assert protocol["heads_sha256"] == file_hash(tmp_path / "heads.pth")
+    plain = Lpips(LpipsConfig(features=vgg_file, network="vgg16"))
+    plain.update(x, y)
+    assert plain.compute().protocol["calibrated"] is False and "heads_sha256" not in plain.compute().protocol
+
+
+def test_the_metric_clamps_reconstructions_and_reads_bytes(lpips: Lpips) -> None:
+    x, y = videos()
+    lpips.update(x, y * 3)
+    lpips.update(x, (y * 3).clamp(-1, 1))
+    assert lpips.per_clip[0] == lpips.per_clip[1]
+    levels = [((v + 1) * 127.5).round().to(torch.uint8) for v in (x, y)]
+    lpips.update(levels[0], levels[1])
+    lpips.update(levels[0] / 127.5 - 1, levels[1] / 127.5 - 1)
+    assert lpips.per_clip[2] == pytest.approx(lpips.per_clip[3], rel=1e-6)
+
+
+def test_the_metric_without_clips_says_so(lpips: Lpips) -> None:
+    with pytest.raises(InputError, match="lpips has seen no clips"):
+        lpips.compute()

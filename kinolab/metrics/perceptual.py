@@ -1,7 +1,8 @@
 """A perceptual distance of frames (LPIPS, Zhang et al. 2018) over feature weights that the user has on disk.
 
-Nothing is downloaded. The features are torchvision's VGG16 or AlexNet (`features.N.weight`), the linear heads those
-that LPIPS published (`lin0.model.1.weight` or `lins.0.model.1.weight`).
+As a metric of reconstructions (`Lpips`) and as a part of an autoencoder's loss. Nothing is downloaded. The features
+are torchvision's VGG16 or AlexNet (`features.N.weight`), the linear heads those that LPIPS published
+(`lin0.model.1.weight` or `lins.0.model.1.weight`).
 """
 
 from __future__ import annotations
@@ -17,19 +18,28 @@ from torch import Tensor, nn
 
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.metrics.clips import ClipScores, Protocol, pixels
+from kinolab.metrics.weights import file_hash, read_tensors
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 """LPIPS normalises frames of [-1, 1] per channel, (x - SHIFT) / SCALE: ImageNet's statistics in that range."""
 
 
-class PerceptualConfig(Config):
-    """A distance of deep features."""
+class LpipsConfig(Config):
+    """The weights of a distance of deep features."""
 
     features: Path
     """File of feature weights in torchvision's layout, .pth or .safetensors."""
     heads: Path | None = None
     """File of LPIPS's linear heads; null = those in `features`, or none (plain distance of normalised features)."""
+    network: Literal["vgg16", "alexnet"] = "alexnet"
+    """The network that `features` holds."""
+
+
+class PerceptualConfig(LpipsConfig):
+    """A distance of deep features as a part of a loss."""
+
     network: Literal["vgg16", "alexnet"] = "vgg16"
     """The network that `features` holds."""
     weight: float = Field(default=1.0, gt=0)
@@ -122,24 +132,35 @@ class PerceptualDistance(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
-    def load(cls, config: PerceptualConfig) -> PerceptualDistance:
+    def load(cls, config: LpipsConfig) -> PerceptualDistance:
         """Read the weights that the config names; raises InputError for a missing file or keys, listing them."""
         network = NETWORKS[config.network]
-        state = _read(config.features)
+        state = read_tensors(config.features)
         weights = _feature_weights(state, network, config)
         if config.heads is not None:
-            heads = _head_weights(_read(config.heads), network, weights, config.heads)
+            heads = _head_weights(read_tensors(config.heads), network, weights, config.heads)
         elif any(name.startswith(("lin0.", "lins.0.")) for name in state):
             heads = _head_weights(state, network, weights, config.features)
         else:
             heads = None
-        return cls(network, weights, heads, config.frames)
+        return cls(network, weights, heads, config.frames if isinstance(config, PerceptualConfig) else 0)
 
     def forward(self, original: Tensor, reconstruction: Tensor, *, step: int = 0) -> Tensor:
         """The mean distance (a scalar, 0 for equal clips) of two clips (B, 3, T, H, W) in [-1, 1].
 
         step: which of the frames are compared where `frames` limits them.
         """
+        self._check(original, reconstruction)
+        return self._distances(self._pick(original, step), self._pick(reconstruction, step)).mean()
+
+    @torch.no_grad()
+    def frame_distances(self, original: Tensor, reconstruction: Tensor) -> Tensor:
+        """The distance of every frame, (B, T), of two clips (B, 3, T, H, W) in [-1, 1]; all frames, one at a time."""
+        self._check(original, reconstruction)
+        frames = zip(original.unbind(2), reconstruction.unbind(2), strict=True)
+        return torch.stack([self._distances(x, y) for x, y in frames], dim=1)
+
+    def _check(self, original: Tensor, reconstruction: Tensor) -> None:
         if original.ndim != 5 or original.shape != reconstruction.shape or original.shape[1] != 3:
             raise InputError(
                 "expected two clips of one shape (B, 3, T, H, W), "
@@ -150,13 +171,15 @@ class PerceptualDistance(nn.Module):
                 f"the perceptual distance needs frames of at least {self.network.smallest} pixels, "
                 f"got {original.shape[3]} x {original.shape[4]}"
             )
-        x, y = self._pick(original, step), self._pick(reconstruction, step)
-        total = torch.zeros((), device=x.device)
+
+    def _distances(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of images (N, 3, H, W) twice -> (N,)."""
+        total = torch.zeros(len(x), device=x.device)
         for i, (f, g) in enumerate(zip(self._features(x), self._features(y), strict=True)):
             difference = (_unit(f) - _unit(g)).square()
             if self.has_heads:
                 difference = difference * self.get_buffer(f"head{i}")
-            total = total + difference.sum(1).mean()
+            total = total + difference.sum(1).mean((1, 2))
         return total
 
     def _pick(self, video: Tensor, step: int) -> Tensor:
@@ -181,31 +204,46 @@ class PerceptualDistance(nn.Module):
         return compared
 
 
+class Lpips(ClipScores):
+    """Mean LPIPS over clips, a clip's score being the mean over its frames. 0 = equal, lower is better.
+
+    Without heads the distance is not calibrated to human judgement, and the protocol says so (`calibrated`).
+    """
+
+    name = "lpips"
+
+    def __init__(self, config: LpipsConfig) -> None:
+        """Raises InputError for a missing file, or one that does not hold the network's weights."""
+        super().__init__()
+        self.distance = PerceptualDistance.load(config)
+        self._files: Protocol = {"network": config.network, "features_sha256": file_hash(config.features)}
+        if config.heads is not None:
+            self._files["heads_sha256"] = file_hash(config.heads)
+
+    def to(self, device: torch.device | str) -> Lpips:
+        """Move the network; clips may come on any device."""
+        self.distance.to(device)
+        return self
+
+    def update(self, original: Tensor, reconstruction: Tensor) -> None:
+        """Add clips (B, 3, T, H, W): both float in [-1, 1], or both uint8; the reconstruction is clamped."""
+        device = self.distance.get_buffer("shift").device
+        x, y = (clips.to(device) for clips in pixels(original, reconstruction))
+        scores = self.distance.frame_distances(x, y).cpu().double().mean(1)
+        self._add(scores.tolist(), original)
+
+    def _settings(self) -> Protocol:
+        return self._files | {"calibrated": self.distance.has_heads, "clamped": True}
+
+
 def _unit(features: Tensor) -> Tensor:
     """Features divided by their length over channels, in float32; dead positions stay 0, with gradient 0."""
     features = features.float()
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the perceptual loss needs your own feature weights")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise a dozen kinds for a damaged or foreign file
-        raise InputError(f"{path}: not a readable .pth or .safetensors file of tensors ({error})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: expected a flat mapping of names to tensors")
-    return state
-
-
 def _feature_weights(
-    state: dict[str, Tensor], network: Network, config: PerceptualConfig
+    state: dict[str, Tensor], network: Network, config: LpipsConfig
 ) -> dict[int, tuple[Tensor, Tensor]]:
     names = [f"features.{layer.index}.{part}" for layer in network.layers for part in ("weight", "bias")]
     missing = [name for name in names if name not in state]

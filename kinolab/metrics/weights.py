@@ -1,0 +1,108 @@
+"""Weights that a person has on disk, for metrics: read without running code, hashed, and fitted to a network."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.errors import InputError
+
+COUNTER = "num_batches_tracked"
+"""What BatchNorm counts in training; old files lack it and no output depends on it."""
+SHOWN = 4
+"""How many names of tensors an error shows of each kind."""
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hexadecimal digits; raises InputError where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected your own file of weights")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_hash(path: Path, expected: str | None) -> str:
+    """The file's sha256; raises InputError where another one is expected, before anything is read from the file."""
+    came = file_hash(path)
+    if expected is not None and came != expected.lower():
+        raise InputError(f"{path}: expected sha256 {expected.lower()}, got {came}: not the file that was meant")
+    return came
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A flat mapping of names to tensors from a .safetensors file or one that torch.save wrote (weights only, no code).
+
+    Raises:
+        InputError: where there is no such file, it is damaged, or it holds anything else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected your own file of weights")
+    if is_torchscript(path):
+        raise InputError(f"{path}: holds a TorchScript network, expected a file of tensors")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise a dozen kinds for a damaged or foreign file
+        raise InputError(
+            f"{path}: not a readable .pth or .safetensors file of tensors ({_first_line(error)})"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: expected a flat mapping of names to tensors")
+    return state
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether torch.jit.save wrote the file: an archive that holds code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, ignored: Sequence[str] = ()) -> None:
+    """Give a network (it may be on the meta device) the tensors of a file, as float32; then freeze it.
+
+    ignored: beginnings of names that such files hold beside what is used.
+
+    Raises:
+        InputError: in one line, the names that are missing or unexpected and the shapes that differ.
+    """
+    own = network.state_dict()
+    wanted = {name: tuple(value.shape) for name, value in own.items() if not name.endswith(COUNTER)}
+    found = {n: v for n, v in tensors.items() if not n.endswith(COUNTER) and not n.startswith(tuple(ignored))}
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {_some(names)}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise InputError(f"{path}: not weights of {type(network).__name__}; {'; '.join(problems)}")
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in own if name.endswith(COUNTER)}
+    floats = {name: found[name].float().contiguous() for name in wanted}
+    network.load_state_dict(floats | counters, assign=True)
+    network.eval().requires_grad_(False)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
