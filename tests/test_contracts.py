@@ -15,6 +15,8 @@ from kinolab.data import DATA_SOURCES
 from kinolab.denoisers import Conditions
 from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.training.initial import first_autoencoder
+from kinolab.training.recipe import AutoencoderRecipe
 
 AUTOENCODERS: dict[str, Config] = {
     "image": autoencoders.ImageConfig(
@@ -23,7 +25,21 @@ AUTOENCODERS: dict[str, Config] = {
     "odvae": autoencoders.OdVaeConfig(
         hidden_size=8, hidden_size_mult=(1, 1, 1), num_res_blocks=1, norm_num_groups=4, mid_attention="none"
     ),
-}
+    "vqgan": autoencoders.VqganConfig(
+        ch=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=4, embed_dim=4, n_embed=8,
+        norm_num_groups=4,
+    ),
+    "tats": autoencoders.TatsConfig(n_hiddens=4, downsample=(2, 4, 4), embedding_dim=4, n_codes=8),
+    "diffusers": autoencoders.DiffusersConfig(
+        class_name="AutoencoderTiny",
+        settings={
+            "encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8],
+            "num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1],
+        },
+    ),
+}  # fmt: skip
+STREAMLESS = {"tats": "looks ahead in time", "diffusers": "takes whole clips"}
+"""The autoencoders without a stream, and why."""
 DENOISERS: dict[str, Config] = {
     "latte": denoisers.LatteConfig(
         hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8
@@ -53,11 +69,17 @@ def test_a_config_is_documented_and_reads_back_from_yaml(config: Config) -> None
     assert undocumented == []
 
 
+def built(name: str) -> autoencoders.Autoencoder:
+    if name == "diffusers":
+        pytest.importorskip("diffusers")
+    return autoencoders.build(AUTOENCODERS[name]).eval()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_autoencoders_keep_their_shape_rule(name: str) -> None:
-    model = autoencoders.build(AUTOENCODERS[name]).eval()  # type: ignore[arg-type]
+    model = built(name)
     spec = model.spec
-    frames = 2 * spec.temporal_ratio + 1
+    frames = 2 * spec.frame_step + spec.first_frame
     clip = torch.rand(2, 3, frames, 16, 8 * spec.spatial_ratio) * 2 - 1
     with torch.no_grad():
         posterior = model.encode(clip)
@@ -71,12 +93,36 @@ def test_autoencoders_keep_their_shape_rule(name: str) -> None:
         model.encode(torch.zeros(1, 3, frames, 17, 16))
     with pytest.raises(InputError, match="latents"):
         model.decode(torch.zeros(1, 99, 1, 4, 4))
-    assert model.last_layer.requires_grad and len(list(model.encoder_parts().parameters())) > 0
+    assert len(list(model.encoder_parts().parameters())) > 0
+    assert model.untrainable or model.last_layer.requires_grad
+    assert model.bits_per_latent is None or model.bits_per_latent > 0
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
+def test_an_autoencoder_can_be_trained_or_says_why_not(name: str) -> None:
+    if name == "diffusers":
+        pytest.importorskip("diffusers")
+    recipe = AutoencoderRecipe.model_validate(
+        {"name": "x", "data": SOURCES["world"], "autoencoder": AUTOENCODERS[name].model_dump()}
+    )
+    if not autoencoders.AUTOENCODERS[name].untrainable:
+        assert first_autoencoder(recipe).config == AUTOENCODERS[name]
+        return
+    with pytest.raises(InputError, match=rf"^autoencoder\.kind={name}: .* not trained"):
+        first_autoencoder(recipe)
+
+
+@pytest.mark.parametrize("name", STREAMLESS)
+def test_autoencoders_without_a_stream_say_so(name: str) -> None:
+    model = built(name)
+    for stream in (model.encode_stream, model.decode_stream):
+        with pytest.raises(InputError, match=STREAMLESS[name]):
+            stream(iter(()))
+
+
+@pytest.mark.parametrize("name", [name for name in AUTOENCODERS if name not in STREAMLESS])
 def test_causal_autoencoders_stream_exactly(name: str) -> None:
-    model = autoencoders.build(AUTOENCODERS[name]).eval()  # type: ignore[arg-type]
+    model = built(name)
     assert model.spec.causal
     clip = torch.rand(1, 3, 4 * model.spec.temporal_ratio + 1, 16, 16) * 2 - 1
     with torch.no_grad():

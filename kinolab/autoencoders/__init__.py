@@ -7,31 +7,47 @@ from typing import Annotated
 from pydantic import Field
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
+from kinolab.autoencoders.diffusers_adapter import DiffusersAutoencoder, DiffusersConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import inflate
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.autoencoders.tats import Tats, TatsConfig
+from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
 
-AUTOENCODERS: dict[str, type[ImageAutoencoder] | type[OdVae]] = {"image": ImageAutoencoder, "odvae": OdVae}
+AUTOENCODERS: dict[str, type[Autoencoder]] = {
+    "image": ImageAutoencoder,
+    "odvae": OdVae,
+    "vqgan": Vqgan,
+    "tats": Tats,
+    "diffusers": DiffusersAutoencoder,
+}
 
-AutoencoderConfig = Annotated[ImageConfig | OdVaeConfig, Field(discriminator="kind")]
+AnyConfig = ImageConfig | OdVaeConfig | VqganConfig | TatsConfig | DiffusersConfig
+AutoencoderConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 
-def build(config: ImageConfig | OdVaeConfig) -> Autoencoder:
-    """The autoencoder of a config, with fresh weights."""
-    model: Autoencoder = AUTOENCODERS[config.kind](config)  # type: ignore[arg-type]
-    return model
+def build(config: AnyConfig) -> Autoencoder:
+    """The autoencoder of a config, with fresh weights (or those of the folder that a diffusers config names)."""
+    return AUTOENCODERS[config.kind](config)
 
 
 __all__ = [
     "AUTOENCODERS",
+    "AnyConfig",
     "Autoencoder",
     "AutoencoderConfig",
     "AutoencoderSpec",
+    "DiffusersAutoencoder",
+    "DiffusersConfig",
     "ImageAutoencoder",
     "ImageConfig",
     "OdVae",
     "OdVaeConfig",
     "Posterior",
+    "Tats",
+    "TatsConfig",
+    "Vqgan",
+    "VqganConfig",
     "build",
     "inflate",
 ]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.layers.latent_scaling import LOGVAR_RANGE
 
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
     """The shape rules of an autoencoder.
 
-    A causal autoencoder of temporal ratio r maps 1 + r*k frames to 1 + k latent frames; an image autoencoder has
-    temporal ratio 1 and maps every frame by itself.
+    One of temporal ratio r maps 1 + r*k frames to 1 + k latent frames: the first frame has a latent of its own. With
+    `first_frame=False` it has not, and r*k frames give k latents. An image autoencoder has temporal ratio 1 and maps
+    every frame by itself. `latent_group`: the latents (after the one of the first frame) come in groups of so many.
     """
 
     latent_channels: int
@@ -25,28 +27,44 @@ class AutoencoderSpec:
     spatial_ratio: int
     causal: bool
     channels: int = 3
+    first_frame: bool = True
+    latent_group: int = 1
+
+    @property
+    def frame_step(self) -> int:
+        """By how many frames valid clips differ in length."""
+        return self.temporal_ratio * self.latent_group
+
+    @property
+    def least_frames(self) -> int:
+        """The length of the shortest valid clip."""
+        return 1 if self.first_frame else self.frame_step
+
+    @property
+    def frame_rule(self) -> str:
+        """The valid frame counts in words: 1 + 4*k, or 4*k."""
+        return f"{'1 + ' * self.first_frame}{self.frame_step}*k"
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C', T', H', W') of the latents of a clip; raises InputError where the clip breaks a rule."""
         self.check(frames, height, width)
-        t = (frames - 1) // self.temporal_ratio + 1
+        t = (frames - self.first_frame) // self.temporal_ratio + self.first_frame
         return self.latent_channels, t, height // self.spatial_ratio, width // self.spatial_ratio
 
     def pixel_frames(self, latent_frames: int) -> int:
         """How many frames `latent_frames` latents decode to."""
-        return (latent_frames - 1) * self.temporal_ratio + 1
+        return (latent_frames - self.first_frame) * self.temporal_ratio + self.first_frame
 
     def snap_frames(self, frames: int) -> int:
-        """The largest valid frame count that is not above `frames` (at least 1)."""
-        return max(1, (frames - 1) // self.temporal_ratio * self.temporal_ratio + 1)
+        """The largest valid frame count that is not above `frames` (at least the least there is)."""
+        steps = (frames - self.first_frame) // self.frame_step
+        return max(self.least_frames, steps * self.frame_step + self.first_frame)
 
     def check(self, frames: int, height: int, width: int) -> None:
-        """Raises InputError unless frames = 1 + temporal_ratio * k and the sides are multiples of spatial_ratio."""
-        if frames < 1 or (frames - 1) % self.temporal_ratio:
+        """Raises InputError unless `frames` follows `frame_rule` and the sides are multiples of spatial_ratio."""
+        if frames < self.least_frames or (frames - self.first_frame) % self.frame_step:
             near = self.snap_frames(frames)
-            raise InputError(
-                f"expected 1 + {self.temporal_ratio}*k frames, got {frames}; use {near} or {near + self.temporal_ratio}"
-            )
+            raise InputError(f"expected {self.frame_rule} frames, got {frames}; use {near} or {near + self.frame_step}")
         if height % self.spatial_ratio or width % self.spatial_ratio or min(height, width) < self.spatial_ratio:
             raise InputError(
                 f"expected a height and width that are multiples of {self.spatial_ratio}, got {height} x {width}"
@@ -59,6 +77,11 @@ class Posterior:
 
     mean: Tensor
     logvar: Tensor
+
+    @classmethod
+    def certain(cls, latents: Tensor) -> Posterior:
+        """The posterior of an encoder that gives one answer: `latents`, with a deviation of exp(-15)."""
+        return cls(latents, torch.full_like(latents, LOGVAR_RANGE[0]))
 
     def mode(self) -> Tensor:
         """The most likely latents, which is the mean."""
@@ -84,6 +107,13 @@ class Autoencoder(nn.Module):
     latent_shift: Tensor
     """(C',): normalised latents = (raw - latent_shift) * latent_scale."""
     latent_scale: Tensor
+    untrainable: ClassVar[str] = ""
+    """Why Kinolab can't train it; empty where it can."""
+
+    @property
+    def bits_per_latent(self) -> float | None:
+        """Bits that one latent position (t, h, w) takes where latents are codes of a codebook; None: continuous."""
+        return None
 
     @property
     def last_layer(self) -> Tensor:

@@ -9,7 +9,9 @@ from kinolab.checkpoints.dit import DiTFormat
 from kinolab.checkpoints.latte import LatteFormat
 from kinolab.checkpoints.latte_diffusers import LatteDiffusersFormat
 from kinolab.checkpoints.ldm_autoencoder import LdmAutoencoderFormat
+from kinolab.checkpoints.tats import TatsFormat
 from kinolab.checkpoints.vdt import VdtFormat
+from kinolab.checkpoints.vqgan import VqganFormat
 from kinolab.errors import InputError
 
 FORMATS: dict[str, Format] = {
@@ -19,6 +21,8 @@ FORMATS: dict[str, Format] = {
     "autoencoder_kl": AutoencoderKLFormat(),
     "ldm_autoencoder": LdmAutoencoderFormat(),
     "causal_vae": CausalVaeFormat(),
+    "vqgan": VqganFormat(),
+    "tats": TatsFormat(),
     "latte_diffusers": LatteDiffusersFormat(),
 }
 """Every format that is read and written, by name."""
@@ -40,4 +44,6 @@ def unsupported(shapes: Shapes) -> str | None:
     """The name of a well-known layout that is not read, or None."""
     if "transformer_blocks.0.attn1.to_q.weight" in shapes:
         return "a transformer in the layout of diffusers"
+    if "quantize.embed.weight" in shapes and "quantize.proj.weight" in shapes:
+        return "a VQGAN with Gumbel quantisation"
     return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from kinolab.checkpoints.base import fit
 from kinolab.checkpoints.files import StoredWeights, groups, own_header, read_part, read_weights, select
 from kinolab.checkpoints.formats import recognise, unsupported
-from kinolab.checkpoints.reading import fitting_prefixes, read, shapes_of
+from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, read, shapes_of
 from kinolab.config import load_config, read_yaml
 from kinolab.errors import InputError
 
@@ -64,6 +64,10 @@ def inspect(path: Path | str, *, format: str | None = None, prefix: str = "") ->
     unwrapped = select(stored, prefix)
     shapes = shapes_of(unwrapped.tensors)
     facts = _facts(unwrapped.tensors)
+    name = diffusers_class(stored)
+    if format is None and name is not None:
+        title = f"{name}; used through diffusers (kinolab[interop]) where its folder is given as an autoencoder"
+        return Inspection(path, stored.container, title, prefix, config=stored.settings, groups=groups(shapes), **facts)
     if format is None and recognise(shapes) is None:
         prefixes = {p: f.name for p, f in fitting_prefixes(stored.tensors).items()}
         name = unsupported(shapes)

@@ -30,7 +30,8 @@ class LdmAutoencoderFormat(Format):
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("encoder.down.0.block.0.conv1.weight", "encoder.conv_out.weight", "decoder.conv_out.weight")
-        return all(len(shapes.get(name, ())) == 4 for name in marks)
+        discrete = any(name.startswith("quantize.") for name in shapes)  # a VQGAN
+        return all(len(shapes.get(name, ())) == 4 for name in marks) and not discrete
 
     def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
         guess, before = Guess(), "encoder.down."

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinolab.autoencoders.diffusers_adapter import CLASSES
 from kinolab.checkpoints.base import Format, Guess, Shapes, fill, fit
 from kinolab.checkpoints.files import (
     INNER_WRAPPINGS,
@@ -27,7 +28,7 @@ from kinolab.errors import InputError
 
 
 def load(path: Path | str, *, format: str | None = None, prefix: str = "", **overrides: Any) -> Any:
-    """Public weights as a module: `Latte`, `DiT`, `Vdt`, `ImageAutoencoder` or `OdVae`, in evaluation mode, float32.
+    """Public weights as a module (`Latte`, `ImageAutoencoder`, ...: see `FORMATS`), in evaluation mode, float32.
 
     path: a `.safetensors` file, a file of torch.save (only weights are loaded from it, no code), or a folder with
     config.json. format: a name of `FORMATS`; none = told by the names of the tensors. prefix: only tensors whose
@@ -95,6 +96,11 @@ def read(stored: StoredWeights, format: str | None, prefix: str, overrides: Mapp
     """
     unwrapped = select(stored, prefix)
     shapes = shapes_of(unwrapped.tensors)
+    if format is None and diffusers_class(stored) is not None:
+        raise InputError(
+            f"{stored.path}: {diffusers_class(stored)}, which is used through diffusers and not converted; "
+            "give its folder where an autoencoder is expected"
+        )
     chosen = recognise(shapes) if format is None else find_format(format)
     if chosen is None:
         raise InputError(f"{stored.path}: {_unknown(stored, shapes, prefix)}")
@@ -108,6 +114,12 @@ def read(stored: StoredWeights, format: str | None, prefix: str, overrides: Mapp
             f"{stored.path}: lacks what every {chosen.name} file has; its names start with {_heads(shapes)}"
         ) from None
     return Reading(chosen, unwrapped, guess)
+
+
+def diffusers_class(stored: StoredWeights) -> str | None:
+    """The class of diffusers that a folder holds, where it is an autoencoder that is used through diffusers."""
+    name = stored.settings.get("_class_name")
+    return name if name in CLASSES and name != "AutoencoderKL" else None
 
 
 def fitting_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Format]:

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-PUBLIC = {"image": "autoencoder_kl", "odvae": "causal_vae", "latte": "latte", "dit": "dit", "vdt": "vdt"}
+PUBLIC = {
+    "image": "autoencoder_kl",
+    "odvae": "causal_vae",
+    "vqgan": "vqgan",
+    "tats": "tats",
+    "latte": "latte",
+    "dit": "dit",
+    "vdt": "vdt",
+}
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers"}
 """`kind` of a part -> the layout of the class that diffusers has for it."""
@@ -61,6 +69,8 @@ def convert(
         layouts = PUBLIC if to == "public" else DIFFUSERS
         layout = layouts.get(module.config.kind)
         if layout is None:
+            if module.config.kind == "diffusers":
+                raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
         find_format(layout).check_writable(module)  # before anything is replaced
         if overwrite and out.is_dir() and layout in DIFFUSERS.values():

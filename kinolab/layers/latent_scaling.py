@@ -36,6 +36,10 @@ class ScaledLatents(nn.Module):
         shift, scale = _columns(self.latent_shift), _columns(self.latent_scale)
         return (mean - shift) * scale, logvar.clamp(*LOGVAR_RANGE) + 2 * scale.abs().log()
 
+    def to_normalised(self, raw: Tensor) -> Tensor:
+        """Raw latents (B, C', T', H', W') -> normalised latents."""
+        return (raw - _columns(self.latent_shift)) * _columns(self.latent_scale)
+
     def to_raw(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C', T', H', W') -> raw latents."""
         return latents / _columns(self.latent_scale) + _columns(self.latent_shift)

@@ -27,6 +27,11 @@ class LatentRules(Protocol):
         ...
 
     @property
+    def first_frame(self) -> bool:
+        """Whether the first frame has a latent of its own."""
+        ...
+
+    @property
     def spatial_ratio(self) -> int:
         """Pixels per latent along each side."""
         ...
@@ -66,8 +71,16 @@ def fold(mask: Tensor, spec: LatentRules) -> Tensor:
 
     Channel r of a latent frame is the r-th frame it stands for; the first latent of a causal autoencoder stands for one
     frame, which fills all its channels. Values are the share of the latent's pixels to be generated.
+
+    Raises:
+        InputError: where the mask's shape breaks the rule, or the first frame has no latent of its own.
     """
     r, s = spec.temporal_ratio, spec.spatial_ratio
+    if r > 1 and not spec.first_frame:
+        raise InputError(
+            f"tasks need an autoencoder whose first frame has a latent of its own; in this one every latent holds {r} "
+            "frames; use it for generation, or another autoencoder"
+        )
     spec.check(*mask.shape[2:])
     B, _, T, H, W = mask.shape
     share = mask.float().reshape(B, T, H // s, s, W // s, s).mean((3, 5))

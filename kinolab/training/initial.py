@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from kinolab import checkpoints
-from kinolab.autoencoders import OdVae, OdVaeConfig, inflate
+from kinolab.autoencoders import AUTOENCODERS, OdVae, OdVaeConfig, inflate
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
@@ -22,7 +22,14 @@ from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, De
 
 
 def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:
-    """The recipe's autoencoder with its first weights: random, copied, or inflated from an image autoencoder."""
+    """The recipe's autoencoder with its first weights: random, copied, or inflated from an image autoencoder.
+
+    Raises:
+        InputError: for an autoencoder that can't be trained here, or first weights that don't fit it.
+    """
+    kind = config.autoencoder.kind
+    if AUTOENCODERS[kind].untrainable:
+        raise InputError(f"autoencoder.kind={kind}: {AUTOENCODERS[kind].untrainable}")
     if config.initial is None:
         return build_autoencoder(config.autoencoder)
     return inflated_or_equal(config.autoencoder, config.initial)
