@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import latte, odvae, toy_clip, vdt
+from benchmarks import latte, odvae, step_cache, toy_clip, vdt
 from benchmarks.measure import Result, machine
 from kinolab.errors import InputError
 
@@ -32,6 +32,7 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: odvae.memory(odvae.CONFIG, 64, say),
     ],
     "toy_clip": [lambda say: toy_clip.clip(3, say)],
+    "step_cache": [lambda say: step_cache.sampling(5, say)],
 }
 """The comparisons by name. Sampling runs at 128 px: 50 steps of all entrants at 256 px would take six minutes."""
 QUICK: dict[str, list[Callable[[Say], Result]]] = {
@@ -46,6 +47,7 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: odvae.memory(odvae.CONFIG, 32, say),
     ],
     "toy_clip": [lambda say: toy_clip.clip(1, say)],
+    "step_cache": [lambda say: step_cache.sampling(1, say, 10)],
 }
 """The same in about a minute: small sizes, few turns; only good to see that everything runs."""
 

@@ -23,7 +23,8 @@ from kinolab.config import Config, load_config
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, resolve
-from kinolab.model import Request, VideoModel, find_model, shipped_models
+from kinolab.layers.step_cache import StepCache, StepCacheConfig
+from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
@@ -53,6 +54,8 @@ class GenerateConfig(Config):
     """Sampler and steps; none = the model's own."""
     guidance: GuidanceConfig | None = None
     """Classifier-free guidance; none = the model's own."""
+    cache: StepCacheConfig | None = None
+    """Reuse of the denoiser's features between steps: faster, and not quite the same; none = every step in full."""
     precision: PrecisionPolicy = "auto"
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
@@ -116,7 +119,7 @@ def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     """The canvas of a request with a given part, at the model's size and rate."""
     assert config.given is not None and config.size is not None
     spec = model.autoencoder.spec
-    shape = Shape(model.config.frames, config.size, config.fps or model.config.fps, spec.temporal_ratio)
+    shape = Shape(model.config.frames, config.size, config.fps or model.config.fps, spec.frame_step)
     return prepare(config.given, shape, config.frames)
 
 
@@ -128,9 +131,12 @@ def make_clips(
     progress: Progress | None,
 ) -> Callable[[int], Tensor]:
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
+    cache = None if config.cache is None else StepCache(config.cache)
     if prepared is None:
         callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
-        latents = model.sample_latents(requests, sampler=config.sampler, guidance=config.guidance, callback=callback)
+        latents = model.sample_latents(
+            requests, sampler=config.sampler, guidance=config.guidance, callback=callback, cache=cache
+        )
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
     made = fill_canvas(
@@ -142,6 +148,7 @@ def make_clips(
         exact=config.given.keep == "exact",
         sampler=config.sampler,
         guidance=config.guidance,
+        cache=cache,
         progress=progress,
     )
     return lambda k: made[k][:, prepared.shown]
@@ -157,6 +164,7 @@ def fill_canvas(
     exact: bool = False,
     sampler: SamplerConfig | None = None,
     guidance: GuidanceConfig | None = None,
+    cache: StepCache | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Generate what a canvas lacks, window by window: (B, 3, T, H, W) in [-1, 1].
@@ -180,11 +188,20 @@ def fill_canvas(
             asked = [replace(r, seed=window_seed(r.seed, n), frames=len(frames), size=None) for r in requests]
             if bool((mask == 1).all()):
                 asked = [replace(r, size=(video.shape[3], video.shape[4])) for r in asked]
-                latents = model.sample_latents(asked, sampler=sampler, guidance=guidance, callback=callback)
+                latents = model.sample_latents(
+                    asked, sampler=sampler, guidance=guidance, callback=callback, cache=cache
+                )
                 made = model.decode(latents)
             else:
                 made = model.complete(
-                    video, mask, asked, steering=steering, sampler=sampler, guidance=guidance, callback=callback
+                    video,
+                    mask,
+                    asked,
+                    steering=steering,
+                    sampler=sampler,
+                    guidance=guidance,
+                    callback=callback,
+                    cache=cache,
                 )
         made = made.to(shown)
         first = unseen[:, :, list(frames)] == 1
@@ -337,9 +354,10 @@ def read_provenance(path: Path) -> Mapping[str, Any]:
 
 
 def model_hash(model: str) -> str:
-    """sha256 over the files of a model folder, which its name or place does not change."""
-    folder, digest = find_model(model), hashlib.sha256()
-    for path in [*sorted(folder.glob("*.safetensors")), folder / "model.yaml"]:
+    """sha256 over the files of a model folder (or an autoencoder's in diffusers' layout), wherever it lies."""
+    folder, digest = find_autoencoder(model), hashlib.sha256()
+    config = next(path for name in ("model.yaml", "config.json") if (path := folder / name).exists())
+    for path in [*sorted(folder.glob("*.safetensors")), config]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

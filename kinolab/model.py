@@ -18,9 +18,10 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kinolab.autoencoders import AutoencoderConfig
+from kinolab.autoencoders import AnyConfig, AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
 from kinolab.conditioning import MiniLmConfig
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
@@ -31,6 +32,7 @@ from kinolab.errors import InputError
 from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.masking import fully_given, place_given
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.layers.step_cache import StepCache
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
 FORMAT = 1
@@ -197,15 +199,18 @@ class VideoModel:
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
+        cache: StepCache | None = None,
     ) -> Tensor:
         """Generate one clip for each prompt: (B, 3, T, H, W) in [-1, 1].
 
         frames and size (height, width) default to those of training; other sizes are interpolated with a warning.
-        Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in.
+        Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in (but with a
+        step cache, which leaves blocks out only where every clip of the batch may do without).
         """
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
         requests = [Request(p, label, frames, size, seed + k) for k, p in enumerate(prompts)]
-        return self.decode(self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback))
+        latents = self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback, cache=cache)
+        return self.decode(latents)
 
     @torch.no_grad()
     def complete(
@@ -219,6 +224,7 @@ class VideoModel:
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
+        cache: StepCache | None = None,
     ) -> Tensor:
         """Generate what a mask leaves open: video (B, 3, T, H, W) in [-1, 1] and mask (B, 1, T, H, W) -> the video.
 
@@ -230,6 +236,7 @@ class VideoModel:
             steering: how a denoiser that takes nothing given is held to the given part; none = as trained, or
                 reconstruction guidance for a denoiser that was not trained to take any.
             exact: put the given pixels back as they were; else they are what the decoder makes of them.
+            cache: reuses the denoiser's features between steps; not with reconstruction guidance.
 
         Raises:
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
@@ -252,6 +259,7 @@ class VideoModel:
             sampler=sampler,
             guidance=guidance,
             callback=callback,
+            cache=cache,
             given=GivenPart(given, folded, video, mask),
             steering=steering,
         )
@@ -266,6 +274,7 @@ class VideoModel:
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
+        cache: StepCache | None = None,
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
     ) -> Tensor:
@@ -289,6 +298,7 @@ class VideoModel:
                 generator=sources[0],
                 steering=steered,
                 callback=callback,
+                cache=cache,
             )
         if given is not None and trained not in ("none", "channels"):
             latents = place_given(latents, given.latents, given.mask)
@@ -374,14 +384,46 @@ def find_model(path: Path | str) -> Path:
     raise InputError(f"{path}: no such model; expected a model folder or a shipped model's name ({names})")
 
 
+def find_autoencoder(path: Path | str) -> Path:
+    """The folder of an autoencoder: a model folder (see `find_model`), or one in the layout of diffusers.
+
+    Raises:
+        InputError: where there is none; says what was looked for.
+    """
+    folder = Path(path)
+    if not any((f / "model.yaml").exists() for f in (folder, folder / "model")):
+        if is_diffusers_folder(folder):
+            return folder
+        if (folder / "model_index.json").is_file():
+            raise InputError(
+                f"{path}: a whole diffusers pipeline; name the folder of its autoencoder, {folder / 'vae'}"
+            )
+    return find_model(path)
+
+
+def autoencoder_config(path: Path | str) -> AnyConfig:
+    """The config of the autoencoder in a folder (see `find_autoencoder`), without reading its weights."""
+    folder = find_autoencoder(path)
+    if (folder / "model.yaml").exists():
+        return read_model_config(folder).autoencoder
+    return folder_config(folder)
+
+
 def read_model_config(folder: Path) -> ModelConfig:
     """The config in a model folder."""
     return load_config(ModelConfig, folder / "model.yaml")
 
 
 def load_autoencoder(path: Path | str) -> Autoencoder:
-    """The autoencoder of a model folder, in evaluation mode."""
-    folder = find_model(path)
+    """The autoencoder of a model folder, or of a folder in diffusers' layout (`DiffusersAutoencoder`), in evaluation
+    mode.
+
+    Raises:
+        InputError: where there is none, or its files are not complete or don't fit.
+    """
+    folder = find_autoencoder(path)
+    if not (folder / "model.yaml").exists():
+        return build_autoencoder(DiffusersConfig(path=folder)).eval()
     autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
     _load_weights(autoencoder, folder / "autoencoder.safetensors")
     return autoencoder.eval()

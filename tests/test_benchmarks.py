@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__ as program
-from benchmarks import latte, odvae, toy_clip, vdt
+from benchmarks import latte, odvae, step_cache, toy_clip, vdt
 from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, difference, faster, race
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.model import ModelConfig, VideoModel
+from tests.tiny_model import tiny_model
 
 CASE = latte.Case(width=24, heads=2, depth=2, frames=3, side=8, text_dim=8, tokens=4)
 ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1), num_res_blocks=1, norm_num_groups=4)
@@ -164,3 +165,12 @@ def test_the_plain_vdt_computes_what_vdt_does() -> None:
     errors = [timing["error"] for timing in result.details.values()]
     assert errors[0] == 0 and errors[1] < 1e-5 and max(errors) < 0.05
     assert [aim.what.split(":")[0] for aim in result.aims][:2] == [vdt.FLOAT32, vdt.COMPILED]
+
+
+def test_the_step_cache_is_timed_with_its_drift_beside_it() -> None:
+    result = step_cache.sampling(1, quiet, 6, (tiny_model(text=False), "a tiny model"))
+    assert result.columns == ["", "median", "faster", "PSNR", "worst", "reused"]
+    assert [row[0] for row in result.rows] == [step_cache.ALL, *step_cache.CACHES, "3 steps", "2 steps"]
+    assert all(len(row) == 6 for row in result.rows) and result.rows[0][3:] == ["", "", ""]
+    assert {row[0]: row[5] for row in result.rows}["blocks every 2nd step"] == "33%", "steps 1 and 3 of 6"
+    assert result.details[step_cache.ALL]["psnr"] == [100.0] * 4

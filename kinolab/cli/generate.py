@@ -29,6 +29,19 @@ def generate(
         str | None, typer.Option(help="Times with guidance as LOW,HIGH: fractions from clean (0) to noise (1).")
     ] = None,
     guidance_rescale: Annotated[float | None, typer.Option(help="Rescaling of guided predictions, 0 to 1.")] = None,
+    cache: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Reuse features between steps until their input has changed by this much, as 0.1: faster, not exact.",
+        ),
+    ] = None,
+    cache_every: Annotated[
+        int | None, typer.Option(min=1, help="Instead of --cache: run the denoiser's blocks in every n-th step only.")
+    ] = None,
+    guidance_every: Annotated[
+        int | None, typer.Option(min=1, help="Run guidance's unconditional branch in every n-th step only.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: pays off over many videos.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -52,18 +65,37 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}
     values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
     changes: dict[str, Any] = {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]}
-    values["sampler"] = trained.sampler.model_dump() | {k: v for k, v in changes.items() if v is not None}
+    own = trained.sampler.model_dump()
+    if options["sampler"] not in (None, own["name"]):
+        own = {k: own[k] for k in ("steps", "spacing")}  # eta and variance are one sampler's
+    values["sampler"] = own | {k: v for k, v in changes.items() if v is not None}
     text = options["guidance_interval"]
     interval = None if text is None else _numbers(text)
     changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
     if guidance is None and not options["prompt"] and options["label"] is None:
         values["guidance"]["scale"] = 1.0
+    values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])
     config = load_config(GenerateConfig, values)
     with spoken_warnings():
         files = run(config, out, progress=show_progress("sampling"), say=lambda note: typer.echo(note, err=True))
     for path in files:
         typer.echo(path)
+
+
+def cache_values(threshold: float | None, every: int | None, guidance_every: int | None) -> dict[str, Any] | None:
+    """The values of a `StepCacheConfig` that the options ask for; none = no cache.
+
+    `--guidance-every` alone reuses no features.
+    """
+    from kinolab.errors import InputError
+
+    if threshold is not None and every is not None:
+        raise InputError("--cache and --cache-every are two ways to say when the blocks run: give one of them")
+    if threshold is None and every is None and guidance_every is None:
+        return None
+    blocks = {"method": "interval", "every": every} if every is not None else {"threshold": threshold or 0.0}
+    return blocks | {"guidance_every": guidance_every or 1}
 
 
 @contextmanager

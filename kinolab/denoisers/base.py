@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
+from kinolab.layers.step_cache import StepCache
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,36 @@ class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""
 
     spec: DenoiserSpec
+    step_cache: StepCache | None
+    """Set by a sampling run that reuses features between its steps (`kinolab.layers.step_cache.caching`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step_cache = None
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W)."""
         raise NotImplementedError
+
+    def run_blocks(
+        self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """blocks(x), or what they added in an earlier step where a step cache says that it will do.
+
+        Args:
+            x: the tokens, (B, ...).
+            blocks: runs all blocks, tokens -> tokens of the same shape.
+            modulated: the tokens as the first block's norm and the time's shift and scale make them.
+        """
+        cache = self.step_cache
+        if cache is None:
+            return blocks(x)
+        residual = cache.recall(cache, lambda: modulated(x))
+        if residual is not None:
+            return x + residual
+        result = blocks(x)
+        cache.keep(cache, result - x)
+        return result
 
     def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
         """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""

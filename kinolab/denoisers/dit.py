@@ -140,12 +140,22 @@ class DiT(Denoiser):
         x = self.x_embedder(z)
         x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
         c = self._condition(t, conditions)
+        x = self.run_blocks(x, lambda x: self._blocks(x, c), lambda x: self._modulated(x, c))
+        return unpatchify(self.final_layer(x, c), grid, p)
+
+    def _blocks(self, x: Tensor, c: Tensor) -> Tensor:
         for block in self.blocks:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, c, use_reentrant=False)
             else:
                 x = block(x, c)
-        return unpatchify(self.final_layer(x, c), grid, p)
+        return x
+
+    def _modulated(self, x: Tensor, c: Tensor) -> Tensor:
+        """What the first block's attention is given."""
+        first: Any = self.blocks[0]
+        shift, scale, *_ = first.adaLN_modulation(c)
+        return modulate(first.norm1(x), shift, scale)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
         """Embedding (B, 1, D) of time and class."""

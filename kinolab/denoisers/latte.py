@@ -342,15 +342,25 @@ class Latte(Denoiser):
             tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)
             x = torch.cat([x, tokens.to(x.dtype)], dim=2)
         context = self._context(conditions, len(t), frames, image_frames)
+        x = self.run_blocks(x, lambda x: self._blocks(x, c, shared, context), lambda x: self._modulated(x, c, shared))
+        x = self.final_layer(x[:, :, :places], c)
+        return unpatchify(x, grid, p, self.config.temporal_patch)
+
+    def _blocks(self, x: Tensor, c: Tensor, shared: Tensor | None, context: Context) -> Tensor:
         for i, block in enumerate(self.blocks):
             if i == self.first_temporal and self.config.temporal_position == "absolute":
-                x = self._add_frame_embedding(x, image_frames)
+                x = self._add_frame_embedding(x, context.image_frames)
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, c, shared, context, use_reentrant=False)
             else:
                 x = block(x, c, shared, context)
-        x = self.final_layer(x[:, :, :places], c)
-        return unpatchify(x, grid, p, self.config.temporal_patch)
+        return x
+
+    def _modulated(self, x: Tensor, c: Tensor, shared: Tensor | None) -> Tensor:
+        """What the first block's attention is given; without modulation the time is a token among them."""
+        first: Any = self.blocks[0]
+        m = first.modulate(c, shared)
+        return first.norm1(x) if m is None else modulate(first.norm1(x), m[0], m[1])
 
     def _check_frames(self, z: Tensor, image_frames: int) -> None:
         T, H, W = z.shape[2:]

@@ -155,9 +155,7 @@ class VdtBlock(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, context: Context) -> Tensor:
         """Tokens x (B, T, S, D), condition c (B, 1 or S, D), or modulation (6, B, 1 or S, 1, D) -> (B, T, S, D)."""
-        shared = c + self.scale_shift_table[:, None, None, None] if self.single else self.adaLN_modulation(c)
-        # A condition per place goes to the places instead of the frames: (6, B, S, 1, D) -> (6, B, 1, S, D).
-        shift1, scale1, gate1, shift2, scale2, gate2 = shared.transpose(2, 3)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         if self.time_first:
             x = self._over_time(x, context.visible)
         x = gated_add(x, gate1, spatial_attention(self.attn, modulate(self.norm1(x), shift1, scale1)))
@@ -168,6 +166,12 @@ class VdtBlock(nn.Module):
         if context.text is not None:
             x = x + self.cross_attn(x.flatten(1, 2), context.text, context.text_mask).view_as(x)
         return gated_add(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+    def modulation(self, c: Tensor) -> Tensor:
+        """Shift, scale and gate of spatial attention and MLP, (6, B, 1, 1 or S, D); c as in `forward`."""
+        shared = c + self.scale_shift_table[:, None, None, None] if self.single else self.adaLN_modulation(c)
+        # A condition per place goes to the places instead of the frames: (6, B, S, 1, D) -> (6, B, 1, S, D).
+        return shared.transpose(2, 3)
 
     def _over_time(self, x: Tensor, visible: Tensor | None) -> Tensor:
         attended = temporal_attention(self.temporal_attn, self.temporal_norm1(x), None, visible)
@@ -249,12 +253,22 @@ class Vdt(Denoiser):
         x, told, context = self._tell(x, c, context, positions, given, mask)
         if self.config.adaln == "single":
             told = self.t_block(told)
+        x = self.run_blocks(x, lambda x: self._blocks(x, told, context), lambda x: self._modulated(x, told))
+        return unpatchify(self.final_layer(x[:, :frames], c), grid, p)
+
+    def _blocks(self, x: Tensor, told: Tensor, context: Context) -> Tensor:
         for block in self.blocks:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, told, context, use_reentrant=False)
             else:
                 x = block(x, told, context)
-        return unpatchify(self.final_layer(x[:, :frames], c), grid, p)
+        return x
+
+    def _modulated(self, x: Tensor, told: Tensor) -> Tensor:
+        """What the first block's spatial attention would be given if there were none in time before it."""
+        first: Any = self.blocks[0]
+        shift, scale, *_ = first.modulation(told)
+        return modulate(first.norm1(x), shift, scale)
 
     def _given(self, z: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """What is given and its mask; where nothing is, zeros and a mask of ones."""

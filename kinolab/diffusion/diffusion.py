@@ -23,6 +23,7 @@ from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_bet
 from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, Denoised, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
+from kinolab.layers.step_cache import StepCache, caching
 
 
 class DiffusionConfig(Config):
@@ -270,6 +271,7 @@ class Diffusion:
         generator: torch.Generator | None = None,
         steering: Steering | None = None,
         callback: Callback | None = None,
+        cache: StepCache | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Clean latents (B, C, T, H, W) from noise.
@@ -283,10 +285,11 @@ class Diffusion:
             generator: on the CPU; the same draws on every device.
             steering: holds a denoiser that takes nothing given to the given part of the sample.
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
+            cache: reuses the denoiser's features between steps, begun anew here; none = every step runs in full.
             device: where noise that is drawn here goes.
 
         Raises:
-            InputError: for steps, spacing or guidance that this diffusion has not.
+            InputError: for steps, spacing or guidance that this diffusion has not, and for a cache where it can't be.
             NonFiniteError: where the denoiser gives NaN or infinity.
         """
         sampler = sampler if sampler is not None else SamplerConfig()
@@ -295,7 +298,7 @@ class Diffusion:
         if not isinstance(noise, Tensor):
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        predict = guided(denoiser, conditions, guidance, channels=z.shape[1], fraction=self.path.fraction)
+        predict = guided(denoiser, conditions, guidance, channels=z.shape[1], fraction=self.path.fraction, cache=cache)
 
         def denoise(z: Tensor, t: float) -> Denoised:
             prediction, variance = self.split(predict(z, t), z.shape[1])
@@ -309,5 +312,13 @@ class Diffusion:
             return Denoised(x, variance)
 
         estimate = denoise if steering is None else steered(denoise, steering, self.path)
+        if cache is not None:
+            if steering is not None and steering.config.guided:
+                raise InputError(
+                    "a step cache cuts the gradient that reconstruction guidance follows: leave it out, or use "
+                    "replacement"
+                )
+            callback = cache.counting(callback)
         run = SAMPLERS[sampler.name]
-        return run(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=callback)
+        with caching(denoiser, cache, sampler.steps):
+            return run(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=callback)

@@ -38,6 +38,11 @@ class SteeringConfig(Config):
     """Where the error is measured. In latents only those count of which every pixel is given; in pixels everything that
     is given counts, such as a single frame in the middle of a latent, at the cost of a decoding per step."""
 
+    @property
+    def guided(self) -> bool:
+        """Whether the gradient of the given part's error is followed."""
+        return self.method == "reconstruction" and self.weight > 0
+
 
 @dataclass(frozen=True)
 class Steering:
@@ -55,7 +60,6 @@ class Steering:
 def steered(denoise: Denoise, steering: Steering, path: NoisePath) -> Denoise:
     """The same estimate held to the given part, to be handed to any sampler."""
     config, given, known = steering.config, steering.given, steering.known
-    guided = config.method == "reconstruction" and config.weight > 0
 
     def residual(x: Tensor) -> Tensor:
         if steering.residual is not None:
@@ -63,7 +67,7 @@ def steered(denoise: Denoise, steering: Steering, path: NoisePath) -> Denoise:
         return torch.where(known, given - x, torch.zeros_like(x))
 
     def steer(z: Tensor, t: float) -> Denoised:
-        if not guided:
+        if not config.guided:
             estimate = denoise(z, t)
             return Denoised(torch.where(known, given, estimate.sample), estimate.variance)
         with torch.enable_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.layers.step_cache import StepCache
 
 
 class Conditions(Protocol):
@@ -68,6 +69,7 @@ def guided(
     *,
     channels: int,
     fraction: Callable[[float], float],
+    cache: StepCache | None = None,
 ) -> Predict:
     """The denoiser with its conditions bound and guidance applied, as predict(z, t) in the dtype of z.
 
@@ -79,6 +81,7 @@ def guided(
         config: scale, interval, rescale.
         channels: number of prediction channels.
         fraction: time -> fraction in [0, 1], to compare with the interval.
+        cache: is told which branch a call computes, and says in which steps the unconditional one may be left out.
 
     Raises:
         InputError: where there is guidance and nothing to guide towards.
@@ -89,19 +92,29 @@ def guided(
         )
     low, high = config.interval
 
-    def call(z: Tensor, t: float, which: Conditions) -> Tensor:
+    def call(z: Tensor, t: float, which: Conditions, *rows: str) -> Tensor:
+        if cache is not None:
+            cache.rows = rows
         return denoiser(z, torch.full((z.shape[0],), t, dtype=torch.float32, device=z.device), which).to(z.dtype)
 
     def predict(z: Tensor, t: float) -> Tensor:
         # The margin keeps the interval's own ends in it, after the rounding of times to units and back.
         if not config.active or not low - 1e-9 <= fraction(t) <= high + 1e-9:
-            return call(z, t, conditions)
+            return call(z, t, conditions, "conditional")
+        if cache is not None and not cache.unconditional_due():
+            assert cache.difference is not None
+            conditional = call(z, t, conditions, "conditional")
+            mixed = combine(conditional[:, :channels], conditional[:, :channels] - cache.difference, config)
+            return torch.cat([mixed, conditional[:, channels:]], 1)
         null = conditions.all_null(z.shape[0], z.device)
         if config.batched:
-            both = call(torch.cat([z, z]), t, conditions.cat(conditions, null))
+            both = call(torch.cat([z, z]), t, conditions.cat(conditions, null), "conditional", "unconditional")
             conditional, unconditional = both.chunk(2)
         else:
-            conditional, unconditional = call(z, t, conditions), call(z, t, null)
+            conditional = call(z, t, conditions, "conditional")
+            unconditional = call(z, t, null, "unconditional")
+        if cache is not None:
+            cache.difference = (conditional - unconditional)[:, :channels]
         mixed = combine(conditional[:, :channels], unconditional[:, :channels], config)
         return torch.cat([mixed, conditional[:, channels:]], 1)
 

@@ -100,7 +100,7 @@ class Trainer:
                     self._evaluate(log, step)
                 while step < last and not self.stop_asked:
                     begun = time.perf_counter()
-                    numbers = self._step(step, next(batches))
+                    numbers = self.train_step(step, next(batches))
                     step += 1
                     window.append({**numbers, "step_seconds": time.perf_counter() - begun})
                     if progress is not None:
@@ -117,7 +117,8 @@ class Trainer:
                 log.close()
         return step
 
-    def _step(self, step: int, micro_batches: Sequence[Any]) -> dict[str, float]:
+    def train_step(self, step: int, micro_batches: Sequence[Any]) -> dict[str, float]:
+        """One step of every part's optimiser (step counts from 0), and the numbers of its losses."""
         numbers: dict[str, float] = {}
         for name, part in self.job.parts.items():
             if step < part.starts:

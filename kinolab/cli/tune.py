@@ -1,0 +1,109 @@
+"""`kinolab tune`: time against drift of a model's sampling settings, and which of them to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+N = TypeVar("N", int, float)
+
+
+def tune(
+    model: Annotated[str | None, typer.Argument(help="A model folder, or a shipped model; default: world.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt to measure on; repeat for more.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one per line.")] = None,
+    drift: Annotated[float, typer.Option(min=0, help="Wanted PSNR against the full run, in dB.")] = 30.0,
+    count: Annotated[int, typer.Option(min=1, help="Clips where no prompts are given.")] = 4,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first held-out request of the toy world.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that are timed; the median counts.")] = 3,
+    all: Annotated[bool, typer.Option("--all", help="Every combination instead of one change at a time.")] = False,
+    full_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the full run; default twice the model's own.")
+    ] = None,
+    full_sampler: Annotated[str | None, typer.Option(help="Sampler of the full run; default the model's own.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Numbers of steps to try: 25,12,8.")] = None,
+    samplers: Annotated[str | None, typer.Option(help="Samplers to try, of ddim, dpmpp_2m, euler, heun.")] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Thresholds of the step cache: 0.05,0.1,0.2.")] = None,
+    guidance_interval: Annotated[
+        list[str] | None, typer.Option(help="Times with guidance to try, LOW,HIGH; repeat for more.")
+    ] = None,
+    precisions: Annotated[str | None, typer.Option(help="float32, bfloat16 or both with a comma between.")] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Try compilation; default with --all only.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Try sampling settings on your own prompts: what each costs in time, and how far it drifts from a full run.
+
+    The full run has twice the model's own steps, in float32, without a cache. All settings make the same clips from the
+    same noise, and take turns, so that the ratios hold on a busy machine too.
+    """
+    from kinolab.cli.data import progress_bar
+    from kinolab.cli.evaluate import load_model, show_report
+    from kinolab.config import load_config
+    from kinolab.errors import InputError
+    from kinolab.evaluation.tune import TuneConfig
+    from kinolab.evaluation.tune import tune as run
+
+    if prompt and prompts is not None:
+        raise InputError("prompts come from --prompt or from the file of --prompts: give one of them")
+    lists: dict[str, Any] = {
+        "full_steps": full_steps,
+        "full_sampler": full_sampler,
+        "steps": _values(steps, "--steps", int),
+        "samplers": _words(samplers),
+        "thresholds": _values(thresholds, "--thresholds", float),
+        "intervals": [_values(text, "--guidance-interval", float) for text in guidance_interval or []] or None,
+        "precisions": _words(precisions),
+        "compile": compile,
+    }
+    values: dict[str, Any] = {
+        "count": count,
+        "first": first,
+        "seed": seed,
+        "batch": batch,
+        "repeats": repeats,
+        "all": all,
+    }
+    values |= {
+        "prompts": list(prompt or []) if prompts is None else read_prompts(prompts),
+        "lists": {k: v for k, v in lists.items() if v is not None},
+    }
+    config = load_config(TuneConfig, values, name="tune")
+    chosen, loaded = load_model(model, device, "float32")
+    with progress_bar("trying") as advance:
+        report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
+    show_report([report.table()], report.lines(drift), report.to_json(), out)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that hold anything."""
+    from kinolab.errors import InputError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected a text file with a prompt per line") from None
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise InputError(f"{path}: holds no prompts; expected one per line")
+    return found
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def _values(text: str | None, option: str, kind: Callable[[str], N]) -> list[N] | None:
+    from kinolab.errors import InputError
+
+    try:
+        return None if text is None else [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected numbers with commas between") from None

@@ -1,0 +1,97 @@
+"""Random data of the shape that a recipe's data will have, to measure a run before its data is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
+from kinolab.data import ClipExample, FolderConfig, LatentExample, WorldSourceConfig
+from kinolab.data.cache import CacheConfig
+from kinolab.errors import InputError
+from kinolab.model import load_autoencoder
+from kinolab.training.autoencoder import AutoencoderJob
+from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.initial import first_autoencoder, first_denoiser
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe
+from kinolab.training.trainer import Job
+
+LENGTH = 1_000
+"""Windows that a stand-in source has."""
+CAPTION = "a red ball falls to the floor"
+
+
+class NoAutoencoder(Autoencoder):
+    """Stands in for an autoencoder that is not there: only its shapes are known, from the denoiser that reads it."""
+
+    def __init__(self, channels: int, temporal_ratio: int) -> None:
+        super().__init__()
+        self.spec = AutoencoderSpec(channels, temporal_ratio, 8, causal=True)
+
+
+class RandomSource:
+    """Noise in the place of windows: latents (C, T, h, w), or clips (3, T, H, W); with draws of masks for tasks."""
+
+    def __init__(self, shape: tuple[int, ...], *, latents: bool, ratio: int = 1, tasks: dict[str, Any] | None) -> None:
+        self.shape, self.latents, self.ratio = shape, latents, ratio
+        self.draws = None if tasks is None else {"count": 1, "tasks": tasks}
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def groups(self) -> list[list[int]]:
+        """All windows: they have one shape."""
+        return [list(range(LENGTH))]
+
+    def __getitem__(self, index: int) -> ClipExample | LatentExample:
+        """Window `index`, the same one whenever it is asked for."""
+        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(index))
+        name, seconds = f"random/{index}", (0.0, self.shape[1] / 8.0)
+        if not self.latents:
+            return ClipExample(noise.clamp(-1, 1), 8.0, CAPTION, 0, name, seconds)
+        mask = torch.ones(1, self.ratio, *self.shape[1:])
+        mask[:, :, 0] = 0.0
+        given = noise[None] * (1 - mask[:, :1])
+        return LatentExample(noise, 8.0, CAPTION, 0, name, seconds, given=given, mask=mask)
+
+
+def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]:
+    """The job of a recipe on random data, and whether its autoencoder was there.
+
+    Raises:
+        InputError: where the recipe itself is wrong.
+    """
+    if isinstance(config, AutoencoderRecipe):
+        autoencoder = first_autoencoder(config)
+        source = RandomSource((3, *_clip_shape(config.data, autoencoder)), latents=False, tasks=None)
+        return AutoencoderJob(config, autoencoder, source, source), True
+    denoiser, there = first_denoiser(config), True
+    spec = denoiser.spec
+    ratio = spec.mask_channels if spec.given != "none" else 1
+    try:
+        autoencoder = load_autoencoder(config.autoencoder)
+    except InputError:
+        autoencoder, there = NoAutoencoder(spec.channels, ratio), False
+    drawn = None if config.tasks is None else config.tasks.without_unconditional()
+    if there and not isinstance(config.data, CacheConfig):
+        shape, latents = (3, *_clip_shape(config.data, autoencoder)), False
+    else:
+        frames = getattr(config.denoiser, "num_frames", 16)  # DiT makes every frame by itself
+        shape, latents = (spec.channels, frames, *config.denoiser.latent_size), True
+    source = RandomSource(
+        shape, latents=latents, ratio=ratio, tasks=None if drawn is None else drawn.model_dump(mode="json")
+    )
+    return DenoiserJob(config, autoencoder, denoiser, source, source), there
+
+
+def _clip_shape(data: Any, autoencoder: Autoencoder) -> tuple[int, int, int]:
+    """(T, H, W) of the clips that a data config asks for, as the autoencoder takes them."""
+    if isinstance(data, WorldSourceConfig):
+        frames, size = data.world.frames, (data.world.size, data.world.size)
+    elif isinstance(data, FolderConfig):
+        frames = data.frames
+        size = data.size if isinstance(data.size, tuple) else (data.size, data.size)
+    else:
+        raise InputError("data: an autoencoder is trained on clips; expected kind: folder or world, not a cache")
+    return autoencoder.spec.snap_frames(frames), *size
