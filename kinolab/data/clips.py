@@ -21,8 +21,8 @@ class ShapeRules(Protocol):
     """What a source needs to know of an autoencoder: its rule for frame counts and sizes (`AutoencoderSpec`)."""
 
     @property
-    def temporal_ratio(self) -> int:
-        """Frames per latent frame, after the first."""
+    def frame_rule(self) -> str:
+        """The valid frame counts in words, as 1 + 4*k."""
         ...
 
     @property

@@ -54,11 +54,13 @@ def locked(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(lock: Path, otherwise: str) -> Iterator[None]:
+def held(lock: Path, otherwise: str | None) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when the process ends, however it ends.
 
+    Where another process (or another place in this one) holds it: without `otherwise`, wait until it lets go.
+
     Raises:
-        InputError: with the text `otherwise`, where another process (or another place in this one) holds it.
+        InputError: with the text `otherwise`, where the lock is held.
     """
     with lock.open("w") as file:
         try:
@@ -67,7 +69,7 @@ def held(lock: Path, otherwise: str) -> Iterator[None]:
             yield
             return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if otherwise is None else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(otherwise) from None
         yield

@@ -41,8 +41,11 @@ class FolderConfig(Config):
     """Side of a square, or [height, width], in pixels."""
     fps: float | None = Field(None, gt=0, le=1000)
     """Frame rate that windows are re-timed to; none = frames as stored."""
+    interval: int = Field(1, ge=1)
+    """Every n-th frame of that rate is taken: a window of T frames spans n * T of them."""
     stride: int | None = Field(None, ge=1)
-    """Frames from one window's beginning to the next one's; none = `frames`, so that windows don't overlap."""
+    """Frames from one window's beginning to the next one's, counted after `interval`; none = `frames`, so that windows
+    don't overlap."""
     resize: Resize = "crop"
     """How a picture of another aspect becomes `size`: crop its sides, pad it with black, or stretch it."""
     captions: str = "auto"
@@ -57,6 +60,10 @@ class FolderConfig(Config):
     """Still images as clips of one frame; auto = only where windows have one frame too."""
     image_fps: float = Field(video.IMAGE_FPS, gt=0, le=1000)
     """Frame rate of folders of numbered images, which carry none."""
+    copies: Literal["drop", "keep"] = "drop"
+    """What becomes of files with the content of an earlier one: nothing, or clips like any others."""
+    in_memory: bool = False
+    """Keep every window once it is decoded, for small folders: 8-bit, 3 * frames * height * width bytes each."""
     split: Split = "train"
     """Which side to yield: train, heldout, or all; windows of one file are always on one side."""
     heldout_fraction: float = Field(0.05, ge=0, lt=1)
@@ -107,6 +114,7 @@ class FolderSource:
     ) -> None:
         self.config = config
         self._notes: list[str] = []
+        self._kept: dict[int, np.ndarray] = {}
         self.size = config.size if isinstance(config.size, tuple) else (config.size, config.size)
         self.frames = self._snapped(spec)
         self.stride = config.stride or self.frames
@@ -142,7 +150,7 @@ class FolderSource:
         if frames != self.config.frames:
             self._notes.append(
                 f"windows of {frames} frames instead of {self.config.frames}: "
-                f"the autoencoder takes 1 + {spec.temporal_ratio}*k frames"
+                f"the autoencoder takes {spec.frame_rule} frames"
             )
         spec.check(frames, *self.size)
         return frames
@@ -153,7 +161,7 @@ class FolderSource:
         first_with: dict[str, str] = {}
         for file in files:
             original = first_with.setdefault(file.source_hash, file.name) if file.source_hash else file.name
-            if original != file.name:
+            if original != file.name and self.config.copies == "drop":
                 judged.append((Verdict(file.name, 0, dropped=(f"same content as {original}",)), file, []))
             else:
                 verdict, windows = _judge(file, self)
@@ -188,8 +196,12 @@ class FolderSource:
         Raises:
             InputError: naming the file, where it changed or was damaged since the scan.
         """
+        if (kept := self._kept.get(index)) is not None:
+            return self._example(index, kept)
         window = self._windows[index]
         [frames] = self._read(window.file, [window.index])
+        if self.config.in_memory:
+            self._kept[index] = frames
         return self._example(index, frames)
 
     def _read(self, file: ScannedFile, windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
@@ -267,7 +279,7 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
     notes += _rate_notes(times, config.fps)
     windows: list[_Window] = []
     stretches = scene_stretches(file.cuts or (), len(times))
-    lines = [timeline(times, config.fps, first, last) for first, last in stretches]
+    lines = [timeline(times, config.fps, first, last).every(config.interval) for first, last in stretches]
     left = 0
     for line in lines:
         cuts, rest = cut(line, source.frames, source.stride)
@@ -289,6 +301,7 @@ def _judge_short(
     """A file whose longest stretch fills no window."""
     scene = " in its longest scene" if file.cuts else ""
     at = f" at {line.fps:.4g} fps" if source.config.fps is not None else ""
+    at += f" ({source.config.interval} frames apart)" if source.config.interval > 1 else ""
     reason = f"too short: {len(line.index)} frames{at}{scene}, a window has {source.frames}"
     if source.config.short == "image":
         notes.append(f"{reason}; its first frame is used as an image")

@@ -58,7 +58,7 @@ class WorldSource:
             if frames != self.world.frames:
                 self._notes.append(
                     f"clips of {frames} frames instead of {self.world.frames}: "
-                    f"the autoencoder takes 1 + {spec.temporal_ratio}*k frames"
+                    f"the autoencoder takes {spec.frame_rule} frames"
                 )
                 self.world = self.world.model_copy(update={"frames": frames})
         self.frames, self.size = self.world.frames, (self.world.size, self.world.size)

@@ -37,6 +37,10 @@ class Timeline:
     index: np.ndarray
     fps: float
 
+    def every(self, interval: int) -> Timeline:
+        """Every `interval`-th moment."""
+        return self if interval == 1 else Timeline(self.index[::interval], self.fps / interval)
+
 
 def frame_interval(times: np.ndarray) -> float:
     """Seconds between stored frames, by the median; 0 for a single frame."""

@@ -101,12 +101,21 @@ def check_features(features: Tensor, name: str, start: int, width: int | None) -
     return x
 
 
-def group_numbers(start: int, count: int, groups: int, seed: int) -> Tensor:
+def group_numbers(start: int, count: int, groups: int, seed: int, per: int = 1) -> Tensor:
     """Which group each of the samples start .. start + count - 1 belongs to: (count,) in 0 .. groups - 1.
 
     Every run of `groups` samples is dealt out in a seeded random order, one to each group: groups differ by one sample
     at most, and a sample's group depends on its number alone, not on the batches it came in.
+
+    per: so many samples in a row are one, as the frames of a clip: they are dealt together, because samples that depend
+    on each other would make the jackknife's noise too small.
     """
+    if per > 1:
+        clips = torch.arange(start, start + count) // per
+        if not count:
+            return clips
+        first_clip = int(clips[0])
+        return group_numbers(first_clip, int(clips[-1]) - first_clip + 1, groups, seed)[clips - first_clip]
     first, last = start // groups, math.ceil((start + count) / groups)
     deals = [np.random.default_rng([seed, block]).permutation(groups) for block in range(first, last)]
     numbers = torch.from_numpy(np.concatenate(deals)) if deals else torch.zeros(0, dtype=torch.int64)
@@ -128,12 +137,14 @@ class FeatureBank:
         self._generator = np.random.default_rng(seed)
         self._features: list[Tensor] = []
         self._keys: list[Tensor] = []
+        self._numbers: list[Tensor] = []
         self._held = 0
 
     def update(self, features: Tensor) -> None:
         """Add features (N, D), checked by `check_features`."""
         self._features.append(features.clone())
         self._keys.append(torch.from_numpy(self._generator.random(len(features))))
+        self._numbers.append(torch.arange(self.count, self.count + len(features)))
         self.count += len(features)
         self._held += len(features)
         if self._held > 2 * self.maximum:
@@ -144,13 +155,18 @@ class FeatureBank:
         self._shrink()
         return self._features[0]
 
+    def numbers(self) -> Tensor:
+        """The number, among all samples that came, of each one that is kept: (min(count, maximum),)."""
+        self._shrink()
+        return self._numbers[0]
+
     def _shrink(self) -> None:
         assert self._features, "no features"
-        features, keys = torch.cat(self._features), torch.cat(self._keys)
+        features, keys, numbers = torch.cat(self._features), torch.cat(self._keys), torch.cat(self._numbers)
         if len(keys) > self.maximum:
             kept = keys.argsort()[: self.maximum].sort().values
-            features, keys = features[kept], keys[kept]
-        self._features, self._keys, self._held = [features], [keys], len(features)
+            features, keys, numbers = features[kept], keys[kept], numbers[kept]
+        self._features, self._keys, self._numbers, self._held = [features], [keys], [numbers], len(features)
 
 
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:

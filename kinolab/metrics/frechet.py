@@ -84,8 +84,10 @@ class FrechetDistance(DistributionMetric):
 
     minimum: samples of each kind below which nothing is given. groups: for the intervals and the extrapolation.
     extrapolate: which samples grow to infinity, the generated alone as in the paper (the real ones then count as all
-    there are), or both. paired: whether real and generated sample i belong together, as a clip and its reconstruction;
-    then both are left out together. reference: statistics of the real samples from an earlier run (`real_moments`).
+    there are), or both. per: so many samples in a row are of one clip, as its frames: they are left out together, as
+    they depend on each other. paired: whether real and generated sample i belong together, as a clip and its
+    reconstruction; then both are left out together. reference: statistics of the real samples from an earlier run
+    (`real_moments`).
 
     Raises:
         InputError: for a minimum below 2, or a reference that was made with another protocol.
@@ -100,13 +102,14 @@ class FrechetDistance(DistributionMetric):
         seed: int = 0,
         extrapolate: Extrapolate = "generated",
         paired: bool = False,
+        per: int = 1,
         protocol: Protocol | None = None,
         reference: GroupedMoments | None = None,
     ) -> None:
         super().__init__(name, minimum, seed, protocol)
         if groups < MIN_SAMPLES:
             raise InputError(f"{name}: expected at least {MIN_SAMPLES} groups of samples, got {groups}")
-        self.groups, self.extrapolate, self.paired = groups, extrapolate, paired
+        self.groups, self.extrapolate, self.paired, self.per = groups, extrapolate, paired, per
         self._sides: dict[bool, GroupedMoments] = {}
         self._wholes: dict[bool, _Gaussian] = {}  # kept until the next update, as the jackknife's values are
         self._left_out: list[list[float]] | None = None
@@ -115,8 +118,8 @@ class FrechetDistance(DistributionMetric):
             self._set_reference(reference)
 
     def _set_reference(self, reference: GroupedMoments) -> None:
-        made = dict(reference.protocol) | {"groups": len(reference.parts), "seed": reference.seed}
-        asked = self._given | {"groups": self.groups, "seed": self.seed}
+        made = dict(reference.protocol) | {"groups": len(reference.parts), "seed": reference.seed, "per": reference.per}
+        asked = self._given | {"groups": self.groups, "seed": self.seed, "per": self.per}
         for key in sorted(made.keys() & asked.keys()):
             if made[key] != asked[key]:
                 raise InputError(
@@ -136,7 +139,7 @@ class FrechetDistance(DistributionMetric):
             raise InputError(f"{self.name}: real samples are already given by the reference statistics")
         x = self._accept(features, real)
         if real not in self._sides:
-            self._sides[real] = GroupedMoments(x.shape[1], self.groups, self.seed, self._given)
+            self._sides[real] = GroupedMoments(x.shape[1], self.groups, self.seed, self._given, self.per)
         self._sides[real].update(x)
         self._wholes.pop(real, None)
         self._left_out = None
@@ -238,4 +241,6 @@ class FrechetDistance(DistributionMetric):
         self._require_pairs(self.paired)
 
     def _settings(self) -> dict[str, Setting]:
-        return self._protocol(groups=self.groups, seed=self.seed, paired=self.paired, covariance="divided by N - 1")
+        return self._protocol(
+            groups=self.groups, seed=self.seed, paired=self.paired, per=self.per, covariance="divided by N - 1"
+        )  # fmt: skip

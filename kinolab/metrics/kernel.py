@@ -96,7 +96,8 @@ class KernelDistance(DistributionMetric):
 
     subsets, subset_size: of the block estimate that papers report. minimum: samples of each kind below which nothing
     is given. maximum: samples of each kind that are kept. groups: for the jackknife. paired: whether real and generated
-    sample i belong together; then both are left out together.
+    sample i belong together; then both are left out together. per: so many samples in a row are of one clip, as its
+    frames: they are left out together, as they depend on each other.
 
     Raises:
         InputError: for settings that can't be met.
@@ -113,6 +114,7 @@ class KernelDistance(DistributionMetric):
         groups: int = GROUPS,
         seed: int = 0,
         paired: bool = False,
+        per: int = 1,
         protocol: Protocol | None = None,
     ) -> None:
         super().__init__(name, minimum, seed, protocol)
@@ -121,7 +123,7 @@ class KernelDistance(DistributionMetric):
                 f"{name}: expected at least one subset, 2 <= subset size <= maximum and {MIN_SAMPLES} groups, got "
                 f"{subsets} subsets of {subset_size}, maximum {maximum}, {groups} groups"
             )
-        self.subsets, self.subset_size, self.groups, self.paired = subsets, subset_size, groups, paired
+        self.subsets, self.subset_size, self.groups, self.paired, self.per = subsets, subset_size, groups, paired, per
         self.maximum = maximum
         self._banks = {real: FeatureBank(maximum, seed) for real in (True, False)}
         self._sums: _Sums | None = None
@@ -177,7 +179,8 @@ class KernelDistance(DistributionMetric):
     def _group_sums(self) -> _Sums:
         if self._sums is None:
             x, y = self._banks[True].features(), self._banks[False].features()
-            numbers = [group_numbers(0, len(z), self.groups, self.seed) for z in (x, y)]
+            kept = [self._banks[real].numbers() for real in (True, False)]
+            numbers = [group_numbers(0, int(n[-1]) + 1, self.groups, self.seed, self.per)[n] for n in kept]
             self._sums = _Sums.of(x, y, numbers[0], numbers[1], self.groups)
         return self._sums
 
@@ -193,4 +196,5 @@ class KernelDistance(DistributionMetric):
             groups=self.groups,
             seed=self.seed,
             paired=self.paired,
+            per=self.per,
         )

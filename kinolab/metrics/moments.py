@@ -174,10 +174,12 @@ class GroupedMoments:
     width 400, 670 MB for width 2048.
     """
 
-    def __init__(self, width: int, groups: int = GROUPS, seed: int = 0, protocol: Protocol | None = None) -> None:
+    def __init__(
+        self, width: int, groups: int = GROUPS, seed: int = 0, protocol: Protocol | None = None, per: int = 1
+    ) -> None:
         if groups < HARD_MINIMUM:
             raise InputError(f"expected at least {HARD_MINIMUM} groups of samples, got {groups}")
-        self.width, self.seed = width, seed
+        self.width, self.seed, self.per = width, seed, per
         self.protocol: dict[str, Setting] = dict(protocol or {})
         self.parts = [FeatureMoments(width, protocol) for _ in range(groups)]
         self._scatters: list[FeatureMoments] | None = None  # the parts without rows: made once, joined many times
@@ -190,7 +192,7 @@ class GroupedMoments:
     def update(self, features: Tensor) -> None:
         """Add features (N, width). Raises InputError for another shape or values that are not finite."""
         x = check_features(features, "feature moments", self.count, self.width)
-        numbers = group_numbers(self.count, len(x), len(self.parts), self.seed)
+        numbers = group_numbers(self.count, len(x), len(self.parts), self.seed, self.per)
         self._scatters = None
         for number in numbers.unique().tolist():
             self.parts[number]._add(x[numbers == number])
@@ -213,27 +215,29 @@ class GroupedMoments:
         for number, part in enumerate(self.parts):
             tensors |= part._tensors(f"{number}.")
         counts = [part.count for part in self.parts]
-        save_tensors(path, _KIND, tensors, {"protocol": self.protocol, "counts": counts, "seed": self.seed})
+        header = {"protocol": self.protocol, "counts": counts, "seed": self.seed, "per": self.per}
+        save_tensors(path, _KIND, tensors, header)
 
     @staticmethod
     def load(path: Path) -> GroupedMoments:
         """Read what `save` wrote. Raises InputError where the file is missing or does not hold grouped moments."""
-        parts, seed = _load(path)
+        parts, seed, per = _load(path)
         if seed is None:
             raise InputError(f"{path}: holds the moments of one set of samples, expected groups of it")
-        grouped = GroupedMoments(parts[0].width, len(parts), seed, parts[0].protocol)
+        grouped = GroupedMoments(parts[0].width, len(parts), seed, parts[0].protocol, per)
         grouped.parts = parts
         return grouped
 
 
-def _load(path: Path) -> tuple[list[FeatureMoments], int | None]:
-    """The moments of every group and the seed of the groups; of a single set: its moments, and no seed."""
+def _load(path: Path) -> tuple[list[FeatureMoments], int | None, int]:
+    """The moments of every group, the groups' seed (of a single set none), and the samples that are dealt together."""
     tensors, header = load_tensors(path, _KIND)
-    counts, protocol, seed = header["counts"], header["protocol"], header.get("seed")
+    counts, protocol, seed, per = header["counts"], header["protocol"], header.get("seed"), header.get("per", 1)
     assert isinstance(counts, list) and isinstance(protocol, dict) and isinstance(seed, int | None)
+    assert isinstance(per, int)
     prefixes = [""] if seed is None else [f"{number}." for number in range(len(counts))]
     parts = [_from_tensors(tensors, p, count, protocol) for p, count in zip(prefixes, counts, strict=True)]
-    return parts, seed
+    return parts, seed, per
 
 
 def _from_tensors(tensors: Mapping[str, Tensor], prefix: str, count: int, protocol: Protocol) -> FeatureMoments:

@@ -16,6 +16,7 @@ from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
 from kinolab.training.settings import TrainingConfig
@@ -142,7 +143,28 @@ class DenoiserRecipe(Config):
     """Steps, batch, optimiser, precision, and when to save."""
 
 
-Recipe = Annotated[AutoencoderRecipe | DenoiserRecipe, Field(discriminator="kind")]
+class EncoderRecipe(Config):
+    """Trains the video encoder that distribution metrics run on where no public network is at hand."""
+
+    kind: Literal["encoder"] = "encoder"
+    name: str
+    """What the recipe makes."""
+    data: dict[str, DataConfig] = Field(min_length=1)
+    """Sources of clips by any names, drawn from in turn; captions of the toy world's are learned from."""
+    encoder: VideoEncoderConfig = VideoEncoderConfig()
+    """The network."""
+    frames: int = Field(16, ge=2)
+    """Frames of a view."""
+    stored: Literal["float32", "float16"] = "float16"
+    """What the weights are stored in."""
+    heldout_clips: int = Field(128, ge=1)
+    """Held-out clips that the losses are measured on."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps, batch, optimiser, precision, and when to save."""
+
+
+Recipe = Annotated[AutoencoderRecipe | DenoiserRecipe | EncoderRecipe, Field(discriminator="kind")]
+AnyRecipe = AutoencoderRecipe | DenoiserRecipe | EncoderRecipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -166,18 +188,17 @@ def find_recipe(name: str | Path) -> Path:
     raise InputError(f"{name}: no such recipe; expected a YAML file or one of {', '.join(known)}")
 
 
-def load_recipe(
-    source: Path | str | dict[str, Any], overrides: Sequence[str] = ()
-) -> AutoencoderRecipe | DenoiserRecipe:
+def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> AnyRecipe:
     """A recipe from a file, a shipped name or a mapping, with dotted overrides on top."""
     values = source if isinstance(source, dict) else read_yaml(find_recipe(source))
     merged = apply_overrides(values, overrides)
-    kinds: dict[Any, type[AutoencoderRecipe] | type[DenoiserRecipe]] = {
+    kinds: dict[Any, type[AutoencoderRecipe] | type[DenoiserRecipe] | type[EncoderRecipe]] = {
         "autoencoder": AutoencoderRecipe,
         "denoiser": DenoiserRecipe,
+        "encoder": EncoderRecipe,
     }
     name = "recipe" if isinstance(source, dict) else str(source)
     kind = merged.get("kind")
     if kind not in kinds:
-        raise InputError(f"{name}: expected kind: autoencoder or denoiser, got {kind!r}")
+        raise InputError(f"{name}: expected kind: autoencoder, denoiser or encoder, got {kind!r}")
     return load_config(kinds[kind], merged, name=name)

@@ -18,9 +18,10 @@ from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.encoder import EncoderJob, MixedSource
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.parallel import World, join_world
-from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
+from kinolab.training.recipe import AnyRecipe, AutoencoderRecipe, DenoiserRecipe, EncoderRecipe, load_recipe
 from kinolab.training.state import checkpoints
 from kinolab.training.trainer import Job, Trainer
 
@@ -90,7 +91,7 @@ def _reporter(
 
 def _settle(
     recipe: Path | str | None, folder: Path, overrides: Sequence[str], resume: bool
-) -> tuple[AutoencoderRecipe | DenoiserRecipe, list[str]]:
+) -> tuple[AnyRecipe, list[str]]:
     """The recipe to run and how it differs from the one the folder records."""
     recorded = folder / "recipe.yaml"
     exists = bool(checkpoints(folder / "checkpoints"))
@@ -108,8 +109,10 @@ def _settle(
     return config, changes
 
 
-def make_job(config: AutoencoderRecipe | DenoiserRecipe, world: World, say: Callable[[str], None]) -> Job:
+def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job:
     """The job of a recipe: its sources, its model with first weights, its losses."""
+    if isinstance(config, EncoderRecipe):
+        return EncoderJob(config, *_mixed_sources(config, say))
     if isinstance(config, AutoencoderRecipe):
         autoencoder = first_autoencoder(config)
         return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
@@ -132,3 +135,18 @@ def _sources(
         return source, source
     say(f"data: {len(source)} windows to train on, {len(heldout)} held out")
     return source, heldout
+
+
+def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[MixedSource, MixedSource]:
+    """All sources in turn, to train on and held out."""
+    sides: dict[data.Split, list[Any]] = {"train": [], "heldout": []}
+    for name, source in config.data.items():
+        if isinstance(source, data.CacheConfig):
+            raise InputError(f"data.{name}: the encoder learns from pixels, got a cache of latents; name its clips")
+        for side, sources in sides.items():
+            sources.append(data.build(source, split=side))
+            for note in sources[-1].notes():
+                say(note)
+    for source, heldout in zip(sides["train"], sides["heldout"], strict=True):
+        say(f"data: {source.config.kind}, {len(source)} windows to train on, {len(heldout)} held out")
+    return MixedSource(sides["train"]), MixedSource(sides["heldout"])

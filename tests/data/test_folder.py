@@ -243,3 +243,58 @@ def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "a.mkv", 6, mark=1)
     source = folder(path, frames=5)
     assert [v.source for v in source.verdicts()] == ["a.mkv"] and frame_numbers(source[0].video) == [0, 1, 2, 3, 4]
+
+
+def test_an_interval_takes_every_nth_frame_over_the_whole_span(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mkv", 23)
+    source = folder(tmp_path, frames=3, interval=3)
+    assert [frame_numbers(source[i].video) for i in range(len(source))] == [[0, 3, 6], [9, 12, 15]]
+    assert source[1].fps == pytest.approx(10 / 3) and source[1].time_range == pytest.approx((0.9, 1.8))
+    assert source.verdicts()[0].dropped == ("2 frames that fill no window",)
+    assert [e.video.equal(source[i].video) for i, e in source.walk([0, 1])] == [True, True]
+    assert len(folder(tmp_path, frames=8, interval=3)) == 1
+    with pytest.raises(InputError, match=r"too short: 8 frames \(3 frames apart\), a window has 9"):
+        folder(tmp_path, frames=9, interval=3)
+
+
+def test_an_interval_counts_frames_of_the_asked_rate_and_strides_count_after_it(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mkv", 20)
+    source = folder(tmp_path, frames=3, fps=5.0, interval=2)  # 10 fps -> 5 -> every second
+    assert [frame_numbers(source[i].video) for i in range(len(source))] == [[0, 4, 8]]
+    assert source[0].fps == 2.5
+    overlapping = folder(tmp_path, frames=3, interval=2, stride=1)
+    assert [frame_numbers(overlapping[i].video) for i in (0, 1, len(overlapping) - 1)] == [
+        [0, 2, 4], [2, 4, 6], [14, 16, 18],
+    ]  # fmt: skip
+    assert folder(tmp_path, frames=5, interval=1)[1].video.equal(folder(tmp_path, frames=5)[1].video)
+
+
+def test_an_interval_changes_what_a_cached_window_is(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mkv", 20)
+    records = [folder(tmp_path, frames=3, interval=n).record(0) for n in (1, 2, 3)]
+    assert len({(r.time_range, r.frames, r.fps) for r in records}) == 3
+
+
+def test_windows_in_memory_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_numbered(tmp_path / "a.mkv", 12)
+    plain, kept = folder(tmp_path, frames=4), folder(tmp_path, frames=4, in_memory=True)
+    first = [kept[i].video for i in range(3)]
+    first[0].mul_(0)  # what was given out is the caller's own
+    monkeypatch.setattr(FolderSource, "_read", lambda *_: pytest.fail("the file was read again"))
+    again = [kept[i] for i in range(3)]
+    assert [frame_numbers(e.video) for e in again] == [list(range(k, k + 4)) for k in (0, 4, 8)]
+    assert [(e.source, e.time_range, e.fps) for e in again] == [
+        (r.source, r.time_range, r.fps) for r in map(plain.record, range(3))
+    ]
+    assert [frame_numbers(e.video) for e in (kept[2], kept[0])] == [[8, 9, 10, 11], [0, 1, 2, 3]]
+
+
+def test_copies_can_be_kept(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mkv", 5)
+    (tmp_path / "b.mkv").write_bytes((tmp_path / "a.mkv").read_bytes())
+    source = folder(tmp_path, frames=5, copies="keep")
+    assert [source[i].source for i in range(len(source))] == ["a.mkv", "b.mkv"]
+    write_numbered(tmp_path / "c.mkv", 5, mark=1)
+    sides = [folder(tmp_path, frames=5, copies="keep", split=s, heldout_fraction=0.5) for s in ("train", "heldout")]
+    names = [{s[i].source for i in range(len(s))} for s in sides]
+    assert {"a.mkv", "b.mkv"} in names and {"c.mkv"} in names, "copies never stand on both sides"

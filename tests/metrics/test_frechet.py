@@ -215,3 +215,21 @@ def test_bad_features_are_refused_and_not_counted() -> None:
     assert found.compute().count == 40
     with pytest.raises(InputError, match="width 8 and 9"):
         frechet_distance(moments(x), moments(samples(20, 9, 1)))
+
+
+def test_frames_of_one_clip_are_left_out_together() -> None:
+    """Eight equal frames of each clip say no more than one of them, and the interval must not claim more."""
+    generator = torch.Generator().manual_seed(5)
+    real, made = (torch.randn(60, 6, generator=generator) + shift for shift in (0.0, 0.4))
+
+    def width(per: int, repeats: int) -> float:
+        metric = FrechetDistance("fid", per=per)
+        metric.update(real.repeat_interleave(repeats, 0), True)
+        metric.update(made.repeat_interleave(repeats, 0), False)
+        interval = metric.compute().interval
+        assert interval is not None
+        return interval.high - interval.low
+
+    once, together, alone = width(1, 1), width(8, 8), width(1, 8)
+    assert abs(together / once - 1) < 0.15
+    assert alone < 0.5 * once, "frames dealt one by one would hide the noise"

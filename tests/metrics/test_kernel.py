@@ -162,3 +162,20 @@ def test_refusals() -> None:
             metric(x, x, **settings)
     with pytest.raises(InputError, match="at least two feature vectors"):
         kernel_distance(x[:1], x)
+
+
+def test_frames_of_one_clip_are_left_out_together() -> None:
+    generator = torch.Generator().manual_seed(5)
+    real, made = (torch.randn(60, 6, generator=generator) + shift for shift in (0.0, 0.4))
+
+    def width(per: int, repeats: int) -> float:
+        metric = KernelDistance("kid", per=per)
+        metric.update(real.repeat_interleave(repeats, 0), True)
+        metric.update(made.repeat_interleave(repeats, 0), False)
+        interval = metric.full().interval
+        assert interval is not None
+        return interval.high - interval.low
+
+    once, together, alone = width(1, 1), width(8, 8), width(1, 8)
+    assert abs(together / once - 1) < 0.25
+    assert alone < 0.6 * once

@@ -57,6 +57,7 @@ def batch_of(job: DenoiserJob, count: int) -> MicroBatch:
 def test_exported_latents_have_zero_mean_and_unit_variance(tiny_autoencoder: Path) -> None:
     autoencoder = load_autoencoder(tiny_autoencoder)
     config = load_recipe(autoencoder_recipe())
+    assert isinstance(config, AutoencoderRecipe)
     source: Any = data.build(config.data, autoencoder.spec, split="train")
     with torch.no_grad():
         latents = torch.cat([autoencoder.encode(source[i].video[None]).mean for i in range(len(source))])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from kinolab.metrics.extractors.base import Extractor, ExtractorSpec
 class VideoEncoderConfig(Config):
     """A small network of factorised space-time convolutions ((2+1)D, Tran et al. 2018)."""
 
-    widths: tuple[int, ...] = (16, 32, 56, 80)
+    widths: tuple[int, ...] = Field((16, 32, 56, 80), min_length=1)
     """Channels of the stages; each halves height and width."""
     embedding: int = Field(128, ge=1)
     """Length of the feature vector."""
@@ -34,6 +35,12 @@ class VideoEncoderConfig(Config):
     """Groups of the group norms."""
     size: int = Field(64, ge=16)
     """Height and width that frames are resized to."""
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> VideoEncoderConfig:
+        if any(width < 1 or width % self.groups for width in self.widths):
+            raise ValueError(f"expected widths that are multiples of the {self.groups} groups, got {self.widths}")
+        return self
 
 
 class Stage(nn.Module):
@@ -138,7 +145,10 @@ def load_encoder(folder: Path, *, per_frame: bool = False) -> VideoEncoderExtrac
         if not path.is_file():
             raise InputError(f"{path}: missing; expected a folder that `kinolab train video-encoder` has written")
     encoder = VideoEncoder(load_config(VideoEncoderConfig, folder / "encoder.yaml"))
-    state, expected = load_file(weights), encoder.state_dict()
+    try:
+        state, expected = load_file(weights), encoder.state_dict()
+    except SafetensorError as error:
+        raise InputError(f"{weights}: not a readable file of weights ({error})") from None
     wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or k not in expected
                    or state[k].shape != expected[k].shape)  # fmt: skip
     if wrong:
