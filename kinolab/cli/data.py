@@ -100,9 +100,11 @@ def plan(
     values: dict[str, Any] = {}
     spec = None
     if recipe is not None:
-        from kinolab.training.recipe import load_recipe
+        from kinolab.training.recipe import EncoderRecipe, load_recipe
 
         loaded = load_recipe(recipe, overrides)
+        if isinstance(loaded, EncoderRecipe):
+            raise InputError(f"{recipe}: trains on several sources of clips; name the folder of one of them instead")
         values = loaded.data.model_dump() if isinstance(loaded.data, FolderConfig) else {}
         spec = spec_of(loaded.autoencoder) if ratio is None else None
     elif overrides:
@@ -128,12 +130,11 @@ def data_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
 
 
 def spec_of(autoencoder: Any) -> AutoencoderSpec:
-    """The shape rules of a recipe's autoencoder: a config, or the model folder of a trained one."""
+    """The shape rules of a recipe's autoencoder: a config, or the folder of a trained one."""
     if isinstance(autoencoder, Path):
-        from kinolab.autoencoders import build
-        from kinolab.model import find_model, read_model_config
+        from kinolab.model import autoencoder_config
 
-        autoencoder = read_model_config(find_model(autoencoder)).autoencoder
+        autoencoder = autoencoder_config(autoencoder)
     import torch
 
     from kinolab.autoencoders import build

@@ -123,11 +123,13 @@ def data_config(
         values = {"kind": "world"} if data == "world" else {"kind": "folder", "path": data}
         values = data_overrides(values, overrides)
     else:
-        from kinolab.training.recipe import load_recipe, shipped_recipes
+        from kinolab.training.recipe import EncoderRecipe, load_recipe, shipped_recipes
 
         if Path(data).suffix not in (".yaml", ".yml") and data not in shipped_recipes():
             raise InputError(f"{data}: expected a folder of clips, a recipe, or `world`; there is none of that name")
         recipe = load_recipe(data, overrides)
+        if isinstance(recipe, EncoderRecipe):
+            raise InputError(f"{data}: trains on several sources of clips; name one of them instead")
         if isinstance(recipe.data, CacheConfig):
             raise InputError(f"{data}: its data is a latent cache already ({recipe.data.path}); name the clips instead")
         values = recipe.data.model_dump()

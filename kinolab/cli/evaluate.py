@@ -16,20 +16,27 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate world`, `evaluate physics` and `evaluate tasks`."""
-    group = typer.Typer(help="Measure a model.", no_args_is_help=True)
+    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics` and `tasks`."""
+    from kinolab.cli.evaluate_scores import generation, reconstruction
+    from kinolab.cli.evaluate_sensitivity import sensitivity
+
+    group = typer.Typer(help="Measure a model, an autoencoder or a folder of videos.", no_args_is_help=True)
     group.callback()(_evaluate)
-    for command in (world, physics, tasks):
+    for command in (reconstruction, generation, sensitivity, world, physics, tasks):
         group.command()(command)
     app.add_typer(group, name="evaluate")
 
 
 def _evaluate() -> None:
-    """Measure a model."""
+    """Measure a model, an autoencoder or a folder of videos."""
 
 
 def world(
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(help="Judge this folder of videos instead, by the prompts in the .json or .txt beside."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Held-out requests; the first ones are always the same.")] = 256,
     first: Annotated[
         int, typer.Option(min=0, help="Number of the first request: choose settings on others than you report on.")
@@ -54,8 +61,19 @@ def world(
     interval behind a share is Wilson's at 95%.
     """
     from kinolab.cli.data import progress_bar
-    from kinolab.evaluation.world import evaluate_world, summary_lines
+    from kinolab.errors import InputError
+    from kinolab.evaluation.world import evaluate_world
+    from kinolab.evaluation.world_report import summary_lines
 
+    if videos is not None:
+        from kinolab.evaluation.world_videos import evaluate_videos
+
+        if model is not None:
+            raise InputError("expected a model or --videos, not both")
+        with progress_bar("reading") as advance:
+            report = evaluate_videos(videos, advance)
+        show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+        return
     chosen, loaded = load_model(model, device, precision)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
     with progress_bar("generating") as advance:

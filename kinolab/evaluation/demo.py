@@ -20,7 +20,8 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.evaluation.page import Card, Page, Section, write_page
 from kinolab.evaluation.reconstruct import ReconstructConfig, ReconstructReport, enlarged, reconstruct
 from kinolab.evaluation.sheet import Strip, write_sheet
-from kinolab.evaluation.world import CHECKS, matching_world
+from kinolab.evaluation.world import matching_world
+from kinolab.evaluation.world_report import CHECKS
 from kinolab.generate import GenerateConfig, generate, model_hash, provenance_path
 from kinolab.metrics.world import check, read_world
 from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config

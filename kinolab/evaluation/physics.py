@@ -25,7 +25,8 @@ from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
 from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.world import Progress, autoencode, finite, matching_world, world_table
+from kinolab.evaluation.records import finite, plain_table, settings_hash
+from kinolab.evaluation.world import Progress, autoencode, matching_world
 from kinolab.generate import model_hash
 from kinolab.layers.precision import resolve
 from kinolab.metrics.physics import (
@@ -115,7 +116,12 @@ class PhysicsReport:
             str(given): {subject: self._summary(subject, given) for subject in SUBJECTS}
             for given in self.protocol["given"]
         }
-        record: dict[str, Any] = {"protocol": self.protocol, "notes": self.notes, "means": means}
+        record: dict[str, Any] = {
+            "protocol": self.protocol,
+            "protocol_hash": settings_hash(self.protocol),
+            "notes": self.notes,
+            "means": means,
+        }
         record["clips"] = [dataclasses.asdict(r) for r in self.results]
         return json.dumps(finite(record), indent=1) + "\n"
 
@@ -129,7 +135,7 @@ class PhysicsReport:
     def table(self) -> Table:
         """One block per number of given frames: the model, what the autoencoder costs, the baselines."""
         p = self.protocol
-        table = world_table(f"{p['count']} held-out clips: error in pixels of 64 after the last given frame")
+        table = plain_table(f"{p['count']} held-out clips: error in pixels of 64 after the last given frame")
         for heading in ("given", "", "1", "2", "4", "8", "mean 1-8", "contacts 1-8", *_MEASURES):
             table.add_column(heading, justify="left" if heading == "" else "right")
         for given in p["given"]:
@@ -144,7 +150,7 @@ class PhysicsReport:
     def scenario_table(self) -> Table:
         """The mean error over the first 8 frames, by scenario, from the most given frames."""
         given = max(self.protocol["given"])
-        table = world_table(f"mean error over the first {AHEAD} frames from {given} given ones, by scenario")
+        table = plain_table(f"mean error over the first {AHEAD} frames from {given} given ones, by scenario")
         for heading in ("", *self.scenarios):
             table.add_column(heading, justify="left" if heading == "" else "right")
         for subject in SUBJECTS:

@@ -27,6 +27,7 @@ from kinolab import __version__, video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.evaluation.memory import peak_memory
 from kinolab.generate import model_hash, provenance_path
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 from kinolab.metrics.base import MetricValue
@@ -54,7 +55,7 @@ class ReconstructConfig(Config):
     """stream: exact, in bounded memory; tiled: groups that overlap by one frame, in bounded memory, with seams;
     whole: all frames at once; auto: stream where the autoencoder can, else tiled."""
     tile: int | None = Field(None, ge=2)
-    """Frames of a group, 1 + r*k for an autoencoder of temporal ratio r; setting it means tiled."""
+    """Frames of a group, by the autoencoder's rule (1 + r*k, or r*k); setting it means tiled."""
     amplify: float = Field(4.0, gt=0)
     """What the absolute difference is multiplied with in the picture of the error."""
     upscale: int = Field(1, ge=1, le=16)
@@ -81,6 +82,8 @@ class ReconstructReport:
     peak_memory: int | None
     precision: str
     notes: tuple[str, ...]
+    bits_per_latent: float | None = None
+    """Bits of one latent position where latents are codes of a codebook; none = continuous."""
 
     @property
     def pixel_values(self) -> int:
@@ -94,6 +97,13 @@ class ReconstructReport:
     def ratio(self) -> float:
         """Pixel values per latent value."""
         return self.pixel_values / self.latent_values
+
+    @property
+    def bits_per_pixel(self) -> float | None:
+        """Bits of codes per pixel; none where latents are continuous."""
+        if self.bits_per_latent is None:
+            return None
+        return self.bits_per_latent * math.prod(self.latent_shape[1:]) / (self.frames * math.prod(self.size))
 
     def lines(self) -> list[str]:
         """The report in words."""
@@ -109,6 +119,7 @@ class ReconstructReport:
             f"PSNR       {self.psnr.value:.2f} dB (mean over {self.psnr.count} frames)",
             f"SSIM       {'-' if self.ssim is None else f'{self.ssim.value:.4f}'}",
             f"ratio      {self.ratio:.1f} : 1 ({shapes})",
+            *([] if self.bits_per_pixel is None else [f"codes      {self.bits_per_pixel:.4f} bits per pixel"]),
             f"time       {', '.join(speeds)}",
             f"memory     peak {memory or 'not known on this system'}",
             f"precision  {self.precision}; {self.mode}",
@@ -121,6 +132,7 @@ class ReconstructReport:
         record |= {"reconstruct": config.model_dump(mode="json"), "model_sha256": model_hash(config.autoencoder)}
         record |= dataclasses.asdict(self)
         record |= {"ratio": self.ratio, "pixel_values": self.pixel_values, "latent_values": self.latent_values}
+        record |= {"bits_per_pixel": self.bits_per_pixel}
         return json.dumps(record | {"threads": torch.get_num_threads()}, indent=1) + "\n"
 
 
@@ -164,6 +176,7 @@ def reconstruct(
         peak_memory=peak_memory(),
         precision=describe(config.precision, run.device),
         notes=tuple(run.notes),
+        bits_per_latent=autoencoder.bits_per_latent,
     )
     target = provenance_path(out)
     beside = target.with_name(f".writing-{target.name}")
@@ -178,12 +191,12 @@ def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mo
     if config.tile is not None:
         if config.mode in ("stream", "whole"):
             raise InputError(f"expected a tile or mode {config.mode}, not both")
-        if (config.tile - 1) % spec.temporal_ratio:
-            near = max(spec.snap_frames(config.tile), 1 + spec.temporal_ratio)
-            raise InputError(f"tile: expected 1 + {spec.temporal_ratio}*k frames, got {config.tile}; use {near}")
+        if (config.tile - spec.first_frame) % spec.frame_step:
+            near = max(spec.snap_frames(config.tile), spec.frame_step + spec.first_frame)
+            raise InputError(f"tile: expected {spec.frame_rule} frames, got {config.tile}; use {near}")
         return "tiled", config.tile, []
     if config.mode == "auto" and not can_stream(autoencoder):
-        return "tiled", None, ["this autoencoder's normalisation (norm: clip) rules out an exact stream; tiled instead"]
+        return "tiled", None, ["this autoencoder has no exact stream; tiled instead"]
     return ("stream" if config.mode == "auto" else config.mode), None, []
 
 
@@ -227,7 +240,7 @@ class _Run:
         assert not self.waiting, "every frame that went in must come out"
 
     def _chunks(self, images: Iterator[np.ndarray]) -> Iterator[Tensor]:
-        """Chunks (1, 3, t, H, W): 1 + r*k frames, then multiples of r, with the frames that fill no latent left out."""
+        """Chunks (1, 3, t, H, W): 1 + r*k frames (or r*k), then multiples of r; frames that fill no latent left out."""
         spec, held, given, step = self.autoencoder.spec, list[np.ndarray](), 0, 0
         limit = None if self.config.frames is None else spec.snap_frames(self.config.frames)
         if limit is not None and limit != self.config.frames:
@@ -240,10 +253,12 @@ class _Run:
                 break
             assert self.size is not None
             held.append(_centre(image, *self.size))
-            if len(held) == step + (given == 0):
+            if len(held) == step + (spec.first_frame and given == 0):
                 yield self._chunk(held)
                 given, held = given + len(held), []
-        kept = spec.snap_frames(len(held)) if given == 0 else len(held) // spec.temporal_ratio * spec.temporal_ratio
+        if given + len(held) < spec.least_frames:
+            raise InputError(f"expected at least {spec.least_frames} frames, got {len(held)}: {_rule(spec)}")
+        kept = spec.snap_frames(len(held)) if given == 0 else len(held) // spec.frame_step * spec.frame_step
         if kept < len(held):
             left = len(held) - kept
             self.notes.append(f"the last {left} frame{'s' * (left > 1)} left out: {_rule(spec)}")
@@ -265,12 +280,12 @@ class _Run:
         return size
 
     def _step(self, height: int, width: int) -> int:
-        """Frames of every chunk but the first, which has one more."""
+        """Frames of every chunk but the first, which has one more where the first frame has a latent of its own."""
         if self.mode == "whole":
             return sys.maxsize
         if self.tile is not None:
-            return self.tile - 1
-        r = self.autoencoder.spec.temporal_ratio
+            return self.tile - self.autoencoder.spec.first_frame
+        r = self.autoencoder.spec.frame_step
         return max(r, min(16, CHUNK_PIXELS // (height * width)) // r * r)
 
     def _latents(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -292,19 +307,21 @@ class _Run:
         )
 
     def _measure(self, original: Tensor, rebuilt: Tensor) -> None:
-        self.psnr.update(original, rebuilt)
+        continues = self.done > 0  # all chunks are of one clip
+        self.psnr.update(original, rebuilt, continues=continues)
         if min(original.shape[3:]) >= WINDOW:
-            self.ssim.update(original, rebuilt)
+            self.ssim.update(original, rebuilt, continues=continues)
 
 
 def encode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     """`encode_tiled` for chunks that arrive: every group begins with the last frame of the one before.
 
-    That frame's latent is dropped. Chunks are (1, 3, t, H, W), the first of 1 + r*k frames, the others of r*k.
+    That frame's latent is dropped. Chunks are (1, 3, t, H, W), the first of 1 + r*k frames, the others of r*k. Where
+    the first frame has no latent of its own, all are of r*k frames and none overlap.
     """
     last: Tensor | None = None
     for chunk in chunks:
-        if last is None:
+        if last is None or not autoencoder.spec.first_frame:
             yield autoencoder.encode(chunk).mean
         else:
             yield autoencoder.encode(torch.cat([last, chunk], dim=2)).mean[:, :, 1:]
@@ -312,10 +329,10 @@ def encode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterato
 
 
 def decode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """`decode_tiled` for chunks of latents that arrive; the overlapping frame is dropped."""
+    """`decode_tiled` for chunks of latents that arrive; the overlapping frame (see `encode_groups`) is dropped."""
     last: Tensor | None = None
     for chunk in chunks:
-        if last is None:
+        if last is None or not autoencoder.spec.first_frame:
             yield autoencoder.decode(chunk)
         else:
             yield autoencoder.decode(torch.cat([last, chunk], dim=2))[:, :, 1:]
@@ -332,16 +349,6 @@ def side_by_side(original: np.ndarray, reconstruction: np.ndarray, amplify: floa
 def enlarged(images: np.ndarray, factor: int) -> np.ndarray:
     """Every pixel of (..., H, W, 3) as factor x factor equal ones."""
     return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has held so far, in bytes; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _Stopwatch:
@@ -369,4 +376,4 @@ def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _rule(spec: AutoencoderSpec) -> str:
-    return f"the autoencoder takes 1 + {spec.temporal_ratio}*k frames"
+    return f"the autoencoder takes {spec.frame_rule} frames"

@@ -20,7 +20,8 @@ from kinolab.data.world import WorldClip, make_clip
 from kinolab.data.world_scenes import FRAME
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.world import Progress, autoencode, finite, matching_world, world_table
+from kinolab.evaluation.records import finite, plain_table, settings_hash
+from kinolab.evaluation.world import Progress, autoencode, matching_world
 from kinolab.generate import model_hash
 from kinolab.layers.precision import resolve
 from kinolab.metrics.physics import positions_of
@@ -93,7 +94,7 @@ class TasksReport:
     def table(self) -> Table:
         """One row per task."""
         p = self.protocol
-        table = world_table(
+        table = plain_table(
             f"{p['count']} held-out clips of {p['frames']} frames; PSNR in dB, positions in pixels of 64"
         )
         table.add_column("task", no_wrap=True)
@@ -107,7 +108,8 @@ class TasksReport:
     def to_json(self) -> str:
         """Protocol and results."""
         tasks = [dataclasses.asdict(r) for r in self.results]
-        return json.dumps(finite({"protocol": self.protocol, "notes": self.notes, "tasks": tasks}), indent=1) + "\n"
+        record = {"protocol": self.protocol, "protocol_hash": settings_hash(self.protocol), "notes": self.notes}
+        return json.dumps(finite(record | {"tasks": tasks}), indent=1) + "\n"
 
 
 @torch.no_grad()

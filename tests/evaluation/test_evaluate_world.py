@@ -18,8 +18,11 @@ from kinolab.data.world import WorldConfig, make_clip, parse_caption
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.world import CHECKS, Z95, Share, evaluate_world, summary_lines
+from kinolab.evaluation.world import evaluate_world
+from kinolab.evaluation.world_report import CHECKS, Share, summary_lines
 from kinolab.generate import model_hash
+from kinolab.layers.step_cache import StepCache
+from kinolab.metrics.statistics import Z95
 from kinolab.model import GivenPart, ModelConfig, Request, VideoModel
 
 TinyConfig = Callable[..., ModelConfig]
@@ -55,6 +58,7 @@ class Oracle(VideoModel):
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
+        cache: StepCache | None = None,
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
     ) -> Tensor:
@@ -83,6 +87,7 @@ def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:
         assert all(share.passed == share.count for share in report.shares(subject).values())
         assert report.shares(subject)["all"].count == 10
         assert report.physics(subject) == report.physics("true") < 0.5
+    assert report.psnr is not None and report.ssim is not None
     assert report.psnr.value > 99 and report.ssim.value == pytest.approx(1, abs=1e-6) and report.psnr.count == 170
     assert [r.seed for r in model.asked] == list(range(10))
     assert seen[-1] == (10, 10) and seen == sorted(seen) and all(done <= total for done, total in seen)

@@ -186,8 +186,8 @@ def _clip(clip: ScoredClip, rank: int) -> str:
     shown = ""
     if clip.video is not None:
         shown = (
-            f'<video class="lazy" src="{link(clip.video)}" aria-label="{escape(clip.name)}" controls loop muted '
-            'playsinline preload="none"></video>'
+            f'<video class="lazy" src="{link(clip.video)}" aria-label="{escape(clip.name)}" tabindex="0" '
+            'title="click to play or stop" loop muted playsinline preload="none"></video>'
         )
     text = f"<p>{escape(clip.text)}</p>" if clip.text else ""
     scores = _list({name: figures(value) for name, value in clip.scores.items()})

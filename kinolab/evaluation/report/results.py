@@ -159,20 +159,22 @@ def worst_clips(
     chosen = sorted(clips, key=order)[:worst]
     title = f"Worst clips first, by {by}"
     text = f"{len(chosen)} of {len(clips)} clips"
-    if not any(clip.get("video") for clip in chosen):
-        rows = list[tuple[Value, ...]]()
-        for clip in chosen:
-            rows.append((str(clip["name"]), *(_number(clip["scores"].get(m)) for m in scored)))
-        return [Table(("clip", *scored), tuple(rows), f"{title}: {text}")]
+    rows = list[tuple[Value, ...]]()
+    for clip in chosen:
+        rows.append((str(clip["name"]), *(_number(clip["scores"].get(m)) for m in scored)))
+    table = Table(("clip", *scored), tuple(rows), f"{title}: {text}")
     shown = tuple(
         ScoredClip(
             str(clip["name"]),
             {m: _number(clip["scores"].get(m)) for m in scored},
-            media.use(path.parent / clip["video"], name) if clip.get("video") else None,
+            media.use(path.parent / clip["video"], name),
         )
         for clip in chosen
+        if clip.get("video")
     )
-    return [WorstFirst(title, shown, text)]
+    if not shown:
+        return [table]
+    return [WorstFirst(title, shown, f"{text}, {len(shown)} of them as videos"), Fold("all of these clips", (table,))]
 
 
 def _reconstruction(path: Path, record: Mapping[str, Any], name: str, media: Media) -> Section:

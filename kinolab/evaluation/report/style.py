@@ -159,6 +159,13 @@ document.querySelectorAll("table.sortable").forEach(sortable);
 const lazy = [...document.querySelectorAll("video.lazy")];
 const load = (video) => { video.preload = "metadata"; };
 lazy.forEach(small);
+for (const video of lazy) {
+  const toggle = () => (video.paused ? video.play() : video.pause());
+  video.addEventListener("click", toggle);
+  video.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggle(); }
+  });
+}
 if ("IntersectionObserver" in window) {
   const seen = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (entry.isIntersecting) { load(entry.target); seen.unobserve(entry.target); }

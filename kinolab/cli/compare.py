@@ -1,0 +1,68 @@
+"""`kinolab compare`: a matrix of autoencoders and denoisers, each trained and measured alike, and one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def compare(
+    plan: Annotated[Path, typer.Argument(help="The plan, a YAML file (see docs/evaluation.md).")],
+    out: Annotated[Path | None, typer.Option(help="Where cells and tables go; default runs/<the plan's name>.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("-s", "--set", help="Override a field of the plan: -s data.clips.path=FOLDER.")
+    ] = None,
+    cell: Annotated[str | None, typer.Option(help="Run one cell only, by its id; for a cluster.")] = None,
+    stage: Annotated[Literal["all", "train", "measure"], typer.Option(help="Train, measure, or both.")] = "all",
+    jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of each; default torch's own.")] = None,
+    list_cells: Annotated[
+        bool, typer.Option("--list", help="List the cells and how far they are; run nothing.")
+    ] = False,
+    table: Annotated[bool, typer.Option("--table", help="Write the tables of what is measured; run nothing.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the Markdown table here.")] = None,
+) -> None:
+    """Train and measure every cell of a plan under one split and one budget; write one table as Markdown, CSV and HTML.
+
+    A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
+    process of its own; on a laptop two cells of one thread each go faster than one of two.
+    """
+    from kinolab.errors import InputError
+    from kinolab.evaluation.compare.cells import find_cell, train_cell
+    from kinolab.evaluation.compare.measure import measure_cell
+    from kinolab.evaluation.compare.plan import load_plan
+    from kinolab.evaluation.compare.run import compare as run_all
+    from kinolab.evaluation.compare.run import states
+    from kinolab.evaluation.compare.tables import write_tables
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    loaded = load_plan(plan, setting or [])
+    folder = out if out is not None else Path("runs") / loaded.name
+    if list_cells:
+        for state in states(loaded, folder):
+            done = "measured" if state.measured else "trained" if state.trained else "to do"
+            typer.echo(f"{done:9} {state.cell.id}")
+        return
+    if cell is not None:
+        chosen = find_cell(loaded, cell)
+        if stage in ("all", "train"):
+            train_cell(loaded, chosen, folder, typer.echo)
+        if stage in ("all", "measure"):
+            measure_cell(loaded, chosen, folder)
+        return
+    failed: list[str] = []
+    if not table:
+        measure = stage != "train"
+        failed = run_all(
+            plan, folder, setting or [], jobs=jobs, threads=threads, measure=measure, say=typer.echo
+        )  # fmt: skip
+    if stage != "train":
+        for path in write_tables(loaded, folder, markdown):
+            typer.echo(path)
+    if failed:
+        raise InputError(f"{len(failed)} cells failed, the first: {failed[0]}")

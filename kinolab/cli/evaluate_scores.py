@@ -1,0 +1,160 @@
+"""`kinolab evaluate reconstruction` and `kinolab evaluate generation`: scores under a named protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from kinolab.evaluation.scores import ScoreReport
+
+Changes = Annotated[
+    list[str] | None, typer.Option("-s", "--set", help="Change a field of the protocol: -s samples=512. Repeatable.")
+]
+Out = Annotated[Path | None, typer.Option(help="Write the scores, every clip's own included, as JSON.")]
+Videos = Annotated[Path | None, typer.Option(help="Folder for some of the clips, as videos.")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="What the model's networks compute in.")
+]
+
+
+def reconstruction(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="An autoencoder (model or run folder, shipped model, diffusers folder), or a folder "
+            "of reconstructed videos."
+        ),
+    ],
+    data: Annotated[str, typer.Argument(help="A folder of clips or frames, or `world`.")],
+    protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-reconstruction",
+    setting: Changes = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 4,
+    out: Out = None,
+    videos: Videos = None,
+    precision: Precision = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Measure how much of a clip comes back from an autoencoder, with compression and speed beside it.
+
+    A folder of reconstructed videos is compared with the originals of the same names.
+    """
+    from kinolab.cli.data import progress_bar
+    from kinolab.evaluation.clips import ProtocolClips
+    from kinolab.evaluation.protocol import file_hash, load_protocol
+    from kinolab.evaluation.reconstruction import evaluate_autoencoder, evaluate_folders
+    from kinolab.model import find_autoencoder, load_autoencoder
+
+    chosen = load_protocol(protocol, setting, kind="reconstruction")
+    check_out(out, videos)
+    folder = video_folder(subject)
+    with progress_bar("measuring") as advance:
+        if folder is not None:
+            report = evaluate_folders(Path(data), folder, chosen, batch=batch, videos=videos, progress=advance)
+        else:
+            autoencoder = load_autoencoder(subject)
+            clips = ProtocolClips(data, chosen, autoencoder.spec)
+            made_by = {"name": subject, "kind": "autoencoder", "sha256": file_hash(find_autoencoder(subject))}
+            report = evaluate_autoencoder(
+                autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=device,
+                videos=videos, progress=advance,
+            )  # fmt: skip
+    show(report, out)
+
+
+def generation(
+    subject: Annotated[str, typer.Argument(help="A model (folder, run folder, shipped), or a folder of videos.")],
+    data: Annotated[str, typer.Argument(help="The real ones: a folder of clips or frames, or `world`.")],
+    protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-generation",
+    setting: Changes = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    given_frames: Annotated[int, typer.Option(min=0, help="First frames of each real clip that are given.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 8,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of the real clips' features; default ~/.cache/kinolab/features.")
+    ] = None,
+    out: Out = None,
+    videos: Videos = None,
+    precision: Precision = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Measure generated videos against real ones: distances of distributions, and how steady each video is.
+
+    A model is asked for one clip per real one, by its caption or label where it takes them.
+    """
+    from kinolab.cli.data import progress_bar
+    from kinolab.cli.generate import spoken_warnings
+    from kinolab.errors import InputError
+    from kinolab.evaluation.clips import GeneratedClips, ProtocolClips
+    from kinolab.evaluation.features import default_cache
+    from kinolab.evaluation.generation import ModelClips, evaluate_generated
+    from kinolab.evaluation.protocol import load_protocol
+    from kinolab.generate import model_hash
+
+    chosen = load_protocol(protocol, setting, kind="generation")
+    check_out(out, videos)
+    folder = video_folder(subject)
+    idle = {"--steps": steps, "--guidance": guidance, "--sampler": sampler, "--given-frames": given_frames or None}
+    for option, value in idle.items():
+        if folder is not None and value is not None:
+            raise InputError(f"{option} is for a model; {subject} is a folder of videos that are generated already")
+    real = ProtocolClips(data, chosen)
+    made: ModelClips | GeneratedClips
+    if folder is not None:
+        made = GeneratedClips(folder, chosen)
+        made_by = {"name": subject, "kind": "folder", "sha256": made.content_hash()}
+    else:
+        from kinolab.cli.evaluate import load_model, sampling
+
+        name, model = load_model(subject, device, precision)
+        how, guided = sampling(model.config, sampler, steps, guidance)
+        made = ModelClips(model, name, real, chosen, sampler=how, guidance=guided, given_frames=given_frames)
+        made_by = {"name": subject, "kind": "model", "sha256": model_hash(name)}
+    with progress_bar("measuring") as advance, spoken_warnings():
+        report = evaluate_generated(
+            made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
+            device=device, progress=advance,
+        )  # fmt: skip
+    show(report, out)
+
+
+def video_folder(subject: str) -> Path | None:
+    """The folder of videos that is meant; None where the name is a model's."""
+    from kinolab.errors import InputError
+    from kinolab.model import find_autoencoder, shipped_models
+
+    path = Path(subject)
+    if subject in shipped_models():
+        return None
+    if not path.is_dir():
+        raise InputError(f"{subject}: expected a model folder, a shipped model or a folder of videos; there is none")
+    try:
+        find_autoencoder(path)
+    except InputError:
+        if (path / "recipe.yaml").is_file() or (path / "model_index.json").is_file():
+            raise  # an unfinished run and a pipeline hold videos or weights too, but not the ones that are meant
+        return path
+    return None
+
+
+def check_out(out: Path | None, videos: Path | None = None) -> None:
+    """Refuse places that can't be written before anything is computed."""
+    from kinolab.errors import InputError
+
+    if out is not None and out.is_dir():
+        raise InputError(f"{out}: is a folder; expected the name of a JSON file")
+    for folder in ([] if out is None else [out.parent]) + ([] if videos is None else [videos]):
+        there = next((p for p in (folder, *folder.parents) if p.exists()), None)
+        if there is not None and not there.is_dir():
+            raise InputError(f"{there}: is a file; expected a folder to write into")
+
+
+def show(report: ScoreReport, out: Path | None) -> None:
+    """Print a report; write it where a file is named."""
+    from kinolab.cli.evaluate import show_report
+
+    show_report([report.table()], report.lines(), report.to_json(None if out is None else out.parent), out)

@@ -1,0 +1,47 @@
+"""`kinolab vbench`: videos in the layout that VBench's own tool reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def vbench(
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            help="VBench_full_info.json, a .txt with a prompt per line, a folder of those, or `world` for the captions "
+            "of held-out clips of the toy world."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; run again to go on.")],
+    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    videos: Annotated[int, typer.Option(min=1, help="Videos of each prompt; VBench asks for 5.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Prompts of the toy world, for `world`.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first video; the others follow.")] = 0,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames; default the model's own.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
+    from kinolab.cli.data import progress_bar
+    from kinolab.cli.evaluate import load_model, sampling
+    from kinolab.evaluation.vbench import prompts_of_world, write_vbench
+
+    chosen, loaded = load_model(model, device, precision)
+    how, guided = sampling(loaded.config, sampler, steps, guidance)
+    source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
+    with progress_bar("generating") as advance:
+        report = write_vbench(
+            loaded, source, out, name=chosen, seed=seed, videos=videos, frames=frames, sampler=how, guidance=guided,
+            progress=advance,
+        )  # fmt: skip
+    typer.echo(f"{report.videos}: {len(report.files)} videos, {report.made} of them made now")
+    typer.echo(f"judge them with: vbench evaluate --videos_path {report.videos} --full_json_dir {source} ...")

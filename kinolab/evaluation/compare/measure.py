@@ -1,0 +1,97 @@
+"""Measuring a trained cell: an autoencoder's reconstructions, or what a denoiser in front of it generates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kinolab.config import load_config
+from kinolab.data import WorldSourceConfig
+from kinolab.errors import InputError
+from kinolab.evaluation.clips import ProtocolClips
+from kinolab.evaluation.compare.cells import Cell, cell_folder, is_trained, model_of, needs, write_text
+from kinolab.evaluation.compare.plan import ComparePlan
+from kinolab.evaluation.features import default_cache
+from kinolab.evaluation.generation import ModelClips, evaluate_generated
+from kinolab.evaluation.memory import peak_memory
+from kinolab.evaluation.protocol import Protocol, file_hash, load_protocol
+from kinolab.evaluation.reconstruction import evaluate_autoencoder
+from kinolab.generate import model_hash
+from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
+
+
+def protocol_of(plan: ComparePlan, cell: Cell) -> Protocol:
+    """The protocol of a cell: the plan's, at the size and split of the cell's clips.
+
+    Raises:
+        InputError: where the plan changes it to something that is no protocol.
+    """
+    autoencoder = cell.kind == "autoencoder"
+    name = plan.reconstruction if autoencoder else plan.generation
+    changes = plan.reconstruction_changes if autoencoder else plan.generation_changes
+    base = load_protocol(name, [], kind="reconstruction" if autoencoder else "generation")
+    clips = plan.data[cell.data]
+    own: dict[str, Any]
+    if isinstance(clips, WorldSourceConfig):
+        own = {"size": clips.world.size, "fps": clips.world.fps}
+    else:
+        own = {"size": clips.size, "fps": clips.fps, "interval": clips.interval, "resize": clips.resize,
+               "heldout_fraction": clips.heldout_fraction}  # fmt: skip
+    return load_config(Protocol, base.model_dump() | own | changes, name=f"{cell.id}: protocol {name}")
+
+
+def scores_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
+    """Where a cell's scores under the plan's protocol lie."""
+    return cell_folder(plan, cell, out) / f"scores-{protocol_of(plan, cell).hash()[:8]}.json"
+
+
+def measure_cell(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = None) -> None:
+    """Measure a trained cell under the plan's protocol, where that is not done yet.
+
+    Raises:
+        InputError: where it is not trained.
+    """
+    target = scores_path(plan, cell, out)
+    if target.exists():
+        return
+    if not is_trained(plan, cell, out):
+        raise InputError(f"{cell.id}: is not trained yet")
+    folder = cell_folder(plan, cell, out)
+    report = _autoencoder(plan, cell, out) if cell.kind == "autoencoder" else _denoiser(plan, cell, out, cache)
+    record = json.loads(report.to_json(folder)) | {"cell": cell.id}
+    trained = folder / "training.json"
+    record["training"] = json.loads(trained.read_text(encoding="utf-8")) if trained.exists() else None
+    record["facts"]["peak_memory_bytes"] = peak_memory()
+    write_text(target, json.dumps(record, indent=1) + "\n")
+
+
+def _autoencoder(plan: ComparePlan, cell: Cell, out: Path) -> Any:
+    protocol, model = protocol_of(plan, cell), model_of(plan, cell, out)
+    autoencoder = load_autoencoder(model)
+    clips = ProtocolClips(plan.data[cell.data], protocol, autoencoder.spec, name=cell.data)
+    subject = {"name": cell.autoencoder, "kind": "autoencoder", "model_sha256": file_hash(find_autoencoder(model))}
+    return evaluate_autoencoder(
+        autoencoder, clips, protocol, subject=subject, videos=cell_folder(plan, cell, out) / "videos", keep=plan.videos
+    )  # fmt: skip
+
+
+def _denoiser(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None) -> Any:
+    assert cell.task is not None
+    protocol, path = protocol_of(plan, cell), model_of(plan, cell, out)
+    model = VideoModel.load(path)
+    real = ProtocolClips(plan.data[cell.data], protocol, name=cell.data)
+    made = ModelClips(
+        model, str(path), real, protocol, sampler=plan.sampler, given_frames=plan.tasks[cell.task].given_frames
+    )  # fmt: skip
+    [base] = needs(plan, cell)
+    subject = {
+        "name": f"{cell.denoiser} on {base.autoencoder}", "kind": "model", "model_sha256": model_hash(str(path)),
+    }  # fmt: skip
+    report = evaluate_generated(
+        made, real, protocol, subject=subject, cache=cache or default_cache(),
+        videos=cell_folder(plan, cell, out) / "videos", keep=plan.videos,
+    )  # fmt: skip
+    parameters = sum(p.numel() for p in model.denoiser.parameters())
+    facts = dict(report.facts) | {"parameters": parameters}
+    return type(report)(**{**report.__dict__, "facts": facts})

@@ -1,0 +1,159 @@
+"""The plan of a comparison: a matrix of autoencoders, denoisers, tasks and budgets on one or more sets of clips.
+
+A YAML file, read by `kinolab compare PLAN.yaml`. Every entry is a part of a recipe (`kinolab.training.recipe`); what
+all entries of a kind share stands in `autoencoder_training` and `denoiser_training`, so that nothing but what is
+compared differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from kinolab.autoencoders import AutoencoderConfig
+from kinolab.config import Config, apply_overrides, load_config, read_yaml
+from kinolab.data import FolderConfig, WorldSourceConfig
+from kinolab.denoisers import DenoiserConfig
+from kinolab.diffusion import SamplerConfig
+from kinolab.errors import InputError
+from kinolab.tasks import TasksConfig
+
+ClipsConfig = Annotated[FolderConfig | WorldSourceConfig, Field(discriminator="kind")]
+
+
+class Budget(Config):
+    """How long something is trained: exactly one of the three."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps."""
+    samples: int | None = Field(None, ge=1)
+    """Clips seen; the last batch may go beyond it."""
+    teraflops: float | None = Field(None, gt=0)
+    """10^12 floating point operations, forward and backward, as counted on one step of the model itself."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        given = [n for n in ("steps", "samples", "teraflops") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of steps, samples, teraflops; got {', '.join(given) or 'none'}")
+        return self
+
+
+class CellBudget(Config):
+    """The budget of a cell's two trainings."""
+
+    autoencoder: Budget
+    """Of every autoencoder that is trained."""
+    denoiser: Budget
+    """Of every denoiser."""
+
+
+class StartFrom(Config):
+    """First weights from another autoencoder of the plan, trained on the same clips."""
+
+    entry: str
+    """The other autoencoder's name in the plan."""
+    method: str = "tail"
+    """weights, tail, average or random (OD-VAE, section 3.3)."""
+
+
+class AutoencoderEntry(Config):
+    """One autoencoder of the matrix: trained here, or taken as it is."""
+
+    autoencoder: AutoencoderConfig | None = None
+    """The model to train; none = `path` names one."""
+    path: str | None = None
+    """A model folder, a shipped model, or public weights; it is measured and not trained."""
+    initial: StartFrom | None = None
+    """First weights; none = random."""
+    budget: dict[str, float] = Field(default_factory=dict)
+    """Factors on the budget's steps by budget name, for an autoencoder that starts from another: none = 1."""
+
+    @model_validator(mode="after")
+    def _one(self) -> AutoencoderEntry:
+        if (self.autoencoder is None) == (self.path is None):
+            raise ValueError("expected either `autoencoder` (to be trained) or `path` (to be taken as it is)")
+        if self.path is not None and self.initial is not None:
+            raise ValueError("initial is for an autoencoder that is trained; this one is taken as it is")
+        return self
+
+
+class TaskEntry(Config):
+    """What a denoiser is trained for and asked to do."""
+
+    given_frames: int = Field(0, ge=0)
+    """First frames that are given; 0 = generate from nothing. A denoiser that takes nothing given is held to them by
+    reconstruction guidance."""
+    train: TasksConfig | None = None
+    """What is given in training; none = nothing."""
+
+
+class ComparePlan(Config):
+    """The whole comparison."""
+
+    name: str
+    """What it is called."""
+    description: str = ""
+    """What it asks, in words; printed above the table."""
+    data: dict[str, ClipsConfig] = Field(min_length=1)
+    """The sets of clips; every cell is trained and measured on one of them."""
+    autoencoders: dict[str, AutoencoderEntry] = Field(min_length=1)
+    """The rows of the first table."""
+    denoisers: dict[str, DenoiserConfig] = Field(default_factory=dict)
+    """In front of every autoencoder; channels, latent size, frames and mask channels are fitted to it."""
+    tasks: dict[str, TaskEntry] = Field(default_factory=lambda: {"generate": TaskEntry()})
+    """What the denoisers are asked."""
+    budgets: dict[str, CellBudget] = Field(min_length=1)
+    """How long everything is trained."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Every cell is trained once with each: the spread between them is the noise of training."""
+    autoencoder_training: dict[str, Any] = Field(default_factory=dict)
+    """Fields of an autoencoder's recipe that all share: loss, training, window_frames, ..."""
+    denoiser_training: dict[str, Any] = Field(default_factory=dict)
+    """Fields of a denoiser's recipe that all share: diffusion, training, ..."""
+    sampler: SamplerConfig = SamplerConfig(name="euler", steps=25)
+    """How clips are generated."""
+    cached_clips: int = Field(512, ge=1)
+    """Clips of the toy world whose latents a denoiser is trained on; a folder gives all its windows."""
+    reconstruction: str = "toy-reconstruction"
+    """The protocol of the autoencoders' scores."""
+    generation: str = "toy-generation"
+    """The protocol of the denoisers' scores."""
+    reconstruction_changes: dict[str, Any] = Field(default_factory=dict)
+    """Fields of that protocol that differ, by dotted names."""
+    generation_changes: dict[str, Any] = Field(default_factory=dict)
+    """Fields of that protocol that differ, by dotted names."""
+    videos: int = Field(4, ge=0)
+    """Clips of every cell that are kept as videos."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ComparePlan:
+        for name, entry in self.autoencoders.items():
+            seen = [name]
+            while entry.initial is not None:
+                other = entry.initial.entry
+                if other not in self.autoencoders:
+                    raise ValueError(f"autoencoders.{name} starts from {other!r}, which the plan does not have")
+                if other in seen:
+                    raise ValueError(f"autoencoders.{name} starts from itself, through {other!r}")
+                seen.append(other)
+                entry = self.autoencoders[other]
+        for names in (self.data, self.autoencoders, self.denoisers, self.tasks, self.budgets):
+            bad = [n for n in names if not n or set(n) & set("/\\ ")]
+            if bad:
+                raise ValueError(f"{bad[0]!r}: expected a name without blanks and slashes")
+        return self
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> ComparePlan:
+    """The plan of a YAML file, with dotted overrides on top.
+
+    Raises:
+        InputError: where it is not there or not a plan.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such plan; expected a YAML file (see benchmarks/comparison.yaml)")
+    return load_config(ComparePlan, apply_overrides(read_yaml(path), overrides), name=str(path))

@@ -1,0 +1,139 @@
+"""Runs the cells of a comparison, each in a process of its own, and gathers what they found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinolab.errors import InputError
+from kinolab.evaluation.compare.cells import Cell, cells_of, is_trained, needs, train_cell
+from kinolab.evaluation.compare.measure import measure_cell, scores_path
+from kinolab.evaluation.compare.plan import ComparePlan, load_plan
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How far a cell is."""
+
+    cell: Cell
+    trained: bool
+    measured: bool
+
+
+def states(plan: ComparePlan, out: Path) -> list[CellState]:
+    """How far every cell is."""
+    return [CellState(c, is_trained(plan, c, out), scores_path(plan, c, out).exists()) for c in cells_of(plan)]
+
+
+def compare(
+    path: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    isolate: bool = True,
+    measure: bool = True,
+    say: Say = lambda text: None,
+) -> list[str]:
+    """Run every cell that is not done; returns what failed, a line each.
+
+    A cell waits for those it starts from; one that needs a failed one is not tried.
+
+    Args:
+        jobs: how many cells run at once; threads: processor threads of each.
+        isolate: a process for each training and each measurement, so that memory is each one's own and a crash takes
+            one cell only.
+        measure: train and measure, or train only.
+
+    Raises:
+        InputError: for a plan that can't be read.
+    """
+    plan = load_plan(path, overrides)
+    work = _Work(plan, path, out, tuple(overrides), threads, isolate, measure, say)
+    waiting = [s.cell for s in states(plan, out) if not (s.measured if measure else s.trained)]
+    if len(cells_of(plan)) > len(waiting):
+        say(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
+    finished = {c for c in cells_of(plan) if c not in waiting}
+    failed: dict[Cell, str] = {}
+    running: dict[Future[str | None], Cell] = {}
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        while waiting or running:
+            for cell in [c for c in waiting if any(n in failed for n in needs(plan, c))]:
+                waiting.remove(cell)
+                failed[cell] = "needs a cell that failed"
+            ready = [c for c in waiting if all(n in finished for n in needs(plan, c))]
+            for cell in ready[: jobs - len(running)]:
+                waiting.remove(cell)
+                running[pool.submit(work.run, cell)] = cell
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                cell, problem = running.pop(future), future.result()
+                if problem is None:
+                    finished.add(cell)
+                else:
+                    failed[cell] = problem
+                    say(f"{cell.id}: {problem}")
+    return [f"{cell.id}: {problem}" for cell, problem in failed.items()]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker needs to run a cell."""
+
+    plan: ComparePlan
+    path: Path
+    out: Path
+    overrides: tuple[str, ...]
+    threads: int | None
+    isolate: bool
+    measure: bool
+    say: Say
+
+    def run(self, cell: Cell) -> str | None:
+        """Train and measure a cell; says what went wrong, where something did."""
+        for stage in ("train", "measure") if self.measure else ("train",):
+            if stage == "train" and is_trained(self.plan, cell, self.out):
+                continue
+            self.say(f"{cell.id}: {stage}")
+            problem = self._isolated(cell, stage) if self.isolate else self._here(cell, stage)
+            if problem is not None:
+                return f"{stage}: {problem}"
+        return None
+
+    def _here(self, cell: Cell, stage: str) -> str | None:
+        try:
+            (train_cell if stage == "train" else measure_cell)(self.plan, cell, self.out)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def _isolated(self, cell: Cell, stage: str) -> str | None:
+        """Run one stage as a command of its own; its last words where it fails."""
+        command = [sys.executable, "-m", "kinolab", "compare", str(self.path), "--out", str(self.out)]
+        command += ["--cell", cell.id, "--stage", stage]
+        for override in self.overrides:
+            command += ["-s", override]
+        command += [] if self.threads is None else ["--threads", str(self.threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return None
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return lines[-1].removeprefix("kinolab: ") if lines else f"ended with status {done.returncode}"
+
+
+def read_scores(plan: ComparePlan, out: Path) -> dict[Cell, dict[str, Any]]:
+    """The scores of every cell that has been measured."""
+    found = {}
+    for state in states(plan, out):
+        if state.measured:
+            found[state.cell] = json.loads(scores_path(plan, state.cell, out).read_text(encoding="utf-8"))
+    return found

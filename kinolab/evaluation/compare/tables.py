@@ -1,0 +1,393 @@
+"""The tables of a comparison: Markdown and CSV to keep, HTML with the videos to look at.
+
+One table per set of clips, budget and kind of cell; every value with its interval; and beside every value whether its
+distance from the best one is larger than the noise. Where clips were the same, clip by clip (`paired_difference`);
+else by the intervals, whose half widths add as the roots of their squares.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinolab.errors import InputError
+from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of, write_text
+from kinolab.evaluation.compare.plan import ComparePlan
+from kinolab.evaluation.compare.run import read_scores
+from kinolab.evaluation.report import Cell as TableCell
+from kinolab.evaluation.report import (
+    Curves,
+    Media,
+    Report,
+    Section,
+    SyncedVideos,
+    Table,
+    Text,
+    curves_of_run,
+    write_report,
+)
+from kinolab.evaluation.report.blocks import Mark, Value
+from kinolab.evaluation.report.media import clock
+from kinolab.evaluation.scores import BETTER, shown
+from kinolab.metrics.statistics import paired_difference
+
+Record = Mapping[str, Any]
+MARKS = {"best": " *", "noise": " =", "worse": "", "alone": ""}
+LEGEND = (
+    "`*` the best value; `=` no further from the best than the noise; nothing: worse beyond the noise. In brackets: "
+    "the 95% interval. A score where neither more nor less is better bears no mark."
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A column that is no score: its heading, where it is found in a record, and how it is shown."""
+
+    heading: str
+    find: Callable[[Record], Any]
+    show: Callable[[Any], str]
+
+
+def _megabytes(value: Any) -> str:
+    return f"{value / 1e6:,.0f}"
+
+
+AUTOENCODER_FACTS = (
+    Fact("latents", lambda r: r["facts"]["latents"], lambda v: "x".join(map(str, v))),
+    Fact("temporal : 1", lambda r: r["facts"]["temporal_compression"], lambda v: f"{v:.2f}"),
+    Fact("spatial : 1", lambda r: r["facts"]["spatial_compression"], lambda v: f"{v:.0f}"),
+    Fact("total : 1", lambda r: r["facts"]["total_compression"], lambda v: f"{v:.1f}"),
+    Fact("channels", lambda r: r["facts"]["latent_channels"], str),
+    Fact("parameters (M)", lambda r: r["facts"]["parameters"], lambda v: f"{v / 1e6:.2f}"),
+    Fact("encode (frames/s)", lambda r: r["facts"]["encode_frames_per_second"], lambda v: f"{v:.0f}"),
+    Fact("decode (frames/s)", lambda r: r["facts"]["decode_frames_per_second"], lambda v: f"{v:.0f}"),
+    Fact("peak memory (MB)", lambda r: r["facts"]["peak_memory_bytes"], _megabytes),
+    Fact("steps", lambda r: r["training"]["steps"], str),
+    Fact("TSpeed (clips/s)", lambda r: r["training"]["clips_per_second"], lambda v: f"{v:.2f}"),
+    Fact("TMem (MB)", lambda r: r["training"]["peak_memory"], _megabytes),
+)
+DENOISER_FACTS = (
+    Fact("parameters (M)", lambda r: r["facts"]["parameters"], lambda v: f"{v / 1e6:.2f}"),
+    Fact("steps", lambda r: r["training"]["steps"], str),
+    Fact("TMem (MB)", lambda r: r["training"]["peak_memory"], _megabytes),
+    Fact("TSpeed (clips/s)", lambda r: r["training"]["clips_per_second"], lambda v: f"{v:.1f}"),
+    Fact("sampling (s/clip)", lambda r: r["facts"]["seconds_per_clip"], lambda v: f"{v:.2f}"),
+    Fact("held-out loss", lambda r: r["training"]["heldout"]["loss"], lambda v: f"{v:.4f}"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its name, and the record of each seed."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    records: tuple[Record, ...]
+
+    def mean(self, metric: str) -> float | None:
+        """The mean over seeds of a score; none where one lacks it."""
+        values = [r["metrics"].get(metric, {}).get("value") for r in self.records]
+        known = [float(v) for v in values if v is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """From the lowest to the highest end of the seeds' intervals; none where one has none."""
+        found = [r["metrics"].get(metric, {}).get("interval") for r in self.records]
+        if any(i is None for i in found):
+            return None
+        return min(i["low"] for i in found), max(i["high"] for i in found)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows that stand in one table, which share clips, budget, kind, task and protocol."""
+
+    title: str
+    kind: str
+    rows: tuple[Row, ...]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every score that any row has, in the order of the first one."""
+        return list(dict.fromkeys(m for row in self.rows for r in row.records for m in r["metrics"]))
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """The columns that are no scores."""
+        return AUTOENCODER_FACTS if self.kind == "autoencoder" else DENOISER_FACTS
+
+    @property
+    def protocol(self) -> Record:
+        """The protocol of all rows."""
+        record: Record = self.rows[0].records[0]
+        return record
+
+
+def groups_of(plan: ComparePlan, scores: Mapping[Cell, Record]) -> list[Group]:
+    """The tables of a comparison, from what has been measured so far; one for each protocol that occurs.
+
+    Autoencoders that take another number of frames are measured on other clips, and so stand in another table.
+    """
+    found: dict[tuple[str, ...], dict[str, list[tuple[Cell, Record]]]] = {}
+    for cell in cells_of(plan):
+        if cell not in scores:
+            continue
+        key = (cell.data, cell.budget, cell.kind, cell.task or "", scores[cell]["protocol_hash"])
+        name = cell.autoencoder if cell.denoiser is None else f"{cell.autoencoder} + {cell.denoiser}"
+        found.setdefault(key, {}).setdefault(name, []).append((cell, scores[cell]))
+    groups = []
+    alike = Counter(key[:4] for key in found)
+    for (data, budget, kind, task, digest), rows in sorted(found.items(), key=lambda item: (item[0][2], item[0])):
+        words = [data, *([] if len(plan.budgets) == 1 else [f"budget {budget}"]),
+                 *([] if len(plan.tasks) == 1 or not task else [task]),
+                 *([] if alike[data, budget, kind, task] == 1 else [f"protocol {digest[:8]}"])]  # fmt: skip
+        title = f"{'Autoencoders' if kind == 'autoencoder' else 'Denoisers'}: {', '.join(words)}"
+        made = tuple(Row(n, tuple(c for c, _ in items), tuple(r for _, r in items)) for n, items in rows.items())
+        groups.append(Group(title, kind, made))
+    return groups
+
+
+def marks(group: Group, metric: str) -> list[str]:
+    """For each row: "best", "noise" (no further from the best than the noise), "worse", or "alone" (nothing said)."""
+    good = BETTER.get(metric)
+    values = [row.mean(metric) for row in group.rows]
+    known = [(k, v) for k, v in enumerate(values) if v is not None]
+    if good is None or len(known) < 2:
+        return ["alone"] * len(values)
+    best = max(known, key=lambda item: _goodness(good, item[1]))[0]
+    return [
+        "alone" if v is None else "best" if k == best else "worse" if beyond(group.rows[best], group.rows[k], metric)
+        else "noise"
+        for k, v in enumerate(values)
+    ]  # fmt: skip
+
+
+def beyond(best: Row, other: Row, metric: str) -> bool:
+    """Whether `best` is better than `other` by more than the noise, for every seed that both have.
+
+    Where it can't be told, for want of intervals, it is not.
+    """
+    pairs = [
+        (a, b)
+        for cell, a in zip(best.cells, best.records, strict=True)
+        for third, b in zip(other.cells, other.records, strict=True)
+        if cell.seed == third.seed
+    ]
+    return bool(pairs) and all(_beyond(a, b, metric) for a, b in pairs)
+
+
+def _beyond(a: Record, b: Record, metric: str) -> bool:
+    good = BETTER[metric]
+    paired = _clip_by_clip(a, b, metric)
+    if paired is not None:
+        x, y = ([_goodness(good, v) for v in side] for side in paired)
+        _, interval = paired_difference(x, y)
+        return interval is not None and interval.low > 0
+    ours, theirs = a["metrics"].get(metric), b["metrics"].get(metric)
+    if not ours or not theirs or ours["interval"] is None or theirs["interval"] is None:
+        return False
+    halves = [0.5 * (m["interval"]["high"] - m["interval"]["low"]) for m in (ours, theirs)]
+    gap = _goodness(good, ours["value"]) - _goodness(good, theirs["value"])
+    return gap > math.hypot(*halves)
+
+
+def _clip_by_clip(a: Record, b: Record, metric: str) -> tuple[list[float], list[float]] | None:
+    """The scores of the same clips in both records; none where they are not of the same clips."""
+    first, second = ({c["name"]: c["scores"].get(metric) for c in r["clips"]} for r in (a, b))
+    if a["protocol"]["kind"] != "reconstruction" or len(first) < 3 or first.keys() != second.keys():
+        return None
+    x, y = list(first.values()), [second[name] for name in first]
+    return None if any(v is None for v in (*x, *y)) else (x, y)
+
+
+def _goodness(good: str, value: float) -> float:
+    return value if good == "higher" else -value if good == "lower" else -abs(value - 1)
+
+
+def _fact(row: Row, fact: Fact) -> Any:
+    """A fact of a row: of numbers the mean over seeds; none where it is not there (nothing was trained)."""
+    try:
+        values = [fact.find(r) for r in row.records]
+    except (KeyError, TypeError):
+        return None
+    if any(v is None for v in values):
+        return None
+    return sum(values) / len(values) if isinstance(values[0], float) else values[0]
+
+
+def markdown(plan: ComparePlan, groups: Sequence[Group]) -> str:
+    """The tables as Markdown: first what was paid, then what came of it."""
+    lines = [plan.description, "", LEGEND, ""]
+    for group in groups:
+        head = group.protocol
+        lines += [f"## {group.title}", ""]
+        lines += [f"Protocol {head['protocol']['name']} `{head['protocol_hash'][:12]}`, {_samples(head)}.", ""]
+        facts = [f for f in group.facts if any(_fact(row, f) is not None for row in group.rows)]
+        costs = [[row.name, *(_shown_fact(row, f) for f in facts)] for row in group.rows]
+        lines += [*_pipes(["", *(f.heading for f in facts)], costs), ""]
+        marked = {m: marks(group, m) for m in group.metrics}
+        for names in _portions(group.metrics, 7):
+            rows = [[row.name, *(_shown_score(row, m, marked[m][k]) for m in names)]
+                    for k, row in enumerate(group.rows)]  # fmt: skip
+            lines += [*_pipes(["", *(_heading(m) for m in names)], rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _samples(record: Record) -> str:
+    facts, data = record["facts"], record["data"]
+    if "generated_clips" in facts:
+        return f"{facts['generated_clips']} generated clips against {facts['real_clips']} real ones"
+    return f"{data['clips']} held-out clips of {data['files']} files"
+
+
+def _heading(metric: str) -> str:
+    good = {"higher": " (more)", "lower": " (less)", "one": " (near 1)"}.get(BETTER.get(metric, ""), "")
+    return metric.replace("_", " ") + good
+
+
+def _shown_fact(row: Row, fact: Fact) -> str:
+    value = _fact(row, fact)
+    return "-" if value is None else fact.show(value)
+
+
+def _shown_score(row: Row, metric: str, mark: str) -> str:
+    value, interval = row.mean(metric), row.interval(metric)
+    if value is None:
+        return "-"
+    text = shown(metric, value) + MARKS[mark]
+    return text if interval is None else f"{text} [{shown(metric, interval[0])}, {shown(metric, interval[1])}]"
+
+
+def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def _portions(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[k : k + size] for k in range(0, len(items), size)]
+
+
+def to_csv(groups: Sequence[Group]) -> str:
+    """One line per cell and score, and per cell and fact: what another program reads."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["cell", "kind", "name", "value", "low", "high", "count", "protocol", "protocol_hash"])
+    for group in groups:
+        for row in group.rows:
+            for cell, record in zip(row.cells, row.records, strict=True):
+                stated = [record["protocol"]["name"], record["protocol_hash"]]
+                for name, m in record["metrics"].items():
+                    ends = m["interval"] or {"low": "", "high": ""}
+                    writer.writerow(
+                        [cell.id, "score", name, m["value"], ends["low"], ends["high"], m["count"], *stated]
+                    )
+                one = Row(row.name, (cell,), (record,))
+                for fact in group.facts:
+                    value = _fact(one, fact)
+                    if value is not None:
+                        plain = "x".join(map(str, value)) if isinstance(value, list) else value
+                        writer.writerow([cell.id, "fact", fact.heading, plain, "", "", "", *stated])
+    return stream.getvalue()
+
+
+def write_tables(plan: ComparePlan, out: Path, extra: Path | None = None) -> list[Path]:
+    """Write table.md, table.csv and report.html of what has been measured; returns the files.
+
+    extra: another place for the Markdown.
+
+    Raises:
+        InputError: where nothing has been measured.
+    """
+    scores = read_scores(plan, out)
+    if not scores:
+        raise InputError(f"{out}: nothing is measured yet; run `kinolab compare` without --table first")
+    groups = groups_of(plan, scores)
+    text = markdown(plan, groups)
+    files = [out / "table.md", out / "table.csv", *([extra] if extra is not None else [])]
+    for path, content in zip(files, (text, to_csv(groups), text), strict=False):
+        write_text(path, content)
+    missing = len(cells_of(plan)) - len(scores)
+    page = out / "report.html"
+    media = Media()
+    report = _report(plan, groups, out, media, missing)
+    media.write(out)
+    write_report(report, page)
+    return [*files, page]
+
+
+def _report(plan: ComparePlan, groups: Sequence[Group], out: Path, media: Media, missing: int) -> Report:
+    sections = []
+    for group in groups:
+        blocks: list[Any] = [_cost_table(group), _score_table(group)]
+        blocks += _videos(plan, group, out, media)
+        curves = _curves(plan, group, out)
+        blocks += [curves] if curves is not None else []
+        head = group.protocol
+        text = f"Protocol {head['protocol']['name']} {head['protocol_hash'][:12]}, {_samples(head)}."
+        sections.append(Section(group.title, text, tuple(blocks)))
+    notes = "All cells are measured." if not missing else f"{missing} cells are not measured yet."
+    sections.append(Section("Notes", notes, tuple(Text(n) for n in _notes(groups))))
+    return Report(plan.name, plan.description, tuple(sections))
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    found = {n: None for g in groups for row in g.rows for r in row.records for n in r["notes"]}
+    return [note for note in found if "cache" not in note]
+
+
+def _cost_table(group: Group) -> Table:
+    facts = [f for f in group.facts if any(_fact(row, f) is not None for row in group.rows)]
+    rows: list[tuple[Value, ...]] = []
+    for row in group.rows:
+        values = [_fact(row, f) for f in facts]
+        rows.append((row.name, *(f.show(v) if isinstance(v, list) else TableCell.of(v)
+                                 for f, v in zip(facts, values, strict=True))))  # fmt: skip
+    return Table(("", *(f.heading for f in facts)), tuple(rows), "What it costs")
+
+
+def _score_table(group: Group) -> Table:
+    marked = {m: marks(group, m) for m in group.metrics}
+    words: dict[str, Mark] = {"best": "better", "noise": "noise", "worse": "", "alone": ""}
+    rows: list[tuple[Value, ...]] = []
+    for k, row in enumerate(group.rows):
+        cells = []
+        for m in group.metrics:
+            # The best is marked as better beyond noise only where no other one is within it.
+            mark: Mark = "noise" if marked[m][k] == "best" and "noise" in marked[m] else words[marked[m][k]]
+            cells.append(TableCell.of(row.mean(m), row.interval(m), mark))
+        rows.append((row.name, *cells))
+    return Table(("", *(_heading(m) for m in group.metrics)), tuple(rows), "What comes of it")
+
+
+def _videos(plan: ComparePlan, group: Group, out: Path, media: Media) -> list[SyncedVideos]:
+    """The k-th kept clip of every row, side by side."""
+    kept = {}
+    for row in group.rows:
+        folder = cell_folder(plan, row.cells[0], out) / "videos"
+        kept[row.name] = (row.cells[0], sorted(folder.glob("*.mp4")))
+    blocks = []
+    for k in range(min((len(files) for _, files in kept.values()), default=0)):
+        shown_files = {name: (cell, files[k]) for name, (cell, files) in kept.items()}
+        fps, frames = min((clock(f) for _, f in shown_files.values()), key=lambda pair: pair[1])
+        videos = tuple((name, media.use(f, cell.id.replace("/", "-"))) for name, (cell, f) in shown_files.items())
+        what = "largest errors: original, reconstruction, error" if group.kind == "autoencoder" else "generated"
+        blocks.append(SyncedVideos(f"{what}, {k + 1}", videos, fps, frames))
+    return blocks
+
+
+def _curves(plan: ComparePlan, group: Group, out: Path) -> Curves | None:
+    """The training loss of every row over the steps."""
+    name = "train autoencoder_loss" if group.kind == "autoencoder" else "train loss"
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in group.rows:
+        run = cell_folder(plan, row.cells[0], out) / "run"
+        if (run / "log.jsonl").exists():
+            points = curves_of_run(run).get(name)
+            series |= {row.name: points} if points else {}
+    return Curves("Training loss", series, "step", "loss", log=True) if series else None

@@ -1,0 +1,396 @@
+"""Scores of generated clips: of a folder of videos, or of a model that is asked for them, against real ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kinolab import video
+from kinolab.data.world import make_clip
+from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.errors import InputError
+from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
+from kinolab.evaluation.features import Extractors, extract, reference_features
+from kinolab.evaluation.protocol import Protocol
+from kinolab.evaluation.scores import ScoreReport, clip_scores
+from kinolab.layers.precision import resolve
+from kinolab.metrics.base import MetricValue
+from kinolab.metrics.extractors.base import resize_frames
+from kinolab.metrics.frechet import FrechetDistance
+from kinolab.metrics.inception_score import InceptionScore
+from kinolab.metrics.kernel import KernelDistance
+from kinolab.metrics.manifold import COVERAGE_NEIGHBOURS, ManifoldMetrics
+from kinolab.metrics.quality import (
+    BackgroundConsistency,
+    DynamicDegree,
+    MotionSmoothness,
+    SubjectConsistency,
+    TemporalFlickering,
+)
+from kinolab.model import Request, VideoModel
+from kinolab.video import Resize
+
+Progress = Callable[[int, int], None]
+
+
+class Generated(Interface):
+    """Clips that were, or are being, generated."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All clips in batches of at most `size`."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What made them."""
+        ...
+
+
+class ModelClips:
+    """The clips of a model, one for each real clip: by its caption or label where the model takes them.
+
+    Args:
+        model: what generates.
+        name: the model's folder or shipped name.
+        clips: the real clips, whose captions and labels are asked for.
+        protocol: how many, of how many frames, from which seed.
+        sampler, guidance: the model's own where left out.
+        given_frames: so many first frames of each real clip are given.
+
+    Raises:
+        InputError: for a model that makes fewer frames than the protocol looks at, or given frames that leave nothing
+            to measure or are of another size than the model's.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        name: str,
+        clips: ProtocolClips,
+        protocol: Protocol,
+        *,
+        sampler: SamplerConfig | None = None,
+        guidance: GuidanceConfig | None = None,
+        given_frames: int = 0,
+    ) -> None:
+        if model.config.frames < protocol.frames:
+            raise InputError(
+                f"{name} makes {model.config.frames} frames and the protocol {protocol.name} looks at "
+                f"{protocol.frames}; take a protocol of fewer (-s frames={model.config.frames})"
+            )
+        self.model, self.name, self.clips, self.protocol = model, name, clips, protocol
+        self.sampler = sampler or model.config.sampler
+        self.guidance = guidance or model.config.guidance
+        self.given_frames = given_frames
+        self.notes: list[str] = []
+        self._check_given()
+        self.asked = self._what_to_ask()
+        if self.asked == "nothing" and self.guidance.active:
+            self.guidance = GuidanceConfig()
+        self.seconds = 0.0
+        self.prompts: list[str | None] = []
+
+    def _what_to_ask(self) -> str:
+        spec = self.model.denoiser.spec
+        records = [self.clips.record(i) for i in range(len(self.clips))]
+        world = hasattr(self.clips.source, "world")
+        text = self.model.text_encoder is not None and bool(spec.text_dim or spec.pooled_dim)
+        if text and (world or all(r.caption for r in records)):
+            return "prompt"
+        if text:
+            self.notes.append("the model takes prompts, but not every real clip has a caption")
+        if spec.num_classes > 1:
+            if not world and any(r.label is None for r in records):
+                self.notes.append("the model takes labels, but not every real clip has one")
+            elif self._labels_fit([r.label for r in records if r.label is not None]):
+                return "label"
+            else:
+                self.notes.append("the model takes labels, but of other classes than the real clips'")
+        return "nothing"
+
+    def _labels_fit(self, labels: list[int]) -> bool:
+        """Whether the classes of the real clips are the model's: by name where it has names, else by number."""
+        theirs, ours = self.clips.source.classes, self.model.config.class_names
+        if ours:
+            return set(theirs) <= set(ours)
+        return bool(labels) and max(labels) < self.model.denoiser.spec.num_classes
+
+    def _check_given(self) -> None:
+        """Raise InputError where the given frames don't fit."""
+        if not self.given_frames:
+            return
+        if self.given_frames >= self.protocol.frames:
+            raise InputError(
+                f"{self.given_frames} frames are given of the {self.protocol.frames} that {self.protocol.name} looks "
+                "at: nothing would be left to generate; give fewer"
+            )
+        if self.clips.size != self.model.config.size:
+            (h, w), (height, width) = self.clips.size, self.model.config.size
+            raise InputError(
+                f"{self.name} makes frames of {height}x{width} and would be given some of {h}x{w}; take a protocol of "
+                f"its size (-s size=[{height},{width}])"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def requests(self, numbers: range) -> list[Request]:
+        """What is asked for clip k of the real ones, with the protocol's seed + k."""
+        found = []
+        for k in numbers:
+            record = self.clips.record(k)
+            caption, label = record.caption, record.label
+            if not record.annotated and self.asked != "nothing":
+                source = self.clips.source
+                made = make_clip(source.world, source.seed(self.clips.indices[k]))
+                caption, label = made.caption, made.label
+            prompt = caption if self.asked == "prompt" else None
+            wanted: int | str | None = None
+            if self.asked == "label":
+                assert label is not None
+                wanted = self.clips.source.classes[label] if self.model.config.class_names else label
+            found.append(Request(prompt, wanted, seed=self.protocol.seed + k))
+        return found
+
+    @torch.no_grad()
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Generate all clips."""
+        real = self.clips.batches(size) if self.given_frames else None
+        for start in range(0, len(self.clips), size):
+            numbers = range(start, min(start + size, len(self.clips)))
+            requests = self.requests(numbers)
+            given = None if real is None else next(real).video
+            began = time.perf_counter()
+            made = self._generate(requests, given)
+            self.seconds += time.perf_counter() - began
+            self.prompts += [r.prompt for r in requests]
+            names = tuple(f"{k:05d}" for k in numbers)
+            captions = tuple(r.prompt for r in requests)
+            yield Batch(names, self._shaped(made), captions)
+
+    def _generate(self, requests: list[Request], given: Tensor | None) -> Tensor:
+        if given is None:
+            latents = self.model.sample_latents(requests, sampler=self.sampler, guidance=self.guidance)
+            return self.model.decode(latents).cpu()
+        # The model's own length; what stands after the given frames has no influence.
+        rest = self.model.config.frames - given.shape[2]
+        given = torch.cat([given, given[:, :, -1:].expand(-1, -1, rest, -1, -1)], dim=2)
+        mask = torch.ones(len(given), 1, *given.shape[2:])
+        mask[:, :, : self.given_frames] = 0
+        made = self.model.complete(given, mask, requests, exact=True, sampler=self.sampler, guidance=self.guidance)
+        return made.cpu()
+
+    def _shaped(self, made: Tensor) -> Tensor:
+        """The frames and size that the protocol looks at."""
+        size = self.protocol.size
+        height, width = (size, size) if isinstance(size, int) else size
+        return fitted(made[:, :, : self.protocol.frames], (height, width), self.protocol.resize)
+
+    def describe(self) -> dict[str, Any]:
+        """How they were made."""
+        return {
+            "asked_with": self.asked,
+            "given_frames": self.given_frames,
+            "sampler": self.sampler.model_dump(mode="json"),
+            "guidance": self.guidance.model_dump(mode="json"),
+            "precision": str(resolve(self.model.precision, self.model.device)).removeprefix("torch."),
+            "first_seed": self.protocol.seed,
+        }
+
+
+def fitted(video: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
+    """Clips (B, 3, T, H, W) brought to `size` as a folder's are when they are read: cropped, padded or stretched."""
+    (H, W), (h, w) = video.shape[3:], size
+    if resize == "stretch" or H * w == W * h:
+        return resize_frames(video, size, "bicubic")
+    factor = max(h / H, w / W) if resize == "crop" else min(h / H, w / W)
+    video = resize_frames(video, (max(1, round(H * factor)), max(1, round(W * factor))), "bicubic")
+    H, W = video.shape[3:]
+    if resize == "pad":
+        top, left = (h - H) // 2, (w - W) // 2
+        return F.pad(video, (left, w - W - left, top, h - H - top), value=-1.0)
+    top, left = (H - h) // 2, (W - w) // 2
+    return video[..., top : top + h, left : left + w]
+
+
+@torch.no_grad()
+def evaluate_generated(
+    generated: ModelClips | GeneratedClips,
+    real: ProtocolClips,
+    protocol: Protocol,
+    *,
+    subject: dict[str, Any],
+    batch: int = 8,
+    cache: Path | None = None,
+    videos: Path | None = None,
+    keep: int = 8,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Measure generated clips against real ones.
+
+    cache: a folder where features of the real clips are kept, by content; none = they are not kept.
+    videos: a folder for the first `keep` generated clips; none = none are written.
+
+    Raises:
+        InputError: where there are fewer clips than the protocol's minimum; nothing was generated then.
+    """
+    for count, what in ((len(real), "real"), (len(generated), "generated")):
+        if count < protocol.minimum:
+            raise InputError(
+                f"{protocol.name} asks for at least {protocol.minimum} {what} clips, got {count}: give it more, or "
+                "lower `minimum` in a copy of the protocol (its scores then stand in another column)"
+            )
+    extractors = Extractors(protocol, device)
+    notes = [*real.notes(), *(generated.notes() if isinstance(generated, GeneratedClips) else generated.notes)]
+    reference, cached = reference_features(real, protocol, extractors, cache, batch=batch)
+    if cached:
+        notes.append("features of the real clips were read from the cache")
+    scores = QualityScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
+                      else generated.model.config.fps)  # fmt: skip
+    keeper = _Keeper(videos, keep, scores.fps)
+    features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), progress)
+    metrics = distribution_scores(protocol, extractors, reference, features, notes)
+    metrics |= scores.values(notes)
+    facts: dict[str, Any] = {"real_clips": len(real), "generated_clips": len(generated)}
+    if isinstance(generated, ModelClips):
+        facts |= {"seconds_per_clip": generated.seconds / len(generated), "threads": torch.get_num_threads()}
+        facts |= generated.describe()
+    ordered = {m: metrics[m] for m in protocol.metrics if m in metrics}
+    return ScoreReport(
+        subject, real.describe(), protocol, protocol.hash(), ordered,
+        clip_scores(scores.names, scores.per_clip(), keeper.written), facts, tuple(notes),
+    )  # fmt: skip
+
+
+def distribution_scores(
+    protocol: Protocol,
+    extractors: Extractors,
+    real: dict[str, Tensor],
+    made: dict[str, Tensor],
+    notes: list[str],
+) -> dict[str, MetricValue]:
+    """Every score that compares two sets of features; what can't be given is said in `notes`."""
+    wanted, seed, minimum = set(protocol.metrics), protocol.seed, protocol.minimum
+    values: dict[str, MetricValue] = {}
+
+    def attempt(work: Callable[[], dict[str, MetricValue]]) -> None:
+        try:
+            values.update(work())
+        except InputError as error:
+            notes.append(f"left out: {error}")
+
+    for role, frechet, kernel in (("video", "fvd", "kvd"), ("image", "fid", "kid")):
+        if role not in made:
+            continue
+        states = extractors.protocol(role)
+        x, y = real[role], made[role]
+        # The frames of one clip depend on each other: they are left out together when noise is estimated.
+        per = protocol.frames if states["unit"] == "frame" else 1
+        if {frechet, f"{frechet}_infinite"} & wanted:
+            distance = FrechetDistance(frechet, minimum=minimum, seed=seed, per=per, protocol=states)
+            distance.update(x, True)
+            distance.update(y, False)
+            attempt(lambda d=distance, n=frechet: {n: d.compute()})  # type: ignore[misc]
+            if f"{frechet}_infinite" in wanted:
+                attempt(lambda d=distance, n=frechet: {f"{n}_infinite": d.extrapolated()})  # type: ignore[misc]
+        if kernel in wanted:
+            mmd = KernelDistance(kernel, minimum=minimum, seed=seed, per=per, protocol=states)
+            mmd.update(x, True)
+            mmd.update(y, False)
+            attempt(lambda m=mmd, n=kernel: {n: m.full()})  # type: ignore[misc]
+    if {"precision", "recall", "density", "coverage"} & wanted and "video" in made:
+        least = max(minimum, 2 * COVERAGE_NEIGHBOURS)  # with fewer, neighbours say nothing
+        manifold = ManifoldMetrics(minimum=least, seed=seed, protocol=extractors.protocol("video"))
+        manifold.update(real["video"], True)
+        manifold.update(made["video"], False)
+        attempt(manifold.compute)
+    if "inception_score" in wanted and "classifier" in made:
+        score = InceptionScore("inception_score", minimum=minimum, seed=seed,
+                               protocol=extractors.protocol("classifier"))  # fmt: skip
+        score.update(made["classifier"])
+        attempt(lambda: {"inception_score": score.compute()})
+    return {name: value for name, value in values.items() if name in wanted}
+
+
+class QualityScores:
+    """The scores that look at one generated clip at a time."""
+
+    def __init__(self, protocol: Protocol, extractors: Extractors, fps: float) -> None:
+        self.fps, self.names = fps, list[str]()
+        image = extractors.networks.get("image")
+        made: dict[str, Callable[[], Any]] = {
+            "temporal_flickering": lambda: TemporalFlickering(static_only=False),
+            "motion_smoothness": MotionSmoothness,
+            "dynamic_degree": lambda: DynamicDegree(fps),
+        }
+        if image is not None:
+            made["subject_consistency"] = lambda: SubjectConsistency(image)
+            made["background_consistency"] = lambda: BackgroundConsistency(image)
+        self.metrics = {name: make() for name, make in made.items() if name in protocol.metrics}
+        self.agreement = None
+        if "prompt_agreement" in protocol.metrics:
+            from kinolab.metrics.text import PromptAgreement
+
+            assert protocol.text is not None
+            self.agreement = PromptAgreement(protocol.text)
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; every clip is scored on its way."""
+        for batch in batches:
+            for metric in self.metrics.values():
+                metric.update(batch.video)
+            if self.agreement is not None:
+                if not batch.captions or not all(batch.captions):
+                    raise InputError("prompt_agreement needs a prompt for every clip; these have none")
+                self.agreement.update(batch.video, [str(c) for c in batch.captions])
+            self.names += batch.names
+            yield batch
+
+    def values(self, notes: list[str]) -> dict[str, MetricValue]:
+        """The means; what can't be given is said in `notes`."""
+        found = {}
+        for name, metric in self._all().items():
+            try:
+                found[name] = metric.compute()
+            except InputError as error:
+                notes.append(f"left out: {error}")
+        return found
+
+    def per_clip(self) -> dict[str, list[float]]:
+        """Every clip's own scores."""
+        return {name: metric.per_clip for name, metric in self._all().items()}
+
+    def _all(self) -> dict[str, Any]:
+        return self.metrics | ({} if self.agreement is None else {"prompt_agreement": self.agreement})
+
+
+class _Keeper:
+    """Writes the first clips that pass by as videos."""
+
+    def __init__(self, folder: Path | None, keep: int, fps: float) -> None:
+        self.folder, self.keep, self.fps = folder, keep, fps
+        self.written: dict[int, str] = {}
+        self.seen = 0
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            for k, clip in enumerate(batch.video):
+                number = self.seen + k
+                if self.folder is not None and number < self.keep:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    path = self.folder / f"{number:03d}.mp4"
+                    video.write(path, video.to_uint8(clip), fps=self.fps)
+                    self.written[number] = str(path)
+            self.seen += len(batch.names)
+            yield batch

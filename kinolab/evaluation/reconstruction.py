@@ -1,0 +1,331 @@
+"""Scores of an autoencoder, or of two folders that belong together: how much of a clip comes back."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinolab import video
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.errors import InputError
+from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
+from kinolab.evaluation.memory import peak_memory
+from kinolab.evaluation.protocol import Protocol, at_frames
+from kinolab.evaluation.reconstruct import can_stream, decode_groups, encode_groups
+from kinolab.evaluation.scores import ScoreReport, clip_scores
+from kinolab.layers.precision import PrecisionPolicy, autocast, describe
+from kinolab.metrics.extractors import load_extractor
+from kinolab.metrics.extractors.base import Extractor
+from kinolab.metrics.frechet import FrechetDistance
+from kinolab.metrics.perceptual import Lpips
+from kinolab.metrics.reconstruction import Psnr, Ssim, Ssim3d
+from kinolab.metrics.temporal import (
+    NEIGHBOURS,
+    Flicker,
+    FrequencyProfile,
+    GridArtefacts,
+    SeamError,
+    WarpError,
+    chunk_borders,
+)
+
+Progress = Callable[[int, int], None]
+CHUNK = 8
+"""Frames of a chunk, after the first one of CHUNK + 1, that the seam error looks at the borders of."""
+REPEATS = 3
+"""How often encoding and decoding are timed, after a first time that does not count."""
+
+
+class ReconstructionScores:
+    """Every reconstruction metric of a protocol, streaming over pairs of clips.
+
+    spatial_ratio: of the decoder whose grid is looked for; none = the grid is not measured.
+    """
+
+    def __init__(self, protocol: Protocol, spatial_ratio: int | None, device: str | torch.device = "cpu") -> None:
+        self.protocol, self.names = protocol, list[str]()
+        wanted = protocol.metrics
+        self.pairs: dict[str, Any] = {
+            name: make() for name, make in (("psnr", Psnr), ("ssim", Ssim), ("ssim3d", Ssim3d), ("flicker", Flicker),
+                                            ("warp", WarpError)) if name in wanted
+        }  # fmt: skip
+        if spatial_ratio is not None and spatial_ratio > 1 and "grid" in wanted:
+            size = protocol.size if isinstance(protocol.size, int) else min(protocol.size)
+            if size // spatial_ratio > NEIGHBOURS:  # else no frequency lies between those of the grid
+                self.pairs["grid"] = GridArtefacts(spatial_ratio)
+            self.pairs["detail"] = FrequencyProfile()
+        if "lpips" in wanted:
+            assert protocol.perceptual is not None
+            self.pairs["lpips"] = Lpips(protocol.perceptual)
+        self.seam = SeamError() if "seam" in wanted else None
+        self.extractor: Extractor | None = None
+        self.rfvd: FrechetDistance | None = None
+        if "rfvd" in wanted:
+            assert protocol.video is not None
+            self.extractor = load_extractor(protocol.video, unit="clip").to(device)
+            self.rfvd = FrechetDistance(
+                "rfvd", minimum=protocol.minimum, seed=protocol.seed, paired=True,
+                protocol=self.extractor.spec.protocol(),
+            )  # fmt: skip
+        self.device = device
+        self.kept: list[tuple[float, int, Tensor, Tensor]] = []
+
+    def update(
+        self, batch: Batch, rebuilt: Tensor, keep: int = 0, chunked: tuple[Tensor, list[int]] | None = None
+    ) -> None:
+        """Add clips and their reconstructions; the `keep` clips with the largest error are held to be shown.
+
+        chunked: the reconstruction chunk by chunk, and the first frame of every chunk but the first.
+        """
+        for name, clip in zip(batch.names, rebuilt, strict=True):
+            if not bool(torch.isfinite(clip).all()):  # seen before clamping, which would hide infinity
+                raise InputError(f"{name}: the reconstruction is not finite; try --precision float32")
+        original, rebuilt = batch.video, rebuilt.float().clamp(-1, 1).cpu()
+        for metric in self.pairs.values():
+            metric.update(original, rebuilt)
+        if self.seam is not None and chunked is not None:
+            self.seam.update(original, chunked[0].float().clamp(-1, 1).cpu(), chunked[1])
+        if self.rfvd is not None:
+            assert self.extractor is not None
+            self.rfvd.update(self.extractor(original.to(self.device)), True)
+            self.rfvd.update(self.extractor(rebuilt.to(self.device)), False)
+        if keep:
+            errors = (original - rebuilt).square().mean((1, 2, 3, 4)).tolist()
+            start = len(self.names)
+            self.kept += [(e, start + k, original[k], rebuilt[k]) for k, e in enumerate(errors)]
+            self.kept = sorted(self.kept, key=lambda item: -item[0])[:keep]
+        self.names += batch.names
+
+    def values(self, notes: list[str]) -> dict[str, Any]:
+        """Every score; what can't be given is said in `notes`."""
+        metrics = dict(self.pairs)
+        if self.seam is not None and self.seam.per_clip:
+            metrics["seam"] = self.seam
+        if self.rfvd is not None:
+            metrics["rfvd"] = self.rfvd
+        values: dict[str, Any] = {}
+        for name, metric in metrics.items():
+            try:
+                values[name] = metric.compute()
+            except InputError as error:
+                notes.append(f"left out: {error}")
+        if "warp" in values:
+            notes.append(f"warp: the originals themselves have {self.pairs['warp'].floor.value:.5f}")
+        return values
+
+    def per_clip(self) -> dict[str, list[float]]:
+        """The scores of every clip, by metric."""
+        metrics = self.pairs | ({} if self.seam is None else {"seam": self.seam})
+        return {name: metric.per_clip for name, metric in metrics.items()}
+
+    def write_videos(self, folder: Path, fps: float) -> dict[int, str]:
+        """The kept clips as videos, original | reconstruction | error; clip number -> path."""
+        from kinolab.evaluation.reconstruct import side_by_side
+
+        written = {}
+        for rank, (_, number, original, rebuilt) in enumerate(self.kept):
+            pairs = zip(video.to_uint8(original), video.to_uint8(rebuilt), strict=True)
+            path = folder / f"worst-{rank:02d}.mp4"
+            folder.mkdir(parents=True, exist_ok=True)
+            video.write(path, [side_by_side(a, b, 4.0, 1) for a, b in pairs], fps=fps)
+            written[number] = str(path)
+        return written
+
+
+@torch.no_grad()
+def evaluate_autoencoder(
+    autoencoder: Autoencoder,
+    clips: ProtocolClips,
+    protocol: Protocol,
+    *,
+    subject: dict[str, Any],
+    batch: int = 4,
+    precision: PrecisionPolicy = "auto",
+    device: str = "cpu",
+    videos: Path | None = None,
+    keep: int = 8,
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Put every clip of a protocol through an autoencoder and compare.
+
+    videos: a folder for the `keep` clips with the largest error; none = none are written.
+
+    Raises:
+        InputError: for clips that the autoencoder can't take, or a reconstruction that is not finite.
+    """
+    autoencoder = autoencoder.to(device).eval()
+    scores, notes = ReconstructionScores(protocol, autoencoder.spec.spatial_ratio, device), clips.notes()
+    generator = torch.Generator().manual_seed(protocol.seed)
+    done = 0
+    for group in clips.batches(batch):
+        with autocast(precision, device):
+            rebuilt = _rebuild(autoencoder, group.video.to(device), protocol, generator)
+            chunked = _chunked(autoencoder, group.video.to(device), protocol) if scores.seam is not None else None
+        scores.update(group, rebuilt, keep if videos is not None else 0, chunked)
+        done += len(group.names)
+        if progress is not None:
+            progress(done, len(clips))
+    if scores.seam is not None and not scores.seam.per_clip:
+        notes.append("seam: left out, the clips are too short to be put through in chunks")
+    if "grid" in protocol.metrics and "grid" not in scores.pairs:
+        ratio = autoencoder.spec.spatial_ratio
+        notes.append(
+            f"grid: left out, a decoder of spatial ratio {ratio} leaves none to be seen in frames of this size"
+        )
+    first = next(iter(clips.batches(1))).video.to(device)
+    fps = float(clips.record(0).fps)
+    written = {} if videos is None else scores.write_videos(videos, fps)
+    values = scores.values(notes)
+    facts = shape_facts(autoencoder, (clips.frames, *clips.size))
+    facts |= speed_facts(autoencoder, first, protocol.speed_frames, precision, notes)
+    facts |= {"precision": describe(precision, torch.device(device)), "peak_memory_bytes": peak_memory()}
+    return ScoreReport(
+        subject, clips.describe(), protocol, at_frames(protocol, clips.frames).hash(), values,
+        clip_scores(scores.names, scores.per_clip(), written), facts, tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def evaluate_folders(
+    originals: Path,
+    reconstructions: Path,
+    protocol: Protocol,
+    *,
+    batch: int = 4,
+    videos: Path | None = None,
+    keep: int = 8,
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Compare the videos of two folders, paired by their names without endings: the first frames of each.
+
+    videos: a folder for the `keep` clips with the largest error; none = none are written.
+
+    Raises:
+        InputError: where a video has no partner, or two of a folder have one name.
+    """
+    left, right = pair(originals, reconstructions, protocol)
+    scores, notes = ReconstructionScores(protocol, None), [*left.notes(), *right.notes()]
+    for a, b in zip(left.batches(batch), right.batches(batch), strict=True):
+        scores.update(a, b.video, keep if videos is not None else 0)
+        if progress is not None:
+            progress(len(scores.names), len(left))
+    if "grid" in protocol.metrics or "seam" in protocol.metrics:
+        notes.append("grid and seam are left out: of two folders nobody knows the decoder's grid and chunks")
+    scores.seam = None
+    written = {} if videos is None else scores.write_videos(videos, float(left.record(0).fps))
+    subject = {"name": str(reconstructions), "kind": "folder", "sha256": right.content_hash()}
+    return ScoreReport(
+        subject, left.describe(), protocol, protocol.hash(), scores.values(notes),
+        clip_scores(scores.names, scores.per_clip(), written), {}, tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def pair(originals: Path, reconstructions: Path, protocol: Protocol) -> tuple[GeneratedClips, GeneratedClips]:
+    """The clips of two folders in one order: those of one name stand at one place.
+
+    Raises:
+        InputError: where a video has no partner, or two of a folder have one name.
+    """
+    everything = protocol.model_copy(update={"samples": sys.maxsize})
+    left, right = (GeneratedClips(folder, everything) for folder in (originals, reconstructions))
+    names: list[dict[str, int]] = []
+    for clips in (left, right):
+        by_name: dict[str, int] = {}
+        for index in clips.indices:
+            source = clips.source.record(index).source
+            name = source if (clips.folder / source).is_dir() else Path(source).with_suffix("").as_posix()
+            if by_name.setdefault(name, index) != index:
+                raise InputError(f"{clips.folder}: two videos are called {name}; expected one of each name")
+        names.append(by_name)
+    lonely = sorted(names[0].keys() ^ names[1].keys())
+    if lonely:
+        where = originals if lonely[0] in names[0] else reconstructions
+        raise InputError(
+            f"{where}: {lonely[0]} has no partner of that name ({len(lonely)} without one); expected the same names "
+            f"in both folders, and clips of at least {protocol.frames} frames"
+        )
+    left.indices = choose(left.source, left.protocol.model_copy(update={"samples": protocol.samples}))
+    chosen = set(left.indices)
+    right.indices = [names[1][name] for name, index in names[0].items() if index in chosen]
+    return left, right
+
+
+def _rebuild(autoencoder: Autoencoder, original: Tensor, protocol: Protocol, generator: torch.Generator) -> Tensor:
+    posterior = autoencoder.encode(original)
+    latents = posterior.mean if protocol.latents == "mean" else posterior.sample(generator)
+    return autoencoder.decode(latents)
+
+
+def _chunked(autoencoder: Autoencoder, original: Tensor, protocol: Protocol) -> tuple[Tensor, list[int]] | None:
+    """The reconstruction chunk by chunk, by the stream where there is one, and where the chunks begin."""
+    spec, frames = autoencoder.spec, original.shape[2]
+    step = max(spec.frame_step, (protocol.chunk or CHUNK) // spec.frame_step * spec.frame_step)
+    borders = chunk_borders(frames, spec.first_frame + step, step)
+    if not borders or frames < 4:
+        return None
+    pieces = [original[:, :, a:b] for a, b in zip([0, *borders], [*borders, frames], strict=True)]
+    rebuilt: Iterable[Tensor]
+    if can_stream(autoencoder):
+        rebuilt = autoencoder.decode_stream(p.mean for p in autoencoder.encode_stream(iter(pieces)))
+    else:
+        rebuilt = decode_groups(autoencoder, encode_groups(autoencoder, pieces))
+    return torch.cat(list(rebuilt), dim=2), borders
+
+
+def shape_facts(autoencoder: Autoencoder, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Compression of clips of (frames, height, width), key frames included, channels and parameters."""
+    spec, (T, H, W) = autoencoder.spec, shape
+    C, t, h, w = spec.latent_shape(T, H, W)
+    bits = getattr(autoencoder, "bits_per_latent", None)
+    facts = {
+        "latents": [C, t, h, w],
+        "latent_channels": C,
+        "temporal_compression": T / t,
+        "spatial_compression": H * W / (h * w),
+        "total_compression": 3 * T * H * W / (C * t * h * w),
+        "parameters": sum(p.numel() for p in autoencoder.parameters()),
+    }
+    if bits is not None:
+        facts |= {"bits_per_place": bits, "compression_in_bits": 24 * T * H * W / (bits * t * h * w)}
+    return facts
+
+
+def speed_facts(
+    autoencoder: Autoencoder, clip: Tensor, frames: int | None, precision: PrecisionPolicy, notes: list[str]
+) -> dict[str, Any]:
+    """Frames encoded and decoded a second, the median of some repeats on one clip (1, 3, T, H, W)."""
+    wanted = autoencoder.spec.snap_frames(frames or clip.shape[2])
+    if wanted > clip.shape[2]:
+        notes.append(f"speed: timed on a clip of {clip.shape[2]} frames that is repeated to {wanted}")
+        clip = clip.repeat(1, 1, math.ceil(wanted / clip.shape[2]), 1, 1)
+    clip = clip[:, :, :wanted]
+    with autocast(precision, clip.device):
+        encode = median_seconds(lambda: autoencoder.encode(clip).mean, clip.device)
+        latents = autoencoder.encode(clip).mean
+        decode = median_seconds(lambda: autoencoder.decode(latents), clip.device)
+    return {
+        "timed_frames": wanted, "encode_seconds": encode, "decode_seconds": decode,
+        "encode_frames_per_second": wanted / encode, "decode_frames_per_second": wanted / decode,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def median_seconds(work: Callable[[], Any], device: torch.device, repeats: int = REPEATS) -> float:
+    """The median time of some repeats, after one that does not count."""
+    return statistics.median(list(_times(work, device, repeats))[1:])
+
+
+def _times(work: Callable[[], Any], device: torch.device, repeats: int) -> Iterator[float]:
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        yield time.perf_counter() - began

@@ -1,0 +1,124 @@
+"""The outcome of an evaluation: values with intervals, every clip's own scores, and the protocol that made them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinolab.evaluation.protocol import Protocol
+from kinolab.evaluation.records import finite, plain_table
+from kinolab.metrics.base import MetricValue
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BETTER: dict[str, str] = {
+    **dict.fromkeys(
+        ("psnr", "ssim", "ssim3d", "precision", "recall", "density", "coverage", "inception_score",
+         "prompt_agreement", "subject_consistency", "background_consistency", "temporal_flickering",
+         "motion_smoothness"), "higher"),
+    **dict.fromkeys(("lpips", "flicker", "warp", "rfvd", "fvd", "fvd_infinite", "kvd", "fid", "kid"), "lower"),
+    "seam": "one",
+    "grid": "one",
+    "detail": "one",
+}  # fmt: skip
+"""What a good value of a score is: "higher", "lower", or near "one"; a score that is not here is neither."""
+
+DIGITS = {"psnr": 2, "fvd": 2, "fvd_infinite": 2, "rfvd": 2, "fid": 2, "kvd": 4, "kid": 4, "inception_score": 3}
+"""Decimals that a score is shown with; 4 where nothing is said."""
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """One clip: what it is called, its scores by metric, and the video that shows it, where one was written."""
+
+    name: str
+    scores: Mapping[str, float]
+    video: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Scores of one subject under one protocol.
+
+    subject: what was measured, with the hash of its weights or files; facts: what is no score, such as parameters,
+    compression and speed; notes: what a person should know about the values.
+    """
+
+    subject: Mapping[str, Any]
+    data: Mapping[str, Any]
+    protocol: Protocol
+    protocol_hash: str
+    metrics: Mapping[str, MetricValue]
+    clips: tuple[ClipScore, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self, folder: Path | None = None) -> str:
+        """Everything, as JSON; not a number becomes null. Videos are named relative to `folder`, where one is given."""
+        clips = [dataclasses.asdict(c) for c in self.clips]
+        for clip in clips:
+            if folder is not None and clip["video"] is not None:
+                clip["video"] = os.path.relpath(clip["video"], folder)
+        record = {
+            "kind": self.protocol.kind,
+            "subject": dict(self.subject),
+            "data": dict(self.data),
+            "protocol": self.protocol.model_dump(mode="json"),
+            "protocol_hash": self.protocol_hash,
+            "metrics": {k: dataclasses.asdict(v) for k, v in self.metrics.items()},
+            "facts": dict(self.facts),
+            "clips": clips,
+            "notes": list(self.notes),
+        }
+        return json.dumps(finite(record), indent=1) + "\n"
+
+    def table(self) -> Table:
+        """One row per score."""
+        title = f"{self.subject['name']} on {self.data['name']}: {self.protocol.name} [{self.protocol_hash[:12]}]"
+        table = plain_table(title)
+        for heading in ("score", "value", "interval (95%)", "samples", "good is"):
+            table.add_column(heading, justify="left" if heading in ("score", "good is") else "right")
+        for name, value in self.metrics.items():
+            table.add_row(name, shown(name, value.value), interval_text(name, value), str(value.count),
+                          BETTER.get(name, "-"))  # fmt: skip
+        return table
+
+    def lines(self) -> list[str]:
+        """The facts and the notes, a line each."""
+        return [*(f"{k.replace('_', ' ')}: {_plain(v)}" for k, v in self.facts.items()),
+                *(f"note: {n}" for n in self.notes)]  # fmt: skip
+
+
+def shown(name: str, value: float) -> str:
+    """A score with its decimals."""
+    return f"{value:.{DIGITS.get(name, 4)}f}" if math.isfinite(value) else "-"
+
+
+def interval_text(name: str, value: MetricValue) -> str:
+    """`low to high`, or a dash where there is none."""
+    if value.interval is None:
+        return "-"
+    return f"{shown(name, value.interval.low)} to {shown(name, value.interval.high)}"
+
+
+def clip_scores(names: Sequence[str], per_clip: Mapping[str, Sequence[float]], videos: Mapping[int, str]) -> Any:
+    """One `ClipScore` for each name; a metric that left clips out gives no per-clip score."""
+    whole = {k: v for k, v in per_clip.items() if len(v) == len(names)}
+    return tuple(
+        ClipScore(name, {k: float(v[i]) for k, v in whole.items()}, videos.get(i)) for i, name in enumerate(names)
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,163 @@
+"""A whole comparison, small: trained, measured, resumed, and gathered into tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinolab.errors import InputError
+from kinolab.evaluation.compare import cells as cells_module
+from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of, latents_of, model_of, train_cell
+from kinolab.evaluation.compare.measure import measure_cell, scores_path
+from kinolab.evaluation.compare.plan import load_plan
+from kinolab.evaluation.compare.run import compare, read_scores, states
+from kinolab.evaluation.compare.tables import write_tables
+from kinolab.model import load_autoencoder
+from tests.evaluation.compare.tiny_plan import IMAGE as IMAGE_CONFIG
+from tests.evaluation.compare.tiny_plan import write_plan
+
+IMAGE = Cell("world", "small", 0, "image")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The plan and the folder of a finished comparison."""
+    folder = tmp_path_factory.mktemp("compare")
+    plan = write_plan(folder)
+    assert compare(plan, folder / "out", isolate=False) == []
+    return plan, folder / "out"
+
+
+def test_every_cell_is_trained_and_measured_once(done: tuple[Path, Path]) -> None:
+    path, out = done
+    plan = load_plan(path)
+    assert all(s.trained and s.measured for s in states(plan, out))
+    times = {c: scores_path(plan, c, out).stat().st_mtime_ns for c in cells_of(plan)}
+    said: list[str] = []
+    assert compare(path, out, isolate=False, say=said.append) == []
+    assert {c: scores_path(plan, c, out).stat().st_mtime_ns for c in cells_of(plan)} == times
+    assert said == ["4 of 4 cells are done already"]
+
+
+def test_scores_hold_what_the_table_needs(done: tuple[Path, Path]) -> None:
+    path, out = done
+    scores = read_scores(load_plan(path), out)
+    odvae = scores[Cell("world", "small", 0, "odvae")]
+    assert odvae["facts"]["temporal_compression"] == 5 / 2, "a key frame and four frames in one latent"
+    assert odvae["facts"]["total_compression"] == 3 * 5 * 32 * 32 / (4 * 2 * 8 * 8)
+    assert odvae["training"]["steps"] == 2 and odvae["training"]["samples"] == 4
+    assert {"psnr", "ssim", "ssim3d", "flicker", "warp", "rfvd"} <= odvae["metrics"].keys()
+    latte = scores[Cell("world", "small", 0, "odvae", "latte", "generate")]
+    assert {"fvd", "kvd", "fid", "kid", "dynamic_degree"} <= latte["metrics"].keys()
+    assert latte["facts"]["generated_clips"] == 6 and latte["facts"]["seconds_per_clip"] > 0
+    assert latte["protocol_hash"] != odvae["protocol_hash"]
+    video = latte["clips"][0]["video"]
+    assert (cell_folder(load_plan(path), Cell("world", "small", 0, "odvae", "latte", "generate"), out) / video).exists()
+
+
+def test_tables(done: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = done
+    files = write_tables(load_plan(path), out, tmp_path / "docs.md")
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert (tmp_path / "docs.md").read_text(encoding="utf-8") == text and files[-1] == out / "report.html"
+    assert "| image + latte |" in text and "temporal : 1" in text and "TMem (MB)" in text
+    rows = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
+    scores = read_scores(load_plan(path), out)
+    for row in rows:
+        if row["kind"] == "score" and row["value"]:
+            cell = next(c for c in scores if c.id == row["cell"])
+            assert float(row["value"]) == scores[cell]["metrics"][row["name"]]["value"]
+            assert row["protocol_hash"] == scores[cell]["protocol_hash"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<video") >= 4 and "https://" not in page
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    done: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = done
+    plan = load_plan(path)
+    real: Any = cells_module.train
+
+    def stopped(recipe: Any, run: Path, **given: Any) -> Any:
+        return real(recipe, run, until=1, **given)
+
+    monkeypatch.setattr(cells_module, "train", stopped)
+    with pytest.raises(InputError, match="stopped at step 1 of 2"):
+        train_cell(plan, IMAGE, tmp_path)
+    assert not states(plan, tmp_path)[0].trained
+    monkeypatch.setattr(cells_module, "train", real)
+    train_cell(plan, IMAGE, tmp_path)
+    record = json.loads((cell_folder(plan, IMAGE, tmp_path) / "training.json").read_text(encoding="utf-8"))
+    assert record["resumed"] is True
+    weights = [cell_folder(plan, IMAGE, o) / "run/model/autoencoder.safetensors" for o in (out, tmp_path)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_failed_cell_takes_only_those_that_need_it(tmp_path: Path) -> None:
+    broken = {"kind": "image", "block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups": 3}
+    good = {**broken, "norm_num_groups": 4}
+    path = write_plan(
+        tmp_path,
+        autoencoders={"bad": {"path": str(tmp_path / "nowhere")}, "good": {"autoencoder": good}},
+        denoisers={},
+    )
+    with pytest.raises(InputError, match="no such model"):
+        compare(path, tmp_path / "out", isolate=False)
+    path = write_plan(
+        tmp_path,
+        autoencoders={
+            "good": {"autoencoder": good},
+            "bad": {"autoencoder": {**good, "latent_channels": 2}, "initial": {"entry": "good", "method": "tail"}},
+            "worse": {"autoencoder": good, "initial": {"entry": "bad", "method": "weights"}},
+        },
+        denoisers={},
+    )
+    failed = compare(path, tmp_path / "out", isolate=False)
+    assert len(failed) == 2 and "inflates an image autoencoder" in failed[0]
+    assert failed[1] == "world/small/seed0/worse: needs a cell that failed"
+    assert [s.measured for s in states(load_plan(path), tmp_path / "out")] == [True, False, False]
+
+
+def test_nothing_is_measured_before_it_is_trained(tmp_path: Path) -> None:
+    plan = load_plan(write_plan(tmp_path))
+    with pytest.raises(InputError, match="not trained yet"):
+        measure_cell(plan, IMAGE, tmp_path)
+    with pytest.raises(InputError, match="needs world/small/seed0/image, which is not trained"):
+        train_cell(plan, Cell("world", "small", 0, "odvae"), tmp_path)
+    with pytest.raises(InputError, match="nothing is measured yet"):
+        write_tables(plan, tmp_path)
+
+
+def test_an_autoencoder_that_is_taken_as_it_is(tmp_path: Path, done: tuple[Path, Path]) -> None:
+    first, out = done
+    model = cell_folder(load_plan(first), IMAGE, out) / "run" / "model"
+    path = write_plan(tmp_path, autoencoders={"mine": {"path": str(model)}}, denoisers={})
+    assert compare(path, tmp_path / "out", isolate=False) == []
+    [record] = read_scores(load_plan(path), tmp_path / "out").values()
+    ours = read_scores(load_plan(first), out)[IMAGE]
+    assert record["metrics"]["psnr"] == ours["metrics"]["psnr"] and record["training"] is None
+
+
+def test_a_cell_is_a_command_of_its_own(tmp_path: Path) -> None:
+    path = write_plan(tmp_path, denoisers={}, autoencoders={"image": {"autoencoder": IMAGE_CONFIG}})
+    override = "budgets.small.autoencoder.steps=1"
+    assert compare(path, tmp_path / "out", [override], threads=1) == []
+    found = read_scores(load_plan(path, [override]), tmp_path / "out")[IMAGE]
+    assert found["training"]["steps"] == 1 and found["facts"]["threads"] == 1
+    assert not states(load_plan(path), tmp_path / "out")[0].trained, "without the override it is another cell"
+
+
+def test_denoisers_of_one_autoencoder_may_start_at_once(done: tuple[Path, Path]) -> None:
+    """Both want the same latents: the second waits for the first instead of failing."""
+    path, out = done
+    plan = load_plan(path)
+    cell = Cell("world", "small", 0, "odvae", "latte", "generate")
+    network = load_autoencoder(model_of(plan, Cell("world", "small", 0, "odvae"), out))
+    with ThreadPoolExecutor(2) as pool:
+        assert len({f.result() for f in [pool.submit(latents_of, plan, cell, out, network) for _ in range(2)]}) == 1
