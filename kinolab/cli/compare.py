@@ -32,10 +32,10 @@ def compare(
     from kinolab.errors import InputError
     from kinolab.evaluation.compare.cells import find_cell, train_cell
     from kinolab.evaluation.compare.measure import measure_cell
+    from kinolab.evaluation.compare.pages import write_tables
     from kinolab.evaluation.compare.plan import load_plan
     from kinolab.evaluation.compare.run import compare as run_all
     from kinolab.evaluation.compare.run import states
-    from kinolab.evaluation.compare.tables import write_tables
 
     if threads is not None:
         import torch

@@ -21,8 +21,8 @@ from kinolab.errors import InputError
 from kinolab.metrics.extractors import OUTPUTS, ExtractorConfig
 from kinolab.metrics.perceptual import LpipsConfig
 
-VERSION = 1
-"""Counts up when the meaning of a protocol's fields changes, so that scores of before and after never mix."""
+VERSION = {"reconstruction": 2, "generation": 1}
+"""Counts up when the meaning of fields or metrics changes, so that scores of before and after never mix."""
 
 RECONSTRUCTION = ("psnr", "ssim", "ssim3d", "lpips", "flicker", "warp", "seam", "grid", "rfvd")
 GENERATION = (
@@ -106,7 +106,7 @@ class Protocol(Config):
         for role in ("video", "image", "classifier", "perceptual"):
             values[role] = _by_content(values[role])
         values["text"] = None if self.text is None else file_hash(self.text)
-        text = json.dumps({"version": VERSION, **values}, sort_keys=True)
+        text = json.dumps({"version": VERSION[self.kind], **values}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

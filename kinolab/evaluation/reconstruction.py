@@ -92,7 +92,7 @@ class ReconstructionScores:
         for metric in self.pairs.values():
             metric.update(original, rebuilt)
         if self.seam is not None and chunked is not None:
-            self.seam.update(original, chunked[0].float().clamp(-1, 1).cpu(), chunked[1])
+            self.seam.update(original, chunked[0].float().clamp(-1, 1).cpu(), chunked[1], whole=rebuilt)
         if self.rfvd is not None:
             assert self.extractor is not None
             self.rfvd.update(self.extractor(original.to(self.device)), True)

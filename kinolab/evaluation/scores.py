@@ -30,7 +30,7 @@ BETTER: dict[str, str] = {
 }  # fmt: skip
 """What a good value of a score is: "higher", "lower", or near "one"; a score that is not here is neither."""
 
-DIGITS = {"psnr": 2, "fvd": 2, "fvd_infinite": 2, "rfvd": 2, "fid": 2, "kvd": 4, "kid": 4, "inception_score": 3}
+DIGITS = {"psnr": 2, "fvd": 2, "fvd_infinite": 2, "rfvd": 2, "fid": 2, "warp": 5, "inception_score": 3}
 """Decimals that a score is shown with; 4 where nothing is said."""
 
 

@@ -168,6 +168,9 @@ class SeamError(ClipScores):
     (means over pixels and channels), and the score of a clip is (mean of d_t over borders + c) / (mean of d_t over the
     other steps + c) with c a hundredth of a grey level. "difference" sees every seam; "error" only those at which the
     quality changes, so that a clip without seams is less steady around 1.
+
+    Where the reconstruction of the whole clip in one piece is known too, the score is divided by its own: what happens
+    in a clip just at a border (a bounce is harder to rebuild) then does not count, and an exact stream has 1.
     """
 
     name = "seam_error"
@@ -175,17 +178,28 @@ class SeamError(ClipScores):
     def __init__(self, kind: SeamKind = "difference") -> None:
         super().__init__()
         self.kind = kind
+        self._relative: bool | None = None
 
-    def update(self, original: Tensor, reconstruction: Tensor, borders: Sequence[int]) -> None:
+    def update(
+        self, original: Tensor, reconstruction: Tensor, borders: Sequence[int], whole: Tensor | None = None
+    ) -> None:
         """Add clips (B, 3, T, H, W).
 
         borders: the first frame of every chunk but the first one (`chunk_borders`), 1 .. T - 1; not all of them.
+        whole: the reconstruction in one piece; for all clips or for none.
         """
         x, y = unit_pair(original, reconstruction, frames=3)
-        self._add(seam_ratio(y - x, borders, self.kind).tolist(), original)
+        scores = seam_ratio(y - x, borders, self.kind)
+        if self._relative not in (None, whole is not None):
+            raise InputError("seam_error: the reconstruction in one piece is wanted for all clips or for none")
+        self._relative = whole is not None
+        if whole is not None:
+            scores = scores / seam_ratio(unit_pair(original, whole, frames=3)[1] - x, borders, self.kind)
+        self._add(scores.tolist(), original)
 
     def _settings(self) -> Protocol:
-        return {"pixels": "0..1", "jump": self.kind, "floor": FLOOR}
+        relative = "the reconstruction in one piece" if self._relative else "nothing"
+        return {"pixels": "0..1", "jump": self.kind, "floor": FLOOR, "relative_to": relative}
 
 
 def seam_ratio(residual: Tensor, borders: Sequence[int], kind: SeamKind = "difference") -> Tensor:

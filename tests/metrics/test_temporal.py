@@ -121,6 +121,27 @@ def test_the_jump_of_the_error_is_another_thing_than_the_jump_of_the_residual() 
     assert by_difference == pytest.approx((0.3 + FLOOR) / ((0.2 + 0.2 + 0.4) / 3 + FLOOR), rel=1e-5)
 
 
+def test_what_happens_in_a_clip_at_a_border_is_no_seam() -> None:
+    """An error that jumps at frame 3 by itself, and the same made in chunks: 1; with a seam on top: more."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.zeros(2, 3, 6, 8, 8)
+    whole = 0.02 * torch.randn(x.shape, generator=generator)
+    whole[:, :, 3:] += 0.3
+    metric = SeamError()
+    metric.update(x, whole, [3])
+    assert metric.compute().value > 5, "without the whole clip it is taken for a seam"
+    metric = SeamError()
+    metric.update(x, whole, [3], whole=whole)
+    assert metric.compute().value == pytest.approx(1.0)
+    assert metric.compute().protocol["relative_to"] == "the reconstruction in one piece"
+    chunked = whole.clone()
+    chunked[:, :, 3:] += 0.3
+    metric.update(x, chunked, [3], whole=whole)
+    assert metric.per_clip[-1] > 1.5
+    with pytest.raises(InputError, match="for all clips or for none"):
+        metric.update(x, whole, [3])
+
+
 def test_no_seam_is_one() -> None:
     many = noise((1, 3, 257, 16, 16), seed=2)
     assert seam_ratio(many, chunk_borders(257, 9, 8)).item() == pytest.approx(1.0, abs=0.02)

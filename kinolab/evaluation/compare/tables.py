@@ -13,27 +13,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from kinolab.errors import InputError
-from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of, write_text
+from kinolab.evaluation.compare.cells import Cell, cells_of
 from kinolab.evaluation.compare.plan import ComparePlan
-from kinolab.evaluation.compare.run import read_scores
-from kinolab.evaluation.report import Cell as TableCell
-from kinolab.evaluation.report import (
-    Curves,
-    Media,
-    Report,
-    Section,
-    SyncedVideos,
-    Table,
-    Text,
-    curves_of_run,
-    write_report,
-)
-from kinolab.evaluation.report.blocks import Mark, Value
-from kinolab.evaluation.report.media import clock
 from kinolab.evaluation.scores import BETTER, shown
 from kinolab.metrics.statistics import paired_difference
 
@@ -154,18 +137,45 @@ def groups_of(plan: ComparePlan, scores: Mapping[Cell, Record]) -> list[Group]:
 
 
 def marks(group: Group, metric: str) -> list[str]:
-    """For each row: "best", "noise" (no further from the best than the noise), "worse", or "alone" (nothing said)."""
+    """For each row: "best", "noise" (no further from the best than the noise), "worse", or "alone".
+
+    Nothing is said ("alone") where neither more nor less is better, and where there is no interval to say it by.
+    """
     good = BETTER.get(metric)
     values = [row.mean(metric) for row in group.rows]
     known = [(k, v) for k, v in enumerate(values) if v is not None]
     if good is None or len(known) < 2:
         return ["alone"] * len(values)
     best = max(known, key=lambda item: _goodness(good, item[1]))[0]
-    return [
-        "alone" if v is None else "best" if k == best else "worse" if beyond(group.rows[best], group.rows[k], metric)
-        else "noise"
-        for k, v in enumerate(values)
-    ]  # fmt: skip
+    found = []
+    for k, (row, value) in enumerate(zip(group.rows, values, strict=True)):
+        if value is None or not comparable(group.rows[best], row, metric):
+            found.append("alone")
+        else:
+            found.append("best" if k == best else "worse" if beyond(group.rows[best], row, metric) else "noise")
+    return found
+
+
+def comparable(a: Row, b: Row, metric: str) -> bool:
+    """Whether the noise between two rows is known: they have seeds in common, and clips or intervals."""
+    return all(
+        _clip_by_clip(x, y, metric) is not None or _intervals(x, y, metric) is not None for x, y in _pairs(a, b)
+    ) and bool(_pairs(a, b))
+
+
+def _pairs(a: Row, b: Row) -> list[tuple[Record, Record]]:
+    """The records of the seeds that two rows have in common."""
+    ours = {cell.seed: record for cell, record in zip(a.cells, a.records, strict=True)}
+    theirs = {cell.seed: record for cell, record in zip(b.cells, b.records, strict=True)}
+    return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+
+
+def _intervals(a: Record, b: Record, metric: str) -> tuple[Record, Record] | None:
+    """The two values with their intervals; none where one has none."""
+    values = [r["metrics"].get(metric) for r in (a, b)]
+    if any(v is None or v["interval"] is None for v in values):
+        return None
+    return values[0], values[1]
 
 
 def beyond(best: Row, other: Row, metric: str) -> bool:
@@ -173,12 +183,7 @@ def beyond(best: Row, other: Row, metric: str) -> bool:
 
     Where it can't be told, for want of intervals, it is not.
     """
-    pairs = [
-        (a, b)
-        for cell, a in zip(best.cells, best.records, strict=True)
-        for third, b in zip(other.cells, other.records, strict=True)
-        if cell.seed == third.seed
-    ]
+    pairs = _pairs(best, other)
     return bool(pairs) and all(_beyond(a, b, metric) for a, b in pairs)
 
 
@@ -189,9 +194,10 @@ def _beyond(a: Record, b: Record, metric: str) -> bool:
         x, y = ([_goodness(good, v) for v in side] for side in paired)
         _, interval = paired_difference(x, y)
         return interval is not None and interval.low > 0
-    ours, theirs = a["metrics"].get(metric), b["metrics"].get(metric)
-    if not ours or not theirs or ours["interval"] is None or theirs["interval"] is None:
+    values = _intervals(a, b, metric)
+    if values is None:
         return False
+    ours, theirs = values
     halves = [0.5 * (m["interval"]["high"] - m["interval"]["low"]) for m in (ours, theirs)]
     gap = _goodness(good, ours["value"]) - _goodness(good, theirs["value"])
     return gap > math.hypot(*halves)
@@ -210,7 +216,7 @@ def _goodness(good: str, value: float) -> float:
     return value if good == "higher" else -value if good == "lower" else -abs(value - 1)
 
 
-def _fact(row: Row, fact: Fact) -> Any:
+def fact_of(row: Row, fact: Fact) -> Any:
     """A fact of a row: of numbers the mean over seeds; none where it is not there (nothing was trained)."""
     try:
         values = [fact.find(r) for r in row.records]
@@ -227,32 +233,32 @@ def markdown(plan: ComparePlan, groups: Sequence[Group]) -> str:
     for group in groups:
         head = group.protocol
         lines += [f"## {group.title}", ""]
-        lines += [f"Protocol {head['protocol']['name']} `{head['protocol_hash'][:12]}`, {_samples(head)}.", ""]
-        facts = [f for f in group.facts if any(_fact(row, f) is not None for row in group.rows)]
-        costs = [[row.name, *(_shown_fact(row, f) for f in facts)] for row in group.rows]
+        lines += [f"Protocol {head['protocol']['name']} `{head['protocol_hash'][:12]}`, {samples_text(head)}.", ""]
+        facts = [f for f in group.facts if any(fact_of(row, f) is not None for row in group.rows)]
+        costs = [[row.name, *(_shownfact_of(row, f) for f in facts)] for row in group.rows]
         lines += [*_pipes(["", *(f.heading for f in facts)], costs), ""]
         marked = {m: marks(group, m) for m in group.metrics}
         for names in _portions(group.metrics, 7):
             rows = [[row.name, *(_shown_score(row, m, marked[m][k]) for m in names)]
                     for k, row in enumerate(group.rows)]  # fmt: skip
-            lines += [*_pipes(["", *(_heading(m) for m in names)], rows), ""]
+            lines += [*_pipes(["", *(heading(m) for m in names)], rows), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _samples(record: Record) -> str:
+def samples_text(record: Record) -> str:
     facts, data = record["facts"], record["data"]
     if "generated_clips" in facts:
         return f"{facts['generated_clips']} generated clips against {facts['real_clips']} real ones"
     return f"{data['clips']} held-out clips of {data['files']} files"
 
 
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
     good = {"higher": " (more)", "lower": " (less)", "one": " (near 1)"}.get(BETTER.get(metric, ""), "")
     return metric.replace("_", " ") + good
 
 
-def _shown_fact(row: Row, fact: Fact) -> str:
-    value = _fact(row, fact)
+def _shownfact_of(row: Row, fact: Fact) -> str:
+    value = fact_of(row, fact)
     return "-" if value is None else fact.show(value)
 
 
@@ -289,105 +295,8 @@ def to_csv(groups: Sequence[Group]) -> str:
                     )
                 one = Row(row.name, (cell,), (record,))
                 for fact in group.facts:
-                    value = _fact(one, fact)
+                    value = fact_of(one, fact)
                     if value is not None:
                         plain = "x".join(map(str, value)) if isinstance(value, list) else value
                         writer.writerow([cell.id, "fact", fact.heading, plain, "", "", "", *stated])
     return stream.getvalue()
-
-
-def write_tables(plan: ComparePlan, out: Path, extra: Path | None = None) -> list[Path]:
-    """Write table.md, table.csv and report.html of what has been measured; returns the files.
-
-    extra: another place for the Markdown.
-
-    Raises:
-        InputError: where nothing has been measured.
-    """
-    scores = read_scores(plan, out)
-    if not scores:
-        raise InputError(f"{out}: nothing is measured yet; run `kinolab compare` without --table first")
-    groups = groups_of(plan, scores)
-    text = markdown(plan, groups)
-    files = [out / "table.md", out / "table.csv", *([extra] if extra is not None else [])]
-    for path, content in zip(files, (text, to_csv(groups), text), strict=False):
-        write_text(path, content)
-    missing = len(cells_of(plan)) - len(scores)
-    page = out / "report.html"
-    media = Media()
-    report = _report(plan, groups, out, media, missing)
-    media.write(out)
-    write_report(report, page)
-    return [*files, page]
-
-
-def _report(plan: ComparePlan, groups: Sequence[Group], out: Path, media: Media, missing: int) -> Report:
-    sections = []
-    for group in groups:
-        blocks: list[Any] = [_cost_table(group), _score_table(group)]
-        blocks += _videos(plan, group, out, media)
-        curves = _curves(plan, group, out)
-        blocks += [curves] if curves is not None else []
-        head = group.protocol
-        text = f"Protocol {head['protocol']['name']} {head['protocol_hash'][:12]}, {_samples(head)}."
-        sections.append(Section(group.title, text, tuple(blocks)))
-    notes = "All cells are measured." if not missing else f"{missing} cells are not measured yet."
-    sections.append(Section("Notes", notes, tuple(Text(n) for n in _notes(groups))))
-    return Report(plan.name, plan.description, tuple(sections))
-
-
-def _notes(groups: Sequence[Group]) -> list[str]:
-    found = {n: None for g in groups for row in g.rows for r in row.records for n in r["notes"]}
-    return [note for note in found if "cache" not in note]
-
-
-def _cost_table(group: Group) -> Table:
-    facts = [f for f in group.facts if any(_fact(row, f) is not None for row in group.rows)]
-    rows: list[tuple[Value, ...]] = []
-    for row in group.rows:
-        values = [_fact(row, f) for f in facts]
-        rows.append((row.name, *(f.show(v) if isinstance(v, list) else TableCell.of(v)
-                                 for f, v in zip(facts, values, strict=True))))  # fmt: skip
-    return Table(("", *(f.heading for f in facts)), tuple(rows), "What it costs")
-
-
-def _score_table(group: Group) -> Table:
-    marked = {m: marks(group, m) for m in group.metrics}
-    words: dict[str, Mark] = {"best": "better", "noise": "noise", "worse": "", "alone": ""}
-    rows: list[tuple[Value, ...]] = []
-    for k, row in enumerate(group.rows):
-        cells = []
-        for m in group.metrics:
-            # The best is marked as better beyond noise only where no other one is within it.
-            mark: Mark = "noise" if marked[m][k] == "best" and "noise" in marked[m] else words[marked[m][k]]
-            cells.append(TableCell.of(row.mean(m), row.interval(m), mark))
-        rows.append((row.name, *cells))
-    return Table(("", *(_heading(m) for m in group.metrics)), tuple(rows), "What comes of it")
-
-
-def _videos(plan: ComparePlan, group: Group, out: Path, media: Media) -> list[SyncedVideos]:
-    """The k-th kept clip of every row, side by side."""
-    kept = {}
-    for row in group.rows:
-        folder = cell_folder(plan, row.cells[0], out) / "videos"
-        kept[row.name] = (row.cells[0], sorted(folder.glob("*.mp4")))
-    blocks = []
-    for k in range(min((len(files) for _, files in kept.values()), default=0)):
-        shown_files = {name: (cell, files[k]) for name, (cell, files) in kept.items()}
-        fps, frames = min((clock(f) for _, f in shown_files.values()), key=lambda pair: pair[1])
-        videos = tuple((name, media.use(f, cell.id.replace("/", "-"))) for name, (cell, f) in shown_files.items())
-        what = "largest errors: original, reconstruction, error" if group.kind == "autoencoder" else "generated"
-        blocks.append(SyncedVideos(f"{what}, {k + 1}", videos, fps, frames))
-    return blocks
-
-
-def _curves(plan: ComparePlan, group: Group, out: Path) -> Curves | None:
-    """The training loss of every row over the steps."""
-    name = "train autoencoder_loss" if group.kind == "autoencoder" else "train loss"
-    series: dict[str, list[tuple[float, float]]] = {}
-    for row in group.rows:
-        run = cell_folder(plan, row.cells[0], out) / "run"
-        if (run / "log.jsonl").exists():
-            points = curves_of_run(run).get(name)
-            series |= {row.name: points} if points else {}
-    return Curves("Training loss", series, "step", "loss", log=True) if series else None

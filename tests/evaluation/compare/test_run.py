@@ -14,9 +14,9 @@ from kinolab.errors import InputError
 from kinolab.evaluation.compare import cells as cells_module
 from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of, latents_of, model_of, train_cell
 from kinolab.evaluation.compare.measure import measure_cell, scores_path
+from kinolab.evaluation.compare.pages import BEGIN, END, write_tables
 from kinolab.evaluation.compare.plan import load_plan
 from kinolab.evaluation.compare.run import compare, read_scores, states
-from kinolab.evaluation.compare.tables import write_tables
 from kinolab.model import load_autoencoder
 from tests.evaluation.compare.tiny_plan import IMAGE as IMAGE_CONFIG
 from tests.evaluation.compare.tiny_plan import write_plan
@@ -75,6 +75,21 @@ def test_tables(done: tuple[Path, Path], tmp_path: Path) -> None:
             assert row["protocol_hash"] == scores[cell]["protocol_hash"]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<video") >= 4 and "https://" not in page
+
+
+def test_tables_go_between_the_marks_of_a_page(done: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = done
+    page = tmp_path / "page.md"
+    page.write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nmy words\n", encoding="utf-8")
+    for _ in range(2):
+        write_tables(load_plan(path), out, page)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Mine\n") and text.endswith("my words\n") and "old" not in text
+    assert text.count("## Autoencoders: world") == 1
+    page.write_text("my words\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has no <!-- tables -->"):
+        write_tables(load_plan(path), out, page)
+    assert page.read_text(encoding="utf-8") == "my words\n"
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(

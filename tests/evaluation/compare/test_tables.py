@@ -74,6 +74,11 @@ def test_a_missing_score_is_not_marked_and_seeds_are_averaged() -> None:
     assert group.metrics == ["fvd", "kvd"] and marks(group, "fvd") == ["alone", "alone"]
 
 
+def test_without_intervals_nothing_is_said() -> None:
+    rows = (row("a", record(9.0, None)), row("b", record(30.0, None)), row("c", record(10.0, 1.0)))
+    assert marks(Group("t", "denoiser", rows), "fvd") == ["alone"] * 3
+
+
 def test_protocols_never_meet_in_one_table() -> None:
     plan = load_config(ComparePlan, tiny_plan())
     cells = [Cell("world", "small", 0, name) for name in ("image", "odvae")]
