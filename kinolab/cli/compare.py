@@ -15,7 +15,12 @@ def compare(
         list[str] | None, typer.Option("-s", "--set", help="Override a field of the plan: -s data.clips.path=FOLDER.")
     ] = None,
     cell: Annotated[str | None, typer.Option(help="Run one cell only, by its id; for a cluster.")] = None,
-    stage: Annotated[Literal["all", "train", "measure"], typer.Option(help="Train, measure, or both.")] = "all",
+    stage: Annotated[
+        Literal["all", "encode", "train", "measure", "cost"],
+        typer.Option(
+            help="train, measure; with --cell also encode (what a denoiser trains on) and cost (time, memory)."
+        ),
+    ] = "all",
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of each; default torch's own.")] = None,
     list_cells: Annotated[
@@ -30,12 +35,13 @@ def compare(
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
     from kinolab.errors import InputError
-    from kinolab.evaluation.compare.cells import find_cell, train_cell
+    from kinolab.evaluation.compare.cells import encode_cell, find_cell, train_cell
+    from kinolab.evaluation.compare.costs import cost_cell
     from kinolab.evaluation.compare.measure import measure_cell
     from kinolab.evaluation.compare.pages import write_tables
     from kinolab.evaluation.compare.plan import load_plan
     from kinolab.evaluation.compare.run import compare as run_all
-    from kinolab.evaluation.compare.run import states
+    from kinolab.evaluation.compare.run import run_cell, states
 
     if threads is not None:
         import torch
@@ -50,11 +56,19 @@ def compare(
         return
     if cell is not None:
         chosen = find_cell(loaded, cell)
-        if stage in ("all", "train"):
+        if stage == "all":
+            run_cell(plan, chosen, folder, setting or [], threads=threads, say=typer.echo)
+        elif stage == "encode" and chosen.kind == "denoiser":
+            encode_cell(loaded, chosen, folder)
+        elif stage == "train":
             train_cell(loaded, chosen, folder, typer.echo)
-        if stage in ("all", "measure"):
+        elif stage == "measure":
             measure_cell(loaded, chosen, folder)
+        elif stage == "cost":
+            cost_cell(loaded, chosen, folder)
         return
+    if stage in ("encode", "cost"):
+        raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")
     failed: list[str] = []
     if not table:
         measure = stage != "train"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -196,7 +197,8 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
     from rich.console import Console
 
-    console = Console()
+    # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables:
         console.print(table)
     for line in lines:

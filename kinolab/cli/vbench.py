@@ -44,4 +44,6 @@ def vbench(
             progress=advance,
         )  # fmt: skip
     typer.echo(f"{report.videos}: {len(report.files)} videos, {report.made} of them made now")
-    typer.echo(f"judge them with: vbench evaluate --videos_path {report.videos} --full_json_dir {source} ...")
+    # Prompts that are not VBench's own are its custom input.
+    as_what = f"--full_json_dir {source}" if source.suffix == ".json" else "--mode custom_input"
+    typer.echo(f"judge them with: vbench evaluate --videos_path {report.videos} {as_what} --dimension ...")

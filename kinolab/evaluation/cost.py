@@ -84,6 +84,9 @@ def flops_per_step(config: AnyRecipe) -> float:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    # What is compiled can't be counted, and takes the same operations.
+    plain = config.training.model_copy(update={"compile": False})
+    config = config.model_copy(update={"training": plain})
     with join_world() as world:
         torch.manual_seed(config.training.seed)
         job = make_job(config, world, lambda text: None)

@@ -269,7 +269,7 @@ def evaluate_generated(
     ordered = {m: metrics[m] for m in protocol.metrics if m in metrics}
     return ScoreReport(
         subject, real.describe(), protocol, protocol.hash(), ordered,
-        clip_scores(scores.names, scores.per_clip(), keeper.written), facts, tuple(notes),
+        clip_scores(scores.names, scores.per_clip(), keeper.written), facts, tuple(dict.fromkeys(notes)),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,11 +80,17 @@ class ReconstructionScores:
         self.kept: list[tuple[float, int, Tensor, Tensor]] = []
 
     def update(
-        self, batch: Batch, rebuilt: Tensor, keep: int = 0, chunked: tuple[Tensor, list[int]] | None = None
+        self,
+        batch: Batch,
+        rebuilt: Tensor,
+        keep: int = 0,
+        chunked: tuple[Tensor, list[int]] | None = None,
+        whole: Tensor | None = None,
     ) -> None:
         """Add clips and their reconstructions; the `keep` clips with the largest error are held to be shown.
 
         chunked: the reconstruction chunk by chunk, and the first frame of every chunk but the first.
+        whole: the reconstruction in one piece from the same latents as `chunked`; none = `rebuilt`.
         """
         for name, clip in zip(batch.names, rebuilt, strict=True):
             if not bool(torch.isfinite(clip).all()):  # seen before clamping, which would hide infinity
@@ -92,7 +99,8 @@ class ReconstructionScores:
         for metric in self.pairs.values():
             metric.update(original, rebuilt)
         if self.seam is not None and chunked is not None:
-            self.seam.update(original, chunked[0].float().clamp(-1, 1).cpu(), chunked[1], whole=rebuilt)
+            pieces, whole = (x.float().clamp(-1, 1).cpu() for x in (chunked[0], rebuilt if whole is None else whole))
+            self.seam.update(original, pieces, chunked[1], whole=whole)
         if self.rfvd is not None:
             assert self.extractor is not None
             self.rfvd.update(self.extractor(original.to(self.device)), True)
@@ -127,15 +135,15 @@ class ReconstructionScores:
         return {name: metric.per_clip for name, metric in metrics.items()}
 
     def write_videos(self, folder: Path, fps: float) -> dict[int, str]:
-        """The kept clips as videos, original | reconstruction | error; clip number -> path."""
-        from kinolab.evaluation.reconstruct import side_by_side
+        """The kept clips as videos, original | reconstruction | heat map of the error; clip number -> path."""
+        from kinolab.evaluation.report import error_heatmap
 
         written = {}
         for rank, (_, number, original, rebuilt) in enumerate(self.kept):
-            pairs = zip(video.to_uint8(original), video.to_uint8(rebuilt), strict=True)
+            a, b = video.to_uint8(original), video.to_uint8(rebuilt)
             path = folder / f"worst-{rank:02d}.mp4"
             folder.mkdir(parents=True, exist_ok=True)
-            video.write(path, [side_by_side(a, b, 4.0, 1) for a, b in pairs], fps=fps)
+            video.write(path, np.concatenate([a, b, error_heatmap(a, b)], axis=2), fps=fps)
             written[number] = str(path)
         return written
 
@@ -168,8 +176,12 @@ def evaluate_autoencoder(
     for group in clips.batches(batch):
         with autocast(precision, device):
             rebuilt = _rebuild(autoencoder, group.video.to(device), protocol, generator)
-            chunked = _chunked(autoencoder, group.video.to(device), protocol) if scores.seam is not None else None
-        scores.update(group, rebuilt, keep if videos is not None else 0, chunked)
+            chunked, whole = None, None
+            if scores.seam is not None:
+                chunked = _chunked(autoencoder, group.video.to(device), protocol)
+                if protocol.latents == "sample":  # chunks are of the posterior's mean, or noise would pass for a seam
+                    whole = autoencoder.decode(autoencoder.encode(group.video.to(device)).mean)
+        scores.update(group, rebuilt, keep if videos is not None else 0, chunked, whole)
         done += len(group.names)
         if progress is not None:
             progress(done, len(clips))
@@ -184,11 +196,11 @@ def evaluate_autoencoder(
     fps = float(clips.record(0).fps)
     written = {} if videos is None else scores.write_videos(videos, fps)
     values = scores.values(notes)
-    facts = shape_facts(autoencoder, (clips.frames, *clips.size))
+    facts, measured = shape_facts(autoencoder, (clips.frames, *clips.size)), at_frames(protocol, clips.frames)
     facts |= speed_facts(autoencoder, first, protocol.speed_frames, precision, notes)
     facts |= {"precision": describe(precision, torch.device(device)), "peak_memory_bytes": peak_memory()}
     return ScoreReport(
-        subject, clips.describe(), protocol, at_frames(protocol, clips.frames).hash(), values,
+        subject, clips.describe(), measured, measured.hash(), values,
         clip_scores(scores.names, scores.per_clip(), written), facts, tuple(dict.fromkeys(notes)),
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ BETTER: dict[str, str] = {
 }  # fmt: skip
 """What a good value of a score is: "higher", "lower", or near "one"; a score that is not here is neither."""
 
-DIGITS = {"psnr": 2, "fvd": 2, "fvd_infinite": 2, "rfvd": 2, "fid": 2, "warp": 5, "inception_score": 3}
+DIGITS = {"psnr": 2, "fvd": 2, "fvd_infinite": 2, "rfvd": 2, "fid": 2, "warp": 5, "seam": 3, "inception_score": 3}
 """Decimals that a score is shown with; 4 where nothing is said."""
 
 
@@ -121,4 +121,8 @@ def _plain(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return (
+            " to ".join(map(_plain, value)) if all(isinstance(v, float) for v in value) else " x ".join(map(str, value))
+        )
+    return str(value)

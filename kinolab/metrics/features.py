@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -172,7 +173,7 @@ class FeatureBank:
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:
     """Write a .safetensors file with `kind` and `header` in its metadata; aside first, then under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
+    beside = path.with_name(f".writing-{os.getpid()}-{path.name}")  # two processes may want the same features
     metadata = {"format": "pt", _HEADER: json.dumps({"kind": kind} | dict(header))}
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,9 +53,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen kinds for a damaged or foreign file
-        raise InputError(
-            f"{path}: not a readable .pth or .safetensors file of tensors ({_first_line(error)})"
-        ) from None
+        # torch's own words for this one advise to run whatever code the file holds.
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "damaged, another format, or holds code" if code else _first_line(error)
+        raise InputError(f"{path}: not a readable .pth or .safetensors file of tensors ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a flat mapping of names to tensors")
     return state

@@ -42,6 +42,8 @@ def test_vbench_writes_its_layout_and_goes_on(tmp_path: Path, capsys: pytest.Cap
         with pytest.raises(SystemExit) as stopped:
             main([*command, "--steps", "1", "--precision", "float32"])
         assert stopped.value.code == 0
-        assert f"4 videos, {made} of them made now" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"4 videos, {made} of them made now" in said
+        assert "--mode custom_input" in said and "full_json_dir" not in said, "these are not VBench's own prompts"
     names = {p.name for p in (tmp_path / "out" / "videos").iterdir()}
     assert names == {f"{p}-{k}.mp4" for p in ("a red ball falls", "a blue box floats to the left") for k in (0, 1)}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from kinolab.errors import InputError
 from kinolab.evaluation import cost
-from kinolab.evaluation.cost import measure_cost
+from kinolab.evaluation.cost import flops_per_step, measure_cost
 from kinolab.evaluation.cost_report import CostReport, Memory, Once, Phase, clock, size
 from kinolab.evaluation.machine import disk_left, folder_size, memory_left, memory_size
 from kinolab.model import save_autoencoder
@@ -215,3 +215,9 @@ def test_the_machine_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "g").write_bytes(bytes(7))
     assert folder_size(tmp_path) == 307 and folder_size(tmp_path / "none") == 0
     assert disk_left(tmp_path / "not" / "there") > 0
+
+
+def test_a_compiled_recipe_is_counted_as_it_is_written(autoencoder: Path) -> None:
+    """Compiled operations are invisible to the counter: a budget of them would never end."""
+    counts = [flops_per_step(load_recipe(denoiser_recipe(autoencoder, compile=c))) for c in (False, True)]
+    assert counts[0] > 0 and counts[0] == counts[1]

@@ -28,6 +28,7 @@ from kinolab.evaluation.reconstruction import (
     shape_facts,
     speed_facts,
 )
+from kinolab.evaluation.report import error_heatmap
 from kinolab.evaluation.scores import ScoreReport
 from kinolab.metrics.extractors import EXTRACTORS
 from kinolab.metrics.extractors.encoder import load_encoder
@@ -272,7 +273,11 @@ def test_the_worst_clips_are_shown(encoder: Path, tmp_path: Path) -> None:
     shown = {c.name[0]: Path(c.video).name for c in report.clips if c.video is not None}
     assert shown == {"1": "worst-00.mp4", "2": "worst-01.mp4"}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["worst-00.mp4", "worst-01.mp4"]
-    assert video.read(tmp_path / "out" / "worst-00.mp4").frames.shape == (5, 32, 96, 3)
+    shown_frames = video.read(tmp_path / "out" / "worst-00.mp4").frames
+    assert shown_frames.shape == (5, 32, 96, 3)
+    # An error of 0.3 of [-1, 1] is 38 of 255 everywhere the sum is not clamped: one colour of the heat map.
+    expected = error_heatmap(np.zeros((1, 1, 1, 3), np.uint8), np.full((1, 1, 1, 3), 38, np.uint8))[0, 0, 0]
+    assert np.abs(np.median(shown_frames[:, :, 64:], axis=(0, 1, 2)) - expected).max() < 12
 
 
 def test_folders_are_paired_by_name(encoder: Path, tmp_path: Path) -> None:
@@ -333,3 +338,20 @@ def test_a_missing_partner_is_named(encoder: Path, tmp_path: Path) -> None:
     video.write(tmp_path / "a" / "02.gif", moving_frames(5, 2), 8)
     with pytest.raises(InputError, match="a: two videos are called 02"):
         evaluate_folders(tmp_path / "a", tmp_path / "a", protocol)
+
+
+def test_noise_of_the_posterior_is_no_seam(folder: Path, encoder: Path) -> None:
+    """Chunks are of the mean, and so is what they are held against, also where samples are scored."""
+
+    class Noisy(Identity):
+        def encode(self, video: Tensor) -> Posterior:
+            mean = super().encode(video).mean
+            return Posterior(mean, torch.full_like(mean, -4.0))
+
+    report = measure(Noisy(), folder, reconstruction(encoder, metrics=("psnr", "seam"), latents="sample"))
+    assert report.metrics["psnr"].value < 40 and report.metrics["seam"].value == 1
+
+
+def test_the_protocol_in_a_report_is_the_one_of_its_hash(folder: Path, encoder: Path) -> None:
+    report = measure(Identity(4), folder, reconstruction(encoder, metrics=("psnr",), frames=16))
+    assert report.protocol.frames == 13 and report.protocol.hash() == report.protocol_hash

@@ -34,7 +34,11 @@ REPORT = ScoreReport(
         "dynamic_degree": MetricValue(0.5, 2),
     },
     clips=(ClipScore("a", {"dynamic_degree": 1.0}, "/out/videos/a.mp4"), ClipScore("b", {"dynamic_degree": math.nan})),
-    facts={"latents": [4, 5, 8, 8], "encode_seconds": 0.123456, "sampler": {"name": "euler", "steps": 3}},
+    facts={
+        "latents": [4, 5, 8, 8],
+        "encode_seconds": 0.123456,
+        "sampler": {"name": "euler", "steps": 3, "interval": [0.0, 0.8]},
+    },
     notes=("one", "two"),
 )
 
@@ -81,7 +85,8 @@ def test_the_table_has_a_row_per_score_in_order() -> None:
 
 def test_lines_are_facts_and_notes() -> None:
     assert REPORT.lines() == [
-        "latents: 4 x 5 x 8 x 8", "encode seconds: 0.1235", "sampler: name euler, steps 3", "note: one", "note: two",
+        "latents: 4 x 5 x 8 x 8", "encode seconds: 0.1235", "sampler: name euler, steps 3, interval 0 to 0.8",
+        "note: one", "note: two",
     ]  # fmt: skip
 
 

@@ -166,3 +166,11 @@ def test_the_bank_keeps_a_fair_choice() -> None:
         means.append(float(bank.features().mean()))
     # the mean of 20 out of 1000 has a deviation of 64
     assert abs(np.mean(means) - 499.5) < 4 * 64 / 200**0.5 and 50 < np.std(means) < 80
+
+
+def test_two_processes_may_write_one_file(tmp_path: Path) -> None:
+    """What another process has begun to write beside it stays untouched."""
+    other = tmp_path / ".writing-a.safetensors"
+    other.write_bytes(b"half")
+    save_tensors(tmp_path / "a.safetensors", "cats", {"a": torch.zeros(1)}, {})
+    assert other.read_bytes() == b"half" and (tmp_path / "a.safetensors").is_file()

@@ -42,6 +42,7 @@ def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"evil\.pth: not a readable") as caught:
         read_tensors(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists() and "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value), "no advice to let it run"
 
 
 def test_a_network_is_filled_in_float32_and_frozen(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, en
 from kinolab.data.durable import held
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.plan import Budget, ComparePlan
-from kinolab.evaluation.memory import peak_memory
+from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.protocol import file_hash
 from kinolab.model import find_autoencoder, load_autoencoder
 from kinolab.tasks import CachedDraws
@@ -166,6 +166,14 @@ def is_trained(plan: ComparePlan, cell: Cell, out: Path) -> bool:
     return (cell_folder(plan, cell, out) / "training.json").exists()
 
 
+def encode_cell(plan: ComparePlan, cell: Cell, out: Path) -> None:
+    """Encode the clips that a denoiser is trained on, for itself, so that its memory is no part of the training's."""
+    [base] = needs(plan, cell)
+    if not is_trained(plan, base, out):
+        raise InputError(f"{cell.id}: needs {base.id}, which is not trained yet")
+    latents_of(plan, cell, out, load_autoencoder(model_of(plan, base, out)))
+
+
 def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text: None) -> None:
     """Train a cell to its budget, from its last checkpoint where there is one; record what the training cost."""
     if is_trained(plan, cell, out):
@@ -183,7 +191,7 @@ def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text:
     report = train(path, run, resume=resumed, say=say)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
-    record = training_record(run, recipe) | {"peak_memory": peak_memory(), "resumed": resumed}
+    record = training_record(run, recipe) | {"peak_memory": training_memory(), "resumed": resumed}
     write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
 
 
@@ -288,9 +296,12 @@ def latents_of(plan: ComparePlan, cell: Cell, out: Path, network: Autoencoder) -
     base = Cell(cell.data, cell.budget, cell.seed, cell.autoencoder)
     folder = cell_folder(plan, base, out)
     task, clips = plan.tasks[cell.task], plan.data[cell.data]
-    path = folder / ("latents" if task.train is None else f"latents-{cell.task}")
     if isinstance(clips, WorldSourceConfig):
         clips = clips.model_copy(update={"count": plan.cached_clips})
+    # Another number of clips, or another task of the same name, makes another cache.
+    draw = None if task.train is None else task.train.model_dump(mode="json")
+    text = json.dumps([clips_hash(clips.model_dump_json()), draw], sort_keys=True)
+    path = folder / f"latents-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     source = build(clips, network.spec, split="train")
     draws = None if task.train is None else CachedDraws(task.train, 2)
     folder.mkdir(parents=True, exist_ok=True)

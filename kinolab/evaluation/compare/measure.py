@@ -46,14 +46,27 @@ def scores_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
     return cell_folder(plan, cell, out) / f"scores-{protocol_of(plan, cell).hash()[:8]}.json"
 
 
+def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None:
+    """A cell's scores under the plan's protocol; none where it is not measured, or by another sampler than the plan's.
+
+    The sampler is no part of the protocol, nor of what decides the weights, so that the file alone does not tell.
+    """
+    path = scores_path(plan, cell, out)
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if cell.kind == "denoiser" and record["facts"].get("sampler") != plan.sampler.model_dump(mode="json"):
+        return None
+    return record
+
+
 def measure_cell(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = None) -> None:
     """Measure a trained cell under the plan's protocol, where that is not done yet.
 
     Raises:
         InputError: where it is not trained.
     """
-    target = scores_path(plan, cell, out)
-    if target.exists():
+    if read_score(plan, cell, out) is not None:
         return
     if not is_trained(plan, cell, out):
         raise InputError(f"{cell.id}: is not trained yet")
@@ -63,7 +76,7 @@ def measure_cell(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = 
     trained = folder / "training.json"
     record["training"] = json.loads(trained.read_text(encoding="utf-8")) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
-    write_text(target, json.dumps(record, indent=1) + "\n")
+    write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
 def _autoencoder(plan: ComparePlan, cell: Cell, out: Path) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
-from kinolab.evaluation.compare.cells import cell_folder, cells_of, write_text
+from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of, write_text
 from kinolab.evaluation.compare.plan import ComparePlan
 from kinolab.evaluation.compare.run import read_scores
 from kinolab.evaluation.compare.tables import (
@@ -85,7 +85,7 @@ def _report(plan: ComparePlan, groups: Sequence[Group], out: Path, media: Media,
     sections = []
     for group in groups:
         blocks: list[Any] = [_cost_table(group), _score_table(group)]
-        blocks += _videos(plan, group, out, media)
+        blocks += shown_videos(plan, group, out, media)
         curves = _curves(plan, group, out)
         blocks += [curves] if curves is not None else []
         head = group.protocol
@@ -125,19 +125,21 @@ def _score_table(group: Group) -> Table:
     return Table(("", *(heading(m) for m in group.metrics)), tuple(rows), "What comes of it")
 
 
-def _videos(plan: ComparePlan, group: Group, out: Path, media: Media) -> list[SyncedVideos]:
-    """The k-th kept clip of every row, side by side."""
-    kept = {}
+def shown_videos(plan: ComparePlan, group: Group, out: Path, media: Media) -> list[SyncedVideos]:
+    """The clips that most rows kept (autoencoders keep their largest errors), those of one clip side by side."""
+    kept: dict[str, dict[str, tuple[Cell, Path]]] = {}
     for row in group.rows:
-        folder = cell_folder(plan, row.cells[0], out) / "videos"
-        kept[row.name] = (row.cells[0], sorted(folder.glob("*.mp4")))
+        cell = row.cells[0]
+        for clip in row.records[0]["clips"]:
+            file = cell_folder(plan, cell, out) / (clip["video"] or "")
+            if file.is_file():
+                kept.setdefault(clip["name"], {})[row.name] = (cell, file)
     blocks = []
-    for k in range(min((len(files) for _, files in kept.values()), default=0)):
-        shown_files = {name: (cell, files[k]) for name, (cell, files) in kept.items()}
-        fps, frames = min((clock(f) for _, f in shown_files.values()), key=lambda pair: pair[1])
-        videos = tuple((name, media.use(f, cell.id.replace("/", "-"))) for name, (cell, f) in shown_files.items())
-        what = "largest errors: original, reconstruction, error" if group.kind == "autoencoder" else "generated"
-        blocks.append(SyncedVideos(f"{what}, {k + 1}", videos, fps, frames))
+    for name in sorted(kept, key=lambda n: -len(kept[n]))[: plan.videos]:
+        fps, frames = min((clock(f) for _, f in kept[name].values()), key=lambda pair: pair[1])
+        videos = tuple((row, media.use(f, cell.id.replace("/", "-"))) for row, (cell, f) in kept[name].items())
+        what = "original, reconstruction, error" if group.kind == "autoencoder" else "generated"
+        blocks.append(SyncedVideos(f"{what}: {name}", videos, fps, frames))
     return blocks
 
 

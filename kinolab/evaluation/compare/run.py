@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
-from kinolab.evaluation.compare.cells import Cell, cells_of, is_trained, needs, train_cell
-from kinolab.evaluation.compare.measure import measure_cell, scores_path
+from kinolab.evaluation.compare.cells import Cell, cells_of, encode_cell, is_trained, needs, train_cell
+from kinolab.evaluation.compare.costs import cost_cell, costs_first, read_cost
+from kinolab.evaluation.compare.measure import measure_cell, read_score
 from kinolab.evaluation.compare.plan import ComparePlan, load_plan
 
 Say = Callable[[str], None]
+STAGES: dict[str, Callable[[ComparePlan, Cell, Path], None]] = {
+    "encode": encode_cell, "train": train_cell, "measure": measure_cell, "cost": cost_cell,
+}  # fmt: skip
+"""What is done with a cell, in order."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class CellState:
 
 def states(plan: ComparePlan, out: Path) -> list[CellState]:
     """How far every cell is."""
-    return [CellState(c, is_trained(plan, c, out), scores_path(plan, c, out).exists()) for c in cells_of(plan)]
+    return [CellState(c, is_trained(plan, c, out), read_score(plan, c, out) is not None) for c in cells_of(plan)]
 
 
 def compare(
@@ -82,7 +86,41 @@ def compare(
                 else:
                     failed[cell] = problem
                     say(f"{cell.id}: {problem}")
+    if measure:
+        for cell in finished_cells(plan, out):
+            problem = work.stage(cell, "cost")
+            if problem is not None:
+                failed[cell] = f"cost: {problem}"
+                say(f"{cell.id}: {failed[cell]}")
     return [f"{cell.id}: {problem}" for cell, problem in failed.items()]
+
+
+def finished_cells(plan: ComparePlan, out: Path) -> list[Cell]:
+    """The measured cells whose costs are to be measured and are not yet: one after the other, when all else is done."""
+    return [
+        s.cell for s in states(plan, out)
+        if s.measured and costs_first(plan, s.cell) and read_cost(plan, s.cell, out) is None
+    ]  # fmt: skip
+
+
+def run_cell(
+    path: Path,
+    cell: Cell,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    threads: int | None = None,
+    say: Say = lambda text: None,
+) -> None:
+    """Train and measure one cell, each stage in a process of its own, as `compare` does with all.
+
+    Raises:
+        InputError: with what went wrong.
+    """
+    plan = load_plan(path, overrides)
+    problem = _Work(plan, path, out, tuple(overrides), threads, True, True, say).run(cell)
+    if problem is not None:
+        raise InputError(f"{cell.id}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -100,18 +138,23 @@ class _Work:
 
     def run(self, cell: Cell) -> str | None:
         """Train and measure a cell; says what went wrong, where something did."""
-        for stage in ("train", "measure") if self.measure else ("train",):
-            if stage == "train" and is_trained(self.plan, cell, self.out):
+        stages = [] if is_trained(self.plan, cell, self.out) else ["encode", "train"]
+        for stage in [*stages, *(["measure"] if self.measure else [])]:
+            if stage == "encode" and cell.kind == "autoencoder":
                 continue
-            self.say(f"{cell.id}: {stage}")
-            problem = self._isolated(cell, stage) if self.isolate else self._here(cell, stage)
+            problem = self.stage(cell, stage)
             if problem is not None:
                 return f"{stage}: {problem}"
         return None
 
+    def stage(self, cell: Cell, stage: str) -> str | None:
+        """Run one stage of a cell; says what went wrong, where something did."""
+        self.say(f"{cell.id}: {stage}")
+        return self._isolated(cell, stage) if self.isolate else self._here(cell, stage)
+
     def _here(self, cell: Cell, stage: str) -> str | None:
         try:
-            (train_cell if stage == "train" else measure_cell)(self.plan, cell, self.out)
+            STAGES[stage](self.plan, cell, self.out)
         except InputError as error:
             return str(error)
         return None
@@ -132,8 +175,5 @@ class _Work:
 
 def read_scores(plan: ComparePlan, out: Path) -> dict[Cell, dict[str, Any]]:
     """The scores of every cell that has been measured."""
-    found = {}
-    for state in states(plan, out):
-        if state.measured:
-            found[state.cell] = json.loads(scores_path(plan, state.cell, out).read_text(encoding="utf-8"))
-    return found
+    found = {cell: read_score(plan, cell, out) for cell in cells_of(plan)}
+    return {cell: r | {"cost": read_cost(plan, cell, out)} for cell, r in found.items() if r is not None}

@@ -24,13 +24,16 @@ Record = Mapping[str, Any]
 MARKS = {"best": " *", "noise": " =", "worse": "", "alone": ""}
 LEGEND = (
     "`*` the best value; `=` no further from the best than the noise; nothing: worse beyond the noise. In brackets: "
-    "the 95% interval. A score where neither more nor less is better bears no mark."
+    "the 95% interval, of several seeds from the lowest end to the highest. A score where neither more nor less is "
+    "better bears no mark. Speeds and memory were measured one cell after the other: memory is the peak of a process "
+    "that encodes and decodes a clip (peak memory) or trains (TMem). Held-out losses compare between denoisers on the "
+    "same latents only."
 )
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A column that is no score: its heading, where it is found in a record, and how it is shown."""
+    """A column that is no score: its heading, its value in a record in the heading's unit, and how it is shown."""
 
     heading: str
     find: Callable[[Record], Any]
@@ -38,7 +41,7 @@ class Fact:
 
 
 def _megabytes(value: Any) -> str:
-    return f"{value / 1e6:,.0f}"
+    return f"{value:,.0f}"
 
 
 AUTOENCODER_FACTS = (
@@ -47,20 +50,20 @@ AUTOENCODER_FACTS = (
     Fact("spatial : 1", lambda r: r["facts"]["spatial_compression"], lambda v: f"{v:.0f}"),
     Fact("total : 1", lambda r: r["facts"]["total_compression"], lambda v: f"{v:.1f}"),
     Fact("channels", lambda r: r["facts"]["latent_channels"], str),
-    Fact("parameters (M)", lambda r: r["facts"]["parameters"], lambda v: f"{v / 1e6:.2f}"),
-    Fact("encode (frames/s)", lambda r: r["facts"]["encode_frames_per_second"], lambda v: f"{v:.0f}"),
-    Fact("decode (frames/s)", lambda r: r["facts"]["decode_frames_per_second"], lambda v: f"{v:.0f}"),
-    Fact("peak memory (MB)", lambda r: r["facts"]["peak_memory_bytes"], _megabytes),
+    Fact("parameters (M)", lambda r: r["facts"]["parameters"] / 1e6, lambda v: f"{v:.2f}"),
+    Fact("encode (frames/s)", lambda r: r["cost"]["encode_frames_per_second"], lambda v: f"{v:.0f}"),
+    Fact("decode (frames/s)", lambda r: r["cost"]["decode_frames_per_second"], lambda v: f"{v:.0f}"),
+    Fact("peak memory (MB)", lambda r: r["cost"]["coding_memory"] / 1e6, _megabytes),
     Fact("steps", lambda r: r["training"]["steps"], str),
-    Fact("TSpeed (clips/s)", lambda r: r["training"]["clips_per_second"], lambda v: f"{v:.2f}"),
-    Fact("TMem (MB)", lambda r: r["training"]["peak_memory"], _megabytes),
+    Fact("TSpeed (clips/s)", lambda r: r["cost"]["clips_per_second"], lambda v: f"{v:.2f}"),
+    Fact("TMem (MB)", lambda r: r["cost"]["training_memory"] / 1e6, _megabytes),
 )
 DENOISER_FACTS = (
-    Fact("parameters (M)", lambda r: r["facts"]["parameters"], lambda v: f"{v / 1e6:.2f}"),
+    Fact("parameters (M)", lambda r: r["facts"]["parameters"] / 1e6, lambda v: f"{v:.2f}"),
     Fact("steps", lambda r: r["training"]["steps"], str),
-    Fact("TMem (MB)", lambda r: r["training"]["peak_memory"], _megabytes),
-    Fact("TSpeed (clips/s)", lambda r: r["training"]["clips_per_second"], lambda v: f"{v:.1f}"),
-    Fact("sampling (s/clip)", lambda r: r["facts"]["seconds_per_clip"], lambda v: f"{v:.2f}"),
+    Fact("TMem (MB)", lambda r: r["cost"]["training_memory"] / 1e6, _megabytes),
+    Fact("TSpeed (clips/s)", lambda r: r["cost"]["clips_per_second"], lambda v: f"{v:.1f}"),
+    Fact("sampling (s/clip)", lambda r: r["cost"]["seconds_per_clip"], lambda v: f"{v:.2f}"),
     Fact("held-out loss", lambda r: r["training"]["heldout"]["loss"], lambda v: f"{v:.4f}"),
 )
 
@@ -146,13 +149,16 @@ def marks(group: Group, metric: str) -> list[str]:
     known = [(k, v) for k, v in enumerate(values) if v is not None]
     if good is None or len(known) < 2:
         return ["alone"] * len(values)
+    texts = [None if v is None else shown(metric, v) for v in values]
     best = max(known, key=lambda item: _goodness(good, item[1]))[0]
     found = []
     for k, (row, value) in enumerate(zip(group.rows, values, strict=True)):
         if value is None or not comparable(group.rows[best], row, metric):
             found.append("alone")
+        elif texts[k] == texts[best]:  # what reads the same is the same: rounding is no difference
+            found.append("noise" if texts.count(texts[best]) == len(known) else "best")
         else:
-            found.append("best" if k == best else "worse" if beyond(group.rows[best], row, metric) else "noise")
+            found.append("worse" if beyond(group.rows[best], row, metric) else "noise")
     return found
 
 
@@ -218,11 +224,13 @@ def _goodness(good: str, value: float) -> float:
 
 def fact_of(row: Row, fact: Fact) -> Any:
     """A fact of a row: of numbers the mean over seeds; none where it is not there (nothing was trained)."""
-    try:
-        values = [fact.find(r) for r in row.records]
-    except (KeyError, TypeError):
-        return None
-    if any(v is None for v in values):
+    values = []
+    for record in row.records:
+        try:
+            values.append(fact.find(record))
+        except (KeyError, TypeError):  # nothing was trained, or costs are those of another seed
+            continue
+    if not values or values[0] is None:
         return None
     return sum(values) / len(values) if isinstance(values[0], float) else values[0]
 
@@ -235,7 +243,7 @@ def markdown(plan: ComparePlan, groups: Sequence[Group]) -> str:
         lines += [f"## {group.title}", ""]
         lines += [f"Protocol {head['protocol']['name']} `{head['protocol_hash'][:12]}`, {samples_text(head)}.", ""]
         facts = [f for f in group.facts if any(fact_of(row, f) is not None for row in group.rows)]
-        costs = [[row.name, *(_shownfact_of(row, f) for f in facts)] for row in group.rows]
+        costs = [[row.name, *(_shown_fact(row, f) for f in facts)] for row in group.rows]
         lines += [*_pipes(["", *(f.heading for f in facts)], costs), ""]
         marked = {m: marks(group, m) for m in group.metrics}
         for names in _portions(group.metrics, 7):
@@ -257,7 +265,7 @@ def heading(metric: str) -> str:
     return metric.replace("_", " ") + good
 
 
-def _shownfact_of(row: Row, fact: Fact) -> str:
+def _shown_fact(row: Row, fact: Fact) -> str:
     value = fact_of(row, fact)
     return "-" if value is None else fact.show(value)
 

@@ -136,7 +136,12 @@ def test_missing_plan_and_missing_clips() -> None:
 
 def test_the_plan_in_the_repository_loads() -> None:
     plan = load_plan(Path(__file__).parents[3] / "benchmarks" / "comparison.yaml")
-    assert len(cells_of(plan)) == 2 * 2 * (7 + 14), "two sets of clips, two seeds"
+    assert len(cells_of(plan)) == 2 * (8 + 16), "two sets of clips, eight autoencoders, two denoisers"
     variants = {e.autoencoder.variant for e in plan.autoencoders.values() if getattr(e.autoencoder, "variant", None)}  # type: ignore[union-attr]
     assert len(variants) == 4
-    assert {e.initial.method for e in plan.autoencoders.values() if e.initial} == {"tail", "average", "random"}
+    assert {e.initial.method for e in plan.autoencoders.values() if e.initial} == {
+        "tail",
+        "average",
+        "random",
+        "weights",
+    }

@@ -12,11 +12,21 @@ import pytest
 
 from kinolab.errors import InputError
 from kinolab.evaluation.compare import cells as cells_module
-from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of, latents_of, model_of, train_cell
+from kinolab.evaluation.compare.cells import (
+    Cell,
+    cell_folder,
+    cells_of,
+    encode_cell,
+    latents_of,
+    model_of,
+    train_cell,
+)
 from kinolab.evaluation.compare.measure import measure_cell, scores_path
-from kinolab.evaluation.compare.pages import BEGIN, END, write_tables
+from kinolab.evaluation.compare.pages import BEGIN, END, shown_videos, write_tables
 from kinolab.evaluation.compare.plan import load_plan
-from kinolab.evaluation.compare.run import compare, read_scores, states
+from kinolab.evaluation.compare.run import compare, read_scores, run_cell, states
+from kinolab.evaluation.compare.tables import Group, Row, groups_of
+from kinolab.evaluation.report import Media
 from kinolab.model import load_autoencoder
 from tests.evaluation.compare.tiny_plan import IMAGE as IMAGE_CONFIG
 from tests.evaluation.compare.tiny_plan import write_plan
@@ -51,9 +61,11 @@ def test_scores_hold_what_the_table_needs(done: tuple[Path, Path]) -> None:
     assert odvae["facts"]["temporal_compression"] == 5 / 2, "a key frame and four frames in one latent"
     assert odvae["facts"]["total_compression"] == 3 * 5 * 32 * 32 / (4 * 2 * 8 * 8)
     assert odvae["training"]["steps"] == 2 and odvae["training"]["samples"] == 4
+    assert odvae["cost"]["clips_per_second"] > 0 and odvae["cost"]["training_memory"] >= odvae["cost"]["coding_memory"]
     assert {"psnr", "ssim", "ssim3d", "flicker", "warp", "rfvd"} <= odvae["metrics"].keys()
     latte = scores[Cell("world", "small", 0, "odvae", "latte", "generate")]
     assert {"fvd", "kvd", "fid", "kid", "dynamic_degree"} <= latte["metrics"].keys()
+    assert latte["cost"]["seconds_per_clip"] > 0 and latte["cost"]["threads"] > 0
     assert latte["facts"]["generated_clips"] == 6 and latte["facts"]["seconds_per_clip"] > 0
     assert latte["protocol_hash"] != odvae["protocol_hash"]
     video = latte["clips"][0]["video"]
@@ -176,3 +188,70 @@ def test_denoisers_of_one_autoencoder_may_start_at_once(done: tuple[Path, Path])
     network = load_autoencoder(model_of(plan, Cell("world", "small", 0, "odvae"), out))
     with ThreadPoolExecutor(2) as pool:
         assert len({f.result() for f in [pool.submit(latents_of, plan, cell, out, network) for _ in range(2)]}) == 1
+
+
+def test_another_sampler_measures_the_denoisers_again(done: tuple[Path, Path], tmp_path: Path) -> None:
+    """The sampler is in no file's name: scores of another one must not pass for the plan's."""
+    path, out = done
+    other = load_plan(path, ["sampler.steps=2"])
+    assert {s.cell.kind for s in states(other, out) if s.trained and not s.measured} == {"denoiser"}
+    assert {c.kind for c in read_scores(other, out)} == {"autoencoder"}
+    assert all(s.measured for s in states(load_plan(path), out)), "looking changes nothing"
+
+
+def test_another_number_of_cached_clips_makes_another_cache(done: tuple[Path, Path]) -> None:
+    path, out = done
+    cell = Cell("world", "small", 0, "odvae", "latte", "generate")
+    network = load_autoencoder(model_of(load_plan(path), Cell("world", "small", 0, "odvae"), out))
+    paths = [latents_of(load_plan(path, [f"cached_clips={n}"]), cell, out, network) for n in (8, 4)]
+    assert paths[0] != paths[1] and all((p / "cache.json").is_file() for p in paths)
+
+
+def test_clips_are_encoded_before_the_training_whose_memory_is_measured(tmp_path: Path) -> None:
+    path = write_plan(tmp_path, autoencoders={"image": {"autoencoder": IMAGE_CONFIG}})
+    said: list[str] = []
+    assert compare(path, tmp_path / "out", isolate=False, measure=False, say=said.append) == []
+    latte = "world/small/seed0/image/latte/generate"
+    assert said == ["world/small/seed0/image: train", f"{latte}: encode", f"{latte}: train"]
+    with pytest.raises(InputError, match="needs world/small/seed0/image, which is not trained"):
+        encode_cell(load_plan(path), Cell("world", "small", 0, "image", "latte", "generate"), tmp_path / "empty")
+
+
+def test_one_cell_by_name(tmp_path: Path, done: tuple[Path, Path]) -> None:
+    path, out = done
+    run_cell(path, IMAGE, out)
+    with pytest.raises(InputError, match=r"odvae: train: .*needs world/small/seed0/image, which is not trained yet"):
+        run_cell(path, Cell("world", "small", 0, "odvae"), tmp_path)
+
+
+def test_only_videos_of_one_clip_stand_side_by_side(done: tuple[Path, Path]) -> None:
+    path, out = done
+    plan = load_plan(path)
+    group = next(g for g in groups_of(plan, read_scores(plan, out)) if g.kind == "autoencoder")
+    first, second = group.rows
+    assert [len(b.videos) for b in shown_videos(plan, group, out, Media())] in ([1], [2])
+
+    def kept(row: Row, name: str) -> Row:
+        clips = [c | {"video": None} for c in row.records[0]["clips"]]
+        worst = next(c["video"] for c in row.records[0]["clips"] if c["video"])
+        renamed = {"name": name, "scores": {}, "video": worst}
+        return Row(row.name, row.cells, ({**row.records[0], "clips": [*clips, renamed]},))
+
+    same = Group(group.title, group.kind, (kept(first, "a"), kept(second, "a")))
+    [block] = shown_videos(plan, same, out, Media())
+    assert [name for name, _ in block.videos] == [first.name, second.name] and block.title.endswith(": a")
+    apart = Group(group.title, group.kind, (kept(first, "a"), kept(second, "b")))
+    assert all(len(b.videos) == 1 for b in shown_videos(plan, apart, out, Media()))
+
+
+def test_facts_are_in_the_unit_of_their_heading(done: tuple[Path, Path]) -> None:
+    path, out = done
+    write_tables(load_plan(path), out)
+    scores = {c.id: r for c, r in read_scores(load_plan(path), out).items()}
+    rows = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
+    millions = {r["cell"]: float(r["value"]) for r in rows if r["name"] == "parameters (M)"}
+    memory = {r["cell"]: float(r["value"]) for r in rows if r["name"] == "TMem (MB)"}
+    assert millions.keys() == memory.keys() == scores.keys()
+    for id, record in scores.items():
+        assert millions[id] == record["facts"]["parameters"] / 1e6
+        assert memory[id] == record["cost"]["training_memory"] / 1e6

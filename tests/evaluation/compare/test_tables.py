@@ -88,3 +88,10 @@ def test_protocols_never_meet_in_one_table() -> None:
     assert groups[0].title == "Autoencoders: world, protocol another"
     alone = groups_of(plan, {c: record(1.0, 1.0) for c in cells})
     assert [g.title for g in alone] == ["Autoencoders: world"] and len(alone[0].rows) == 2
+
+
+def test_what_reads_the_same_is_no_difference() -> None:
+    """Rounding brings an exact stream's seam to 0.99997: less than what is shown, however small the noise."""
+    rows = tuple(row(str(k), record(v, 1e-6, metric="seam")) for k, v in enumerate((1.0, 0.99997, 1.2)))
+    assert marks(Group("t", "autoencoder", rows), "seam") == ["best", "best", "worse"]
+    assert marks(Group("t", "autoencoder", rows[:2]), "seam") == ["noise", "noise"]
