@@ -56,9 +56,11 @@ def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, .
     if str(recipe.autoencoder) in shipped_models():
         shipped = read_model_config(find_model(recipe.autoencoder))
         return denoiser, spec.latent_shape(shipped.frames, *shipped.size)
-    before = RECIPES[recipe.autoencoder.name]
-    assert isinstance(before, AutoencoderRecipe)
-    clip = clip_shape(recipe) or clip_shape(before)
+    clip = clip_shape(recipe)
+    if clip is None:
+        before = RECIPES[recipe.autoencoder.name]
+        assert isinstance(before, AutoencoderRecipe)
+        clip = clip_shape(before)
     assert clip is not None
     return denoiser, spec.latent_shape(*clip)
 
