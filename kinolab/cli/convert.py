@@ -52,7 +52,8 @@ def convert(
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
     An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT) needs the autoencoder whose
-    latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in another layout.
+    latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
+    another layout.
     """
     from kinolab.errors import InputError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""
 
     spec: DenoiserSpec
+    config: Any
+    """The denoiser's own config class."""
     step_cache: StepCache | None
     """Set by a sampling run that reuses features between its steps (`kinolab.layers.step_cache.caching`)."""
 

@@ -73,14 +73,15 @@ def video_rotary_table(
     """Cosines and sines (T * h * w, dim) for `apply_rotary` of a video's tokens, frame by frame in row-major order.
 
     Frames stand at `times` (T,), rows and columns of the grid (h, w) at their distances from its centre. Of the dim / 2
-    pairs time turns the first `time_pairs`, rows and columns the next `space_pairs` each, with the frequencies that a
-    head of so many pairs would have; the others are not turned, and a token at 0 of every axis stays as it is.
+    pairs rows and columns turn the first `space_pairs` each and time the next `time_pairs`, with the frequencies that a
+    head of so many pairs would have; the others are not turned, and a token at 0 of every axis stays as it is. So at
+    time 0 the table is that of an image, for which no pairs turn with time.
     """
     places = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in grid)
-    axes = torch.meshgrid(times.double(), *places, indexing="ij")
+    time, row, column = torch.meshgrid(times.double(), *places, indexing="ij")
     angles = [
         axis.flatten()[:, None] * theta ** -(torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
-        for axis, pairs in zip(axes, (time_pairs, space_pairs, space_pairs), strict=True)
+        for axis, pairs in ((row, space_pairs), (column, space_pairs), (time, time_pairs))
     ]
     taken = torch.cat(angles, dim=1)
     both = F.pad(taken, (0, dim // 2 - taken.shape[1])).repeat(1, 2)
