@@ -398,8 +398,8 @@ class Mmdit(Denoiser):
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
         times = self._times(self.config.token_frames(frames))
-        # The tables keep their float32 under autocast, and so the residual stream.
-        x = self._embed(z) + self._positions(grid, times)
+        # Both residual streams keep their float32 under autocast.
+        x = self._embed(z).to(z.dtype) + self._positions(grid, times)
         c = self._condition(t, conditions)
         text, mask = self._prompt(conditions, len(t))
         context = self._context(x, text, mask, times, grid)
@@ -520,7 +520,7 @@ class Mmdit(Denoiser):
         if not self.config.text_dim:
             return None, None
         states, mask = self.null_prompt.fill_text(conditions.text, conditions.text_mask, conditions.null, batch)
-        return self.context_embedder(states), mask
+        return self.context_embedder(states).to(states.dtype), mask
 
     def _check_conditions(self, batch: int, conditions: Conditions) -> None:
         L = 0 if conditions.text is None else conditions.text.shape[1]

@@ -234,6 +234,17 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
             torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("position", ["table", "rotary"])
+def test_in_bfloat16_both_residual_streams_stay_float32(position: str) -> None:
+    model, seen = build(attention="2d+3d", spatial_position=position, qk_norm=True), []
+    model.joint_blocks[1].register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[:2]))
+    exact = run(model, latents())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = run(model, latents())
+    assert [v.dtype for v in seen] == [torch.float32] * 4
+    assert 1e-4 < (rounded.float() - exact).abs().max() / exact.abs().max() < 0.1
+
+
 def test_every_parameter_of_a_video_model_learns() -> None:
     model = build(
         attention="2d+3d", temporal_patch=2, temporal_position="sincos", fps_condition=True, qk_norm=True,
