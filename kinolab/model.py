@@ -168,7 +168,8 @@ class VideoModel:
         if spec.num_classes:
             label = torch.tensor([self.label_index(r.label) for r in requests])
         null = nothing if bool(nothing.any()) else None
-        return Conditions(label, text, mask, pooled, null).to(self.device)
+        fps = torch.full((len(requests),), self.config.fps) if spec.fps else None
+        return Conditions(label, text, mask, pooled, null, fps=fps).to(self.device)
 
     def label_index(self, label: int | str | None) -> int:
         """The index of a class given by number or name; none is the null class (or the only one)."""

@@ -48,7 +48,11 @@ DENOISERS: dict[str, Config] = {
     "vdt": denoisers.VdtConfig(
         hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8
     ),
-}
+    "mmdit": denoisers.MmditConfig(
+        hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8,
+        attention="2d+3d",
+    ),
+}  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
     "world": {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 6, "heldout_count": 2},
     "folder": {"kind": "folder", "frames": 5, "size": 32, "index": "none"},

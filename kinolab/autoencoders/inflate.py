@@ -13,14 +13,17 @@ clip. "random" takes nothing: an OD-VAE with fresh weights, to compare with.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kinolab.autoencoders.image import ImageAutoencoder
+from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.config import load_config
 from kinolab.errors import InputError
 
 Init = Literal["tail", "average", "random"]
@@ -39,6 +42,29 @@ _RENAMED = (
     (".upsamplers.0.", ".upsample."),
     (".conv_shortcut.", ".nin_shortcut."),
 )
+
+
+def matching_odvae(image: ImageConfig, fields: Mapping[str, Any]) -> OdVaeConfig:
+    """The config of an OD-VAE that can take the weights of an image autoencoder; `fields` win over what it implies.
+
+    Raises:
+        InputError: for a field that OD-VAE has not, or of the wrong type.
+    """
+    width = math.gcd(*image.block_out_channels)
+    levels = len(image.block_out_channels)
+    implied: dict[str, Any] = {
+        "hidden_size": width,
+        "hidden_size_mult": [w // width for w in image.block_out_channels],
+        "num_res_blocks": image.layers_per_block,
+        "latent_channels": image.latent_channels,
+        "channels": image.channels,
+        "norm_num_groups": image.norm_num_groups,
+        "mid_attention": "frame" if image.mid_block_attention else "none",
+        "use_quant_conv": image.use_quant_conv,
+        "use_post_quant_conv": image.use_post_quant_conv,
+        "temporal_ratio": min(4, 2 ** (levels - 1)),
+    }
+    return load_config(OdVaeConfig, {**implied, **fields})
 
 
 def inflate(image: ImageAutoencoder, config: OdVaeConfig, init: Init = "tail") -> OdVae:

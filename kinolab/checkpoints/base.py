@@ -63,6 +63,10 @@ class Format(ABC):
         """
         return ()
 
+    def rearrange(self, name: str, value: Tensor, config: Any) -> Tensor:
+        """The module's tensor `name` as the file has it, and the other way round: a change that undoes itself."""
+        return value
+
     def check_writable(self, module: Any) -> None:
         """Raises InputError where the public code would not give this module's outputs with its weights."""
         return
@@ -88,6 +92,7 @@ def public_tensors(format: Format, module: Any) -> dict[str, Tensor]:
     for name, value in module.state_dict().items():
         if name in ("latent_shift", "latent_scale"):
             continue
+        value = format.rearrange(name, value, module.config)
         parts = format.parts(name, module.config)
         if parts:
             tensors |= zip(parts, value.chunk(len(parts)), strict=True)
@@ -155,13 +160,13 @@ def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
     return Fit(state, tuple(missing), unexpected, tuple(misshapen))
 
 
-def fill(module: nn.Module, fitted: Fit, tensors: Mapping[str, Tensor]) -> None:
+def fill(format: Format, module: Any, fitted: Fit, tensors: Mapping[str, Tensor]) -> None:
     """Copy a file's tensors into the module, in the module's type."""
     own = module.state_dict()
     with torch.no_grad():
         for name, sources in fitted.state.items():
             joined = torch.cat([tensors[s] for s in sources]) if len(sources) > 1 else tensors[sources[0]]
-            own[name].copy_(joined.reshape(own[name].shape))
+            own[name].copy_(format.rearrange(name, joined.reshape(own[name].shape), module.config))
 
 
 def count(shapes: Shapes, before: str, after: str = "") -> int:

@@ -26,7 +26,17 @@ EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema"
 """Names that averaged weights are wrapped in; they are preferred to the raw ones beside them."""
 WRAPPINGS = (
     *EMA_WRAPPINGS,
-    *("state_dict", "model_state_dict", "model", "gen_model", "generator", "module", "net", "params"),
+    *(
+        "state_dict",
+        "model_state_dict",
+        "model",
+        "gen_model",
+        "generator",
+        "module",
+        "net",
+        "params",
+        "diffusion_model",
+    ),
 )
 """Names that a whole state dict is wrapped in, most wanted first."""
 LEFTOVERS = (

@@ -9,6 +9,8 @@ from kinolab.checkpoints.dit import DiTFormat
 from kinolab.checkpoints.latte import LatteFormat
 from kinolab.checkpoints.latte_diffusers import LatteDiffusersFormat
 from kinolab.checkpoints.ldm_autoencoder import LdmAutoencoderFormat
+from kinolab.checkpoints.sd3 import Sd3Format
+from kinolab.checkpoints.sd3_diffusers import Sd3DiffusersFormat
 from kinolab.checkpoints.tats import TatsFormat
 from kinolab.checkpoints.vdt import VdtFormat
 from kinolab.checkpoints.vqgan import VqganFormat
@@ -24,6 +26,8 @@ FORMATS: dict[str, Format] = {
     "vqgan": VqganFormat(),
     "tats": TatsFormat(),
     "latte_diffusers": LatteDiffusersFormat(),
+    "sd3": Sd3Format(),
+    "sd3_diffusers": Sd3DiffusersFormat(),
 }
 """Every format that is read and written, by name."""
 

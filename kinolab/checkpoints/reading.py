@@ -52,7 +52,7 @@ def load(path: Path | str, *, format: str | None = None, prefix: str = "", **ove
     if fitted.problems:
         hint = _hint(stored, prefix, reading.format)
         raise InputError(f"{path}: does not fit {reading.format.title}: {fitted.problems}{hint}")
-    fill(module, fitted, reading.unwrapped.tensors)
+    fill(reading.format, module, fitted, reading.unwrapped.tensors)
     _set_scaling(module, stored, reading, overrides)
     return module.eval()
 

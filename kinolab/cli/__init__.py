@@ -29,6 +29,7 @@ COMMANDS = {
     "probe": "say what a video file holds",
     "inspect": "say what a weights file or model folder is",
     "convert": "turn public weights into a model folder, and back",
+    "inflate": "make a video model from an image model",
     "pack": "write a small model folder to share",
     "recipes": "list the recipes that ship",
     "demo": "run the main job on the shipped weights and write a page",

@@ -16,9 +16,10 @@ PUBLIC = {
     "latte": "latte",
     "dit": "dit",
     "vdt": "vdt",
+    "mmdit": "sd3",
 }
 """`kind` of a part -> the public layout that it is written in."""
-DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers"}
+DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers", "mmdit": "sd3_diffusers"}
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
 
@@ -50,14 +51,15 @@ def convert(
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
-    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT) needs the autoencoder whose latents it
-    was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in another layout.
+    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT) needs the autoencoder whose
+    latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
+    another layout.
     """
     from kinolab.errors import InputError
 
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
-    module = _read(source, format, prefix, setting or [], part)
+    module = read_source(source, format, prefix, setting or [], part)
     if to == "model":
         _write_model(module, out, source, autoencoder)
     else:
@@ -80,7 +82,7 @@ def convert(
     typer.echo(f"{out}: {type(module).__name__}, {count:,} parameters")
 
 
-def _read(source: str, format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
+def read_source(source: str, format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
     """The module at `source`: a part of a model folder, or public weights."""
     from kinolab.checkpoints import load
     from kinolab.cli.inspect import locate
@@ -135,9 +137,10 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
 
 
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
-    """The config of a model of DiT's, Latte's or VDT's public weights, which share one diffusion process.
+    """The config of a model of public weights, with the diffusion process that they were trained on.
 
-    Both were trained on 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance.
+    DiT, Latte and VDT: 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance. SD3's
+    MMDiT: rectified flow with logit-normal times, sampled with a time shift of 3 (its section 5.3.2, at 1024 px).
 
     Raises:
         InputError: where the denoiser takes another number of channels than the autoencoder makes.
@@ -153,14 +156,17 @@ def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
             f"the denoiser takes {denoiser.in_channels} latent channels and the autoencoder makes "
             f"{spec.latent_channels}: it was trained on the latents of another one"
         )
-    learned = denoiser.learned_variance
+    learned = getattr(denoiser, "learned_variance", False)
+    diffusion = DiffusionConfig(learned_variance=learned, loss="mse_vb" if learned else "mse")
+    if denoiser.kind == "mmdit":
+        diffusion = DiffusionConfig(schedule="flow", prediction="flow", time_sampling="logit_normal", time_shift=3.0)
     height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)
     return ModelConfig(
         version=__version__,
         trained=trained,
         autoencoder=autoencoder.config,
         denoiser=denoiser,
-        diffusion=DiffusionConfig(learned_variance=learned, loss="mse_vb" if learned else "mse"),
+        diffusion=diffusion,
         frames=spec.pixel_frames(getattr(denoiser, "num_frames", 1)),
         size=(height, width),
     )

@@ -12,22 +12,30 @@ from pydantic import Field
 from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
+from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
 
-DENOISERS: dict[str, type[Latte] | type[DiT] | type[Vdt]] = {"latte": Latte, "dit": DiT, "vdt": Vdt}
+DENOISERS: dict[str, type[Latte] | type[DiT] | type[Vdt] | type[Mmdit]] = {
+    "latte": Latte,
+    "dit": DiT,
+    "vdt": Vdt,
+    "mmdit": Mmdit,
+}
 """Name (a config's `kind`) -> class."""
 
-DenoiserConfig = Annotated[LatteConfig | DiTConfig | VdtConfig, Field(discriminator="kind")]
+AnyConfig = LatteConfig | DiTConfig | VdtConfig | MmditConfig
+DenoiserConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 """The config of any denoiser, told apart by `kind`."""
 
 
-def build(config: LatteConfig | DiTConfig | VdtConfig) -> Denoiser:
+def build(config: AnyConfig) -> Denoiser:
     """A freshly initialised denoiser for its config."""
     return DENOISERS[config.kind](config)  # type: ignore[arg-type]
 
 
 __all__ = [
     "DENOISERS",
+    "AnyConfig",
     "Conditions",
     "Denoiser",
     "DenoiserConfig",
@@ -36,6 +44,8 @@ __all__ = [
     "DiTConfig",
     "Latte",
     "LatteConfig",
+    "Mmdit",
+    "MmditConfig",
     "Vdt",
     "VdtConfig",
     "build",

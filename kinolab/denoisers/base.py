@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class Conditions:
     null: (B,) bool; where True, label and text are replaced by the denoiser's learned null condition.
     given: (B, C, T, H, W) latents of the given part of the video, 0 where nothing is given; mask: (B, R, T, H, W), the
     share to be generated (`kinolab.layers.masking`). Both or neither; `null` leaves them as they are.
+    fps: (B,) frames per second of the clips, 0 where that is not known or the clip is an image; `null` leaves it.
     """
 
     label: Tensor | None = None
@@ -33,6 +35,7 @@ class Conditions:
     null: Tensor | None = None
     given: Tensor | None = None
     mask: Tensor | None = None
+    fps: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply a tensor function to every field that is given."""
@@ -70,7 +73,8 @@ class Conditions:
 class DenoiserSpec:
     """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts.
 
-    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask.
+    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask, `fps`
+    whether it can be told the frame rate.
     """
 
     channels: int
@@ -80,6 +84,7 @@ class DenoiserSpec:
     pooled_dim: int = 0
     given: Given = "none"
     mask_channels: int = 1
+    fps: bool = False
 
     @property
     def unlabelled(self) -> int:
@@ -93,6 +98,8 @@ class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""
 
     spec: DenoiserSpec
+    config: Any
+    """The denoiser's own config class."""
     step_cache: StepCache | None
     """Set by a sampling run that reuses features between its steps (`kinolab.layers.step_cache.caching`)."""
 
@@ -124,6 +131,10 @@ class Denoiser(nn.Module):
         cache.keep(cache, result - x)
         return result
 
+    def models_time(self, name: str) -> bool:
+        """Whether the parameter `name` is there for time alone: an image model of the same kind has none such."""
+        return False
+
     def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
         """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
         if z.ndim != 5 or z.shape[1] != self.spec.channels:
@@ -131,7 +142,7 @@ class Denoiser(nn.Module):
         if t.shape != z.shape[:1]:
             raise InputError(f"expected one time per sample, shape ({z.shape[0]},), got {tuple(t.shape)}")
         accepts = {"label": self.spec.num_classes, "text": self.spec.text_dim, "pooled": self.spec.pooled_dim}
-        for name, width in accepts.items():
+        for name, width in {**accepts, "fps": self.spec.fps}.items():
             if getattr(conditions, name) is not None and not width:
                 raise InputError(f"this denoiser was built without {name} conditions, but {name} was given")
         self._check_given(z, conditions)

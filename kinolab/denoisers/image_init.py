@@ -67,10 +67,12 @@ def init_from_image(latte: Latte, image: Mapping[str, Tensor], config: ImageInit
         new["y_embedder.embedding_table.weight"] = labels if same_classes and labels is not None else mine * 0
     if "pos_embed" in image and image["pos_embed"].shape == old["pos_embed"].shape:
         new["pos_embed"] = image["pos_embed"]
+    # A pooled prompt is added to the time's embedding: zero, it changes nothing at first.
+    nothing = {k: torch.zeros_like(v) for k, v in old.items() if k.startswith("pooled_embedder.mlp.2.")}
     for name, tensor in new.items():
         if tensor.shape != old[name].shape:
             raise InputError(f"{name}: the image weights give {tuple(tensor.shape)}, need {tuple(old[name].shape)}")
-    latte.load_state_dict({**old, **new})
+    latte.load_state_dict({**old, **new, **nothing})
     zeroed = {"y_embedder.embedding_table.weight"} if not same_classes else set()
     copied = tuple(k for k in old if k in new and k not in zeroed)
     dropped = tuple(k for k in image if k not in copied and not k.startswith("blocks."))

@@ -362,6 +362,13 @@ class Latte(Denoiser):
         m = first.modulate(c, shared)
         return first.norm1(x) if m is None else modulate(first.norm1(x), m[0], m[1])
 
+    def models_time(self, name: str) -> bool:
+        """Temporal blocks, and the temporal attention of joint blocks; its modulation is in a layer with the rest."""
+        parts = name.split(".")
+        if parts[0] != "blocks":
+            return False
+        return self.config.roles[int(parts[1])] == "temporal" or parts[2] in ("attn_temp", "norm_temp")
+
     def _check_frames(self, z: Tensor, image_frames: int) -> None:
         T, H, W = z.shape[2:]
         p, pt = self.config.patch_size, self.config.temporal_patch

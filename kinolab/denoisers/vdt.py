@@ -270,6 +270,10 @@ class Vdt(Denoiser):
         shift, scale, *_ = first.modulation(told)
         return modulate(first.norm1(x), shift, scale)
 
+    def models_time(self, name: str) -> bool:
+        """The temporal attention of every block, its norm and the linear layer after it."""
+        return ".temporal_" in name
+
     def _given(self, z: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """What is given and its mask; where nothing is, zeros and a mask of ones."""
         if conditions.given is not None and conditions.mask is not None:

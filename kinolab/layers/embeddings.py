@@ -67,6 +67,27 @@ def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[T
     return angles.cos().float(), angles.sin().float()
 
 
+def video_rotary_table(
+    times: Tensor, grid: tuple[int, int], time_pairs: int, space_pairs: int, dim: int, theta: float = 10000.0
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (T * h * w, dim) for `apply_rotary` of a video's tokens, frame by frame in row-major order.
+
+    Frames stand at `times` (T,), rows and columns of the grid (h, w) at their distances from its centre. Of the dim / 2
+    pairs rows and columns turn the first `space_pairs` each and time the next `time_pairs`, with the frequencies that a
+    head of so many pairs would have; the others are not turned, and a token at 0 of every axis stays as it is. So at
+    time 0 the table is that of an image, for which no pairs turn with time.
+    """
+    places = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in grid)
+    time, row, column = torch.meshgrid(times.double(), *places, indexing="ij")
+    angles = [
+        axis.flatten()[:, None] * theta ** -(torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
+        for axis, pairs in ((row, space_pairs), (column, space_pairs), (time, time_pairs))
+    ]
+    taken = torch.cat(angles, dim=1)
+    both = F.pad(taken, (0, dim // 2 - taken.shape[1])).repeat(1, 2)
+    return both.cos().float(), both.sin().float()
+
+
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + d/2) of x (..., L, d) by their angles; dot products then depend on distances only."""
     first, second = x.chunk(2, dim=-1)

@@ -75,9 +75,13 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens x (B, T, S, D), condition c (B, 1 or T, D)."""
+        return self.linear(self.modulated(x, c))
+
+    def modulated(self, x: Tensor, c: Tensor) -> Tensor:
+        """What the linear head is given: (B, T, S, D)."""
         h = self.norm_final(x)
         if self.modulation == "block":
             h = modulate(h, *self.adaLN_modulation(c))
         elif self.modulation == "single":
             h = modulate(h, *(c[None, :, :, None] + self.scale_shift_table[:, None, None, None]))
-        return self.linear(h)
+        return h

@@ -16,8 +16,10 @@ from kinolab.conditioning import MiniLmConfig, TextEmbedding
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
+from kinolab.denoisers.trained import trainable_parameters
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
+from kinolab.layers.lora import merge_lora
 from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
@@ -49,6 +51,7 @@ class DenoiserJob:
             raise InputError(
                 f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
             )
+        self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
         self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
         self.text = build_text_encoder(MiniLmConfig()) if recipe.text_encoder != "none" else None
         self._embedded: dict[str, TextEmbedding] = {}
@@ -132,7 +135,8 @@ class DenoiserJob:
             embedded = self._embed([e.caption or "" for e in examples])
             text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
             pooled = embedded.pooled if spec.pooled_dim else None
-        return Conditions(label, text, mask, pooled).to(self.device)
+        fps = torch.tensor([float(e.fps) for e in examples]) if spec.fps else None
+        return Conditions(label, text, mask, pooled, fps=fps).to(self.device)
 
     def _embed(self, captions: list[str]) -> TextEmbedding:
         """Embeddings of captions; each distinct one is computed once in a run."""
@@ -220,12 +224,12 @@ class DenoiserJob:
                 video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
 
     def export(self, folder: Path, step: int, world: World) -> None:
-        """Write the model folder; sharded weights are gathered first."""
-        state = full_state(self.denoiser)
+        """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
+        state = merge_lora(full_state(self.denoiser))
         if not world.first:
             return
         model = self.model()
-        if world.size > 1:
+        if world.size > 1 or self.count.lora:
             model.denoiser = build_denoiser(self.recipe.denoiser)
             model.denoiser.load_state_dict(state)
         model.save(folder)

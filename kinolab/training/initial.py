@@ -13,9 +13,9 @@ from kinolab.autoencoders import AUTOENCODERS, OdVae, OdVaeConfig, inflate
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
-from kinolab.denoisers import Denoiser, DiT, Latte
+from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
-from kinolab.denoisers.image_init import init_from_image
+from kinolab.denoisers.inflate import start_from_image
 from kinolab.errors import InputError
 from kinolab.model import find_model, load_autoencoder, load_denoiser, read_model_config
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe, InitialConfig
@@ -54,7 +54,7 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
 
 
 def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda text: None) -> Denoiser:
-    """The recipe's denoiser with its first weights: random, copied, or made from an image DiT (Latte, section 3.4).
+    """The recipe's denoiser with its first weights: random, copied, or made from an image model.
 
     Raises:
         InputError: where the weights don't fit.
@@ -65,11 +65,7 @@ def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda t
     source = _read_denoiser(initial)
     if initial.method == "weights":
         return _copied(denoiser, source, initial.path)
-    if not isinstance(source, DiT) or not isinstance(denoiser, Latte):
-        raise InputError(
-            f"initial.method=image makes a Latte from a DiT; got {type(source).__name__} to {type(denoiser).__name__}"
-        )
-    report = init_from_image(denoiser, source.state_dict(), initial.image)
+    report = start_from_image(denoiser, source, initial.image)
     taken, fresh, left = len(report.copied), len(report.fresh), len(report.dropped)
     say(f"from {initial.path}: {taken} tensors taken, {fresh} fresh, {left} left")
     return denoiser

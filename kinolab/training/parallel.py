@@ -58,7 +58,7 @@ def wrap(module: nn.Module, world: World, how: Literal["ddp", "fsdp"]) -> nn.Mod
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     for name, child in list(module.named_modules()):
-        if isinstance(child, nn.ModuleList) and name.rsplit(".", 1)[-1] == "blocks":
+        if isinstance(child, nn.ModuleList) and name.rsplit(".", 1)[-1] in ("blocks", "joint_blocks"):
             for block in child:
                 fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)

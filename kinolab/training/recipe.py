@@ -14,6 +14,7 @@ from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
+from kinolab.denoisers.trained import Trained
 from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
@@ -38,9 +39,10 @@ class DenoiserInitialConfig(Config):
     path: Path
     """A model folder, a run folder, or a file of public weights."""
     method: Literal["weights", "image"] = "weights"
-    """`weights` copies an equal model; `image` makes a Latte from an image DiT (Latte, section 3.4)."""
+    """`weights` copies an equal model; `image` makes a Latte (its section 3.4) or a VDT from an image DiT, and a video
+    MMDiT from one of images."""
     image: ImageInitConfig = ImageInitConfig()
-    """How image weights become video weights."""
+    """How a DiT's weights become video weights."""
     num_heads: int | None = None
     """Attention heads, where a file of public weights leaves them open."""
     prefix: str = ""
@@ -116,6 +118,11 @@ class DenoiserRecipe(Config):
     """The model."""
     initial: DenoiserInitialConfig | None = None
     """First weights; none = random."""
+    trained: Trained = "all"
+    """What is trained: all; `temporal`, the parameters for time alone, with the image model's frozen; or `lora`, those
+    and a low-rank change of every attention's projections, which the model folder holds merged."""
+    lora_rank: int = Field(8, ge=1)
+    """Rank of the changes of `lora`."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""
     text_encoder: Literal["none", "minilm"] = "none"

@@ -118,7 +118,10 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
         return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
     autoencoder = load_autoencoder(config.autoencoder)
     denoiser = first_denoiser(config, say)
-    return DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say))
+    job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say))
+    if config.trained != "all":
+        say(f"{config.trained}: {job.count}")
+    return job
 
 
 def _sources(

@@ -21,6 +21,7 @@ from kinolab.layers.embeddings import (
     sincos_1d,
     sincos_2d,
     spread_positions,
+    video_rotary_table,
 )
 
 
@@ -124,3 +125,18 @@ def test_a_prompt_without_tokens_counts_as_dropped() -> None:
 def test_pooled_embeddings_may_have_any_scale() -> None:
     embedder, pooled = PooledEmbedder(5, 8), torch.randn(2, 5)
     torch.testing.assert_close(embedder(pooled), embedder(100 * pooled), atol=1e-5, rtol=1e-4)
+
+
+def test_rotary_positions_of_a_video_are_those_of_an_image_at_time_zero() -> None:
+    """Dot products depend on the distances along each axis, and a token at 0 of every axis stays as it is."""
+    image = video_rotary_table(torch.zeros(1), (3, 5), 0, 3, 16)
+    video = video_rotary_table(torch.tensor([0.0, 1.0, 2.0]), (3, 5), 2, 3, 16)
+    for of_image, of_video in zip(image, video, strict=True):
+        assert torch.equal(of_video[:15], of_image)
+    q, k = torch.randn(2, 16)
+    rows = [apply_rotary(v.expand(45, 16), *video).view(3, 3, 5, 16) for v in (q, k)]
+    scores = torch.einsum("tyxd,suvd->tyxsuv", *rows)
+    torch.testing.assert_close(scores[0, 1, 1, 1, 2, 3], scores[1, 0, 2, 2, 1, 4])
+    torch.testing.assert_close(rows[0][0, 1, 2], q)
+    for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert (rows[0][other] - q).abs().max() > 0.1

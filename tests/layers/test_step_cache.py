@@ -37,6 +37,9 @@ CONFIGS: dict[str, Config] = {
     "vdt single": denoisers.VdtConfig(**VIDEO, adaln="single"),
     "vdt adaln": denoisers.VdtConfig(**VIDEO, given="adaln"),
     "vdt tokens": denoisers.VdtConfig(**VIDEO, given="tokens"),
+    "mmdit": denoisers.MmditConfig(**VIDEO, text_dim=8),
+    "mmdit both": denoisers.MmditConfig(**VIDEO, text_dim=8, attention="2d+3d", dual_attention_layers=(0,)),
+    "mmdit alone": denoisers.MmditConfig(**VIDEO, temporal_patch=2, gradient_checkpointing=True),
 }
 DIFFUSION = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))
 LABELS = Conditions(label=torch.tensor([1, 2]))

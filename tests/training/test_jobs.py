@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kinolab import data
+from kinolab import data, denoisers
 from kinolab.data.clips import ClipExample
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder
+from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser
 from kinolab.training.autoencoder import AutoencoderJob, calibrate
 from kinolab.training.batches import MicroBatch, micro_positions, spread
 from kinolab.training.denoiser import DenoiserJob
@@ -225,5 +225,37 @@ def test_a_denoiser_starts_from_its_own_weights_or_from_an_image_dit(tiny_autoen
     assert "taken" in said[0]
     wrong = load_recipe({**image, "initial": {"path": str(tmp_path / "run"), "method": "image"}})
     assert isinstance(wrong, DenoiserRecipe)
-    with pytest.raises(InputError, match="makes a Latte from a DiT; got Latte"):
+    with pytest.raises(InputError, match="a Latte does not make a Latte: a DiT makes"):
         first_denoiser(wrong)
+
+
+@pytest.mark.parametrize("trained", ["temporal", "lora"])
+def test_an_image_model_is_kept_while_time_is_learned(trained: str, tiny_autoencoder: Path, tmp_path: Path) -> None:
+    """A video MMDiT from an image MMDiT: only what is trained moves, and the model folder is a plain one."""
+    import yaml
+
+    recipe = denoiser_recipe(tiny_autoencoder)
+    common = {"kind": "mmdit", "hidden_size": 16, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 16,
+              "patch_size": 4, "num_classes": 6}  # fmt: skip
+    image = {"num_frames": 1, "attention": "2d", "temporal_position": "none"}
+    model = denoisers.build(denoisers.MmditConfig(**common, **image))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    autoencoder = load_autoencoder(tiny_autoencoder)
+    config = ModelConfig(autoencoder=autoencoder.config, denoiser=model.config)
+    VideoModel(config, autoencoder, model).save(tmp_path / "image")
+
+    recipe["denoiser"] = common | {"num_frames": 5, "attention": "2d+3d", "fps_condition": True}
+    recipe |= {"initial": {"path": str(tmp_path / "image"), "method": "image"}, "trained": trained, "lora_rank": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    said: list[str] = []
+    train(tmp_path / "recipe.yaml", tmp_path / "run", until=2, say=said.append)
+    train(tmp_path / "recipe.yaml", tmp_path / "run", resume=True, say=said.append)
+    assert any(f"{trained}: " in line and "parameters are trained" in line for line in said)
+    before, after = model.state_dict(), load_denoiser(tmp_path / "run" / "model").state_dict()
+    moved = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-7)}
+    assert all(".attn." in name and name.endswith(("qkv.weight", "proj.weight")) for name in moved)
+    assert bool(moved) == (trained == "lora")
+    assert after["joint_blocks.0.x_block.attn_global.proj.weight"].any()
+    assert after["fps_embedder.mlp.2.weight"].any()

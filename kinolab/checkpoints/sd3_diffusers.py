@@ -1,0 +1,167 @@
+"""Stable Diffusion 3 and 3.5 in the layout of diffusers (SD3Transformer2DModel): a folder or its weights alone.
+
+diffusers keeps queries, keys and values apart, and where it scales and shifts without a gate it stores the scale first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
+from kinolab.checkpoints.files import FOLDER_WEIGHTS, write_json, write_safetensors
+from kinolab.checkpoints.sd3_layouts import (
+    NULL,
+    check_public,
+    guess_heads,
+    guess_places,
+    start_guess,
+    without_empty_null,
+)
+from kinolab.denoisers.mmdit import Mmdit, MmditConfig
+from kinolab.errors import InputError
+
+OUTER = {
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "context_embedder": "context_embedder",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+"""Module -> the public one, outside the blocks."""
+INNER: dict[str, tuple[str, ...]] = {
+    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "x_block.attn.proj": ("attn.to_out.0",),
+    "x_block.attn.q_norm": ("attn.norm_q",),
+    "x_block.attn.k_norm": ("attn.norm_k",),
+    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "x_block.attn2.proj": ("attn2.to_out.0",),
+    "x_block.attn2.q_norm": ("attn2.norm_q",),
+    "x_block.attn2.k_norm": ("attn2.norm_k",),
+    "x_block.mlp.fc1": ("ff.net.0.proj",),
+    "x_block.mlp.fc2": ("ff.net.2",),
+    "x_block.adaLN_modulation.1": ("norm1.linear",),
+    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "context_block.attn.proj": ("attn.to_add_out",),
+    "context_block.attn.q_norm": ("attn.norm_added_q",),
+    "context_block.attn.k_norm": ("attn.norm_added_k",),
+    "context_block.mlp.fc1": ("ff_context.net.0.proj",),
+    "context_block.mlp.fc2": ("ff_context.net.2",),
+    "context_block.adaLN_modulation.1": ("norm1_context.linear",),
+}
+"""Module -> the public ones whose tensors it joins, inside a block."""
+
+
+class Sd3DiffusersFormat(Format):
+    """Blocks named `transformer_blocks`, with projections of the text named `add_q_proj` and the like."""
+
+    name = "sd3_diffusers"
+    title = "SD3's MMDiT, layout of diffusers"
+    module_class = Mmdit
+    config_class = MmditConfig
+    absent = NULL
+
+    def matches(self, shapes: Shapes) -> bool:
+        marks = ("transformer_blocks.0.attn.add_q_proj.weight", "transformer_blocks.0.norm1_context.linear.weight")
+        return all(m in shapes for m in marks) and "pos_embed.proj.weight" in shapes
+
+    def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
+        width, channels, patch, _ = shapes["pos_embed.proj.weight"]
+        guess, depth = start_guess(), count(shapes, "transformer_blocks.")
+        _check_settings(settings, width, channels)
+        norm = shapes.get("transformer_blocks.0.attn.norm_q.weight")
+        guess.values |= {
+            "hidden_size": width,
+            "depth": depth,
+            "in_channels": channels,
+            "patch_size": patch,
+            "text_dim": shapes["context_embedder.weight"][1],
+            "pooled_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
+            "mlp_ratio": shapes["transformer_blocks.0.ff.net.0.proj.weight"][0] / width,
+            "qk_norm": norm is not None,
+            "dual_attention_layers": [i for i in range(depth) if f"transformer_blocks.{i}.attn2.to_q.weight" in shapes],
+        }
+        guess_heads(guess, width, norm)
+        guess_places(guess, shapes.get("pos_embed.pos_embed"), patch)
+        for field, key in (
+            ("num_heads", "num_attention_heads"),
+            ("input_size", "sample_size"),
+            ("pos_embed_max_size", "pos_embed_max_size"),
+        ):
+            if key in settings:
+                guess.values[field] = settings[key]
+                guess.assumed.pop(field, None)
+                guess.unknown.pop(field, None)
+        return guess
+
+    def file_names(self, name: str, config: MmditConfig) -> tuple[str, ...]:
+        if name == "pos_embed":
+            return ("pos_embed.pos_embed",)
+        module, _, kind = name.rpartition(".")
+        if module in OUTER:
+            return (f"{OUTER[module]}.{kind}",)
+        return self.parts(name, config)[:1] or (name,)
+
+    def parts(self, name: str, config: MmditConfig) -> tuple[str, ...]:
+        module, _, kind = name.rpartition(".")
+        if not module.startswith("joint_blocks."):
+            return ()
+        _, index, inner = module.split(".", 2)
+        return tuple(f"transformer_blocks.{index}.{part}.{kind}" for part in INNER.get(inner, ()))
+
+    def rearrange(self, name: str, value: Tensor, config: MmditConfig) -> Tensor:
+        last = f"joint_blocks.{config.depth - 1}.context_block.adaLN_modulation."
+        if name.startswith(("final_layer.adaLN_modulation.", last)):
+            return torch.cat(value.chunk(2)[::-1])
+        return value
+
+    def check_writable(self, module: Mmdit) -> None:
+        """Raises InputError where diffusers' class has no such model."""
+        check_public(module)
+
+    def write(self, module: Mmdit, path: Path) -> None:
+        """Write a folder that diffusers' `SD3Transformer2DModel.from_pretrained` loads: config.json and weights."""
+        if path.suffix in (".safetensors", ".json"):
+            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
+        tensors = without_empty_null(public_tensors(self, module))
+        write_safetensors(path / f"{FOLDER_WEIGHTS}.safetensors", tensors, header_of(self, module))
+        write_json(path / "config.json", diffusers_config(module.config))
+
+
+def _check_settings(settings: Mapping[str, Any], width: int, channels: int) -> None:
+    """Raises InputError for arguments of diffusers' class that have no counterpart here."""
+    expected = {
+        "qk_norm": (None, "rms_norm"),
+        "out_channels": (None, channels),
+        "caption_projection_dim": (width,),
+    }
+    for key, known in expected.items():
+        if settings.get(key, known[0]) not in known:
+            raise InputError(f"config.json: {key} {settings[key]!r} is not supported, expected {known[-1]!r}")
+
+
+def diffusers_config(config: MmditConfig) -> dict[str, Any]:
+    """The arguments of diffusers' SD3Transformer2DModel for a config that it can hold."""
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": config.latent_size[0],
+        "patch_size": config.patch_size,
+        "in_channels": config.in_channels,
+        "out_channels": config.in_channels,
+        "num_layers": config.depth,
+        "attention_head_dim": config.hidden_size // config.num_heads,
+        "num_attention_heads": config.num_heads,
+        "joint_attention_dim": config.text_dim,
+        "caption_projection_dim": config.hidden_size,
+        "pooled_projection_dim": config.pooled_dim,
+        "pos_embed_max_size": config.pos_embed_max_size,
+        "dual_attention_layers": list(config.dual_attention_layers),
+        "qk_norm": "rms_norm" if config.qk_norm else None,
+    }

@@ -1,0 +1,82 @@
+"""What the two public layouts of Stable Diffusion 3's transformer share: fields without a choice, and how sizes are
+guessed.
+
+Both hold an image model, which has no learned null condition: its pipelines encode the empty prompt instead
+(`Mmdit.set_null_prompt`; zeros until then). A null condition that was learned or set here is written beside the public
+names, where diffusers leaves it alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from kinolab.checkpoints.base import Guess
+from kinolab.denoisers.mmdit import Mmdit
+from kinolab.errors import InputError
+
+PUBLIC: dict[str, Any] = {
+    "attention": "2d",
+    "temporal_patch": 1,
+    "temporal_position": "none",
+    "spatial_position": "table",
+    "num_classes": 0,
+    "mlp_ratio": 4.0,
+    "pooled_norm": False,
+    "fps_condition": False,
+}
+"""What the public classes have no choice of."""
+HEAD = 64
+"""Width of a head in every published SD3 model."""
+SIDE = 128
+"""Side of the latents that the published models end their training on (1024 px)."""
+NULL = ("null_prompt.text", "null_prompt.pooled")
+"""Tensors that the public layouts don't know."""
+
+
+def start_guess() -> Guess:
+    """The fields of every public model."""
+    return Guess({**PUBLIC, "num_frames": 1, "null": "prompt"})
+
+
+def guess_heads(guess: Guess, width: int, norm: tuple[int, ...] | None) -> None:
+    """Heads from the shape of a query's norm, or the published width of a head."""
+    if norm is not None:
+        guess.values["num_heads"] = width // norm[0]
+    elif width % HEAD == 0:
+        guess.values["num_heads"] = width // HEAD
+        guess.assumed["num_heads"] = f"{width // HEAD}, heads of {HEAD} as in all published models"
+    else:
+        guess.unknown["num_heads"] = f"the file does not tell how many heads share the width {width}"
+
+
+def guess_places(guess: Guess, table: tuple[int, ...] | None, patch: int) -> None:
+    """Side of the table of places from its shape, and the side in training, which no tensor tells."""
+    if table is None:
+        guess.unknown["pos_embed_max_size"] = "the file has no pos_embed; pass the side of its table in patches"
+        guess.unknown["input_size"] = "the file has no pos_embed; pass the side of the latents in training"
+        return
+    side = math.isqrt(table[1])
+    guess.values["pos_embed_max_size"] = side
+    guess.values["input_size"] = min(SIDE, side * patch)
+    guess.assumed["input_size"] = f"{guess.values['input_size']}; any size up to {side * patch} is cut from the table"
+
+
+def check_public(module: Mmdit) -> None:
+    """Raises InputError where the public classes have no such model."""
+    config = module.config
+    differing = [f"{k}={getattr(config, k)}" for k, v in PUBLIC.items() if getattr(config, k) != v]
+    if config.latent_size[0] != config.latent_size[1]:
+        differing.append(f"input_size={config.input_size}")
+    differing += [f"{k}={getattr(config, k)}" for k in ("text_dim", "pooled_dim") if not getattr(config, k)]
+    if config.pos_embed_max_size is None:
+        differing.append("pos_embed_max_size=none")
+    if differing:
+        raise InputError(f"SD3's public classes have no {', '.join(differing)}: their layouts can't hold this model")
+
+
+def without_empty_null(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without a null condition that was never set."""
+    return {k: v for k, v in tensors.items() if k not in NULL or bool(v.any())}

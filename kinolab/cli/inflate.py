@@ -1,0 +1,143 @@
+"""`kinolab inflate`: a video model from an image model, whose answer on one frame it gives before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+AUTOENCODERS = ("odvae",)
+"""Targets made from an image autoencoder; the others are made from an image model's denoiser."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `inflate`."""
+    app.command()(inflate)
+
+
+def inflate(
+    source: Annotated[str, typer.Argument(help="An image model: public weights, a model folder, or a run folder.")],
+    to: Annotated[
+        Literal["latte", "vdt", "mmdit", "odvae"],
+        typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    setting: Annotated[
+        list[str] | None, typer.Option("-s", "--set", help="A field of the video model: -s attention=3d.")
+    ] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            "--autoencoder", "-a", help="Model folder that a denoiser is put together with; default: SOURCE's."
+        ),
+    ] = None,
+    init: Annotated[
+        Literal["tail", "average"] | None, typer.Option(help="How odvae's kernels are filled in time; default: tail.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Format of public weights; default: told by names.")] = None,
+    prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
+    given: Annotated[
+        list[str] | None, typer.Option("--given", help="A field that SOURCE doesn't tell: --given num_heads=16.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+) -> None:
+    """Make a video model from an image model.
+
+    One frame in gives the image model's answer out. What is copied, fresh and added is counted. Train it from there
+    with initial.path in a recipe; trained: temporal or lora leaves the image model's weights as they are.
+    """
+    from kinolab.cli.convert import read_source
+    from kinolab.cli.inspect import locate
+    from kinolab.config import apply_overrides
+    from kinolab.errors import InputError
+
+    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out}: exists; choose another name, or --overwrite")
+    fields = apply_overrides({}, setting or [])
+    if "kind" in fields:
+        raise InputError("-s kind=...: the video model's kind is --to")
+    folder = locate(source)
+    whole = (folder / "model.yaml").exists()
+    part = None if not whole else "autoencoder" if to in AUTOENCODERS else "denoiser"
+    image = read_source(source, format, prefix, given or [], part)
+    if to in AUTOENCODERS:
+        if autoencoder is not None:
+            raise InputError("--autoencoder is for denoisers; odvae is an autoencoder itself")
+        lines = _autoencoder(image, to, out, source, fields, init or "tail")
+    else:
+        if init is not None:
+            raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
+        lines = _denoiser(image, to, out, source, fields, autoencoder, folder if whole else None)
+    for line in lines:
+        typer.echo(line)
+
+
+def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> list[str]:
+    """Inflate an image autoencoder and write its folder; what to say about it."""
+    from kinolab.autoencoders import ImageAutoencoder
+    from kinolab.autoencoders.inflate import inflate as inflate_odvae
+    from kinolab.autoencoders.inflate import matching_odvae
+    from kinolab.errors import InputError
+    from kinolab.model import save_autoencoder
+
+    if not isinstance(image, ImageAutoencoder):
+        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder (AutoencoderKL)")
+    # A further kind of video autoencoder gets its branch here, and its name in AUTOENCODERS and in --to.
+    model = inflate_odvae(image, matching_odvae(image.config, fields), init)
+    save_autoencoder(model, out, trained=f"inflated from {Path(source).name} ({init})")
+    before, after = _count(image), _count(model)
+    return [
+        f"{out}: {type(model).__name__}, {after:,} parameters",
+        f"  copied  {before:,} parameters in {len(list(image.parameters()))} tensors, kernels over time filled: {init}",
+        f"  added   {after - before:,} parameters",
+    ]
+
+
+def _denoiser(
+    image: Any, to: str, out: Path, source: str, fields: dict[str, Any], autoencoder: str | None, folder: Path | None
+) -> list[str]:
+    """Inflate a denoiser and write it with its autoencoder; what to say about it."""
+    from kinolab.denoisers import Denoiser
+    from kinolab.denoisers.inflate import inflated
+    from kinolab.errors import InputError
+    from kinolab.model import VideoModel, load_autoencoder
+
+    if not isinstance(image, Denoiser):
+        raise InputError(f"{source}: a {type(image).__name__}, an autoencoder; use --to odvae")
+    if autoencoder is None and folder is None:
+        raise InputError(
+            f"{source}: a denoiser; give the model folder of the autoencoder whose latents it works on: "
+            "--autoencoder FOLDER"
+        )
+    model, report = inflated(image, to, fields)
+    pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder))
+    config = _model_config(model.config, pixels, f"inflated from {Path(source).name}", folder)
+    VideoModel(config, pixels, model).save(out)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    copied = [sizes[name] for name in report.copied if name in sizes]
+    before, after = _count(image), _count(model)
+    return [
+        f"{out}: {type(model).__name__}, {after:,} parameters",
+        f"  copied  {sum(copied):,} parameters in {len(copied)} tensors",
+        f"  fresh   {after - sum(copied):,} parameters in {len(sizes) - len(copied)} tensors",
+        f"  added   {after - before:,} parameters to the image model's {before:,}",
+        *([f"  dropped {', '.join(report.dropped)}"] if report.dropped else []),
+    ]
+
+
+def _model_config(denoiser: Any, pixels: Any, trained: str, folder: Path | None) -> Any:
+    """The config of the video model: the image model's own diffusion and conditions where it has a model folder."""
+    from kinolab.cli.convert import model_config
+    from kinolab.model import read_model_config
+
+    fresh = model_config(denoiser, pixels, trained)
+    if folder is None:
+        return fresh
+    kept = ("diffusion", "text_encoder", "class_names", "fps", "guidance", "sampler")
+    image = read_model_config(folder)
+    return fresh.model_copy(update={name: getattr(image, name) for name in kept})
+
+
+def _count(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,158 @@
+"""`kinolab inflate`: each kind of video model from its image model, by the equation that holds before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae
+from kinolab.checkpoints import load, save
+from kinolab.cli import convert, inflate
+from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig
+from kinolab.errors import InputError
+from kinolab.model import VideoModel, load_autoencoder
+
+MMDIT = MmditConfig(
+    hidden_size=32, depth=2, num_heads=2, input_size=8, num_frames=1, attention="2d", temporal_position="none",
+    pos_embed_max_size=6, text_dim=10, pooled_dim=7, qk_norm=True, null="prompt", pooled_norm=False,
+)  # fmt: skip
+DIT = DiTConfig(hidden_size=32, depth=2, num_heads=2, input_size=8, num_classes=3, learned_variance=True)
+TIMES = torch.tensor([10.0, 700.0])
+
+app = typer.Typer()
+inflate.register(app)
+convert.register(app)
+
+
+def run(*args: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def randomize(model: Any) -> Any:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def vae(tmp_path: Path) -> Path:
+    """A diffusers folder of a tiny image autoencoder of spatial ratio 4."""
+    config = ImageConfig(block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4, latent_scale=0.5)
+    save(randomize(ImageAutoencoder(config)), tmp_path / "vae", "autoencoder_kl")
+    return tmp_path / "vae"
+
+
+@pytest.fixture
+def pixels(tmp_path: Path, vae: Path) -> Path:
+    """A model folder of it."""
+    run("convert", vae, "--out", tmp_path / "pixels")
+    return tmp_path / "pixels"
+
+
+@pytest.fixture
+def sd3(tmp_path: Path) -> Path:
+    """A whole checkpoint of SD3's layout, with other parts beside the transformer."""
+    save(randomize(Mmdit(MMDIT)), tmp_path / "bare.safetensors", "sd3")
+    tensors = {f"model.diffusion_model.{k}": v for k, v in load_file(tmp_path / "bare.safetensors").items()}
+    save_file(tensors | {"first_stage_model.x": torch.ones(1)}, tmp_path / "sd3.safetensors")
+    return tmp_path / "sd3.safetensors"
+
+
+@pytest.fixture
+def dit(tmp_path: Path) -> Path:
+    save(randomize(DiT(DIT)), tmp_path / "dit.safetensors", "dit")
+    return tmp_path / "dit.safetensors"
+
+
+@pytest.mark.parametrize("attention", ["2d", "3d", "2d+3d"])
+def test_an_sd3_checkpoint_becomes_a_video_model(tmp_path: Path, sd3: Path, pixels: Path, attention: str) -> None:
+    prefix = "model.diffusion_model."
+    fields = ("-s", f"attention={attention}", "-s", "num_frames=4", "-s", "input_size=8")
+    text = run("inflate", sd3, "--to", "mmdit", "--prefix", prefix, "-a", pixels, "--out", tmp_path / "video", *fields)
+    video, image = VideoModel.load(tmp_path / "video", precision="float32"), load(sd3, prefix=prefix)
+    given = Conditions(text=torch.randn(2, 5, 10), pooled=torch.randn(2, 7))
+    z = torch.randn(2, 4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(video.denoiser(z, TIMES, given), image(z, TIMES, given), atol=1e-5, rtol=0)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (image, video.denoiser))
+    added = 2 * (4 * 32 * 32 + 4 * 32 + 2 * 16) if attention == "2d+3d" else 0
+    assert after - before == added
+    assert f"copied  {before:,} parameters" in text and f"fresh   {added:,} parameters" in text
+    assert f"added   {added:,} parameters to the image model's {before:,}" in text
+    diffusion = video.config.diffusion
+    assert (diffusion.schedule, diffusion.prediction, diffusion.time_sampling) == ("flow", "flow", "logit_normal")
+    assert (video.config.frames, video.config.size) == (4, (32, 32))
+
+
+@pytest.mark.parametrize(("to", "frames"), [("latte", 4), ("vdt", 1)])
+def test_a_dit_becomes_a_video_model(tmp_path: Path, dit: Path, pixels: Path, to: str, frames: int) -> None:
+    """VDT's fixed table of times tells later frames apart, so that its equation is about one frame."""
+    out = tmp_path / "video"
+    text = run(
+        "inflate", dit, "--to", to, "--given", "num_heads=2", "-a", pixels, "-o", out, "-s", f"num_frames={frames}"
+    )
+    video, image = VideoModel.load(out, precision="float32"), load(dit, num_heads=2)
+    z, label = torch.randn(2, 4, frames, 8, 8), Conditions(label=torch.tensor([0, 2]))
+    with torch.no_grad():
+        torch.testing.assert_close(video.denoiser(z, TIMES, label), image(z, TIMES, label), atol=1e-5, rtol=0)
+    assert video.denoiser.config.kind == to and video.config.diffusion.loss == "mse_vb" and "fresh   " in text
+
+
+def test_an_image_autoencoder_becomes_an_odvae(tmp_path: Path, vae: Path) -> None:
+    text = run("inflate", vae, "--to", "odvae", "--out", tmp_path / "video", "-s", "temporal_ratio=2")
+    video, image = load_autoencoder(tmp_path / "video"), load(vae)
+    assert isinstance(video, OdVae) and video.spec.temporal_ratio == 2 and video.config.widths == (8, 8, 16)
+    picture = torch.rand(1, 3, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        latents = image.encode(picture).mean
+        torch.testing.assert_close(video.encode(picture).mean, latents, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(video.decode(latents), image.decode(latents), atol=1e-5, rtol=1e-5)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (image, video))
+    assert f"copied  {before:,} parameters" in text and f"added   {after - before:,} parameters" in text
+
+
+def test_a_model_folder_brings_its_autoencoder_and_diffusion(tmp_path: Path, sd3: Path, pixels: Path) -> None:
+    bare = tmp_path / "bare.safetensors"
+    run("convert", bare, "--out", tmp_path / "image", "-a", pixels)
+    whole = VideoModel.load(tmp_path / "image")
+    shifted = whole.config.diffusion.model_copy(update={"time_shift": 1.5})
+    whole.config = whole.config.model_copy(update={"diffusion": shifted, "fps": 12.0})
+    whole.save(tmp_path / "image")
+    run("inflate", tmp_path / "image", "--to", "mmdit", "--out", tmp_path / "video", "-s", "temporal_patch=2")
+    video = VideoModel.load(tmp_path / "video")
+    assert (video.config.diffusion, video.config.fps, video.config.frames) == (shifted, 12.0, 16)
+    assert video.config.trained == "inflated from image" and video.denoiser.config.attention == "2d+3d"
+    clip = video.generate(frames=3, size=(32, 32), sampler=video.config.sampler.model_copy(update={"steps": 2}))
+    assert clip.shape == (1, 3, 3, 32, 32)
+
+
+def test_what_inflate_cannot_do_it_says(tmp_path: Path, vae: Path, sd3: Path, dit: Path, pixels: Path) -> None:
+    out, bare = ("--out", tmp_path / "out"), tmp_path / "bare.safetensors"
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((bare, "--to", "mmdit", *out), "--autoencoder FOLDER"),
+        ((bare, "--to", "latte", "-a", pixels, *out), "a Mmdit does not become latte"),
+        ((bare, "--to", "odvae", *out), "a Mmdit; odvae is made from an image autoencoder"),
+        ((vae, "--to", "vdt", "-a", pixels, *out), "an autoencoder; use --to odvae"),
+        ((vae, "--to", "odvae", "-a", pixels, *out), "odvae is an autoencoder itself"),
+        ((bare, "--to", "mmdit", "-a", pixels, "--init", "tail", *out), "--init is for odvae"),
+        ((bare, "--to", "mmdit", "-a", pixels, "-s", "attention=4d", *out), "attention"),
+        ((bare, "--to", "mmdit", "-a", pixels, "-s", "kind=vdt", *out), "is --to"),
+        ((dit, "--to", "mmdit", "-a", pixels, *out), "a DiT does not become mmdit"),
+        ((sd3, "--to", "mmdit", "-a", pixels, *out), "prefix='model.diffusion_model.'"),
+        ((vae, "--to", "odvae", "--out", vae), "exists; choose another name"),
+        ((vae, "--to", "odvae", "-s", "temporal_ratio=8", *out), "spatial ratio 4"),
+    ]
+    for arguments, said in cases:
+        with pytest.raises(InputError, match=said):
+            run("inflate", *arguments)
+    assert not (tmp_path / "out").exists()

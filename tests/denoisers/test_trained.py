@@ -1,0 +1,82 @@
+"""What is trained of a denoiser: what an image model has not, low-rank changes, and their numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kinolab import denoisers
+from kinolab.denoisers import Conditions
+from kinolab.denoisers.trained import trainable_parameters
+from kinolab.errors import InputError
+from kinolab.layers.lora import merge_lora
+
+SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_frames": 3, "text_dim": 8}
+CONFIGS: dict[str, Any] = {
+    "latte": denoisers.LatteConfig(**SMALL),
+    "latte joint": denoisers.LatteConfig(**SMALL, variant="joint_block"),
+    "vdt": denoisers.VdtConfig(**SMALL),
+    "mmdit": denoisers.MmditConfig(**SMALL, attention="2d+3d", temporal_patch=2, fps_condition=True),
+}
+TEMPORAL = {
+    "latte": ("blocks.1.",),
+    "latte joint": (".attn_temp.", ".norm_temp."),
+    "vdt": (".temporal_norm1.", ".temporal_attn.", ".temporal_fc."),
+    "mmdit": (".attn_global.", "pair_embedder.", "pair_linear.", "fps_embedder."),
+}
+
+
+def build(name: str) -> Any:
+    model = denoisers.build(CONFIGS[name]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def run(model: Any) -> torch.Tensor:
+    source = torch.Generator().manual_seed(1)
+    z, text = torch.randn(2, 4, 3, 4, 4, generator=source), torch.randn(2, 5, 8, generator=source)
+    with torch.no_grad():
+        return model(z, torch.tensor([3.0, 900.0]), Conditions(text=text))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_temporal_trains_what_an_image_model_has_not(name: str) -> None:
+    model = build(name)
+    sizes = {n: p.numel() for n, p in model.named_parameters()}
+    expected = {n for n in sizes if any(part in n for part in TEMPORAL[name])}
+    count = trainable_parameters(model, "temporal")
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == expected
+    assert (count.model, count.trained, count.lora) == (sum(sizes.values()), sum(sizes[n] for n in expected), 0)
+    assert count.temporal == count.trained and f"{count.trained:,} of {count.model:,}" in str(count)
+    assert trainable_parameters(model, "all").trained == count.model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_lora_changes_nothing_at_first_and_merges_into_the_weights(name: str) -> None:
+    model = build(name)
+    before, base, plain = run(model), model.state_dict(), build(name)
+    count = trainable_parameters(model, "lora", rank=3)
+    assert torch.equal(run(model), before)
+    changed = {n for n, p in model.named_parameters() if p.requires_grad}
+    added = {n for n in changed if n.endswith((".lora_up", ".lora_down"))}
+    assert count.lora == sum(model.get_parameter(n).numel() for n in added) > 0
+    assert all(any(part in n for part in TEMPORAL[name]) for n in changed - added)
+    assert {n.rsplit(".", 2)[-2] for n in added} >= {"qkv", "proj"}
+    assert set(base) == {n for n in model.state_dict() if n not in added}
+    with torch.no_grad():
+        for n in added:
+            model.get_parameter(n).normal_(std=0.3)
+    plain.load_state_dict(merge_lora(model.state_dict()))
+    assert (run(model) - before).abs().max() > 1e-3
+    torch.testing.assert_close(run(plain), run(model), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_without_time_of_its_own_is_told_what_to_do() -> None:
+    image = denoisers.build(denoisers.MmditConfig(**SMALL, attention="3d"))
+    with pytest.raises(InputError, match="this Mmdit has none: use all or lora"):
+        trainable_parameters(image, "temporal")
+    assert trainable_parameters(image, "lora").temporal == 0
