@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +105,14 @@ class Posterior:
         return per_element.flatten(1).sum(1)
 
 
+@dataclass(frozen=True)
+class Term:
+    """A term of a training loss: its weight, and its unweighted value, a scalar."""
+
+    weight: float
+    value: Tensor
+
+
 class Autoencoder(nn.Module):
     """Base of the autoencoders; `spec` states the shape rules, latents are already normalised."""
 
@@ -126,6 +136,24 @@ class Autoencoder(nn.Module):
         conv: Any = self.get_submodule("decoder.conv_out")
         weight: Tensor = getattr(conv, "conv", conv).weight
         return weight
+
+    @property
+    def keeps_scaling(self) -> bool:
+        """Whether training leaves `latent_shift` and `latent_scale` alone, as others rely on the latents' units."""
+        return False
+
+    def compression(self, frames: int, height: int, width: int) -> Fraction:
+        """Pixel values per latent value of a clip, exactly; raises InputError where the clip breaks a rule."""
+        latents = prod(self.spec.latent_shape(frames, height, width))
+        return Fraction(self.spec.channels * frames * height * width, latents)
+
+    def regularisation(self, video: Tensor, posterior: Posterior) -> dict[str, Term]:
+        """What training adds to its loss for a batch (B, 3, T, H, W) and its posterior, by name; nothing by default."""
+        return {}
+
+    def training_clip(self, video: Tensor, generator: torch.Generator) -> Tensor:
+        """The part of a clip (3, T, H, W) that a training step takes, its draws from `generator`; all by default."""
+        return video
 
     def encoder_parts(self) -> nn.ModuleList:
         """The modules that only encoding uses."""
