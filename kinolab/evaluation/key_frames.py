@@ -25,9 +25,14 @@ def chosen_rule(autoencoder: Autoencoder, given: Mapping[str, Any]) -> KeyFrameC
     if not given:
         return None
     own = _own_rule(autoencoder).model_dump()
-    if given.get("rule", own["rule"]) != "fixed":
-        own["period"] = None
-    return load_config(KeyFrameConfig, own | dict(given), name="key frames")
+    settled = (own | dict(given)) if given.get("rule", "fixed") == "fixed" else (own | {"period": None} | dict(given))
+    if (settled["rule"] == "fixed") != (settled["period"] is not None):
+        raise InputError(f"key frames: a period belongs to rule fixed; got rule {settled['rule']}, {_period(settled)}")
+    return load_config(KeyFrameConfig, settled, name="key frames")
+
+
+def _period(settled: Mapping[str, Any]) -> str:
+    return "no period" if settled["period"] is None else f"period {settled['period']}"
 
 
 def key_frame_rule(autoencoder: Autoencoder, chosen: KeyFrameConfig | None) -> KeyFrameConfig | None:

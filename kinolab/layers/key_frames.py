@@ -39,9 +39,9 @@ class KeyFrameConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> KeyFrameConfig:
         if (self.rule == "fixed") != (self.period is not None):
-            raise ValueError("key frames: period belongs to rule fixed, and rule fixed needs a period")
+            raise ValueError("period belongs to rule fixed, and rule fixed needs a period")
         if self.rule == "scene" and self.cuts == "none":
-            raise ValueError("key frames: rule scene needs cuts builtin or scenedetect; without cuts it is rule first")
+            raise ValueError("rule scene needs cuts builtin or scenedetect; without cuts it is rule first")
         return self
 
     @property
