@@ -1,7 +1,7 @@
 """DP-VAE: a video autoencoder whose latents stay in the distribution of a frozen image autoencoder's.
 
-"VideoDiT: Bridging Image Diffusion Transformers for Streamlined Video Generation". What was decided here where the paper
-leaves a choice, and why, is in docs/design-notes.md.
+"VideoDiT: Bridging Image Diffusion Transformers for Streamlined Video Generation". What was decided here where the
+paper leaves a choice, and why, is in docs/design-notes.md.
 
 A clip is cut into groups of pictures. The key frame of a group has the latent that the frozen image autoencoder gives
 it. A causal 3D encoder goes through the group from its key frame on and gives one more latent for every r frames, as a
