@@ -119,7 +119,8 @@ def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     """The canvas of a request with a given part, at the model's size and rate."""
     assert config.given is not None and config.size is not None
     spec = model.autoencoder.spec
-    shape = Shape(model.config.frames, config.size, config.fps or model.config.fps, spec.frame_step)
+    fps = config.fps or model.config.fps
+    shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames)
     return prepare(config.given, shape, config.frames)
 
 

@@ -25,6 +25,11 @@ AUTOENCODERS: dict[str, Config] = {
     "odvae": autoencoders.OdVaeConfig(
         hidden_size=8, hidden_size_mult=(1, 1, 1), num_res_blocks=1, norm_num_groups=4, mid_attention="none"
     ),
+    "dpvae": autoencoders.DpVaeConfig(
+        image=autoencoders.ImageConfig(
+            block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=4, mid_block_attention=False
+        )
+    ),
     "vqgan": autoencoders.VqganConfig(
         ch=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=4, embed_dim=4, n_embed=8,
         norm_num_groups=4,

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.autoencoders.diffusers_adapter import DiffusersAutoencoder, DiffusersConfig
+from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
-from kinolab.autoencoders.inflate import inflate
+from kinolab.autoencoders.inflate import inflate, inflate_dpvae
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
@@ -17,12 +18,13 @@ from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
 AUTOENCODERS: dict[str, type[Autoencoder]] = {
     "image": ImageAutoencoder,
     "odvae": OdVae,
+    "dpvae": DpVae,
     "vqgan": Vqgan,
     "tats": Tats,
     "diffusers": DiffusersAutoencoder,
 }
 
-AnyConfig = ImageConfig | OdVaeConfig | VqganConfig | TatsConfig | DiffusersConfig
+AnyConfig = ImageConfig | OdVaeConfig | DpVaeConfig | VqganConfig | TatsConfig | DiffusersConfig
 AutoencoderConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 
@@ -39,6 +41,8 @@ __all__ = [
     "AutoencoderSpec",
     "DiffusersAutoencoder",
     "DiffusersConfig",
+    "DpVae",
+    "DpVaeConfig",
     "ImageAutoencoder",
     "ImageConfig",
     "OdVae",
@@ -50,4 +54,5 @@ __all__ = [
     "VqganConfig",
     "build",
     "inflate",
+    "inflate_dpvae",
 ]

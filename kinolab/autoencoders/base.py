@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.layers.frame_rule import frames_above, frames_below, frames_of, latents_of
 from kinolab.layers.latent_scaling import LOGVAR_RANGE
 
 
@@ -20,6 +23,8 @@ class AutoencoderSpec:
     One of temporal ratio r maps 1 + r*k frames to 1 + k latent frames: the first frame has a latent of its own. With
     `first_frame=False` it has not, and r*k frames give k latents. An image autoencoder has temporal ratio 1 and maps
     every frame by itself. `latent_group`: the latents (after the one of the first frame) come in groups of so many.
+    `group_frames`: after every so many frames (1 + r*n) the rule begins again, as each group has a first frame's latent
+    of its own: m whole groups are m * (1 + n) latents.
     """
 
     latent_channels: int
@@ -29,10 +34,11 @@ class AutoencoderSpec:
     channels: int = 3
     first_frame: bool = True
     latent_group: int = 1
+    group_frames: int | None = None
 
     @property
     def frame_step(self) -> int:
-        """By how many frames valid clips differ in length."""
+        """By how many frames valid clips differ in length (within a group, where there are groups)."""
         return self.temporal_ratio * self.latent_group
 
     @property
@@ -42,29 +48,30 @@ class AutoencoderSpec:
 
     @property
     def frame_rule(self) -> str:
-        """The valid frame counts in words: 1 + 4*k, or 4*k."""
-        return f"{'1 + ' * self.first_frame}{self.frame_step}*k"
+        """The valid frame counts in words: 1 + 4*k, or 4*k, or (with groups) 17*m or 17*m + 1 + 4*k."""
+        rule = f"{'1 + ' * self.first_frame}{self.frame_step}*k"
+        return rule if self.group_frames is None else f"{self.group_frames}*m or {self.group_frames}*m + {rule}"
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C', T', H', W') of the latents of a clip; raises InputError where the clip breaks a rule."""
         self.check(frames, height, width)
-        t = (frames - self.first_frame) // self.temporal_ratio + self.first_frame
+        t = latents_of(frames, self.temporal_ratio, first=self.first_frame, group=self.group_frames)
         return self.latent_channels, t, height // self.spatial_ratio, width // self.spatial_ratio
 
     def pixel_frames(self, latent_frames: int) -> int:
         """How many frames `latent_frames` latents decode to."""
-        return (latent_frames - self.first_frame) * self.temporal_ratio + self.first_frame
+        return frames_of(latent_frames, self.temporal_ratio, first=self.first_frame, group=self.group_frames)
 
     def snap_frames(self, frames: int) -> int:
         """The largest valid frame count that is not above `frames` (at least the least there is)."""
-        steps = (frames - self.first_frame) // self.frame_step
-        return max(self.least_frames, steps * self.frame_step + self.first_frame)
+        return frames_below(frames, self.frame_step, first=self.first_frame, group=self.group_frames)
 
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises InputError unless `frames` follows `frame_rule` and the sides are multiples of spatial_ratio."""
-        if frames < self.least_frames or (frames - self.first_frame) % self.frame_step:
-            near = self.snap_frames(frames)
-            raise InputError(f"expected {self.frame_rule} frames, got {frames}; use {near} or {near + self.frame_step}")
+        near = self.snap_frames(frames)
+        if near != frames:
+            above = frames_above(near + 1, self.frame_step, first=self.first_frame, group=self.group_frames)
+            raise InputError(f"expected {self.frame_rule} frames, got {frames}; use {near} or {above}")
         if height % self.spatial_ratio or width % self.spatial_ratio or min(height, width) < self.spatial_ratio:
             raise InputError(
                 f"expected a height and width that are multiples of {self.spatial_ratio}, got {height} x {width}"
@@ -98,6 +105,14 @@ class Posterior:
         return per_element.flatten(1).sum(1)
 
 
+@dataclass(frozen=True)
+class Term:
+    """A term of a training loss: its weight, and its unweighted value, a scalar."""
+
+    weight: float
+    value: Tensor
+
+
 class Autoencoder(nn.Module):
     """Base of the autoencoders; `spec` states the shape rules, latents are already normalised."""
 
@@ -121,6 +136,24 @@ class Autoencoder(nn.Module):
         conv: Any = self.get_submodule("decoder.conv_out")
         weight: Tensor = getattr(conv, "conv", conv).weight
         return weight
+
+    @property
+    def keeps_scaling(self) -> bool:
+        """Whether training leaves `latent_shift` and `latent_scale` alone, as others rely on the latents' units."""
+        return False
+
+    def compression(self, frames: int, height: int, width: int) -> Fraction:
+        """Pixel values per latent value of a clip, exactly; raises InputError where the clip breaks a rule."""
+        latents = prod(self.spec.latent_shape(frames, height, width))
+        return Fraction(self.spec.channels * frames * height * width, latents)
+
+    def regularisation(self, video: Tensor, posterior: Posterior) -> dict[str, Term]:
+        """What training adds to its loss for a batch (B, 3, T, H, W) and its posterior, by name; nothing by default."""
+        return {}
+
+    def training_clip(self, video: Tensor, generator: torch.Generator) -> Tensor:
+        """The part of a clip (3, T, H, W) that a training step takes, its draws from `generator`; all by default."""
+        return video
 
     def encoder_parts(self) -> nn.ModuleList:
         """The modules that only encoding uses."""

@@ -101,7 +101,7 @@ class DiffusersAutoencoder(ScaledLatents, Autoencoder):
         InputError: where diffusers is not installed, the folder is not complete, or settings do not fit the class.
     """
 
-    untrainable = "an autoencoder of diffusers is measured here, not trained; kinds image and odvae can be trained"
+    untrainable = "an autoencoder of diffusers is measured here, not trained; image, odvae and dpvae can be trained"
 
     def __init__(self, config: DiffusersConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Initialise an OD-VAE from a trained image autoencoder (OD-VAE paper, section 3.3).
+"""Initialise an OD-VAE or a DP-VAE from a trained image autoencoder (OD-VAE paper, section 3.3).
 
 "tail" puts each 2D kernel into the last slice in time of the 3D kernel, the rest being zero. An inflated
 convolution then sees its own frame only, so that, with causal "nearest" upsampling:
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.config import load_config
@@ -76,11 +77,42 @@ def inflate(image: ImageAutoencoder, config: OdVaeConfig, init: Init = "tail") -
     """
     check_match(image, config)
     model = OdVae(config).to(image.latent_scale)
-    if init == "random":
-        return model
+    if init != "random":
+        model.load_state_dict(_inflated(image, model, len(config.widths), init))
+    return model
+
+
+def inflate_dpvae(image: ImageAutoencoder, config: DpVaeConfig, init: Init = "tail") -> DpVae:
+    """A new DP-VAE of `config` around `image`, in its type and on its device.
+
+    Its frozen part is a copy of `image` and its latents have the units of `image`; the 3D encoder and decoder are
+    inflated from it by "tail" or "average", or fresh ("random"). So that before any training, but for "random", an
+    image is encoded and decoded exactly as `image` does; and with "tail" the latent i of a group is the image's latent
+    of its frame r*i.
+
+    Raises:
+        InputError: where `config.image` is not the config of `image`; names the fields.
+    """
+    theirs, ours = (c.model_dump(exclude={"latent_shift", "latent_scale"}) for c in (image.config, config.image))
+    differing = [
+        f"image.{name}: expected {theirs[name]}, got {ours[name]}" for name in theirs if theirs[name] != ours[name]
+    ]
+    if differing:
+        raise InputError("this dpvae config does not fit the image autoencoder: " + "; ".join(differing))
+    model = DpVae(config).to(image.latent_scale)
+    if init != "random":
+        model.load_state_dict(_inflated(image, model, len(config.coder.widths), init))
+    model.set_scaling(image.latent_shift, image.latent_scale)
+    if model.image is not None:
+        model.image.load_state_dict(image.state_dict())
+    return model
+
+
+def _inflated(image: ImageAutoencoder, model: OdVae | DpVae, levels: int, init: Init) -> dict[str, Tensor]:
+    """The state of `model` with the encoder, the decoder and the scaling of `image` inflated into it."""
     weights = dict(model.state_dict())
     for name, value in image.state_dict().items():
-        target = odvae_name(name, levels=len(config.widths))
+        target = odvae_name(name, levels)
         if target not in weights:
             # A 3D convolution keeps its weights in a module `conv` of its own.
             layer, _, last = target.rpartition(".")
@@ -92,8 +124,7 @@ def inflate(image: ImageAutoencoder, config: OdVaeConfig, init: Init = "tail") -
             weights[name] = _inflate(F.pad(identity, (1, 1, 1, 1)), value.shape, init)
         elif ".time_" in name and name.endswith("conv.bias"):
             weights[name] = torch.zeros_like(value)
-    model.load_state_dict(weights)
-    return model
+    return weights
 
 
 def odvae_name(name: str, levels: int) -> str:

@@ -14,30 +14,17 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import model_validator
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.config import Config
 from kinolab.errors import InputError
-from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream
-from kinolab.layers.causal_resampling import (
-    Downsample,
-    Interpolation,
-    ResidualTimePool,
-    ResidualTimeUpsample,
-    SpaceTimeUpsample,
-    TimePool,
-    TimeUpsample,
-    Upsample,
-)
+from kinolab.layers.causal_coder import CausalCoderShape, Decoder, Encoder, MidAttention, Resampling, TimeSteps, Variant
+from kinolab.layers.causal_conv import CausalConv3d, Stream, alike
+from kinolab.layers.causal_resampling import Interpolation
 from kinolab.layers.latent_scaling import ScaledLatents
-from kinolab.layers.normalization import GroupNorm, NormScope, add, fast_layout, fold_frames, silu, unfold_frames
-
-Variant = Literal["all3d", "half2d", "outer2d", "encoder_outer2d"]
-MidAttention = Literal["frame", "scrambled", "none"]
+from kinolab.layers.normalization import NormScope, fast_layout
 
 
 class OdVaeConfig(Config):
@@ -59,10 +46,10 @@ class OdVaeConfig(Config):
     """Channels of the pixels."""
     temporal_ratio: Literal[1, 2, 4, 8] = 4
     """Frames per latent after the first; at most the spatial ratio."""
-    resampling: Literal["merged", "separate", "residual"] = "merged"
+    resampling: Resampling = "merged"
     """How time is halved and doubled: by the convolutions that resample space (v1.2); by averaging and interpolation
     of their own after them (v1.1); or by these with a convolution mixed in (v1.1, `TimeDownsampleRes2x`)."""
-    time_steps: Literal["late", "early"] = "late"
+    time_steps: TimeSteps = "late"
     """Which of the encoder's spatial steps halve time too where there are more of them: the last or the first. The
     decoder always begins with time."""
     upsampling: Interpolation = "nearest"
@@ -109,19 +96,22 @@ class OdVaeConfig(Config):
         """2^(resolutions - 1)."""
         return 2 ** (len(self.hidden_size_mult) - 1)
 
-    def is_outer(self, level: int) -> bool:
-        """Whether resolution `level` (0 = finest) is in the finer half."""
-        return level < len(self.hidden_size_mult) // 2
-
-    def encoder_halves_time(self, level: int) -> bool:
-        """Whether the encoder's step from resolution `level` to the next one halves time."""
-        steps, halvings = len(self.hidden_size_mult) - 1, self.temporal_ratio.bit_length() - 1
-        return level < halvings if self.time_steps == "early" else steps - halvings <= level < steps
-
-    def decoder_doubles_time(self, level: int) -> bool:
-        """Whether the decoder's step from resolution `level` to the next finer one doubles time."""
-        steps, doublings = len(self.hidden_size_mult) - 1, self.temporal_ratio.bit_length() - 1
-        return level > steps - doublings
+    @property
+    def coder(self) -> CausalCoderShape:
+        """What the encoder and the decoder have in common."""
+        return CausalCoderShape(
+            widths=self.widths,
+            blocks=self.num_res_blocks,
+            groups=self.norm_num_groups,
+            variant=self.variant,
+            temporal_ratio=self.temporal_ratio,
+            resampling=self.resampling,
+            time_steps=self.time_steps,
+            upsampling=self.upsampling,
+            norm=self.norm,
+            mid_attention=self.mid_attention,
+            checkpointing=self.gradient_checkpointing,
+        )
 
 
 class OdVae(ScaledLatents, Autoencoder):
@@ -139,8 +129,8 @@ class OdVae(ScaledLatents, Autoencoder):
         )
         C = config.latent_channels
         self.register_scaling(C, config.latent_shift, config.latent_scale)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = Encoder(config.channels, config.coder, C)
+        self.decoder = Decoder(C, config.coder, config.channels)
         self.quant_conv = CausalConv3d(2 * C, 2 * C, (1, 1, 1)) if config.use_quant_conv else None
         self.post_quant_conv = CausalConv3d(C, C, (1, 1, 1)) if config.use_post_quant_conv else None
 
@@ -166,7 +156,7 @@ class OdVae(ScaledLatents, Autoencoder):
         """
         self._check_streams("encode_tiled")
         stream, frames = Stream(), 0
-        for chunk in _alike(chunks):
+        for chunk in alike(chunks):
             self.check_video(chunk[:, :, :1])
             frames += chunk.shape[2]
             posterior = self._encode(chunk, stream)
@@ -186,7 +176,7 @@ class OdVae(ScaledLatents, Autoencoder):
         """
         self._check_streams("decode_tiled")
         stream, waiting = Stream(), None
-        for chunk in _alike(chunks):
+        for chunk in alike(chunks):
             self.check_latents(chunk)
             if self.config.upsampling == "nearest":
                 yield self._decode(chunk, stream)
@@ -246,185 +236,6 @@ class OdVae(ScaledLatents, Autoencoder):
                 "norm 'clip' takes statistics over all frames, so that no part of a clip can be computed before its "
                 f"end is known; use {instead}(), or a model with norm 'frame', whose stream is exact"
             )
-
-
-class Encoder(nn.Module):
-    """Videos (B, 3, T, H, W) -> moments (B, 2C', T', H', W')."""
-
-    def __init__(self, config: OdVaeConfig) -> None:
-        super().__init__()
-        widths, outer2d = config.widths, config.variant in ("outer2d", "encoder_outer2d")
-        self.conv_in = _conv(config.channels, widths[0], flat=outer2d)
-        self.down = nn.ModuleList()
-        for i, width in enumerate(widths):
-            level = Level(
-                config, widths[max(i - 1, 0)], width, config.num_res_blocks, flat=outer2d and config.is_outer(i)
-            )
-            time = config.encoder_halves_time(i)
-            if i < len(widths) - 1:
-                dimensions = 2 if outer2d and config.is_outer(i) else 3
-                level.downsample = Downsample(width, dimensions=dimensions, time=time and config.resampling == "merged")
-                if time and config.resampling != "merged":
-                    level.time_downsample = ResidualTimePool(width) if config.resampling == "residual" else TimePool()
-            self.down.append(level)
-        self.mid = MidBlock(config, widths[-1])
-        self.norm_out = GroupNorm(config.norm_num_groups, widths[-1], scope=config.norm)
-        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, padding=(1, 1))
-        self.latent_channels = config.latent_channels
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        return self.norm_out.weight.dtype
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        x = self.conv_in(x, stream)
-        for level in self.down:
-            x = level(x, stream)
-            if x.shape[2] == 0:  # the chunk was too short for a latent: the rest has nothing to do yet
-                return x.new_empty(x.shape[0], 2 * self.latent_channels, 0, *x.shape[3:])
-        x = self.mid(x, stream)
-        return self.conv_out(silu(self.norm_out(x)), stream)
-
-
-class Decoder(nn.Module):
-    """Raw latents (B, C', T', H', W') -> videos (B, 3, T, H, W)."""
-
-    def __init__(self, config: OdVaeConfig) -> None:
-        super().__init__()
-        widths, outer2d = config.widths, config.variant == "outer2d"
-        self.conv_in = CausalConv3d(config.latent_channels, widths[-1], padding=(1, 1))
-        self.mid = MidBlock(config, widths[-1])
-        self.up = nn.ModuleList()
-        for i, width in enumerate(widths):
-            width_in, flat = widths[min(i + 1, len(widths) - 1)], outer2d and config.is_outer(i)
-            level = Level(config, width_in, width, config.num_res_blocks + 1, flat=flat)
-            time = config.decoder_doubles_time(i)
-            if i > 0 and time and config.resampling == "merged":
-                level.upsample = SpaceTimeUpsample(width, config.upsampling)
-            elif i > 0:
-                level.upsample = Upsample(width, dimensions=2 if flat else 3)
-                if time:
-                    residual = config.resampling == "residual"
-                    level.time_upsample = (
-                        ResidualTimeUpsample(width, config.upsampling) if residual else TimeUpsample(config.upsampling)
-                    )
-            self.up.append(level)
-        self.norm_out = GroupNorm(config.norm_num_groups, widths[0], scope=config.norm)
-        self.conv_out = _conv(widths[0], config.channels, flat=outer2d)
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        x = self.mid(self.conv_in(x, stream), stream)
-        for level in reversed(self.up):
-            x = level(x, stream)
-        return self.conv_out(silu(self.norm_out(x)), stream)
-
-
-class Level(nn.Module):
-    """The residual blocks of one resolution, then the layers that lead to the next one, if any."""
-
-    def __init__(self, config: OdVaeConfig, width_in: int, width: int, blocks: int, *, flat: bool) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(
-            ResnetBlock(config, width_in if j == 0 else width, width, flat=flat) for j in range(blocks)
-        )
-        self.downsample: Downsample | None = None
-        self.time_downsample: TimePool | None = None
-        self.upsample: Upsample | SpaceTimeUpsample | None = None
-        self.time_upsample: TimeUpsample | None = None
-        self.checkpointing = config.gradient_checkpointing
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        for block in self.block:
-            if self.checkpointing and stream is None and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x, stream)
-        for layer in (self.downsample, self.time_downsample, self.upsample, self.time_upsample):
-            if layer is not None and x.shape[2]:
-                x = layer(x, stream)
-        return x
-
-
-class MidBlock(nn.Module):
-    """Residual block, attention (if configured), residual block at the coarsest resolution."""
-
-    def __init__(self, config: OdVaeConfig, width: int) -> None:
-        super().__init__()
-        self.block_1 = ResnetBlock(config, width, width, flat=False)
-        self.attn_1 = None if config.mid_attention == "none" else Attention(config, width)
-        self.block_2 = ResnetBlock(config, width, width, flat=False)
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        x = self.block_1(x, stream)
-        if self.attn_1 is not None:
-            x = self.attn_1(x)
-        return self.block_2(x, stream)
-
-
-class ResnetBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); a `flat` block is 2D and always normalises per frame."""
-
-    def __init__(self, config: OdVaeConfig, width_in: int, width: int, *, flat: bool) -> None:
-        super().__init__()
-        groups, scope = config.norm_num_groups, "frame" if flat else config.norm
-        self.norm1 = GroupNorm(groups, width_in, scope=scope)
-        self.conv1 = _conv(width_in, width, flat=flat)
-        self.norm2 = GroupNorm(groups, width, scope=scope)
-        self.conv2 = _conv(width, width, flat=flat or config.variant == "half2d")
-        self.nin_shortcut: FrameConv2d | CausalConv3d | None = None
-        if width_in != width:
-            self.nin_shortcut = FrameConv2d(width_in, width, 1) if flat else CausalConv3d(width_in, width, (1, 1, 1))
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        h = self.conv1(silu(self.norm1(x)), stream)
-        h = self.conv2(silu(self.norm2(h)), stream)
-        return add(h, x if self.nin_shortcut is None else self.nin_shortcut(x, stream))
-
-
-class Attention(nn.Module):
-    """Self-attention with one head over the H*W pixels of each frame, added to its input."""
-
-    def __init__(self, config: OdVaeConfig, width: int) -> None:
-        super().__init__()
-        self.scrambled = config.mid_attention == "scrambled"
-        self.norm = GroupNorm(config.norm_num_groups, width, scope=config.norm)
-        self.q = CausalConv3d(width, width, (1, 1, 1))
-        self.k = CausalConv3d(width, width, (1, 1, 1))
-        self.v = CausalConv3d(width, width, (1, 1, 1))
-        self.proj_out = CausalConv3d(width, width, (1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, T, H, W = x.shape
-        h = self.norm(x)
-        q, k, v = self.q(h), self.k(h), self.v(h)
-        if self.scrambled:
-            # The published code reads memory ordered (C, T) as if it were (T, C).
-            q, k, v = (y.reshape(B * T, 1, C, H * W).transpose(2, 3) for y in (q, k, v))
-            h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(B, C, T, H, W)
-        else:
-            q, k, v = (fold_frames(y).flatten(2).transpose(1, 2).unsqueeze(1) for y in (q, k, v))
-            h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
-            h = unfold_frames(h.unflatten(2, (H, W)), B)
-        return x + self.proj_out(h)
-
-
-def _conv(width_in: int, width: int, *, flat: bool) -> FrameConv2d | CausalConv3d:
-    """A convolution of kernel 3 that keeps the size: of each frame by itself if `flat`, else 3D and causal."""
-    return FrameConv2d(width_in, width, 3, padding=1) if flat else CausalConv3d(width_in, width, padding=(1, 1))
-
-
-def _alike(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The chunks, each checked to have frames and, but for their number, the shape of the first one."""
-    first: tuple[int, ...] | None = None
-    for chunk in chunks:
-        shape = tuple(chunk.shape)
-        if len(shape) != 5 or shape[2] == 0:
-            raise InputError(f"expected chunks (B, C, t, H, W) of at least one frame, got {shape}")
-        first = first or shape
-        if shape[:2] + shape[3:] != first[:2] + first[3:]:
-            raise InputError(f"expected chunks that differ in their frames only; the first was {first}, then {shape}")
-        yield chunk
 
 
 def _groups(x: Tensor, step: int) -> list[Tensor]:

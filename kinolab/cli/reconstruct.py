@@ -28,6 +28,14 @@ def reconstruct(
     stream: Annotated[
         bool | None, typer.Option("--stream/--whole", help="Exact stream, or all frames at once; default the best.")
     ] = None,
+    key_frames: Annotated[
+        Literal["first", "fixed", "scene", "best"] | None, typer.Option(help="Rule for a dpvae's key frames.")
+    ] = None,
+    period: Annotated[int | None, typer.Option(min=1, help="Frames between key frames, for fixed.")] = None,
+    cuts: Annotated[
+        Literal["builtin", "scenedetect", "none"] | None, typer.Option(help="What finds cuts, for scene and best.")
+    ] = None,
+    cut_threshold: Annotated[float | None, typer.Option(help="Change from 0 to 1 that builtin calls a cut.")] = None,
     amplify: Annotated[float, typer.Option(help="What the difference is multiplied with in the picture.")] = 4.0,
     upscale: Annotated[int, typer.Option(min=1, help="Show every pixel so many pixels wide and high.")] = 1,
     precision: Annotated[
@@ -42,6 +50,7 @@ def reconstruct(
     """
     from kinolab.cli.data import parse_size, progress_bar
     from kinolab.config import load_config
+    from kinolab.evaluation.key_frames import chosen_rule
     from kinolab.evaluation.reconstruct import ReconstructConfig
     from kinolab.evaluation.reconstruct import reconstruct as run
     from kinolab.generate import default_model
@@ -60,6 +69,9 @@ def reconstruct(
     }
     config = load_config(ReconstructConfig, values)
     network = load_autoencoder(config.autoencoder).to(device)
+    rule = {"rule": key_frames, "period": period, "cuts": cuts, "cut_threshold": cut_threshold}
+    chosen = chosen_rule(network, {name: value for name, value in rule.items() if value is not None})
+    config = config.model_copy(update={"key_frames": chosen})
     target = out if out is not None else Path(f"{clip.stem}-reconstruction.mp4")
     with progress_bar("reconstructing") as advance:
         report = run(clip, target, network, config, advance)

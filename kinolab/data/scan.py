@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from kinolab import video
-from kinolab.errors import InputError, MissingExtraError
+from kinolab.errors import InputError
+from kinolab.layers.scene_cuts import detector_cuts
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # A scan shorter than this is not worth a file in the user's cache folder.
@@ -180,22 +179,8 @@ def find_cuts(path: Path, times: Sequence[float], image_fps: float = video.IMAGE
     Raises:
         MissingExtraError: without PySceneDetect.
     """
-    try:
-        from scenedetect import AdaptiveDetector, FrameTimecode
-    except ImportError:
-        raise MissingExtraError("scenedetect-headless", "train", "splitting clips at scene cuts") from None
     fps = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
-    detector = AdaptiveDetector(min_scene_len=2)
-    cuts = []
-    last = FrameTimecode(0, fps)
-    try:
-        for number, frame in enumerate(_small_frames(path, image_fps)):
-            last = FrameTimecode(number, fps)
-            cuts += detector.process_frame(last, np.ascontiguousarray(frame.image[..., ::-1]))
-    except InputError:
-        pass  # the scan has said so; the scenes before the damage are known
-    cuts += detector.post_process(last)
-    return tuple(sorted({int(cut.frame_num) for cut in cuts}))
+    return detector_cuts((frame.image for frame in _small_frames(path, image_fps)), fps)
 
 
 def _small_frames(path: Path, image_fps: float) -> Iterator[video.Frame]:

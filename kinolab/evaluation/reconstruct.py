@@ -14,9 +14,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,10 +25,13 @@ from torch import Tensor
 
 from kinolab import __version__, video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
+from kinolab.autoencoders.dpvae import DpVae
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.evaluation.key_frames import group_notes, key_frame_rule, known_cuts, listed
 from kinolab.evaluation.memory import peak_memory
 from kinolab.generate import model_hash, provenance_path
+from kinolab.layers.key_frames import Group, KeyFrameConfig
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
@@ -36,8 +39,9 @@ from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 CHUNK_PIXELS = 2**20
 """A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
 
-Mode = Literal["stream", "tiled", "whole"]
+Mode = Literal["stream", "tiled", "whole", "groups"]
 Progress = Callable[[int, int], None]
+Timed = TypeVar("Timed", Tensor, Group)
 
 
 class ReconstructConfig(Config):
@@ -53,7 +57,10 @@ class ReconstructConfig(Config):
     """Frame rate that the clip is re-timed to; none = its own."""
     mode: Literal["auto", "stream", "tiled", "whole"] = "auto"
     """stream: exact, in bounded memory; tiled: groups that overlap by one frame, in bounded memory, with seams;
-    whole: all frames at once; auto: stream where the autoencoder can, else tiled."""
+    whole: all frames at once; auto: stream where the autoencoder can, else tiled (and the groups of its key frames
+    where their rule is another than first)."""
+    key_frames: KeyFrameConfig | None = None
+    """How a dpvae is to cut the clip into groups and choose their key frames; none = as its own config says."""
     tile: int | None = Field(None, ge=2)
     """Frames of a group, by the autoencoder's rule (1 + r*k, or r*k); setting it means tiled."""
     amplify: float = Field(4.0, gt=0)
@@ -84,6 +91,10 @@ class ReconstructReport:
     notes: tuple[str, ...]
     bits_per_latent: float | None = None
     """Bits of one latent position where latents are codes of a codebook; none = continuous."""
+    groups: tuple[int, ...] = ()
+    """First frames of the groups, where key frames were chosen by a rule."""
+    key_frames: tuple[int, ...] = ()
+    """Their key frames."""
 
     @property
     def pixel_values(self) -> int:
@@ -119,6 +130,7 @@ class ReconstructReport:
             f"PSNR       {self.psnr.value:.2f} dB (mean over {self.psnr.count} frames)",
             f"SSIM       {'-' if self.ssim is None else f'{self.ssim.value:.4f}'}",
             f"ratio      {self.ratio:.1f} : 1 ({shapes})",
+            *([] if not self.groups else [f"groups     {len(self.groups)}; key frames {listed(self.key_frames)}"]),
             *([] if self.bits_per_pixel is None else [f"codes      {self.bits_per_pixel:.4f} bits per pixel"]),
             f"time       {', '.join(speeds)}",
             f"memory     peak {memory or 'not known on this system'}",
@@ -155,6 +167,7 @@ def reconstruct(
     info = video.probe(clip)
     mode, tile, notes = choose_mode(autoencoder, config)
     run = _Run(autoencoder, config, mode, tile, notes)
+    run.cuts = known_cuts(clip, run.rule, config.fps, config.frames)
     fps = config.fps or info.fps
     expected = config.frames or round((info.duration or 0.0) * fps)
     images = (frame.image for frame in video.iter_frames(clip, fps=config.fps, size=config.size))
@@ -177,6 +190,8 @@ def reconstruct(
         precision=describe(config.precision, run.device),
         notes=tuple(run.notes),
         bits_per_latent=autoencoder.bits_per_latent,
+        groups=tuple(group.start for group in run.groups),
+        key_frames=tuple(group.key_frame for group in run.groups),
     )
     target = provenance_path(out)
     beside = target.with_name(f".writing-{target.name}")
@@ -188,6 +203,13 @@ def reconstruct(
 def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:
     """stream, tiled or whole; the frames of a tile (none: as memory allows); and what to say about it."""
     spec = autoencoder.spec
+    rule = key_frame_rule(autoencoder, config.key_frames)
+    if rule is not None and config.tile is not None:
+        raise InputError("this autoencoder codes groups of frames by themselves, which never overlap; leave out --tile")
+    if rule is not None and rule.rule != "first":
+        if config.mode != "auto":
+            raise InputError(f"key frames by rule {rule.rule} make groups of any length; leave out mode {config.mode}")
+        return "groups", None, []
     if config.tile is not None:
         if config.mode in ("stream", "whole"):
             raise InputError(f"expected a tile or mode {config.mode}, not both")
@@ -223,11 +245,13 @@ class _Run:
         self.size: tuple[int, int] | None = None
         self.latent_shape: tuple[int, int, int, int] | None = None
         self.done = 0
+        self.rule = key_frame_rule(autoencoder, config.key_frames)
+        self.cuts: tuple[int, ...] | None = None
+        self.groups: list[Group] = []
 
     def pictures(self, images: Iterator[np.ndarray], expected: int, progress: Progress | None) -> Iterator[np.ndarray]:
         """The frames of the file to write: (H, 3 W, 3) uint8, times `upscale`."""
-        latents = self.encoding.of(self._latents(self.reading.of(self._chunks(images))))
-        for chunk in self.decoding.of(self._decode(latents)):
+        for chunk in self.decoding.of(self._rebuilt(self.reading.of(self._chunks(images)))):
             rebuilt = chunk.float().clamp(-1, 1).cpu()
             shown = video.to_uint8(rebuilt[0])
             originals = np.stack([self.waiting.popleft() for _ in range(len(shown))])
@@ -240,9 +264,10 @@ class _Run:
         assert not self.waiting, "every frame that went in must come out"
 
     def _chunks(self, images: Iterator[np.ndarray]) -> Iterator[Tensor]:
-        """Chunks (1, 3, t, H, W): 1 + r*k frames (or r*k), then multiples of r; frames that fill no latent left out."""
+        """Chunks (1, 3, t, H, W), up to valid frame counts; frames that fill no latent left out (but for groups)."""
         spec, held, given, step = self.autoencoder.spec, list[np.ndarray](), 0, 0
-        limit = None if self.config.frames is None else spec.snap_frames(self.config.frames)
+        snap = (lambda frames: frames) if self.mode == "groups" else spec.snap_frames
+        limit = None if self.config.frames is None else snap(self.config.frames)
         if limit is not None and limit != self.config.frames:
             self.notes.append(f"{limit} frames instead of {self.config.frames}: {_rule(spec)}")
         for image in images:
@@ -253,12 +278,12 @@ class _Run:
                 break
             assert self.size is not None
             held.append(_centre(image, *self.size))
-            if len(held) == step + (spec.first_frame and given == 0):
+            if given + len(held) == snap(given + step + (spec.first_frame and given == 0)):
                 yield self._chunk(held)
                 given, held = given + len(held), []
         if given + len(held) < spec.least_frames:
             raise InputError(f"expected at least {spec.least_frames} frames, got {len(held)}: {_rule(spec)}")
-        kept = spec.snap_frames(len(held)) if given == 0 else len(held) // spec.frame_step * spec.frame_step
+        kept = max(0, snap(given + len(held)) - given)
         if kept < len(held):
             left = len(held) - kept
             self.notes.append(f"the last {left} frame{'s' * (left > 1)} left out: {_rule(spec)}")
@@ -288,6 +313,25 @@ class _Run:
         r = self.autoencoder.spec.frame_step
         return max(r, min(16, CHUNK_PIXELS // (height * width)) // r * r)
 
+    def _rebuilt(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        if self.mode != "groups":
+            return self._decode(self.encoding.of(self._latents(chunks)))
+        assert isinstance(self.autoencoder, DpVae)
+        return (self.autoencoder.decode_group(group) for group in self.encoding.of(self._groups(chunks)))
+
+    def _groups(self, chunks: Iterator[Tensor]) -> Iterator[Group]:
+        assert isinstance(self.autoencoder, DpVae) and self.rule is not None
+        for group in self.autoencoder.group_stream(chunks, self.rule, self.cuts):
+            self._count(group.latents)
+            # Without their latents: memory must not grow with the clip.
+            self.groups.append(replace(group, latents=group.latents.new_empty(0)))
+            yield group
+        self.notes += group_notes(self.groups, self.autoencoder.spec, self.rule)
+
+    def _count(self, latents: Tensor) -> None:
+        _, c, t, h, w = latents.shape
+        self.latent_shape = c, t + (self.latent_shape[1] if self.latent_shape else 0), h, w
+
     def _latents(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
         means: Iterable[Tensor]
         if self.mode == "stream":
@@ -295,8 +339,7 @@ class _Run:
         else:
             means = encode_groups(self.autoencoder, chunks)
         for mean in means:
-            _, c, t, h, w = mean.shape
-            self.latent_shape = c, t + (self.latent_shape[1] if self.latent_shape else 0), h, w
+            self._count(mean)
             yield mean
 
     def _decode(self, latents: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -357,12 +400,13 @@ class _Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def of(self, items: Iterator[Tensor]) -> Iterator[Tensor]:
+    def of(self, items: Iterator[Timed]) -> Iterator[Timed]:
         while True:
             began = time.perf_counter()
             item = next(items, None)
-            if item is not None and item.device.type == "cuda":
-                torch.cuda.synchronize(item.device)
+            made = item.latents if isinstance(item, Group) else item
+            if made is not None and made.device.type == "cuda":
+                torch.cuda.synchronize(made.device)
             self.seconds += time.perf_counter() - began
             if item is None:
                 return

@@ -301,7 +301,7 @@ def shape_facts(autoencoder: Autoencoder, shape: tuple[int, int, int]) -> dict[s
         "latent_channels": C,
         "temporal_compression": T / t,
         "spatial_compression": H * W / (h * w),
-        "total_compression": 3 * T * H * W / (C * t * h * w),
+        "total_compression": float(autoencoder.compression(T, H, W)),
         "parameters": sum(p.numel() for p in autoencoder.parameters()),
     }
     if bits is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kinolab.errors import InputError
 from kinolab.layers.normalization import fold_frames, unfold_frames
 
 
@@ -90,3 +93,16 @@ def prepend_past(layer: nn.Module, x: Tensor, frames: int, stream: Stream | None
     past = None if stream is None else stream.get(layer)
     # Not `expand`: joining with it loses the memory order.
     return torch.cat([x[:, :, :1]] * frames + [x] if past is None else [past, x], dim=2)
+
+
+def alike(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The chunks, each checked to have frames and, but for their number, the shape of the first one."""
+    first: tuple[int, ...] | None = None
+    for chunk in chunks:
+        shape = tuple(chunk.shape)
+        if len(shape) != 5 or shape[2] == 0:
+            raise InputError(f"expected chunks (B, C, t, H, W) of at least one frame, got {shape}")
+        first = first or shape
+        if shape[:2] + shape[3:] != first[:2] + first[3:]:
+            raise InputError(f"expected chunks that differ in their frames only; the first was {first}, then {shape}")
+        yield chunk

@@ -32,6 +32,11 @@ class LatentRules(Protocol):
         ...
 
     @property
+    def group_frames(self) -> int | None:
+        """After how many frames the rule begins again; none = never."""
+        ...
+
+    @property
     def spatial_ratio(self) -> int:
         """Pixels per latent along each side."""
         ...
@@ -84,11 +89,11 @@ def fold(mask: Tensor, spec: LatentRules) -> Tensor:
     spec.check(*mask.shape[2:])
     B, _, T, H, W = mask.shape
     share = mask.float().reshape(B, T, H // s, s, W // s, s).mean((3, 5))
-    padded = torch.cat([share[:, :1].expand(-1, r - 1, -1, -1), share], 1)
-    return padded.unflatten(1, (-1, r)).transpose(1, 2)
+    groups = [torch.cat([g[:, :1].expand(-1, r - 1, -1, -1), g], 1) for g in share.split(spec.group_frames or T, dim=1)]
+    return torch.cat(groups, 1).unflatten(1, (-1, r)).transpose(1, 2)
 
 
-def fill(video: Tensor, mask: Tensor, temporal_ratio: int = 1) -> Tensor:
+def fill(video: Tensor, mask: Tensor, temporal_ratio: int = 1, group_frames: int | None = None) -> Tensor:
     """Video (B, 3, T, H, W) whose pixels to be generated are replaced; nothing of what they were remains.
 
     A pixel takes the value it has in the nearest frame that gives it within its own latent, so that a latent with one
@@ -98,7 +103,8 @@ def fill(video: Tensor, mask: Tensor, temporal_ratio: int = 1) -> Tensor:
     T = mask.shape[2]
     given = (mask == 0).expand(-1, 1, -1, -1, -1)
     time = torch.arange(T, device=mask.device)
-    latent = (time + temporal_ratio - 1) // temporal_ratio
+    group = group_frames or T
+    latent = time // group * group + (time % group + temporal_ratio - 1) // temporal_ratio
     shape = (1, 1, T, 1, 1)
     last = torch.where(given, time.view(shape), -1).cummax(2).values
     following = torch.where(given, time.view(shape), T).flip(2).cummin(2).values.flip(2)
@@ -119,7 +125,8 @@ def encode_given(autoencoder: Encoder, video: Tensor, mask: Tensor) -> tuple[Ten
     Training and sampling both come through here. Pixels under the mask have no influence, whatever they hold.
     """
     folded = fold(mask, autoencoder.spec).to(video.device)
-    latents = autoencoder.encode(fill(video, mask, autoencoder.spec.temporal_ratio)).mean.float()
+    filled = fill(video, mask, autoencoder.spec.temporal_ratio, autoencoder.spec.group_frames)
+    latents = autoencoder.encode(filled).mean.float()
     return torch.where(partly_given(folded), latents, torch.zeros_like(latents)), folded
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kinolab import video
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.layers.frame_rule import frames_above, frames_below
 from kinolab.tasks.animate import place_images
 from kinolab.tasks.complete import box_mask, picture_mask
 from kinolab.tasks.extend import Canvas, backward, hierarchical, looped, outward, sliding
@@ -123,10 +124,11 @@ class Shape:
     size: tuple[int, int]
     fps: float
     temporal_ratio: int
+    group_frames: int | None = None
 
     def snap(self, frames: int) -> int:
-        """The largest valid number of frames not above `frames`: any from a window on, else 1 + ratio * k."""
-        return frames if frames >= self.window else (frames - 1) // self.temporal_ratio * self.temporal_ratio + 1
+        """The largest valid number of frames not above `frames`: any from a window on, else by the rule."""
+        return frames if frames >= self.window else frames_below(frames, self.temporal_ratio, group=self.group_frames)
 
 
 def prepare(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
@@ -259,7 +261,7 @@ def _prepared(
     total = canvas.shape[1]
     if total <= shape.window and plan is not looped:
         # Frames that fill the last latent are generated too, and left out at the end.
-        valid = 1 + -(-(total - 1) // shape.temporal_ratio) * shape.temporal_ratio
+        valid = frames_above(total, shape.temporal_ratio, group=shape.group_frames)
         more = valid - total
         ends = (more, 0) if plan is backward else (0, more)
         canvas = torch.nn.functional.pad(canvas, (0, 0, 0, 0, *ends))

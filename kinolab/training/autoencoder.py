@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kinolab import video
-from kinolab.autoencoders.base import Autoencoder, Posterior
+from kinolab.autoencoders.base import Autoencoder, Posterior, Term
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
@@ -24,6 +24,14 @@ from kinolab.training.recipe import AutoencoderRecipe
 from kinolab.training.trainer import Part
 
 
+class Rebuilt(NamedTuple):
+    """A batch's reconstruction (B, 3, T, H, W), its posterior, and the terms that its autoencoder adds to the loss."""
+
+    video: Tensor
+    posterior: Posterior
+    terms: dict[str, Term]
+
+
 class Reconstructor(nn.Module):
     """An autoencoder whose forward is encode, sample, decode: what DDP and FSDP need to wrap."""
 
@@ -31,15 +39,16 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, videos: list[Tensor], noises: list[Tensor] | None) -> list[tuple[Tensor, Posterior]]:
-        """Reconstructions and posteriors of each batch (B, 3, T, H, W); without noise, of the posterior's mean."""
+    def forward(self, videos: list[Tensor], noises: list[Tensor] | None) -> list[Rebuilt]:
+        """What becomes of each batch (B, 3, T, H, W); without noise (evaluation), of the posterior's mean."""
         results = []
         for k, clip in enumerate(videos):
             posterior = self.autoencoder.encode(clip)
             latents = posterior.mean
+            terms = {} if noises is None else self.autoencoder.regularisation(clip, posterior)
             if noises is not None:
                 latents = latents + torch.exp(0.5 * posterior.logvar) * noises[k].to(latents)
-            results.append((self.autoencoder.decode(latents), posterior))
+            results.append(Rebuilt(self.autoencoder.decode(latents), posterior, terms))
         return results
 
 
@@ -72,26 +81,26 @@ class AutoencoderJob:
         return micro_batches(self.source, self.recipe.training, first_step, world)
 
     def _groups(self, batch: MicroBatch, step: int) -> list[tuple[list[int], Tensor]]:
-        """The micro-batch as whole clips and as single frames: (positions, video) of each group that is not empty."""
+        """The micro-batch as clips of equal length, the longest first: (positions, video) of each length."""
         recipe = self.recipe
-        clips, images = [], []
+        groups: dict[int, list[tuple[int, Tensor]]] = {}
         share = round(recipe.image_fraction * recipe.training.batch_size)
         sources = generators(recipe.training.seed, step, batch.positions, "frames")
         for position, example, source in zip(batch.positions, batch.examples, sources, strict=True):
             frames = example.video
             if position < share and frames.shape[1] > 1:
                 pick = int(torch.randint(frames.shape[1], (1,), generator=source))
-                images.append((position, frames[:, pick : pick + 1]))
+                frames = frames[:, pick : pick + 1]
             elif recipe.frames_per_clip is not None and frames.shape[1] > recipe.frames_per_clip:
                 picks = torch.randperm(frames.shape[1], generator=source)[: recipe.frames_per_clip]
-                clips.append((position, frames[:, picks]))
+                frames = frames[:, picks]
             elif recipe.window_frames is not None and frames.shape[1] > recipe.window_frames:
                 first = int(torch.randint(frames.shape[1] - recipe.window_frames + 1, (1,), generator=source))
-                clips.append((position, frames[:, first : first + recipe.window_frames]))
-            else:
-                (images if frames.shape[1] == 1 else clips).append((position, frames))
-        groups = [g for g in (clips, images) if g]
-        return [([p for p, _ in g], torch.stack([v for _, v in g]).to(self.device)) for g in groups]
+                frames = frames[:, first : first + recipe.window_frames]
+            frames = self.autoencoder.training_clip(frames, source)
+            groups.setdefault(frames.shape[1], []).append((position, frames))
+        ordered = [groups[length] for length in sorted(groups, reverse=True)]
+        return [([p for p, _ in g], torch.stack([v for _, v in g]).to(self.device)) for g in ordered]
 
     def _noise(self, positions: list[int], clip: Tensor, step: int) -> Tensor:
         shape = self.autoencoder.spec.latent_shape(*clip.shape[2:])
@@ -108,14 +117,15 @@ class AutoencoderJob:
             results = self.parts[name].wrapped(videos, noises)
             # The sharded weight is not the tensor that the loss depends on; the reconstruction stands in for it.
             last = None if hasattr(self.autoencoder.last_layer, "full_tensor") else self.autoencoder.last_layer
-            self._reconstructions[key] = [(v, r.detach()) for v, (r, _) in zip(videos, results, strict=True)]
-            for clip, (reconstruction, posterior) in zip(videos, results, strict=True):
+            self._reconstructions[key] = [(v, r.video.detach()) for v, r in zip(videos, results, strict=True)]
+            for clip, result in zip(videos, results, strict=True):
                 loss, parts = self.losses.generator_loss(
                     clip,
-                    reconstruction,
-                    posterior,
+                    result.video,
+                    result.posterior,
                     step=step,
                     last_layer=last,
+                    terms=result.terms,
                 )
                 total = total + self._add(numbers, loss, parts, len(clip) / len(micro_batch.positions))
         else:
@@ -147,8 +157,8 @@ class AutoencoderJob:
         psnr, ssim = Psnr(), Ssim()
         for clip in self._heldout_batches(self.recipe.heldout_clips):
             with autocast(self.recipe.training.precision, self.device):
-                [(reconstruction, _)] = self.reconstructor([clip], None)
-            reconstruction = reconstruction.float().clamp(-1, 1)
+                [rebuilt] = self.reconstructor([clip], None)
+            reconstruction = rebuilt.video.float().clamp(-1, 1)
             psnr.update(clip, reconstruction)
             ssim.update(clip, reconstruction)
         return {"psnr": psnr.compute().value, "ssim": ssim.compute().value}
@@ -158,7 +168,7 @@ class AutoencoderJob:
         batches = list(self._heldout_batches(self.recipe.sample_clips))
         batches = [b for b in batches if b.shape[2:] == batches[0].shape[2:]]  # clips, or images, side by side
         with autocast(self.recipe.training.precision, self.device):
-            reconstruction = torch.cat([self.reconstructor([b], None)[0][0] for b in batches])
+            reconstruction = torch.cat([self.reconstructor([b], None)[0].video for b in batches])
         clip = torch.cat(batches)
         if world.first:
             rows = [np.concatenate([video.to_uint8(v) for v in batch], axis=2) for batch in (clip, reconstruction)]
@@ -166,13 +176,14 @@ class AutoencoderJob:
             video.write(folder / f"step-{step:08d}.mp4", np.concatenate(rows, axis=1), fps=self.recipe.sample_fps)
 
     def export(self, folder: Path, step: int, world: World) -> None:
-        """Write the model folder, its latents normalised to zero mean and unit variance over held-in clips."""
+        """Write the model folder, its latents normalised to zero mean and unit variance over held-in clips (unless it
+        keeps its scaling)."""
         state = {k.removeprefix("autoencoder."): v for k, v in full_state(self.reconstructor).items()}
         if not world.first:
             return
         autoencoder = self.autoencoder if world.size == 1 else type(self.autoencoder)(self.autoencoder.config)
         autoencoder.load_state_dict(state)
-        if self.recipe.trained == "all":
+        if self.recipe.trained == "all" and not autoencoder.keeps_scaling:
             calibrate(autoencoder, [self.source[i].video for i in spread(len(self.source), 64)])
         save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps")
 

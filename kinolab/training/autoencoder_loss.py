@@ -5,7 +5,7 @@ Rombach et al. 2022 (latent diffusion), appendix G; Esser et al. 2021 (VQGAN), e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kinolab.autoencoders.base import Posterior
+from kinolab.autoencoders.base import Posterior, Term
 from kinolab.config import Config
 from kinolab.errors import InputError
 from kinolab.metrics.perceptual import PerceptualConfig, PerceptualDistance
@@ -26,6 +26,9 @@ from kinolab.training.discriminator import (
     discriminator_loss,
     generator_loss,
 )
+
+NO_TERMS: Mapping[str, Term] = {}
+"""What an autoencoder without regularisation adds."""
 
 
 class AdversarialConfig(Config):
@@ -90,6 +93,7 @@ class AutoencoderLoss(nn.Module):
         *,
         step: int,
         last_layer: Tensor | None = None,
+        terms: Mapping[str, Term] = NO_TERMS,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The autoencoder's scalar loss, and its unweighted parts as detached scalars for the log.
 
@@ -100,6 +104,8 @@ class AutoencoderLoss(nn.Module):
             last_layer: the tensor at which the adaptive weight compares gradients, usually the weight of the
                 decoder's last convolution; None = the reconstruction itself, which also works when the decoder's
                 parameters are sharded.
+            terms: what the autoencoder itself adds (`Autoencoder.regularisation`); like the KL, the adversarial loss
+                is not weighed against it.
 
         Gradients never reach the discriminator's parameters. Without gradients (evaluation) the adaptive weight is 1.
         """
@@ -118,6 +124,9 @@ class AutoencoderLoss(nn.Module):
             parts["perceptual"] = self.perceptual(video, reconstruction, step=step)
             fidelity = fidelity + c.perceptual.weight * parts["perceptual"]
         loss = fidelity + c.kl_weight * kl
+        for name, term in terms.items():
+            loss = loss + term.weight * term.value
+            parts[name] = term.value
         if self.discriminator is not None and c.adversarial is not None and self.is_adversarial(step):
             with _frozen(self.discriminator):
                 push = generator_loss(self.discriminator(reconstruction), c.adversarial.loss)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from kinolab import checkpoints
-from kinolab.autoencoders import AUTOENCODERS, OdVae, OdVaeConfig, inflate
+from kinolab.autoencoders import AUTOENCODERS, DpVaeConfig, OdVaeConfig, inflate, inflate_dpvae
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
@@ -19,6 +19,16 @@ from kinolab.denoisers.inflate import start_from_image
 from kinolab.errors import InputError
 from kinolab.model import find_model, load_autoencoder, load_denoiser, read_model_config
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe, InitialConfig
+
+
+def check_initial(config: AutoencoderRecipe) -> None:
+    """Raises InputError where a part that stays frozen would have random weights."""
+    target = config.autoencoder
+    if isinstance(target, DpVaeConfig) and target.reads_image and config.initial is None:
+        raise InputError(
+            "autoencoder.image is frozen and would have random weights: name a trained image autoencoder with "
+            "initial.path and initial.method=tail"
+        )
 
 
 def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:
@@ -44,13 +54,14 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
     source = load_autoencoder(initial.path)
     if initial.method == "weights":
         return _copied(build_autoencoder(target), source, initial.path)
-    if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig):
+    if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig | DpVaeConfig):
         raise InputError(
-            f"initial.method={initial.method} inflates an image autoencoder to odvae; got {source.config.kind} "
-            f"to {target.kind}; use method: weights"
+            f"initial.method={initial.method} inflates an image autoencoder to odvae or dpvae; got "
+            f"{source.config.kind} to {target.kind}; use method: weights"
         )
-    inflated: OdVae = inflate(source, target, initial.method)
-    return inflated
+    if isinstance(target, DpVaeConfig):
+        return inflate_dpvae(source, target, initial.method)
+    return inflate(source, target, initial.method)
 
 
 def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda text: None) -> Denoiser:

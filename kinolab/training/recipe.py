@@ -29,8 +29,8 @@ class InitialConfig(Config):
     path: Path
     """A model folder, a run folder or a weights file."""
     method: Literal["weights", "tail", "average", "random"] = "weights"
-    """`weights` copies an equal model; the others inflate an image autoencoder (OD-VAE, section 3.3), `random` only
-    matching its shape."""
+    """`weights` copies an equal model; the others inflate an image autoencoder to odvae (OD-VAE, section 3.3) or dpvae;
+    `random` only matches its shape (dpvae keeps it as the frozen part)."""
 
 
 class DenoiserInitialConfig(Config):

@@ -19,7 +19,7 @@ from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.encoder import EncoderJob, MixedSource
-from kinolab.training.initial import first_autoencoder, first_denoiser
+from kinolab.training.initial import check_initial, first_autoencoder, first_denoiser
 from kinolab.training.parallel import World, join_world
 from kinolab.training.recipe import AnyRecipe, AutoencoderRecipe, DenoiserRecipe, EncoderRecipe, load_recipe
 from kinolab.training.state import checkpoints
@@ -114,6 +114,7 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
     if isinstance(config, EncoderRecipe):
         return EncoderJob(config, *_mixed_sources(config, say))
     if isinstance(config, AutoencoderRecipe):
+        check_initial(config)
         autoencoder = first_autoencoder(config)
         return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
     autoencoder = load_autoencoder(config.autoencoder)

@@ -39,6 +39,17 @@ def test_a_spec_takes_exactly_the_frame_counts_of_its_rule(
             assert str(error.value) == f"expected {rule} frames, got {frames}; use {near} or {near + spec.frame_step}"
 
 
+def test_a_spec_with_groups_begins_again_after_each() -> None:
+    spec = AutoencoderSpec(4, 4, 8, causal=True, group_frames=9)
+    valid = {1: 1, 5: 2, 9: 3, 10: 4, 14: 5, 18: 6, 19: 7}
+    for frames, latents in valid.items():
+        assert spec.latent_shape(frames, 16, 24) == (4, latents, 2, 3) and spec.pixel_frames(latents) == frames
+    for frames, message in ((6, "use 5 or 9"), (11, "use 10 or 14"), (0, "use 1 or 5")):
+        with pytest.raises(InputError, match=rf"expected 9\*m or 9\*m \+ 1 \+ 4\*k frames, got {frames}; {message}"):
+            spec.check(frames, 16, 24)
+    assert [spec.snap_frames(n) for n in (0, 4, 8, 9, 13, 17, 18)] == [1, 1, 5, 9, 10, 14, 18]
+
+
 def test_a_posterior_without_spread_is_its_mean() -> None:
     latents = torch.randn(2, 3, 1, 4, 4)
     posterior = Posterior.certain(latents)

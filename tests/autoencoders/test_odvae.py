@@ -91,9 +91,9 @@ def test_variants_have_the_2d_convolutions_that_the_paper_says() -> None:
 
 def test_early_time_steps_halve_time_at_the_finest_resolutions() -> None:
     late, early = OdVaeConfig(**TINY), OdVaeConfig(**TINY, time_steps="early")
-    assert [late.encoder_halves_time(i) for i in range(4)] == [False, True, True, False]
-    assert [early.encoder_halves_time(i) for i in range(4)] == [True, True, False, False]
-    assert [early.decoder_doubles_time(i) for i in range(4)] == [False, False, True, True]
+    assert [late.coder.encoder_halves_time(i) for i in range(4)] == [False, True, True, False]
+    assert [early.coder.encoder_halves_time(i) for i in range(4)] == [True, True, False, False]
+    assert [early.coder.decoder_doubles_time(i) for i in range(4)] == [False, False, True, True]
     assert OdVae(early).encode(torch.zeros(1, 3, 5, 8, 8)).mean.shape == (1, 4, 2, 1, 1)
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from kinolab import video
+from kinolab.autoencoders import DpVae, DpVaeConfig, ImageConfig
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.errors import InputError
 from kinolab.evaluation import reconstruct as module
+from kinolab.evaluation.key_frames import chosen_rule
 from kinolab.evaluation.reconstruct import (
     ReconstructConfig,
     can_stream,
@@ -162,3 +164,88 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 8 x 8"):
         reconstruct(tmp_path / "c.mkv", tmp_path / "r", model, changed(size=(4, 8)))
     assert [p.name for p in tmp_path.iterdir()] == ["c.mkv"]
+
+
+IMAGE = ImageConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, mid_block_attention=False)
+
+
+def dpvae(**fields: object) -> DpVae:
+    torch.manual_seed(1)
+    return DpVae(DpVaeConfig.model_validate({"image": IMAGE.model_dump(), "group_frames": 9, **fields})).eval()
+
+
+def write_scenes(path: Path, scenes: tuple[int, ...]) -> np.ndarray:
+    """Scenes of so many frames, each of one colour with a little noise, 24 x 32 pixels."""
+    colours = [(200, 30, 30), (30, 60, 210), (40, 220, 40), (230, 220, 60)]
+    rng = np.random.default_rng(0)
+    parts = [
+        np.full((n, 24, 32, 3), colours[k % 4]) + rng.integers(-4, 5, (n, 24, 32, 3)) for k, n in enumerate(scenes)
+    ]
+    clip = np.concatenate(parts).astype(np.uint8)
+    video.write(path, clip, 12.0, lossless=True)
+    return clip
+
+
+@torch.no_grad()
+def test_the_ratio_of_several_groups_counts_every_key_frame(tmp_path: Path) -> None:
+    model, clip = dpvae(), write_clip(tmp_path / "c.mkv", 9 + 9 + 5)
+    whole = model.decode(model.encode(video.to_tensor(clip)[None]).mean)
+    for mode in ("auto", "whole"):
+        report = reconstruct(tmp_path / "c.mkv", tmp_path / mode, model, changed(mode=mode))
+        assert report.frames == 23 and report.latent_shape == (4, 8, 3, 4) and not report.notes
+        assert report.ratio == pytest.approx(float(model.compression(23, 24, 32)))
+        _, rebuilt, _ = panels(tmp_path / mode)
+        assert np.abs(rebuilt.astype(int) - video.to_uint8(whole[0])).max() <= 1
+    write_clip(tmp_path / "d.mkv", 9 + 3)
+    report = reconstruct(tmp_path / "d.mkv", tmp_path / "d", model, changed())
+    assert report.frames == 10 and report.notes == ("the last 2 frames left out: the autoencoder takes "
+                                                    "9*m or 9*m + 1 + 4*k frames",)  # fmt: skip
+    with pytest.raises(InputError, match="leave out --tile"):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "e", model, changed(tile=9))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cuts", ["builtin", "scenedetect"])
+def test_a_clip_with_cuts_is_reconstructed_scene_by_scene(tmp_path: Path, cuts: str) -> None:
+    if cuts == "scenedetect":
+        pytest.importorskip("scenedetect")
+    model, clip = dpvae(key_frames={"rule": "scene", "cuts": cuts}), write_scenes(tmp_path / "c.mkv", (6, 13, 7))
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "scene", model, changed())
+    assert report.mode == "groups" and report.groups == (0, 6, 15, 19) == report.key_frames
+    lengths = [6, 9, 4, 7]
+    assert report.frames == 26 and report.latent_shape == (4, 3 + 3 + 2 + 3, 3, 4)
+    assert report.ratio == pytest.approx(float(model.compression(26, 24, 32, lengths)))
+    groups = model.encode_groups(video.to_tensor(clip)[None], cuts=(6, 19))
+    expected = video.to_uint8(model.decode_groups(groups)[0])
+    _, rebuilt, _ = panels(tmp_path / "scene")
+    assert np.abs(rebuilt.astype(int) - expected).max() <= 1
+    assert "groups     4; key frames 0, 6, 15, 19" in report.lines()
+    assert report.notes == ("3 of 4 groups are not 1 + 4*k frames long: their last frame is repeated",)
+
+
+def test_every_rule_can_be_asked_for_and_odd_clips_are_explained(tmp_path: Path) -> None:
+    model = dpvae()
+    write_scenes(tmp_path / "c.mkv", (1,) * 6)
+    for rule, keys in (("scene", (0, 1, 2, 3, 4, 5)), ("fixed", (0, 4)), ("best", None)):
+        given = {"rule": rule} | ({"period": 4} if rule == "fixed" else {"cuts": "none"} if rule == "best" else {})
+        config = CONFIG.model_copy(update={"key_frames": chosen_rule(model, given)})
+        report = reconstruct(tmp_path / "c.mkv", tmp_path / rule, model, config)
+        assert report.frames == 6 and (keys is None or report.key_frames == keys)
+        if rule == "scene":
+            assert report.notes == (
+                "the clip's 6 frames are fewer than a group of 9",
+                "every frame is a group of its own, as a cut stands before each: nothing is saved along time",
+            )
+            assert report.ratio == pytest.approx(float(model.compression(1, 24, 32)))
+    with pytest.raises(InputError, match="rule fixed make groups of any length; leave out mode whole"):
+        whole = config.model_copy(
+            update={"mode": "whole", "key_frames": chosen_rule(model, {"rule": "fixed", "period": 4})}
+        )
+        reconstruct(tmp_path / "c.mkv", tmp_path / "x", model, whole)
+    assert chosen_rule(autoencoder(), {}) is None
+    with pytest.raises(InputError, match="of kind dpvae, got odvae"):
+        chosen_rule(autoencoder(), {"rule": "best"})
+    with pytest.raises(InputError, match="a period belongs to rule fixed; got rule fixed, no period"):
+        chosen_rule(model, {"rule": "fixed"})
+    with pytest.raises(InputError, match="got rule best, period 3"):
+        chosen_rule(model, {"rule": "best", "period": 3})

@@ -135,3 +135,15 @@ def test_keeping_exactly() -> None:
 def test_empty_full_and_misfitting_masks_are_errors(mask: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_mask(torch.zeros(1, 3, 4, 8, 8), mask)
+
+
+def test_groups_have_a_first_frame_each() -> None:
+    groups = AutoencoderSpec(4, 4, 8, causal=True, group_frames=5)
+    mask = torch.ones(1, 1, 11, 16, 16)
+    mask[:, :, [0, 4, 5, 10]] = 0
+    folded = fold(mask, groups)[0, :, :, 0, 0].T.tolist()
+    assert folded == [[0] * 4, [1, 1, 1, 0], [0] * 4, [1] * 4, [0] * 4]
+    video = torch.arange(11.0).view(1, 1, 11, 1, 1).expand(1, 3, 11, 16, 16)
+    filled = fill(video, mask, 4, 5)[0, 0, :, 0, 0].tolist()
+    assert filled == [0, 4, 4, 4, 4, 5, 10, 10, 10, 10, 10]
+    assert fold(mask[:, :, :5], groups).equal(fold(mask[:, :, :5], CAUSAL))

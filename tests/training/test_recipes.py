@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kinolab import video
-from kinolab.autoencoders import Autoencoder, ImageAutoencoder, ImageConfig, OdVaeConfig
+from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.inflate import check_match
 from kinolab.data import CacheConfig, FolderConfig, FolderSource
@@ -94,6 +94,8 @@ def test_initial_weights_fit_the_autoencoder(name: str) -> None:
     source = autoencoder_of(recipe.initial.path)
     if recipe.initial.method == "weights":
         assert source.config == recipe.autoencoder
+    elif isinstance(recipe.autoencoder, DpVaeConfig):
+        assert source.config == recipe.autoencoder.image
     else:
         assert isinstance(source, ImageAutoencoder) and isinstance(recipe.autoencoder, OdVaeConfig)
         check_match(source, recipe.autoencoder)

@@ -36,6 +36,19 @@ def odvae_recipe(**training: Any) -> dict[str, Any]:
     return recipe
 
 
+def dpvae_recipe(image: Path, **training: Any) -> dict[str, Any]:
+    """A tiny DP-VAE around the image autoencoder of a run of `autoencoder_recipe`, with images in the batch."""
+    recipe = autoencoder_recipe(**training)
+    recipe["autoencoder"] = {
+        "kind": "dpvae", "temporal_ratio": 2, "group_frames": 3, "regularisation": {"samples": 32},
+        "image": {key: value for key, value in recipe["autoencoder"].items() if key != "kind"},
+    }  # fmt: skip
+    recipe["data"]["world"]["frames"] = 6
+    recipe["initial"] = {"path": str(image), "method": "tail"}
+    recipe["image_fraction"] = 0.25
+    return recipe
+
+
 def denoiser_recipe(autoencoder: Path, **training: Any) -> dict[str, Any]:
     """A tiny Latte with labels on clips that are encoded on the fly."""
     return {
