@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-AUTOENCODERS = ("odvae",)
+AUTOENCODERS = ("odvae", "dpvae")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
 
 
@@ -19,8 +19,8 @@ def register(app: typer.Typer) -> None:
 def inflate(
     source: Annotated[str, typer.Argument(help="An image model: public weights, a model folder, or a run folder.")],
     to: Annotated[
-        Literal["latte", "vdt", "mmdit", "odvae"],
-        typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae."),
+        Literal["latte", "vdt", "mmdit", "odvae", "dpvae"],
+        typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     setting: Annotated[
@@ -33,7 +33,7 @@ def inflate(
         ),
     ] = None,
     init: Annotated[
-        Literal["tail", "average"] | None, typer.Option(help="How odvae's kernels are filled in time; default: tail.")
+        Literal["tail", "average"] | None, typer.Option(help="How kernels are filled in time; default: tail.")
     ] = None,
     format: Annotated[str | None, typer.Option(help="Format of public weights; default: told by names.")] = None,
     prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
@@ -63,7 +63,7 @@ def inflate(
     image = read_source(source, format, prefix, given or [], part)
     if to in AUTOENCODERS:
         if autoencoder is not None:
-            raise InputError("--autoencoder is for denoisers; odvae is an autoencoder itself")
+            raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
         lines = _autoencoder(image, to, out, source, fields, init or "tail")
     else:
         if init is not None:
@@ -75,16 +75,22 @@ def inflate(
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> list[str]:
     """Inflate an image autoencoder and write its folder; what to say about it."""
-    from kinolab.autoencoders import ImageAutoencoder
+    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
-    from kinolab.autoencoders.inflate import matching_odvae
+    from kinolab.autoencoders.inflate import inflate_dpvae, matching_odvae
+    from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.model import save_autoencoder
 
     if not isinstance(image, ImageAutoencoder):
         raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder (AutoencoderKL)")
     # A further kind of video autoencoder gets its branch here, and its name in AUTOENCODERS and in --to.
-    model = inflate_odvae(image, matching_odvae(image.config, fields), init)
+    model: Autoencoder
+    if to == "dpvae":
+        config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
+        model = inflate_dpvae(image, config, init)
+    else:
+        model = inflate_odvae(image, matching_odvae(image.config, fields), init)
     save_autoencoder(model, out, trained=f"inflated from {Path(source).name} ({init})")
     before, after = _count(image), _count(model)
     return [

@@ -11,7 +11,7 @@ import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae
+from kinolab.autoencoders import DpVae, ImageAutoencoder, ImageConfig, OdVae
 from kinolab.checkpoints import load, save
 from kinolab.cli import convert, inflate
 from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig
@@ -121,6 +121,18 @@ def test_an_image_autoencoder_becomes_an_odvae(tmp_path: Path, vae: Path) -> Non
     assert f"copied  {before:,} parameters" in text and f"added   {after - before:,} parameters" in text
 
 
+def test_an_image_autoencoder_becomes_a_dp_vae(tmp_path: Path, vae: Path) -> None:
+    text = run("inflate", vae, "--to", "dpvae", "--out", tmp_path / "video", "-s", "temporal_ratio=2")
+    video, image = load_autoencoder(tmp_path / "video"), load(vae)
+    assert isinstance(video, DpVae) and video.spec.temporal_ratio == 2
+    picture = torch.rand(1, 3, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        latents = image.encode(picture).mean
+        torch.testing.assert_close(video.encode(picture).mean, latents, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(video.decode(latents), image.decode(latents), atol=1e-5, rtol=1e-5)
+    assert text.splitlines()[0].endswith("DpVae, " + f"{sum(p.numel() for p in video.parameters()):,} parameters")
+
+
 def test_a_model_folder_brings_its_autoencoder_and_diffusion(tmp_path: Path, sd3: Path, pixels: Path) -> None:
     bare = tmp_path / "bare.safetensors"
     run("convert", bare, "--out", tmp_path / "image", "-a", pixels)
@@ -144,7 +156,7 @@ def test_what_inflate_cannot_do_it_says(tmp_path: Path, vae: Path, sd3: Path, di
         ((bare, "--to", "odvae", *out), "a Mmdit; odvae is made from an image autoencoder"),
         ((vae, "--to", "vdt", "-a", pixels, *out), "an autoencoder; use --to odvae"),
         ((vae, "--to", "odvae", "-a", pixels, *out), "odvae is an autoencoder itself"),
-        ((bare, "--to", "mmdit", "-a", pixels, "--init", "tail", *out), "--init is for odvae"),
+        ((bare, "--to", "mmdit", "-a", pixels, "--init", "tail", *out), "--init is for odvae, dpvae"),
         ((bare, "--to", "mmdit", "-a", pixels, "-s", "attention=4d", *out), "attention"),
         ((bare, "--to", "mmdit", "-a", pixels, "-s", "kind=vdt", *out), "is --to"),
         ((dit, "--to", "mmdit", "-a", pixels, *out), "a DiT does not become mmdit"),
