@@ -272,6 +272,7 @@ class Diffusion:
         steering: Steering | None = None,
         callback: Callback | None = None,
         cache: StepCache | None = None,
+        negative: Conditions | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Clean latents (B, C, T, H, W) from noise.
@@ -286,6 +287,7 @@ class Diffusion:
             steering: holds a denoiser that takes nothing given to the given part of the sample.
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
             cache: reuses the denoiser's features between steps, begun anew here; none = every step runs in full.
+            negative: conditions that guidance moves away from; none = the null condition.
             device: where noise that is drawn here goes.
 
         Raises:
@@ -298,7 +300,10 @@ class Diffusion:
         if not isinstance(noise, Tensor):
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        predict = guided(denoiser, conditions, guidance, channels=z.shape[1], fraction=self.path.fraction, cache=cache)
+        fraction = self.path.fraction
+        predict = guided(
+            denoiser, conditions, guidance, channels=z.shape[1], fraction=fraction, cache=cache, negative=negative
+        )
 
         def denoise(z: Tensor, t: float) -> Denoised:
             prediction, variance = self.split(predict(z, t), z.shape[1])

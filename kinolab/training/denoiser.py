@@ -12,8 +12,9 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.conditioning import MiniLmConfig, TextEmbedding
 from kinolab.conditioning import build as build_text_encoder
+from kinolab.conditioning import check_widths
+from kinolab.data import CacheSource
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion
@@ -23,6 +24,7 @@ from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import World, full_state
+from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.randomness import generators, normal, sample_seed, uniform
 from kinolab.training.recipe import DenoiserRecipe
 from kinolab.training.tasks import TaskDraws
@@ -50,8 +52,11 @@ class DenoiserJob:
                 f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
             )
         self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
-        self.text = build_text_encoder(MiniLmConfig()) if recipe.text_encoder != "none" else None
-        self._embedded: dict[str, TextEmbedding] = {}
+        encoder = build_text_encoder(recipe.text_encoder)
+        self.text: CaptionEmbedder | None = None
+        if encoder is not None:
+            check_widths(encoder, spec.text_dim, spec.pooled_dim)
+            self.text = CaptionEmbedder(encoder, source.config.path if isinstance(source, CacheSource) else None)
         self.parts = {"denoiser": Part(self.denoiser)}
         self.device = torch.device("cpu")
 
@@ -59,6 +64,8 @@ class DenoiserJob:
         """This process's micro-batches, from `first_step` on."""
         self.device = self.tasks.device = world.device
         self.autoencoder.to(world.device)
+        if self.text is not None:
+            self.text.encoder.to(world.device)
         return micro_batches(self.source, self.recipe.training, first_step, world)
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -77,7 +84,7 @@ class DenoiserJob:
             rate = torch.where(some, self.recipe.given_condition_dropout, rate)
         dropped = uniform(generators(seed, step, positions, "dropout")) < rate
         if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
-            conditions = conditions.with_null(dropped.to(self.device))
+            conditions = self._dropped(conditions, dropped.to(self.device))
         if conditions.label is not None and self.recipe.label_dropout:
             alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
             conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
@@ -85,6 +92,20 @@ class DenoiserJob:
         parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
+
+    def _dropped(self, conditions: Conditions, rows: Tensor) -> Conditions:
+        """Conditions whose rows (B,) are the null ones: the learned ones, or the empty prompt without a label."""
+        if self.text is None or self.recipe.null_prompt == "learned":
+            return conditions.with_null(rows)
+        empty = self._text([""])
+        changes = {}
+        for name in ("text", "text_mask", "pooled"):
+            value, none = getattr(conditions, name), getattr(empty, name)
+            if value is not None:
+                changes[name] = torch.where(rows.view(-1, *[1] * (value.ndim - 1)), none.to(value), value)
+        if conditions.label is not None:
+            changes["label"] = self._without(conditions.label, rows)
+        return replace(conditions, **changes)
 
     def _without(self, label: Tensor, rows: Tensor) -> Tensor:
         """Labels (B,) or (B, 1 + images) with those of the given rows (B,) replaced by the null class."""
@@ -124,35 +145,21 @@ class DenoiserJob:
     def conditions(self, examples: Sequence[Any]) -> Conditions:
         """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""
         spec = self.denoiser.spec
-        label = text = mask = pooled = None
+        conditions = self._text([e.caption or "" for e in examples])
         if spec.num_classes:
             known = [spec.unlabelled if e.label is None else int(e.label) for e in examples]
-            label = torch.tensor(known)
-        if self.text is not None:
-            embedded = self._embed([e.caption or "" for e in examples])
-            text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
-            pooled = embedded.pooled if spec.pooled_dim else None
-        return Conditions(label, text, mask, pooled).to(self.device)
+            conditions = replace(conditions, label=torch.tensor(known, device=self.device))
+        return conditions
 
-    def _embed(self, captions: list[str]) -> TextEmbedding:
-        """Embeddings of captions; each distinct one is computed once in a run."""
-        assert self.text is not None
-        new = sorted({c for c in captions if c not in self._embedded})
-        for first in range(0, len(new), 64):
-            chunk = new[first : first + 64]
-            with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                embedded = self.text.encode(chunk)
-            for k, caption in enumerate(chunk):
-                row = slice(k, k + 1)
-                self._embedded[caption] = TextEmbedding(
-                    embedded.states[row].half(), embedded.mask[row], embedded.pooled[row].half()
-                )
-        rows = [self._embedded[c] for c in captions]
-        return TextEmbedding(
-            torch.cat([r.states.float() for r in rows]),
-            torch.cat([r.mask for r in rows]),
-            torch.cat([r.pooled.float() for r in rows]),
-        )
+    def _text(self, captions: list[str]) -> Conditions:
+        """The embeddings of captions, as far as the denoiser takes them."""
+        spec = self.denoiser.spec
+        if self.text is None or not (spec.text_dim or spec.pooled_dim):
+            return Conditions()
+        embedded = self.text(captions)
+        text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
+        pooled = embedded.pooled if spec.pooled_dim else None
+        return Conditions(text=text, text_mask=mask, pooled=pooled).to(self.device)
 
     def evaluate(self, world: World) -> dict[str, float]:
         """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
@@ -191,6 +198,7 @@ class DenoiserJob:
             denoiser=recipe.denoiser,
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
+            null_prompt=recipe.null_prompt,
             class_names=recipe.class_names,
             tasks=recipe.tasks,
             frames=frames,
@@ -221,6 +229,8 @@ class DenoiserJob:
 
     def export(self, folder: Path, step: int, world: World) -> None:
         """Write the model folder; sharded weights are gathered first."""
+        if self.text is not None:
+            self.text.flush()
         state = full_state(self.denoiser)
         if not world.first:
             return

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
+from kinolab.conditioning import TextEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
@@ -118,8 +119,11 @@ class DenoiserRecipe(Config):
     """First weights; none = random."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""
-    text_encoder: Literal["none", "minilm"] = "none"
+    text_encoder: TextEncoderConfig = "none"
     """What turns captions into conditions."""
+    null_prompt: Literal["learned", "empty"] = "learned"
+    """What stands for a dropped caption: the denoiser's learned null condition, or the empty prompt (as in Stable
+    Diffusion 3)."""
     class_names: tuple[str, ...] = ()
     """Names of the labels, in order; shown to people."""
     condition_dropout: float = Field(0.1, ge=0, le=1)
