@@ -72,10 +72,11 @@ class DenoiserJob:
         """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
         seed, positions = self.recipe.training.seed, micro_batch.positions
         z0, conditions = self.latents(micro_batch.examples), self.conditions(micro_batch.examples)
+        size = z0[0, 0].numel()  # of the clip, without images beside it
         if self.recipe.image_frames:
             z0, conditions = self._with_images(z0, micro_batch, step)
         sources = generators(seed, step, positions, "noise")
-        times = torch.cat([self.diffusion.draw_times(1, g) for g in sources]).to(self.device)
+        times = torch.cat([self.diffusion.draw_times(1, g, positions=size) for g in sources]).to(self.device)
         noise = normal(z0.shape[1:], sources).to(self.device)
         conditions = self.tasks.give(conditions, micro_batch.examples, generators(seed, step, positions, "tasks"))
         rate = torch.full((len(positions),), self.recipe.condition_dropout)

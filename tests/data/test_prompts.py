@@ -52,7 +52,7 @@ def test_files_are_written_as_captions_come_and_a_kill_loses_the_rest(
     assert [f"caption {k}" in again for k in range(10)] == [True] * 8 + [False] * 2
     monkeypatch.setattr(prompts, "FILE_BYTES", 1)
     again.put("large", *row(0))
-    assert len(list(store.folder.glob("*.safetensors"))) == 3
+    assert len(list(store.folder.glob("[!.]*.safetensors"))) == 3
 
 
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
