@@ -49,7 +49,7 @@ class GenerateConfig(Config):
     size: tuple[int, int] | None = None
     """Height and width; none = as trained."""
     fps: float | None = Field(None, gt=0)
-    """Frame rate of the file; none = the training clips'."""
+    """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
     sampler: SamplerConfig | None = None
@@ -260,7 +260,9 @@ def make_requests(config: GenerateConfig) -> list[Request]:
     """One request for each video, prompts first, then seeds."""
     prompts: Sequence[str | None] = config.prompts or (None,)
     pairs = [(p, config.seed + k) for p in prompts for k in range(config.count)]
-    return [Request(p, config.label, config.frames, config.size, seed, config.negative) for p, seed in pairs]
+    return [
+        Request(p, config.label, config.frames, config.size, seed, config.negative, config.fps) for p, seed in pairs
+    ]
 
 
 def fit_guidance(model: VideoModel, requests: Sequence[Request], config: GenerateConfig) -> None:

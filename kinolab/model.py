@@ -25,6 +25,7 @@ from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_f
 from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
+from kinolab.data.buckets import BucketShape, outside_buckets
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
@@ -65,6 +66,8 @@ class ModelConfig(Config):
     """Frames of a training clip."""
     size: tuple[int, int] = (64, 64)
     """Height and width of a training clip."""
+    buckets: tuple[BucketShape, ...] = ()
+    """Frames, height and width of all clips that it was trained on, where they differ."""
     fps: float = Field(8.0, gt=0)
     """Frame rate of the training clips."""
     guidance: GuidanceConfig = GuidanceConfig()
@@ -83,6 +86,7 @@ class Request:
     size: tuple[int, int] | None = None
     seed: int = 0
     negative: str | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,12 @@ class VideoModel:
         if spec.num_classes:
             label = torch.tensor([self.label_index(r.label) for r in requests])
         null = nothing if bool(nothing.any()) and self.config.null_prompt == "learned" else None
-        return Conditions(label, text, mask, pooled, null).to(self.device)
+        fps = None
+        if spec.fps:
+            still = [(r.frames or self.config.frames) == 1 for r in requests]
+            rates = [0.0 if s else r.fps or self.config.fps for r, s in zip(requests, still, strict=True)]
+            fps = torch.tensor(rates)
+        return Conditions(label, text, mask, pooled, null, fps=fps).to(self.device)
 
     def negative_conditions(self, requests: Sequence[Request], conditions: Conditions) -> Conditions | None:
         """What guidance moves away from: negative prompts, without a label and with the same given part.
@@ -313,6 +322,9 @@ class VideoModel:
         """Latents (B, C, T', H', W') of requests that agree in frames and size."""
         frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
         shape = self.autoencoder.spec.latent_shape(frames, *size)
+        note = outside_buckets(self.config.buckets, frames, size)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
         conditions, steered, trained = self.conditions(requests), None, self.denoiser.spec.given

@@ -22,6 +22,7 @@ class Conditions:
     text: (B, L, D) token states of the prompt; text_mask: (B, L) bool, True = a real token.
     pooled: (B, D) pooled prompt embedding.
     null: (B,) bool; where True, label and text are replaced by the denoiser's learned null condition.
+    fps: (B,) frames per second of the clips; 0 = a still image. `null` leaves it as it is.
     given: (B, C, T, H, W) latents of the given part of the video, 0 where nothing is given; mask: (B, R, T, H, W), the
     share to be generated (`kinolab.layers.masking`). Both or neither; `null` leaves them as they are.
     """
@@ -33,6 +34,7 @@ class Conditions:
     null: Tensor | None = None
     given: Tensor | None = None
     mask: Tensor | None = None
+    fps: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply a tensor function to every field that is given."""
@@ -70,7 +72,8 @@ class Conditions:
 class DenoiserSpec:
     """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts.
 
-    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask.
+    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask; `fps`
+    whether it takes the frame rate.
     """
 
     channels: int
@@ -80,6 +83,7 @@ class DenoiserSpec:
     pooled_dim: int = 0
     given: Given = "none"
     mask_channels: int = 1
+    fps: bool = False
 
     @property
     def unlabelled(self) -> int:
@@ -134,6 +138,13 @@ class Denoiser(nn.Module):
         for name, width in accepts.items():
             if getattr(conditions, name) is not None and not width:
                 raise InputError(f"this denoiser was built without {name} conditions, but {name} was given")
+        if conditions.fps is not None:
+            if not self.spec.fps:
+                raise InputError("this denoiser was built without fps conditions, but fps was given")
+            if conditions.fps.shape != z.shape[:1]:
+                raise InputError(
+                    f"expected one frame rate per sample, shape ({z.shape[0]},), got {tuple(conditions.fps.shape)}"
+                )
         self._check_given(z, conditions)
 
     def _check_given(self, z: Tensor, conditions: Conditions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.conditioning import check_widths
 from kinolab.data import CacheSource
+from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion
@@ -23,6 +25,7 @@ from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.training.batches import MicroBatch, micro_batches, spread
+from kinolab.training.mix import bucket_mix
 from kinolab.training.parallel import World, full_state
 from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.randomness import generators, normal, sample_seed, uniform
@@ -57,6 +60,12 @@ class DenoiserJob:
         if encoder is not None:
             check_widths(encoder, spec.text_dim, spec.pooled_dim)
             self.text = CaptionEmbedder(encoder, source.config.path if isinstance(source, CacheSource) else None)
+        self.groups: list[list[int]] = source.groups() if hasattr(source, "groups") else [list(range(len(source)))]
+        if recipe.image_frames and len({shape[1:] for shape in self._shapes()}) > 1:
+            raise InputError(
+                f"image_frames={recipe.image_frames}: joint images need clips of one size; to train on images too, "
+                "give the data a bucket of one frame"
+            )
         self.parts = {"denoiser": Part(self.denoiser)}
         self.device = torch.device("cpu")
 
@@ -66,7 +75,31 @@ class DenoiserJob:
         self.autoencoder.to(world.device)
         if self.text is not None:
             self.text.encoder.to(world.device)
-        return micro_batches(self.source, self.recipe.training, first_step, world)
+        mix = None
+        if self.recipe.mix.active:
+            shapes = self._shapes()
+            positions = [math.prod(self.autoencoder.spec.latent_shape(*shape)[1:]) for shape in shapes]
+            mix = bucket_mix(self.recipe.mix, self.groups, shapes, positions)
+        return micro_batches(self.source, self.recipe.training, first_step, world, mix=mix)
+
+    def _shapes(self) -> list[BucketShape]:
+        """Frames, height and width of each group's clips."""
+        return [self._shape(group[0]) for group in self.groups]
+
+    def _shape(self, index: int) -> BucketShape:
+        """Frames, height and width of clip `index` of the source."""
+        spec = self.autoencoder.spec
+        if isinstance(self.source, CacheSource):
+            _, frames, height, width = self.source.shape(index)
+        elif hasattr(self.source, "record"):
+            record = self.source.record(index)
+            return record.frames, *(record.size or self.source.size)
+        else:
+            example = self.source[index]
+            if not hasattr(example, "latents"):
+                return tuple(example.video.shape[1:])
+            _, frames, height, width = example.latents.shape
+        return spec.pixel_frames(frames), height * spec.spatial_ratio, width * spec.spatial_ratio
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
@@ -150,6 +183,9 @@ class DenoiserJob:
         if spec.num_classes:
             known = [spec.unlabelled if e.label is None else int(e.label) for e in examples]
             conditions = replace(conditions, label=torch.tensor(known, device=self.device))
+        if spec.fps:
+            rates = [0.0 if self._frames(e) == 1 else float(e.fps) for e in examples]  # 0 = a still image
+            conditions = replace(conditions, fps=torch.tensor(rates, device=self.device))
         return conditions
 
     def _text(self, captions: list[str]) -> Conditions:
@@ -162,13 +198,28 @@ class DenoiserJob:
         pooled = embedded.pooled if spec.pooled_dim else None
         return Conditions(text=text, text_mask=mask, pooled=pooled).to(self.device)
 
+    def _frames(self, example: Any) -> int:
+        """Frames of a clip, encoded or not."""
+        if hasattr(example, "latents"):
+            return self.autoencoder.spec.pixel_frames(example.latents.shape[1])
+        return int(example.video.shape[1])
+
+    def _heldout_batches(self, chosen: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Held-out clips in batches of one shape, each with the place of its first clip among all."""
+        size, first = self.recipe.training.micro_batch or self.recipe.training.batch_size, 0
+        groups = self.heldout.groups() if hasattr(self.heldout, "groups") else [list(range(len(self.heldout)))]
+        for members in map(set, groups):
+            mine = [i for i in chosen if i in members]
+            for k in range(0, len(mine), size):
+                yield first + k, mine[k : k + size]
+            first += len(mine)
+
     def evaluate(self, world: World) -> dict[str, float]:
         """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
         chosen = spread(len(self.heldout), self.recipe.heldout_clips)
-        size = self.recipe.training.micro_batch or self.recipe.training.batch_size
         sums: dict[str, float] = {}
-        for first in range(0, len(chosen), size):
-            examples = [self.heldout[i] for i in chosen[first : first + size]]
+        for first, indices in self._heldout_batches(chosen):
+            examples = [self.heldout[i] for i in indices]
             z0, conditions = self.latents(examples), self.conditions(examples)
             seed, positions = self.recipe.training.seed, list(range(first, first + len(examples)))
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
@@ -185,13 +236,8 @@ class DenoiserJob:
 
     def model(self) -> VideoModel:
         """The model as it stands: shares its parts with the job."""
-        recipe, example = self.recipe, self.source[0]
-        shape = example.latents.shape if hasattr(example, "latents") else None
-        spec = self.autoencoder.spec
-        if shape is not None:
-            frames, size = spec.pixel_frames(shape[1]), (shape[2] * spec.spatial_ratio, shape[3] * spec.spatial_ratio)
-        else:
-            frames, size = example.video.shape[1], tuple(example.video.shape[2:])
+        recipe, shapes = self.recipe, self._shapes()
+        frames, *size = shapes[0]  # the longest, and of those the largest
         config = ModelConfig(
             version=_version(),
             trained=f"{recipe.name}, {recipe.training.steps} steps",
@@ -203,8 +249,9 @@ class DenoiserJob:
             class_names=recipe.class_names,
             tasks=recipe.tasks,
             frames=frames,
-            size=size,
-            fps=example.fps,
+            size=(size[0], size[1]),
+            buckets=tuple(shapes) if len(shapes) > 1 else (),
+            fps=self.source[self.groups[0][0]].fps,
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
         )

@@ -20,6 +20,7 @@ from kinolab.errors import InputError
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
+from kinolab.training.mix import MixConfig
 from kinolab.training.settings import TrainingConfig
 
 
@@ -137,6 +138,8 @@ class DenoiserRecipe(Config):
     hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
+    mix: MixConfig = MixConfig()
+    """How buckets of the data (lengths and sizes, images among them) share the steps."""
     heldout_clips: int = Field(64, ge=1)
     """Held-out clips that the loss is measured on."""
     heldout_times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
