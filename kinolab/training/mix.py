@@ -17,7 +17,7 @@ from kinolab.errors import InputError
 class MixPointConfig(Config):
     """The shares of the buckets at one step."""
 
-    step: int = Field(0, ge=0)
+    at: int = Field(0, ge=0)
     """Optimiser step, counted from 0."""
     weights: dict[str, float]
     """Share of the steps for buckets named by frames, height and width as 17x64x96, or for all buckets of a length as
@@ -48,7 +48,7 @@ class MixConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> MixConfig:
-        steps = [point.step for point in self.schedule]
+        steps = [point.at for point in self.schedule]
         if steps != sorted(set(steps)):
             raise ValueError(f"expected a schedule of rising steps, got {steps}")
         return self
@@ -95,7 +95,7 @@ def bucket_mix(
         return BucketMix(groups, ratios, lambda steps: np.tile(natural, (len(steps), 1)))
     points = np.array([_row(point, shapes, natural) for point in config.schedule])
     points = points / points.sum(1, keepdims=True)
-    at = [point.step for point in config.schedule]
+    at = [point.at for point in config.schedule]
 
     def shares(steps: np.ndarray) -> np.ndarray:
         return np.stack([np.interp(steps, at, column) for column in points.T], axis=1)

@@ -48,7 +48,7 @@ def test_by_latents_every_bucket_costs_alike_and_every_clip_is_seen_alike() -> N
 
 
 def test_the_schedule_is_linear_between_its_points() -> None:
-    mix = settle(schedule=[{"step": 10, "weights": {1: 3, 17: 1}}, {"step": 20, "weights": {"17x64x64": 2, "1": 2}}])
+    mix = settle(schedule=[{"at": 10, "weights": {1: 3, 17: 1}}, {"at": 20, "weights": {"17x64x64": 2, "1": 2}}])
     first, last = [1 / 4 * 4 / 6, 1 / 4 * 2 / 6, 3 / 4], [0.5, 0.0, 0.5]
     middle = [(a + b) / 2 for a, b in zip(first, last, strict=True)]
     for got, expected in zip(normalised(mix, 0, 10, 15, 20, 99), [first, first, middle, last, last], strict=True):
@@ -62,7 +62,7 @@ def test_the_schedule_is_linear_between_its_points() -> None:
         ({"schedule": [{"weights": {"1": 0}}]}, "one of them above"),
         ({"schedule": [{"weights": {"1": -1, "17": 2}}]}, "weights of at least 0"),
         (
-            {"schedule": [{"step": 5, "weights": {"1": 1}}, {"step": 5, "weights": {"1": 1}}]},
+            {"schedule": [{"at": 5, "weights": {"1": 1}}, {"at": 5, "weights": {"1": 1}}]},
             r"rising steps, got \[5, 5",
         ),
     ],
