@@ -38,6 +38,8 @@ class GenerateConfig(Config):
     """A model folder, or the name of a shipped model."""
     prompts: tuple[str, ...] = ()
     """One video for each prompt and seed."""
+    negative: str | None = None
+    """A prompt that guidance moves away from; none = the null condition."""
     label: int | str | None = None
     """Class label, by number or name."""
     count: int = Field(1, ge=1)
@@ -47,7 +49,7 @@ class GenerateConfig(Config):
     size: tuple[int, int] | None = None
     """Height and width; none = as trained."""
     fps: float | None = Field(None, gt=0)
-    """Frame rate of the file; none = the training clips'."""
+    """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
     sampler: SamplerConfig | None = None
@@ -259,11 +261,16 @@ def make_requests(config: GenerateConfig) -> list[Request]:
     """One request for each video, prompts first, then seeds."""
     prompts: Sequence[str | None] = config.prompts or (None,)
     pairs = [(p, config.seed + k) for p in prompts for k in range(config.count)]
-    return [Request(p, config.label, config.frames, config.size, seed) for p, seed in pairs]
+    return [
+        Request(p, config.label, config.frames, config.size, seed, config.negative, config.fps) for p, seed in pairs
+    ]
 
 
 def fit_guidance(model: VideoModel, requests: Sequence[Request], config: GenerateConfig) -> None:
-    """Refuse guidance where there is no condition to be guided by."""
+    """Refuse guidance where there is no condition to be guided by, and a negative prompt where there is no guidance."""
+    scale = (config.guidance or model.config.guidance).scale
+    if config.negative is not None and scale == 1.0 and model.text_encoder is not None:
+        raise InputError("--negative is what guidance moves away from, and --guidance is 1: set it to 2 to 8")
     unguided = config.guidance is None or config.guidance.scale == 1.0
     if unguided or any(r.prompt is not None or r.label is not None for r in requests):
         return

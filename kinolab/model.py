@@ -22,9 +22,10 @@ from kinolab.autoencoders import AnyConfig, AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
-from kinolab.conditioning import MiniLmConfig
+from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
+from kinolab.data.buckets import BucketShape, outside_buckets
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
@@ -53,8 +54,10 @@ class ModelConfig(Config):
     """The denoiser's config; none = an autoencoder alone."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path and prediction that the denoiser was trained with."""
-    text_encoder: Literal["none", "minilm"] = "none"
+    text_encoder: TextEncoderConfig = "none"
     """What turns a prompt into conditions."""
+    null_prompt: Literal["learned", "empty"] = "learned"
+    """What no prompt is: the denoiser's learned null condition, or the empty prompt (as in Stable Diffusion 3)."""
     class_names: tuple[str, ...] = ()
     """Names of the class labels, in order."""
     tasks: TasksConfig | None = None
@@ -63,6 +66,8 @@ class ModelConfig(Config):
     """Frames of a training clip."""
     size: tuple[int, int] = (64, 64)
     """Height and width of a training clip."""
+    buckets: tuple[BucketShape, ...] = ()
+    """Frames, height and width of all clips that it was trained on, where they differ."""
     fps: float = Field(8.0, gt=0)
     """Frame rate of the training clips."""
     guidance: GuidanceConfig = GuidanceConfig()
@@ -80,6 +85,8 @@ class Request:
     frames: int | None = None
     size: tuple[int, int] | None = None
     seed: int = 0
+    negative: str | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class VideoModel:
     def __init__(self, config: ModelConfig, autoencoder: Autoencoder, denoiser: Denoiser) -> None:
         self.config, self.autoencoder, self.denoiser = config, autoencoder.eval(), denoiser.eval()
         self.diffusion = Diffusion(config.diffusion)
-        self.text_encoder = build_text_encoder(MiniLmConfig()) if config.text_encoder != "none" else None
+        self.text_encoder = build_text_encoder(config.text_encoder)
         self.precision: PrecisionPolicy = "auto"
         self.device = torch.device("cpu")
 
@@ -129,6 +136,8 @@ class VideoModel:
         self.device = torch.device(device)
         self.autoencoder.to(self.device)
         self.denoiser.to(self.device)
+        if self.text_encoder is not None:
+            self.text_encoder.to(self.device)
         return self
 
     def compile(self) -> VideoModel:
@@ -154,22 +163,51 @@ class VideoModel:
             InputError: for a prompt or label that the model can't take, or a mix of requests with and without.
         """
         spec = self.denoiser.spec
-        label = text = mask = pooled = None
+        label = None
         dropped = spec.unlabelled == spec.num_classes  # a request for nothing is the null condition
         nothing = torch.tensor([dropped and r.prompt is None and r.label is None for r in requests])
-        if any(r.prompt is not None for r in requests) and self.text_encoder is None:
+        if any(r.prompt is not None or r.negative is not None for r in requests) and self.text_encoder is None:
             raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
         if any(r.label is not None for r in requests) and not spec.num_classes:
             raise InputError(f"this model takes no label; {self._says_what_it_takes()}")
-        if self.text_encoder is not None and (spec.text_dim or spec.pooled_dim):
-            embedded = self.text_encoder.encode([r.prompt or "" for r in requests])
-            text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
-            pooled = embedded.pooled if spec.pooled_dim else None
+        text, mask, pooled = self._embed([r.prompt or "" for r in requests])
         if spec.num_classes:
             label = torch.tensor([self.label_index(r.label) for r in requests])
-        null = nothing if bool(nothing.any()) else None
-        fps = torch.full((len(requests),), self.config.fps) if spec.fps else None
+        null = nothing if bool(nothing.any()) and self.config.null_prompt == "learned" else None
+        fps = None
+        if spec.fps:
+            still = [(r.frames or self.config.frames) == 1 for r in requests]
+            rates = [0.0 if s else r.fps or self.config.fps for r, s in zip(requests, still, strict=True)]
+            fps = torch.tensor(rates)
         return Conditions(label, text, mask, pooled, null, fps=fps).to(self.device)
+
+    def negative_conditions(self, requests: Sequence[Request], conditions: Conditions) -> Conditions | None:
+        """What guidance moves away from: negative prompts, without a label and with the same given part.
+
+        A request without a negative prompt has the null condition; none = all have, and it is the learned one.
+        """
+        if self.config.null_prompt == "learned" and all(r.negative is None for r in requests):
+            return None
+        text, mask, pooled = self._embed([r.negative or "" for r in requests])
+        label, null = conditions.label, None
+        if label is not None:
+            label = torch.full_like(label, self.denoiser.spec.num_classes)
+        if self.config.null_prompt == "learned":
+            null = torch.tensor([r.negative is None for r in requests])
+        told = Conditions(label, text, mask, pooled, null).to(self.device)
+        return replace(
+            conditions, label=label, text=told.text, text_mask=told.text_mask, pooled=told.pooled, null=told.null
+        )
+
+    def _embed(self, prompts: Sequence[str]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """States, their mask and pooled embeddings of prompts, as far as the denoiser takes them."""
+        spec = self.denoiser.spec
+        if self.text_encoder is None or not (spec.text_dim or spec.pooled_dim):
+            return None, None, None
+        check_widths(self.text_encoder, spec.text_dim, spec.pooled_dim)
+        embedded = self.text_encoder.encode(prompts)
+        text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
+        return text, mask, embedded.pooled if spec.pooled_dim else None
 
     def label_index(self, label: int | str | None) -> int:
         """The index of a class given by number or name; none is the null class (or the only one)."""
@@ -193,6 +231,7 @@ class VideoModel:
         self,
         prompt: str | Sequence[str] | None = None,
         *,
+        negative: str | None = None,
         label: int | str | None = None,
         frames: int | None = None,
         size: tuple[int, int] | None = None,
@@ -206,10 +245,11 @@ class VideoModel:
 
         frames and size (height, width) default to those of training; other sizes are interpolated with a warning.
         Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in (but with a
-        step cache, which leaves blocks out only where every clip of the batch may do without).
+        step cache, which leaves blocks out only where every clip of the batch may do without). `negative` is a prompt
+        that guidance moves away from.
         """
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        requests = [Request(p, label, frames, size, seed + k) for k, p in enumerate(prompts)]
+        requests = [Request(p, label, frames, size, seed + k, negative) for k, p in enumerate(prompts)]
         latents = self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback, cache=cache)
         return self.decode(latents)
 
@@ -282,6 +322,9 @@ class VideoModel:
         """Latents (B, C, T', H', W') of requests that agree in frames and size."""
         frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
         shape = self.autoencoder.spec.latent_shape(frames, *size)
+        note = outside_buckets(self.config.buckets, frames, size)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
         conditions, steered, trained = self.conditions(requests), None, self.denoiser.spec.given
@@ -289,17 +332,21 @@ class VideoModel:
             conditions = replace(conditions, given=given.latents, mask=given.mask)
         elif given is not None:
             steered = self._steering(given, steering or SteeringConfig())
+        guidance = guidance or self.config.guidance
+        away = any(r.negative is not None for r in requests)
+        negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
         with autocast(self.precision, self.device):
             latents = self.diffusion.sample(
                 self.denoiser,
                 noise,
                 conditions,
                 sampler=sampler or self.config.sampler,
-                guidance=guidance or self.config.guidance,
+                guidance=guidance,
                 generator=sources[0],
                 steering=steered,
                 callback=callback,
                 cache=cache,
+                negative=negative,
             )
         if given is not None and trained not in ("none", "channels"):
             latents = place_given(latents, given.latents, given.mask)

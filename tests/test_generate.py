@@ -60,3 +60,12 @@ def test_unconditional_sampling_needs_no_guidance(folder: Path, tmp_path: Path) 
     config = request(folder, guidance={"scale": 1.0})
     [path] = generate(config, tmp_path / "clip.gif")
     assert video.probe(path).frames == 5
+
+
+def test_a_negative_prompt_is_recorded_and_made_again(folder: Path, tmp_path: Path) -> None:
+    [path] = generate(request(folder, prompts=["a ball"], negative="a blue box"), tmp_path / "clip.mp4")
+    assert json.loads(provenance_path(path).read_text())["request"]["negative"] == "a blue box"
+    assert rerun(path, tmp_path / "again.mp4")[1] == []
+    with pytest.raises(InputError, match="--guidance is 1"):
+        generate(request(folder, prompts=["a ball"], negative="x", guidance={"scale": 1.0}), tmp_path / "no.mp4")
+    assert not (tmp_path / "no.mp4").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kinolab import VideoModel
+from kinolab.conditioning import ClipTextConfig
+from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
-from kinolab.model import find_model, load_autoencoder, pack, save_autoencoder
+from kinolab.model import Request, find_model, load_autoencoder, pack, save_autoencoder
+from tests.conditioning.tiny_text import make_clip
 from tests.tiny_model import save_tiny_model, tiny_model
 
 
@@ -36,6 +40,46 @@ def test_prompt_label_and_seed_each_change_the_video(folder: Path) -> None:
         model.generate(label=0, seed=0),
     ):
         assert (other - base).abs().max() > 1e-4
+
+
+def test_a_negative_prompt_changes_the_video_and_none_does_not(folder: Path) -> None:
+    model = VideoModel.load(folder, precision="float32")
+    base = model.generate("a red ball", label=0)
+    assert (model.generate("a red ball", label=0, negative="a blue box") - base).abs().max() > 1e-4
+    away, towards = (Request("a red ball", label=0, negative=n) for n in ("a blue box", None))
+    conditions = model.conditions([away, towards])
+    negative = model.negative_conditions([away, towards], conditions)
+    assert negative is not None and negative.label is not None and negative.null is not None
+    assert negative.label.tolist() == [3, 3] and negative.null.tolist() == [False, True]
+    assert negative.text is not None and model.text_encoder is not None
+    assert torch.equal(negative.text[:1], model.text_encoder.encode(["a blue box"]).states)
+    assert model.negative_conditions([towards], conditions) is None
+    with pytest.raises(InputError, match="scale 1 has none"):
+        model.generate("a red ball", negative="a box", guidance=GuidanceConfig())
+    together = model.sample_latents([away, replace(towards, seed=1)])
+    torch.testing.assert_close(together[1:], model.sample_latents([replace(towards, seed=1)]), atol=1e-4, rtol=0)
+
+
+def test_an_empty_prompt_may_stand_for_none(folder: Path) -> None:
+    learned = VideoModel.load(folder, precision="float32")
+    config = learned.config.model_copy(update={"null_prompt": "empty"})
+    model = VideoModel(config, learned.autoencoder, learned.denoiser)
+    model.precision = "float32"
+    empty = learned.generate("a red ball", negative="")
+    assert torch.equal(model.generate("a red ball"), empty) and not torch.equal(learned.generate("a red ball"), empty)
+    assert model.conditions([Request()]).null is None
+
+
+def test_an_encoder_of_another_width_is_refused(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    make_clip(tmp_path / "clip")
+    model = VideoModel.load(folder)
+    encoder = ClipTextConfig(folder=tmp_path / "clip", max_tokens=12)
+    wrong = VideoModel(model.config.model_copy(update={"text_encoder": encoder}), model.autoencoder, model.denoiser)
+    with pytest.raises(InputError, match=r"denoiser\.text_dim=384: the text encoder clip gives 8; set 8"):
+        wrong.generate("a ball")
+    wrong.save(tmp_path / "saved")
+    assert VideoModel.load(tmp_path / "saved").config.text_encoder == encoder
 
 
 def test_a_clip_does_not_depend_on_the_batch_it_is_made_in(folder: Path) -> None:
@@ -68,8 +112,9 @@ def test_requests_that_do_not_fit_are_refused(folder: Path, arguments: dict[str,
 
 def test_a_model_without_text_refuses_a_prompt(tmp_path: Path) -> None:
     model = VideoModel.load(save_tiny_model(tmp_path, text=False))
-    with pytest.raises(InputError, match="takes no prompt; it takes a label"):
-        model.generate("a red ball")
+    for arguments in ({"prompt": "a red ball"}, {"negative": "a red ball"}):
+        with pytest.raises(InputError, match="takes no prompt; it takes a label"):
+            model.generate(**arguments)  # type: ignore[arg-type]
 
 
 def test_wrong_folders_are_explained(tmp_path: Path, folder: Path) -> None:

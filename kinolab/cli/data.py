@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,14 +192,30 @@ def conclusion(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
 
     totals = summarise(source.verdicts())
     height, width = source.size
+    shape = f" of {source.frames} frames at {width}x{height}" if not source.config.buckets else ""
     yield (
-        f"{totals.used} of {totals.files} clips give {totals.windows} windows of {source.frames} frames at "
-        f"{width}x{height}: {totals.train} to train on, {totals.heldout} held out"
+        f"{totals.used} of {totals.files} clips give {totals.windows} windows{shape}: {totals.train} to train on, "
+        f"{totals.heldout} held out"
     )
+    if source.config.buckets:
+        yield from bucket_lines(source, spec)
+        return
     if spec is not None and spec.spatial_ratio > 1 and totals.windows:
         c, t, h, w = spec.latent_shape(source.frames, height, width)
         megabytes = totals.windows * c * t * h * w * 2 / 1e6
         yield f"latents of {c} x {t} x {h} x {w}: {megabytes:.1f} MB in bfloat16"
+
+
+def bucket_lines(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
+    """The windows in each bucket, and what their latents will take on disk."""
+    total = 0
+    for group in source.groups():
+        record = source.record(group[0])
+        yield f"{len(group)} windows of {record.frames} frames at {record.size[1]}x{record.size[0]}"
+        if spec is not None:
+            total += len(group) * math.prod(spec.latent_shape(record.frames, *record.size))
+    if spec is not None and spec.spatial_ratio > 1:
+        yield f"latents of all: {total * 2 / 1e6:.1f} MB in bfloat16"
 
 
 def print_json(verdicts: Iterable[Verdict]) -> None:

@@ -11,6 +11,7 @@ from kinolab.cli.data import data_overrides, parse_size, progress_bar
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
+    from kinolab.conditioning import TextEncoder
     from kinolab.data import FolderConfig, WorldSourceConfig
     from kinolab.tasks import TasksConfig
 
@@ -39,6 +40,10 @@ def encode(
         typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Also embed the captions by this text encoder: minilm, or a recipe that names one."),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
@@ -54,6 +59,7 @@ def encode(
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
     assert not isinstance(source, CacheSource)
+    encoder = None if text is None else text_encoder(text)
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
     for note in source.notes():
         typer.echo(note)
@@ -79,6 +85,39 @@ def encode(
         f"{out}: {summary.items} windows, {summary.bytes / 1e6:.1f} MB "
         f"({summary.encoded} encoded now, {summary.present} there already{gone})"
     )
+    if encoder is not None:
+        embed_captions(out, encoder.to(device))
+
+
+def embed_captions(out: Path, encoder: TextEncoder) -> None:
+    """Embed the captions of a cache that it has no embedding of, and say how many those were."""
+    from kinolab.cli.generate import spoken_warnings
+    from kinolab.data import CacheConfig, CacheSource
+    from kinolab.training.prompts import CaptionEmbedder
+
+    captions = ["", *CacheSource(CacheConfig(path=out, split="all")).captions]
+    with progress_bar("embedding captions") as advance, spoken_warnings():
+        embedded = CaptionEmbedder(encoder, out).fill(captions, advance)
+    count = len(set(captions))
+    typer.echo(f"{out}: {count} captions by {encoder.name} ({embedded} embedded now, {count - embedded} there already)")
+
+
+def text_encoder(text: str) -> TextEncoder:
+    """The text encoder of that name, or that of a recipe.
+
+    Raises:
+        InputError: where it is neither.
+    """
+    from kinolab.conditioning import MiniLm, build
+    from kinolab.training.recipe import DenoiserRecipe, load_recipe
+
+    if text == "minilm":
+        return MiniLm()
+    recipe = load_recipe(text)
+    encoder = build(recipe.text_encoder) if isinstance(recipe, DenoiserRecipe) else None
+    if encoder is None:
+        raise InputError(f"{text}: a recipe without text_encoder; expected one that has some, or minilm")
+    return encoder
 
 
 def tasks_config(text: str) -> TasksConfig:

@@ -15,6 +15,7 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
     out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
+    negative: Annotated[str | None, typer.Option(help="A prompt that guidance moves away from.")] = None,
     label: Annotated[str | None, typer.Option(help="Class label, by number or name.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Videos for each prompt, from consecutive seeds.")] = 1,
@@ -63,6 +64,7 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     trained = read_model_config(find_model(chosen))
     same = ("label", "count", "seed", "frames", "fps", "precision", "compile", "device")
     values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}
+    values["negative"] = options.get("negative")
     values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
     changes: dict[str, Any] = {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]}
     own = trained.sampler.model_dump()
@@ -73,7 +75,8 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     interval = None if text is None else _numbers(text)
     changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    if guidance is None and not options["prompt"] and options["label"] is None:
+    nothing = not options["prompt"] and options["label"] is None and values["negative"] is None
+    if guidance is None and nothing:
         values["guidance"]["scale"] = 1.0
     values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])
     config = load_config(GenerateConfig, values)

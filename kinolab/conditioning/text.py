@@ -1,14 +1,10 @@
-"""Prompts -> token states and a pooled embedding, by small text encoders that need no download.
+"""MiniLM: a small text encoder that needs no download.
 
 Shapes: B prompts, L tokens, N heads, D width.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,21 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kinolab.conditioning.base import TextEncoder, cut
 from kinolab.config import Config
-from kinolab.errors import InputError
-
-
-@dataclass(frozen=True)
-class TextEmbedding:
-    """What a text encoder says of B prompts.
-
-    states: (B, L, D) float32, zero after a prompt's end; mask: (B, L) bool, True = a real token;
-    pooled: (B, D) float32 sentence embedding of length 1 (its products are cosine similarities).
-    """
-
-    states: Tensor
-    mask: Tensor
-    pooled: Tensor
 
 
 class BertLayer(nn.Module):
@@ -118,55 +101,33 @@ class MiniLmConfig(Config):
     """How many of the last prompts are remembered, at about 20 kB each."""
 
 
-class MiniLm:
+class MiniLm(TextEncoder):
     """all-MiniLM-L6-v2: a 6-layer BERT of width 384 trained for sentence embeddings; runs on the CPU in float32.
 
-    The weights are read at the first prompt. Prompts are encoded one by one, without padding, so that a prompt gets
-    the same numbers, bit for bit, in whichever batch it comes.
+    Prompts are encoded without padding. The pooled embedding has length 1 (its products are cosine similarities).
     """
 
+    config: MiniLmConfig
     dim = 384
+    pooled_dim = 384
 
     def __init__(self, config: MiniLmConfig = MiniLmConfig()) -> None:
-        self.config = config
-        self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        super().__init__(config, config.cache_size)
 
-    def encode(self, prompts: Sequence[str]) -> TextEmbedding:
-        """B prompts, empty ones allowed -> states (B, max_tokens, 384), mask (B, max_tokens), pooled (B, 384).
+    @property
+    def length(self) -> int:
+        """Tokens of an embedding."""
+        return self.config.max_tokens
 
-        Raises:
-            InputError: unless `prompts` is a non-empty list of strings.
-        """
-        if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) for p in prompts):
-            raise InputError(f"expected a list of prompts, got {prompts!r}")
-        rows = [self._encode_one(prompt) for prompt in prompts]
-        states = torch.zeros(len(rows), self.config.max_tokens, self.dim)
-        mask = torch.zeros(len(rows), self.config.max_tokens, dtype=torch.bool)
-        for i, (row, _) in enumerate(rows):
-            states[i, : len(row)] = row
-            mask[i, : len(row)] = True
-        return TextEmbedding(states, mask, torch.stack([pooled for _, pooled in rows]))
-
-    def _encode_one(self, prompt: str) -> tuple[Tensor, Tensor]:
+    def _compute(self, prompt: str) -> tuple[Tensor, Tensor]:
         """(L, 384) states of the prompt's own tokens and its pooled embedding (384,)."""
-        known = self.cache.get(prompt)
-        if known is not None:
-            self.cache.move_to_end(prompt)
-            return known
-        ids = self._tokenizer.encode(prompt).ids
-        limit = self.config.max_tokens
-        if len(ids) > limit:
-            start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
-            warnings.warn(f"prompt of {len(ids)} tokens is cut to {limit}: {start!r}", stacklevel=3)
-            ids = ids[: limit - 1] + ids[-1:]
-        # Exact and the same whatever precision surrounds the call: what is remembered must not depend on it.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            states = self.bert(torch.tensor([ids], device="cpu"))[0]
-        result = states, F.normalize(states.mean(0), dim=0)
-        self.cache[prompt] = result
-        if len(self.cache) > self.config.cache_size:
-            self.cache.popitem(last=False)
-        return result
+        ids = cut(self._tokenizer.encode(prompt).ids, self.config.max_tokens, prompt)
+        states = self.bert(torch.tensor([ids], device="cpu"))[0]
+        return states, F.normalize(states.mean(0), dim=0)
+
+    def files(self) -> list[Path]:
+        """Tokenizer and weights."""
+        return [self.folder / "tokenizer.json", self.folder / "model.safetensors"]
 
     @cached_property
     def folder(self) -> Path:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kinolab.config import Config
-from kinolab.data.clips import ClipRecord, LatentExample, Split, Verdict, by_frames, heldout_hashes
+from kinolab.data.clips import ClipRecord, LatentExample, Split, Verdict, by_shape, heldout_hashes
 from kinolab.errors import InputError
 
 FORMAT = 1
@@ -81,7 +81,7 @@ def item_key(
     record: ClipRecord, transform: Mapping[str, object], autoencoder: str, encoding: Mapping[str, object]
 ) -> str:
     """The address of an item: sha256 over everything that its latents depend on."""
-    parts = [
+    parts: list[object] = [
         record.source_hash,
         record.time_range,
         record.frames,
@@ -90,6 +90,8 @@ def item_key(
         autoencoder,
         dict(encoding),
     ]
+    if record.size is not None:
+        parts.append(record.size)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -139,8 +141,9 @@ def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
     items = []
     for values in line["items"]:
         record = ClipRecord(
-            **{name: values[name] for name in _RECORD_FIELDS if name != "time_range"},
+            **{name: values[name] for name in _RECORD_FIELDS if name not in ("time_range", "size")},
             time_range=tuple(values["time_range"]),
+            size=None if values.get("size") is None else tuple(values["size"]),
         )
         items.append(CacheItem(values["key"], values["row"], record, tuple(values["shape"])))
     return ShardEntry(line["shard"], tuple(items))
@@ -249,8 +252,8 @@ class CacheSource:
         return self._located[index][1].shape
 
     def groups(self) -> list[list[int]]:
-        """The indices by latent frame count, longest first: only items of one group can share a batch."""
-        return by_frames([item.shape[1] for _, item in self._located])
+        """The indices by shape of the latents, longest first: only items of one group can share a batch."""
+        return by_shape([item.shape[1:] for _, item in self._located])
 
     @cached_property
     def captions(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ what it changed in the request as a whole (`notes()`).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -45,7 +46,8 @@ class ClipRecord:
 
     `source` is the file relative to the source's folder, `source_hash` the sha256 of its content (of config and seed
     for generated clips), `time_range` the seconds of its first frame and of the end of its last one. Where `annotated`
-    is false, the caption and label are known only once the clip is made.
+    is false, the caption and label are known only once the clip is made. `size` is (height, width) in pixels where the
+    source's windows differ in it.
     """
 
     source: str
@@ -56,6 +58,7 @@ class ClipRecord:
     caption: str | None
     label: int | None
     annotated: bool = True
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Verdict:
 
 
 class ClipSource(Protocol):
-    """A source of pixel windows; `frames` and `size` (height, width) are those of every window but still images."""
+    """A source of pixel windows; `frames` and `size` (height, width) are those of every window but still images, or of
+    the largest ones where windows differ (`ClipRecord.size`)."""
 
     classes: tuple[str, ...]
     frames: int
@@ -133,7 +137,7 @@ class ClipSource(Protocol):
         ...
 
     def groups(self) -> list[list[int]]:
-        """The indices by frame count, longest first: only windows of one group can share a batch."""
+        """The indices by shape, longest first: only windows of one group can share a batch."""
         ...
 
     def verdicts(self) -> list[Verdict]:
@@ -190,9 +194,9 @@ def _uniform(source_hash: str) -> float:
     return int.from_bytes(hashlib.sha256(f"split:{source_hash}".encode()).digest()[:8], "big") / 2**64
 
 
-def by_frames(frames: Sequence[int]) -> list[list[int]]:
-    """Indices grouped by equal frame count, the longest first."""
-    groups: dict[int, list[int]] = {}
-    for index, count in enumerate(frames):
-        groups.setdefault(count, []).append(index)
-    return [groups[count] for count in sorted(groups, reverse=True)]
+def by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Indices grouped by equal shape (frames, height, width), the longest first, of those the largest."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(index)
+    return [groups[shape] for shape in sorted(groups, key=lambda s: (s[0], math.prod(s), s), reverse=True)]

@@ -287,7 +287,8 @@ def _shard_groups(
     for group in source.groups():
         if not group:
             continue
-        c, t, h, w = spec.latent_shape(source.record(group[0]).frames, *source.size)
+        record = source.record(group[0])
+        c, t, h, w = spec.latent_shape(record.frames, *(record.size or source.size))
         size = c * t * h * w * (2 if dtype == "bfloat16" else 4) * (2 if posterior else 1)
         yield from _batched((i for i in group if i in wanted), max(1, min(shard_size, SHARD_BYTES // size)))
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kinolab import video
 from kinolab.config import Config
 from kinolab.data.annotations import Annotations, annotate
-from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_frames, heldout_hashes, summarise
+from kinolab.data.buckets import BucketConfig, snapped
+from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_shape, heldout_hashes, summarise
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
 from kinolab.data.windows import (
     Resize,
@@ -39,6 +40,12 @@ class FolderConfig(Config):
     """Frames of a window; the autoencoder's rule may lower it."""
     size: int | tuple[int, int] = 64
     """Side of a square, or [height, width], in pixels."""
+    buckets: tuple[BucketConfig, ...] = ()
+    """Shapes that windows may have, in place of frames and size: a clip is cut to the longest one that it fills, of the
+    nearest aspect. One frame is for still images (`images`, `short`)."""
+    lengths: Literal["longest", "all"] = "longest"
+    """With buckets: `all` also gives the beginning of every window as a window of each shorter length, one frame (an
+    image) included."""
     fps: float | None = Field(None, gt=0, le=1000)
     """Frame rate that windows are re-timed to; none = frames as stored."""
     interval: int = Field(1, ge=1)
@@ -78,14 +85,28 @@ class FolderConfig(Config):
             raise ValueError("expected sides of at least one pixel")
         return value
 
+    @model_validator(mode="after")
+    def _check(self) -> FolderConfig:
+        if self.buckets and (self.frames, self.size) != (17, 64):
+            raise ValueError("buckets take the place of frames and size: leave those out")
+        if self.lengths == "all" and not self.buckets:
+            raise ValueError("lengths=all is for buckets")
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """One window: its file, and the stored frame numbers it is made of, (T,)."""
+    """One window: its file, the stored frame numbers it is made of, (T,), and its (height, width)."""
 
     file: ScannedFile
     index: np.ndarray
     fps: float
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height, width."""
+        return len(self.index), *self.size
 
 
 class FolderSource:
@@ -113,11 +134,11 @@ class FolderSource:
         allow_empty: bool = False,
     ) -> None:
         self.config = config
-        self._notes: list[str] = []
         self._kept: dict[int, np.ndarray] = {}
-        self.size = config.size if isinstance(config.size, tuple) else (config.size, config.size)
-        self.frames = self._snapped(spec)
-        self.stride = config.stride or self.frames
+        shapes = config.buckets or (BucketConfig(frames=config.frames, size=config.size),)
+        self.buckets, self._notes = snapped(shapes, spec)
+        self.frames, *size = self.buckets.largest
+        self.size = (size[0], size[1])
         if not config.path.exists():
             raise InputError(f"{config.path}: no such folder of clips")
         self._base = config.path if config.path.is_dir() else config.path.parent
@@ -142,18 +163,6 @@ class FolderSource:
         self._decide(files)
         if not allow_empty:
             self._require_some()
-
-    def _snapped(self, spec: ShapeRules | None) -> int:
-        if spec is None:
-            return self.config.frames
-        frames = spec.snap_frames(self.config.frames)
-        if frames != self.config.frames:
-            self._notes.append(
-                f"windows of {frames} frames instead of {self.config.frames}: "
-                f"the autoencoder takes {spec.frame_rule} frames"
-            )
-        spec.check(frames, *self.size)
-        return frames
 
     def _decide(self, files: Sequence[ScannedFile]) -> None:
         """Cut every file into windows, write the verdicts, and keep this side's windows."""
@@ -199,14 +208,16 @@ class FolderSource:
         if (kept := self._kept.get(index)) is not None:
             return self._example(index, kept)
         window = self._windows[index]
-        [frames] = self._read(window.file, [window.index])
+        [frames] = self._read([window])
         if self.config.in_memory:
             self._kept[index] = frames
         return self._example(index, frames)
 
-    def _read(self, file: ScannedFile, windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def _read(self, windows: Sequence[_Window]) -> Iterator[np.ndarray]:
+        """The frames of windows of one file and one size."""
+        file, index = windows[0].file, [window.index for window in windows]
         path, times = self._base / file.name, np.asarray(file.times)
-        return read_windows(path, times, windows, self.size, self.config.resize, self.config.image_fps)
+        return read_windows(path, times, index, windows[0].size, self.config.resize, self.config.image_fps)
 
     def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
         """The windows of `indices` in that order; a file's neighbouring windows are decoded in one pass.
@@ -215,11 +226,14 @@ class FolderSource:
         """
         position = 0
         while position < len(indices):
-            end, file = position + 1, self._windows[indices[position]].file
-            while end < len(indices) and indices[end] > indices[end - 1] and self._windows[indices[end]].file is file:
+            end, first = position + 1, self._windows[indices[position]]
+            while end < len(indices) and indices[end] > indices[end - 1]:
+                following = self._windows[indices[end]]
+                if following.file is not first.file or following.shape != first.shape:
+                    break
                 end += 1
             run = indices[position:end]
-            decoded = self._read(file, [self._windows[i].index for i in run])
+            decoded = self._read([self._windows[i] for i in run])
             try:
                 for index, frames in zip(run, decoded, strict=True):
                     yield index, self._example(index, frames)
@@ -243,15 +257,17 @@ class FolderSource:
             fps=window.fps,
             caption=self._annotations.captions.get(file.name),
             label=self._annotations.labels.get(file.name),
+            size=window.size if self.config.buckets else None,
         )
 
     def groups(self) -> list[list[int]]:
-        """The indices by frame count: windows, then still images where they are used."""
-        return by_frames([len(window.index) for window in self._windows])
+        """The indices by shape: windows, then still images where they are used."""
+        return by_shape([window.shape for window in self._windows])
 
     def transform(self) -> dict[str, object]:
         """What is done to the pixels."""
-        return {"kind": "folder", "size": list(self.size), "resize": self.config.resize}
+        size = "buckets" if self.config.buckets else list(self.size)
+        return {"kind": "folder", "size": size, "resize": self.config.resize}
 
     def verdicts(self) -> list[Verdict]:
         """One verdict per file of the folder, both sides."""
@@ -267,23 +283,33 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
     config = source.config
     if not file.times:
         return Verdict(file.name, 0, dropped=(file.damage or "no frames",)), []
-    notes = [*picture_notes(file.size, source.size, config.resize)]
+    buckets = source.buckets
     if file.image:
-        if config.images == "drop" or (config.images == "auto" and source.frames > 1):
+        if config.images == "drop" or (config.images == "auto" and 1 not in buckets.lengths):
             return Verdict(file.name, 0, dropped=("a still image; images: use keeps it as one frame",)), []
-        return Verdict(file.name, 1, notes=tuple(notes)), [_Window(file, np.zeros(1, int), config.fps or 1.0)]
+        size = buckets.size(1, file.size)
+        window = _Window(file, np.zeros(1, int), config.fps or 1.0, size)
+        return Verdict(file.name, 1, notes=tuple(picture_notes(file.size, size, config.resize))), [window]
     dropped: list[str] = []
     if file.damage:
         dropped.append(f"everything after {file.times[-1]:.1f} s: {file.damage}")
     times = np.asarray(file.times)
-    notes += _rate_notes(times, config.fps)
     windows: list[_Window] = []
     stretches = scene_stretches(file.cuts or (), len(times))
     lines = [timeline(times, config.fps, first, last).every(config.interval) for first, last in stretches]
     left = 0
+    used = max((buckets.longest(len(line.index)) or 1 for line in lines), default=1)
+    notes = [*picture_notes(file.size, buckets.size(used, file.size), config.resize), *_rate_notes(times, config.fps)]
     for line in lines:
-        cuts, rest = cut(line, source.frames, source.stride)
-        windows += [_Window(file, index, line.fps) for index in cuts]
+        frames = buckets.longest(len(line.index))
+        if frames is None:
+            left += len(line.index)
+            continue
+        cuts, rest = cut(line, frames, config.stride or frames)
+        for length in buckets.lengths if config.lengths == "all" else [frames]:
+            if length <= frames:
+                size = buckets.size(length, file.size)
+                windows += [_Window(file, index[:length], line.fps, size) for index in cuts]
         left += rest
     if len(stretches) > 1:
         notes.append(f"{len(stretches)} scenes")
@@ -302,10 +328,11 @@ def _judge_short(
     scene = " in its longest scene" if file.cuts else ""
     at = f" at {line.fps:.4g} fps" if source.config.fps is not None else ""
     at += f" ({source.config.interval} frames apart)" if source.config.interval > 1 else ""
-    reason = f"too short: {len(line.index)} frames{at}{scene}, a window has {source.frames}"
+    shortest = min([n for n in source.buckets.lengths if n > 1] or source.buckets.lengths)
+    reason = f"too short: {len(line.index)} frames{at}{scene}, a window has {shortest}"
     if source.config.short == "image":
         notes.append(f"{reason}; its first frame is used as an image")
-        window = _Window(file, line.index[:1], line.fps)
+        window = _Window(file, line.index[:1], line.fps, source.buckets.size(1, file.size))
         return Verdict(file.name, 1, dropped=tuple(dropped), notes=tuple(notes)), [window]
     return Verdict(file.name, 0, dropped=(reason, *dropped), notes=tuple(notes)), []
 

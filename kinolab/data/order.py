@@ -6,7 +6,7 @@ see together what one process with `world * batch_size` would see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -86,3 +86,60 @@ class ShuffledOrder:
             count = -(-len(group) // total) * total
             batches.append(np.resize(random.permutation(group), count).reshape(-1, total))
         return random.permutation(np.concatenate(batches))
+
+
+class MixedOrder:
+    """Batches of one group at a time, which group being drawn at every step by shares that may change with the step.
+
+    Each group runs through its own endless epochs (`ShuffledOrder`) in batches of its own size. A step's batch depends
+    on the seed, the sizes and the shares alone, so a resumed run needs nothing but its step.
+
+    Args:
+        seed: of the draws and the permutations.
+        groups: lists of indices that may share a batch.
+        sizes: examples per step of each group.
+        shares: steps (N,) -> (N, groups), at least 0 and not all 0: how likely each group is at each step.
+    """
+
+    BLOCK = 4096
+    """Steps whose groups are drawn together."""
+
+    def __init__(
+        self,
+        seed: int,
+        groups: Sequence[Sequence[int]],
+        sizes: Sequence[int],
+        shares: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        if not groups or not all(len(g) for g in groups) or len(sizes) != len(groups):
+            raise InputError("expected groups that are not empty, and a batch size for each")
+        self.seed, self.groups, self.shares = seed, [np.asarray(g) for g in groups], shares
+        seeds = [np.random.SeedSequence([seed, 1 + k]).generate_state(1)[0] for k in range(len(groups))]
+        self.orders = [ShuffledOrder(len(g), int(s), size) for g, s, size in zip(groups, seeds, sizes, strict=True)]
+        self._drawn: list[np.ndarray] = []
+        self._before: list[np.ndarray] = [np.zeros(len(groups), np.int64)]
+
+    def group(self, step: int) -> int:
+        """Which group the batch of `step` (0, 1, ...) is from."""
+        return int(self._block(step // self.BLOCK)[step % self.BLOCK])
+
+    def batch_indices(self, step: int) -> list[int]:
+        """The examples at `step`: as many as the group's batch size."""
+        block, offset = divmod(step, self.BLOCK)
+        drawn = self._block(block)
+        group = int(drawn[offset])
+        visit = int(self._before[block][group]) + int((drawn[:offset] == group).sum())
+        return [int(self.groups[group][i]) for i in self.orders[group].batch_indices(visit)]
+
+    def _block(self, block: int) -> np.ndarray:
+        """The groups of a block's steps, (BLOCK,); the blocks before it are drawn too, to count visits."""
+        while len(self._drawn) <= block:
+            number = len(self._drawn)
+            steps = np.arange(number * self.BLOCK, (number + 1) * self.BLOCK)
+            shares = np.cumsum(self.shares(steps), axis=1)
+            random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 0, number])))
+            at = random.random(self.BLOCK)[:, None] * shares[:, -1:]
+            drawn = (shares <= at).sum(1).astype(np.int16)
+            self._drawn.append(drawn)
+            self._before.append(self._before[-1] + np.bincount(drawn, minlength=len(self.groups)))
+        return self._drawn[block]

@@ -23,9 +23,9 @@ class Conditions:
     text: (B, L, D) token states of the prompt; text_mask: (B, L) bool, True = a real token.
     pooled: (B, D) pooled prompt embedding.
     null: (B,) bool; where True, label and text are replaced by the denoiser's learned null condition.
+    fps: (B,) frames per second of the clips; 0 = a still image. `null` leaves it as it is.
     given: (B, C, T, H, W) latents of the given part of the video, 0 where nothing is given; mask: (B, R, T, H, W), the
     share to be generated (`kinolab.layers.masking`). Both or neither; `null` leaves them as they are.
-    fps: (B,) frames per second of the clips, 0 where that is not known or the clip is an image; `null` leaves it.
     """
 
     label: Tensor | None = None
@@ -73,8 +73,8 @@ class Conditions:
 class DenoiserSpec:
     """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts.
 
-    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask, `fps`
-    whether it can be told the frame rate.
+    `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask; `fps`
+    whether it takes the frame rate.
     """
 
     channels: int
@@ -145,6 +145,10 @@ class Denoiser(nn.Module):
         for name, width in {**accepts, "fps": self.spec.fps}.items():
             if getattr(conditions, name) is not None and not width:
                 raise InputError(f"this denoiser was built without {name} conditions, but {name} was given")
+        if conditions.fps is not None and conditions.fps.shape != z.shape[:1]:
+            raise InputError(
+                f"expected one frame rate per sample, shape ({z.shape[0]},), got {tuple(conditions.fps.shape)}"
+            )
         self._check_given(z, conditions)
 
     def _check_given(self, z: Tensor, conditions: Conditions) -> None:

@@ -19,8 +19,9 @@ from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
 from kinolab.diffusion.given import Steering, steered
 from kinolab.diffusion.guidance import Conditions, DenoiserLike, GuidanceConfig, guided
-from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas
+from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas, resolution_shift
 from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, Denoised, SamplerConfig
+from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
 from kinolab.layers.step_cache import StepCache, caching
@@ -44,16 +45,23 @@ class DiffusionConfig(Config):
     variance."""
     min_snr_gamma: float = Field(default=5.0, gt=0.0)
     """Where min_snr stops the weight from growing with the signal-to-noise ratio."""
-    time_sampling: Literal["uniform", "logit_normal"] = "uniform"
-    """Distribution of training times over the path (logit-normal: Esser et al. 2024, section 3.1)."""
+    time_sampling: TimeSampling = "uniform"
+    """Distribution of training times over the path, before any shift (Esser et al. 2024, section 3.1): uniform,
+    logit_normal, mode (with heavy tails) or cosmap."""
     logit_mean: float = 0.0
-    """Mean of the logit-normal; above 0 favours noisy times."""
+    """Mean m of the logit-normal; above 0 favours noisy times."""
     logit_std: float = Field(default=1.0, gt=0.0)
-    """Standard deviation of the logit-normal."""
+    """Standard deviation s of the logit-normal."""
+    mode_scale: float = Field(default=1.29, ge=-1.0, le=MODE_SCALE_MAX)
+    """Scale s of mode sampling: above 0 favours the middle of the path, below 0 its ends; 0 is uniform."""
     stratified: bool = False
     """Spread the times of a batch evenly over the distribution (Kingma et al. 2021, appendix I.1): less variance."""
     time_shift: float = Field(default=1.0, gt=0.0)
     """Rectified flow only: t' = s t / (1 + (s - 1) t) in training and sampling; above 1 suits larger videos."""
+    shift_base: int | None = Field(default=None, ge=1)
+    """Latent positions T x H x W of the clips that time_shift is meant for. Clips of m positions are shifted by
+    sqrt(m / shift_base) more, so that they are as uncertain at every time (Esser et al. 2024, eq. 23); none = all are
+    shifted alike."""
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:
@@ -67,8 +75,10 @@ class DiffusionConfig(Config):
             raise ValueError(
                 f"{what} starts from pure noise, where predicting noise says nothing: use v, sample or flow"
             )
-        if self.time_shift != 1.0 and not flow:
-            raise ValueError("time_shift is for the flow schedule: leave it 1, or use zero_terminal_snr")
+        if (self.time_shift != 1.0 or self.shift_base is not None) and not flow:
+            raise ValueError(
+                "time_shift and shift_base are for the flow schedule: leave them out, or use zero_terminal_snr"
+            )
         if self.learned_variance and flow:
             raise ValueError(
                 "a learned variance needs a discrete schedule: use linear or cosine, or learned_variance=false"
@@ -76,8 +86,10 @@ class DiffusionConfig(Config):
         if self.learned_variance != self.loss.endswith("_vb"):
             loss = "mse_vb or min_snr_vb" if self.learned_variance else "mse or min_snr"
             raise ValueError(f"learned_variance={str(self.learned_variance).lower()} goes with the loss {loss}")
-        if self.time_sampling == "uniform" and (self.logit_mean, self.logit_std) != (0.0, 1.0):
+        if self.time_sampling != "logit_normal" and (self.logit_mean, self.logit_std) != (0.0, 1.0):
             raise ValueError("logit_mean and logit_std are for time_sampling=logit_normal")
+        if self.time_sampling != "mode" and self.mode_scale != 1.29:
+            raise ValueError("mode_scale is for time_sampling=mode")
         if self.schedule == "linear":
             linear_betas(self.num_steps)
         return self
@@ -154,8 +166,26 @@ class Diffusion:
 
     # --- training
 
-    def draw_times(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Training times (B,), float32 on the CPU, from the configured distribution."""
+    def shifted_path(self, positions: int | None) -> NoisePath:
+        """The path with its times shifted for clips of that many latent positions T x H x W.
+
+        Raises:
+            InputError: where the shift depends on the positions and they are not known.
+        """
+        base = self.config.shift_base
+        if base is None:
+            return self.path
+        if positions is None:
+            raise InputError("shift_base: the shift depends on the size of the latents, which was not given")
+        return FlowPath(self.config.time_shift * resolution_shift(positions, base))
+
+    def draw_times(
+        self, batch: int, generator: torch.Generator | None = None, *, positions: int | None = None
+    ) -> Tensor:
+        """Training times (B,), float32 on the CPU, from the configured distribution.
+
+        `positions` is T x H x W of the latents; needed where the shift depends on it (`shift_base`).
+        """
         config = self.config
         if config.stratified:
             start = torch.rand((), generator=generator, dtype=torch.float64)
@@ -163,9 +193,12 @@ class Diffusion:
         else:
             u = torch.rand(batch, generator=generator, dtype=torch.float64)
         if config.time_sampling == "logit_normal":
-            normal = torch.special.ndtri(u.clamp(1e-9, 1.0 - 1e-9))
-            u = torch.sigmoid(config.logit_mean + config.logit_std * normal)
-        return self.path.warp(u).float()
+            u = logit_normal(u, config.logit_mean, config.logit_std)
+        elif config.time_sampling == "mode":
+            u = mode(u, config.mode_scale)
+        elif config.time_sampling == "cosmap":
+            u = cosmap(u)
+        return self.shifted_path(positions).warp(u).float()
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """The weight of the squared error at times t, float64 on the CPU: 1, or that of min-SNR-gamma.
@@ -204,7 +237,7 @@ class Diffusion:
             element, and the times "t"; all (B,) on the device of z0.
         """
         z0 = z0.to(torch.promote_types(z0.dtype, torch.float32))
-        t = self.draw_times(z0.shape[0], generator) if t is None else t
+        t = self.draw_times(z0.shape[0], generator, positions=z0[0, 0].numel()) if t is None else t
         if noise is None:
             noise = torch.randn(z0.shape, generator=generator, dtype=z0.dtype).to(z0.device)
         z_t = self.q_sample(z0, t, noise)
@@ -252,12 +285,15 @@ class Diffusion:
 
     # --- sampling
 
-    def times(self, sampler: SamplerConfig) -> Tensor:
-        """The (steps + 1,) falling times of a sampler, float64; the last is the clean sample's."""
+    def times(self, sampler: SamplerConfig, *, positions: int | None = None) -> Tensor:
+        """The (steps + 1,) falling times of a sampler, float64; the last is the clean sample's.
+
+        `positions` is T x H x W of the latents; needed where the shift depends on it (`shift_base`).
+        """
         spacing = sampler.spacing
         if spacing == "auto" and isinstance(self.path, DiscretePath):
             spacing = PREFERRED_SPACING.get(sampler.name, spacing)
-        return self.path.times(sampler.steps, spacing)
+        return self.shifted_path(positions).times(sampler.steps, spacing)
 
     @torch.no_grad()
     def sample(
@@ -272,6 +308,7 @@ class Diffusion:
         steering: Steering | None = None,
         callback: Callback | None = None,
         cache: StepCache | None = None,
+        negative: Conditions | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Clean latents (B, C, T, H, W) from noise.
@@ -286,6 +323,7 @@ class Diffusion:
             steering: holds a denoiser that takes nothing given to the given part of the sample.
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
             cache: reuses the denoiser's features between steps, begun anew here; none = every step runs in full.
+            negative: conditions that guidance moves away from; none = the null condition.
             device: where noise that is drawn here goes.
 
         Raises:
@@ -294,11 +332,14 @@ class Diffusion:
         """
         sampler = sampler if sampler is not None else SamplerConfig()
         guidance = guidance if guidance is not None else GuidanceConfig()
-        times = self.times(sampler)
         if not isinstance(noise, Tensor):
             noise = torch.randn(tuple(noise), generator=generator).to(device)
+        times = self.times(sampler, positions=noise[0, 0].numel())
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        predict = guided(denoiser, conditions, guidance, channels=z.shape[1], fraction=self.path.fraction, cache=cache)
+        fraction = self.path.fraction
+        predict = guided(
+            denoiser, conditions, guidance, channels=z.shape[1], fraction=fraction, cache=cache, negative=negative
+        )
 
         def denoise(z: Tensor, t: float) -> Denoised:
             prediction, variance = self.split(predict(z, t), z.shape[1])

@@ -70,6 +70,7 @@ def guided(
     channels: int,
     fraction: Callable[[float], float],
     cache: StepCache | None = None,
+    negative: Conditions | None = None,
 ) -> Predict:
     """The denoiser with its conditions bound and guidance applied, as predict(z, t) in the dtype of z.
 
@@ -82,10 +83,13 @@ def guided(
         channels: number of prediction channels.
         fraction: time -> fraction in [0, 1], to compare with the interval.
         cache: is told which branch a call computes, and says in which steps the unconditional one may be left out.
+        negative: what to move away from, in place of the unconditional branch: a negative prompt's conditions.
 
     Raises:
-        InputError: where there is guidance and nothing to guide towards.
+        InputError: where there is guidance and nothing to guide towards, or a negative and no guidance.
     """
+    if negative is not None and not config.active:
+        raise InputError("a negative prompt is what guidance moves away from, and scale 1 has none: use another scale")
     if config.active and conditions.label is None and conditions.text is None and conditions.pooled is None:
         raise InputError(
             f"guidance scale {config.scale:g} needs a label or a text to guide towards, and none was given: use scale 1"
@@ -106,7 +110,7 @@ def guided(
             conditional = call(z, t, conditions, "conditional")
             mixed = combine(conditional[:, :channels], conditional[:, :channels] - cache.difference, config)
             return torch.cat([mixed, conditional[:, channels:]], 1)
-        null = conditions.all_null(z.shape[0], z.device)
+        null = conditions.all_null(z.shape[0], z.device) if negative is None else negative
         if config.batched:
             both = call(torch.cat([z, z]), t, conditions.cat(conditions, null), "conditional", "unconditional")
             conditional, unconditional = both.chunk(2)

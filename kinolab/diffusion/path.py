@@ -146,9 +146,16 @@ class FlowPath(NoisePath):
     def times(self, steps: int, spacing: Spacing = "auto") -> Tensor:
         if steps < 1:
             raise InputError(f"expected at least 1 step, got {steps}")
-        if spacing not in ("auto", "trailing"):
-            raise InputError(f"rectified flow has one spacing, from t = 1 down: use auto or trailing, not {spacing}")
-        return self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)) * FLOW_TIME_UNITS
+        if spacing == "leading":
+            raise InputError(
+                "leading spacing never visits t = 1, where rectified flow begins: use trailing or linspace"
+            )
+        if spacing != "linspace":
+            return self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)) * FLOW_TIME_UNITS
+        # Stable Diffusion 3's own: down to the least of 1000 training times, which is shifted once more with the rest.
+        least = float(self.shifted(torch.tensor(1.0 / FLOW_TIME_UNITS, dtype=torch.float64)))
+        falling = self.shifted(torch.linspace(1, least, steps, dtype=torch.float64))
+        return torch.cat([falling, falling.new_zeros(1)]) * FLOW_TIME_UNITS
 
     def fraction(self, t: float) -> float:
         return t / FLOW_TIME_UNITS
@@ -163,6 +170,15 @@ class FlowPath(NoisePath):
     def shifted(self, t: Tensor) -> Tensor:
         """t' = s t / (1 + (s - 1) t)."""
         return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+
+
+def resolution_shift(positions: int, base: int) -> float:
+    """sqrt(m / n): the shift for m latent positions where n need none (Esser et al. 2024, eq. 23).
+
+    At equal time more positions leave less doubt about a picture's coarse content, the standard deviation of its mean
+    being sigma / alpha / sqrt(m); the shift makes it equal. Shifts of shifts multiply.
+    """
+    return math.sqrt(positions / base)
 
 
 def linear_betas(num_steps: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.data import ClipExample, FolderConfig, LatentExample, WorldSourceConfig
+from kinolab.data.buckets import BucketConfig, Buckets
 from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
@@ -88,10 +89,10 @@ def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]
 def _clip_shape(data: Any, autoencoder: Autoencoder) -> tuple[int, int, int]:
     """(T, H, W) of the clips that a data config asks for, as the autoencoder takes them."""
     if isinstance(data, WorldSourceConfig):
-        frames, size = data.world.frames, (data.world.size, data.world.size)
+        frames, size = data.world.frames, [data.world.size, data.world.size]
     elif isinstance(data, FolderConfig):
-        frames = data.frames
-        size = data.size if isinstance(data.size, tuple) else (data.size, data.size)
+        shapes = data.buckets or (BucketConfig(frames=data.frames, size=data.size),)
+        frames, *size = Buckets(tuple(b.shape for b in shapes)).largest
     else:
         raise InputError("data: an autoencoder is trained on clips; expected kind: folder or world, not a cache")
-    return autoencoder.spec.snap_frames(frames), *size
+    return autoencoder.spec.snap_frames(frames), size[0], size[1]

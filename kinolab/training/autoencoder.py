@@ -143,12 +143,12 @@ class AutoencoderJob:
 
     def _heldout_batches(self, count: int) -> Iterator[Tensor]:
         size = self.recipe.training.micro_batch or self.recipe.training.batch_size
-        groups: dict[int, list[Tensor]] = {}
+        groups: dict[tuple[int, ...], list[Tensor]] = {}
         for example in (self.heldout[i] for i in spread(len(self.heldout), count)):
-            group = groups.setdefault(example.video.shape[1], [])
+            group = groups.setdefault(tuple(example.video.shape), [])
             group.append(example.video)
             if len(group) == size:
-                yield torch.stack(groups.pop(example.video.shape[1])).to(self.device)
+                yield torch.stack(groups.pop(tuple(example.video.shape))).to(self.device)
         for group in groups.values():
             yield torch.stack(group).to(self.device)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch.utils.data
 
-from kinolab.data.order import ShuffledOrder
+from kinolab.data.order import MixedOrder, ShuffledOrder
 from kinolab.errors import InputError
+from kinolab.training.mix import BucketMix
 from kinolab.training.parallel import World
 from kinolab.training.settings import TrainingConfig
 
@@ -56,6 +57,30 @@ class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
         return [MicroBatch(group, [self.source[indices[p]] for p in group]) for group in self.groups]
 
 
+class _MixedSteps(torch.utils.data.Dataset[list[MicroBatch]]):
+    """The same where a step's bucket, and with it the number of its clips, is drawn."""
+
+    def __init__(self, source: Any, config: TrainingConfig, world: World, mix: BucketMix, first: int) -> None:
+        self.source, self.first, self.steps = source, first, max(0, config.steps - first)
+        groups = micro_positions(config, world)
+        # Every bucket has the same number of micro-batches, each as much larger as its clips are smaller.
+        self.sizes = [max(1, int(len(groups[0]) * ratio + 1e-9)) for ratio in mix.ratios]
+        self.mine = range(world.rank * len(groups), (world.rank + 1) * len(groups))
+        count = world.size * len(groups)
+        self.order = MixedOrder(config.seed, mix.groups, [size * count for size in self.sizes], mix.shares)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, k: int) -> list[MicroBatch]:
+        if k >= self.steps:
+            raise IndexError(k)
+        step = self.first + k
+        indices, size = self.order.batch_indices(step), self.sizes[self.order.group(step)]
+        groups = [list(range(m * size, (m + 1) * size)) for m in self.mine]
+        return [MicroBatch(group, [self.source[indices[p]] for p in group]) for group in groups]
+
+
 def _one(items: list[Any]) -> Any:
     return items[0]
 
@@ -66,12 +91,20 @@ def micro_batches(
     first_step: int,
     world: World,
     limit_threads: Callable[[int], None] | None = None,
+    mix: BucketMix | None = None,
 ) -> Iterator[list[MicroBatch]]:
-    """For each step from `first_step`, this process's micro-batches; `config.workers` processes prepare them ahead."""
-    groups_of_one_shape = source.groups() if hasattr(source, "groups") else None
-    order = ShuffledOrder(len(source), config.seed, config.batch_size, groups=groups_of_one_shape)
-    groups = micro_positions(config, world)
-    steps = _Steps(source, order, groups, first_step, max(0, config.steps - first_step))
+    """For each step from `first_step`, this process's micro-batches; `config.workers` processes prepare them ahead.
+
+    With a `mix` the buckets share the steps as it says; else every batch is of one shape and every clip as likely.
+    """
+    steps: torch.utils.data.Dataset[list[MicroBatch]]
+    if mix is not None:
+        steps = _MixedSteps(source, config, world, mix, first_step)
+    else:
+        groups_of_one_shape = source.groups() if hasattr(source, "groups") else None
+        order = ShuffledOrder(len(source), config.seed, config.batch_size, groups=groups_of_one_shape)
+        groups = micro_positions(config, world)
+        steps = _Steps(source, order, groups, first_step, max(0, config.steps - first_step))
     loader = torch.utils.data.DataLoader(
         steps,
         batch_size=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.conditioning import MiniLmConfig, TextEmbedding
 from kinolab.conditioning import build as build_text_encoder
+from kinolab.conditioning import check_widths
+from kinolab.data import CacheSource
+from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.trained import trainable_parameters
@@ -24,7 +27,9 @@ from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.training.batches import MicroBatch, micro_batches, spread
+from kinolab.training.mix import bucket_mix
 from kinolab.training.parallel import World, full_state
+from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.randomness import generators, normal, sample_seed, uniform
 from kinolab.training.recipe import DenoiserRecipe
 from kinolab.training.tasks import TaskDraws
@@ -53,8 +58,17 @@ class DenoiserJob:
             )
         self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
         self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
-        self.text = build_text_encoder(MiniLmConfig()) if recipe.text_encoder != "none" else None
-        self._embedded: dict[str, TextEmbedding] = {}
+        encoder = build_text_encoder(recipe.text_encoder)
+        self.text: CaptionEmbedder | None = None
+        if encoder is not None:
+            check_widths(encoder, spec.text_dim, spec.pooled_dim)
+            self.text = CaptionEmbedder(encoder, source.config.path if isinstance(source, CacheSource) else None)
+        self.groups: list[list[int]] = source.groups() if hasattr(source, "groups") else [list(range(len(source)))]
+        if recipe.image_frames and len({shape[1:] for shape in self._shapes()}) > 1:
+            raise InputError(
+                f"image_frames={recipe.image_frames}: joint images need clips of one size; to train on images too, "
+                "give the data a bucket of one frame"
+            )
         self.parts = {"denoiser": Part(self.denoiser)}
         self.device = torch.device("cpu")
 
@@ -62,16 +76,43 @@ class DenoiserJob:
         """This process's micro-batches, from `first_step` on."""
         self.device = self.tasks.device = world.device
         self.autoencoder.to(world.device)
-        return micro_batches(self.source, self.recipe.training, first_step, world)
+        if self.text is not None:
+            self.text.encoder.to(world.device)
+        mix = None
+        if self.recipe.mix.active:
+            shapes = self._shapes()
+            positions = [math.prod(self.autoencoder.spec.latent_shape(*shape)[1:]) for shape in shapes]
+            mix = bucket_mix(self.recipe.mix, self.groups, shapes, positions)
+        return micro_batches(self.source, self.recipe.training, first_step, world, mix=mix)
+
+    def _shapes(self) -> list[BucketShape]:
+        """Frames, height and width of each group's clips."""
+        return [self._shape(group[0]) for group in self.groups]
+
+    def _shape(self, index: int) -> BucketShape:
+        """Frames, height and width of clip `index` of the source."""
+        spec = self.autoencoder.spec
+        if isinstance(self.source, CacheSource):
+            _, frames, height, width = self.source.shape(index)
+        elif hasattr(self.source, "record"):
+            record = self.source.record(index)
+            return record.frames, *(record.size or self.source.size)
+        else:
+            example = self.source[index]
+            if not hasattr(example, "latents"):
+                return tuple(example.video.shape[1:])
+            _, frames, height, width = example.latents.shape
+        return spec.pixel_frames(frames), height * spec.spatial_ratio, width * spec.spatial_ratio
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
         seed, positions = self.recipe.training.seed, micro_batch.positions
         z0, conditions = self.latents(micro_batch.examples), self.conditions(micro_batch.examples)
+        size = z0[0, 0].numel()  # of the clip, without images beside it
         if self.recipe.image_frames:
             z0, conditions = self._with_images(z0, micro_batch, step)
         sources = generators(seed, step, positions, "noise")
-        times = torch.cat([self.diffusion.draw_times(1, g) for g in sources]).to(self.device)
+        times = torch.cat([self.diffusion.draw_times(1, g, positions=size) for g in sources]).to(self.device)
         noise = normal(z0.shape[1:], sources).to(self.device)
         conditions = self.tasks.give(conditions, micro_batch.examples, generators(seed, step, positions, "tasks"))
         rate = torch.full((len(positions),), self.recipe.condition_dropout)
@@ -80,7 +121,7 @@ class DenoiserJob:
             rate = torch.where(some, self.recipe.given_condition_dropout, rate)
         dropped = uniform(generators(seed, step, positions, "dropout")) < rate
         if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
-            conditions = conditions.with_null(dropped.to(self.device))
+            conditions = self._dropped(conditions, dropped.to(self.device))
         if conditions.label is not None and self.recipe.label_dropout:
             alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
             conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
@@ -88,6 +129,20 @@ class DenoiserJob:
         parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
+
+    def _dropped(self, conditions: Conditions, rows: Tensor) -> Conditions:
+        """Conditions whose rows (B,) are the null ones: the learned ones, or the empty prompt without a label."""
+        if self.text is None or self.recipe.null_prompt == "learned":
+            return conditions.with_null(rows)
+        empty = self._text([""])
+        changes = {}
+        for name in ("text", "text_mask", "pooled"):
+            value, none = getattr(conditions, name), getattr(empty, name)
+            if value is not None:
+                changes[name] = torch.where(rows.view(-1, *[1] * (value.ndim - 1)), none.to(value), value)
+        if conditions.label is not None:
+            changes["label"] = self._without(conditions.label, rows)
+        return replace(conditions, **changes)
 
     def _without(self, label: Tensor, rows: Tensor) -> Tensor:
         """Labels (B,) or (B, 1 + images) with those of the given rows (B,) replaced by the null class."""
@@ -127,44 +182,47 @@ class DenoiserJob:
     def conditions(self, examples: Sequence[Any]) -> Conditions:
         """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""
         spec = self.denoiser.spec
-        label = text = mask = pooled = None
+        conditions = self._text([e.caption or "" for e in examples])
         if spec.num_classes:
             known = [spec.unlabelled if e.label is None else int(e.label) for e in examples]
-            label = torch.tensor(known)
-        if self.text is not None:
-            embedded = self._embed([e.caption or "" for e in examples])
-            text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
-            pooled = embedded.pooled if spec.pooled_dim else None
-        fps = torch.tensor([float(e.fps) for e in examples]) if spec.fps else None
-        return Conditions(label, text, mask, pooled, fps=fps).to(self.device)
+            conditions = replace(conditions, label=torch.tensor(known, device=self.device))
+        if spec.fps:
+            rates = [0.0 if self._frames(e) == 1 else float(e.fps) for e in examples]  # 0 = a still image
+            conditions = replace(conditions, fps=torch.tensor(rates, device=self.device))
+        return conditions
 
-    def _embed(self, captions: list[str]) -> TextEmbedding:
-        """Embeddings of captions; each distinct one is computed once in a run."""
-        assert self.text is not None
-        new = sorted({c for c in captions if c not in self._embedded})
-        for first in range(0, len(new), 64):
-            chunk = new[first : first + 64]
-            with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                embedded = self.text.encode(chunk)
-            for k, caption in enumerate(chunk):
-                row = slice(k, k + 1)
-                self._embedded[caption] = TextEmbedding(
-                    embedded.states[row].half(), embedded.mask[row], embedded.pooled[row].half()
-                )
-        rows = [self._embedded[c] for c in captions]
-        return TextEmbedding(
-            torch.cat([r.states.float() for r in rows]),
-            torch.cat([r.mask for r in rows]),
-            torch.cat([r.pooled.float() for r in rows]),
-        )
+    def _text(self, captions: list[str]) -> Conditions:
+        """The embeddings of captions, as far as the denoiser takes them."""
+        spec = self.denoiser.spec
+        if self.text is None or not (spec.text_dim or spec.pooled_dim):
+            return Conditions()
+        embedded = self.text(captions)
+        text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
+        pooled = embedded.pooled if spec.pooled_dim else None
+        return Conditions(text=text, text_mask=mask, pooled=pooled).to(self.device)
+
+    def _frames(self, example: Any) -> int:
+        """Frames of a clip, encoded or not."""
+        if hasattr(example, "latents"):
+            return self.autoencoder.spec.pixel_frames(example.latents.shape[1])
+        return int(example.video.shape[1])
+
+    def _heldout_batches(self, chosen: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Held-out clips in batches of one shape, each with the place of its first clip among all."""
+        size, first = self.recipe.training.micro_batch or self.recipe.training.batch_size, 0
+        groups = self.heldout.groups() if hasattr(self.heldout, "groups") else [list(range(len(self.heldout)))]
+        for members in map(set, groups):
+            mine = [i for i in chosen if i in members]
+            for k in range(0, len(mine), size):
+                yield first + k, mine[k : k + size]
+            first += len(mine)
 
     def evaluate(self, world: World) -> dict[str, float]:
         """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
         chosen = spread(len(self.heldout), self.recipe.heldout_clips)
-        size = self.recipe.training.micro_batch or self.recipe.training.batch_size
         sums: dict[str, float] = {}
-        for first in range(0, len(chosen), size):
-            examples = [self.heldout[i] for i in chosen[first : first + size]]
+        for first, indices in self._heldout_batches(chosen):
+            examples = [self.heldout[i] for i in indices]
             z0, conditions = self.latents(examples), self.conditions(examples)
             seed, positions = self.recipe.training.seed, list(range(first, first + len(examples)))
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
@@ -181,13 +239,8 @@ class DenoiserJob:
 
     def model(self) -> VideoModel:
         """The model as it stands: shares its parts with the job."""
-        recipe, example = self.recipe, self.source[0]
-        shape = example.latents.shape if hasattr(example, "latents") else None
-        spec = self.autoencoder.spec
-        if shape is not None:
-            frames, size = spec.pixel_frames(shape[1]), (shape[2] * spec.spatial_ratio, shape[3] * spec.spatial_ratio)
-        else:
-            frames, size = example.video.shape[1], tuple(example.video.shape[2:])
+        recipe, shapes = self.recipe, self._shapes()
+        frames, *size = shapes[0]  # the longest, and of those the largest
         config = ModelConfig(
             version=_version(),
             trained=f"{recipe.name}, {recipe.training.steps} steps",
@@ -195,11 +248,13 @@ class DenoiserJob:
             denoiser=recipe.denoiser,
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
+            null_prompt=recipe.null_prompt,
             class_names=recipe.class_names,
             tasks=recipe.tasks,
             frames=frames,
-            size=size,
-            fps=example.fps,
+            size=(size[0], size[1]),
+            buckets=tuple(shapes) if len(shapes) > 1 else (),
+            fps=self.source[self.groups[0][0]].fps,
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
         )
@@ -225,6 +280,8 @@ class DenoiserJob:
 
     def export(self, folder: Path, step: int, world: World) -> None:
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
+        if self.text is not None:
+            self.text.flush()
         state = merge_lora(full_state(self.denoiser))
         if not world.first:
             return

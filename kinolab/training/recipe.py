@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
+from kinolab.conditioning import TextEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
@@ -20,6 +21,7 @@ from kinolab.errors import InputError
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
+from kinolab.training.mix import MixConfig
 from kinolab.training.settings import TrainingConfig
 
 
@@ -125,8 +127,11 @@ class DenoiserRecipe(Config):
     """Rank of the changes of `lora`."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""
-    text_encoder: Literal["none", "minilm"] = "none"
+    text_encoder: TextEncoderConfig = "none"
     """What turns captions into conditions."""
+    null_prompt: Literal["learned", "empty"] = "learned"
+    """What stands for a dropped caption: the denoiser's learned null condition, or the empty prompt (as in Stable
+    Diffusion 3)."""
     class_names: tuple[str, ...] = ()
     """Names of the labels, in order; shown to people."""
     condition_dropout: float = Field(0.1, ge=0, le=1)
@@ -140,6 +145,8 @@ class DenoiserRecipe(Config):
     hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
+    mix: MixConfig = MixConfig()
+    """How buckets of the data (lengths and sizes, images among them) share the steps."""
     heldout_clips: int = Field(64, ge=1)
     """Held-out clips that the loss is measured on."""
     heldout_times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)

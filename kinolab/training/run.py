@@ -147,6 +147,10 @@ def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[M
     for name, source in config.data.items():
         if isinstance(source, data.CacheConfig):
             raise InputError(f"data.{name}: the encoder learns from pixels, got a cache of latents; name its clips")
+        if isinstance(source, data.FolderConfig) and source.buckets:
+            raise InputError(
+                f"data.{name}: the encoder learns from clips of one shape, got buckets; set frames and size"
+            )
         for side, sources in sides.items():
             sources.append(data.build(source, split=side))
             for note in sources[-1].notes():

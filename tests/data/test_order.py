@@ -1,6 +1,9 @@
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 
-from kinolab.data.order import ShuffledOrder
+from kinolab.data.order import MixedOrder, ShuffledOrder
 from kinolab.errors import InputError
 
 
@@ -55,3 +58,50 @@ def test_impossible_orders_are_refused(
 ) -> None:
     with pytest.raises(InputError, match="expected"):
         ShuffledOrder(length, 0, batch, rank, world, groups)
+
+
+GROUPS = [list(range(7)), list(range(7, 10)), list(range(10, 30))]
+
+
+def mixed(shares: Callable[[np.ndarray], np.ndarray], seed: int = 3) -> MixedOrder:
+    return MixedOrder(seed, GROUPS, [2, 3, 4], shares)
+
+
+def fixed(*shares: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda steps: np.tile(np.array(shares), (len(steps), 1))
+
+
+def test_mixed_batches_have_their_groups_size_and_members() -> None:
+    order = mixed(fixed(1, 2, 3))
+    for step in range(60):
+        group, batch = order.group(step), order.batch_indices(step)
+        assert len(batch) == [2, 3, 4][group] and set(batch) <= set(GROUPS[group])
+
+
+def test_mixed_groups_run_through_their_own_epochs() -> None:
+    order = mixed(fixed(1, 1, 1))
+    seen = [i for step in range(120) if order.group(step) == 2 for i in order.batch_indices(step)]
+    assert [sorted(seen[k : k + 20]) for k in (0, 20, 40)] == [GROUPS[2]] * 3
+
+
+def test_mixed_steps_depend_on_nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MixedOrder, "BLOCK", 16)
+    straight = [mixed(fixed(1, 2, 3)).batch_indices(step) for step in range(50)]
+    whole = mixed(fixed(1, 2, 3))
+    assert [whole.batch_indices(step) for step in range(50)] == straight
+    assert [whole.batch_indices(step) for step in reversed(range(50))] == straight[::-1]
+    assert mixed(fixed(1, 2, 3), seed=4).batch_indices(0) != straight[0] or whole.group(1) != whole.group(2)
+
+
+def test_shares_are_followed_and_may_change() -> None:
+    order = mixed(lambda steps: np.stack([steps / 4000, 0 * steps, 1 - steps / 4000], 1).clip(0))
+    drawn = np.array([order.group(step) for step in range(4000)])
+    assert not (drawn == 1).any()
+    for first in range(0, 4000, 1000):
+        expected = (first + 500) / 4000
+        assert (drawn[first : first + 1000] == 0).mean() == pytest.approx(expected, abs=0.04)
+
+
+def test_a_mixed_order_needs_members() -> None:
+    with pytest.raises(InputError, match="groups that are not empty"):
+        MixedOrder(0, [[0], []], [1, 1], fixed(1, 1))

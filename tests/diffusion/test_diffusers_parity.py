@@ -127,6 +127,16 @@ def test_dpm_solver_2m(schedulers: Any, noise: Tensor, prediction: str, steps: i
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_as_stable_diffusion_3_samples(schedulers: Any, noise: Tensor, shift: float) -> None:
+    reference = schedulers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
+    reference.set_timesteps(28)
+    diffusion = Diffusion(DiffusionConfig(schedule="flow", prediction="flow", time_shift=shift))
+    sampler = SamplerConfig(name="euler", steps=28, spacing="linspace")
+    torch.testing.assert_close(diffusion.times(sampler).float() / 1000, reference.sigmas, rtol=1e-6, atol=1e-6)
+    assert_same(ours(diffusion.config, sampler, noise, 7), theirs(reference, noise))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_euler(schedulers: Any, noise: Tensor, shift: float) -> None:
     reference = schedulers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
     steps = 20

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kinolab.config import load_config
 from kinolab.denoisers.base import Conditions
-from kinolab.diffusion import Diffusion, DiffusionConfig
+from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 
 VALID = [
@@ -130,6 +130,38 @@ def test_logit_normal_times_and_the_shift() -> None:
     torch.testing.assert_close(moved, logit + math.log(3.0), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "mode", "cosmap"])
+def test_the_shift_by_resolution_acts_on_every_distribution(sampling: str) -> None:
+    settings = {"schedule": "flow", "prediction": "flow", "time_sampling": sampling, "time_shift": 1.5}
+    plain, fitted = Diffusion(config(**settings)), Diffusion(config(**settings, shift_base=18))
+    z0 = torch.zeros(4, 2, 2, 6, 6)  # 72 positions: sqrt(72 / 18) = 2
+    times = {}
+    for name, diffusion in (("plain", plain), ("fitted", fitted)):
+        generator = torch.Generator().manual_seed(3)
+        t = diffusion.loss(lambda z, t, c: z, z0, NOBODY, generator=generator)["t"].double() / 1000
+        times[name] = torch.logit(t)
+    torch.testing.assert_close(times["fitted"], times["plain"] + math.log(2.0), rtol=0, atol=1e-4)
+    assert torch.equal(fitted.draw_times(3, torch.Generator().manual_seed(0), positions=18),
+                       plain.draw_times(3, torch.Generator().manual_seed(0)))  # fmt: skip
+    with pytest.raises(InputError, match="the size of the latents, which was not given"):
+        fitted.draw_times(3)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_takes_shifted_times(name: str) -> None:
+    settings = {"schedule": "flow", "prediction": "flow"}
+    by_hand, fitted = Diffusion(config(**settings, time_shift=2.0)), Diffusion(config(**settings, shift_base=18))
+    sampler, noise = SamplerConfig(name=name, steps=4), latents()[:, :, :2].repeat(1, 1, 1, 3, 3)[..., :6, :6]
+    results = []
+    for diffusion in (by_hand, fitted):
+        generator = torch.Generator().manual_seed(0)
+        results.append(
+            diffusion.sample(lambda z, t, c: torch.tanh(z), noise, NOBODY, sampler=sampler, generator=generator)
+        )
+    assert torch.equal(*results)
+    assert torch.equal(fitted.times(sampler, positions=72), by_hand.times(sampler))
+
+
 def test_stratified_times_cover_every_batch_evenly() -> None:
     diffusion = Diffusion(config(stratified=True))
     generator = torch.Generator().manual_seed(0)
@@ -202,7 +234,11 @@ def test_a_denoiser_of_the_wrong_width_is_named() -> None:
         ({"time_shift": 3.0}, "flow schedule"),
         ({"learned_variance": True}, "mse_vb or min_snr_vb"),
         ({"loss": "mse_vb"}, "mse or min_snr"),
+        ({"shift_base": 64}, "flow schedule"),
         ({"logit_mean": 1.0}, "logit_normal"),
+        ({"logit_mean": 1.0, "time_sampling": "mode"}, "logit_normal"),
+        ({"mode_scale": 1.0, "time_sampling": "cosmap"}, "time_sampling=mode"),
+        ({"mode_scale": 1.8, "time_sampling": "mode"}, "mode_scale"),
         ({"num_steps": 10}, "more than 20 steps"),
         ({"predicton": "v"}, "did you mean 'prediction'"),
     ],

@@ -53,6 +53,16 @@ def test_dropped_rows_stay_unconditional() -> None:
     assert float(out[0].mean()) == -1.0 and float(out[1].mean()) == -1.0 + 3.0 * 3.0
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_negative_takes_the_place_of_the_unconditional_branch(batched: bool) -> None:
+    negative = Conditions(label=torch.tensor([5, 7]), null=torch.tensor([False, True]))
+    config, z = GuidanceConfig(scale=3.0, batched=batched), torch.zeros(2, 4, 1, 2, 2)
+    predict = guided(Counting(), LABELS, config, channels=4, fraction=lambda t: t / 1000, negative=negative)
+    assert predict(z, 500.0)[:, 0, 0, 0, 0].tolist() == [5 + 3 * (1 - 5), -1 + 3 * (2 + 1)]
+    with pytest.raises(InputError, match="scale 1 has none"):
+        guided(Counting(), LABELS, GuidanceConfig(), channels=4, fraction=lambda t: t / 1000, negative=negative)
+
+
 def test_scale_one_costs_one_call() -> None:
     denoiser = Counting()
     out = predict(GuidanceConfig(), denoiser)

@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from kinolab.diffusion.path import DiscretePath, FlowPath, cosine_betas, linear_betas, spaced_timesteps
+from kinolab.diffusion.path import (
+    DiscretePath,
+    FlowPath,
+    cosine_betas,
+    linear_betas,
+    resolution_shift,
+    spaced_timesteps,
+)
 from kinolab.errors import InputError
 
 PATHS = {
@@ -89,6 +96,22 @@ def test_time_shift_formula_in_sampling_and_training() -> None:
     torch.testing.assert_close(PATHS["flow-shifted"].times(4)[2], torch.tensor(750.0).double())
 
 
+def test_flow_with_linspace_ends_at_the_least_training_time() -> None:
+    times = PATHS["flow"].times(4, "linspace")
+    torch.testing.assert_close(times, torch.tensor([1000.0, 667.0, 334.0, 1.0, 0.0]).double())
+    assert PATHS["flow-shifted"].times(1, "linspace").tolist() == [1000.0, 0.0]
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_the_shift_by_resolution_keeps_the_doubt_about_a_constant(t: float) -> None:
+    """Esser et al. 2024, section 5.3.2: the mean of n positions of z_t tells a constant up to t / (1 - t) / sqrt(n)."""
+    n, m = 256, 4096
+    shift = resolution_shift(m, n)
+    moved = float(FlowPath(shift).shifted(torch.tensor(t).double()))
+    assert shift == 4.0
+    assert moved / (1 - moved) / m**0.5 == pytest.approx(t / (1 - t) / n**0.5)
+
+
 def test_discrete_warp_gives_every_step_the_same_share() -> None:
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     counts = torch.bincount(PATHS["linear"].warp(u).long(), minlength=1000)
@@ -101,7 +124,7 @@ def test_discrete_warp_gives_every_step_the_same_share() -> None:
         ("linear", 1001, "auto", "1 to 1000 steps"),
         ("linear", 0, "auto", "1 to 1000 steps"),
         ("linear-zero", 10, "leading", "trailing or linspace"),
-        ("flow", 10, "linspace", "auto or trailing"),
+        ("flow", 10, "leading", "never visits t = 1"),
         ("flow", 0, "auto", "at least 1 step"),
     ],
 )

