@@ -250,6 +250,7 @@ def markdown(plan: ComparePlan, groups: Sequence[Group]) -> str:
             rows = [[row.name, *(_shown_score(row, m, marked[m][k]) for m in names)]
                     for k, row in enumerate(group.rows)]  # fmt: skip
             lines += [*_pipes(["", *(heading(m) for m in names)], rows), ""]
+        lines += pairs_lines(group)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -285,6 +286,30 @@ def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _portions(items: Sequence[str], size: int) -> list[Sequence[str]]:
     return [items[k : k + size] for k in range(0, len(items), size)]
+
+
+PAIRED = {"autoencoder": "psnr", "denoiser": "fvd"}
+"""The score of each kind that all pairs of rows are compared by."""
+
+
+def pairs_lines(group: Group) -> list[str]:
+    """Every pair of rows by one score, as Markdown: is the row better than the column beyond the noise?"""
+    metric, numbers = PAIRED[group.kind], range(1, len(group.rows) + 1)
+    if metric not in group.metrics or len(group.rows) < 3:
+        return []
+    cells = [
+        [f"{k}. {row.name}", *("" if row is other else pair_mark(row, other, metric) for other in group.rows)]
+        for k, row in zip(numbers, group.rows, strict=True)
+    ]
+    text = f"By {metric}: `+` the row is better than the column beyond the noise, `-` worse, `=` not to be told."
+    return [text, "", *_pipes(["", *map(str, numbers)], cells), ""]
+
+
+def pair_mark(row: Row, other: Row, metric: str) -> str:
+    """`+`, `-` or `=`; `?` where the noise between the two is not known."""
+    if not comparable(row, other, metric):
+        return "?"
+    return "+" if beyond(row, other, metric) else "-" if beyond(other, row, metric) else "="
 
 
 def to_csv(groups: Sequence[Group]) -> str:

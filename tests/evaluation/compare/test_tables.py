@@ -10,7 +10,7 @@ import pytest
 from kinolab.config import load_config
 from kinolab.evaluation.compare.cells import Cell
 from kinolab.evaluation.compare.plan import ComparePlan
-from kinolab.evaluation.compare.tables import Group, Row, beyond, groups_of, marks
+from kinolab.evaluation.compare.tables import Group, Row, beyond, groups_of, marks, pair_mark, pairs_lines
 from tests.evaluation.compare.tiny_plan import tiny_plan
 
 
@@ -77,6 +77,21 @@ def test_a_missing_score_is_not_marked_and_seeds_are_averaged() -> None:
 def test_without_intervals_nothing_is_said() -> None:
     rows = (row("a", record(9.0, None)), row("b", record(30.0, None)), row("c", record(10.0, 1.0)))
     assert marks(Group("t", "denoiser", rows), "fvd") == ["alone"] * 3
+
+
+def test_every_pair_is_told_apart_or_not() -> None:
+    rows = (
+        row("a", record(9.0, 0.5)),
+        row("b", record(30.0, 0.5)),
+        row("c", record(9.5, 0.5)),
+        row("d", record(1, None)),
+    )
+    assert [[pair_mark(x, y, "fvd") for y in rows] for x in rows] == [
+        ["=", "+", "=", "?"], ["-", "=", "-", "?"], ["=", "+", "=", "?"], ["?", "?", "?", "?"],
+    ]  # fmt: skip
+    lines = pairs_lines(Group("t", "denoiser", rows))
+    assert lines[2] == "|  | 1 | 2 | 3 | 4 |" and lines[4] == "| 1. a |  | + | = | ? |"
+    assert pairs_lines(Group("t", "denoiser", rows[:2])) == [], "two rows have their marks"
 
 
 def test_protocols_never_meet_in_one_table() -> None:
