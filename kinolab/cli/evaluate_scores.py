@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kinolab.cli.measuring import check_out, load_model, sampling, show_report
+
 if TYPE_CHECKING:
     from kinolab.evaluation.scores import ScoreReport
 
@@ -108,8 +110,6 @@ def generation(
         made = GeneratedClips(folder, chosen)
         made_by = {"name": subject, "kind": "folder", "sha256": made.content_hash()}
     else:
-        from kinolab.cli.evaluate import load_model, sampling
-
         name, model = load_model(subject, device, precision)
         how, guided = sampling(model.config, sampler, steps, guidance)
         made = ModelClips(model, name, real, chosen, sampler=how, guidance=guided, given_frames=given_frames)
@@ -141,20 +141,6 @@ def video_folder(subject: str) -> Path | None:
     return None
 
 
-def check_out(out: Path | None, videos: Path | None = None) -> None:
-    """Refuse places that can't be written before anything is computed."""
-    from kinolab.errors import InputError
-
-    if out is not None and out.is_dir():
-        raise InputError(f"{out}: is a folder; expected the name of a JSON file")
-    for folder in ([] if out is None else [out.parent]) + ([] if videos is None else [videos]):
-        there = next((p for p in (folder, *folder.parents) if p.exists()), None)
-        if there is not None and not there.is_dir():
-            raise InputError(f"{there}: is a file; expected a folder to write into")
-
-
 def show(report: ScoreReport, out: Path | None) -> None:
     """Print a report; write it where a file is named."""
-    from kinolab.cli.evaluate import show_report
-
     show_report([report.table()], report.lines(), report.to_json(None if out is None else out.parent), out)

@@ -30,8 +30,7 @@ def sensitivity(
     changes, and misled by one that it rewards.
     """
     from kinolab.cli.data import progress_bar
-    from kinolab.cli.evaluate import show_report, write_text
-    from kinolab.cli.evaluate_scores import check_out
+    from kinolab.cli.measuring import check_out, show_report, write_text
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
     from kinolab.evaluation.sensitivity import evaluate_sensitivity

@@ -24,7 +24,7 @@ def plan(
     Nothing is trained and no run folder is made. Where the recipe's data is missing, random data of the same shape is
     measured. Memory is that of this process, so plan on the machine that will train.
     """
-    from kinolab.cli.evaluate import show_report
+    from kinolab.cli.measuring import show_report
     from kinolab.evaluation.cost import measure_cost
 
     report = measure_cost(

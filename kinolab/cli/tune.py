@@ -45,7 +45,7 @@ def tune(
     same noise, and take turns, so that the ratios hold on a busy machine too.
     """
     from kinolab.cli.data import progress_bar
-    from kinolab.cli.evaluate import load_model, show_report
+    from kinolab.cli.measuring import load_model, show_report
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.evaluation.tune import TuneConfig

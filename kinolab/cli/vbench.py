@@ -32,7 +32,7 @@ def vbench(
 ) -> None:
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
     from kinolab.cli.data import progress_bar
-    from kinolab.cli.evaluate import load_model, sampling
+    from kinolab.cli.measuring import load_model, sampling
     from kinolab.evaluation.vbench import prompts_of_world, write_vbench
 
     chosen, loaded = load_model(model, device, precision)

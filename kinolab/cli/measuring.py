@@ -1,0 +1,89 @@
+"""What the commands that measure or sample a model share: loading it, its sampler, and showing a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+    from kinolab.model import ModelConfig, VideoModel
+
+
+def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:
+    """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
+    from rich.console import Console
+
+    # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        typer.echo(line)
+    if out is not None:
+        write_text(out, json)
+        typer.echo(out)
+
+
+def load_model(
+    model: str | None, device: str, precision: Literal["auto", "float32", "bfloat16"]
+) -> tuple[str, VideoModel]:
+    """The model named on the command line, or the shipped one, and its name."""
+    from kinolab.generate import default_model
+    from kinolab.model import VideoModel
+
+    chosen = model if model is not None else default_model()
+    return chosen, VideoModel.load(chosen, device=device, precision=precision)
+
+
+def steering(method: str, weight: float | None, error: str | None = None) -> SteeringConfig | None:
+    """The steering that the options name; none = the model's own way, or the default for one that has none."""
+    from kinolab.config import load_config
+    from kinolab.diffusion import SteeringConfig
+    from kinolab.errors import InputError
+
+    changes = {"weight": weight, "error": error}
+    values = {k: v for k, v in changes.items() if v is not None}
+    if values and method != "reconstruction":
+        raise InputError("weight and error are for reconstruction guidance: add --method reconstruction")
+    return None if method == "auto" else load_config(SteeringConfig, {"method": method, **values})
+
+
+def sampling(
+    trained: ModelConfig, sampler: str | None, steps: int | None, guidance: float | None
+) -> tuple[SamplerConfig, GuidanceConfig]:
+    """The model's own sampler and guidance with the options on top; another sampler keeps the steps only."""
+    from kinolab.config import load_config
+    from kinolab.diffusion import GuidanceConfig, SamplerConfig
+
+    own = trained.sampler.model_dump()
+    values = own if sampler in (None, own["name"]) else {"name": sampler, "steps": own["steps"]}
+    values |= {} if steps is None else {"steps": steps}
+    scale = {} if guidance is None else {"scale": guidance}
+    return load_config(SamplerConfig, values), load_config(GuidanceConfig, trained.guidance.model_dump() | scale)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it appears under its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".writing-{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def check_out(out: Path | None, videos: Path | None = None) -> None:
+    """Refuse places that can't be written before anything is computed."""
+    from kinolab.errors import InputError
+
+    if out is not None and out.is_dir():
+        raise InputError(f"{out}: is a folder; expected the name of a JSON file")
+    for folder in ([] if out is None else [out.parent]) + ([] if videos is None else [videos]):
+        there = next((p for p in (folder, *folder.parents) if p.exists()), None)
+        if there is not None and not there.is_dir():
+            raise InputError(f"{there}: is a file; expected a folder to write into")
