@@ -26,6 +26,7 @@ from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.data.buckets import BucketShape, outside_buckets
+from kinolab.data.durable import write_atomic
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
@@ -154,7 +155,7 @@ class VideoModel:
         target.mkdir(parents=True, exist_ok=True)
         _save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
         _save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
-        _write_text(target / "model.yaml", to_yaml(self.config))
+        write_atomic(target / "model.yaml", to_yaml(self.config))
 
     def conditions(self, requests: Sequence[Request]) -> Conditions:
         """The conditions of a batch of requests.
@@ -494,7 +495,7 @@ def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "
     folder.mkdir(parents=True, exist_ok=True)
     _save_weights(autoencoder, folder / "autoencoder.safetensors", torch.float32)
     config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config)
-    _write_text(folder / "model.yaml", to_yaml(config))
+    write_atomic(folder / "model.yaml", to_yaml(config))
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
@@ -518,10 +519,4 @@ def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
     beside = path.with_name(f".writing-{path.name}")
     save_file({k: v.contiguous() for k, v in state.items()}, beside)
-    beside.replace(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".writing-{path.name}")
-    beside.write_text(text, encoding="utf-8")
     beside.replace(path)

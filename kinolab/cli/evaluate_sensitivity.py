@@ -30,7 +30,8 @@ def sensitivity(
     changes, and misled by one that it rewards.
     """
     from kinolab.cli.data import progress_bar
-    from kinolab.cli.measuring import check_out, show_report, write_text
+    from kinolab.cli.measuring import check_out, show_report
+    from kinolab.data.durable import write_atomic
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
     from kinolab.evaluation.sensitivity import evaluate_sensitivity
@@ -49,5 +50,5 @@ def sensitivity(
         parts = ["kinolab evaluate sensitivity", data, f"--count {count}"]
         parts += [f"--reconstruction {reconstruction}"] * (reconstruction != "toy-reconstruction")
         parts += [f"--generation {generation}"] * (generation != "toy-generation")
-        write_text(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
+        write_atomic(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
         typer.echo(markdown)

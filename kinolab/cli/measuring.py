@@ -20,6 +20,8 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
     from rich.console import Console
 
+    from kinolab.data.durable import write_atomic
+
     # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables:
@@ -27,7 +29,7 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     for line in lines:
         typer.echo(line)
     if out is not None:
-        write_text(out, json)
+        write_atomic(out, json)
         typer.echo(out)
 
 
@@ -67,14 +69,6 @@ def sampling(
     values |= {} if steps is None else {"steps": steps}
     scale = {} if guidance is None else {"scale": guidance}
     return load_config(SamplerConfig, values), load_config(GuidanceConfig, trained.guidance.model_dump() | scale)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def check_out(out: Path | None, videos: Path | None = None) -> None:

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kinolab.conditioning.base import TextEncoder, cut, known_files
-from kinolab.conditioning.public import TextDtype, encoder_config, load_encoder, load_tokenizer, tokenizer_folder
+from kinolab.conditioning.public import FolderText, TextDtype, encoder_config, load_encoder
 from kinolab.config import Config
 from kinolab.errors import InputError
 
@@ -35,7 +34,7 @@ class ClipTextConfig(Config):
     """How many of the last prompts are remembered."""
 
 
-class ClipText(TextEncoder):
+class ClipText(FolderText):
     """CLIP: states of every token, and as pooled embedding the end mark's state.
 
     The pooled one is projected to the space shared with pictures where the folder's model has the projection, and the
@@ -43,10 +42,7 @@ class ClipText(TextEncoder):
     """
 
     config: ClipTextConfig
-
-    def __init__(self, config: ClipTextConfig) -> None:
-        super().__init__(config, config.cache_size)
-        self.device = torch.device("cpu")
+    tokenizer_class = "CLIPTokenizer"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -61,11 +57,6 @@ class ClipText(TextEncoder):
     def projecting(self) -> bool:
         """Whether the pooled embedding is projected."""
         return any(name in PROJECTING for name in self.settings["architectures"])
-
-    @property
-    def length(self) -> int:
-        """Tokens of an embedding."""
-        return self.config.max_tokens
 
     @property
     def dim(self) -> int:
@@ -84,23 +75,6 @@ class ClipText(TextEncoder):
         name = "CLIPTextModelWithProjection" if self.projecting else "CLIPTextModel"
         return load_encoder(self.config.folder, name, self.config.dtype, self.device)
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer, read at first use."""
-        _ = self.settings
-        return load_tokenizer(self.config.folder, "CLIPTokenizer")
-
-    def to(self, device: torch.device | str) -> ClipText:
-        """Where to compute."""
-        self.device = torch.device(device)
-        if "model" in vars(self):
-            self.model.to(self.device)
-        return self
-
-    def tokens(self, prompt: str, reader: str = "") -> list[int]:
-        """The prompt's token ids with both marks, cut to max_tokens."""
-        return cut(self.tokenizer(prompt)["input_ids"], self.config.max_tokens, prompt, reader)
-
     def run(self, ids: list[int]) -> tuple[Tensor, Tensor]:
         """Token ids -> states (L', D) of the chosen layer and the pooled embedding (P,)."""
         penultimate = self.config.layer == "penultimate"
@@ -110,8 +84,3 @@ class ClipText(TextEncoder):
 
     def _compute(self, prompt: str) -> tuple[Tensor, Tensor]:
         return self.run(self.tokens(prompt))
-
-    def files(self) -> list[Path]:
-        """Weights, tokenizer and configs."""
-        _ = self.settings  # says plainly what the folder holds instead
-        return known_files([self.config.folder, tokenizer_folder(self.config.folder)])

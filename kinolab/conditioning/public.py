@@ -7,11 +7,13 @@ A folder holds config.json and weights. Its tokenizer lies in it too, or beside 
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
+from kinolab.conditioning.base import TextEncoder, cut, known_files
 from kinolab.errors import InputError, MissingExtraError
 
 TextDtype = Literal["float32", "bfloat16"]
@@ -90,3 +92,52 @@ def _transformers() -> Any:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class FolderText(TextEncoder):
+    """A text encoder of transformers in a person's own folder; `settings` checks the folder before anything is read."""
+
+    config: Any
+    tokenizer_class: str
+    """The class of transformers that reads the tokenizer."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, config.cache_size)
+        self.device = torch.device("cpu")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What config.json says, once it is known to be of the right model."""
+        raise NotImplementedError
+
+    @cached_property
+    def model(self) -> Any:
+        """The network, read at first use."""
+        raise NotImplementedError
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, read at first use."""
+        _ = self.settings  # says plainly what the folder holds instead
+        return load_tokenizer(self.config.folder, self.tokenizer_class)
+
+    @property
+    def length(self) -> int:
+        """Tokens of an embedding."""
+        return int(self.config.max_tokens)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Where to compute."""
+        self.device = torch.device(device)
+        if "model" in vars(self):
+            self.model.to(self.device)
+        return self
+
+    def tokens(self, prompt: str, reader: str = "") -> list[int]:
+        """The prompt's token ids with the tokenizer's marks, cut to max_tokens."""
+        return cut(self.tokenizer(prompt)["input_ids"], self.config.max_tokens, prompt, reader)
+
+    def files(self) -> list[Path]:
+        """Weights, tokenizer and configs."""
+        _ = self.settings
+        return known_files([self.config.folder, tokenizer_folder(self.config.folder)])

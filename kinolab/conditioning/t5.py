@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kinolab.conditioning.base import TextEncoder, cut, known_files
-from kinolab.conditioning.public import TextDtype, encoder_config, load_encoder, load_tokenizer, tokenizer_folder
+from kinolab.conditioning.public import FolderText, TextDtype, encoder_config, load_encoder
 from kinolab.config import Config
 
 
@@ -29,24 +28,16 @@ class T5TextConfig(Config):
     """How many of the last prompts are remembered."""
 
 
-class T5Text(TextEncoder):
+class T5Text(FolderText):
     """T5's encoder: states of every token; it has no pooled embedding."""
 
     config: T5TextConfig
-
-    def __init__(self, config: T5TextConfig) -> None:
-        super().__init__(config, config.cache_size)
-        self.device = torch.device("cpu")
+    tokenizer_class = "T5TokenizerFast"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """config.json."""
         return encoder_config(self.config.folder, ("t5", "mt5", "umt5"), "a T5 encoder")
-
-    @property
-    def length(self) -> int:
-        """Tokens of an embedding."""
-        return self.config.max_tokens
 
     @property
     def dim(self) -> int:
@@ -64,23 +55,6 @@ class T5Text(TextEncoder):
         names = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
         return load_encoder(self.config.folder, names[self.settings["model_type"]], self.config.dtype, self.device)
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer, read at first use."""
-        _ = self.settings
-        return load_tokenizer(self.config.folder, "T5TokenizerFast")
-
-    def to(self, device: torch.device | str) -> T5Text:
-        """Where to compute."""
-        self.device = torch.device(device)
-        if "model" in vars(self):
-            self.model.to(self.device)
-        return self
-
-    def tokens(self, prompt: str, reader: str = "") -> list[int]:
-        """The prompt's token ids with the end mark, cut to max_tokens."""
-        return cut(self.tokenizer(prompt)["input_ids"], self.config.max_tokens, prompt, reader)
-
     def run(self, ids: list[int]) -> Tensor:
         """Token ids -> states (L', D), every token attending to every token."""
         states: Tensor = self.model(torch.tensor([ids], device=self.device)).last_hidden_state[0]
@@ -88,8 +62,3 @@ class T5Text(TextEncoder):
 
     def _compute(self, prompt: str) -> tuple[Tensor, Tensor]:
         return self.run(self.tokens(prompt)), torch.zeros(0)
-
-    def files(self) -> list[Path]:
-        """Weights, tokenizer and configs."""
-        _ = self.settings  # says plainly what the folder holds instead
-        return known_files([self.config.folder, tokenizer_folder(self.config.folder)])

@@ -11,7 +11,8 @@ from kinolab.errors import InputError
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all, also after a power cut."""
+    """Write a small file so that it is there whole or not at all, also after a power cut; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from kinolab import __version__
+from kinolab.data.durable import write_atomic
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
@@ -114,7 +115,7 @@ def write_vbench(
         if progress is not None:
             progress(len(files), len(jobs) * videos)
     if prompts.suffix == ".json":
-        _write_text(out / FULL_INFO, prompts.read_text(encoding="utf-8"))
+        write_atomic(out / FULL_INFO, prompts.read_text(encoding="utf-8"))
     return VBenchReport(out / "videos", tuple(files), made)
 
 
@@ -187,7 +188,7 @@ def prompts_of_world(model: VideoModel, folder: Path, *, count: int = 256, first
     captions = list(dict.fromkeys(make_clip(source.world, source.seed(i)).caption for i in numbers))
     check_names(captions)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
+    write_atomic(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
     _write_json(folder / FULL_INFO, [{"prompt_en": c, "dimension": list(CUSTOM_DIMENSIONS)} for c in captions])
     return folder / FULL_INFO
 
@@ -276,10 +277,4 @@ def _text(path: Path) -> str:
 
 
 def _write_json(path: Path, value: object) -> None:
-    _write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".writing-{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_atomic(path, json.dumps(value, indent=1) + "\n")

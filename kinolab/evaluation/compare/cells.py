@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
-from kinolab.data.durable import held
+from kinolab.data.durable import held, write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.plan import Budget, ComparePlan
 from kinolab.evaluation.memory import training_memory
@@ -187,12 +186,12 @@ def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text:
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, _yaml(recipe))
+    write_atomic(path, _yaml(recipe))
     report = train(path, run, resume=resumed, say=say)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
     record = training_record(run, recipe) | {"peak_memory": training_memory(), "resumed": resumed}
-    write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
+    write_atomic(folder / "training.json", json.dumps(record, indent=1) + "\n")
 
 
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:
@@ -329,11 +328,3 @@ def _yaml(recipe: AutoencoderRecipe | DenoiserRecipe) -> str:
     from kinolab.config import to_yaml
 
     return to_yaml(recipe)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

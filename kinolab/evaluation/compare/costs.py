@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from kinolab.data import build
-from kinolab.evaluation.compare.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, write_text
+from kinolab.data.durable import write_atomic
+from kinolab.evaluation.compare.cells import Cell, cell_folder, clip_shape, make_recipe, model_of
 from kinolab.evaluation.compare.plan import ComparePlan
 from kinolab.evaluation.memory import peak_memory, training_memory
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
@@ -62,7 +63,7 @@ def cost_cell(plan: ComparePlan, cell: Cell, out: Path) -> None:
             record |= training_cost(plan, cell, out)
     else:
         record |= training_cost(plan, cell, out) | _denoiser(plan, cell, out)
-    write_text(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_atomic(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
 def training_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any]:

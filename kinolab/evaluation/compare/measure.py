@@ -8,9 +8,10 @@ from typing import Any
 
 from kinolab.config import load_config
 from kinolab.data import WorldSourceConfig
+from kinolab.data.durable import write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import ProtocolClips
-from kinolab.evaluation.compare.cells import Cell, cell_folder, is_trained, model_of, needs, write_text
+from kinolab.evaluation.compare.cells import Cell, cell_folder, is_trained, model_of, needs
 from kinolab.evaluation.compare.plan import ComparePlan
 from kinolab.evaluation.features import default_cache
 from kinolab.evaluation.generation import ModelClips, evaluate_generated
@@ -76,7 +77,7 @@ def measure_cell(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = 
     trained = folder / "training.json"
     record["training"] = json.loads(trained.read_text(encoding="utf-8")) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
-    write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_atomic(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
 def _autoencoder(plan: ComparePlan, cell: Cell, out: Path) -> Any:
