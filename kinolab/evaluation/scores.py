@@ -22,7 +22,8 @@ BETTER: dict[str, str] = {
     **dict.fromkeys(
         ("psnr", "ssim", "ssim3d", "precision", "recall", "density", "coverage", "inception_score",
          "prompt_agreement", "subject_consistency", "background_consistency", "temporal_flickering",
-         "motion_smoothness"), "higher"),
+         "motion_smoothness", "asked_colours", "asked_shapes", "asked_count", "asked_direction", "asked_motion",
+         "asked_identity", "asked_all"), "higher"),
     **dict.fromkeys(("lpips", "flicker", "warp", "rfvd", "fvd", "fvd_infinite", "kvd", "fid", "kid"), "lower"),
     "seam": "one",
     "grid": "one",

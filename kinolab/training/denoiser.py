@@ -57,6 +57,11 @@ class DenoiserJob:
                 f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
             )
         self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
+        if recipe.frames_per_clip is not None and isinstance(source, CacheSource) and autoencoder.spec.temporal_ratio > 1:
+            raise InputError(
+                f"frames_per_clip={recipe.frames_per_clip}: a latent of this cache stands for "
+                f"{autoencoder.spec.temporal_ratio} frames; encode the clips by an image autoencoder"
+            )
         self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
         encoder = build_text_encoder(recipe.text_encoder)
         self.text: CaptionEmbedder | None = None
@@ -90,6 +95,11 @@ class DenoiserJob:
         return [self._shape(group[0]) for group in self.groups]
 
     def _shape(self, index: int) -> BucketShape:
+        """Frames, height and width of what is trained on of clip `index` of the source."""
+        frames, height, width = self._clip_shape(index)
+        return (frames if self.recipe.frames_per_clip is None else 1), height, width
+
+    def _clip_shape(self, index: int) -> BucketShape:
         """Frames, height and width of clip `index` of the source."""
         spec = self.autoencoder.spec
         if isinstance(self.source, CacheSource):
@@ -106,7 +116,9 @@ class DenoiserJob:
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
-        seed, positions = self.recipe.training.seed, micro_batch.positions
+        seed = self.recipe.training.seed
+        micro_batch = self._images(micro_batch, step)
+        positions = micro_batch.positions
         z0, conditions = self.latents(micro_batch.examples), self.conditions(micro_batch.examples)
         size = z0[0, 0].numel()  # of the clip, without images beside it
         if self.recipe.image_frames:
@@ -129,6 +141,22 @@ class DenoiserJob:
         parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
+
+    def _images(self, micro_batch: MicroBatch, step: int) -> MicroBatch:
+        """A micro-batch whose every clip is replaced by `frames_per_clip` of its frames, where that is asked for."""
+        count = self.recipe.frames_per_clip
+        if count is None:
+            return micro_batch
+        sources = generators(self.recipe.training.seed, step, micro_batch.positions, "frames")
+        images: list[Any] = []
+        positions: list[int] = []
+        for position, example, source in zip(micro_batch.positions, micro_batch.examples, sources, strict=True):
+            field = "latents" if hasattr(example, "latents") else "video"
+            clip = getattr(example, field)
+            picks = torch.randint(clip.shape[1], (count,), generator=source).tolist()
+            images += [replace(example, **{field: clip[:, pick : pick + 1]}) for pick in picks]
+            positions += range(position * count, (position + 1) * count)
+        return MicroBatch(positions, images)
 
     def _dropped(self, conditions: Conditions, rows: Tensor) -> Conditions:
         """Conditions whose rows (B,) are the null ones: the learned ones, or the empty prompt without a label."""
@@ -222,9 +250,11 @@ class DenoiserJob:
         chosen = spread(len(self.heldout), self.recipe.heldout_clips)
         sums: dict[str, float] = {}
         for first, indices in self._heldout_batches(chosen):
-            examples = [self.heldout[i] for i in indices]
+            positions = list(range(first, first + len(indices)))
+            batch = self._images(MicroBatch(positions, [self.heldout[i] for i in indices]), 0)
+            examples, positions = batch.examples, batch.positions
             z0, conditions = self.latents(examples), self.conditions(examples)
-            seed, positions = self.recipe.training.seed, list(range(first, first + len(examples)))
+            seed = self.recipe.training.seed
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
             conditions = self.tasks.give(conditions, examples, generators(seed, 0, positions, "heldout tasks"))
             # Over what is generated, however a model takes what is given, so that models can be compared.
@@ -234,7 +264,7 @@ class DenoiserJob:
                 losses = self.diffusion.loss_at(self.denoiser, z0, conditions, times, generator, weight)
             for time, value in losses.items():
                 key = f"loss_at_{time:g}"
-                sums[key] = sums.get(key, 0.0) + float(value) * len(examples) / len(chosen)
+                sums[key] = sums.get(key, 0.0) + float(value) * len(indices) / len(chosen)
         return {**sums, "loss": sum(sums.values()) / len(sums)}
 
     def model(self) -> VideoModel:

@@ -143,6 +143,9 @@ class DenoiserRecipe(Config):
     tasks: TasksConfig | None = None
     """What is given, how often, for a denoiser that takes given latents; none = nothing is ever given. A cache has to
     hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""
+    frames_per_clip: int | None = Field(None, ge=1)
+    """Random frames taken from each clip, each an image by itself with the clip's caption: what trains an image model on
+    clips, or on their latents where an image autoencoder made them; none = whole clips."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     mix: MixConfig = MixConfig()
@@ -155,6 +158,15 @@ class DenoiserRecipe(Config):
     """Sample videos from fixed seeds."""
     training: TrainingConfig = TrainingConfig()
     """Steps, batch, optimiser, precision, and when to save."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DenoiserRecipe:
+        if self.frames_per_clip is not None:
+            if self.tasks is not None:
+                raise ValueError("frames_per_clip trains an image model, of which no part is given: leave tasks out")
+            if self.image_frames:
+                raise ValueError("frames_per_clip trains on images alone: leave image_frames out")
+        return self
 
 
 class EncoderRecipe(Config):

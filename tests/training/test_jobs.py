@@ -13,7 +13,7 @@ from kinolab import data, denoisers
 from kinolab.data.clips import ClipExample
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser
+from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob, calibrate
 from kinolab.training.batches import MicroBatch, micro_positions, spread
 from kinolab.training.denoiser import DenoiserJob
@@ -289,3 +289,48 @@ def test_an_image_model_is_kept_while_time_is_learned(trained: str, tiny_autoenc
     assert bool(moved) == (trained == "lora")
     assert after["joint_blocks.0.x_block.attn_global.proj.weight"].any()
     assert after["fps_embedder.mlp.2.weight"].any()
+
+
+def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder, batch_size=8) | {"frames_per_clip": 2}
+    recipe["denoiser"] = {"kind": "mmdit", "hidden_size": 16, "depth": 1, "num_heads": 2, "in_channels": 4,
+                          "input_size": 16, "num_frames": 1, "attention": "2d", "temporal_position": "none",
+                          "num_classes": 6}  # fmt: skip
+    job = denoiser_job(recipe)
+    batch = batch_of(job, 8)
+    first, again, other = (job._images(batch, step) for step in (0, 0, 1))
+    clips = [job.latents([e])[0] for e in batch.examples]
+    drawn = []
+    for k, image in enumerate(first.examples):
+        frame = job.latents([image])[0]
+        assert image.caption == batch.examples[k // 2].caption and frame.shape[1] == 1
+        near = [float((clips[k // 2][:, t : t + 1] - frame).abs().max()) for t in range(5)]
+        assert min(near) < 1e-5, "an image's latents are those of one frame of its clip"
+        drawn.append(near.index(min(near)))
+    assert set(drawn) == set(range(5)) or len(set(drawn)) >= 3, "frames from anywhere in the clip"
+    assert first.positions == list(range(16)), "every image has noise of its own"
+    assert all(torch.equal(a.video, b.video) for a, b in zip(first.examples, again.examples, strict=True))
+    assert any(not torch.equal(a.video, b.video) for a, b in zip(first.examples, other.examples, strict=True))
+    loss, _ = job.loss("denoiser", batch, 0)
+    assert torch.isfinite(loss) and job.model().config.frames == 1
+    assert torch.isfinite(torch.tensor(job.evaluate(World())["loss"]))
+
+
+def test_images_of_clips_are_refused_where_they_make_no_sense(tiny_autoencoder: Path, tmp_path: Path) -> None:
+    for extra, message in (
+        ({"tasks": {"predict": 1}}, "leave tasks out"),
+        ({"image_frames": 2}, "leave image_frames out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_recipe(denoiser_recipe(tiny_autoencoder) | {"frames_per_clip": 1} | extra)
+    video_model = tmp_path / "odvae"
+    config = load_recipe(odvae_recipe())
+    assert isinstance(config, AutoencoderRecipe)
+    save_autoencoder(first_autoencoder(config), video_model)
+    source = data.build(config.data, load_autoencoder(video_model).spec, split="train")
+    data.encode_to_cache(source, load_autoencoder(video_model), tmp_path / "cache")
+    recipe = denoiser_recipe(video_model) | {"frames_per_clip": 1}
+    recipe["data"] = {"kind": "cache", "path": str(tmp_path / "cache")}
+    recipe["denoiser"] |= {"input_size": 8}
+    with pytest.raises(InputError, match="a latent of this cache stands for 4 frames; encode the clips by an image"):
+        denoiser_job(recipe)

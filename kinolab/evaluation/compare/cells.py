@@ -22,6 +22,7 @@ from kinolab.errors import InputError
 from kinolab.evaluation.compare.plan import Budget, ComparePlan
 from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.protocol import file_hash
+from kinolab.generate import model_hash
 from kinolab.model import find_autoencoder, load_autoencoder
 from kinolab.tasks import CachedDraws
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig
@@ -67,7 +68,8 @@ def cells_of(plan: ComparePlan) -> list[Cell]:
                 cells += [
                     Cell(data, budget, seed, name, denoiser, task)
                     for name in order
-                    for denoiser in plan.denoisers
+                    for denoiser, entry in plan.denoisers.items()
+                    if not entry.on or name in entry.on
                     for task in plan.tasks
                 ]
     return cells
@@ -104,8 +106,10 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
     values: dict[str, Any] = {"seed": cell.seed, "clips": clips_hash(clips.model_dump_json())}
     if cell.kind == "denoiser":
         assert cell.denoiser is not None and cell.task is not None
+        denoiser = plan.denoisers[cell.denoiser]
         values |= {
-            "denoiser": plan.denoisers[cell.denoiser].model_dump(mode="json"),
+            "denoiser": denoiser.model_dump(mode="json", exclude={"on": True, "initial": {"path"}}),
+            "initial": None if denoiser.initial is None else _weights_hash(denoiser.initial.path),
             "task": plan.tasks[cell.task].model_dump(mode="json"),
             "budget": budget.denoiser.model_dump(),
             "training": plan.denoiser_training,
@@ -119,6 +123,20 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
             values |= {"training": None, "budget": None, "weights": file_hash(find_autoencoder(entry.path))}
     values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_hash(path: Path) -> str:
+    """sha256 of the weights that a denoiser starts from: a run or model folder's, or of a file.
+
+    Raises:
+        InputError: where there are none.
+    """
+    try:
+        return model_hash(str(path))
+    except InputError:
+        if not path.is_file():
+            raise
+        return file_hash(path)
 
 
 @cache
@@ -252,7 +270,8 @@ def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path) -> DenoiserRecipe
     clips, task = plan.data[cell.data], plan.tasks[cell.task]
     shape = clip_shape(clips, network.spec)
     shared = {k: v for k, v in plan.denoiser_training.items() if k != "training"}
-    denoiser = plan.denoisers[cell.denoiser].model_dump(mode="json")
+    entry = plan.denoisers[cell.denoiser]
+    denoiser = entry.denoiser.model_dump(mode="json")
     cache = CacheConfig(path=latents_of(plan, cell, out, network), in_memory=True, heldout_fraction=0.05)
     values = shared | {
         "kind": "denoiser",
@@ -261,8 +280,9 @@ def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path) -> DenoiserRecipe
         "autoencoder": str(autoencoder),
         "denoiser": denoiser | fitted(denoiser, network.spec, shape),
         "tasks": None if task.train is None else task.train.model_dump(mode="json"),
+        "initial": None if entry.initial is None else entry.initial.model_dump(mode="json"),
         "training": dict(plan.denoiser_training.get("training", {})) | {"seed": cell.seed},
-    }
+    } | entry.recipe
     recipe = load_config(DenoiserRecipe, values, name=cell.id)
     steps = steps_of(plan.budgets[cell.budget].denoiser, recipe)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=_whole(steps))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from kinolab.evaluation.generation import ModelClips, evaluate_generated
 from kinolab.evaluation.memory import peak_memory
 from kinolab.evaluation.protocol import Protocol, file_hash, load_protocol
 from kinolab.evaluation.reconstruction import evaluate_autoencoder
+from kinolab.evaluation.world import evaluate_world
+from kinolab.evaluation.world_report import WorldReport
 from kinolab.generate import model_hash
+from kinolab.metrics.base import Interval, MetricValue
 from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
 
 
@@ -48,16 +52,21 @@ def scores_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
 
 
 def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None:
-    """A cell's scores under the plan's protocol; none where it is not measured, or by another sampler than the plan's.
+    """A cell's scores under the plan's protocol; none where it is not measured, or otherwise than the plan says now.
 
-    The sampler is no part of the protocol, nor of what decides the weights, so that the file alone does not tell.
+    The sampler and the number of requests are no part of the protocol, nor of what decides the weights, so that the
+    file alone does not tell.
     """
     path = scores_path(plan, cell, out)
     if not path.exists():
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if cell.kind == "denoiser" and record["facts"].get("sampler") != plan.sampler.model_dump(mode="json"):
-        return None
+    if cell.kind == "denoiser":
+        facts = record["facts"]
+        if facts.get("sampler") != plan.sampler.model_dump(mode="json"):
+            return None
+        if facts.get("world_requests", 0) != _requests(plan, cell):
+            return None
     return record
 
 
@@ -106,6 +115,36 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None) -> A
         made, real, protocol, subject=subject, cache=cache or default_cache(),
         videos=cell_folder(plan, cell, out) / "videos", keep=plan.videos,
     )  # fmt: skip
-    parameters = sum(p.numel() for p in model.denoiser.parameters())
-    facts = dict(report.facts) | {"parameters": parameters}
-    return type(report)(**{**report.__dict__, "facts": facts})
+    spec = model.autoencoder.spec
+    shape = (model.config.frames, *model.config.size)
+    facts = dict(report.facts) | {
+        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+        "latents": list(spec.latent_shape(*shape)),
+        "latent_channels": spec.latent_channels,
+        "total_compression": float(model.autoencoder.compression(*shape)),
+        "world_requests": _requests(plan, cell),
+    }
+    metrics = dict(report.metrics)
+    if facts["world_requests"]:
+        metrics |= world_shares(evaluate_world(model, count=facts["world_requests"], sampler=plan.sampler))
+    return dataclasses.replace(report, facts=facts, metrics=metrics)
+
+
+def _requests(plan: ComparePlan, cell: Cell) -> int:
+    """The requests of the toy world that a cell's denoiser is asked: those of the plan, if it was trained there to
+    generate."""
+    assert cell.task is not None
+    world = isinstance(plan.data[cell.data], WorldSourceConfig) and not plan.tasks[cell.task].given_frames
+    return plan.world_requests if world else 0
+
+
+def world_shares(report: WorldReport) -> dict[str, MetricValue]:
+    """The shares of generated clips that show what was asked, as scores: `asked_colours`, ..., `asked_all`."""
+    protocol = {k: v for k, v in report.protocol.items() if isinstance(v, str | int | float | bool)}
+    return {
+        f"asked_{name}": MetricValue(
+            share.value, share.count, protocol, Interval(*share.interval, method="wilson") if share.count else None
+        )
+        for name, share in report.shares().items()
+        if share.count
+    }

@@ -20,6 +20,7 @@ from kinolab.denoisers import DenoiserConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.tasks import TasksConfig
+from kinolab.training.recipe import DenoiserInitialConfig
 
 ClipsConfig = Annotated[FolderConfig | WorldSourceConfig, Field(discriminator="kind")]
 
@@ -81,6 +82,19 @@ class AutoencoderEntry(Config):
         return self
 
 
+class DenoiserEntry(Config):
+    """One denoiser of the matrix: its model, what it starts from, and where its training differs from the others'."""
+
+    denoiser: DenoiserConfig
+    """The model; channels, latent size, frames and mask channels are fitted to each autoencoder."""
+    on: tuple[str, ...] = ()
+    """The autoencoders it stands in front of; none = all."""
+    initial: DenoiserInitialConfig | None = None
+    """First weights, an image model's for example; none = random."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """Fields of its recipe that differ from `denoiser_training`, such as `trained: temporal`."""
+
+
 class TaskEntry(Config):
     """What a denoiser is trained for and asked to do."""
 
@@ -102,8 +116,8 @@ class ComparePlan(Config):
     """The sets of clips; every cell is trained and measured on one of them."""
     autoencoders: dict[str, AutoencoderEntry] = Field(min_length=1)
     """The rows of the first table."""
-    denoisers: dict[str, DenoiserConfig] = Field(default_factory=dict)
-    """In front of every autoencoder; channels, latent size, frames and mask channels are fitted to it."""
+    denoisers: dict[str, DenoiserEntry] = Field(default_factory=dict)
+    """In front of the autoencoders."""
     tasks: dict[str, TaskEntry] = Field(default_factory=lambda: {"generate": TaskEntry()})
     """What the denoisers are asked."""
     budgets: dict[str, CellBudget] = Field(min_length=1)
@@ -126,6 +140,9 @@ class ComparePlan(Config):
     """Fields of that protocol that differ, by dotted names."""
     generation_changes: dict[str, Any] = Field(default_factory=dict)
     """Fields of that protocol that differ, by dotted names."""
+    world_requests: int = Field(0, ge=0)
+    """Held-out requests of the toy world that every denoiser which was trained on it is asked, and whose clips are read:
+    shares that show what was asked; 0 = none."""
     videos: int = Field(4, ge=0)
     """Clips of every cell that are kept as videos."""
 
@@ -141,6 +158,10 @@ class ComparePlan(Config):
                     raise ValueError(f"autoencoders.{name} starts from itself, through {other!r}")
                 seen.append(other)
                 entry = self.autoencoders[other]
+        for name, denoiser in self.denoisers.items():
+            unknown = [n for n in denoiser.on if n not in self.autoencoders]
+            if unknown:
+                raise ValueError(f"denoisers.{name} is on {unknown[0]!r}, which the plan does not have")
         for names in (self.data, self.autoencoders, self.denoisers, self.tasks, self.budgets):
             bad = [n for n in names if not n or set(n) & set("/\\ ")]
             if bad:

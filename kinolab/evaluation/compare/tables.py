@@ -59,6 +59,8 @@ AUTOENCODER_FACTS = (
     Fact("TMem (MB)", lambda r: r["cost"]["training_memory"] / 1e6, _megabytes),
 )
 DENOISER_FACTS = (
+    Fact("latents", lambda r: r["facts"]["latents"], lambda v: "x".join(map(str, v))),
+    Fact("total : 1", lambda r: r["facts"]["total_compression"], lambda v: f"{v:.1f}"),
     Fact("parameters (M)", lambda r: r["facts"]["parameters"] / 1e6, lambda v: f"{v:.2f}"),
     Fact("steps", lambda r: r["training"]["steps"], str),
     Fact("TMem (MB)", lambda r: r["cost"]["training_memory"] / 1e6, _megabytes),

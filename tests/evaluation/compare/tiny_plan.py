@@ -30,7 +30,7 @@ def tiny_plan(**changes: Any) -> dict[str, Any]:
         },
         "autoencoder_training": {"heldout_clips": 2, "sample_clips": 1, "training": QUIET},
         "denoisers": {
-            "latte": {"kind": "latte", "hidden_size": 16, "depth": 2, "num_heads": 2, "patch_size": 4},
+            "latte": {"denoiser": {"kind": "latte", "hidden_size": 16, "depth": 2, "num_heads": 2, "patch_size": 4}},
         },
         "denoiser_training": {
             "heldout_clips": 2, "samples": {"count": 1, "sampler": {"steps": 1}}, "training": QUIET,
