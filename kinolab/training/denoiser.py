@@ -57,7 +57,11 @@ class DenoiserJob:
                 f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
             )
         self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
-        if recipe.frames_per_clip is not None and isinstance(source, CacheSource) and autoencoder.spec.temporal_ratio > 1:
+        if (
+            recipe.frames_per_clip is not None
+            and isinstance(source, CacheSource)
+            and autoencoder.spec.temporal_ratio > 1
+        ):
             raise InputError(
                 f"frames_per_clip={recipe.frames_per_clip}: a latent of this cache stands for "
                 f"{autoencoder.spec.temporal_ratio} frames; encode the clips by an image autoencoder"

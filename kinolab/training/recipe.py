@@ -144,7 +144,7 @@ class DenoiserRecipe(Config):
     """What is given, how often, for a denoiser that takes given latents; none = nothing is ever given. A cache has to
     hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""
     frames_per_clip: int | None = Field(None, ge=1)
-    """Random frames taken from each clip, each an image by itself with the clip's caption: what trains an image model on
+    """Random frames taken from each clip, each an image by itself with the clip's caption: trains an image model on
     clips, or on their latents where an image autoencoder made them; none = whole clips."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""

@@ -305,7 +305,7 @@ def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: P
         frame = job.latents([image])[0]
         assert image.caption == batch.examples[k // 2].caption and frame.shape[1] == 1
         near = [float((clips[k // 2][:, t : t + 1] - frame).abs().max()) for t in range(5)]
-        assert min(near) < 1e-5, "an image's latents are those of one frame of its clip"
+        assert min(near) < 1e-4 < 1e-1 < sorted(near)[1], "an image's latents are those of one frame of its clip"
         drawn.append(near.index(min(near)))
     assert set(drawn) == set(range(5)) or len(set(drawn)) >= 3, "frames from anywhere in the clip"
     assert first.positions == list(range(16)), "every image has noise of its own"

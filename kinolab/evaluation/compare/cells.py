@@ -69,7 +69,7 @@ def cells_of(plan: ComparePlan) -> list[Cell]:
                     Cell(data, budget, seed, name, denoiser, task)
                     for name in order
                     for denoiser, entry in plan.denoisers.items()
-                    if not entry.on or name in entry.on
+                    if not entry.autoencoders or name in entry.autoencoders
                     for task in plan.tasks
                 ]
     return cells
@@ -108,7 +108,7 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
         assert cell.denoiser is not None and cell.task is not None
         denoiser = plan.denoisers[cell.denoiser]
         values |= {
-            "denoiser": denoiser.model_dump(mode="json", exclude={"on": True, "initial": {"path"}}),
+            "denoiser": denoiser.model_dump(mode="json", exclude={"autoencoders": True, "initial": {"path"}}),
             "initial": None if denoiser.initial is None else _weights_hash(denoiser.initial.path),
             "task": plan.tasks[cell.task].model_dump(mode="json"),
             "budget": budget.denoiser.model_dump(),
@@ -273,16 +273,20 @@ def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path) -> DenoiserRecipe
     entry = plan.denoisers[cell.denoiser]
     denoiser = entry.denoiser.model_dump(mode="json")
     cache = CacheConfig(path=latents_of(plan, cell, out, network), in_memory=True, heldout_fraction=0.05)
-    values = shared | {
-        "kind": "denoiser",
-        "name": f"{plan.name}/{cell.id}",
-        "data": cache.model_dump(mode="json"),
-        "autoencoder": str(autoencoder),
-        "denoiser": denoiser | fitted(denoiser, network.spec, shape),
-        "tasks": None if task.train is None else task.train.model_dump(mode="json"),
-        "initial": None if entry.initial is None else entry.initial.model_dump(mode="json"),
-        "training": dict(plan.denoiser_training.get("training", {})) | {"seed": cell.seed},
-    } | entry.recipe
+    values = (
+        shared
+        | {
+            "kind": "denoiser",
+            "name": f"{plan.name}/{cell.id}",
+            "data": cache.model_dump(mode="json"),
+            "autoencoder": str(autoencoder),
+            "denoiser": denoiser | fitted(denoiser, network.spec, shape),
+            "tasks": None if task.train is None else task.train.model_dump(mode="json"),
+            "initial": None if entry.initial is None else entry.initial.model_dump(mode="json"),
+            "training": dict(plan.denoiser_training.get("training", {})) | {"seed": cell.seed},
+        }
+        | entry.recipe
+    )
     recipe = load_config(DenoiserRecipe, values, name=cell.id)
     steps = steps_of(plan.budgets[cell.budget].denoiser, recipe)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=_whole(steps))})

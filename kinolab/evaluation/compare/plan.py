@@ -87,7 +87,7 @@ class DenoiserEntry(Config):
 
     denoiser: DenoiserConfig
     """The model; channels, latent size, frames and mask channels are fitted to each autoencoder."""
-    on: tuple[str, ...] = ()
+    autoencoders: tuple[str, ...] = ()
     """The autoencoders it stands in front of; none = all."""
     initial: DenoiserInitialConfig | None = None
     """First weights, an image model's for example; none = random."""
@@ -141,8 +141,8 @@ class ComparePlan(Config):
     generation_changes: dict[str, Any] = Field(default_factory=dict)
     """Fields of that protocol that differ, by dotted names."""
     world_requests: int = Field(0, ge=0)
-    """Held-out requests of the toy world that every denoiser which was trained on it is asked, and whose clips are read:
-    shares that show what was asked; 0 = none."""
+    """Held-out requests of the toy world that every denoiser which was trained on it is asked: the shares of its clips
+    that show what was asked are scores too; 0 = none."""
     videos: int = Field(4, ge=0)
     """Clips of every cell that are kept as videos."""
 
@@ -159,9 +159,9 @@ class ComparePlan(Config):
                 seen.append(other)
                 entry = self.autoencoders[other]
         for name, denoiser in self.denoisers.items():
-            unknown = [n for n in denoiser.on if n not in self.autoencoders]
+            unknown = [n for n in denoiser.autoencoders if n not in self.autoencoders]
             if unknown:
-                raise ValueError(f"denoisers.{name} is on {unknown[0]!r}, which the plan does not have")
+                raise ValueError(f"denoisers.{name} stands in front of {unknown[0]!r}, which the plan does not have")
         for names in (self.data, self.autoencoders, self.denoisers, self.tasks, self.budgets):
             bad = [n for n in names if not n or set(n) & set("/\\ ")]
             if bad:

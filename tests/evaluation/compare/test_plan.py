@@ -36,7 +36,8 @@ def test_the_matrix_is_data_by_budgets_by_autoencoders_by_denoisers_by_tasks() -
     plan = plan_of(
         budgets={"a": tiny["budgets"]["small"], "b": tiny["budgets"]["small"]},
         tasks={"generate": {}, "predict": {"given_frames": 2}},
-        denoisers=tiny["denoisers"] | {"vdt": {"denoiser": {"kind": "vdt", "hidden_size": 16, "depth": 1, "num_heads": 2}}},
+        denoisers=tiny["denoisers"]
+        | {"vdt": {"denoiser": {"kind": "vdt", "hidden_size": 16, "depth": 1, "num_heads": 2}}},
     )
     cells = cells_of(plan)
     assert sum(c.kind == "autoencoder" for c in cells) == 2 * 2
