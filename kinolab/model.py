@@ -1,7 +1,7 @@
 """A video model: autoencoder + denoiser + diffusion + conditioning, saved and loaded as one folder.
 
 A model folder holds `model.yaml` (the configs of the parts, the version, what trained it) and one `.safetensors` file
-per part. A folder with an autoencoder alone is a model folder too.
+per part (see `kinolab.storage`). A folder with an autoencoder alone is a model folder too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from kinolab.autoencoders import AnyConfig, AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
@@ -35,6 +34,7 @@ from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.masking import fully_given, place_given
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.layers.step_cache import StepCache
+from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
 FORMAT = 1
@@ -126,8 +126,8 @@ class VideoModel:
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
         autoencoder, denoiser = build_autoencoder(config.autoencoder), build_denoiser(config.denoiser)
-        _load_weights(autoencoder, folder / "autoencoder.safetensors")
-        _load_weights(denoiser, folder / "denoiser.safetensors")
+        load_weights(autoencoder, folder / "autoencoder.safetensors")
+        load_weights(denoiser, folder / "denoiser.safetensors")
         model = cls(config, autoencoder, denoiser)
         model.precision = precision
         return model.to(device)
@@ -150,12 +150,17 @@ class VideoModel:
         return self
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the model folder; `dtype` is what the weights are stored in."""
+        """Write the model folder; `dtype` is what the weights are stored in (see `kinolab.storage`), int8 too."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        _save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
-        _save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
+        save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
+        save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
         write_atomic(target / "model.yaml", to_yaml(self.config))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights of both parts, by names that begin with `autoencoder.` and `denoiser.`."""
+        parts = {"autoencoder": self.autoencoder, "denoiser": self.denoiser}
+        return {f"{part}.{name}": v for part, module in parts.items() for name, v in module.state_dict().items()}
 
     def conditions(self, requests: Sequence[Request]) -> Conditions:
         """The conditions of a batch of requests.
@@ -383,32 +388,6 @@ class VideoModel:
         return video.float().clamp(-1, 1)
 
 
-def pack(
-    model: Path | str, out: Path, *, autoencoder: Path | str | None = None, dtype: torch.dtype = torch.float16
-) -> Path:
-    """Write a model folder with weights of `dtype`, its autoencoder taken from `autoencoder` where that is given.
-
-    Raises:
-        InputError: where the other autoencoder's latents differ from those the denoiser was trained on.
-    """
-    whole = VideoModel.load(model, precision="float32")
-    if autoencoder is not None:
-        other = load_autoencoder(autoencoder)
-        ours = {**whole.autoencoder.encoder_parts().state_dict(), "latent_scale": whole.autoencoder.latent_scale}
-        theirs = {**other.encoder_parts().state_dict(), "latent_scale": other.latent_scale}
-        same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-        if not same or not torch.equal(whole.autoencoder.latent_shift, other.latent_shift):
-            raise InputError(
-                f"{autoencoder}: its encoder is not the one that {model} was trained with, so the latents don't fit; "
-                "train the decoder alone (trained: decoder)"
-            )
-        trained = f"{whole.config.trained}; autoencoder: {read_model_config(find_model(autoencoder)).trained}"
-        config = whole.config.model_copy(update={"autoencoder": other.config, "trained": trained})
-        whole = VideoModel(config, other, whole.denoiser)
-    whole.save(out, dtype=dtype)
-    return out
-
-
 def shipped_models() -> dict[str, Path]:
     """The models that come with the package, by name."""
     root = Path(str(resources.files("kinolab") / "pretrained"))
@@ -474,7 +453,7 @@ def load_autoencoder(path: Path | str) -> Autoencoder:
     if not (folder / "model.yaml").exists():
         return build_autoencoder(DiffusersConfig(path=folder)).eval()
     autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
-    _load_weights(autoencoder, folder / "autoencoder.safetensors")
+    load_weights(autoencoder, folder / "autoencoder.safetensors")
     return autoencoder.eval()
 
 
@@ -484,7 +463,7 @@ def load_denoiser(path: Path | str) -> Denoiser:
     config = read_model_config(folder).denoiser
     assert config is not None
     denoiser = build_denoiser(config)
-    _load_weights(denoiser, folder / "denoiser.safetensors")
+    load_weights(denoiser, folder / "denoiser.safetensors")
     return denoiser.eval()
 
 
@@ -493,30 +472,6 @@ def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "
     from kinolab import __version__
 
     folder.mkdir(parents=True, exist_ok=True)
-    _save_weights(autoencoder, folder / "autoencoder.safetensors", torch.float32)
+    save_weights(autoencoder, folder / "autoencoder.safetensors")
     config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config)
     write_atomic(folder / "model.yaml", to_yaml(config))
-
-
-def _load_weights(module: nn.Module, path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"{path}: missing; the model folder is not complete")
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
-    expected = module.state_dict()
-    problems = [f"missing {k}" for k in expected if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in expected]
-    problems += [
-        f"{k} has shape {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
-        for k, v in state.items()
-        if k in expected and v.shape != expected[k].shape
-    ]
-    if problems:
-        raise InputError(f"{path}: does not fit model.yaml: {'; '.join(problems)}")
-    module.load_state_dict(state)
-
-
-def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    beside = path.with_name(f".writing-{path.name}")
-    save_file({k: v.contiguous() for k, v in state.items()}, beside)
-    beside.replace(path)

@@ -13,16 +13,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kinolab"
 
 LEVELS = [
-    {"errors", "config", "world", "layers", "video"},
+    {"errors", "config", "world", "layers", "video", "storage"},
     {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics"},
     {"model", "checkpoints"},
-    {"generate", "training"},
+    {"generate", "training", "packing"},
     {"evaluation"},
     {"cli", "__main__"},
 ]
 """A file may import what stands in an earlier level, and its own folder. Within a level only the pairs below."""
 WITHIN = {
     ("config", "errors"), ("world", "errors"), ("layers", "errors"), ("layers", "config"), ("video", "errors"),
+    ("storage", "errors"),
     ("checkpoints", "model"), ("__main__", "cli"),
 }  # fmt: skip
 ROOM = {name: level for level, names in enumerate(LEVELS) for name in names}

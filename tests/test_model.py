@@ -13,7 +13,7 @@ from kinolab import VideoModel
 from kinolab.conditioning import ClipTextConfig
 from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
-from kinolab.model import Request, find_model, load_autoencoder, pack, save_autoencoder
+from kinolab.model import Request, find_model, load_autoencoder, save_autoencoder
 from tests.conditioning.tiny_text import make_clip
 from tests.tiny_model import save_tiny_model, tiny_model
 
@@ -149,18 +149,3 @@ def test_half_precision_storage_loads_as_float32(tmp_path: Path) -> None:
     a, b = loaded.generate("a ball"), model.generate("a ball")
     assert all(p.dtype == torch.float32 for p in loaded.denoiser.parameters())
     assert (a - b).abs().max() < 0.02
-
-
-def test_packing_takes_another_decoder_but_not_another_encoder(folder: Path, tmp_path: Path) -> None:
-    model = tiny_model()
-    with torch.no_grad():
-        model.autoencoder.last_layer.mul_(2)
-    save_autoencoder(model.autoencoder, tmp_path / "decoder")
-    packed = VideoModel.load(pack(folder, tmp_path / "packed", autoencoder=tmp_path / "decoder"))
-    torch.testing.assert_close(packed.autoencoder.last_layer, model.autoencoder.last_layer, atol=1e-3, rtol=1e-3)
-    with torch.no_grad():
-        model.autoencoder.latent_scale.mul_(2)
-    save_autoencoder(model.autoencoder, tmp_path / "scaled")
-    with pytest.raises(InputError, match="don't fit"):
-        pack(folder, tmp_path / "refused", autoencoder=tmp_path / "scaled")
-    assert not (tmp_path / "refused").exists()

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kinolab import storage
 from kinolab.errors import InputError
 
 EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema")
@@ -95,8 +95,9 @@ def read_weights(path: Path) -> StoredWeights:
 
 
 def read_part(path: Path) -> StoredWeights:
-    """The weights of one part of a model folder."""
-    return StoredWeights(path, *_read_file(path)[:2])
+    """The weights of one part of a model folder as they are stored: q of those in 8 bits, without their scales."""
+    tensors, header = storage.read_tensors(path)
+    return StoredWeights(path, "safetensors", storage.without_scales(path, tensors, header))
 
 
 def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
@@ -113,11 +114,8 @@ def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged or cut off safetensors file ({error})") from None
+    tensors, header = storage.read_tensors(path)
+    return storage.decode(path, tensors, header), header
 
 
 def _read_pickle(path: Path) -> Any:

@@ -60,15 +60,14 @@ def describe(item: Inspection) -> Iterator[str]:
     """What a person wants to know about one file, line by line."""
     yield str(item.path)
     yield f"  what        {item.title}; {item.container}"
-    types = ", ".join(f"{name} ({count})" if len(item.dtypes) > 1 else name for name, count in item.dtypes.items())
+    types = _types(item)
     yield f"  size        {item.parameters:,} parameters in {item.tensors} tensors" + (f", {types}" if types else "")
     if item.wrappings:
         yield f"  wrapped in  {' '.join(item.wrappings)}"
     if item.left_out:
         yield f"  also holds  {_counts(item.left_out)}"
     for name, part in item.parts.items():
-        types = ", ".join(part.dtypes)
-        yield f"  {name:11} {part.title}, {part.parameters:,} parameters, {types}: {_values(part.config)}"
+        yield f"  {name:11} {part.title}, {part.parameters:,} parameters, {_types(part)}: {_values(part.config)}"
     shown = [k for k in item.config if k not in item.assumed and (not item.parts or k in _general(item))]
     if shown:
         yield f"  config      {_values({k: item.config[k] for k in shown})}"
@@ -79,6 +78,11 @@ def describe(item: Inspection) -> Iterator[str]:
     if item.format is None and not item.parts:
         yield f"  names       {_counts(item.groups)}"
     yield from _advice(item)
+
+
+def _types(item: Inspection) -> str:
+    """What its tensors are stored in, and how many of them where that differs."""
+    return ", ".join(f"{name} ({count})" if len(item.dtypes) > 1 else name for name, count in item.dtypes.items())
 
 
 def _general(item: Inspection) -> tuple[str, ...]:

@@ -15,17 +15,21 @@ def pack(
         str | None,
         typer.Option("--autoencoder", "-a", help="Take the autoencoder from here; its encoder must be equal."),
     ] = None,
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="What is stored.")] = "float16",
+    stored: Annotated[
+        Literal["float32", "float16", "bfloat16", "int8"],
+        typer.Option("--stored", "--dtype", help="What the weights are stored in; int8: large tensors in 8 bits."),
+    ] = "float16",
 ) -> None:
-    """Write a model folder in half precision, to share or ship; the weights are float32 again when loaded.
+    """Write a model folder in half precision or 8 bits, to share or ship; the weights are float32 again when loaded.
 
     With --autoencoder, the decoder may have been trained on after the denoiser's latents were made (a recipe with
     `trained: decoder`). A different encoder or latent scale is refused, as the denoiser would not fit it.
     """
     import torch
 
-    from kinolab.model import pack as run
+    from kinolab.packing import pack as run
 
-    folder = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, dtype))
-    size = sum(p.stat().st_size for p in folder.iterdir())
-    typer.echo(f"{folder}: {size / 1e6:.1f} MB")
+    packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored))
+    typer.echo(f"{packed.folder}: {packed.after / 1e6:.1f} MB in {stored}, from {packed.before / 1e6:.1f} MB")
+    where = f", in {packed.tensor}" if packed.tensor else ""
+    typer.echo(f"largest relative error of a tensor: {packed.error:.2g}{where}")

@@ -25,7 +25,7 @@ def link(name: str) -> str:
 
 def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
     """A whole HTML file; `title` is escaped here, `body` must be HTML already."""
-    return _DOCUMENT.substitute(title=escape(title), body=body, style=BASE_STYLE + style, script=script)
+    return _DOCUMENT.substitute(title=escape(title), body=body, style=COLOURS + BASE_STYLE + style, script=script)
 
 
 def facts_at_the_top(facts: Iterable[tuple[str, str]]) -> str:
@@ -66,12 +66,16 @@ $body
 </html>
 """)
 
-BASE_STYLE = """
+COLOURS = """
 :root { --back: #f6f7f9; --card: #fff; --ink: #1b1f27; --soft: #606978; --line: #e1e5ec; --code: #f0f2f6;
   --yes: #17713d; --yes-back: #e2f5e8; --no: #b3261e; --no-back: #fde8e6; --accent: #2a5bd0; }
 @media (prefers-color-scheme: dark) { :root { --back: #101319; --card: #191d25; --ink: #e8ebf1; --soft: #9aa4b5;
   --line: #2a303b; --code: #12161d; --yes: #7be0a1; --yes-back: #143322; --no: #ff9d94; --no-back: #3f1a18;
   --accent: #8fb2ff; } }
+"""
+"""The colours of pages and pictures, light and dark."""
+
+BASE_STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kinolab.evaluation.html import escape
 from kinolab.evaluation.report.axes import Axis, bins_of, tick_label
@@ -28,8 +29,29 @@ SHOWN_DOTS = 40
 Point = tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Plot:
+    """Curves as they are drawn, for a page or a picture of their own.
+
+    parts: SVG elements in a picture of WIDTH x HEIGHT, styled by `style.PLOT_STYLE`.
+    legend: of each line its number (its classes are `line s<number % STYLES>`), its name and its last value.
+    notes: what could not be shown.
+    """
+
+    parts: tuple[str, ...]
+    legend: tuple[tuple[int, str, str], ...]
+    notes: tuple[str, ...]
+
+
 def curves_figure(curves: Curves) -> str:
     """The plot, its legend with the last value of each line, and what could not be shown."""
+    plot = curves_plot(curves)
+    said = "; ".join(f"{name}: last {value}" for _, name, value in plot.legend)
+    return _figure(curves.title, plot.parts, f"{curves.y_label} by {curves.x_label}. {said}", plot.legend, plot.notes)
+
+
+def curves_plot(curves: Curves) -> Plot:
+    """Frame, axes and lines of curves, apart from what stands around them."""
     shown = {name: [p for p in points if _drawable(p, curves.log)] for name, points in curves.series.items()}
     x = Axis.around([p[0] for points in shown.values() for p in points], LEFT, RIGHT)
     ys = [p[1] for points in shown.values() for p in points]
@@ -43,8 +65,7 @@ def curves_figure(curves: Curves) -> str:
         notes += [f"not shown on a logarithmic scale: values at or below zero, {lost} of them"] * curves.log
     if gaps := sum(1 for points in curves.series.values() for p in points if not math.isfinite(p[1])):
         notes.append(f"values that are not finite: {gaps}")
-    said = "; ".join(f"{name}: last {value}" for _, name, value in legend)
-    return _figure(curves.title, parts, f"{curves.y_label} by {curves.x_label}. {said}", legend, notes)
+    return Plot(tuple(parts), tuple(legend), tuple(notes))
 
 
 def histogram_figure(histogram: Histogram) -> str:

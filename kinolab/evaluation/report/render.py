@@ -26,7 +26,7 @@ from kinolab.evaluation.report.blocks import (
 )
 from kinolab.evaluation.report.charts import curves_figure, histogram_figure
 from kinolab.evaluation.report.heatmap import css_gradient
-from kinolab.evaluation.report.style import SCRIPT, STYLE
+from kinolab.evaluation.report.style import PLOT_STYLE, SCRIPT, STYLE
 
 MARKS = {"better": ("&#9650;", "better beyond noise"), "noise": ("&#8776;", "within the noise of the best")}
 """Symbol and words of a marked cell: colour alone would not reach everyone."""
@@ -52,7 +52,7 @@ def render(report: Report) -> str:
         f'<div class="facts">{facts_at_the_top(report.facts.items())}</div>{nav}</header>\n'
         f"<main>\n{sections}\n</main>\n<footer><p>{escape(report.footer)}</p></footer>"
     )
-    return document(report.title, body, style=STYLE, script=SCRIPT)
+    return document(report.title, body, style=PLOT_STYLE + STYLE, script=SCRIPT)
 
 
 def _section(section: Section, number: int) -> str:

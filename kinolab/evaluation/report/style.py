@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-STYLE = """
+PLOT_STYLE = """
 :root { --s0: #0b62a8; --s1: #c2500a; --s2: #0a7d5a; --s3: #a9448c; --s4: #8a6a00; --s5: #2b8fc0; --s6: #5d4aa8;
   --s7: #444b57; --bar: #8fb4dc; --better: #17713d; --noise: #606978; }
 @media (prefers-color-scheme: dark) { :root { --s0: #6cb4f5; --s1: #f59a5c; --s2: #4fd3a6; --s3: #eb9ad2; --s4: #e2c04a;
   --s5: #8fd6f7; --s6: #b5a6ff; --s7: #c3cad6; --bar: #3d5f86; --better: #7be0a1; --noise: #9aa4b5; } }
+.plot { display: block; width: 100%; max-width: 640px; height: auto; font-size: 12.5px; }
+.plot text { fill: var(--soft); } .plot .x { text-anchor: middle; } .plot .y { text-anchor: end; }
+.rule { stroke: var(--line); } .axis { stroke: var(--soft); }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; } .bar { fill: var(--bar); } .bar:hover { opacity: .7; }
+.dot { stroke: var(--card); } .hit { opacity: 0; } .dot:hover, .hit:hover { opacity: 1; stroke: var(--ink); }
+.line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); stroke-dasharray: 7 3; }
+.line.s2 { stroke: var(--s2); stroke-dasharray: 2 3; } .line.s3 { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }
+.line.s4 { stroke: var(--s4); stroke-dasharray: 4 2; } .line.s5 { stroke: var(--s5); stroke-dasharray: 12 4; }
+.line.s6 { stroke: var(--s6); stroke-dasharray: 2 2 6 2; } .line.s7 { stroke: var(--s7); stroke-dasharray: 1 2; }
+circle.s0 { fill: var(--s0); } circle.s1 { fill: var(--s1); } circle.s2 { fill: var(--s2); }
+circle.s3 { fill: var(--s3); } circle.s4 { fill: var(--s4); } circle.s5 { fill: var(--s5); }
+circle.s6 { fill: var(--s6); } circle.s7 { fill: var(--s7); }
+"""
+"""Colours, dashes and letters of plots, on top of `kinolab.evaluation.html.COLOURS`."""
+
+STYLE = """
 nav { margin-top: 20px; font-size: .9rem; } nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px;
   margin: 0; padding: 0; }
 .block { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 16px 18px;
@@ -20,18 +36,6 @@ nav { margin-top: 20px; font-size: .9rem; } nav ul { list-style: none; display: 
 button, select { font: inherit; color: inherit; background: var(--code); border: 1px solid var(--line);
   border-radius: 8px; padding: 4px 12px; min-height: 36px; cursor: pointer; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-.plot { display: block; width: 100%; max-width: 640px; height: auto; font-size: 12.5px; }
-.plot text { fill: var(--soft); } .plot .x { text-anchor: middle; } .plot .y { text-anchor: end; }
-.rule { stroke: var(--line); } .axis { stroke: var(--soft); }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; } .bar { fill: var(--bar); } .bar:hover { opacity: .7; }
-.dot { stroke: var(--card); } .hit { opacity: 0; } .dot:hover, .hit:hover { opacity: 1; stroke: var(--ink); }
-.line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); stroke-dasharray: 7 3; }
-.line.s2 { stroke: var(--s2); stroke-dasharray: 2 3; } .line.s3 { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }
-.line.s4 { stroke: var(--s4); stroke-dasharray: 4 2; } .line.s5 { stroke: var(--s5); stroke-dasharray: 12 4; }
-.line.s6 { stroke: var(--s6); stroke-dasharray: 2 2 6 2; } .line.s7 { stroke: var(--s7); stroke-dasharray: 1 2; }
-circle.s0 { fill: var(--s0); } circle.s1 { fill: var(--s1); } circle.s2 { fill: var(--s2); }
-circle.s3 { fill: var(--s3); } circle.s4 { fill: var(--s4); } circle.s5 { fill: var(--s5); }
-circle.s6 { fill: var(--s6); } circle.s7 { fill: var(--s7); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0 0; padding: 0;
   font-size: .85rem; } .legend b { font-weight: 600; font-variant-numeric: tabular-nums; }
 .swatch { width: 28px; height: 8px; margin-right: 7px; vertical-align: middle; }
