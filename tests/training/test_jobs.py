@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from kinolab import data, denoisers
 from kinolab.data.clips import ClipExample
+from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
@@ -328,6 +329,7 @@ def test_images_of_clips_are_refused_where_they_make_no_sense(tiny_autoencoder: 
     assert isinstance(config, AutoencoderRecipe)
     save_autoencoder(first_autoencoder(config), video_model)
     source = data.build(config.data, load_autoencoder(video_model).spec, split="train")
+    assert isinstance(source, WorldSource)
     data.encode_to_cache(source, load_autoencoder(video_model), tmp_path / "cache")
     recipe = denoiser_recipe(video_model) | {"frames_per_clip": 1}
     recipe["data"] = {"kind": "cache", "path": str(tmp_path / "cache")}
