@@ -391,9 +391,14 @@ def frames_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def default_model() -> str:
-    """The shipped model that is used where none is named."""
+def default_model(*, prompts: bool = False) -> str:
+    """The shipped model that is used where none is named: with `prompts`, for what prompts alone ask for.
+
+    Raises:
+        InputError: where none is installed.
+    """
     names = list(shipped_models())
     if not names:
         raise InputError("no shipped model is installed; name one with --model")
-    return "world" if "world" in names else names[0]
+    wanted = ("world-text", "world") if prompts else ("world",)
+    return next((name for name in wanted if name in names), names[0])

@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page and its videos.")] = Path("out/demo"),
-    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video; the others follow.")] = 0,
 ) -> None:
@@ -23,7 +25,7 @@ def demo(
     from kinolab.evaluation.demo import run_demo
     from kinolab.generate import default_model
 
-    chosen = model if model is not None else default_model()
+    chosen = model if model is not None else default_model(prompts=True)
     result = run_demo(out, chosen, seed=seed, steps=steps, say=typer.echo)
     right = sum(all(v.checks.values()) for v in result.videos)
     typer.echo(f"{right} of {len(result.videos)} videos show all that was asked; {result.seconds:.0f} s in all")

@@ -69,7 +69,7 @@ def world(
             report = evaluate_videos(videos, advance)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
         return
-    chosen, loaded = load_model(model, device, precision)
+    chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
     with progress_bar("generating") as advance:
         report = evaluate_world(

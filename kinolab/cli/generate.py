@@ -13,7 +13,9 @@ import typer
 
 def generate(
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts or labels.")
+    ] = None,
     out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
     negative: Annotated[str | None, typer.Option(help="A prompt that guidance moves away from.")] = None,
     label: Annotated[str | None, typer.Option(help="Class label, by number or name.")] = None,
@@ -60,7 +62,8 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     from kinolab.model import find_model, read_model_config
 
     model, guidance = options["model"], options["guidance"]
-    chosen = model if model is not None else default_model()
+    prompts = given is None and options["label"] is None
+    chosen = model if model is not None else default_model(prompts=prompts)
     trained = read_model_config(find_model(chosen))
     same = ("label", "count", "seed", "frames", "fps", "precision", "compile", "device")
     values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}

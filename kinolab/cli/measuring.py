@@ -34,13 +34,13 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
 
 
 def load_model(
-    model: str | None, device: str, precision: Literal["auto", "float32", "bfloat16"]
+    model: str | None, device: str, precision: Literal["auto", "float32", "bfloat16"], *, prompts: bool = False
 ) -> tuple[str, VideoModel]:
-    """The model named on the command line, or the shipped one, and its name."""
+    """The model named on the command line, or the shipped one (with `prompts`, that for prompts), and its name."""
     from kinolab.generate import default_model
     from kinolab.model import VideoModel
 
-    chosen = model if model is not None else default_model()
+    chosen = model if model is not None else default_model(prompts=prompts)
     return chosen, VideoModel.load(chosen, device=device, precision=precision)
 
 

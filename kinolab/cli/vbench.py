@@ -35,7 +35,7 @@ def vbench(
     from kinolab.cli.measuring import load_model, sampling
     from kinolab.evaluation.vbench import prompts_of_world, write_vbench
 
-    chosen, loaded = load_model(model, device, precision)
+    chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
     source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
     with progress_bar("generating") as advance:
