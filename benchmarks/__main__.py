@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAMES] [--quick]`: run the comparisons, print them, write results.json."""
+"""`python -m benchmarks [NAMES] [--quick]`: run the comparisons, print them, write results.json.
+
+`python -m benchmarks key_frames MODEL [FILES...]` measures a model of one's own, with options of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import latte, odvae, step_cache, toy_clip, vdt
+from benchmarks import key_frames, latte, odvae, step_cache, toy_clip, vdt
 from benchmarks.measure import Result, machine
 from kinolab.errors import InputError
 
@@ -50,10 +53,15 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
     "step_cache": [lambda say: step_cache.sampling(1, say, 10)],
 }
 """The same in about a minute: small sizes, few turns; only good to see that everything runs."""
+COMMANDS: dict[str, Callable[[Sequence[str], Say], None]] = {"key_frames": key_frames.main}
+"""What is measured of a given model: its own command line, after its name."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the comparisons that were asked for."""
+    """Run the comparisons that were asked for, or a command of `COMMANDS`."""
+    if arguments and arguments[0] in COMMANDS:
+        COMMANDS[arguments[0]](arguments[1:], lambda line: print(line, file=sys.stderr, flush=True))
+        return
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -74,7 +82,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help=f"which comparisons; default all: {', '.join(FULL)}")
     parser.add_argument("--quick", action="store_true", help="small sizes and few turns, about a minute")
     parser.add_argument("--threads", type=int, help="threads to compute with; default: as PyTorch chooses")

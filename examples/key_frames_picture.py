@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from kinolab import video
 from kinolab.errors import InputError
+from kinolab.evaluation.sheet import write_rows
 
 AROUND = 3
 """Frames shown before the cut, and from it on."""
@@ -37,22 +37,7 @@ def main() -> None:
         if not rows:
             rows.append(("original", shown[:, :, :width]))
         rows.append((file.stem, shown[:, :, width : 2 * width]))
-    draw_rows(rows, chosen.out)
-
-
-def draw_rows(rows: list[tuple[str, np.ndarray]], out: Path) -> None:
-    """Rows of frames (T, H, W, 3) with their names; the cut is the wide gap in the middle."""
-    count, height, width = rows[0][1].shape[:3]
-    gap, cut, margin = 4, 16, 90
-    sheet = Image.new("RGB", (margin + count * (width + gap) + cut, len(rows) * (height + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for k, (name, frames) in enumerate(rows):
-        y = gap + k * (height + gap)
-        draw.text((8, y + height // 2 - 8), name, "black", ImageFont.load_default(14))
-        for t, frame in enumerate(frames):
-            sheet.paste(Image.fromarray(frame), (margin + t * (width + gap) + (cut if t >= count // 2 else 0), y))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, optimize=True)
+    write_rows(rows, chosen.out)
 
 
 if __name__ == "__main__":

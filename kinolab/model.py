@@ -34,6 +34,8 @@ from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.masking import fully_given, place_given
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.layers.step_cache import StepCache
+from kinolab.request import Request as Request
+from kinolab.request import listed_prompts
 from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
@@ -75,19 +77,6 @@ class ModelConfig(Config):
     """The guidance to sample with by default."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler to use by default."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate: given fields are checked against the model."""
-
-    prompt: str | None = None
-    label: int | str | None = None
-    frames: int | None = None
-    size: tuple[int, int] | None = None
-    seed: int = 0
-    negative: str | None = None
-    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +165,9 @@ class VideoModel:
             raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
         if any(r.label is not None for r in requests) and not spec.num_classes:
             raise InputError(f"this model takes no label; {self._says_what_it_takes()}")
+        blank = sum(r.blank for r in requests)
+        if blank:
+            warnings.warn(f"empty prompt ({blank} of {len(requests)}): nothing is asked for there", stacklevel=4)
         text, mask, pooled = self._embed([r.prompt or "" for r in requests])
         if spec.num_classes:
             label = torch.tensor([self.label_index(r.label) for r in requests])
@@ -253,9 +245,12 @@ class VideoModel:
         Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in (but with a
         step cache, which leaves blocks out only where every clip of the batch may do without). `negative` is a prompt
         that guidance moves away from.
+
+        Raises:
+            InputError: for a prompt that is no text and no list of texts, and for what the model can't take.
         """
-        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        requests = [Request(p, label, frames, size, seed + k, negative) for k, p in enumerate(prompts)]
+        asked = Request(None, label, frames, size, seed, negative)
+        requests = [replace(asked, prompt=p, seed=seed + k) for k, p in enumerate(listed_prompts(prompt))]
         latents = self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback, cache=cache)
         return self.decode(latents)
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "kinolab"
 
 LEVELS = [
     {"errors", "config", "world", "layers", "video", "storage"},
-    {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics"},
+    {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics", "request"},
     {"model", "checkpoints"},
     {"generate", "training", "packing"},
     {"evaluation"},

@@ -98,7 +98,8 @@ def inflate_dpvae(image: ImageAutoencoder, config: DpVaeConfig, init: Init = "ta
         f"image.{name}: expected {theirs[name]}, got {ours[name]}" for name in theirs if theirs[name] != ours[name]
     ]
     if differing:
-        raise InputError("this dpvae config does not fit the image autoencoder: " + "; ".join(differing))
+        said = "; ".join(differing)
+        raise InputError(f"this dpvae config does not fit the image autoencoder: {said}; set the fields as expected")
     model = DpVae(config).to(image.latent_scale)
     if init != "random":
         model.load_state_dict(_inflated(image, model, len(config.coder.widths), init))

@@ -87,6 +87,8 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
     # A further kind of video autoencoder gets its branch here, and its name in AUTOENCODERS and in --to.
     model: Autoencoder
     if to == "dpvae":
+        if "image" in fields:
+            raise InputError("-s image...: the image autoencoder is SOURCE's own, and so are its fields; leave it out")
         config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
         model = inflate_dpvae(image, config, init)
     else:
@@ -110,7 +112,7 @@ def _denoiser(
     from kinolab.model import VideoModel, load_autoencoder
 
     if not isinstance(image, Denoiser):
-        raise InputError(f"{source}: a {type(image).__name__}, an autoencoder; use --to odvae")
+        raise InputError(f"{source}: {type(image).__name__} is an autoencoder; use --to {' or '.join(AUTOENCODERS)}")
     if autoencoder is None and folder is None:
         raise InputError(
             f"{source}: a denoiser; give the model folder of the autoencoder whose latents it works on: "

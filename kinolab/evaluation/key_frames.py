@@ -26,8 +26,17 @@ def chosen_rule(autoencoder: Autoencoder, given: Mapping[str, Any]) -> KeyFrameC
         return None
     own = _own_rule(autoencoder).model_dump()
     settled = (own | dict(given)) if given.get("rule", "fixed") == "fixed" else (own | {"period": None} | dict(given))
-    if (settled["rule"] == "fixed") != (settled["period"] is not None):
-        raise InputError(f"key frames: a period belongs to rule fixed; got rule {settled['rule']}, {_period(settled)}")
+    rule, cuts = settled["rule"], settled["cuts"]
+    if (rule == "fixed") != (settled["period"] is not None):
+        advice = "give --period FRAMES" if rule == "fixed" else "leave it out, or ask for fixed"
+        raise InputError(f"key frames: a period belongs to rule fixed; got rule {rule}, {_period(settled)}; {advice}")
+    finder = next((name for name in ("cuts", "cut_threshold") if name in given), None)
+    if finder is not None and rule not in ("scene", "best"):
+        raise InputError(f"key frames: {finder} is for rules scene and best, got rule {rule}; leave it out")
+    if "cut_threshold" in given and cuts != "builtin":
+        raise InputError(f"key frames: cut_threshold is for cuts builtin, got {cuts}; leave it out")
+    if rule == "scene" and cuts == "none":
+        raise InputError("key frames: without cuts rule scene is rule first; ask for that, or for cuts builtin")
     return load_config(KeyFrameConfig, settled, name="key frames")
 
 
@@ -72,7 +81,9 @@ def group_notes(groups: Sequence[Group], spec: AutoencoderSpec, rule: KeyFrameCo
     frames, r = sum(group.frames for group in groups), spec.temporal_ratio
     longest, notes = rule.period or spec.group_frames or frames, list[str]()
     if frames < longest:
-        notes.append(f"the clip's {frames} frames are fewer than a group of {longest}")
+        notes.append(f"the clip's {frames} frame{'s are' if frames > 1 else ' is'} fewer than a group of {longest}")
+    if spec.group_frames is not None and longest > spec.group_frames:
+        notes.append(f"a period of {longest} makes groups longer than the model's own of {spec.group_frames} frames")
     if len(groups) == frames > 1 and longest > 1:
         notes.append("every frame is a group of its own, as a cut stands before each: nothing is saved along time")
     padded = sum((group.frames - 1 - group.key) % r != 0 for group in groups)

@@ -38,6 +38,24 @@ def write_sheet(strips: Sequence[Strip], path: Path, *, columns: int = 2, shown:
         y = MARGIN + k // columns * (height + MARGIN)
         draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), 12, fill=CARD, outline=EDGE)
         _draw_strip(sheet, draw, strip, x + PAD, y + PAD, shown)
+    _save(sheet, path)
+
+
+def write_rows(rows: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
+    """Write a PNG of rows of frames (T, H, W, 3) uint8 with their names; a wide gap in the middle stands for a cut."""
+    count, height, width = rows[0][1].shape[:3]
+    gap, cut, margin = 4, 16, 90
+    sheet = Image.new("RGB", (margin + count * (width + gap) + cut, len(rows) * (height + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, (name, frames) in enumerate(rows):
+        y = gap + k * (height + gap)
+        draw.text((8, y + height // 2 - 8), name, "black", ImageFont.load_default(14))
+        for t, frame in enumerate(frames):
+            sheet.paste(Image.fromarray(frame), (margin + t * (width + gap) + (cut if t >= count // 2 else 0), y))
+    _save(sheet, path)
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".writing-{path.name}")
     sheet.save(beside, format="PNG", optimize=True)

@@ -51,7 +51,10 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
     Raises:
         InputError: where the two don't fit the method.
     """
-    source = load_autoencoder(initial.path)
+    try:
+        source = load_autoencoder(initial.path)
+    except InputError as error:
+        raise InputError(f"initial.path: {error}") from None
     if initial.method == "weights":
         return _copied(build_autoencoder(target), source, initial.path)
     if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig | DpVaeConfig):

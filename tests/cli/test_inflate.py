@@ -161,6 +161,8 @@ def test_what_inflate_cannot_do_it_says(tmp_path: Path, vae: Path, sd3: Path, di
         ((bare, "--to", "mmdit", "-a", pixels, "-s", "kind=vdt", *out), "is --to"),
         ((dit, "--to", "mmdit", "-a", pixels, *out), "a DiT does not become mmdit"),
         ((sd3, "--to", "mmdit", "-a", pixels, *out), "prefix='model.diffusion_model.'"),
+        ((vae, "--to", "mmdit", "-a", pixels, *out), "ImageAutoencoder is an autoencoder; use --to odvae or dpvae"),
+        ((vae, "--to", "dpvae", "-s", "image.latent_channels=8", *out), "the image autoencoder is SOURCE's own"),
         ((vae, "--to", "odvae", "--out", vae), "exists; choose another name"),
         ((vae, "--to", "odvae", "-s", "temporal_ratio=8", *out), "spatial ratio 4"),
     ]

@@ -249,3 +249,35 @@ def test_every_rule_can_be_asked_for_and_odd_clips_are_explained(tmp_path: Path)
         chosen_rule(model, {"rule": "fixed"})
     with pytest.raises(InputError, match="got rule best, period 3"):
         chosen_rule(model, {"rule": "best", "period": 3})
+
+
+def test_an_option_that_the_rule_does_not_use_is_refused() -> None:
+    model = dpvae()
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"rule": "first", "cuts": "builtin"}, "cuts is for rules scene and best, got rule first; leave it out"),
+        ({"cut_threshold": 0.1}, "cut_threshold is for rules scene and best, got rule first"),
+        ({"rule": "fixed", "period": 4, "cuts": "scenedetect"}, "got rule fixed"),
+        ({"rule": "scene", "cuts": "scenedetect", "cut_threshold": 0.1}, "for cuts builtin, got scenedetect"),
+        ({"rule": "scene", "cuts": "none"}, "without cuts rule scene is rule first"),
+        ({"rule": "fixed"}, "give --period FRAMES"),
+        ({"period": 4}, "leave it out, or ask for fixed"),
+    ]
+    for given, said in cases:
+        with pytest.raises(InputError, match=said):
+            chosen_rule(model, given)
+    chosen = chosen_rule(model, {"rule": "best", "cut_threshold": 0.1})
+    assert chosen is not None and chosen.cut_threshold == 0.1
+    own = chosen_rule(dpvae(key_frames={"rule": "scene"}), {"cut_threshold": 0.02})
+    assert own is not None and (own.rule, own.cut_threshold) == ("scene", 0.02)
+
+
+def test_short_clips_and_long_periods_are_explained(tmp_path: Path) -> None:
+    model = dpvae()
+    write_scenes(tmp_path / "one.mkv", (1,))
+    write_scenes(tmp_path / "c.mkv", (20,))
+    fixed = CONFIG.model_copy(update={"key_frames": chosen_rule(model, {"rule": "fixed", "period": 13})})
+    report = reconstruct(tmp_path / "one.mkv", tmp_path / "a", model, fixed)
+    assert report.frames == 1 and report.notes[0] == "the clip's 1 frame is fewer than a group of 13"
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "b", model, fixed)
+    assert report.key_frames == (0, 13)
+    assert report.notes[0] == "a period of 13 makes groups longer than the model's own of 9 frames"

@@ -136,7 +136,10 @@ def test_a_frozen_part_with_random_weights_is_a_mistake(tmp_path: Path, image_ru
         train(write(tmp_path, recipe), tmp_path / "run")
     recipe["initial"] = {"path": str(image_run), "method": "tail"}
     recipe["autoencoder"]["image"]["latent_channels"] = 6
-    with pytest.raises(InputError, match=r"image\.latent_channels: expected 4, got 6"):
+    with pytest.raises(InputError, match=r"image\.latent_channels: expected 4, got 6; set the fields as expected"):
+        train(write(tmp_path, recipe), tmp_path / "run")
+    recipe["initial"]["path"] = str(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"initial\.path: .*nothing: no such model"):
         train(write(tmp_path, recipe), tmp_path / "run")
 
 
