@@ -131,6 +131,11 @@ class Denoiser(nn.Module):
         cache.keep(cache, result - x)
         return result
 
+    @property
+    def partly_used(self) -> bool:
+        """Whether clips of some lengths leave parameters out of the forward pass, so that they get no gradient."""
+        return False
+
     def models_time(self, name: str) -> bool:
         """Whether the parameter `name` is there for time alone: an image model of the same kind has none such."""
         return False

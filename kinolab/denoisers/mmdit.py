@@ -368,6 +368,11 @@ class Mmdit(Denoiser):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
+    @property
+    def partly_used(self) -> bool:
+        """With pairs of frames: images have no pair, and clips of an even length no single frame."""
+        return self.config.temporal_patch == 2
+
     def models_time(self, name: str) -> bool:
         """Global attention, pairs of frames, the temporal table's factors and the frame rate."""
         mine = ("attn_global.", "pair_embedder.", "pair_linear.", "temporal_scale", "fps_embedder.")

@@ -52,7 +52,8 @@ def wrap(module: nn.Module, world: World, how: Literal["ddp", "fsdp"]) -> nn.Mod
         return module
     if how == "ddp":
         ids = [world.device.index] if world.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=False)
+        unused = bool(getattr(module, "partly_used", False))
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=unused)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

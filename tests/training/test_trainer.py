@@ -118,6 +118,19 @@ def test_two_processes_train_an_autoencoder(tmp_path: Path) -> None:
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
 
 
+def test_two_processes_train_on_images_a_model_that_has_pairs_of_frames(tmp_path: Path, tiny_autoencoder: Path) -> None:
+    """Images leave the embedding and the head of pairs without a gradient."""
+    recipe = denoiser_recipe(tiny_autoencoder, steps=3) | {"frames_per_clip": 1}
+    recipe["denoiser"] = {
+        "kind": "mmdit", "hidden_size": 16, "depth": 1, "num_heads": 2, "in_channels": 4, "input_size": 16,
+        "num_frames": 5, "temporal_patch": 2, "attention": "2d", "temporal_position": "none", "num_classes": 6,
+    }  # fmt: skip
+    path = write(tmp_path, recipe)
+    train(path, tmp_path / "one")
+    run_two(path, tmp_path / "two", [])
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+
+
 def run_two(recipe: Path, run: Path, options: list[str]) -> None:
     """The recipe under torchrun's environment with two processes."""
     with socket.socket() as s:
