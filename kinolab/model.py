@@ -320,7 +320,14 @@ class VideoModel:
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
     ) -> Tensor:
-        """Latents (B, C, T', H', W') of requests that agree in frames and size."""
+        """Latents (B, C, T', H', W') of requests that agree in frames and size.
+
+        Raises:
+            InputError: for settings of another type, and for what the model can't take.
+        """
+        for given_as, kind in ((sampler, SamplerConfig), (guidance, GuidanceConfig)):
+            if given_as is not None and not isinstance(given_as, kind):
+                raise InputError(f"expected a {kind.__name__} of kinolab.diffusion, got {given_as!r}")
         frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
         shape = self.autoencoder.spec.latent_shape(frames, *size)
         note = outside_buckets(self.config.buckets, frames, size)
