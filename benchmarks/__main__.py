@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import key_frames, latte, odvae, step_cache, toy_clip, vdt
+from benchmarks import key_frames, latte, mmdit, odvae, step_cache, toy_clip, vdt
 from benchmarks.measure import Result, machine
 from kinolab.errors import InputError
 
@@ -29,6 +29,10 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: latte.sampling(latte.Case(side=16), 2, say),
     ],
     "vdt": [lambda say: vdt.forward(vdt.Case(), 5, say)],
+    "mmdit": [
+        lambda say: mmdit.forward(mmdit.Case(), 5, say),
+        lambda say: mmdit.modes(mmdit.Case(frames=5, side=32, tokens=32), 5, say),
+    ],
     "odvae": [
         lambda say: odvae.coding("encode", odvae.CONFIG, (17, 128, 128), 3, say),
         lambda say: odvae.coding("decode", odvae.CONFIG, (17, 128, 128), 3, say),
@@ -44,6 +48,10 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: latte.sampling(latte.Case(depth=2, side=16), 1, say, 10),
     ],
     "vdt": [lambda say: vdt.forward(vdt.Case(depth=2), 3, say)],
+    "mmdit": [
+        lambda say: mmdit.forward(mmdit.Case(depth=2, side=32), 3, say),
+        lambda say: mmdit.modes(mmdit.Case(depth=2, frames=3, side=16, tokens=32), 3, say),
+    ],
     "odvae": [
         lambda say: odvae.coding("encode", odvae.CONFIG, (9, 64, 64), 3, say),
         lambda say: odvae.coding("decode", odvae.CONFIG, (9, 64, 64), 3, say),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__ as program
-from benchmarks import latte, odvae, step_cache, toy_clip, vdt
+from benchmarks import latte, mmdit, odvae, step_cache, toy_clip, vdt
 from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, difference, faster, race
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.denoisers import Latte, LatteConfig
@@ -74,6 +75,15 @@ def _diffusers() -> None:
 
 @pytest.mark.usefixtures("_uncompiled", "_diffusers")
 @pytest.mark.filterwarnings("ignore")  # diffusers' own
+def test_mmdit_computes_what_diffusers_does_and_every_mode_begins_at_the_image_model() -> None:
+    case = mmdit.Case(width=24, heads=2, depth=2, side=8, text_dim=10, pooled_dim=7, tokens=4)
+    one = mmdit.forward(case, 1, quiet)
+    assert one.details[mmdit.FLOAT32]["error"] < 1e-4 and 0 < one.details[mmdit.AUTO]["error"] < 0.05
+    clip = mmdit.modes(replace(case, frames=3), 1, quiet)
+    assert list(clip.details) == list(mmdit.MODES)
+    assert clip.details["2d+3d"]["error"] < 1e-6 < clip.details["3d"]["error"]
+
+
 def test_latte_computes_what_diffusers_does() -> None:
     one = latte.forward(CASE, 1, quiet)
     many = latte.sampling(CASE, 1, quiet, steps=5)
