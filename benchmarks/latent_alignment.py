@@ -58,13 +58,9 @@ def measure(
     """One row; clips (N, 3, T, H, W) in [-1, 1].
 
     Raises:
-        InputError: where the two autoencoders' latents have other shapes.
+        InputError: where the two autoencoders' latents have other shapes, or clips are not one group of frames.
     """
-    if video.spec.latent_channels != image.spec.latent_channels:
-        raise InputError(
-            f"{name}: latents of {video.spec.latent_channels} channels, and {image.spec.latent_channels} of the image "
-            "autoencoder: expected the same"
-        )
+    check(image, name, video, clips.shape[2])
     psnr, read, losses = Psnr(), Psnr(), list[float]()
     latents, references = list[Tensor](), list[Tensor]()
     ratio = video.spec.temporal_ratio
@@ -78,7 +74,7 @@ def measure(
         references.append(image.encode(frames).mean)
         read.update(frames, image.decode(later).clamp(-1, 1))
         if model is not None:
-            losses.append(_loss(model, later, told, start))
+            losses += [_loss(model, later, told, start)] * len(batch)
     z, reference = torch.cat(latents), torch.cat(references)
     return Row(
         name,
@@ -88,6 +84,23 @@ def measure(
         read.compute().value,
         sum(losses) / len(losses) if losses else None,
     )
+
+
+def check(image: ImageAutoencoder, name: str, video: Autoencoder, frames: int) -> None:
+    """Raises InputError where later latents don't stand for r frames each, or differ in shape from images'."""
+    ours, theirs = video.spec, image.spec
+    for what in ("latent_channels", "spatial_ratio"):
+        if getattr(ours, what) != getattr(theirs, what):
+            raise InputError(
+                f"{name}: {what.replace('_', ' ')} {getattr(ours, what)}, and {getattr(theirs, what)} of the image "
+                "autoencoder: expected the same"
+            )
+    r, longest = ours.temporal_ratio, ours.group_frames or frames
+    if not ours.first_frame or not r < frames <= longest or (frames - 1) % r:
+        raise InputError(
+            f"{name}: expected clips of one group, a first frame and {r}*k more, got {frames} frames of {longest}; "
+            "change --frames"
+        )
 
 
 def _loss(model: VideoModel, latents: Tensor, captions: list[str], seed: int) -> float:
@@ -139,10 +152,13 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     source = WorldSource(WorldSourceConfig(world=world, heldout_count=options.clips, split="heldout"))
     examples = [source[i] for i in range(options.clips)]
     clips, captions = torch.stack([e.video for e in examples]), [e.caption or "" for e in examples]
-    rows = [_image_row(image, model, clips, captions)]
-    for video in options.videos:
-        name, _, path = video.rpartition("=")
-        rows.append(measure(image, model, name or Path(path).name, load_autoencoder(path), clips, captions))
+    videos = [(name or Path(path).name, load_autoencoder(path)) for name, _, path in
+              (video.rpartition("=") for video in options.videos)]  # fmt: skip
+    ratio, *others = sorted({video.spec.temporal_ratio for _, video in videos})
+    if others:
+        raise InputError(f"expected autoencoders of one temporal ratio in a table, got {ratio} and {others[0]}")
+    rows = [_image_row(image, model, clips[:, :, ratio::ratio], captions)]
+    rows += [measure(image, model, name, video, clips, captions) for name, video in videos]
     text = markdown(rows, options.clips)
     say(text)
     if options.markdown is not None:
@@ -150,15 +166,15 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
 
 
 @torch.no_grad()
-def _image_row(image: ImageAutoencoder, model: VideoModel | None, clips: Tensor, captions: list[str]) -> Row:
-    """The image autoencoder itself, on every fourth frame: what the others are to come near to."""
+def _image_row(image: ImageAutoencoder, model: VideoModel | None, frames: Tensor, captions: list[str]) -> Row:
+    """The image autoencoder itself, on the frames (N, 3, T, H, W) that the others' latents are to come near to."""
     psnr, losses = Psnr(), list[float]()
-    for start in range(0, len(clips), BATCH):
-        frames = clips[start : start + BATCH, :, 4::4]
-        z = image.encode(frames).mean
-        psnr.update(frames, image.decode(z).clamp(-1, 1))
+    for start in range(0, len(frames), BATCH):
+        batch = frames[start : start + BATCH]
+        z = image.encode(batch).mean
+        psnr.update(batch, image.decode(z).clamp(-1, 1))
         if model is not None:
-            losses.append(_loss(model, z, captions[start : start + BATCH], start))
+            losses += [_loss(model, z, captions[start : start + BATCH], start)] * len(batch)
     value = psnr.compute().value
     return Row("image", value, 0.0, 0.0, value, sum(losses) / len(losses) if losses else None)
 

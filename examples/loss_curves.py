@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from kinolab.data.durable import write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.html import COLOURS, escape
 from kinolab.evaluation.report.blocks import Curves
@@ -102,8 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
         series[name] = points if chosen.heldout else smoothed(points, chosen.window)
     label = "held-out loss" if chosen.heldout else f"training loss, mean of {chosen.window} steps"
     title = chosen.title or label.capitalize()
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(picture(Curves(title, series, "step", label, chosen.log)), encoding="utf-8")
+    write_atomic(chosen.out, picture(Curves(title, series, "step", label, chosen.log)))
     print(chosen.out)
 
 

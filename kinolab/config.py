@@ -21,6 +21,9 @@ from kinolab.errors import InputError
 
 C = TypeVar("C", bound="Config")
 
+NO_WORDS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")
+"""The types that YAML gives to keys such as on, off, yes, no and ~."""
+
 
 class Config(BaseModel):
     """Base of every component's config: unknown keys are errors, fields are documented by the string below them."""
@@ -52,13 +55,17 @@ def load_config(
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises InputError where there is none."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        misread = _misread_key(text)
+        loaded = yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML recipe") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""
         raise InputError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    if misread is not None:
+        raise InputError(f"{path}: {misread}")
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
     return loaded
@@ -79,9 +86,12 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 raise InputError(f"override {item!r}: {parent!r} holds the value {child!r}, not a group of keys")
             node = child
         try:
+            misread = _misread_key(text)
             node[last] = yaml.safe_load(text) if text else None
         except yaml.YAMLError:
             raise InputError(f"override {item!r}: {text!r} is not a valid value") from None
+        if misread is not None:
+            raise InputError(f"override {item!r}: {misread}")
     return result
 
 
@@ -100,9 +110,29 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield f"{name}: {a!r} -> {b!r}"
 
 
+def _misread_key(text: str) -> str | None:
+    """What is wrong with the first key that YAML reads as something else than a word or a number, such as on."""
+    waiting, seen = [yaml.compose(text, Loader=yaml.SafeLoader)], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += reversed(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            for key, _ in node.value:
+                if key.tag in NO_WORDS:
+                    line, word = key.start_mark.line + 1, key.value
+                    read = yaml.safe_load(word)
+                    return f'line {line}: the key {word} is read by YAML as {read}; write it in quotes: "{word}"'
+            waiting += reversed([value for _, value in node.value])
+    return None
+
+
 def _deep_copy(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _deep_copy(v) for k, v in value.items()}
+        return {k if k is None or isinstance(k, bool) else str(k): _deep_copy(v) for k, v in value.items()}
     return list(value) if isinstance(value, list) else value
 
 
@@ -117,6 +147,11 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
         return f"unknown key {key!r}{hint}"
     if error["type"] == "missing":
         return f"missing key {key!r}"
+    if error["type"] == "invalid_key" or path[-1:] == ["[key]"]:
+        where = ".".join(_keys(cls, path[: path.index("[key]") - 1] if "[key]" in path else path[:-1])) or "keys"
+        came = f"{error['input']!r} ({type(error['input']).__name__})"
+        hint = "write it in quotes, as YAML reads on, off, yes and no as true or false"
+        return f"{where}: expected words as keys, got {came}; {hint}"
     came = repr(error.get("input"))
     came = came if len(came) < 80 else came[:77] + "..."
     text = str(error["msg"]).removeprefix("Value error, ")
@@ -128,15 +163,27 @@ def _keys(cls: Any, path: list[str]) -> Iterator[str]:
     node: Any = cls
     for part in path:
         fields = node.model_fields if isinstance(node, type) and issubclass(node, BaseModel) else None
+        arguments = typing.get_args(node)
         if fields is not None:
             yield part
-            members = [m for m in _members(fields[part].annotation) if m is not type(None)] if part in fields else []
-            node = members[0] if len(members) == 1 else tuple(members)
+            node = _inside(fields[part].annotation) if part in fields else None
+        elif typing.get_origin(node) is dict and arguments:
+            yield part
+            node = _inside(arguments[1])
+        elif typing.get_origin(node) in (tuple, list) and arguments:
+            yield part
+            node = _inside(arguments[0])
         elif part.isdigit():
             yield part
             node = None
         else:
-            node = next((m for m in node or () if part in _tags(m)), None)
+            node = next((m for m in (node if isinstance(node, tuple) else ()) if part in _tags(m)), None)
+
+
+def _inside(annotation: Any) -> Any:
+    """The type that an annotation names beside None, or a tuple of several."""
+    members = [m for m in _members(annotation) if m is not type(None)]
+    return members[0] if len(members) == 1 else tuple(members)
 
 
 def _members(annotation: Any) -> list[Any]:

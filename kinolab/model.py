@@ -215,7 +215,7 @@ class VideoModel:
         names = self.config.class_names
         if isinstance(label, str) and label in names:
             return names.index(label)
-        if str(label).isdigit() and int(label) < count:
+        if str(label).isdecimal() and int(label) < count:
             return int(label)
         known = ", ".join(f"{i} ({n})" for i, n in enumerate(names)) if names else f"0 to {count - 1}"
         raise InputError(f"label {label!r}: expected one of {known}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -38,7 +39,7 @@ class Request:
             raise InputError(f"frames: expected a whole number of at least 1, got {_shown(self.frames)}")
         if self.size is not None and not _is_size(self.size):
             raise InputError(f"size: expected (height, width) in pixels, such as (64, 96), got {_shown(self.size)}")
-        if self.fps is not None and not (isinstance(self.fps, Real) and self.fps > 0):
+        if self.fps is not None and not _is_rate(self.fps):
             raise InputError(f"fps: expected frames per second above 0, got {_shown(self.fps)}")
 
     @property
@@ -70,6 +71,10 @@ def listed_prompts(prompt: Any) -> list[str | None]:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _is_size(value: Any) -> bool:

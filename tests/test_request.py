@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,19 @@ def test_fields_of_a_request_are_checked(model: VideoModel, fields: dict[str, An
 
 def test_numbers_of_numpy_are_numbers_and_a_rate_is_positive() -> None:
     assert Request(seed=np.int64(3), frames=np.int32(5), size=(np.int64(8), 8)).frames == 5  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"fps: expected frames per second above 0, got 0 \(int\)"):
-        Request(fps=0)
+    assert Request(fps=24).fps == 24 and Request(fps=23.976).fps == 23.976
+    for fps in (0, -1.0, math.inf, math.nan, True, "8"):
+        with pytest.raises(
+            InputError, match=r"fps: expected frames per second above 0, got .* \((int|float|bool|str)\)"
+        ):
+            Request(fps=fps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", [3, -1, 1.0, True, "\u00b2", "no such", ""])
+def test_a_label_is_a_class_by_number_or_name(model: VideoModel, label: Any) -> None:
+    assert [model.label_index(known) for known in (1, "1", "throw")] == [1] * 3
+    with pytest.raises(InputError, match=r"expected one of 0 \(fall\), 1 \(throw\), 2 \(float\)"):
+        model.label_index(label)
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", "\t\n"])

@@ -50,9 +50,12 @@ def compare(
     loaded = load_plan(plan, setting or [])
     folder = out if out is not None else Path("runs") / loaded.name
     if list_cells:
-        for state in states(loaded, folder):
+        known = states(loaded, folder)
+        for state in known:
             done = "measured" if state.measured else "trained" if state.trained else "to do"
-            typer.echo(f"{done:9} {state.cell.id}")
+            typer.echo(f"{'missing' if state.problem is not None else done:9} {state.cell.id}")
+        for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
+            typer.echo(f"missing: {problem}", err=True)
         return
     if cell is not None:
         chosen = find_cell(loaded, cell)

@@ -273,8 +273,9 @@ class DenoiserJob:
 
     def model(self) -> VideoModel:
         """The model as it stands: shares its parts with the job."""
-        recipe, shapes = self.recipe, self._shapes()
-        frames, *size = shapes[0]  # the longest, and of those the largest
+        # The longest, and of those the largest; single frames of clips of several lengths have one shape.
+        recipe, shapes = self.recipe, sorted(set(self._shapes()), key=lambda s: (s[0], s[1] * s[2], s), reverse=True)
+        frames, *size = shapes[0]
         config = ModelConfig(
             version=_version(),
             trained=f"{recipe.name}, {recipe.training.steps} steps",

@@ -317,6 +317,20 @@ def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: P
     assert torch.isfinite(torch.tensor(job.evaluate(World())["loss"]))
 
 
+def test_images_are_taken_from_cached_latents_as_from_clips(tiny_autoencoder: Path, tmp_path: Path) -> None:
+    recipe = denoiser_recipe(tiny_autoencoder) | {"frames_per_clip": 3}
+    job = denoiser_job(recipe)
+    data.encode_to_cache(job.source, job.autoencoder, tmp_path / "cache", dtype="float32")
+    cached = denoiser_job(recipe | {"data": {"kind": "cache", "path": str(tmp_path / "cache")}})
+    originals = {example.source: example for example in batch_of(job, len(job.source)).examples}
+    twins = batch_of(cached, 4)  # the cache holds some clips out
+    clips = MicroBatch(twins.positions, [originals[example.source] for example in twins.examples])
+    for step in (0, 5):
+        pixels, latents = (j.latents(j._images(b, step).examples) for j, b in ((job, clips), (cached, twins)))
+        assert pixels.shape == latents.shape == (12, 4, 1, 16, 16)
+        torch.testing.assert_close(pixels, latents, atol=1e-4, rtol=1e-4)
+
+
 def test_images_of_clips_are_refused_where_they_make_no_sense(tiny_autoencoder: Path, tmp_path: Path) -> None:
     for extra, message in (
         ({"tasks": {"predict": 1}}, "leave tasks out"),

@@ -151,6 +151,19 @@ def test_a_job_trains_and_measures_every_bucket(place: Path) -> None:
     assert {shape[2:] for shape, _ in denoiser.seen} == set(batches)
 
 
+def test_frames_of_clips_of_several_lengths_are_images_of_one_shape(place: Path) -> None:
+    buckets = [{"frames": 5, "size": [16, 32]}, {"frames": 1, "size": 32}]
+    clips = {"kind": "folder", "path": str(place / "clips"), "buckets": buckets, "lengths": "all", "index": "none"}
+    made, denoiser = job(place, data=clips | {"split": "all"}, frames_per_clip=2, heldout_clips=7)
+    config = made.model().config
+    assert (config.frames, config.size) == (1, (32, 32)), "the largest image, not that of the longest clip"
+    assert config.buckets == ((1, 32, 32), (1, 16, 32))
+    first, again = (made.evaluate(World()) for _ in range(2))
+    assert first == again, "the same frames and the same noise every time"
+    assert {shape[2:] for shape, _ in denoiser.seen} == {(1, 8, 8), (1, 4, 8)}
+    assert {rate for _, fps in denoiser.seen for rate in fps} == {0.0}, "an image has no frame rate"
+
+
 def test_a_model_records_its_buckets_and_warns_outside(place: Path) -> None:
     made, _ = job(place)
     config = made.model().config

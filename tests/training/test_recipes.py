@@ -16,6 +16,7 @@ from kinolab.data import CacheConfig, FolderConfig, FolderSource
 from kinolab.denoisers import Conditions
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
+from kinolab.denoisers.inflate import start_from_image
 from kinolab.errors import InputError
 from kinolab.model import find_model, read_model_config, shipped_models
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
@@ -62,7 +63,7 @@ def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, .
         assert isinstance(before, AutoencoderRecipe)
         clip = clip_shape(before)
     assert clip is not None
-    return denoiser, spec.latent_shape(*clip)
+    return denoiser, spec.latent_shape(clip[0] if recipe.frames_per_clip is None else 1, *clip[1:])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,6 +114,21 @@ def test_a_denoiser_takes_the_latents_of_its_autoencoder(name: str) -> None:
         prediction = denoiser(torch.zeros(2, *latents), torch.zeros(2), Conditions())
     channels = latents[0] * (2 if recipe.diffusion.learned_variance else 1)
     assert prediction.shape == (2, channels, *latents[1:])
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_initial_weights_fit_the_denoiser(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, DenoiserRecipe)
+    if recipe.initial is None or recipe.initial.path.parent != Path("runs"):
+        return
+    before = RECIPES[recipe.initial.path.name]
+    assert isinstance(before, DenoiserRecipe)
+    if recipe.initial.method == "weights":
+        assert before.denoiser == recipe.denoiser
+        return
+    report = start_from_image(build_denoiser(recipe.denoiser), build_denoiser(before.denoiser), recipe.initial.image)
+    assert report.copied and not report.dropped
 
 
 @pytest.mark.parametrize("name", DENOISERS)

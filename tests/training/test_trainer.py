@@ -47,13 +47,22 @@ def largest_difference(first: Path, second: Path) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-@pytest.mark.parametrize("kind", ["odvae", "denoiser"])
+def recipe_of(kind: str, autoencoder: Path, **training: Any) -> dict[str, Any]:
+    """An OD-VAE's recipe, a denoiser's, or that of one on two frames of each clip."""
+    if kind == "odvae":
+        return odvae_recipe(**training)
+    recipe = denoiser_recipe(autoencoder, **training)
+    if kind == "images":
+        recipe["frames_per_clip"], recipe["denoiser"]["num_frames"] = 2, 1
+    return recipe
+
+
+@pytest.mark.parametrize("kind", ["odvae", "denoiser", "images"])
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_run_stopped_and_resumed_gives_the_same_weights(
     tmp_path: Path, tiny_autoencoder: Path, kind: str, stop: int
 ) -> None:
-    recipe = odvae_recipe() if kind == "odvae" else denoiser_recipe(tiny_autoencoder)
-    path = write(tmp_path, recipe)
+    path = write(tmp_path, recipe_of(kind, tiny_autoencoder))
     train(path, tmp_path / "whole")
     train(path, tmp_path / "split", until=stop)
     report = train(None, tmp_path / "split", resume=True)
@@ -83,13 +92,16 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert trained == list(range(1, 41))
 
 
-@pytest.mark.parametrize("kind", ["odvae", "denoiser"])
+@pytest.mark.parametrize("kind", ["odvae", "denoiser", "images"])
 def test_accumulation_changes_nothing(tmp_path: Path, tiny_autoencoder: Path, kind: str) -> None:
     """The same draws for every sample, whatever micro-batch it falls into; the adversarial weight is per micro-batch,
     so it is left out here."""
-    make = autoencoder_recipe if kind == "odvae" else lambda **t: denoiser_recipe(tiny_autoencoder, **t)
-    train(write(tmp_path, make(), "a.yaml"), tmp_path / "a")
-    train(write(tmp_path, make(micro_batch=1), "b.yaml"), tmp_path / "b")
+    whole, split = (
+        autoencoder_recipe(**settings) if kind == "odvae" else recipe_of(kind, tiny_autoencoder, **settings)
+        for settings in ({}, {"micro_batch": 1})
+    )  # fmt: skip
+    train(write(tmp_path, whole, "a.yaml"), tmp_path / "a")
+    train(write(tmp_path, split, "b.yaml"), tmp_path / "b")
     assert largest_difference(tmp_path / "a", tmp_path / "b") < 2e-4
 
 

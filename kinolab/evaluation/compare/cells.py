@@ -101,7 +101,11 @@ def _line(plan: ComparePlan, name: str) -> list[str]:
 
 
 def cell_hash(plan: ComparePlan, cell: Cell) -> str:
-    """sha256 over everything that decides a cell's weights."""
+    """sha256 over everything that decides a cell's weights.
+
+    Raises:
+        InputError: where clips or weights that it starts from are not there; names the plan's field.
+    """
     budget, clips = plan.budgets[cell.budget], plan.data[cell.data]
     values: dict[str, Any] = {"seed": cell.seed, "clips": clips_hash(clips.model_dump_json())}
     if cell.kind == "denoiser":
@@ -109,7 +113,7 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
         denoiser = plan.denoisers[cell.denoiser]
         values |= {
             "denoiser": denoiser.model_dump(mode="json", exclude={"autoencoders": True, "initial": {"path"}}),
-            "initial": None if denoiser.initial is None else _weights_hash(denoiser.initial.path),
+            "initial": None if denoiser.initial is None else _weights_hash(cell.denoiser, denoiser.initial.path),
             "task": plan.tasks[cell.task].model_dump(mode="json"),
             "budget": budget.denoiser.model_dump(),
             "training": plan.denoiser_training,
@@ -120,22 +124,26 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
         values |= {"entry": entry.model_dump(mode="json"), "training": plan.autoencoder_training}
         values |= {"budget": budget.autoencoder.model_dump()}
         if entry.path is not None:
-            values |= {"training": None, "budget": None, "weights": file_hash(find_autoencoder(entry.path))}
+            values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, entry.path)}
     values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _weights_hash(path: Path) -> str:
-    """sha256 of the weights that a denoiser starts from: a run or model folder's, or of a file.
+def _autoencoder_hash(name: str, path: str) -> str:
+    """sha256 of an autoencoder that is taken as it is."""
+    try:
+        return file_hash(find_autoencoder(path))
+    except InputError as error:
+        raise InputError(f"autoencoders.{name}.path: {error}") from None
 
-    Raises:
-        InputError: where there are none.
-    """
+
+def _weights_hash(name: str, path: Path) -> str:
+    """sha256 of the weights that a denoiser starts from: a run or model folder's, or public weights, file or folder."""
     try:
         return model_hash(str(path))
-    except InputError:
-        if not path.is_file():
-            raise
+    except InputError as error:
+        if not path.is_file() and not (path / "config.json").is_file():
+            raise InputError(f"denoisers.{name}.initial.path: {error}") from None
         return file_hash(path)
 
 
@@ -269,24 +277,22 @@ def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path) -> DenoiserRecipe
     network = load_autoencoder(autoencoder)
     clips, task = plan.data[cell.data], plan.tasks[cell.task]
     shape = clip_shape(clips, network.spec)
-    shared = {k: v for k, v in plan.denoiser_training.items() if k != "training"}
     entry = plan.denoisers[cell.denoiser]
     denoiser = entry.denoiser.model_dump(mode="json")
     cache = CacheConfig(path=latents_of(plan, cell, out, network), in_memory=True, heldout_fraction=0.05)
-    values = (
-        shared
-        | {
-            "kind": "denoiser",
-            "name": f"{plan.name}/{cell.id}",
-            "data": cache.model_dump(mode="json"),
-            "autoencoder": str(autoencoder),
-            "denoiser": denoiser | fitted(denoiser, network.spec, shape),
-            "tasks": None if task.train is None else task.train.model_dump(mode="json"),
-            "initial": None if entry.initial is None else entry.initial.model_dump(mode="json"),
-            "training": dict(plan.denoiser_training.get("training", {})) | {"seed": cell.seed},
-        }
-        | entry.recipe
-    )
+    training = {**plan.denoiser_training.get("training", {}), **entry.recipe.get("training", {}), "seed": cell.seed}
+    values = {
+        **plan.denoiser_training,
+        **entry.recipe,
+        "kind": "denoiser",
+        "name": f"{plan.name}/{cell.id}",
+        "data": cache.model_dump(mode="json"),
+        "autoencoder": str(autoencoder),
+        "denoiser": denoiser | fitted(denoiser, network.spec, shape),
+        "tasks": None if task.train is None else task.train.model_dump(mode="json"),
+        "initial": None if entry.initial is None else entry.initial.model_dump(mode="json"),
+        "training": training,
+    }
     recipe = load_config(DenoiserRecipe, values, name=cell.id)
     steps = steps_of(plan.budgets[cell.budget].denoiser, recipe)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=_whole(steps))})

@@ -7,7 +7,8 @@ compared differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,15 @@ from kinolab.denoisers import DenoiserConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.tasks import TasksConfig
-from kinolab.training.recipe import DenoiserInitialConfig
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe
 
 ClipsConfig = Annotated[FolderConfig | WorldSourceConfig, Field(discriminator="kind")]
+
+
+DECIDED = frozenset(("kind", "name", "data", "autoencoder", "denoiser", "initial", "tasks"))
+"""Fields of a recipe that the plan's entries, clips and tasks decide."""
+DECIDED_TRAINING = frozenset(("seed", "steps"))
+"""Fields of a recipe's `training` that the plan's seeds and budgets decide."""
 
 
 class Budget(Config):
@@ -92,7 +99,15 @@ class DenoiserEntry(Config):
     initial: DenoiserInitialConfig | None = None
     """First weights, an image model's for example; none = random."""
     recipe: dict[str, Any] = Field(default_factory=dict)
-    """Fields of its recipe that differ from `denoiser_training`, such as `trained: temporal`."""
+    """Fields of its recipe that differ from `denoiser_training`, such as `trained: temporal`; of `training`, those that
+    are named differ."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_an_entry(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "denoiser" not in value and not set(value) <= set(cls.model_fields):
+            raise ValueError("expected the model's kind and fields under denoiser, as in {denoiser: {kind: latte}}")
+        return value
 
 
 class TaskEntry(Config):
@@ -162,11 +177,30 @@ class ComparePlan(Config):
             unknown = [n for n in denoiser.autoencoders if n not in self.autoencoders]
             if unknown:
                 raise ValueError(f"denoisers.{name} stands in front of {unknown[0]!r}, which the plan does not have")
+        _check_recipe("autoencoder_training", self.autoencoder_training, AutoencoderRecipe)
+        _check_recipe("denoiser_training", self.denoiser_training, DenoiserRecipe)
+        for name, denoiser in self.denoisers.items():
+            _check_recipe(f"denoisers.{name}.recipe", denoiser.recipe, DenoiserRecipe)
         for names in (self.data, self.autoencoders, self.denoisers, self.tasks, self.budgets):
             bad = [n for n in names if not n or set(n) & set("/\\ ")]
             if bad:
                 raise ValueError(f"{bad[0]!r}: expected a name without blanks and slashes")
         return self
+
+
+def _check_recipe(where: str, fields: Mapping[str, Any], recipe: type[Config]) -> None:
+    """Raises ValueError for what is no field of a recipe, and for what would be ignored."""
+    training = fields.get("training", {})
+    if not isinstance(training, Mapping):
+        raise ValueError(f"{where}.training: expected fields of a recipe's training, got {training!r}")
+    decided = [n for n in fields if n in DECIDED] + [f"training.{n}" for n in training if n in DECIDED_TRAINING]
+    if decided:
+        raise ValueError(f"{where}.{decided[0]}: the plan's entries, tasks, budgets and seeds decide it; leave it out")
+    for name in fields:
+        if name not in recipe.model_fields:
+            close = difflib.get_close_matches(name, recipe.model_fields, n=1, cutoff=0.5)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{where}.{name}: a recipe has no such field{hint}")
 
 
 def load_plan(path: Path, overrides: Sequence[str] = ()) -> ComparePlan:

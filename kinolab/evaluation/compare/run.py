@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
-from kinolab.evaluation.compare.cells import Cell, cells_of, encode_cell, is_trained, needs, train_cell
+from kinolab.evaluation.compare.cells import Cell, cell_hash, cells_of, encode_cell, is_trained, needs, train_cell
 from kinolab.evaluation.compare.costs import cost_cell, costs_first, read_cost
 from kinolab.evaluation.compare.measure import measure_cell, read_score
 from kinolab.evaluation.compare.plan import ComparePlan, load_plan
@@ -30,11 +30,21 @@ class CellState:
     cell: Cell
     trained: bool
     measured: bool
+    problem: str | None = None
+    """What it needs and is not there, so that nothing is known of it: clips, or weights that it starts from."""
 
 
 def states(plan: ComparePlan, out: Path) -> list[CellState]:
     """How far every cell is."""
-    return [CellState(c, is_trained(plan, c, out), read_score(plan, c, out) is not None) for c in cells_of(plan)]
+    return [_state(plan, cell, out) for cell in cells_of(plan)]
+
+
+def _state(plan: ComparePlan, cell: Cell, out: Path) -> CellState:
+    try:
+        cell_hash(plan, cell)
+    except InputError as error:
+        return CellState(cell, False, False, str(error))
+    return CellState(cell, is_trained(plan, cell, out), read_score(plan, cell, out) is not None)
 
 
 def compare(
@@ -59,11 +69,14 @@ def compare(
         measure: train and measure, or train only.
 
     Raises:
-        InputError: for a plan that can't be read.
+        InputError: for a plan that can't be read, or that names clips or weights which are not there.
     """
     plan = load_plan(path, overrides)
+    for state in (known := states(plan, out)):
+        if state.problem is not None:
+            raise InputError(state.problem)
     work = _Work(plan, path, out, tuple(overrides), threads, isolate, measure, say)
-    waiting = [s.cell for s in states(plan, out) if not (s.measured if measure else s.trained)]
+    waiting = [s.cell for s in known if not (s.measured if measure else s.trained)]
     if len(cells_of(plan)) > len(waiting):
         say(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
     finished = {c for c in cells_of(plan) if c not in waiting}
@@ -175,5 +188,5 @@ class _Work:
 
 def read_scores(plan: ComparePlan, out: Path) -> dict[Cell, dict[str, Any]]:
     """The scores of every cell that has been measured."""
-    found = {cell: read_score(plan, cell, out) for cell in cells_of(plan)}
+    found = {s.cell: read_score(plan, s.cell, out) for s in states(plan, out) if s.measured}
     return {cell: r | {"cost": read_cost(plan, cell, out)} for cell, r in found.items() if r is not None}

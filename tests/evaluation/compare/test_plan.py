@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from kinolab.autoencoders import AutoencoderSpec
+from kinolab.autoencoders import AutoencoderSpec, DpVaeConfig
 from kinolab.config import load_config
 from kinolab.errors import InputError
-from kinolab.evaluation.compare.cells import Cell, cell_hash, cells_of, find_cell, fitted, needs, steps_of
+from kinolab.evaluation.compare.cells import Cell, cell_hash, cells_of, find_cell, fitted, make_recipe, needs, steps_of
 from kinolab.evaluation.compare.measure import protocol_of
 from kinolab.evaluation.compare.plan import Budget, ComparePlan, load_plan
-from kinolab.training.recipe import AutoencoderRecipe
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from tests.evaluation.compare.tiny_plan import ODVAE, tiny_plan
+from tests.tiny_model import tiny_model
 from tests.training.tiny import autoencoder_recipe
+
+LATTE = tiny_plan()["denoisers"]["latte"]["denoiser"]
 
 
 def plan_of(**changes: Any) -> ComparePlan:
@@ -64,6 +68,46 @@ def test_a_cell_changes_with_what_decides_its_weights_and_with_nothing_else() ->
     assert changed(autoencoders=smaller) == {odvae, latte}, "the image autoencoder does not start from the OD-VAE"
 
 
+def test_what_a_denoiser_starts_from_and_trains_otherwise_makes_another_cell(tmp_path: Path) -> None:
+    for name, scale in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        model = tiny_model(text=False)
+        with torch.no_grad():
+            model.denoiser.get_parameter("blocks.0.attn.qkv.weight").mul_(scale)
+        model.save(tmp_path / name)
+
+    def hashed(**entry: Any) -> str:
+        plan = plan_of(denoisers={"latte": {"denoiser": LATTE, **entry}})
+        return cell_hash(plan, Cell("world", "small", 0, "image", "latte", "generate"))
+
+    def starting(path: str, method: str = "image") -> str:
+        return hashed(initial={"path": str(tmp_path / path), "method": method})
+
+    nothing = hashed()
+    assert hashed(initial=None, recipe={}, autoencoders=["image"]) == nothing, "where else it stands decides nothing"
+    assert starting("a") == starting("b"), "weights count by their content, not by their place"
+    file = tmp_path / "public.safetensors"
+    file.write_bytes((tmp_path / "a/denoiser.safetensors").read_bytes())
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public/config.json").write_text("{}")
+    different = [nothing, hashed(recipe={"trained": "temporal"}), starting("a", "weights")]
+    different += [starting(path) for path in ("a", "c", "public", "public.safetensors")]
+    assert len(set(different)) == len(different)
+
+
+def test_a_denoisers_own_recipe_changes_what_it_names_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(
+        autoencoders={"image": {"path": "world"}},
+        denoisers={"latte": {"denoiser": LATTE, "recipe": {"condition_dropout": 0.3, "training": {"clip": 2.0}}}},
+    )
+    monkeypatch.setattr("kinolab.evaluation.compare.cells.latents_of", lambda *given: tmp_path)
+    recipe = make_recipe(plan, Cell("world", "small", 5, "image", "latte", "generate"), tmp_path)
+    assert isinstance(recipe, DenoiserRecipe)
+    assert (recipe.condition_dropout, recipe.training.clip, recipe.heldout_clips) == (0.3, 2.0, 2)
+    assert (recipe.training.seed, recipe.training.steps, recipe.training.batch_size) == (5, 2, 2)
+
+
 def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path) -> None:
     hashes = []
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
@@ -110,6 +154,19 @@ def test_the_protocol_has_the_size_and_the_split_of_the_clips(tmp_path: Path) ->
         ({"autoencoders": {"a b": {"path": "world"}}}, "without blanks"),
         ({"autoencoders": {"a": {"path": "world", "initial": {"entry": "a"}}}}, "taken as it is"),
         ({"bugdets": {}}, "did you mean 'budgets'"),
+        (
+            {"denoisers": {"latte": {"kind": "latte", "depth": 2}}},
+            r"denoisers\.latte: expected the model's kind and fields under denoiser, as in \{denoiser: ",
+        ),
+        ({"denoisers": {"l": {"denoiser": LATTE, "recipe": {"trianed": "lora"}}}}, "trianed: .*did you mean 'trained'"),
+        (
+            {"denoisers": {"l": {"denoiser": LATTE, "recipe": {"tasks": None}}}},
+            r"denoisers\.l\.recipe\.tasks: the plan",
+        ),
+        ({"denoiser_training": {"initial": {"path": "a"}}}, r"denoiser_training\.initial: the plan's entries"),
+        ({"denoiser_training": {"training": {"seed": 3}}}, r"denoiser_training\.training\.seed: the plan's"),
+        ({"denoiser_training": {"training": 3}}, r"denoiser_training\.training: expected fields"),
+        ({"autoencoder_training": {"training": {"steps": 3}}}, r"autoencoder_training\.training\.steps: the plan's"),
     ],
 )
 def test_a_wrong_plan_is_one_clear_line(changes: dict[str, Any], message: str) -> None:
@@ -130,9 +187,22 @@ def test_a_circle_of_first_weights_is_refused() -> None:
 def test_missing_plan_and_missing_clips() -> None:
     with pytest.raises(InputError, match="no such plan"):
         load_plan(Path("nowhere.yaml"))
+    plan = plan_of(autoencoders={"image": {"path": "nowhere"}})
+    with pytest.raises(InputError, match=r"autoencoders\.image\.path: nowhere: no such model"):
+        cell_hash(plan, Cell("world", "small", 0, "image"))
     plan = plan_of(data={"clips": {"kind": "folder", "path": "nowhere"}})
     with pytest.raises(InputError, match="no such folder of clips"):
         cell_hash(plan, Cell("clips", "small", 0, "image"))
+
+
+def test_the_plan_of_videodit_has_what_its_comments_say() -> None:
+    plan = load_plan(Path(__file__).parents[3] / "benchmarks" / "videodit.yaml")
+    starts = {e.initial.path for e in plan.denoisers.values() if e.initial is not None}
+    assert starts == {Path("runs/toy-mmdit-image")}
+    image, dpvae = load_recipe("toy-image-16"), plan.autoencoders["dpvae"].autoencoder
+    assert isinstance(image, AutoencoderRecipe) and isinstance(dpvae, DpVaeConfig)
+    assert dpvae.image == image.autoencoder, "the image autoencoder that the plan takes as it is"
+    assert len([c for c in cells_of(plan) if c.kind == "denoiser"]) == 8 + 5
 
 
 def test_the_plan_in_the_repository_loads() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from kinolab.cli.compare import compare as command
 from kinolab.errors import InputError
 from kinolab.evaluation.compare import cells as cells_module
 from kinolab.evaluation.compare.cells import (
@@ -21,7 +25,7 @@ from kinolab.evaluation.compare.cells import (
     model_of,
     train_cell,
 )
-from kinolab.evaluation.compare.measure import measure_cell, scores_path
+from kinolab.evaluation.compare.measure import _requests, measure_cell, scores_path
 from kinolab.evaluation.compare.pages import BEGIN, END, shown_videos, write_tables
 from kinolab.evaluation.compare.plan import load_plan
 from kinolab.evaluation.compare.run import compare, read_scores, run_cell, states
@@ -29,7 +33,7 @@ from kinolab.evaluation.compare.tables import Group, Row, groups_of
 from kinolab.evaluation.report import Media
 from kinolab.model import load_autoencoder
 from tests.evaluation.compare.tiny_plan import IMAGE as IMAGE_CONFIG
-from tests.evaluation.compare.tiny_plan import write_plan
+from tests.evaluation.compare.tiny_plan import tiny_plan, write_plan
 
 IMAGE = Cell("world", "small", 0, "image")
 
@@ -149,6 +153,41 @@ def test_a_failed_cell_takes_only_those_that_need_it(tmp_path: Path) -> None:
     assert len(failed) == 2 and "inflates an image autoencoder" in failed[0]
     assert failed[1] == "world/small/seed0/worse: needs a cell that failed"
     assert [s.measured for s in states(load_plan(path), tmp_path / "out")] == [True, False, False]
+
+
+def test_missing_first_weights_are_one_line_and_hide_no_other_cell(done: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = done
+    before = load_plan(path).denoisers["latte"].denoiser.model_dump(mode="json")
+    entries = {"latte": tiny_plan()["denoisers"]["latte"],
+               "late": {"denoiser": before, "autoencoders": ["image"], "initial": {"path": "nowhere"}}}  # fmt: skip
+    plan = write_plan(tmp_path, denoisers=entries)
+    late = "world/small/seed0/image/late/generate"
+    said = r"denoisers\.late\.initial\.path: nowhere: no such model"
+    app = typer.Typer()
+    app.command()(command)
+    listed = CliRunner().invoke(app, [str(plan), "--out", str(out), "--list"])
+    assert listed.exit_code == 0 and listed.stdout.count("measured") == 4 and f"missing   {late}" in listed.stdout
+    assert len(re.findall(said, listed.stderr)) == 1 and listed.stderr.count("\n") == 1
+    assert len(read_scores(load_plan(plan), out)) == 4, "what is measured can be shown"
+    with pytest.raises(InputError, match=said):
+        compare(plan, out, isolate=False)
+
+
+def test_shares_of_requests_are_scores_of_denoisers_trained_on_the_world(done: tuple[Path, Path]) -> None:
+    path, out = done
+    asked, cell = load_plan(path, ["world_requests=2"]), Cell("world", "small", 0, "image", "latte", "generate")
+    kept = scores_path(asked, cell, out).read_bytes()
+    assert {s.cell.kind for s in states(asked, out) if not s.measured} == {"denoiser"}
+    measure_cell(asked, cell, out)
+    record = read_scores(asked, out)[cell]
+    shares = {name: m for name, m in record["metrics"].items() if name.startswith("asked_")}
+    assert set(shares) == {"asked_identity", "asked_all"}, "a model without conditions is asked for nothing more"
+    for share in shares.values():
+        assert share["count"] == 2 and share["interval"]["low"] <= share["value"] <= share["interval"]["high"]
+    assert cell not in read_scores(load_plan(path), out), "scores with requests are not those without"
+    scores_path(asked, cell, out).write_bytes(kept)
+    predict = load_plan(path, ["world_requests=2", "tasks={predict: {given_frames: 1}}"])
+    assert _requests(predict, Cell("world", "small", 0, "image", "latte", "predict")) == 0
 
 
 def test_nothing_is_measured_before_it_is_trained(tmp_path: Path) -> None:
