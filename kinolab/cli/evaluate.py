@@ -27,7 +27,9 @@ def _evaluate() -> None:
 
 
 def world(
-    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts.")
+    ] = None,
     videos: Annotated[
         Path | None,
         typer.Option(help="Judge this folder of videos instead, by the prompts in the .json or .txt beside."),

@@ -17,7 +17,9 @@ def vbench(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; run again to go on.")],
-    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts.")
+    ] = None,
     videos: Annotated[int, typer.Option(min=1, help="Videos of each prompt; VBench asks for 5.")] = 5,
     count: Annotated[int, typer.Option(min=1, help="Prompts of the toy world, for `world`.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first video; the others follow.")] = 0,
