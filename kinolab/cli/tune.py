@@ -12,7 +12,9 @@ N = TypeVar("N", int, float)
 
 
 def tune(
-    model: Annotated[str | None, typer.Argument(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A model folder, or a shipped model; default: the one for prompts.")
+    ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt to measure on; repeat for more.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one per line.")] = None,
     drift: Annotated[float, typer.Option(min=0, help="Wanted PSNR against the full run, in dB.")] = 30.0,
@@ -76,7 +78,7 @@ def tune(
         "lists": {k: v for k, v in lists.items() if v is not None},
     }
     config = load_config(TuneConfig, values, name="tune")
-    chosen, loaded = load_model(model, device, "float32")
+    chosen, loaded = load_model(model, device, "float32", prompts=True)
     with progress_bar("trying") as advance:
         report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
     show_report([report.table()], report.lines(drift), report.to_json(), out)
