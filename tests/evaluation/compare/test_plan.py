@@ -202,7 +202,7 @@ def test_the_plan_of_videodit_has_what_its_comments_say() -> None:
     image, dpvae = load_recipe("toy-image-16"), plan.autoencoders["dpvae"].autoencoder
     assert isinstance(image, AutoencoderRecipe) and isinstance(dpvae, DpVaeConfig)
     assert dpvae.image == image.autoencoder, "the image autoencoder that the plan takes as it is"
-    assert len([c for c in cells_of(plan) if c.kind == "denoiser"]) == 8 + 5
+    assert len([c for c in cells_of(plan) if c.kind == "denoiser"]) == 9 + 3
 
 
 def test_the_plan_in_the_repository_loads() -> None:
