@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Entrant, Result, closer, compared, faster, race
+from benchmarks.measure import OURS, Entrant, Result, closer, compared, faster, forward_of, race
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Latte
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
@@ -25,7 +25,8 @@ from kinolab.errors import MissingExtraError
 from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 
-THEIRS, FLOAT32, AUTO, COMPILED = "diffusers, float32", "Kinolab, float32", "Kinolab, auto", "Kinolab, auto, --compile"
+THEIRS = "diffusers, float32"
+FLOAT32, AUTO, COMPILED = OURS
 """The entrants."""
 
 
@@ -98,20 +99,12 @@ def diffusers_latte(case: Case) -> Any:
 def forward(case: Case, repeats: int, say: Callable[[str], None]) -> Result:
     """One forward of each."""
     pair, t = Pair(case), torch.tensor([500])
-    conditions = Conditions(text=pair.text)
-
-    def ours(module: Latte, policy: PrecisionPolicy) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            with torch.no_grad(), autocast(policy):
-                return module(pair.z, t.float(), conditions)
-
-        return run
-
+    inputs = (pair.z, t.float(), Conditions(text=pair.text))
     entrants = [
         Entrant(THEIRS, torch.no_grad()(lambda: pair.theirs_at(pair.z, t))),
-        Entrant(FLOAT32, ours(pair.ours, "float32")),
-        Entrant(AUTO, ours(pair.ours, "auto")),
-        Entrant(COMPILED, ours(pair.compiled, "auto")),
+        Entrant(FLOAT32, forward_of(pair.ours, "float32", *inputs)),
+        Entrant(AUTO, forward_of(pair.ours, "auto", *inputs)),
+        Entrant(COMPILED, forward_of(pair.compiled, "auto", *inputs)),
     ]
     timings = race(entrants, repeats, say)
     aims = [faster(timings, COMPILED, 3.0), closer(timings, COMPILED, 0.01)]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinolab.layers.precision import describe
+from kinolab.denoisers import Conditions, Denoiser
+from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,23 @@ class Result:
     rows: list[list[Any]]
     aims: list[Aim] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+
+
+OURS = ("Kinolab, float32", "Kinolab, auto", "Kinolab, auto, --compile")
+"""The entrants of a denoiser of ours."""
+
+
+def forward_of(
+    module: Denoiser, policy: PrecisionPolicy, z: Tensor, t: Tensor, conditions: Conditions
+) -> Callable[[], Tensor]:
+    """One forward of a denoiser, without gradients, in a precision."""
+
+    def run() -> Tensor:
+        with torch.no_grad(), autocast(policy):
+            prediction: Tensor = module(z, t, conditions)
+            return prediction
+
+    return run
 
 
 def race(entrants: Sequence[Entrant], repeats: int, say: Callable[[str], None] = lambda line: None) -> list[Timing]:

@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Entrant, Result, closer, compared, faster, race
+from benchmarks.measure import OURS, Entrant, Result, closer, compared, faster, forward_of, race
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Mmdit, MmditConfig
 from kinolab.denoisers.inflate import inflated
 from kinolab.errors import MissingExtraError
 from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.layers.precision import resolve
 
-THEIRS, FLOAT32, AUTO, COMPILED = "diffusers, float32", "Kinolab, float32", "Kinolab, auto", "Kinolab, auto, --compile"
+THEIRS = "diffusers, float32"
+FLOAT32, AUTO, COMPILED = OURS
 """The entrants."""
 MODES = ("2d", "3d", "2d+3d")
 
@@ -46,34 +47,14 @@ class Case:
         return (1, 16, self.frames, self.side, self.side)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Noisy latents, time and a prompt."""
-
-    z: Tensor
-    t: Tensor
-    conditions: Conditions
-
-    @classmethod
-    def of(cls, case: Case) -> Inputs:
-        """The same ones for every entrant."""
-        generator = torch.Generator().manual_seed(0)
-        z, text, pooled = (
-            torch.randn(shape, generator=generator)
-            for shape in (case.shape, (1, case.tokens, case.text_dim), (1, case.pooled_dim))
-        )
-        return cls(z, torch.tensor([500.0]), Conditions(text=text, pooled=pooled))
-
-
-def runner(module: Any, inputs: Inputs, policy: PrecisionPolicy) -> Callable[[], Tensor]:
-    """One forward of ours."""
-
-    def run() -> Tensor:
-        with torch.no_grad(), autocast(policy):
-            prediction: Tensor = module(inputs.z, inputs.t, inputs.conditions)
-            return prediction
-
-    return run
+def inputs_of(case: Case) -> tuple[Tensor, Tensor, Conditions]:
+    """Noisy latents, time and a prompt: the same ones for every entrant."""
+    generator = torch.Generator().manual_seed(0)
+    z, text, pooled = (
+        torch.randn(shape, generator=generator)
+        for shape in (case.shape, (1, case.tokens, case.text_dim), (1, case.pooled_dim))
+    )
+    return z, torch.tensor([500.0]), Conditions(text=text, pooled=pooled)
 
 
 def diffusers_mmdit(case: Case) -> Any:
@@ -105,22 +86,22 @@ def diffusers_mmdit(case: Case) -> Any:
 
 def forward(case: Case, repeats: int, say: Callable[[str], None]) -> Result:
     """One forward of an image model, diffusers' weights in both."""
-    theirs, inputs = diffusers_mmdit(case), Inputs.of(case)
+    theirs, inputs = diffusers_mmdit(case), inputs_of(case)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours: Mmdit = load(Path(folder))
     compiled = compile_for_inference(copy.deepcopy(ours), resolve("auto"))
 
     def run_theirs() -> Tensor:
-        told = inputs.conditions
+        z, t, told = inputs
         with torch.no_grad():
-            return theirs(inputs.z[:, :, 0], told.text, told.pooled, inputs.t, return_dict=False)[0][:, :, None]
+            return theirs(z[:, :, 0], told.text, told.pooled, t, return_dict=False)[0][:, :, None]
 
     entrants = [
         Entrant(THEIRS, run_theirs),
-        Entrant(FLOAT32, runner(ours, inputs, "float32")),
-        Entrant(AUTO, runner(ours, inputs, "auto")),
-        Entrant(COMPILED, runner(compiled, inputs, "auto")),
+        Entrant(FLOAT32, forward_of(ours, "float32", *inputs)),
+        Entrant(AUTO, forward_of(ours, "auto", *inputs)),
+        Entrant(COMPILED, forward_of(compiled, "auto", *inputs)),
     ]
     timings = race(entrants, repeats, say)
     aims = [faster(timings, AUTO, 1.5), closer(timings, AUTO, 0.02)]
@@ -133,7 +114,7 @@ def modes(case: Case, repeats: int, say: Callable[[str], None]) -> Result:
 
     The error is the distance from frames that don't see each other: 2d+3d has none before it is trained.
     """
-    inputs = Inputs.of(case)
+    inputs = inputs_of(case)
     torch.manual_seed(0)
     config = MmditConfig(
         hidden_size=case.width, depth=case.depth, num_heads=case.heads, in_channels=16, input_size=case.side,
@@ -147,7 +128,7 @@ def modes(case: Case, repeats: int, say: Callable[[str], None]) -> Result:
     entrants = []
     for mode in MODES:
         model, _ = inflated(image, "mmdit", {"attention": mode, "num_frames": case.frames})
-        entrants.append(Entrant(mode, runner(model.eval(), inputs, "auto")))
+        entrants.append(Entrant(mode, forward_of(model.eval(), "auto", *inputs)))
     timings = race(entrants, repeats, say)
     title = "Video MMDiT, one forward of a clip by mode of attention"
     return compared("mmdit_modes", title, f"{describe(case)}; auto precision", timings)

@@ -15,17 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Entrant, Result, closer, compared, faster, race
+from benchmarks.measure import OURS, Entrant, Result, closer, compared, faster, forward_of, race
 from kinolab.denoisers import Conditions, Vdt, VdtConfig
 from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.layers.precision import resolve
 
-PLAIN, FLOAT32, AUTO, COMPILED = (
-    "plain PyTorch, float32",
-    "Kinolab, float32",
-    "Kinolab, auto",
-    "Kinolab, auto, --compile",
-)
+PLAIN = "plain PyTorch, float32"
+FLOAT32, AUTO, COMPILED = OURS
 """The entrants."""
 
 
@@ -110,19 +106,12 @@ def forward(case: Case, repeats: int, say: Callable[[str], None]) -> Result:
     weights = vdt.state_dict()
     z = torch.randn(case.shape, generator=torch.Generator().manual_seed(0))
     t, label = torch.tensor([500.0]), torch.tensor([3])
-
-    def ours(module: Vdt, policy: PrecisionPolicy) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            with torch.no_grad(), autocast(policy):
-                return module(z, t, Conditions(label=label))
-
-        return run
-
+    inputs = (z, t, Conditions(label=label))
     entrants = [
         Entrant(PLAIN, lambda: plain_forward(weights, case, z, t, label)),
-        Entrant(FLOAT32, ours(vdt, "float32")),
-        Entrant(AUTO, ours(vdt, "auto")),
-        Entrant(COMPILED, ours(compiled, "auto")),
+        Entrant(FLOAT32, forward_of(vdt, "float32", *inputs)),
+        Entrant(AUTO, forward_of(vdt, "auto", *inputs)),
+        Entrant(COMPILED, forward_of(compiled, "auto", *inputs)),
     ]
     timings = race(entrants, repeats, say)
     aims = [faster(timings, FLOAT32, 2.0), faster(timings, COMPILED, 4.0), closer(timings, COMPILED, 0.01)]

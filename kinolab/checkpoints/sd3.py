@@ -7,20 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
+from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
 from kinolab.checkpoints.files import write_safetensors
 from kinolab.checkpoints.sd3_layouts import (
     NULL,
+    Landmarks,
     check_public,
-    guess_heads,
-    guess_places,
-    start_guess,
+    guess_sizes,
     without_empty_null,
 )
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.errors import InputError
 
 NORMS = ((".q_norm.", ".ln_q."), (".k_norm.", ".ln_k."))
+AT = Landmarks(
+    patches="x_embedder.proj.weight",
+    table="pos_embed",
+    pooled="y_embedder.mlp.0.weight",
+    blocks="joint_blocks.",
+    norm="x_block.attn.ln_q.weight",
+    dual="x_block.attn2.qkv.weight",
+    hidden="x_block.mlp.fc1.weight",
+)
 
 
 class Sd3Format(Format):
@@ -36,25 +44,7 @@ class Sd3Format(Format):
         return "joint_blocks.0.x_block.attn.qkv.weight" in shapes and "context_embedder.weight" in shapes
 
     def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
-        width, channels, patch, _ = shapes["x_embedder.proj.weight"]
-        guess, depth = start_guess(), count(shapes, "joint_blocks.")
-        norm = shapes.get("joint_blocks.0.x_block.attn.ln_q.weight")
-        guess.values |= {
-            "hidden_size": width,
-            "depth": depth,
-            "in_channels": channels,
-            "patch_size": patch,
-            "text_dim": shapes["context_embedder.weight"][1],
-            "pooled_dim": shapes["y_embedder.mlp.0.weight"][1],
-            "mlp_ratio": shapes["joint_blocks.0.x_block.mlp.fc1.weight"][0] / width,
-            "qk_norm": norm is not None,
-            "dual_attention_layers": [
-                i for i in range(depth) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in shapes
-            ],
-        }
-        guess_heads(guess, width, norm)
-        guess_places(guess, shapes.get("pos_embed"), patch)
-        return guess
+        return guess_sizes(shapes, AT)
 
     def file_names(self, name: str, config: MmditConfig) -> tuple[str, ...]:
         for ours, theirs in NORMS:

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
+from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
 from kinolab.checkpoints.files import FOLDER_WEIGHTS, write_json, write_safetensors
 from kinolab.checkpoints.sd3_layouts import (
     NULL,
+    Landmarks,
     check_public,
-    guess_heads,
-    guess_places,
-    start_guess,
+    guess_sizes,
     without_empty_null,
 )
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
@@ -57,6 +56,15 @@ INNER: dict[str, tuple[str, ...]] = {
     "context_block.adaLN_modulation.1": ("norm1_context.linear",),
 }
 """Module -> the public ones whose tensors it joins, inside a block."""
+AT = Landmarks(
+    patches="pos_embed.proj.weight",
+    table="pos_embed.pos_embed",
+    pooled="time_text_embed.text_embedder.linear_1.weight",
+    blocks="transformer_blocks.",
+    norm="attn.norm_q.weight",
+    dual="attn2.to_q.weight",
+    hidden="ff.net.0.proj.weight",
+)
 
 
 class Sd3DiffusersFormat(Format):
@@ -73,23 +81,9 @@ class Sd3DiffusersFormat(Format):
         return all(m in shapes for m in marks) and "pos_embed.proj.weight" in shapes
 
     def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
-        width, channels, patch, _ = shapes["pos_embed.proj.weight"]
-        guess, depth = start_guess(), count(shapes, "transformer_blocks.")
+        width, channels, *_ = shapes[AT.patches]
         _check_settings(settings, width, channels)
-        norm = shapes.get("transformer_blocks.0.attn.norm_q.weight")
-        guess.values |= {
-            "hidden_size": width,
-            "depth": depth,
-            "in_channels": channels,
-            "patch_size": patch,
-            "text_dim": shapes["context_embedder.weight"][1],
-            "pooled_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
-            "mlp_ratio": shapes["transformer_blocks.0.ff.net.0.proj.weight"][0] / width,
-            "qk_norm": norm is not None,
-            "dual_attention_layers": [i for i in range(depth) if f"transformer_blocks.{i}.attn2.to_q.weight" in shapes],
-        }
-        guess_heads(guess, width, norm)
-        guess_places(guess, shapes.get("pos_embed.pos_embed"), patch)
+        guess = guess_sizes(shapes, AT)
         for field, key in (
             ("num_heads", "num_attention_heads"),
             ("input_size", "sample_size"),

@@ -9,11 +9,12 @@ names, where diffusers leaves it alone.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from kinolab.checkpoints.base import Guess
+from kinolab.checkpoints.base import Guess, Shapes, count
 from kinolab.denoisers.mmdit import Mmdit
 from kinolab.errors import InputError
 
@@ -36,12 +37,45 @@ NULL = ("null_prompt.text", "null_prompt.pooled")
 """Tensors that the public layouts don't know."""
 
 
-def start_guess() -> Guess:
-    """The fields of every public model."""
-    return Guess({**PUBLIC, "num_frames": 1, "null": "prompt"})
+@dataclass(frozen=True)
+class Landmarks:
+    """What a layout calls the tensors whose shapes tell a model's sizes.
+
+    `blocks` is the prefix of the blocks' numbers; `norm`, `dual` and `hidden` are names within a block: the norm of
+    queries, a projection of the second attention, and the first layer of the MLP.
+    """
+
+    patches: str
+    table: str
+    pooled: str
+    blocks: str
+    norm: str
+    dual: str
+    hidden: str
 
 
-def guess_heads(guess: Guess, width: int, norm: tuple[int, ...] | None) -> None:
+def guess_sizes(shapes: Shapes, at: Landmarks) -> Guess:
+    """The fields of every public model, and those that the shapes of a file's tensors tell."""
+    guess, depth = Guess({**PUBLIC, "num_frames": 1, "null": "prompt"}), count(shapes, at.blocks)
+    width, channels, patch, _ = shapes[at.patches]
+    norm = shapes.get(f"{at.blocks}0.{at.norm}")
+    guess.values |= {
+        "hidden_size": width,
+        "depth": depth,
+        "in_channels": channels,
+        "patch_size": patch,
+        "text_dim": shapes["context_embedder.weight"][1],
+        "pooled_dim": shapes[at.pooled][1],
+        "mlp_ratio": shapes[f"{at.blocks}0.{at.hidden}"][0] / width,
+        "qk_norm": norm is not None,
+        "dual_attention_layers": [i for i in range(depth) if f"{at.blocks}{i}.{at.dual}" in shapes],
+    }
+    _heads(guess, width, norm)
+    _places(guess, shapes.get(at.table), patch)
+    return guess
+
+
+def _heads(guess: Guess, width: int, norm: tuple[int, ...] | None) -> None:
     """Heads from the shape of a query's norm, or the published width of a head."""
     if norm is not None:
         guess.values["num_heads"] = width // norm[0]
@@ -52,7 +86,7 @@ def guess_heads(guess: Guess, width: int, norm: tuple[int, ...] | None) -> None:
         guess.unknown["num_heads"] = f"the file does not tell how many heads share the width {width}"
 
 
-def guess_places(guess: Guess, table: tuple[int, ...] | None, patch: int) -> None:
+def _places(guess: Guess, table: tuple[int, ...] | None, patch: int) -> None:
     """Side of the table of places from its shape, and the side in training, which no tensor tells."""
     if table is None:
         guess.unknown["pos_embed_max_size"] = "the file has no pos_embed; pass the side of its table in patches"

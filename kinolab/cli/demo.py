@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.measuring import PromptModel
+
 
 def register(app: typer.Typer) -> None:
     """Add `demo`."""
@@ -15,9 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page and its videos.")] = Path("out/demo"),
-    model: Annotated[
-        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts.")
-    ] = None,
+    model: PromptModel = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video; the others follow.")] = 0,
 ) -> None:

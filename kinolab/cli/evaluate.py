@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import load_model, sampling, show_report, steering
+from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
 
 
 def register(app: typer.Typer) -> None:
@@ -27,9 +27,7 @@ def _evaluate() -> None:
 
 
 def world(
-    model: Annotated[
-        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts.")
-    ] = None,
+    model: PromptModel = None,
     videos: Annotated[
         Path | None,
         typer.Option(help="Judge this folder of videos instead, by the prompts in the .json or .txt beside."),

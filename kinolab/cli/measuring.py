@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
     from kinolab.model import ModelConfig, VideoModel
+
+PromptModel = Annotated[
+    str | None, typer.Option("--model", help="A model folder, or a shipped model; default: the one for prompts.")
+]
+"""The option of a command that asks a model by prompts."""
 
 
 def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.measuring import PromptModel
+
 
 def vbench(
     prompts: Annotated[
@@ -17,9 +19,7 @@ def vbench(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; run again to go on.")],
-    model: Annotated[
-        str | None, typer.Option(help="A model folder, or a shipped model; default: the one for prompts.")
-    ] = None,
+    model: PromptModel = None,
     videos: Annotated[int, typer.Option(min=1, help="Videos of each prompt; VBench asks for 5.")] = 5,
     count: Annotated[int, typer.Option(min=1, help="Prompts of the toy world, for `world`.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first video; the others follow.")] = 0,

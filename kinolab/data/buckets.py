@@ -9,12 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from kinolab.config import Config
 from kinolab.data.clips import ShapeRules
 
+
+def _positive(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    if min(value if isinstance(value, tuple) else (value,)) < 1:
+        raise ValueError("expected sides of at least one pixel")
+    return value
+
+
+Size = Annotated[int | tuple[int, int], AfterValidator(_positive)]
+"""Side of a square, or (height, width), in pixels."""
 BucketShape = tuple[int, int, int]
 """Frames, height and width in pixels."""
 TOLERANCE = 1.01
@@ -26,15 +36,8 @@ class BucketConfig(Config):
 
     frames: int = Field(ge=1)
     """Frames of a window, 1 for still images; the autoencoder's rule may lower it."""
-    size: int | tuple[int, int]
+    size: Size
     """Side of a square, or [height, width], in pixels."""
-
-    @field_validator("size")
-    @classmethod
-    def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise ValueError("expected sides of at least one pixel")
-        return value
 
     @property
     def shape(self) -> BucketShape:

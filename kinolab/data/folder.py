@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from kinolab import video
 from kinolab.config import Config
 from kinolab.data.annotations import Annotations, annotate
-from kinolab.data.buckets import BucketConfig, snapped
+from kinolab.data.buckets import BucketConfig, Size, snapped
 from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_shape, heldout_hashes, summarise
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
 from kinolab.data.windows import (
@@ -38,7 +38,7 @@ class FolderConfig(Config):
     """The folder (any nesting), or a single video file."""
     frames: int = Field(17, ge=1)
     """Frames of a window; the autoencoder's rule may lower it."""
-    size: int | tuple[int, int] = 64
+    size: Size = 64
     """Side of a square, or [height, width], in pixels."""
     buckets: tuple[BucketConfig, ...] = ()
     """Shapes that windows may have, in place of frames and size: a clip is cut to the longest one that it fills, of the
@@ -77,13 +77,6 @@ class FolderConfig(Config):
     """The share of files that is held out, chosen by their content."""
     index: Path | Literal["auto", "none"] = "auto"
     """Keeps what a long scan found, so that the next one reads changed files only; auto = in ~/.cache/kinolab."""
-
-    @field_validator("size")
-    @classmethod
-    def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise ValueError("expected sides of at least one pixel")
-        return value
 
     @model_validator(mode="after")
     def _check(self) -> FolderConfig:
