@@ -142,9 +142,7 @@ def world_shares(report: WorldReport) -> dict[str, MetricValue]:
     """The shares of generated clips that show what was asked, as scores: `asked_colours`, ..., `asked_all`."""
     protocol = {k: v for k, v in report.protocol.items() if isinstance(v, str | int | float | bool)}
     return {
-        f"asked_{name}": MetricValue(
-            share.value, share.count, protocol, Interval(*share.interval, method="wilson") if share.count else None
-        )
+        f"asked_{name}": MetricValue(share.value, share.count, protocol, Interval(*share.interval, method="wilson"))
         for name, share in report.shares().items()
         if share.count
     }
