@@ -1,0 +1,4 @@
+"""The ground floor: what every room needs of the machine it runs on, each thing in one place.
+
+devices: which device a run takes and how that is said.
+"""
