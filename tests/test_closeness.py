@@ -36,5 +36,5 @@ def test_shapes_must_agree() -> None:
 
 def test_what_should_vanish_is_held_against_something() -> None:
     assert_small([1e-7, -1e-7], beside=[1.0, -1.0])
-    with pytest.raises(AssertionError, match="is 0.1 of what"):
+    with pytest.raises(AssertionError, match=r"is 0\.1 of what"):
         assert_small([0.0, 0.1], beside=[1.0, -1.0])
