@@ -42,7 +42,7 @@ EDITED = (".yaml", ".yml", ".txt", ".md")
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a set: bytes, SHA-256 of all of it and of its beginning (`hashes.head_sha256`), or "" where unknown."""
+    """One file of a set: its bytes, the SHA-256 of all of it and of its beginning (`head_sha256`), "" where unknown."""
 
     bytes: int
     sha256: str = ""
