@@ -1,9 +1,9 @@
 """`python -m benchmarks.why_prediction.drift MODEL`: what a prediction loses, and whether it listens to what is given.
 
 Objects are matched by place: beside each true object, frame by frame, the nearest coloured spot of the prediction
-within 8 px is taken, whatever its colour; so an object that keeps its path and changes its colour is not counted as lost. Per
-frame ahead it says how many true objects have a spot at their place at all, how far it is, and how many of these have
-their own colour and shape. Beside the model stands the true clip through the autoencoder.
+within 8 px is taken, whatever its colour; so an object that keeps its path and changes its colour is not counted as
+lost. Per frame ahead it says how many true objects have a spot at their place at all, how far it is, and how many of
+these have their own colour and shape. Beside the model stands the true clip through the autoencoder.
 
 `--sampling` repeats this for numbers of steps, samplers and guidance; `--listening` gives the loss at fixed times with
 the given part of the clip itself, of another clip, and with none: where these are equal, the model doesn't listen.

@@ -2,8 +2,8 @@
 
 Every clip is drawn again with one thing changed (an object's colour, its shape, its angle, its place by 1 and 4 px) and
 encoded again. The squared distance of the two latents says what a squared error in latents pays for that change;
-split over the principal directions of all latents, it says whether the change lies where the latents vary or where they hardly
-do. Under Gaussian noise z_t = alpha z0 + sigma e the two can be told apart with the detectability index
+split over the principal directions of all latents, it says whether the change lies where the latents vary or where
+they hardly do. Under Gaussian noise z_t = alpha z0 + sigma e the two can be told apart with the detectability index
 d' = (alpha / sigma) |dz|; the flow time at which d' falls to 4 (2.3% wrong of two) is how late in sampling a model may
 still be free to choose.
 
