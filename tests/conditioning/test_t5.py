@@ -10,6 +10,7 @@ import torch
 
 from kinolab.conditioning import T5Text, T5TextConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 from tests.conditioning.tiny_text import make_t5, t5_ids
 
 pytest.importorskip("transformers")
@@ -32,7 +33,7 @@ def test_states_are_those_of_a_padded_batch_with_its_mask(t5: tuple[Path, Any]) 
     with torch.no_grad():
         expected = model(padded, attention_mask=mask).last_hidden_state
     assert torch.equal(text.mask, mask)
-    torch.testing.assert_close(text.states[mask], expected[mask], atol=1e-5, rtol=1e-5)
+    assert_close(text.states[mask], expected[mask])
 
 
 def test_a_long_prompt_is_cut_and_keeps_its_end(t5: tuple[Path, Any]) -> None:
@@ -41,7 +42,7 @@ def test_a_long_prompt_is_cut_and_keeps_its_end(t5: tuple[Path, Any]) -> None:
         text = encoder.encode(["abcdef"])
     with torch.no_grad():
         expected = t5[1](torch.tensor([[3, 4, 5, 1]])).last_hidden_state
-    torch.testing.assert_close(text.states, expected, atol=1e-6, rtol=0)
+    assert_close(text.states, expected)
 
 
 def test_bfloat16_is_near_float32(t5: tuple[Path, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
 from kinolab.data.durable import locked
 from kinolab.errors import InputError
+from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
 
 
@@ -67,8 +68,9 @@ def test_statistics_are_those_of_all_latents(tmp_path: Path, folder: Path) -> No
     encode_to_cache(clips(folder), MeanAutoencoder(), tmp_path / "c", shard_size=5, dtype="float32")
     z = torch.stack([e.latents for e in contents(tmp_path / "c")]).transpose(0, 1).flatten(1)
     found = cache(tmp_path / "c").statistics
-    assert torch.allclose(found.mean, z.mean(1), atol=1e-6) and found.items == 12
-    assert torch.allclose(found.std, z.std(1, correction=0), atol=1e-5)
+    assert_close(found.mean, z.mean(1))
+    assert found.items == 12
+    assert_close(found.std, z.std(1, correction=0))
 
 
 def test_bfloat16_halves_the_cache_and_rounds_once(tmp_path: Path, folder: Path) -> None:
@@ -176,7 +178,7 @@ def test_a_changed_file_is_noticed_and_only_it_is_encoded_again(tmp_path: Path, 
     summary = encode_to_cache(clips(folder), network, out, update=True)
     assert (network.encoded, summary.removed, summary.items) == (3, 3, 12)
     assert same([e for e in contents(out) if e.source != "1.mkv"], untouched)
-    assert torch.allclose(cache(out)[3].latents[1], torch.tensor(250 / 127.5 - 1), atol=0.01)
+    assert_within(cache(out)[3].latents[1], 250 / 127.5 - 1, 0.01, "of [-1, 1]")
 
 
 def test_another_autoencoder_is_noticed(tmp_path: Path, folder: Path) -> None:

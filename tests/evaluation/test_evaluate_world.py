@@ -88,7 +88,7 @@ def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:
         assert report.shares(subject)["all"].count == 10
         assert report.physics(subject) == report.physics("true") < 0.5
     assert report.psnr is not None and report.ssim is not None
-    assert report.psnr.value > 99 and report.ssim.value == pytest.approx(1, abs=1e-6) and report.psnr.count == 170
+    assert report.psnr.value > 99 and report.ssim.value == pytest.approx(1, rel=1e-6) and report.psnr.count == 170
     assert [r.seed for r in model.asked] == list(range(10))
     assert seen[-1] == (10, 10) and seen == sorted(seen) and all(done <= total for done, total in seen)
     direction = [r for r in report.results if r.subject == "generated" and r.checks["direction"] is not None]

@@ -26,6 +26,7 @@ from kinolab.evaluation.reconstruct import (
     side_by_side,
 )
 from kinolab.metrics.reconstruction import psnr
+from tests.closeness import assert_close, assert_within
 
 ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1, norm_num_groups=4)
 CONFIG = ReconstructConfig(autoencoder="unused", precision="float32")
@@ -74,7 +75,7 @@ def test_the_stream_equals_the_whole_and_the_numbers_are_those_of_the_pixels(tmp
         # a value within 1e-5 of a half may round either way
         assert np.abs(rebuilt.astype(int) - video.to_uint8(whole[0])).max() <= 1
         np.testing.assert_array_equal(error, (4 * np.abs(original.astype(int) - rebuilt)).clip(max=255))
-        assert report.psnr.value == pytest.approx(float(psnr(video.to_tensor(clip)[None], whole).mean()), abs=1e-3)
+        assert_within(report.psnr.value, psnr(video.to_tensor(clip)[None], whole).mean(), 1e-3, "dB")
         assert report.mode == mode and report.frames == 37 and report.fps == 12 and not report.notes
         assert report.latent_shape == (4, 10, 3, 4)
         assert report.ratio == pytest.approx(3 * 37 * 24 * 32 / (4 * 10 * 3 * 4))
@@ -87,9 +88,9 @@ def test_groups_that_arrive_equal_the_tiling_of_the_whole_clip() -> None:
     clip = torch.rand(1, 3, 29, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
     chunks = [clip[:, :, :9], clip[:, :, 9:17], clip[:, :, 17:25], clip[:, :, 25:]]
     latents = list(encode_groups(model, iter(chunks)))
-    torch.testing.assert_close(torch.cat(latents, 2), model.encode_tiled(clip, 9).mean)
+    assert_close(torch.cat(latents, 2), model.encode_tiled(clip, 9).mean)
     decoded = torch.cat(list(decode_groups(model, iter(latents))), 2)
-    torch.testing.assert_close(decoded, model.decode_tiled(torch.cat(latents, 2), 3))
+    assert_close(decoded, model.decode_tiled(torch.cat(latents, 2), 3))
 
 
 def test_an_autoencoder_without_a_stream_is_tiled_and_says_so(tmp_path: Path) -> None:

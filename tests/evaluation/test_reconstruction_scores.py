@@ -33,6 +33,7 @@ from kinolab.evaluation.scores import ScoreReport
 from kinolab.metrics.extractors import EXTRACTORS
 from kinolab.metrics.extractors.encoder import load_encoder
 from kinolab.metrics.reconstruction import MAX_PSNR
+from tests.closeness import assert_within
 from tests.evaluation.tiny import moving_frames, reconstruction, tiny_encoder, write_videos
 
 EVERY = ("psnr", "ssim", "ssim3d", "flicker", "warp", "seam", "grid", "rfvd")
@@ -125,7 +126,7 @@ def test_worse_is_worse_and_a_grid_is_seen(folder: Path, encoder: Path) -> None:
 
 def test_psnr_is_its_formula(folder: Path, encoder: Path) -> None:
     report = measure(Identity(broken=0.02), folder, reconstruction(encoder, metrics=("psnr",)))
-    assert report.metrics["psnr"].value == pytest.approx(10 * math.log10(4 / 0.02**2), abs=1e-3)
+    assert_within(report.metrics["psnr"].value, 10 * math.log10(4 / 0.02**2), 1e-3, "dB")
 
 
 def test_an_odd_length_is_snapped_and_said(folder: Path, encoder: Path) -> None:
@@ -290,7 +291,7 @@ def test_folders_are_paired_by_name(encoder: Path, tmp_path: Path) -> None:
     )
     scores = [c.scores["psnr"] for c in report.clips]
     assert [c.name for c in report.clips] == ["00.mkv", "01.mkv", "02.mkv"]
-    assert scores == pytest.approx([MAX_PSNR, *(20 * math.log10(255 / (2 * k)) for k in (1, 2))], abs=1e-3)
+    assert_within(scores, [MAX_PSNR, *(20 * math.log10(255 / (2 * k)) for k in (1, 2))], 1e-3, "dB")
     assert report.subject["kind"] == "folder" and report.facts == {} and report.metrics["rfvd"].count == 3
 
 

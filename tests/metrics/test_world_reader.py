@@ -15,6 +15,7 @@ from kinolab.data.world_scenes import Body, Scene, Trajectory
 from kinolab.errors import InputError
 from kinolab.metrics import world as reader
 from kinolab.metrics.world import WorldCheck, check, read_world, roughness
+from tests.closeness import assert_within
 
 VERDICTS = ("colours", "shapes", "count", "direction", "motion", "identity")
 
@@ -260,7 +261,7 @@ def test_a_box_is_a_box_at_any_angle(degrees: float) -> None:
     frames = render(turned, [Body("box", o.radius, 0, 0) for o in state], [o.colour for o in state])
     seen = read_world(frames).objects[0]
     assert seen.shape == "box"
-    np.testing.assert_allclose(seen.squareness, 1, atol=0.08)
+    assert_within(seen.squareness, 1, 0.08, "of a square's")
     assert seen.extent == pytest.approx(state[0].radius, rel=0.05)
 
 

@@ -83,7 +83,7 @@ def test_two_processes_train_it_with_images_in_the_batch(tmp_path: Path, image_r
     path = write(tmp_path, recipe)
     train(path, tmp_path / "one")
     run_two(path, tmp_path / "two", [])
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
 def test_the_weighted_terms_are_in_the_loss(image_run: Path) -> None:
