@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+pytest_plugins = ["tests.wide_report"]
+
 torch.set_num_threads(1)
 
 

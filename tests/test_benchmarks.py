@@ -61,8 +61,8 @@ def test_aims_are_judged_by_medians() -> None:
 
 @pytest.fixture
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compilation has its own test, and takes too long for two more."""
-    for system in (latte, vdt):
+    """Compilation has its own test, and takes too long for more."""
+    for system in (latte, vdt, mmdit):
         monkeypatch.setattr(system, "compile_for_inference", lambda module, dtype: module)
 
 
@@ -84,7 +84,11 @@ def test_mmdit_computes_what_diffusers_does_and_every_mode_begins_at_the_image_m
     assert clip.details["2d+3d"]["error"] < 1e-6 < clip.details["3d"]["error"]
 
 
-def test_latte_computes_what_diffusers_does() -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.wide("compiler", "diffusers"))])
+@pytest.mark.usefixtures("_diffusers")
+def test_latte_computes_what_diffusers_does(compiled: bool, request: pytest.FixtureRequest) -> None:
+    if not compiled:
+        request.getfixturevalue("_uncompiled")
     one = latte.forward(CASE, 1, quiet)
     many = latte.sampling(CASE, 1, quiet, steps=5)
     for result in (one, many):

@@ -1,18 +1,18 @@
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from kinolab.autoencoders.base import Posterior
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
 from kinolab.data.durable import locked
 from kinolab.errors import InputError
 from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.processes import Child
 
 
 def clips(path: Path, **settings: object) -> FolderSource:
@@ -104,35 +104,30 @@ def test_encoding_again_encodes_nothing(tmp_path: Path, folder: Path) -> None:
     assert (summary.encoded, summary.present, network.encoded) == (0, 12, 0)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.data.clip_files import MeanAutoencoder
-from tests.data.test_cache import clips
-from kinolab.data import encode_to_cache
-
 class Slow(MeanAutoencoder):
-    def encode(self, video):
+    """Slow enough to be killed in the middle; its name goes into the cache, so it is that of the quick one."""
+
+    def encode(self, video: Tensor) -> Posterior:
         time.sleep(0.05)
         return super().encode(video)
 
+
 Slow.__name__ = "MeanAutoencoder"
-encode_to_cache(clips(Path({folder!r})), Slow(), Path({out!r}), batch=1, shard_size=2)
-"""
+
+
+def encode_slowly(folder: Path, out: Path) -> None:
+    encode_to_cache(clips(folder), Slow(), out, batch=1, shard_size=2)
 
 
 def test_a_killed_encoding_goes_on_and_ends_the_same(tmp_path: Path, folder: Path) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(folder), out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = Child(encode_slowly, folder, out)
     deadline = time.monotonic() + 120
     index = out / "index.jsonl"
     while not (index.exists() and index.read_text().count("\n") >= 2) and time.monotonic() < deadline:
-        assert process.poll() is None
+        assert process.running
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     before = cache(out)
     assert 4 <= len(before) < 12 and "interrupted" in before.notes()[0] and before.statistics.items == len(before)
 

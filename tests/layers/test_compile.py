@@ -12,7 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from kinolab.errors import InputError
 from kinolab.layers import compile as compiling
-from kinolab.layers.compile import compile_for_inference, find_compiler
+from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.precision import autocast
 from tests.closeness import assert_close
 
@@ -42,7 +42,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, compile: Callable[[Any], Any]) -> N
     monkeypatch.setattr(compiling, "find_compiler", lambda: "g++")
 
 
-@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+@pytest.mark.wide("compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.timeout(900)  # some seconds on a quiet machine; a busy one takes long to run g++
 def test_compiled_numbers_are_the_same(net: Net) -> None:

@@ -21,7 +21,7 @@ from kinolab.diffusion import (
     SteeringConfig,
 )
 from kinolab.errors import InputError
-from kinolab.layers.compile import compile_for_inference, find_compiler
+from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.step_cache import StepCache, StepCacheConfig, caching
 from tests.closeness import assert_close
 
@@ -250,7 +250,7 @@ def test_the_cache_goes_when_sampling_fails() -> None:
     assert model.step_cache is None
 
 
-@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+@pytest.mark.wide("compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.timeout(900)
 def test_compiled_denoisers_reuse_the_same_features_and_compile_once() -> None:
