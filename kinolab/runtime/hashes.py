@@ -120,7 +120,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     import torch
 
     flat = tensor.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
             nan = _has_nan(flat[begin // size : min(begin + CHUNK, whole) // size])
     if searched and not nan and whole < len(data):
         nan = _has_nan(flat[whole // size :])
-    crc = zlib.crc32(memoryview(data[whole:].numpy()), zlib.crc32(memoryview(sums.numpy()).cast("B")))
+    crc = zlib.crc32(data[whole:].numpy().data, zlib.crc32(sums.numpy().data.cast("B")))
     return Scan(f"{crc:08x}", nan)
 
 
@@ -170,9 +170,7 @@ def _has_nan(piece: Tensor) -> bool:
         piece = torch.view_as_real(piece)
     if piece.element_size() == 1:  # the types of eight bits know no sums
         piece = piece.float()
-    narrow = piece.element_size() == 2
-    total = piece.sum(dtype=torch.float32) if narrow else piece.sum()
-    return bool(total.isnan()) and bool(piece.isnan().any())
+    return bool(piece.sum().isnan()) and bool(piece.isnan().any())
 
 
 def _feed(file: BinaryIO, update: Callable[[memoryview], None]) -> None:
