@@ -36,6 +36,7 @@ from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.layers.step_cache import StepCache
 from kinolab.request import Request as Request
 from kinolab.request import listed_prompts
+from kinolab.runtime.devices import choose
 from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
@@ -104,13 +105,16 @@ class VideoModel:
         self.device = torch.device("cpu")
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "cpu", precision: PrecisionPolicy = "auto") -> VideoModel:
-        """Load a model folder (or a run folder, or the name of a shipped model).
+    def load(
+        cls, path: Path | str, *, device: torch.device | str = "auto", precision: PrecisionPolicy = "auto"
+    ) -> VideoModel:
+        """Load a model folder (or a run folder, or the name of a shipped model) onto a device (see `devices.choose`).
 
         Raises:
-            InputError: where the folder is not a model folder, or holds an autoencoder alone.
+            InputError: where the folder is not a model folder, or holds an autoencoder alone, or the device is not
+                there.
         """
-        folder = find_model(path)
+        folder, chosen = find_model(path), choose(device)
         config = read_model_config(folder)
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
@@ -119,11 +123,11 @@ class VideoModel:
         load_weights(denoiser, folder / "denoiser.safetensors")
         model = cls(config, autoencoder, denoiser)
         model.precision = precision
-        return model.to(device)
+        return model.to(chosen)
 
     def to(self, device: str | torch.device) -> VideoModel:
-        """Move the parts to a device; returns the model itself."""
-        self.device = torch.device(device)
+        """Move the parts to a device (see `devices.choose`); returns the model itself."""
+        self.device = choose(device)
         self.autoencoder.to(self.device)
         self.denoiser.to(self.device)
         if self.text_encoder is not None:
@@ -444,29 +448,29 @@ def read_model_config(folder: Path) -> ModelConfig:
     return load_config(ModelConfig, folder / "model.yaml")
 
 
-def load_autoencoder(path: Path | str) -> Autoencoder:
+def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -> Autoencoder:
     """The autoencoder of a model folder, or of a folder in diffusers' layout (`DiffusersAutoencoder`), in evaluation
-    mode.
+    mode on a device (see `devices.choose`).
 
     Raises:
-        InputError: where there is none, or its files are not complete or don't fit.
+        InputError: where there is none, or its files are not complete or don't fit, or the device is not there.
     """
-    folder = find_autoencoder(path)
+    folder, chosen = find_autoencoder(path), choose(device)
     if not (folder / "model.yaml").exists():
-        return build_autoencoder(DiffusersConfig(path=folder)).eval()
+        return build_autoencoder(DiffusersConfig(path=folder)).eval().to(chosen)
     autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
     load_weights(autoencoder, folder / "autoencoder.safetensors")
-    return autoencoder.eval()
+    return autoencoder.eval().to(chosen)
 
 
-def load_denoiser(path: Path | str) -> Denoiser:
-    """The denoiser of a model folder that has one, in evaluation mode."""
-    folder = find_model(path)
+def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> Denoiser:
+    """The denoiser of a model folder that has one, in evaluation mode on a device (see `devices.choose`)."""
+    folder, chosen = find_model(path), choose(device)
     config = read_model_config(folder).denoiser
     assert config is not None
     denoiser = build_denoiser(config)
     load_weights(denoiser, folder / "denoiser.safetensors")
-    return denoiser.eval()
+    return denoiser.eval().to(chosen)
 
 
 def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "") -> None:

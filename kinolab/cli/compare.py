@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def compare(
     plan: Annotated[Path, typer.Argument(help="The plan, a YAML file (see docs/evaluation.md).")],
@@ -23,6 +25,7 @@ def compare(
     ] = "all",
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of each; default torch's own.")] = None,
+    device: Device = "auto",
     list_cells: Annotated[
         bool, typer.Option("--list", help="List the cells and how far they are; run nothing.")
     ] = False,
@@ -57,18 +60,21 @@ def compare(
         for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
             typer.echo(f"missing: {problem}", err=True)
         return
+    if not table and stage != "train":  # a training says by itself where it runs
+        where = take_device(device)
+        device = device if device == "auto" else str(where)  # of cells that train, auto is what the plan says
     if cell is not None:
         chosen = find_cell(loaded, cell)
         if stage == "all":
-            run_cell(plan, chosen, folder, setting or [], threads=threads, say=typer.echo)
+            run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, say=typer.echo)
         elif stage == "encode" and chosen.kind == "denoiser":
-            encode_cell(loaded, chosen, folder)
+            encode_cell(loaded, chosen, folder, device=device)
         elif stage == "train":
-            train_cell(loaded, chosen, folder, typer.echo)
+            train_cell(loaded, chosen, folder, typer.echo, device=device)
         elif stage == "measure":
-            measure_cell(loaded, chosen, folder)
+            measure_cell(loaded, chosen, folder, device=device)
         elif stage == "cost":
-            cost_cell(loaded, chosen, folder)
+            cost_cell(loaded, chosen, folder, device=device)
         return
     if stage in ("encode", "cost"):
         raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")
@@ -76,7 +82,7 @@ def compare(
     if not table:
         measure = stage != "train"
         failed = run_all(
-            plan, folder, setting or [], jobs=jobs, threads=threads, measure=measure, say=typer.echo
+            plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure, say=typer.echo
         )  # fmt: skip
     if stage != "train":
         for path in write_tables(loaded, folder, markdown):

@@ -111,8 +111,8 @@ def _read_part(folder: Path, part: str | None) -> Any:
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part == "denoiser":
-        return VideoModel.load(folder).denoiser
-    return load_autoencoder(folder)
+        return VideoModel.load(folder, device="cpu").denoiser
+    return load_autoencoder(folder, device="cpu")
 
 
 def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -> None:
@@ -132,7 +132,7 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
             f"{source}: a denoiser ({module.config.kind}); give the model folder of the autoencoder whose latents it "
             "was trained on: --autoencoder FOLDER"
         )
-    pixels = load_autoencoder(autoencoder)
+    pixels = load_autoencoder(autoencoder, device="cpu")
     VideoModel(model_config(module.config, pixels, trained), pixels, module).save(out)
 
 

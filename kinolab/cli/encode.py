@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinolab.cli.data import data_overrides, parse_size, progress_bar
+from kinolab.cli.options import Device, take_device
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def encode(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     tasks: Annotated[
         str | None,
         typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
@@ -55,7 +56,8 @@ def encode(
     model = autoencoder if autoencoder is not None else default
     if model is None:
         raise InputError("expected --autoencoder with the model folder that encodes")
-    network = load_autoencoder(model).to(device)
+    where = take_device(device)
+    network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
     assert not isinstance(source, CacheSource)
@@ -73,7 +75,7 @@ def encode(
             dtype=dtype,
             keep_posterior=keep_posterior,
             precision=precision,
-            device=device,
+            device=where,
             update=update,
             draws=masks,
             progress=advance,
@@ -86,7 +88,7 @@ def encode(
         f"({summary.encoded} encoded now, {summary.present} there already{gone})"
     )
     if encoder is not None:
-        embed_captions(out, encoder.to(device))
+        embed_captions(out, encoder.to(where))
 
 
 def embed_captions(out: Path, encoder: TextEncoder) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
+from kinolab.cli.options import Device
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +49,7 @@ def world(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Ask for held-out clips of the toy world, and count from the pixels how many show what was asked.
 
@@ -65,6 +66,8 @@ def world(
 
         if model is not None:
             raise InputError("expected a model or --videos, not both")
+        if device != "auto":
+            raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
         with progress_bar("reading") as advance:
             report = evaluate_videos(videos, advance)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
@@ -109,7 +112,7 @@ def physics(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
 
@@ -160,7 +163,7 @@ def tasks(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def sensitivity(
     data: Annotated[str, typer.Argument(help="A folder of clips or frames, or `world`.")] = "world",
@@ -22,7 +24,7 @@ def sensitivity(
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report as a Markdown page.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Blur clips, add noise, shuffle and freeze their frames, each at three strengths, and watch every metric.
 
@@ -43,8 +45,9 @@ def sensitivity(
     check_out(out)
     if markdown is not None and markdown.is_dir():
         raise InputError(f"{markdown}: is a folder; expected the name of a Markdown file")
+    where = take_device(device)
     with progress_bar("measuring") as advance:
-        report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=device, progress=advance)
+        report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=where, progress=advance)
     show_report([report.table()], report.lines(), report.to_json(), out)
     if markdown is not None:
         parts = ["kinolab evaluate sensitivity", data, f"--count {count}"]

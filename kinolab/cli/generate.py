@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def generate(
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
@@ -47,7 +49,7 @@ def generate(
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: pays off over many videos.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again."""
     options = dict(locals())
@@ -65,10 +67,11 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     prompts = given is None and options["label"] is None
     chosen = model if model is not None else default_model(prompts=prompts)
     trained = read_model_config(find_model(chosen))
-    same = ("label", "count", "seed", "frames", "fps", "precision", "compile", "device")
+    same = ("label", "count", "seed", "frames", "fps", "precision", "compile")
     values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}
     values["negative"] = options.get("negative")
     values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
+    values["device"] = str(take_device(options["device"]))
     changes: dict[str, Any] = {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]}
     own = trained.sampler.model_dump()
     if options["sampler"] not in (None, own["name"]):

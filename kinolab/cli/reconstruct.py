@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def register(app: typer.Typer) -> None:
     """Add `reconstruct`."""
@@ -41,7 +43,7 @@ def reconstruct(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Write original, reconstruction and error side by side, and print what the autoencoder costs and keeps.
 
@@ -68,7 +70,7 @@ def reconstruct(
         "precision": precision,
     }
     config = load_config(ReconstructConfig, values)
-    network = load_autoencoder(config.autoencoder).to(device)
+    network = load_autoencoder(config.autoencoder, device=take_device(device))
     rule = {"rule": key_frames, "period": period, "cuts": cuts, "cut_threshold": cut_threshold}
     chosen = chosen_rule(network, {name: value for name, value in rule.items() if value is not None})
     config = config.model_copy(update={"key_frames": chosen})

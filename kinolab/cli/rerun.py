@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import DEVICE_HELP, take_device
+
 
 def rerun(
     video: Annotated[Path, typer.Argument(help="A generated video, or the .json beside it.")],
     out: Annotated[Path | None, typer.Option(help="Where to; default beside it with -again in its name.")] = None,
+    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: where it was made.")] = None,
 ) -> None:
-    """Make a generated video again and compare: on the same machine its frames are the same bit for bit."""
+    """Make a generated video again and compare: on the same machine and device its frames are the same bit for bit."""
     from kinolab.cli.generate import show_progress
     from kinolab.generate import rerun as run
 
     target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
     if target.suffix == ".json":
         target = target.with_suffix(".mp4")
-    path, changed = run(video, target, progress=show_progress("sampling"))
+    where = None if device is None else take_device(device)
+    path, changed = run(video, target, device=where, progress=show_progress("sampling"))
     typer.echo(path)
     if not changed:
         typer.echo("identical: every frame is the same, bit for bit")

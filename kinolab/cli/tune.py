@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from kinolab.cli.options import Device
+
 N = TypeVar("N", int, float)
 
 
@@ -39,7 +41,7 @@ def tune(
         bool | None, typer.Option("--compile/--no-compile", help="Try compilation; default with --all only.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Try sampling settings on your own prompts: what each costs in time, and how far it drifts from a full run.
 

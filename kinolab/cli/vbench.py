@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kinolab.cli.measuring import PromptModel
+from kinolab.cli.options import Device
 
 
 def vbench(
@@ -30,7 +31,7 @@ def vbench(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
     from kinolab.cli.data import progress_bar

@@ -39,6 +39,7 @@ from kinolab.data.clips import ClipExample, ClipRecord, ClipSource
 from kinolab.data.durable import append_line, locked, sync_folder, write_atomic
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.runtime.devices import choose, device_of
 
 Stored = Literal["bfloat16", "float32"]
 SHARD_BYTES = 64 * 2**20
@@ -128,7 +129,7 @@ def encode_to_cache(
     dtype: Stored = "bfloat16",
     keep_posterior: bool = False,
     precision: PrecisionPolicy = "float32",
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     update: bool = False,
     draws: Draws | None = None,
     progress: Progress | None = None,
@@ -137,14 +138,14 @@ def encode_to_cache(
 
     Args:
         source: windows of pixels.
-        autoencoder: encodes them, on `device` already, in evaluation mode.
+        autoencoder: encodes them, in evaluation mode.
         out: the cache's folder; made where missing.
         shard_size: windows per shard, fewer where a shard would exceed 64 MiB.
         batch: windows encoded at once.
         dtype: what latents are stored in.
         keep_posterior: store the log variance too, so that training can sample the posterior.
         precision: what the autoencoder computes in.
-        device: where it computes.
+        device: where it computes; none = where the autoencoder is.
         update: make an existing cache equal to this source and autoencoder: encode what changed, drop what is gone.
         draws: masks to encode beside every window, in files of their own; a cache that has none gets them.
         progress: called with (windows done, windows in all), once more from the start for the draws.
@@ -155,7 +156,8 @@ def encode_to_cache(
     """
     if shard_size < 1 or batch < 1:
         raise InputError(f"expected shard_size and batch of at least 1, got {shard_size} and {batch}")
-    chosen = str(resolve(precision, device)).removeprefix("torch.")
+    where = device_of(autoencoder) if device is None else choose(device)
+    chosen = str(resolve(precision, where)).removeprefix("torch.")
     encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
     with locked(out):
         plan = _Plan(source, autoencoder_hash(autoencoder), encoding, draws)
@@ -163,7 +165,7 @@ def encode_to_cache(
         present = {item.key for entry in kept for item in entry.items}
         missing = [i for i, key in enumerate(plan.keys) if key not in present]
         total, done, unreadable = len(plan.keys), len(plan.keys) - len(missing), []
-        encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, torch.device(device))
+        encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, where)
         for indices in _shard_groups(source, autoencoder.spec, missing, shard_size, dtype, keep_posterior):
 
             def advance(count: int, base: int = done) -> None:

@@ -18,6 +18,7 @@ from kinolab.evaluation.protocol import Protocol
 from kinolab.metrics.extractors import load_extractor
 from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.features import load_tensors, save_tensors
+from kinolab.runtime.devices import choose
 
 ROLES = ("video", "image", "classifier")
 UNITS: dict[str, Literal["clip", "frame"]] = {"video": "clip", "image": "frame"}
@@ -33,15 +34,15 @@ class Extractors:
         device: where they compute.
     """
 
-    def __init__(self, protocol: Protocol, device: str = "cpu") -> None:
+    def __init__(self, protocol: Protocol, device: torch.device | str = "auto") -> None:
         self.networks: dict[str, Extractor] = {}
+        self.device = choose(device)
         for role in ROLES:
             config = getattr(protocol, role)
             if config is None or not needed(role, protocol):
                 continue
             network = load_extractor(config, unit=UNITS.get(role))
-            self.networks[role] = network.to(device)
-        self.device = device
+            self.networks[role] = network.to(self.device)
 
     def __call__(self, video: Tensor) -> dict[str, Tensor]:
         """Clips (B, 3, T, H, W) -> for each role its features, of the classifier its probabilities; on the CPU."""

@@ -234,13 +234,14 @@ def evaluate_generated(
     cache: Path | None = None,
     videos: Path | None = None,
     keep: int = 8,
-    device: str = "cpu",
+    device: torch.device | str = "auto",
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Measure generated clips against real ones.
 
     cache: a folder where features of the real clips are kept, by content; none = they are not kept.
     videos: a folder for the first `keep` generated clips; none = none are written.
+    device: where the networks that features come from compute.
 
     Raises:
         InputError: where there are fewer clips than the protocol's minimum; nothing was generated then.

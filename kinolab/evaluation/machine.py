@@ -8,11 +8,14 @@ from pathlib import Path
 
 import torch
 
+from kinolab.runtime import devices
+
 
 def memory_size(device: torch.device) -> int | None:
     """All memory of a device in bytes; of the processor, what this process may use (a container's limit counts)."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+    own = devices.memory(device)
+    if own is not None:
+        return own[1]
     names = os.sysconf_names if hasattr(os, "sysconf_names") else {}  # not on Windows
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None
@@ -23,8 +26,9 @@ def memory_size(device: torch.device) -> int | None:
 
 def memory_left(device: torch.device) -> int | None:
     """What is not in use of a device's memory, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    own = devices.memory(device)
+    if own is not None:
+        return own[0]
     size, left = memory_size(device), []
     used = _number(Path("/sys/fs/cgroup/memory.current"))
     if _number(Path("/sys/fs/cgroup/memory.max")) is not None and size is not None and used is not None:

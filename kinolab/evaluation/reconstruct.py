@@ -35,6 +35,7 @@ from kinolab.layers.key_frames import Group, KeyFrameConfig
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
+from kinolab.runtime import devices
 
 CHUNK_PIXELS = 2**20
 """A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
@@ -405,8 +406,8 @@ class _Stopwatch:
             began = time.perf_counter()
             item = next(items, None)
             made = item.latents if isinstance(item, Group) else item
-            if made is not None and made.device.type == "cuda":
-                torch.cuda.synchronize(made.device)
+            if made is not None:
+                devices.synchronize(made.device)
             self.seconds += time.perf_counter() - began
             if item is None:
                 return

@@ -317,7 +317,7 @@ class DenoiserJob:
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
         if self.text is not None:
             self.text.flush()
-        state = merge_lora(full_state(self.denoiser))
+        state = merge_lora(full_state(self.denoiser, world))
         if not world.first:
             return
         model = self.model()

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
@@ -191,15 +193,17 @@ def is_trained(plan: ComparePlan, cell: Cell, out: Path) -> bool:
     return (cell_folder(plan, cell, out) / "training.json").exists()
 
 
-def encode_cell(plan: ComparePlan, cell: Cell, out: Path) -> None:
+def encode_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device | str = "auto") -> None:
     """Encode the clips that a denoiser is trained on, for itself, so that its memory is no part of the training's."""
     [base] = needs(plan, cell)
     if not is_trained(plan, base, out):
         raise InputError(f"{cell.id}: needs {base.id}, which is not trained yet")
-    latents_of(plan, cell, out, load_autoencoder(model_of(plan, base, out)))
+    latents_of(plan, cell, out, load_autoencoder(model_of(plan, base, out), device=device))
 
 
-def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text: None) -> None:
+def train_cell(
+    plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text: None, *, device: torch.device | str = "auto"
+) -> None:
     """Train a cell to its budget, from its last checkpoint where there is one; record what the training cost."""
     if is_trained(plan, cell, out):
         return
@@ -207,7 +211,7 @@ def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text:
         if not is_trained(plan, other, out):
             raise InputError(f"{cell.id}: needs {other.id}, which is not trained yet")
     folder = cell_folder(plan, cell, out)
-    recipe = make_recipe(plan, cell, out)
+    recipe = on_device(make_recipe(plan, cell, out, device), device)
     run = folder / "run"
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
@@ -216,7 +220,7 @@ def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text:
     report = train(path, run, resume=resumed, say=say)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
-    record = training_record(run, recipe) | {"peak_memory": training_memory(), "resumed": resumed}
+    record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}
     write_atomic(folder / "training.json", json.dumps(record, indent=1) + "\n")
 
 
@@ -236,11 +240,26 @@ def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> di
     }
 
 
-def make_recipe(plan: ComparePlan, cell: Cell, out: Path) -> AutoencoderRecipe | DenoiserRecipe:
-    """The recipe of a cell: what all of its kind share, with what it differs in."""
+def on_device(
+    recipe: AutoencoderRecipe | DenoiserRecipe, device: torch.device | str
+) -> AutoencoderRecipe | DenoiserRecipe:
+    """A recipe that runs on a device; `auto` leaves it the one that the plan names. Where it runs is in no hash."""
+    if device == "auto":
+        return recipe
+    training = recipe.training.model_copy(update={"device": str(device)})
+    return recipe.model_copy(update={"training": training})
+
+
+def make_recipe(
+    plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto"
+) -> AutoencoderRecipe | DenoiserRecipe:
+    """The recipe of a cell: what all of its kind share, with what it differs in.
+
+    device: where clips are encoded, for a denoiser whose cache of latents is not whole.
+    """
     if cell.kind == "autoencoder":
         return _autoencoder_recipe(plan, cell, out)
-    return _denoiser_recipe(plan, cell, out)
+    return _denoiser_recipe(plan, cell, out, device)
 
 
 def _autoencoder_recipe(plan: ComparePlan, cell: Cell, out: Path) -> AutoencoderRecipe:
@@ -270,11 +289,11 @@ def _autoencoder_recipe(plan: ComparePlan, cell: Cell, out: Path) -> Autoencoder
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=_whole(steps))})
 
 
-def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path) -> DenoiserRecipe:
+def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> DenoiserRecipe:
     assert cell.denoiser is not None and cell.task is not None
     [base] = needs(plan, cell)
     autoencoder = model_of(plan, base, out)
-    network = load_autoencoder(autoencoder)
+    network = load_autoencoder(autoencoder, device=device)
     clips, task = plan.data[cell.data], plan.tasks[cell.task]
     shape = clip_shape(clips, network.spec)
     entry = plan.denoisers[cell.denoiser]

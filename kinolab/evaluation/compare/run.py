@@ -17,7 +17,7 @@ from kinolab.evaluation.compare.measure import measure_cell, read_score
 from kinolab.evaluation.compare.plan import ComparePlan, load_plan
 
 Say = Callable[[str], None]
-STAGES: dict[str, Callable[[ComparePlan, Cell, Path], None]] = {
+STAGES: dict[str, Callable[..., None]] = {
     "encode": encode_cell, "train": train_cell, "measure": measure_cell, "cost": cost_cell,
 }  # fmt: skip
 """What is done with a cell, in order."""
@@ -54,6 +54,7 @@ def compare(
     *,
     jobs: int = 1,
     threads: int | None = None,
+    device: str = "auto",
     isolate: bool = True,
     measure: bool = True,
     say: Say = lambda text: None,
@@ -64,6 +65,7 @@ def compare(
 
     Args:
         jobs: how many cells run at once; threads: processor threads of each.
+        device: where they compute.
         isolate: a process for each training and each measurement, so that memory is each one's own and a crash takes
             one cell only.
         measure: train and measure, or train only.
@@ -75,7 +77,7 @@ def compare(
     for state in (known := states(plan, out)):
         if state.problem is not None:
             raise InputError(state.problem)
-    work = _Work(plan, path, out, tuple(overrides), threads, isolate, measure, say)
+    work = _Work(plan, path, out, tuple(overrides), threads, device, isolate, measure, say)
     waiting = [s.cell for s in known if not (s.measured if measure else s.trained)]
     if len(cells_of(plan)) > len(waiting):
         say(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
@@ -123,6 +125,7 @@ def run_cell(
     overrides: Sequence[str] = (),
     *,
     threads: int | None = None,
+    device: str = "auto",
     say: Say = lambda text: None,
 ) -> None:
     """Train and measure one cell, each stage in a process of its own, as `compare` does with all.
@@ -131,7 +134,7 @@ def run_cell(
         InputError: with what went wrong.
     """
     plan = load_plan(path, overrides)
-    problem = _Work(plan, path, out, tuple(overrides), threads, True, True, say).run(cell)
+    problem = _Work(plan, path, out, tuple(overrides), threads, device, True, True, say).run(cell)
     if problem is not None:
         raise InputError(f"{cell.id}: {problem}")
 
@@ -145,6 +148,7 @@ class _Work:
     out: Path
     overrides: tuple[str, ...]
     threads: int | None
+    device: str
     isolate: bool
     measure: bool
     say: Say
@@ -167,7 +171,7 @@ class _Work:
 
     def _here(self, cell: Cell, stage: str) -> str | None:
         try:
-            STAGES[stage](self.plan, cell, self.out)
+            STAGES[stage](self.plan, cell, self.out, device=self.device)
         except InputError as error:
             return str(error)
         return None
@@ -178,6 +182,7 @@ class _Work:
         command += ["--cell", cell.id, "--stage", stage]
         for override in self.overrides:
             command += ["-s", override]
+        command += ["--device", self.device]
         command += [] if self.threads is None else ["--threads", str(self.threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
