@@ -142,11 +142,11 @@ def _joint(sizes: Sizes) -> tuple[Any, ...]:
 
 
 def _run_joint(module: Denoiser, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-    return module(z, t, conditions, image_frames=1)  # type: ignore[call-arg]
+    return module(z, t, conditions, image_frames=1)
 
 
 def autoencoders(small: bool) -> Iterator[Case]:
-    """Encode and decode of each variant of each autoencoder; of those with codes also what the codes are chosen from."""
+    """Encode and decode of each variant of each autoencoder; of those with codes what the codes are chosen from."""
     width, side = (8, 16) if small else (32, 64)
     video: dict[str, tuple[Any, Any, int]] = {
         f"odvae: {variant}": (OdVae, _odvae(width, variant=variant), 9)

@@ -89,11 +89,11 @@ class TextModule(nn.Module):
                 transformers.CLIPTextModelWithProjection(config).save_pretrained(folder)
                 self.reader: ClipText | T5Text = ClipText(ClipTextConfig(folder=folder, layer="penultimate"))
             else:
-                config = transformers.T5Config(
+                shape = transformers.T5Config(
                     vocab_size=100, d_model=width, d_kv=width // heads, d_ff=2 * width, num_layers=layers,
                     num_heads=heads, feed_forward_proj="gated-gelu",
                 )  # fmt: skip
-                transformers.T5EncoderModel(config).save_pretrained(folder)
+                transformers.T5EncoderModel(shape).save_pretrained(folder)
                 self.reader = T5Text(T5TextConfig(folder=folder))
             self.network = self.reader.model
             self.reader.settings  # noqa: B018  (read while the folder is there)
