@@ -23,7 +23,7 @@ FAILED = "failed"
 """The key of a record that says why an item came to nothing; such an item is tried again by the next call."""
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     """An item's time is over before it is done; what it has done so far is kept by itself."""
 
 
@@ -161,7 +161,7 @@ def _run_part(part: Part, place: Place, results: Results) -> bool:
         begun = time.perf_counter()
         try:
             record = make()
-        except OutOfTime as reason:
+        except OutOfTimeError as reason:
             place.say(f"{part.title}: {name}: {reason}")
             whole = False
             continue

@@ -156,8 +156,10 @@ def _measure(training: Training, batch: int, place: Place, folder: Path) -> Reco
         trainer = trainer_of(replace(training, compiled=False), batch, place.device, folder)
     flops = _counted(trainer, work)
     record: Record = {
-        "batch": batch, "example": list(training.shape), "precision": training.precision, "compiled": training.compiled,
-        "parameters_millions": round(millions, 1), "step_seconds": taken, "all_seconds": seconds, "ready_seconds": ready,
+        "batch": batch, "example": list(training.shape), "precision": training.precision,
+        "compiled": training.compiled,
+        "parameters_millions": round(millions, 1), "step_seconds": taken, "all_seconds": seconds,
+        "ready_seconds": ready,
         "tflop_per_step": flops / 1e12, "tflops": flops / taken / 1e12, "examples_per_second": batch / taken,
     }  # fmt: skip
     if cuda:
