@@ -18,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 
 from kinolab.errors import InputError
@@ -29,6 +28,7 @@ from kinolab.video.sources import Shown, Source, Stream, VideoInfo, rational
 from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
 
 if TYPE_CHECKING:
+    import av
     import torch
 
 VIDEO_SUFFIXES = frozenset(WRITE_SUFFIXES) | {".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv"}

@@ -7,10 +7,10 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 from PIL import Image, ImageOps
 
 from kinolab.errors import InputError
+from kinolab.video.codec import av
 from kinolab.video.files import cut_short, unreadable, webp_durations
 from kinolab.video.picture import rgb_of
 from kinolab.video.sources import Shown, Source, VideoInfo, rational, ready

@@ -11,9 +11,8 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-import av
-
 from kinolab.errors import InputError
+from kinolab.video.codec import av
 from kinolab.video.files import cut_short, unreadable
 from kinolab.video.picture import Orientation, shown_size
 
