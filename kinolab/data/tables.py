@@ -112,8 +112,10 @@ def read_pair(prompts: Path, files: Path, bad_rows: BadRows = "error") -> Table:
         InputError: where they have different numbers of lines, and for lines without a file unless they are dropped.
     """
     captions, names = (split_lines(read_text(path)) for path in (prompts, files))
-    while captions and names and not captions[-1].strip() and not names[-1].strip():
-        captions, names = captions[:-1], names[:-1]
+    while names and not names[-1].strip():
+        names.pop()
+    while len(captions) > len(names) and not captions[-1].strip():
+        captions.pop()
     if len(captions) != len(names):
         raise InputError(
             f"{prompts}: has {len(captions)} lines and {files.name} {len(names)}; expected a caption for every clip"
@@ -220,6 +222,8 @@ def _label(value: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _RowError(f"expected a label that is a whole number or a name, got {_shown(value)}")
+    if isinstance(value, float) and not value.is_integer():
+        raise _RowError(f"label {value}: expected a whole number from 0 or a name")
     return str(value).strip()
 
 
