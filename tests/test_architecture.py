@@ -107,5 +107,5 @@ def test_text_is_cut_into_lines_in_one_place() -> None:
 
 def test_no_text_is_read_with_replacement_characters() -> None:
     """What can't be decoded is an error with its place, never U+FFFD in a caption."""
-    lenient = re.compile(r"""(read_text|open|decode)\([^)\n]*errors=["']replace["']""")
+    lenient = re.compile(r"""(read_text|open|decode)\([^)\n]*\berrors=["']replace["']""")
     assert not [str(p) for p in FILES if lenient.search(p.read_text(encoding="utf-8"))]

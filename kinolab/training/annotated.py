@@ -51,7 +51,6 @@ def check_annotations(
             f"text_encoder: {encoder.name} reads captions, and the denoiser takes none; set denoiser.text_dim="
             f"{encoder.dim}{f' and denoiser.pooled_dim={encoder.pooled_dim}' if encoder.pooled_dim else ''}"
         )
-    _check_samples(recipe, spec, encoder)
     notes: list[str] = []
     records = _by_file(sources)
     classes = next((tuple(source.classes) for source in sources if hasattr(source, "classes")), ())
@@ -62,6 +61,7 @@ def check_annotations(
         _check_captions(recipe, records, notes)
         asked = [*recipe.samples.prompts, *(c for r in records for c in (r.caption, *r.alternatives) if c)]
         notes += unknown_captions(encoder, asked)
+    _check_samples(recipe, spec, encoder)
     return Checked(names, tuple(notes))
 
 

@@ -141,7 +141,7 @@ def test_labels_json_has_labels_by_file(tmp_path: Path) -> None:
         ("t.csv", "file,caption\n", "no rows"),
         ("t.csv", "", "no rows"),
         ("t.csv", "file,caption\n,b\n", "line 2: names no file"),
-        ("t.csv", "a.mp4,one\nb.mp4,two\n", "expected a column file or .* and one called caption or label; got a.mp4, one"),
+        ("t.csv", "a.mp4,one\nb.mp4,two\n", "expected a column file or .* caption or label; got a.mp4, one"),
         ("t.csv", "file,sentence\na,b\n", "expected one called caption or label; got file, sentence"),
         ("t.csv", "id,caption\na,b\n", "expected a column file"),
         ("t.csv", "file,caption,Caption\na,b,c\n", "line 1: the column 'caption' is there twice"),
