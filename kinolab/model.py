@@ -207,6 +207,7 @@ class VideoModel:
         if self.text_encoder is None or not (spec.text_dim or spec.pooled_dim):
             return None, None, None
         check_widths(self.text_encoder, spec.text_dim, spec.pooled_dim)
+        self.text_encoder.warn_unknown(prompts)
         embedded = self.text_encoder.encode(prompts)
         text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
         return text, mask, embedded.pooled if spec.pooled_dim else None

@@ -91,3 +91,21 @@ def test_the_commands_start_without_torch() -> None:
     code = "import sys; import kinolab.cli as c; c.build(list(c.COMMANDS)); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_text_is_cut_into_lines_in_one_place() -> None:
+    """str.splitlines ends a line at U+0085, U+2028 and more, which captions and JSON may hold; readlines hides that a
+    file was opened in some encoding."""
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "readlines")
+    }
+    assert not users, "use kinolab.runtime.text.split_lines"
+
+
+def test_no_text_is_read_with_replacement_characters() -> None:
+    """What can't be decoded is an error with its place, never U+FFFD in a caption."""
+    lenient = re.compile(r"""(read_text|open|decode)\([^)\n]*\berrors=["']replace["']""")
+    assert not [str(p) for p in FILES if lenient.search(p.read_text(encoding="utf-8"))]

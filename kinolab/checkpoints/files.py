@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kinolab import storage
 from kinolab.errors import InputError
+from kinolab.runtime.text import first_line, split_lines
 
 EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema")
 """Names that averaged weights are wrapped in; they are preferred to the raw ones beside them."""
@@ -124,7 +125,7 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
+        what = next((line.strip() for line in split_lines(str(error)) if "GLOBAL" in line), "")
         if what:
             raise InputError(
                 f"{path}: holds more than tensors and plain values, which could run code and is not loaded "
@@ -132,8 +133,7 @@ def _read_pickle(path: Path) -> Any:
             ) from None
         raise InputError(f"{path}: damaged, or not a file that torch.save wrote") from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        line = str(error).strip().splitlines()
-        raise InputError(f"{path}: damaged or cut off file of torch.save ({line[0][:120] if line else ''})") from None
+        raise InputError(f"{path}: damaged or cut off file of torch.save ({first_line(error)[:120]})") from None
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -21,6 +21,9 @@ def generate(
     out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
     negative: Annotated[str | None, typer.Option(help="A prompt that guidance moves away from.")] = None,
     label: Annotated[str | None, typer.Option(help="Class label, by number or name.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts, one per line, in place of those on the command line.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Videos for each prompt, from consecutive seeds.")] = 1,
     frames: Annotated[int | None, typer.Option(help="Frames; default as trained.")] = None,
@@ -59,16 +62,21 @@ def generate(
 def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
     """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
     from kinolab.config import load_config
+    from kinolab.errors import InputError
     from kinolab.generate import GenerateConfig, default_model
     from kinolab.generate import generate as run
     from kinolab.model import find_model, read_model_config
+    from kinolab.runtime.text import read_prompts
 
-    model, guidance = options["model"], options["guidance"]
-    prompts = given is None and options["label"] is None
-    chosen = model if model is not None else default_model(prompts=prompts)
+    model, guidance, asked = options["model"], options["guidance"], options["prompt"] or []
+    if options.get("prompts") is not None:
+        if asked:
+            raise InputError("prompts come from the command line or from the file of --prompts: give one of them")
+        asked = read_prompts(options["prompts"])
+    chosen = model if model is not None else default_model(prompts=given is None and options["label"] is None)
     trained = read_model_config(find_model(chosen))
     same = ("label", "count", "seed", "frames", "fps", "precision", "compile")
-    values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}
+    values: dict[str, Any] = {"model": chosen, "prompts": asked, "given": given}
     values["negative"] = options.get("negative")
     values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
     values["device"] = str(take_device(options["device"]))
@@ -81,7 +89,7 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     interval = None if text is None else _numbers(text)
     changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    nothing = not options["prompt"] and options["label"] is None and values["negative"] is None
+    nothing = not asked and options["label"] is None and values["negative"] is None
     if guidance is None and nothing:
         values["guidance"]["scale"] = 1.0
     values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])

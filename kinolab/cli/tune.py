@@ -54,6 +54,7 @@ def tune(
     from kinolab.errors import InputError
     from kinolab.evaluation.tune import TuneConfig
     from kinolab.evaluation.tune import tune as run
+    from kinolab.runtime.text import read_prompts
 
     if prompt and prompts is not None:
         raise InputError("prompts come from --prompt or from the file of --prompts: give one of them")
@@ -84,20 +85,6 @@ def tune(
     with progress_bar("trying") as advance:
         report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
     show_report([report.table()], report.lines(drift), report.to_json(), out)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that hold anything."""
-    from kinolab.errors import InputError
-
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a text file with a prompt per line") from None
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise InputError(f"{path}: holds no prompts; expected one per line")
-    return found
 
 
 def _words(text: str | None) -> list[str] | None:

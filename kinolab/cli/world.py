@@ -72,12 +72,13 @@ def _check_folder(folder: Path) -> list[tuple[str, Any]]:
     from kinolab.data.world import parse_caption
     from kinolab.errors import InputError
     from kinolab.metrics.world import check, read_world
+    from kinolab.runtime.text import read_text, split_lines
 
     listing = folder / "captions.jsonl"
     if not listing.is_file():
         raise InputError(f"{listing}: no such file; expected the list of clips that 'kinolab world' writes")
     results = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(split_lines(read_text(listing)), 1):
         try:
             row = json.loads(line)
             name, caption = str(row["file"]), str(row["caption"])

@@ -85,6 +85,24 @@ class TextEncoder:
             mask[i, : len(row)] = True
         return TextEmbedding(states, mask, torch.stack([pooled for _, pooled in rows]))
 
+    def knows(self, prompt: str) -> bool:
+        """Whether the encoder knows any token of a prompt, so that it is told apart from others; true of a blank one.
+
+        A tokenizer with a fixed vocabulary reads emoji and many scripts as the one token for what it doesn't know.
+        """
+        return not prompt.strip() or self._known_tokens(prompt) > 0
+
+    def warn_unknown(self, prompts: Sequence[str]) -> None:
+        """Warn, in a line for each, of prompts of which no token is known."""
+        for prompt in dict.fromkeys(prompts):
+            if not self.knows(prompt):
+                text = f"the text encoder {self.name} knows no token of the prompt {shortened(prompt)!r}"
+                warnings.warn(f"{text}, and can't tell it from others that it doesn't know", stacklevel=3)
+
+    def _known_tokens(self, prompt: str) -> int:
+        """How many tokens of a prompt are neither marks nor the one for what is unknown."""
+        raise NotImplementedError
+
     def _remembered(self, prompt: str) -> tuple[Tensor, Tensor]:
         """States (L', D) of the prompt's own L' tokens and its pooled embedding (P,), float32 on the CPU."""
         known = self.cache.get(prompt)

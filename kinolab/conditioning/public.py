@@ -15,6 +15,7 @@ import torch
 
 from kinolab.conditioning.base import TextEncoder, cut, known_files
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime.text import first_line
 
 TextDtype = Literal["float32", "bfloat16"]
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
@@ -65,7 +66,7 @@ def load_encoder(folder: Path, class_name: str, dtype: TextDtype, device: torch.
             folder, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises many kinds for a folder that is not whole
-        raise InputError(f"{folder}: not a whole {class_name} folder ({_first_line(error)})") from None
+        raise InputError(f"{folder}: not a whole {class_name} folder ({first_line(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(f"{folder}: {len(missing)} weights of {class_name} are missing: {', '.join(missing[:4])}")
@@ -79,7 +80,7 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
     try:
         return getattr(transformers, class_name).from_pretrained(place, local_files_only=True)
     except Exception as error:
-        raise InputError(f"{place}: not a whole tokenizer ({_first_line(error)})") from None
+        raise InputError(f"{place}: not a whole tokenizer ({first_line(error)})") from None
 
 
 def _transformers() -> Any:
@@ -88,10 +89,6 @@ def _transformers() -> Any:
     except ImportError:
         raise MissingExtraError("transformers", "interop", "a CLIP or T5 text encoder") from None
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class FolderText(TextEncoder):
@@ -136,6 +133,12 @@ class FolderText(TextEncoder):
     def tokens(self, prompt: str, reader: str = "") -> list[int]:
         """The prompt's token ids with the tokenizer's marks, cut to max_tokens."""
         return cut(self.tokenizer(prompt)["input_ids"], self.config.max_tokens, prompt, reader)
+
+    def _known_tokens(self, prompt: str) -> int:
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        known = [i for i in ids if i not in self.tokenizer.all_special_ids]
+        # Sentencepiece writes the beginning of a word as a token of its own where the word is unknown.
+        return sum(piece != "\u2581" for piece in self.tokenizer.convert_ids_to_tokens(known))
 
     def files(self) -> list[Path]:
         """Weights, tokenizer and configs."""

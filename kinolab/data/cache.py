@@ -127,10 +127,12 @@ def read_index(path: Path) -> list[ShardEntry]:
 
 def format_entry(entry: ShardEntry) -> str:
     """The index line of a shard, newline included."""
-    items = [
-        {"key": item.key, "row": item.row, "shape": item.shape, **{f: getattr(item.record, f) for f in _RECORD_FIELDS}}
-        for item in entry.items
-    ]
+    items: list[dict[str, Any]] = []
+    for item in entry.items:
+        told = {f: getattr(item.record, f) for f in _RECORD_FIELDS}
+        if not item.record.alternatives:
+            del told["alternatives"]  # caches of one caption per clip stay as they have always been
+        items.append({"key": item.key, "row": item.row, "shape": item.shape, **told})
     return json.dumps({"shard": entry.shard, "items": items}) + "\n"
 
 
@@ -141,9 +143,10 @@ def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
     items = []
     for values in line["items"]:
         record = ClipRecord(
-            **{name: values[name] for name in _RECORD_FIELDS if name not in ("time_range", "size")},
+            **{name: values[name] for name in _RECORD_FIELDS if name not in ("time_range", "size", "alternatives")},
             time_range=tuple(values["time_range"]),
             size=None if values.get("size") is None else tuple(values["size"]),
+            alternatives=tuple(values.get("alternatives", ())),
         )
         items.append(CacheItem(values["key"], values["row"], record, tuple(values["shape"])))
     return ShardEntry(line["shard"], tuple(items))
@@ -237,6 +240,7 @@ class CacheSource:
             logvar=None if logvar is None else logvar[item.row].float(),
             given=drawn["given"][item.row].float() if drawn else None,
             mask=drawn["mask"][item.row].float() if drawn else None,
+            alternatives=r.alternatives,
         )
 
     def batch(self, indices: Sequence[int]) -> Tensor:
@@ -258,7 +262,9 @@ class CacheSource:
     @cached_property
     def captions(self) -> tuple[str, ...]:
         """The distinct captions of the whole cache (both sides), sorted: what a trainer has to embed once."""
-        return tuple(sorted({i.record.caption for _, i in self._everything if i.record.caption is not None}))
+        records = [item.record for _, item in self._everything]
+        found = {caption for r in records for caption in (r.caption, *r.alternatives) if caption is not None}
+        return tuple(sorted(found))
 
     @cached_property
     def statistics(self) -> LatentStatistics:

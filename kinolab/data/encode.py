@@ -398,7 +398,7 @@ def _encode_draws(
 
 def _annotated(record: ClipRecord, example: ClipExample) -> ClipRecord:
     """The record with the caption and label of the example, which generated clips have only once they are made."""
-    return replace(record, caption=example.caption, label=example.label)
+    return replace(record, caption=example.caption, label=example.label, alternatives=example.alternatives)
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:

@@ -16,6 +16,7 @@ from kinolab.data.annotations import Annotations, annotate
 from kinolab.data.buckets import BucketConfig, Size, snapped
 from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_shape, heldout_hashes, summarise
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
+from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
     Resize,
     Timeline,
@@ -56,9 +57,13 @@ class FolderConfig(Config):
     resize: Resize = "crop"
     """How a picture of another aspect becomes `size`: crop its sides, pad it with black, or stretch it."""
     captions: str = "auto"
-    """auto (a table in the folder, else a .txt beside the clip), txt, folder (name), none, or the path of a table."""
+    """auto (a table in the folder, else a .txt beside the clip), txt, folder (name), none, or the path of a table.
+    Several captions of a clip are alternatives, of which every training step draws one."""
     labels: str = "auto"
     """auto (a table's label column, else folder names if there are several), folder, none, or the path of a table."""
+    bad_rows: BadRows = "error"
+    """What becomes of rows of a table (and .txt files) that can't be used: an error that names the first, or they are
+    left out and named."""
     short: Literal["drop", "image"] = "drop"
     """What becomes of a clip with fewer frames than a window: nothing, or its first frame as a still image."""
     scene_cuts: Literal["ignore", "split"] = "ignore"
@@ -150,7 +155,9 @@ class FolderSource:
             image_fps=config.image_fps,
             progress=progress,
         )
-        self._annotations = annotate(self._base, names, config.captions, config.labels)
+        self._annotations = annotate(
+            self._base, names, config.captions, config.labels, config.bad_rows, whole=config.path.is_dir()
+        )
         self._notes += self._annotations.notes
         self.classes = self._annotations.classes
         self._decide(files)
@@ -161,13 +168,16 @@ class FolderSource:
         """Cut every file into windows, write the verdicts, and keep this side's windows."""
         judged: list[tuple[Verdict, ScannedFile, list[_Window]]] = []
         first_with: dict[str, str] = {}
+        copies: dict[str, str] = {}
         for file in files:
             original = first_with.setdefault(file.source_hash, file.name) if file.source_hash else file.name
             if original != file.name and self.config.copies == "drop":
+                copies[file.name] = original
                 judged.append((Verdict(file.name, 0, dropped=(f"same content as {original}",)), file, []))
             else:
                 verdict, windows = _judge(file, self)
                 judged.append((verdict, file, windows))
+        self._annotations = self._annotations.shared(copies)
         heldout = heldout_hashes((f.source_hash for _, f, windows in judged if windows), self.config.heldout_fraction)
         self._verdicts: list[Verdict] = []
         self._windows: list[_Window] = []
@@ -236,7 +246,7 @@ class FolderSource:
 
     def _example(self, index: int, frames: np.ndarray) -> ClipExample:
         r = self.record(index)
-        return ClipExample(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range)
+        return ClipExample(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range, r.alternatives)
 
     def record(self, index: int) -> ClipRecord:
         """What is known of window `index`, without decoding."""
@@ -251,6 +261,7 @@ class FolderSource:
             caption=self._annotations.captions.get(file.name),
             label=self._annotations.labels.get(file.name),
             size=window.size if self.config.buckets else None,
+            alternatives=self._annotations.alternatives.get(file.name, ()),
         )
 
     def groups(self) -> list[list[int]]:
@@ -361,4 +372,5 @@ def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: 
         size=file.size if times else None,
         caption=annotations.captions.get(file.name),
         label=annotations.labels.get(file.name),
+        alternatives=annotations.alternatives.get(file.name, ()),
     )

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kinolab import video
+from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 from kinolab.layers.scene_cuts import detector_cuts
 
@@ -82,7 +83,7 @@ def find_clips(root: Path) -> tuple[list[str], dict[str, int]]:
             suffix = Path(file).suffix.lower()
             if suffix in video.VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
                 clips.append((here / file).relative_to(root).as_posix())
-            elif suffix not in (".txt", ".csv", ".tsv", ".jsonl"):
+            elif suffix not in (".txt", ".csv", ".tsv", ".jsonl") and file.lower() not in TABLE_NAMES:
                 others[suffix or file] = others.get(suffix or file, 0) + 1
     return sorted(clips), others
 

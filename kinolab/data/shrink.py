@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kinolab import video
 from kinolab.data.scan import find_clips
+from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 
 KEPT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
@@ -94,7 +95,8 @@ def _copy(source: Path, target: Path, side: int, fps: float | None) -> None:
 def _copy_annotations(folder: Path, out: Path) -> None:
     for place, _, files in os.walk(folder):
         for file in files:
-            if Path(file).suffix.lower() in ANNOTATIONS and not file.startswith("."):
+            kept = Path(file).suffix.lower() in ANNOTATIONS or file.lower() in TABLE_NAMES
+            if kept and not file.startswith("."):
                 target = out / Path(place).relative_to(folder) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(Path(place) / file, target)

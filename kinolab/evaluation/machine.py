@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from kinolab.runtime import devices
+from kinolab.runtime.text import split_lines
 
 
 def memory_size(device: torch.device) -> int | None:
@@ -35,7 +36,7 @@ def memory_left(device: torch.device) -> int | None:
         left.append(max(0, size - used))
     info = Path("/proc/meminfo")
     if info.exists():
-        lines = info.read_text(encoding="ascii").splitlines()
+        lines = split_lines(info.read_text(encoding="ascii"))
         left += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return min(left) if left else size
 

@@ -34,6 +34,7 @@ from kinolab.errors import InputError
 from kinolab.evaluation.world import matching_world
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.model import VideoModel
+from kinolab.runtime import text
 
 VIDEOS_PER_PROMPT = 5
 """What VBench expects; with fewer it warns of missing videos."""
@@ -115,7 +116,7 @@ def write_vbench(
         if progress is not None:
             progress(len(files), len(jobs) * videos)
     if prompts.suffix == ".json":
-        write_atomic(out / FULL_INFO, prompts.read_text(encoding="utf-8"))
+        write_atomic(out / FULL_INFO, text.read_text(prompts))
     return VBenchReport(out / "videos", tuple(files), made)
 
 
@@ -128,15 +129,19 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     Raises:
         InputError: where nothing can be read.
     """
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file; expected a text file of prompts, a {FULL_INFO}, or a folder of .txt files"
+        )
     if path.is_dir():
         files = sorted(path.glob("*.txt"))
         if not files:
             raise InputError(f"{path}: expected a folder of .txt files with a prompt per line, found none")
-        return {file.stem: _lines(file) for file in files}
+        return {file.stem: _each_once(file) for file in files}
     if path.suffix.lower() != ".json":
-        return {"": _lines(path)}
+        return {"": _each_once(path)}
     try:
-        entries = json.loads(_text(path))
+        entries = json.loads(text.read_text(path))
         found = [entry["prompt_en"] for entry in entries]
     except (json.JSONDecodeError, TypeError, KeyError):
         found = []
@@ -261,19 +266,8 @@ def _check_cases(folder: Path, lists: dict[str, list[str]]) -> None:
                 raise InputError(f"{folder}: file names here ignore capitals, so {other!r} and {prompt!r} are one file")
 
 
-def _lines(path: Path) -> list[str]:
-    found = [line.strip() for line in _text(path).splitlines()]
-    prompts = list(dict.fromkeys(line for line in found if line))
-    if not prompts:
-        raise InputError(f"{path}: holds no prompts; expected one per line")
-    return prompts
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: expected a text file of prompts, a {FULL_INFO}, or a folder of .txt files") from None
+def _each_once(path: Path) -> list[str]:
+    return list(dict.fromkeys(text.read_prompts(path)))
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -22,6 +22,7 @@ from kinolab.errors import InputError, MissingExtraError
 from kinolab.metrics.clips import ClipScores, Protocol, unit_pixels
 from kinolab.metrics.extractors.base import Resize, resize_frames
 from kinolab.metrics.weights import file_hash
+from kinolab.runtime.text import first_line
 
 CLASSES = {"clip": "CLIPModel", "xclip": "XCLIPModel"}
 """A config.json's model_type -> the class of transformers that reads the folder."""
@@ -144,8 +145,7 @@ def _load(folder: Path, kind: str) -> tuple[Any, Any]:
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a folder that is not whole
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: not a whole {CLASSES[kind]} folder ({line})") from None
+        raise InputError(f"{folder}: not a whole {CLASSES[kind]} folder ({first_line(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(f"{folder}: {len(missing)} weights of {CLASSES[kind]} are missing: {', '.join(missing[:4])}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.runtime.text import first_line
 
 COUNTER = "num_batches_tracked"
 """What BatchNorm counts in training; old files lack it and no output depends on it."""
@@ -55,7 +56,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the readers raise a dozen kinds for a damaged or foreign file
         # torch's own words for this one advise to run whatever code the file holds.
         code = isinstance(error, pickle.UnpicklingError)
-        reason = "damaged, another format, or holds code" if code else _first_line(error)
+        reason = "damaged, another format, or holds code" if code else first_line(error)
         raise InputError(f"{path}: not a readable .pth or .safetensors file of tensors ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a flat mapping of names to tensors")
@@ -104,7 +105,3 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, ignored:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -84,11 +84,18 @@ def train(
         job = make_job(config, world, aloud)
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
-                (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+                (folder / "recipe.yaml").write_text(to_yaml(_as_run(config, job)), encoding="utf-8")
             trainer = Trainer(job, config.training, folder, world)
             report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
             step = trainer.run(until, report)
     return RunReport(folder, step, config.training.steps, changes, world)
+
+
+def _as_run(config: AnyRecipe, job: Job) -> AnyRecipe:
+    """The recipe with the classes' names that came from the data, so that a resumed run's labels still mean them."""
+    if not isinstance(config, DenoiserRecipe) or not isinstance(job, DenoiserJob):
+        return config
+    return config.model_copy(update={"class_names": job.class_names})
 
 
 @contextmanager
@@ -137,7 +144,10 @@ def _settle(
     config = load_recipe(recipe if recipe is not None else recorded, overrides)
     if not resume:
         return config, []
-    before = load_recipe(read_yaml(recorded)).model_dump(mode="json")
+    former = load_recipe(read_yaml(recorded))
+    if isinstance(config, DenoiserRecipe) and isinstance(former, DenoiserRecipe) and not config.class_names:
+        config = config.model_copy(update={"class_names": former.class_names})
+    before = former.model_dump(mode="json")
     changes = list(differences(before, config.model_dump(mode="json")))
     return config, changes
 
@@ -153,6 +163,8 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
     autoencoder = load_autoencoder(config.autoencoder, device="cpu")
     denoiser = first_denoiser(config, say)
     job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say))
+    for note in job.notes:
+        say(note)
     if config.trained != "all":
         say(f"{config.trained}: {job.count}")
     return job

@@ -26,6 +26,7 @@ from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import model_hash
 from kinolab.model import find_autoencoder, load_autoencoder
+from kinolab.runtime.text import split_lines
 from kinolab.tasks import CachedDraws
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig
 from kinolab.training.run import train
@@ -158,6 +159,8 @@ def clips_hash(config: str) -> str:
         values["content"] = folder_content(Path(place))
     for name in ("split", "index", "in_memory"):
         values.pop(name, None)
+    if values.get("bad_rows") == "error":  # every row is good then, and the cells of before are the same
+        del values["bad_rows"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -226,7 +229,7 @@ def train_cell(
 
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:
     """What a finished run says of itself: steps, clips seen, the median time of a step, the last losses."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if line]
+    lines = [json.loads(line) for line in split_lines((run / "log.jsonl").read_text(encoding="utf-8")) if line]
     seconds = sorted(e["step_seconds"] for e in lines if "step_seconds" in e)
     last = {k: v for e in lines if e["kind"] == "heldout" for k, v in e.items()}
     batch = recipe.training.batch_size

@@ -15,6 +15,7 @@ from kinolab.evaluation.compare.cells import Cell, cell_hash, cells_of, encode_c
 from kinolab.evaluation.compare.costs import cost_cell, costs_first, read_cost
 from kinolab.evaluation.compare.measure import measure_cell, read_score
 from kinolab.evaluation.compare.plan import ComparePlan, load_plan
+from kinolab.runtime.text import split_lines
 
 Say = Callable[[str], None]
 STAGES: dict[str, Callable[..., None]] = {
@@ -187,7 +188,7 @@ class _Work:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return None
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in split_lines(done.stderr) if line.strip()]
         return lines[-1].removeprefix("kinolab: ") if lines else f"ended with status {done.returncode}"
 
 

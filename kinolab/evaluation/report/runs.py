@@ -10,6 +10,7 @@ from pathlib import Path
 from kinolab.errors import InputError
 from kinolab.evaluation.report.blocks import Block, Curves, Fold, Section, SyncedVideos, Table, Text
 from kinolab.evaluation.report.media import Media, clock, spread
+from kinolab.runtime.text import split_lines
 
 LOG = "log.jsonl"
 ASIDE = ("step_seconds", "learning_rate", "t", "grad_norm", "rolled_back")
@@ -39,7 +40,7 @@ def curves_of_run(run: Path) -> Series:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the log of a run, as kinolab train writes it")
     series: Series = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = split_lines(path.read_text(encoding="utf-8"))
     for number, line in enumerate(lines, 1):
         if number == len(lines) and not line.endswith("}"):
             break
