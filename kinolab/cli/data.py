@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import AutoencoderSpec
-    from kinolab.data import FolderConfig, Verdict
+    from kinolab.data import FolderConfig, FolderSource, Verdict
 
 app = typer.Typer(help="Look at training data.", no_args_is_help=True)
 
@@ -38,7 +39,8 @@ def check(
 ) -> None:
     """Print a verdict per clip: the windows it gives, what is dropped and why, and what happens to the picture.
 
-    Reads every file and changes none. Options override the recipe.
+    Reads every file and changes none. Options override the recipe. With a recipe that trains a denoiser, captions and
+    labels are checked against what it takes.
     """
     from kinolab.data import FolderSource, summarise
 
@@ -57,6 +59,9 @@ def check(
             typer.echo(line)
     if not summarise(source.verdicts()).windows:
         raise InputError(f"{config.path}: no clip is usable with these settings")
+    if recipe is not None:
+        for note in check_told(recipe, override or [], source):
+            typer.echo(note, err=json_lines)
 
 
 @app.command()
@@ -178,7 +183,8 @@ def describe(verdicts: Iterable[Verdict], classes: tuple[str, ...]) -> Iterator[
         count = f"{v.kept} window{'' if v.kept == 1 else 's'}"
         line = f"{word}  {v.source:<{width}}  {stored:>9}  {length:>11}  {rate:>9}  {count:>11}  {side:<8}"
         label = f"  [{classes[v.label]}]" if v.label is not None else ""
-        caption = f"  {v.caption[:60]!r}" if v.caption else ""
+        more = f" and {len(v.alternatives)} more" if v.alternatives else ""
+        caption = f"  {v.caption[:60]!r}{more}" if v.caption else ""
         yield (line + label + caption).rstrip()
         for text in v.dropped:
             yield f"      dropped: {text}"
@@ -190,6 +196,7 @@ def conclusion(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
     """The totals, and what the latents will take on disk."""
     from kinolab.data import summarise
 
+    yield from told_lines(source.verdicts(), source.classes)
     totals = summarise(source.verdicts())
     height, width = source.size
     shape = f" of {source.frames} frames at {width}x{height}" if not source.config.buckets else ""
@@ -204,6 +211,41 @@ def conclusion(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
         c, t, h, w = spec.latent_shape(source.frames, height, width)
         megabytes = totals.windows * c * t * h * w * 2 / 1e6
         yield f"latents of {c} x {t} x {h} x {w}: {megabytes:.1f} MB in bfloat16"
+
+
+def told_lines(verdicts: Iterable[Verdict], classes: tuple[str, ...]) -> Iterator[str]:
+    """How many of the clips that are used have a caption, and how many are of each class."""
+    used = [v for v in verdicts if v.kept]
+    captioned = sum(v.caption is not None for v in used)
+    if captioned:
+        yield f"captions: {captioned} of {len(used)} clips"
+    counts = Counter(v.label for v in used if v.label is not None)
+    if counts:
+        names = [str(k) if classes[k] == str(k) else f"{k} = {classes[k]}" for k in sorted(counts)]
+        shown = [f"{name}: {counts[k]}" for name, k in zip(names, sorted(counts), strict=True)]
+        rest = ", ..." if len(shown) > 20 else ""
+        yield f"labels: {counts.total()} of {len(used)} clips ({', '.join(shown[:20])}{rest})"
+
+
+def check_told(recipe: str, overrides: list[str], source: FolderSource) -> list[str]:
+    """What should be known of the captions and labels of a folder before a recipe is trained on it.
+
+    Raises:
+        InputError: where the recipe's denoiser can't be trained on them.
+    """
+    import torch
+
+    from kinolab.conditioning import build as build_text_encoder
+    from kinolab.denoisers import build as build_denoiser
+    from kinolab.training.annotated import check_annotations
+    from kinolab.training.recipe import DenoiserRecipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    if not isinstance(loaded, DenoiserRecipe):
+        return []
+    with torch.device("meta"):  # what it takes needs no weights
+        spec = build_denoiser(loaded.denoiser).spec
+    return list(check_annotations(loaded, spec, (source,), build_text_encoder(loaded.text_encoder)).notes)
 
 
 def bucket_lines(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:

@@ -13,7 +13,7 @@ from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.conditioning import TextEncoder
-    from kinolab.data import FolderConfig, WorldSourceConfig
+    from kinolab.data import FolderConfig, FolderSource, WorldSource, WorldSourceConfig
     from kinolab.tasks import TasksConfig
 
 
@@ -62,6 +62,8 @@ def encode(
     source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
     assert not isinstance(source, CacheSource)
     encoder = None if text is None else text_encoder(text)
+    if encoder is not None:
+        say_of_captions(source, encoder)
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
     for note in source.notes():
         typer.echo(note)
@@ -89,6 +91,24 @@ def encode(
     )
     if encoder is not None:
         embed_captions(out, encoder.to(where))
+
+
+def say_of_captions(source: FolderSource | WorldSource, encoder: TextEncoder) -> None:
+    """Say which captions the encoder does not know.
+
+    Raises:
+        InputError: where no clip has a caption, so that there is nothing to embed.
+    """
+    from kinolab.training.annotated import unknown_captions
+
+    records = [source.record(index) for index in range(len(source) if source.config.kind == "folder" else 0)]
+    captions = [caption for r in records for caption in (r.caption, *r.alternatives) if caption]
+    if records and not captions:
+        raise InputError(
+            "--text embeds captions, and no clip has one; `kinolab data check` says what was read, or leave --text out"
+        )
+    for note in unknown_captions(encoder, captions):
+        typer.echo(note)
 
 
 def embed_captions(out: Path, encoder: TextEncoder) -> None:

@@ -162,7 +162,7 @@ def _settle(path: Path, entries: Sequence[tuple[str, Any]], columns: Mapping[str
     return Table(path, tuple(rows), frozenset(columns) - {"file"}, tuple(notes))
 
 
-def _columns(path: Path, keys: Sequence[str] | set[str]) -> dict[str, str]:
+def _columns(path: Path, keys: Sequence[str] | set[str], where: str = "") -> dict[str, str]:
     """The column of each role that a table has: file, caption, label."""
     found = {role: next((key for key in names if key in keys), None) for role, names in COLUMNS.items()}
     columns = {role: key for role, key in found.items() if key is not None}
@@ -170,7 +170,7 @@ def _columns(path: Path, keys: Sequence[str] | set[str]) -> dict[str, str]:
         missing = [] if "file" in columns else [f"a column {' or '.join(FILE_COLUMNS[:3])}"]
         missing += ["one called caption or label"] if not {"caption", "label"} & set(columns) else []
         got = ", ".join(sorted(key for key in keys if key))[:200] or "none"
-        raise NoTableError(f"{path}: expected {' and '.join(missing)}; got {got}")
+        raise NoTableError(f"{path}: {where}expected {' and '.join(missing)}; got {got}")
     return columns
 
 
@@ -328,7 +328,7 @@ def _header(path: Path, where: str, values: Sequence[str]) -> list[str]:
     twice = [name for names in COLUMNS.values() for name in names if header.count(name) > 1]
     if twice:
         raise InputError(f"{path}: {where}: the column {twice[0]!r} is there twice; rename one of them")
-    _columns(path, header)
+    _columns(path, header, f"{where}: ")
     return header
 
 

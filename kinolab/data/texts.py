@@ -70,7 +70,8 @@ def _passed_over(strange: Sequence[str], unread: Sequence[str]) -> list[str]:
     notes = []
     if strange:
         lists = [name for name in strange if name.lower() in PROMPT_FILES + CLIP_FILES]
-        why = f"; {lists[0]} needs a list beside it: {PROMPT_FILES[0]} and {CLIP_FILES[0]}" if lists else ""
+        other = PROMPT_FILES[0] if lists and lists[0].lower() in CLIP_FILES else CLIP_FILES[0]
+        why = f"; {lists[0]} is read with a {other} beside it" if lists else ""
         count = f"{len(strange)} .txt file{'' if len(strange) == 1 else 's'}"
         notes.append(f"passed over: {count} that no clip is named like (first: {strange[0]}){why}")
     if unread:

@@ -14,6 +14,7 @@ from kinolab.conditioning.base import shortened
 from kinolab.data.clips import ClipRecord
 from kinolab.denoisers import DenoiserSpec
 from kinolab.errors import InputError
+from kinolab.model import find_model, read_model_config
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import DenoiserRecipe
 
@@ -62,6 +63,7 @@ def check_annotations(
         asked = [*recipe.samples.prompts, *(c for r in records for c in (r.caption, *r.alternatives) if c)]
         notes += unknown_captions(encoder, asked)
     _check_samples(recipe, spec, encoder)
+    notes += started_classes(recipe, names) if spec.num_classes else []
     return Checked(names, tuple(notes))
 
 
@@ -196,6 +198,23 @@ def _class_names(
     if theirs and theirs != given:
         notes.append(f"class_names: {', '.join(given)} stand for the data's classes {', '.join(theirs)}, in this order")
     return given
+
+
+def started_classes(recipe: DenoiserRecipe, names: Sequence[str]) -> list[str]:
+    """What is said of first weights whose classes have other numbers than those of the data."""
+    if recipe.initial is None or not names:
+        return []
+    try:
+        theirs = read_model_config(find_model(recipe.initial.path)).class_names
+    except InputError:  # a file of public weights names no classes
+        return []
+    moved = [name for place, name in enumerate(names) if name in theirs and theirs.index(name) != place]
+    if not moved:
+        return []
+    return [
+        f"{recipe.initial.path}: its class {moved[0]!r} is number {theirs.index(moved[0])}, here it is "
+        f"{list(names).index(moved[0])}; what was learned of classes begins anew"
+    ]
 
 
 def _counted(classes: Sequence[str]) -> bool:

@@ -171,7 +171,10 @@ def test_lists_of_prompts_and_clips_are_read_or_named(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     alone = annotate(tmp_path, PLAIN, "auto", "none")
     assert alone.captions == {}
-    assert "1 .txt file that no clip is named like (first: prompts.txt); prompts.txt needs a list" in alone.notes[0]
+    assert (
+        "1 .txt file that no clip is named like (first: prompts.txt); prompts.txt is read with a videos.txt"
+        in alone.notes[0]
+    )
     (tmp_path / "videos.txt").write_text("v1.mp4\n./v3.mp4\nV2\n")
     found = annotate(tmp_path, PLAIN, "auto", "none")
     assert found.captions == {"v1.mp4": "one", "v2.mp4": "three", "v3.mp4": "two"} and found.notes == ()
@@ -243,13 +246,15 @@ def test_an_unrelated_table_is_passed_over_unless_its_name_says_what_it_is(tmp_p
     (tmp_path / "metadata.csv").write_text("camera,lens\nx,y\n")
     (tmp_path / "metadata.json").write_text('{"v9.mp4": "x"}')
     found = annotate(tmp_path, FILES, "auto", "auto")
-    assert found.captions == {} and "metadata.csv: expected a column file" in found.notes[0]
+    assert found.captions == {} and "metadata.csv: line 1: expected a column file" in found.notes[0]
     assert "none of its 1 rows names a clip" in found.notes[1]
     for captions, labels in (("metadata.csv", "none"), ("none", "metadata.csv")):
         with pytest.raises(InputError, match="expected a column file"):
             annotate(tmp_path, FILES, captions, labels)
     (tmp_path / "captions.csv").write_text("camera,lens\nx,y\n")
-    with pytest.raises(InputError, match=r"captions\.csv: expected .*; to read no table, set data\.captions and"):
+    with pytest.raises(
+        InputError, match=r"captions\.csv: line 1: expected .*; to read no table, set data\.captions and"
+    ):
         annotate(tmp_path, FILES, "auto", "auto")
     assert "captions.csv" in annotate(tmp_path, FILES, "none", "auto").notes[0], "nobody wants its captions"
     assert annotate(tmp_path, FILES, "none", "none").notes == ()
