@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 # Models
 
 
+@lru_cache(maxsize=4)
 def load(path: str) -> Any:
-    """A model in float32."""
+    """A model in float32. The last ones are kept, as several quantities are computed with each."""
     return find("VideoModel").load(path, precision="float32")
 
 
@@ -198,7 +199,8 @@ def training(
     numbers = {
         k: torch.tensor([line[k] for line in kept if k in line], dtype=torch.float64)
         for k in kept[-1]
-        if k not in ("step", "kind", "step_seconds", "learning_rate") and isinstance(kept[-1][k], int | float)
+        if k not in ("step", "kind", "seconds", "step_seconds", "learning_rate")
+        and isinstance(kept[-1][k], int | float)
     }
     norms = torch.stack([g.norm() for g in found])
     return numbers | {"gradient norms": norms.sort().values, "gradient": torch.cat(found).sort().values}
@@ -207,6 +209,7 @@ def training(
 def recipes(net: Path) -> dict[str, tuple[dict[str, Any], str | None]]:
     """Recipes of every family and task, and the model folder whose weights each one starts from."""
     stored = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted((net / "recipes").glob("*.yaml"))}
+    stored.pop("latte-sharded", None)  # the same computation on two processes
     clips = stored["image"]["data"]
 
     def changed(name: str, part: str, **changes: Any) -> dict[str, Any]:
