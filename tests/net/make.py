@@ -10,7 +10,6 @@ command line alone, but for one file of public weights: what people call is what
 from __future__ import annotations
 
 import json
-import lzma
 import os
 import shutil
 import subprocess
@@ -289,7 +288,7 @@ def make(out: Path) -> None:
 def pack(folder: Path) -> Path:
     """FOLDER.tar.xz: one file instead of hundreds, most of them random weights that runs and models share."""
     archive = folder.with_name(folder.name + ".tar.xz")
-    with tarfile.open(archive, "w:xz", preset=9 | lzma.PRESET_EXTREME) as tar:
+    with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.name != ".lock":
                 tar.add(path, path.relative_to(folder).as_posix(), filter=_nobody)

@@ -29,10 +29,14 @@ def test_a_cache_is_read_and_is_what_encode_would_write(name: str, here: Path, k
     assert len(stored) == 6 and {stored[k].caption for k in range(6)} == captions(here)
     assert all(stored[k].latents.shape == (4, 2, 8, 8) and stored[k].latents.isfinite().all() for k in range(6))
     assert (stored[0].mask is not None and stored[0].mask.shape[0] == 2) == (name == "tasks")
-    options = {"plain": ["--keep-posterior"], "text": ["--text", "minilm"],
-               "tasks": ["--tasks", "recipes/vdt.yaml", "--draws", 2]}[name]  # fmt: skip
-    words = ["encode", "clips", "-a", "models/odvae", "--frames", 5, "--size", 32, "--dtype", "float32"]
-    words += ["-s", "data.index=none", "--shard-size", 4, *options]
+    options = {
+        "plain": "--keep-posterior",
+        "text": "--text minilm",
+        "tasks": "--tasks recipes/vdt.yaml --draws 2",
+    }[name].split()
+    line = "encode clips -a models/odvae --frames 5 --size 32 --dtype float32 -s data.index=none --shard-size 4"
+    words = line.split()
+    words += options
     done = kinolab(*words, "--out", f"caches/{name}")
     assert done.status == 0 and "0 encoded now, 6 there already" in done.out + done.err, done
     done = kinolab(*words, "--out", "caches/new")
