@@ -1,10 +1,10 @@
 """What two versions of Kinolab are compared on: forward passes, sampling, losses, gradients, caches, videos, scores.
 
-    PYTHONPATH=VERSION python benchmarks/quantities.py NET OUT.safetensors [NAME ...]
+    PYTHONPATH=VERSION python benchmarks/quantities.py NET OUT.safetensors STEPS [NAME ...]
 
-NET is an unpacked folder of the net (tests/net/): its models, recipes and clips are what is computed on. Every quantity
-is some tensors by name; a version whose modules have moved is found through `PLACES`. This file imports nothing else of
-the project, so that one copy of it runs with any version.
+NET is an unpacked folder of the net (tests/net/): its models, recipes and clips are what is computed on; STEPS are how
+many are sampled and trained. Every quantity is some tensors by name; a version whose modules have moved is found
+through `PLACES`. This file imports nothing else of the project, so that one copy of it runs with any version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 # Models
 
 
+@lru_cache(maxsize=4)
 def load(path: str) -> Any:
-    """A model in float32."""
+    """A model in float32. The last ones are kept, as several quantities are computed with each."""
     return find("VideoModel").load(path, precision="float32")
 
 
@@ -198,7 +199,8 @@ def training(
     numbers = {
         k: torch.tensor([line[k] for line in kept if k in line], dtype=torch.float64)
         for k in kept[-1]
-        if k not in ("step", "kind", "step_seconds", "learning_rate") and isinstance(kept[-1][k], int | float)
+        if k not in ("step", "kind", "seconds", "step_seconds", "learning_rate")
+        and isinstance(kept[-1][k], int | float)
     }
     norms = torch.stack([g.norm() for g in found])
     return numbers | {"gradient norms": norms.sort().values, "gradient": torch.cat(found).sort().values}
@@ -207,6 +209,7 @@ def training(
 def recipes(net: Path) -> dict[str, tuple[dict[str, Any], str | None]]:
     """Recipes of every family and task, and the model folder whose weights each one starts from."""
     stored = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted((net / "recipes").glob("*.yaml"))}
+    stored.pop("latte-sharded", None)  # the same computation on two processes
     clips = stored["image"]["data"]
 
     def changed(name: str, part: str, **changes: Any) -> dict[str, Any]:
@@ -347,11 +350,11 @@ def quantities(net: Path, work: Path, steps: int = 3) -> dict[str, Quantity]:
     for path in shipped:
         found[f"autoencoder {path}"] = Quantity(partial(autoencoder, path, 17, 64))
     for name, (recipe, initial) in recipes(net).items():
-        how = {"initial": initial, "method": "tail" if name == "dpvae" else "weights"}
-        found[f"train {name}"] = Quantity(partial(training, recipe, work / "train", **how))
+        method = "tail" if name == "dpvae" else "weights"
+        found[f"train {name}"] = Quantity(partial(training, recipe, work / "train", 1, initial, method))
         if " " not in name:
-            more = partial(training, recipe, work / "train", steps, **how)
-            found[f"train {name}, {steps} steps"] = Quantity(more, early=False)
+            more = partial(training, recipe, work / "train", steps, initial, method)
+            found[f"train {name}, some steps"] = Quantity(more, early=False)
     found["cache"] = Quantity(partial(cache, work, "--keep-posterior"))
     found["cache with tasks"] = Quantity(partial(cache, work, "--tasks", "predict=1,complete=1"))
     for name, line in GENERATED.items():
@@ -372,14 +375,15 @@ def main(arguments: Sequence[str]) -> None:
     """Compute quantities (all, or those whose name holds one of the words) and write them with their times."""
     from safetensors.torch import save_file
 
-    net, out, *chosen = arguments
+    net, out, steps, *chosen = arguments
     target = Path(out).resolve()
     exact_arithmetic()
     os.chdir(net)
     tensors: Values = {}
     package = importlib.import_module("kinolab")
-    header = {"package": str(Path(str(package.__file__)).parent)}
-    for name, quantity in quantities(Path(), target.with_suffix(".work")).items():
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for name, quantity in quantities(Path(), target.with_suffix(".work"), int(steps)).items():
         if chosen and not any(word in name for word in chosen):
             continue
         torch.manual_seed(0)
@@ -387,10 +391,12 @@ def main(arguments: Sequence[str]) -> None:
         try:
             values = quantity.compute()
         except Exception as error:  # one that a version can't compute must not hide the others
-            values, header[f"failed {name}"] = {}, f"{type(error).__name__}: {error}"
-        header[f"seconds {name}"] = str(time.perf_counter() - begun)
+            values, failed[name] = {}, f"{type(error).__name__}: {error}"
+        seconds[name] = time.perf_counter() - begun
+        print(name, flush=True)
         tensors |= {f"{name}: {k}": v.detach().contiguous().clone() for k, v in values.items()}
-    save_file(tensors, target, header)
+    record = {"package": str(Path(str(package.__file__)).parent), "seconds": seconds, "failed": failed}
+    save_file(tensors, target, {"record": json.dumps(record)})
 
 
 if __name__ == "__main__":
