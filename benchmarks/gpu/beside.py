@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import latte, mmdit
-from benchmarks.gpu.cases import moved, seeded
-from benchmarks.gpu.running import FAILED, Item, Place, Record
+from benchmarks.gpu.cases import fresh, moved, seeded
+from benchmarks.gpu.running import FAILED, Item, Place, Record, number
 from benchmarks.measure import Entrant, race
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae, OdVaeConfig
 from kinolab.checkpoints import load
@@ -129,8 +129,7 @@ def theirs_and_ours(build: Callable[[], Any], ours: Callable[[], nn.Module]) -> 
     try:
         theirs = build()
     except Exception as error:  # whatever keeps an optional library from working
-        torch.manual_seed(0)
-        return None, ours().eval(), f"diffusers can't be used here: {str(error).splitlines()[0]}"[:300]
+        return None, fresh(ours)(), f"diffusers can't be used here: {str(error).splitlines()[0]}"[:300]
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         return theirs, load(Path(folder)), ""
@@ -270,7 +269,7 @@ def table(records: dict[str, Record]) -> tuple[list[str], list[list[str]]]:
             peak = row["peak_gb"]
             rows.append([
                 "" if k else name, entrant, f"{row['median'] * 1e3:.4g} ms", f"{row['faster']:.2f} x",
-                "" if not k else f"{row['relative']:.1e}", "" if not k else f"{row['largest']:.1e}",
+                "" if not k else number(row["relative"]), "" if not k else number(row["largest"]),
                 f"{peak:.2f} GB" if peak else "",
             ])  # fmt: skip
         if "skipped" in record:

@@ -57,6 +57,14 @@ def _folder(place: Place, name: str) -> Path:
     return place.state / f"clips-{name}"
 
 
+def _trained(place: Place, name: str) -> Path:
+    """The model folder of a training that is over."""
+    model = _folder(place, name) / "model"
+    if not model.exists():
+        raise RuntimeError(f"the training of {name} has not come to its end")
+    return model
+
+
 def autoencoder_recipe(place: Place, name: str, size: int) -> AutoencoderRecipe:
     """`image-folder` or `odvae-folder` at the carried size, in batches for a card."""
     changes = [f"data.size={size}"]
@@ -67,7 +75,7 @@ def autoencoder_recipe(place: Place, name: str, size: int) -> AutoencoderRecipe:
     else:
         changes.append(f"training.batch_size={32 if name == 'image' else 16}")
     if name == "odvae":
-        changes.append(f"initial.path={_folder(place, 'image') / 'model'}")
+        changes.append(f"initial.path={_trained(place, 'image')}")
     recipe = load_recipe(f"{name}-folder", changes)
     assert isinstance(recipe, AutoencoderRecipe)
     return recipe
@@ -85,7 +93,7 @@ def train_autoencoder(place: Place, clips: Clips, name: str) -> Record:
 
 def make_latents(place: Place, clips: Clips) -> Record:
     """Encode all windows by the trained OD-VAE."""
-    autoencoder = load_autoencoder(_folder(place, "odvae") / "model").to(place.device)
+    autoencoder = load_autoencoder(_trained(place, "odvae")).to(place.device)
     summary = data.encode_to_cache(
         clips.source("all"), autoencoder, _folder(place, "latents"), batch=2 if place.small else 16,
         precision="auto", device=place.device,
@@ -97,7 +105,7 @@ def denoiser_recipe(place: Place, size: int) -> DenoiserRecipe:
     """`latte-folder` on these latents."""
     latent_frames = 1 + ((SMALL_FRAMES if place.small else FRAMES) - 1) // 4
     changes = [
-        f"data.path={_folder(place, 'latents')}", f"autoencoder={_folder(place, 'odvae') / 'model'}",
+        f"data.path={_folder(place, 'latents')}", f"autoencoder={_trained(place, 'odvae')}",
         f"denoiser.input_size={size // 8}", f"denoiser.num_frames={latent_frames}", "data.heldout_fraction=0.1",
     ]  # fmt: skip
     if size > 64:
@@ -127,7 +135,7 @@ def train_denoiser(place: Place, clips: Clips) -> Record:
 @torch.no_grad()
 def bring_back(place: Place, clips: Clips) -> Record:
     """A sheet of held-out clips with their reconstructions, and of generated ones; the model as one file."""
-    model = VideoModel.load(_folder(place, "latte") / "model", device=str(place.device))
+    model = VideoModel.load(_trained(place, "latte"), device=str(place.device))
     shown: dict[str, np.ndarray] = {}
     source = clips.source("heldout")
     for k in sorted({len(source) * j // 3 for j in range(3)}):

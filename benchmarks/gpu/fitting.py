@@ -56,9 +56,8 @@ def fit(recipe: AnyRecipe, make_job: MakeJob, folder: Path, place: Place, second
     planned = folder / "plan.json"
     if not planned.exists():
         step_seconds = probe(recipe, make_job, place)
-        least = 4 if place.small else 50
-        steps = max(least, int(USED * seconds / step_seconds))
-        steps = min(steps, 6 if place.small else 100 * recipe.training.steps)
+        least, most = (3, 3) if place.small else (50, 100 * recipe.training.steps)
+        steps = min(most, max(least, int(USED * seconds / step_seconds)))
         planned.write_text(json.dumps({"steps": steps, "step_seconds": step_seconds}), encoding="utf-8")
     plan = json.loads(planned.read_text(encoding="utf-8"))
     if (folder / "model" / "model.yaml").exists():
@@ -83,7 +82,7 @@ def fit(recipe: AnyRecipe, make_job: MakeJob, folder: Path, place: Place, second
 
 def probe(recipe: AnyRecipe, make_job: MakeJob, place: Place) -> float:
     """Seconds of a step, as the median of some."""
-    count = 3 if place.small else PROBE
+    count = 2 if place.small else PROBE
     settled = _settled(recipe, count)
     seconds: list[float] = []
     last = time.perf_counter()
@@ -106,7 +105,7 @@ def _settled(recipe: AnyRecipe, steps: int) -> AnyRecipe:
     training = recipe.training
     changes = {
         "steps": steps, "warmup": min(training.warmup, steps // 10), "tensorboard": False, "compile": False,
-        "save_every": max(1, steps), "evaluate_every": max(1, steps // 4), "sample_every": 10**9,
+        "save_every": max(1, steps), "evaluate_every": max(50, steps // 4), "sample_every": 10**9,
         "log_every": max(1, min(training.log_every, steps // 20)), "precision": "auto",
     }  # fmt: skip
     return recipe.model_copy(update={"training": training.model_copy(update=changes)})

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.cases import Case, moved, tensors
-from benchmarks.gpu.running import FAILED, Item, Place, Record
+from benchmarks.gpu.running import FAILED, Item, Place, Record, number
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,5 @@ def table(records: dict[str, Record]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    gradient = f" / {_number(entry['gradient_largest'])}" if "gradient_largest" in entry else ""
-    return f"{_number(entry['largest'])}{gradient}{'' if entry['passes'] else ' !'}"
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.1e}"
+    gradient = f" / {number(entry['gradient_largest'])}" if "gradient_largest" in entry else ""
+    return f"{number(entry['largest'])}{gradient}{'' if entry['passes'] else ' !'}"

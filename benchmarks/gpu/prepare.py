@@ -7,6 +7,7 @@ the limit is left out and named.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,9 @@ from kinolab.model import load_autoencoder
 
 NEEDED = (
     "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "PyYAML", "safetensors",
-    "pillow",
+    "pillow<13",
 )  # fmt: skip
-"""What kinolab imports where neither the command line nor a video file is touched."""
+"""What kinolab imports where neither the command line nor a video file is touched, in the versions it asks for."""
 WORLD = ("pymunk", "aggdraw", "cffi", "pycparser")
 """What makes the toy world."""
 DIFFUSERS = ("diffusers", "importlib-metadata", "zipp")
@@ -95,7 +96,7 @@ def prepare(options: Options, say: Callable[[str], None]) -> dict[str, float]:
 
 def wishes(options: Options) -> list[Wish]:
     """What to take, the most useful first."""
-    known = [name for name in (*NEEDED, *WORLD, *DIFFUSERS) if name not in options.without]
+    known = [name for name in (*NEEDED, *WORLD, *DIFFUSERS) if plain_name(name) not in options.without]
     wheels = "wheels"
     needed = [name for name in NEEDED if name in known]
     world = [name for name in WORLD if name in known]
@@ -125,7 +126,7 @@ def download(names: Sequence[str], pythons: Sequence[str], folder: Path) -> str:
         there = {
             distribution(w.name)[0].lower().replace("_", "-") for w in folder.glob("*.whl") if fits(w.name, version)
         }
-        missing = [name for name in names if name.lower() not in there]
+        missing = [name for name in names if plain_name(name) not in there]
         if not missing:
             continue
         command = [
@@ -138,6 +139,11 @@ def download(names: Sequence[str], pythons: Sequence[str], folder: Path) -> str:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
             raise InputError(f"{folder}: no wheels of {', '.join(missing)} for Python {python} ({reason})")
     return f"{len(list(folder.glob('*.whl')))} files"
+
+
+def plain_name(requirement: str) -> str:
+    """A package's name, of a requirement or a wheel, in one spelling."""
+    return re.split(r"[<>=!~ ]", requirement)[0].lower().replace("_", "-")
 
 
 def take_frames(clips: Path, path: Path, count: int, size: int) -> str:
@@ -187,5 +193,5 @@ def _drop(out: Path, target: Path, wish: Wish) -> None:
         return
     names = {"wheels of the toy world": WORLD, "wheels of diffusers": DIFFUSERS}.get(wish.name, NEEDED)
     for wheel in target.glob("*.whl"):
-        if distribution(wheel.name)[0].lower().replace("_", "-") in {n.lower() for n in names}:
+        if plain_name(distribution(wheel.name)[0]) in map(plain_name, names):
             wheel.unlink()

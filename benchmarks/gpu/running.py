@@ -125,6 +125,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def number(value: float | str) -> str:
+    """An error as a table shows it; one that is not finite has its name."""
+    return value if isinstance(value, str) else f"{value:.1e}"
+
+
 def run_parts(parts: Sequence[Part], place: Place, results: Results) -> bool:
     """Run what is not done yet; returns whether everything is done now.
 

@@ -92,24 +92,27 @@ def world_words() -> set[str]:
     return words
 
 
+def vocabulary(tokenizer: Any) -> tuple[list[int], dict[str, Any]]:
+    """The rows of the whole table of words that are kept, and `words.json`: BERT's own tokenizer's ids of every word,
+    as rows of what is kept."""
+    tokens = {word: tokenizer.encode(word).ids for word in sorted(world_words())}
+    first = next(iter(tokens.values()))
+    rows = sorted({i for ids in tokens.values() for i in ids})
+    place = {number: row for row, number in enumerate(rows)}
+    words = {word: [place[i] for i in ids[1:-1]] for word, ids in tokens.items()}
+    return rows, {"rows": len(rows), "marks": [place[first[0]], place[first[-1]]], "words": words}
+
+
 def write_text(folder: Path) -> float:
     """Write the carried encoder from the installed package; returns the largest relative error of some embeddings."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = MiniLm(MiniLmConfig(max_tokens=22))
-    tokens = {word: whole._tokenizer.encode(word).ids for word in sorted(world_words())}
-    marks = [next(iter(tokens.values()))[0], next(iter(tokens.values()))[-1]]
-    rows = sorted({i for ids in tokens.values() for i in ids})
-    place = {number: row for row, number in enumerate(rows)}
+    rows, content = vocabulary(whole._tokenizer)
     network = Bert(vocabulary=len(rows))
     state = whole.bert.state_dict()
     state["words.weight"] = state["words.weight"][rows]
     network.load_state_dict(state)
     save_weights(network, folder / "bert.safetensors", torch.int8)
-    content = {
-        "rows": len(rows),
-        "marks": [place[m] for m in marks],
-        "words": {word: [place[i] for i in ids[1:-1]] for word, ids in tokens.items()},
-    }
     (folder / "words.json").write_text(json.dumps(content), encoding="utf-8")
     carried, worst = CarriedText(folder), 0.0
     for caption in ("a red ball falls to the floor", "someone throws a purple box to the right"):
