@@ -283,7 +283,7 @@ def test_a_file_that_is_no_state_is_named(tmp_path: Path) -> None:
 
 
 def test_it_is_fast_enough_to_feed_training() -> None:
-    """Beside one convolution of its pixels to 32 channels, of which training has dozens; a fifth of it when measured."""
+    """Beside one convolution of its pixels to 32 channels, of which training has dozens; a fifth when measured."""
     clip, weight = torch.zeros(1, 3, 17, 64, 64), torch.zeros(32, 3, 3, 3, 3)
     seconds = []
     for work in (lambda seed: make_clip(WorldConfig(), seed), lambda seed: F.conv3d(clip, weight)):
