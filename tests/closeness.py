@@ -122,11 +122,11 @@ def _allowed(within: float | None, *values: Any) -> float:
 def _kind(value: Any) -> torch.dtype | None:
     """The type of a tensor's or an array's numbers; None for plain numbers, of which it isn't known."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value[:0] if value.ndim else value[None]).dtype
+        return torch.from_numpy(np.empty(0, value.dtype)).dtype
     return value.dtype if isinstance(value, Tensor) else None
 
 
 def _doubles(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().double().cpu()
-    return torch.from_numpy(np.asarray(value, dtype=np.float64))
+    return torch.from_numpy(np.array(value, dtype=np.float64))

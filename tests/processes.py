@@ -17,6 +17,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tests import machine
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["kinolab.training.run", "kinolab.evaluation.compare.run", "tests.processes"])
 
@@ -69,6 +73,8 @@ def _child(call: Callable[..., None], given: tuple[Any, ...], environment: dict[
     with open(output, "wb") as file:  # the streams of the process, not only Python's
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    machine.steady()
     try:
         call(*given)
     finally:
@@ -77,9 +83,6 @@ def _child(call: Callable[..., None], given: tuple[Any, ...], environment: dict[
 
 
 def _kinolab(words: list[str]) -> None:
-    import torch
-
     from kinolab.cli import main
 
-    torch.set_num_threads(1)
     main(words)
