@@ -190,7 +190,7 @@ def make_folder(path: Path) -> None:
         system.calls().mkdir(path)
     except FileExistsError:
         if not path.is_dir():
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
         return
     flush(path.parent)
 

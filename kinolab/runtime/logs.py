@@ -29,6 +29,12 @@ class Appender:
 
     def __init__(self, path: Path, durable: bool = True) -> None:
         self.path, self.durable = path, durable
+        self._descriptor = -1
+        with failing(path):
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        """Open the file and cut off its torn last line."""
         check_target(path)
         make_folder(path.parent)
         calls, new = system.calls(), not path.exists()

@@ -122,6 +122,13 @@ def finish_set(folder: Path, key: str) -> bool:
         if hidden.is_dir() and not hidden.is_symlink():  # its record went last: all files are in place
             remove(hidden)
         return False
+    with failing(folder, hidden):
+        _move(hidden, folder, record)
+    return True
+
+
+def _move(hidden: Path, folder: Path, record: Manifest) -> None:
+    """Move the files of a committed set to their places, remove what the one before it leaves, then its record."""
     touched = {folder}
     for name in record.files:
         target = folder / name
@@ -140,14 +147,16 @@ def finish_set(folder: Path, key: str) -> bool:
     with suppress(FileNotFoundError):
         remove(hidden)
     flush(folder)
-    return True
 
 
 def located(folder: Path, key: str, name: str) -> Path:
-    """Where a file of a set stands now: in its place, or with its committed set, which a kill kept from its place."""
+    """Where a file of a set stands now: in its place, or with its committed set, which a kill kept from its place.
+
+    There need be no file: what the committed set leaves out is looked for where it is not.
+    """
     hidden = _hidden(folder, key)
     record = _committed_record(hidden)
-    if record is not None and name in record.files and (hidden / name).exists():
+    if record is not None and ((name in record.files and (hidden / name).exists()) or name in record.removed):
         return hidden / name
     return folder / name
 
@@ -262,10 +271,13 @@ def _seal(room: Path, folder: Path, manifest: str | None, replaces: Collection[s
     for name in made.files:
         inside(folder, name, new=True)
     gone = {name for name in replaces if inside(folder, name, new=True)}
+    with suppress(InputError):  # a damaged manifest has nothing to say
+        before = read_manifest(folder, name=single(folder, manifest or MANIFEST).name)
+        if before is not None and manifest is not None:
+            gone |= set(before.files)
+        elif before is not None and not made.files.keys().isdisjoint(before.files):
+            gone.add(MANIFEST)  # it would speak of files that are others now
     if manifest is not None:
-        with suppress(InputError):  # a damaged one has nothing to say
-            before = read_manifest(folder, name=single(folder, manifest).name)
-            gone |= set() if before is None else set(before.files)
         _put(room / manifest, Manifest(made.files).text())
         made = Manifest({**made.files, manifest: Entry((room / manifest).stat().st_size)})
     _put(room / RECORD, Manifest(made.files, tuple(gone - set(made.files))).text())
