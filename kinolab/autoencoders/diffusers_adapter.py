@@ -31,6 +31,7 @@ from kinolab.errors import InputError, MissingExtraError
 from kinolab.layers.image_coder import per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
 from kinolab.layers.normalization import fold_frames, unfold_frames
+from kinolab.runtime.devices import seeded
 from kinolab.runtime.text import first_line
 
 ClassName = Literal[
@@ -170,8 +171,7 @@ class DiffusersAutoencoder(ScaledLatents, Autoencoder):
         timestep = z.new_zeros(len(z)) if settings.timestep_conditioning else None
         if not any(settings.decoder_inject_noise):
             return self.network.decode(z, timestep).sample
-        with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
-            torch.manual_seed(0)
+        with seeded(0, z.device):
             return self.network.decode(z, timestep).sample
 
     def _fitting(self, posterior: Posterior, video: Tensor) -> Posterior:

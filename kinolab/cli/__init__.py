@@ -78,10 +78,17 @@ def main(arguments: list[str] | None = None) -> None:
         return
     first = next((w for w in words if not w.startswith("-")), None)
     app = build([first] if first in COMMANDS else list(COMMANDS))
+    from kinolab.cli import options
     from kinolab.errors import InputError
 
+    options.forget()
     try:
-        app(args=words, prog_name="kinolab")
+        try:
+            app(args=words, prog_name="kinolab")
+        except SystemExit as stop:
+            if not stop.code:
+                options.tell()
+            raise
     except (InputError, OSError) as error:
         if debug:
             raise

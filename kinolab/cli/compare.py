@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.options import Device, say, take_device
 
 
 def compare(
@@ -66,7 +66,7 @@ def compare(
     if cell is not None:
         chosen = find_cell(loaded, cell)
         if stage == "all":
-            run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, say=typer.echo)
+            run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, say=say)
         elif stage == "encode" and chosen.kind == "denoiser":
             encode_cell(loaded, chosen, folder, device=device)
         elif stage == "train":
@@ -82,7 +82,7 @@ def compare(
     if not table:
         measure = stage != "train"
         failed = run_all(
-            plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure, say=typer.echo
+            plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure, say=say
         )  # fmt: skip
     if stage != "train":
         for path in write_tables(loaded, folder, markdown):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.options import tell
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
@@ -289,4 +290,5 @@ class progress_bar:  # noqa: N801  (used as a function)
         self._progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
+        tell()
         self._progress.update(self._task, completed=done, total=total)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kinolab.cli.measuring import PromptModel
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.options import Device, say, take_device
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def demo(
     from kinolab.generate import default_model
 
     chosen = model if model is not None else default_model(prompts=True)
-    result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), say=typer.echo)
+    result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), say=say)
     right = sum(all(v.checks.values()) for v in result.videos)
     typer.echo(f"{right} of {len(result.videos)} videos show all that was asked; {result.seconds:.0f} s in all")
     typer.echo(f"the videos, in a browser: {result.page}")

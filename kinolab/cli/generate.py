@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.options import Device, take_device, tell
 
 
 def generate(
@@ -151,6 +151,7 @@ def show_progress(what: str) -> Any:
     import sys
 
     def show(step: int, steps: int) -> None:
+        tell()
         if sys.stderr.isatty():
             end = "\n" if step == steps else ""
             sys.stderr.write(f"\r{what} {step}/{steps}{end}")

@@ -18,8 +18,12 @@ TrainingDevice = Annotated[
 """The device of a command that trains a recipe; hand it to `device_override`."""
 
 
+_untold: list[str] = []
+"""What is to be said when work has begun, and not beside a mistake, which is one line alone."""
+
+
 def take_device(device: str) -> torch.device:
-    """The device that an option names, said in one line beside the command's output.
+    """The device that an option names; which one it was is said in one line at the first sign of progress.
 
     Raises:
         InputError: for a word that names no device, or a device that is not there.
@@ -27,8 +31,25 @@ def take_device(device: str) -> torch.device:
     from kinolab.runtime.devices import announce, choose
 
     chosen = choose(device)
-    typer.echo(announce(chosen, device), err=True)
+    _untold[:] = [announce(chosen, device)]
     return chosen
+
+
+def tell() -> None:
+    """Say what was taken, where that is not done yet: called by what shows progress, and at a command's end."""
+    while _untold:
+        typer.echo(_untold.pop(), err=True)
+
+
+def say(line: str) -> None:
+    """Print a line of a command that shows its progress in lines."""
+    tell()
+    typer.echo(line)
+
+
+def forget() -> None:
+    """Say nothing more of what was taken."""
+    _untold.clear()
 
 
 def device_override(device: str | None) -> list[str]:

@@ -22,7 +22,7 @@ class _Train(TyperCommand):
     """`--resume` is a flag, and `--resume auto` another; a word behind a flag would else be taken for the recipe."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words = []
+        words: list[str] = []
         for word in args:
             if word == "auto" and words and words[-1] == "--resume":
                 words[-1] = "--resume-auto"

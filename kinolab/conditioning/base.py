@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.runtime.devices import no_autocast
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class TextEncoder:
             self.cache.move_to_end(prompt)
             return known
         # Exact and the same whatever precision surrounds the call: what is remembered must not depend on it.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with torch.no_grad(), no_autocast():
             states, pooled = self._compute(prompt)
         result = states.to("cpu", torch.float32), pooled.to("cpu", torch.float32)
         if not bool(torch.isfinite(result[0]).all() and torch.isfinite(result[1]).all()):

@@ -109,7 +109,7 @@ def consistency(features: Tensor) -> float:
     """
     if not bool(torch.isfinite(features).all()):
         raise InputError("the extractor gave features that are not finite")
-    unit = F.normalize(features.double(), dim=1)
+    unit = F.normalize(features.cpu().double(), dim=1)
     first, previous = (unit[1:] * unit[:1]).sum(1), (unit[1:] * unit[:-1]).sum(1)
     return float((first.clamp(0, 1) + previous.clamp(0, 1)).mean() / 2)
 
