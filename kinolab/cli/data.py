@@ -82,7 +82,8 @@ def shrink(
         summary = run(folder, out, size, fps=fps, progress=advance)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
-    typer.echo(f"{out}: {summary.written} clips written, {summary.present} there already")
+    again = f" ({summary.renewed} again: made with other settings or of other content)" if summary.renewed else ""
+    typer.echo(f"{out}: {summary.written} clips written{again}, {summary.present} there already")
     if not summary.written + summary.present:
         raise InputError(f"{folder}: no clip could be read")
 

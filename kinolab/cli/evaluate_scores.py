@@ -45,6 +45,7 @@ def reconstruction(
     A folder of reconstructed videos is compared with the originals of the same names.
     """
     from kinolab.cli.data import progress_bar
+    from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.clips import ProtocolClips
     from kinolab.evaluation.protocol import file_hash, load_protocol
     from kinolab.evaluation.reconstruction import evaluate_autoencoder, evaluate_folders
@@ -53,7 +54,7 @@ def reconstruction(
     chosen = load_protocol(protocol, setting, kind="reconstruction")
     check_out(out, videos)
     folder, where = video_folder(subject), take_device(device)
-    with progress_bar("measuring") as advance:
+    with progress_bar("measuring") as advance, spoken_warnings():
         if folder is not None:
             report = evaluate_folders(
                 Path(data), folder, chosen, batch=batch, videos=videos, device=where, progress=advance

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kinolab.data import FolderConfig, WorldSourceConfig, build
-from kinolab.data.clips import ClipRecord, ShapeRules
+from kinolab.data.clips import ClipRecord, ShapeRules, Verdict
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
 from kinolab.generate import provenance_path
@@ -111,6 +111,11 @@ class ProtocolClips:
             said.append(f"{self.name}: {len(lost)} of {len(verdicts)} files are no clips, the first is {first}")
         return said
 
+    def chosen_verdicts(self) -> list[Verdict]:
+        """What is known of the file of each chosen clip, in order."""
+        by_source = {v.source: v for v in self.source.verdicts()}
+        return [by_source[self.source.record(i).source] for i in self.indices]
+
     def describe(self) -> dict[str, Any]:
         """What a report says of the data."""
         files = len({self.source.record(i).source for i in self.indices})
@@ -134,6 +139,11 @@ class GeneratedClips(ProtocolClips):
         taken = protocol.model_copy(update={"windows": "first", "interval": 1, "fps": None, "split": "all"})
         super().__init__(FolderConfig(path=folder, copies="keep"), taken, name=str(folder))
         self.folder = folder
+
+    def chosen_verdicts(self) -> list[Verdict]:
+        """As for other clips; frames in a folder have no rate of their own."""
+        still = {v.source for v in super().chosen_verdicts() if (self.folder / v.source).is_dir()}
+        return [replace(v, fps=None) if v.source in still else v for v in super().chosen_verdicts()]
 
     def _batch(self, items: Sequence[tuple[int, Any]]) -> Batch:
         """Named by the file alone, with the prompt that the `.json` beside it records."""

@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.errors import InputError
+from kinolab.evaluation.belonging import check_pairs
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
 from kinolab.evaluation.memory import peak_memory
 from kinolab.evaluation.protocol import Protocol, at_frames
@@ -222,10 +224,14 @@ def evaluate_folders(
     videos: a folder for the `keep` clips with the largest error; none = none are written.
 
     Raises:
-        InputError: where a video has no partner, or two of a folder have one name.
+        InputError: where a video has no partner, two of a folder have one name, or partners differ in rate or aspect.
     """
     left, right = pair(originals, reconstructions, protocol)
-    scores, notes = ReconstructionScores(protocol, None, device), [*left.notes(), *right.notes()]
+    partners = list(zip(left.chosen_verdicts(), right.chosen_verdicts(), strict=True))
+    unlike = check_pairs(partners, str(originals), str(reconstructions))
+    for note in unlike:
+        warnings.warn(note, stacklevel=2)
+    scores, notes = ReconstructionScores(protocol, None, device), [*unlike, *left.notes(), *right.notes()]
     for a, b in zip(left.batches(batch), right.batches(batch), strict=True):
         scores.update(a, b.video, keep if videos is not None else 0)
         if progress is not None:

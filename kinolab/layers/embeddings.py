@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kinolab.runtime.devices import in_float64
+
 
 def sincos_1d(positions: Tensor, dim: int) -> Tensor:
     """Fixed sine-cosine embedding of real positions: (L,) -> (L, dim), all sines first (MAE's and DiT's table)."""
     omega = torch.arange(dim // 2, dtype=torch.float64) / (dim / 2)  # on the CPU: not every device has float64
-    angles = positions.cpu().double()[:, None] * (10000.0**-omega)
+    angles = in_float64(positions)[:, None] * (10000.0**-omega)
     return torch.cat([angles.sin(), angles.cos()], dim=1).float().to(positions.device)
 
 
@@ -63,7 +65,7 @@ def frame_positions(frames: int, trained: int, tubelet: int = 1) -> Tensor:
 def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines (L, dim) for `apply_rotary` at real positions (L,) (RoFormer, section 3.2)."""
     inverse = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    angles = (positions.cpu().double()[:, None] * inverse).repeat(1, 2)
+    angles = (in_float64(positions)[:, None] * inverse).repeat(1, 2)
     return angles.cos().float().to(positions.device), angles.sin().float().to(positions.device)
 
 
@@ -78,7 +80,7 @@ def video_rotary_table(
     time 0 the table is that of an image, for which no pairs turn with time.
     """
     places = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in grid)
-    time, row, column = torch.meshgrid(times.cpu().double(), *places, indexing="ij")
+    time, row, column = torch.meshgrid(in_float64(times), *places, indexing="ij")
     angles = [
         axis.flatten()[:, None] * theta ** -(torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
         for axis, pairs in ((row, space_pairs), (column, space_pairs), (time, time_pairs))

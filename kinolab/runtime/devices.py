@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch import Tensor
 
 from kinolab.errors import InputError
 
@@ -240,3 +241,8 @@ def cores() -> int:
 def _are(number: int, kind: str) -> str:
     """`is 1 cuda device`, `are 2 cuda devices`."""
     return f"{'is' if number == 1 else 'are'} {number} {kind} device{'s' * (number != 1)}"
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64: on the CPU, as not every device has it; a tensor without memory (meta) stays one."""
+    return (tensor if tensor.is_meta else tensor.cpu()).double()

@@ -68,6 +68,19 @@ def captioned(folder: Path, captions: Sequence[str | None], *, labels: list[str]
     return folder
 
 
+def test_clips_of_another_rate_or_aspect_are_told_before_a_number(encoder: Path, real: Path, tmp_path: Path) -> None:
+    for k in range(12):
+        video.write(tmp_path / f"{k}.mkv", moving_frames(6, k)[:, :16], 25, lossless=True)
+    protocol = generation(encoder)
+    with pytest.warns(UserWarning) as said:
+        report = folders(tmp_path, real, protocol)
+    notes = [str(w.message) for w in said]
+    assert "25 frames a second and the real ones 8" in notes[0] and "-s fps=25" in notes[0]
+    assert "12 generated videos have another aspect than the protocol's 32x32 (12 of 32x16)" in notes[1]
+    assert set(notes) <= set(report.notes)
+    assert not [n for n in folders(real, real, protocol).notes if "frames a second" in n]
+
+
 def test_a_folder_with_itself_is_as_good_as_can_be(encoder: Path, real: Path) -> None:
     protocol = generation(encoder, metrics=EVERY_GENERATION)
     report = folders(real, real, protocol)

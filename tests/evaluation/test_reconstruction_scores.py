@@ -341,6 +341,30 @@ def test_a_missing_partner_is_named(encoder: Path, tmp_path: Path) -> None:
         evaluate_folders(tmp_path / "a", tmp_path / "a", protocol)
 
 
+def test_pairs_of_another_rate_or_aspect_are_refused(encoder: Path, tmp_path: Path) -> None:
+    """Ten frames a second against thirty gave 9.55 dB without a word, though every picture is right."""
+    protocol = reconstruction(encoder, metrics=("psnr",), frames=5)
+    write_videos(tmp_path / "a", 3, frames=15)
+    for k in range(3):
+        video.write(tmp_path / "b" / f"{k:02d}.mkv", moving_frames(15, k)[::3], 8 / 3, lossless=True)
+    with pytest.raises(InputError, match=r"00\.mkv has 2\.66\d* frames a second and .* 8 \(3 of 3 .*--fps 2\.66"):
+        evaluate_folders(tmp_path / "a", tmp_path / "b", protocol)
+    for k in range(3):
+        video.write(tmp_path / "b" / f"{k:02d}.mkv", moving_frames(15, k)[:, :16], 8, lossless=True)
+    with pytest.raises(InputError, match=r"00\.mkv is 32x16 and .*00\.mkv 32x32 \(3 of 3 pairs differ in aspect"):
+        evaluate_folders(tmp_path / "a", tmp_path / "b", protocol)
+
+
+def test_pairs_of_another_size_or_length_are_measured_with_a_note(encoder: Path, tmp_path: Path) -> None:
+    write_videos(tmp_path / "a", 3, frames=6)
+    for k in range(3):
+        frames = moving_frames(5, k).repeat(2, axis=1).repeat(2, axis=2)
+        video.write(tmp_path / "b" / f"{k:02d}.mkv", frames, 8.04, lossless=True)
+    with pytest.warns(UserWarning, match=r"3 of 3 pairs differ in (size|length)") as said:
+        report = evaluate_folders(tmp_path / "a", tmp_path / "b", reconstruction(encoder, metrics=("psnr",), frames=5))
+    assert len(said) == 2 and {str(w.message) for w in said} <= set(report.notes)
+
+
 def test_noise_of_the_posterior_is_no_seam(folder: Path, encoder: Path) -> None:
     """Chunks are of the mean, and so is what they are held against, also where samples are scored."""
 
