@@ -164,9 +164,9 @@ def difference(a: Tensor, b: Tensor) -> float:
     first, second = a.double(), b.double()
     worst = float((first - second).abs().max())
     scale = float(first.std(correction=0)) or float(first.abs().max())
-    if math.isnan(worst):
-        return math.inf
-    return max(worst / scale if scale else math.inf, sys.float_info.min)
+    if worst == 0:
+        return sys.float_info.min
+    return worst / scale if scale and not math.isnan(worst) else math.inf
 
 
 def _bits(value: Tensor) -> Tensor:
