@@ -21,7 +21,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu.cases import Case, moved, seeded, tensors
 from benchmarks.gpu.running import FAILED, Clock, Item, OutOfTimeError, Part, Place, Record, Results, plain, run_parts
-from kinolab.autoencoders import AUTOENCODERS
+from kinolab.autoencoders import AUTOENCODERS, OdVaeConfig
 from kinolab.denoisers import DENOISERS, Conditions, LatteConfig
 from kinolab.denoisers.vdt import VdtConfig
 from kinolab.diffusion.samplers import SAMPLERS
@@ -76,6 +76,16 @@ def test_another_machine_goes_on_from_the_carried_results(place: Place, tmp_path
     made.clear()
     assert run_parts([part("one", made)], place, Results(tmp_path / "elsewhere" / "results.json", first.path))
     assert not made
+
+
+def test_a_machine_whose_output_is_taken_away_goes_on_from_its_own_copy(place: Place) -> None:
+    made: list[str] = []
+    kept = place.state / "results.json"
+    run_parts([part("one", made)], place, Results(place.out / "results.json", kept, kept=kept))
+    assert kept.read_text() == (place.out / "results.json").read_text()
+    (place.out / "results.json").unlink()
+    made.clear()
+    assert run_parts([part("one", made)], place, Results(place.out / "results.json", kept, kept=kept)) and not made
 
 
 def test_a_part_whose_items_cant_be_listed_doesnt_end_the_others(place: Place) -> None:
@@ -305,6 +315,19 @@ def test_without_diffusers_the_rest_is_measured_and_the_reason_said(
     assert "No module named 'diffusers'" in record["skipped"]
     columns, rows = beside.table({"Latte": record})
     assert len(columns) == len(rows[0]) == 7 and rows[0][3] == "1.00 x" and "diffusers" in rows[2][1]
+
+
+def test_compiled_ones_are_compared_with_kinolab_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, torch.dtype]] = []
+    monkeypatch.setattr(
+        beside, "compile_for_inference", lambda m, dtype, device: seen.append((type(m).__name__, dtype))
+    )
+    match = beside._odvae(OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1), num_res_blocks=1, norm_num_groups=4,
+                                      temporal_ratio=2), "decode", (3, 8, 8))  # fmt: skip
+    entrants = beside.compiled_entrants(match, place)
+    assert [entrant.name for entrant in entrants] == ["Kinolab, float32", "Kinolab, bfloat16", beside.COMPILED]
+    assert seen == [("Encoder", torch.bfloat16), ("Decoder", torch.bfloat16)]
+    assert not any(name.endswith("compiled") for name, _ in beside.items(place)), "on the CPU that has a benchmark"
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers' own

@@ -18,7 +18,10 @@ from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import carried, clips, fitting, frames, prepare, text, toy
 from benchmarks.gpu.cases import seeded
 from benchmarks.gpu.running import Clock, OutOfTimeError, Place, Results, run_parts
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.conditioning.text import Bert, MiniLm
+from kinolab.data import WorldSource, WorldSourceConfig
+from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.model import VideoModel
 from kinolab.training.recipe import load_recipe
@@ -235,6 +238,21 @@ def test_the_toy_world_is_made_trained_on_and_brought_back(place: Place, monkeyp
         archive.extractall(place.out / "model")
     model = VideoModel.load(place.out / "model")
     assert model.config.trained == "toy-mmdit, 3 steps" and model.config.text_encoder.kind == "minilm"  # type: ignore[union-attr]
+
+
+def test_clips_of_a_pool_are_those_of_the_world() -> None:
+    class Pool:
+        """A pool of no processes."""
+
+        def imap(self, function: Any, tasks: Any, chunksize: int) -> Any:
+            return map(function, tasks)
+
+    spec = ImageAutoencoder(ImageConfig(block_out_channels=(8, 8), norm_num_groups=4)).spec
+    config = WorldSourceConfig(world=WorldConfig(frames=3), count=4, seed=toy.SEED)
+    pooled, plain = toy.PooledWorld(config, spec, Pool()), WorldSource(config, spec)
+    for (k, made), (j, expected) in zip(pooled.walk([3, 1]), plain.walk([3, 1]), strict=True):
+        assert k == j and torch.equal(made.video, expected.video)
+        assert (made.caption, made.label, made.source) == (expected.caption, expected.label, expected.source)
 
 
 def test_the_toy_world_without_what_it_needs_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
