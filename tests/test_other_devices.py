@@ -13,9 +13,11 @@ import torch
 
 from benchmarks.gpu import cases_models, cases_networks
 from benchmarks.gpu.cases import Case, tensors
+from kinolab.autoencoders import DpVae, DpVaeConfig, ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.data.encode import _ShardEncoder
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.model import Request, save_autoencoder
 from kinolab.tasks import encode_given
 from kinolab.training.autoencoder import calibrate
@@ -95,6 +97,18 @@ def test_a_given_part_is_taken_there(given: str) -> None:
         told = replace(model.conditions([Request(seed=0), Request(seed=1)]), given=latents, mask=folded)
         noise, t = torch.zeros(2, 4, 2, 8, 8).to(CUDA), torch.zeros(2).to(CUDA)
         assert model.denoiser(noise, t, told).device.type == "cuda"
+
+
+def test_groups_are_found_and_aligned_there() -> None:
+    image = ImageConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
+    config = DpVaeConfig(image=image, temporal_ratio=2, group_frames=3, key_frames=KeyFrameConfig(rule="best"))
+    there = StandIn()
+    with torch.no_grad(), there:
+        model: Any = there.module(DpVae(config).eval())
+        clip = torch.zeros(1, 3, 6, 8, 8).to(CUDA)
+        assert model.decode_groups(model.encode_groups(clip)).device.type == "cuda"
+        terms = model.regularisation(clip[:, :, :3], model.encode(clip[:, :, :3]))
+    assert terms and {term.value.device.type for term in terms.values()} == {"cuda"}
 
 
 def job_there(recipe: dict[str, Any], there: StandIn) -> Any:

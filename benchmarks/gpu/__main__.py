@@ -27,11 +27,11 @@ def parts() -> list[Part]:
     from benchmarks.gpu.running import Part
 
     return [
-        Part("numerics", "Device against CPU", 0.2, numerics.items, numerics.table),
-        Part("steps", "Training steps", 0.2, steps.items, steps.table),
-        Part("beside", "Beside diffusers", 0.18, beside.items, beside.table),
-        Part("toy", "Toy world", 0.2, toy.items, toy.table),
-        Part("clips", "Real clips", 0.22, clips.items, clips.table),
+        Part("numerics", "Device against CPU", 0.15, numerics.items, numerics.table),
+        Part("steps", "Training steps", 0.15, steps.items, steps.table),
+        Part("beside", "Beside diffusers", 0.12, beside.items, beside.table),
+        Part("toy", "Toy world", 0.23, toy.items, toy.table),
+        Part("clips", "Real clips", 0.35, clips.items, clips.table),
     ]
 
 
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure, and train, for so many minutes; call again to go on")
     run.add_argument("--carry", type=Path, default=Path("build/gpu"), help="the folder that prepare made")
     run.add_argument("--out", type=Path, required=True, help="what comes back: results.json, log, pictures, weights")
-    run.add_argument("--state", type=Path, help="what the next call needs and doesn't come back; default: CARRY/state")
+    run.add_argument("--state", type=Path, help="what the next call needs; default: CARRY-state, beside CARRY")
     run.add_argument("--minutes", type=float, default=9.0, help="when to be done, the start included")
     run.add_argument("--device", default="auto", help="auto = the first CUDA card, else the CPU")
     run.add_argument("--small", action="store_true", help="sizes that only show that everything runs")
@@ -89,7 +89,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    state = options.state or options.carry / "state"
+    state = options.state or options.carry.with_name(f"{options.carry.name}-state")
     names = carried.use(options.carry / "wheels", state / "site")
     from benchmarks.gpu.running import Clock, Place, Results, run_parts
 
@@ -107,7 +107,8 @@ def _run(options: argparse.Namespace) -> int:
     place = Place(
         device, options.carry, options.out, state, options.small, Clock(60 * options.minutes, began), say
     )  # fmt: skip
-    results = Results(options.out / "results.json", options.carry / "results.json")
+    kept = state / "results.json"
+    results = Results(options.out / "results.json", kept, options.carry / "results.json", kept=kept)
     results.content["calls"].append(about(device, options))
     chosen = [part for part in parts() if options.only is None or part.name in options.only]
     whole = run_parts(chosen, place, results)

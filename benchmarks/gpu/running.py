@@ -83,12 +83,15 @@ class Part:
 class Results:
     """The records of all parts, in a file that is whole at any moment."""
 
-    def __init__(self, path: Path, earlier: Path | None = None) -> None:
-        """earlier: a file of another call, begun from where `path` is not there yet."""
-        self.path = path
-        source = path if path.exists() else earlier
+    def __init__(self, path: Path, *earlier: Path, kept: Path | None = None) -> None:
+        """earlier: files of other calls, of which the first that is there is gone on from where `path` is not.
+
+        kept: where a copy is written too, as what comes back may be taken away between two calls.
+        """
+        self.path, self.kept = path, kept
+        source = next((file for file in (path, *earlier) if file.exists()), None)
         self.content: dict[str, Any] = {"parts": {}, "calls": []}
-        if source is not None and source.exists():
+        if source is not None:
             self.content = json.loads(source.read_text(encoding="utf-8"))
 
     def of(self, part: str) -> dict[str, Record]:
@@ -107,11 +110,13 @@ class Results:
         self.save()
 
     def save(self) -> None:
-        """Write the file aside and give it its name."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".writing-{self.path.name}")
-        beside.write_text(json.dumps(self.content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(beside, self.path)
+        """Write the file, and its copy, aside and give them their names."""
+        text = json.dumps(self.content, indent=1, allow_nan=False) + "\n"
+        for path in (self.path,) if self.kept is None else (self.path, self.kept):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".writing-{path.name}")
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, path)
 
 
 def plain(value: Any) -> Any:

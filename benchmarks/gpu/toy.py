@@ -10,6 +10,7 @@ import importlib.util
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.gpu.packing import carried_back, write_clips
 from benchmarks.gpu.running import FAILED, Item, OutOfTimeError, Place, Record
 from benchmarks.gpu.text import CarriedText
 from kinolab import data, video
+from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.clips import ClipExample
 from kinolab.data.world import WorldConfig, make_clip
 from kinolab.model import Request, VideoModel, load_autoencoder
@@ -33,21 +35,32 @@ REQUESTS, SMALL_REQUESTS = 128, 2
 
 
 class PooledWorld(data.WorldSource):
-    """The toy world, its clips made by several processes ahead of who walks through them."""
+    """The toy world, its clips made by the processes of a pool ahead of who walks through them."""
+
+    def __init__(self, config: data.WorldSourceConfig, spec: AutoencoderSpec, pool: Any) -> None:
+        """pool: of `multiprocessing`, or whatever has its `imap`."""
+        super().__init__(config, spec)
+        self.pool = pool
 
     def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
         """The clips of `indices`, in that order."""
-        seeds = [self.seed(index) for index in indices]
-        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(seeds))
-        if workers < 4:
-            yield from super().walk(indices)
-            return
-        # Forked before anything of theirs touches the card: they draw on the processor alone.
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            made = pool.imap(_clip, [(self.world, seed) for seed in seeds], chunksize=8)
-            for index, (frames, fps, caption, label) in zip(indices, made, strict=True):
-                r = self.record(index)
-                yield index, ClipExample(video.to_tensor(frames), fps, caption, label, r.source, r.time_range)
+        made = self.pool.imap(_clip, [(self.world, self.seed(index)) for index in indices], chunksize=8)
+        for index, (frames, fps, caption, label) in zip(indices, made, strict=True):
+            r = self.record(index)
+            yield index, ClipExample(video.to_tensor(frames), fps, caption, label, r.source, r.time_range)
+
+
+@contextmanager
+def world_source(place: Place, count: int, spec: AutoencoderSpec) -> Iterator[data.WorldSource]:
+    """Clips of the toy world; where there are processors for it, made by many at once."""
+    config = data.WorldSourceConfig(world=WorldConfig(frames=5 if place.small else 17), count=count, seed=SEED)
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if place.small or workers < 4:
+        yield data.WorldSource(config, spec)
+        return
+    # Started anew and not forked: a fork of a process that uses a card and many threads may hang.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield PooledWorld(config, spec, pool)
 
 
 def _clip(task: tuple[WorldConfig, int]) -> tuple[Any, float, str, int]:
@@ -80,18 +93,18 @@ def make_latents(place: Place) -> Record:
             "clips": len(data.CacheSource(data.CacheConfig(path=out, split="all"))),
         }
     autoencoder = load_autoencoder(SHIPPED).to(place.device)
-    world = WorldConfig(size=64, frames=5 if place.small else 17)
-    count = SMALL_CLIPS if place.small else CLIPS
-    source = PooledWorld(data.WorldSourceConfig(world=world, count=count, seed=SEED), autoencoder.spec)
 
     def progress(done: int, total: int) -> None:
         if place.clock.left() <= 0:
             raise OutOfTimeError(f"encoding stopped at {done} of {total} clips; the next call goes on there")
 
-    summary = data.encode_to_cache(
-        source, autoencoder, out, batch=2 if place.small else 64, precision="auto", device=place.device,
-        shard_size=2 if place.small else 256, progress=progress,
-    )  # fmt: skip
+    count = SMALL_CLIPS if place.small else CLIPS
+    batch, shard = (2, 2) if place.small else (64, 256)
+    with world_source(place, count, autoencoder.spec) as source:
+        summary = data.encode_to_cache(
+            source, autoencoder, out, batch=batch, shard_size=shard, precision="auto", device=place.device,
+            progress=progress,
+        )  # fmt: skip
     return {"made": "here", "clips": summary.items, "bytes": summary.bytes}
 
 
