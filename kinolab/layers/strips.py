@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from kinolab.layers.causal_conv import Stream
 from kinolab.layers.normalization import GroupNorm, add, fast_layout, fold_frames, silu, unfold_frames
-from kinolab.runtime.disk import writing
 
 Layer = Callable[[Tensor, Stream | None], Tensor]
 
@@ -191,11 +190,15 @@ class Store:
         rows = x.permute(3, 0, 2, 4, 1).contiguous().cpu()  # rows outermost: some of them are one piece of the file
         places = self.free.get(size)
         place = places.pop() if places else self._longer(size)
-        with writing(tempfile.gettempdir(), "a temporary file for pictures that are too large for memory"):
+        try:
             if self.file is None:
                 self.file = tempfile.TemporaryFile(prefix="kinolab-")  # noqa: SIM115  (it lives as long as the store)
             self.file.seek(place)
             self.file.write(_bytes(rows))
+            self.file.flush()
+        except OSError as error:  # of a file without a name
+            cause = f"{error.strerror} (large pictures wait there; a smaller --size needs less)"
+            raise OSError(error.errno, cause, tempfile.gettempdir()) from error
         return Kept(self, x.shape, x.dtype, x.device, None, place)
 
     def _longer(self, size: int) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -155,6 +159,19 @@ def test_what_lies_in_a_file_comes_back_bit_for_bit(monkeypatch: pytest.MonkeyPa
     assert torch.equal(store.put(tensors[0] + 1).rows(0, 6), tensors[0] + 1) and store.end == long
     del store, kept, k
     assert Store.in_files == before, "the file is gone with its store"
+
+
+def test_a_full_disk_names_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(strips, "IN_MEMORY", 0)
+    store = Store()
+    store.file = Full()
+    with pytest.raises(OSError, match=r"No space left on device .*--size") as raised:
+        store.put(torch.zeros(1, 1, 1, 2, 2))
+    assert raised.value.filename == tempfile.gettempdir()
 
 
 @torch.no_grad()
