@@ -201,6 +201,15 @@ def test_a_device_that_computes_otherwise_is_seen(monkeypatch: pytest.MonkeyPatc
         assert not entry["passes"] and entry[key] == pytest.approx(0.01, rel=0.05)
 
 
+def test_a_family_whose_library_is_missing_is_skipped_with_the_reason() -> None:
+    def build() -> nn.Module:
+        raise ModuleNotFoundError("No module named 'transformers'")
+
+    record = numerics.compare(replace(linear(), build=build), CPU)
+    assert numerics.table({"clip": record, "linear": numerics.compare(linear(), CPU)})[1][0][1] == record["skipped"]
+    assert "transformers" in record["skipped"] and FAILED not in record
+
+
 def test_a_difference_is_over_the_spread_and_nan_is_infinite() -> None:
     reference = torch.tensor([0.0, 2.0], dtype=torch.float64)
     found = numerics.difference(torch.tensor([0.0, 2.5], dtype=torch.float64), reference)

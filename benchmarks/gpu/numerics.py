@@ -41,6 +41,8 @@ MODES = {
     "bfloat16": Mode(False, True, True, 6e-2),
 }
 GRADIENTS = 4
+SKIPPED = "skipped"
+"""The key of a record that says why there was nothing to compare."""
 """TF32 is for CUDA alone; torch comes with it off for matrix products and on for convolutions."""
 
 
@@ -120,7 +122,10 @@ def compare(case: Case, device: torch.device) -> Record:
     """The differences of a case in every mode that the device has."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = case.build()
+        try:
+            module = case.build()
+        except ImportError as error:  # of a library that a family is read through
+            return {SKIPPED: str(error)}
         reference, slopes = results_of(case, module, torch.device("cpu"), MODES["float32"])
         record: Record = {"values": len(reference), "gradients": 0 if slopes is None else len(slopes), "modes": {}}
         for name, mode in MODES.items():
@@ -157,8 +162,9 @@ def table(records: dict[str, Record]) -> tuple[list[str], list[list[str]]]:
     modes = [name for name in MODES if any(name in record.get("modes", {}) for record in records.values())]
     rows = []
     for name, record in records.items():
-        if FAILED in record:
-            rows.append([name, record[FAILED], *[""] * (len(modes) - 1)])
+        reason = record.get(FAILED, record.get(SKIPPED))
+        if reason is not None:
+            rows.append([name, reason, *[""] * (len(modes) - 1)])
             continue
         cells = []
         for mode in modes:
