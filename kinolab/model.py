@@ -66,6 +66,8 @@ class ModelConfig(Config):
     """Names of the class labels, in order."""
     tasks: TasksConfig | None = None
     """The tasks that the denoiser was trained on; none = nothing was ever given."""
+    autoencoder_size: tuple[int, int] | None = None
+    """Height and width of the clips that the autoencoder was trained on; none = not known."""
     frames: int = Field(17, ge=1)
     """Frames of a training clip."""
     size: tuple[int, int] = (64, 64)
@@ -474,11 +476,23 @@ def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> D
     return denoiser.eval().to(chosen)
 
 
-def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "") -> None:
-    """Write a model folder that holds an autoencoder alone."""
+def trained_size(path: Path | str) -> tuple[int, int] | None:
+    """Height and width of the clips that the autoencoder in a folder was trained on; None where nobody knows."""
+    folder = find_autoencoder(path)
+    if not (folder / "model.yaml").exists():
+        return None
+    config = read_model_config(folder)
+    # A denoiser's clips went through the autoencoder; without one, older folders say nothing of it.
+    return config.autoencoder_size or (None if config.denoiser is None else config.size)
+
+
+def save_autoencoder(
+    autoencoder: Autoencoder, folder: Path, *, trained: str = "", size: tuple[int, int] | None = None
+) -> None:
+    """Write a model folder that holds an autoencoder alone; `size` is that of the clips that trained it."""
     from kinolab import __version__
 
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(autoencoder, folder / "autoencoder.safetensors")
-    config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config)
+    config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config, autoencoder_size=size)
     write_atomic(folder / "model.yaml", to_yaml(config))

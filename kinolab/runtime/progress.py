@@ -55,8 +55,11 @@ class Events(Protocol):
         """Something that a person should know now."""
         ...
 
-    def expect(self, cost: Cost, by: str = "") -> None:
-        """What the whole will take, as far as it can be told before a piece is done; `by`: what that is told by."""
+    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+        """What the whole will take, as far as it can be told before a piece is done.
+
+        by: what that is told by; cheaper: what would take less.
+        """
         ...
 
     @property
@@ -81,7 +84,7 @@ class Callback:
     def note(self, text: str) -> None:
         """Nobody listens."""
 
-    def expect(self, cost: Cost, by: str = "") -> None:
+    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
         """Nobody listens."""
 
 
@@ -169,12 +172,14 @@ class Reporter:
         with self._lock:
             self._print(text)
 
-    def expect(self, cost: Cost, by: str = "") -> None:
+    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
         """What the whole will take, before a piece of it is done."""
         with self._lock:
             self._expected = cost
+            if cheaper:
+                self.cheaper, self._advised = lambda seconds: cheaper, False
             if cost.seconds is not None and cost.seconds >= WORTH:
-                self._print(f"{cost}{self._advice(cost.seconds)}" + (f" (told by {by})" if by else ""))
+                self._print(f"{cost}" + (f" by {by}" if by else "") + self._advice(cost.seconds))
 
     def beat(self) -> None:
         """Say what is due; the thread asks every second, and whoever reports progress."""
@@ -184,10 +189,12 @@ class Reporter:
             if not self._said and self.done and passed >= FIRST and now > self._since:
                 self._said = True
                 whole = (now - self._since) / self.done * self.total
-                if whole >= WORTH and self.total > self.done and not self._told(whole):
-                    cost = Cost(whole, self.memory())
-                    self._print(f"{cost} for {self._counted(self.total)}{self._advice(whole)}")
-                    self._last = now
+                if whole >= WORTH and self.total > self.done:
+                    known = self._told(whole)
+                    cost = Cost(None if known else whole, self.memory())
+                    if str(cost):
+                        self._print(f"{cost} for {self._counted(self.total)}{'' if known else self._advice(whole)}")
+                        self._last = now
             if self._bar is None and now - self._last >= max(EVERY, min(30.0, passed / 50)):
                 self._last = now
                 self._print(self._state(now))

@@ -187,7 +187,8 @@ class AutoencoderJob:
         autoencoder.load_state_dict(state)
         if self.recipe.trained == "all" and not autoencoder.keeps_scaling:
             calibrate(autoencoder, [self.source[i].video for i in spread(len(self.source), 64)])
-        save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps")
+        height, width = self.source[0].video.shape[2:]
+        save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps", size=(height, width))
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ def test_a_line_comes_while_the_first_piece_takes_long() -> None:
         clock.now = float(second)
         report.beat()
     assert lines(report) == [
-        "encoding: about 2 min, 3 MB of disk (told by a small piece)",
+        "encoding: about 2 min, 3 MB of disk by a small piece",
         "encoding: at work for 5 s, about 2 min left",
         "encoding: at work for 10 s, about 2 min left",
     ]
