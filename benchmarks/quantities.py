@@ -112,7 +112,8 @@ def cached(path: str) -> Values:
     """Sampling with features and guidance reused between steps."""
     cache = find("StepCache")(find("StepCacheConfig")(every=2, guidance_every=2))
     how = find("SamplerConfig")(name="euler", steps=4)
-    return {"latents": load(path).sample_latents(asked(path), sampler=how, cache=cache)}
+    guided = find("GuidanceConfig")(scale=2.0)
+    return {"latents": load(path).sample_latents(asked(path), sampler=how, guidance=guided, cache=cache)}
 
 
 def masks(frames: int, side: int) -> dict[str, Tensor]:
@@ -319,7 +320,7 @@ EVALUATIONS = {
     "tasks": "evaluate tasks --model models/vdt --count 2 --precision float32",
 }
 GENERATED = {
-    "generate": "generate --label throw --seed 5 --model models/latte",
+    "generate": "generate --label throw --seed 5 --guidance 3 --model models/latte",
     "predict": "predict clips/clip-000000.mp4 --given 3 --model models/vdt",
     "interpolate": "interpolate clips/clip-000001.mp4 --keyframes 0,-1 --frames 5 --model models/vdt",
     "complete": "complete clips/clip-000002.mp4 --box 2,2,20,20 --frames 5 --model models/vdt",
