@@ -13,3 +13,7 @@ class MissingExtraError(InputError):
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {library}, which is not installed: pip install 'kinolab[{extra}]'")
+
+
+class DamagedError(InputError):
+    """A stored file that is not what was written: cut off, changed by the disk, or of another set of files."""

@@ -47,3 +47,8 @@ def unpickle(source: Source, table: Table, name: str, limit: int = PROGRAM) -> A
         raise InputError(f"{name}: a pickle that takes more than it may ({type(error).__name__})") from None
     except Exception as error:  # a program that is none ends in any error of the steps it takes
         raise InputError(f"{name}: damaged or cut off, or no pickle ({one_line(error, 100)})") from None
+
+
+def is_placeholder(value: Any) -> bool:
+    """Whether a value stands for an object, class or function that is not there."""
+    return isinstance(value, Placeholder | Named)

@@ -1,0 +1,152 @@
+"""Training states on disk: written by any number of processes, read by any other, with nothing in them that runs.
+
+    checkpoint/
+      rank-00000.safetensors ...   the pieces of tensors that each process wrote, with their sums (`runtime.weights`)
+      metadata.json                every tensor's type, size and pieces; every plain value; the paths in the state
+      manifest.json                all files, their sizes and hashes; written last (`seal`)
+
+Torch's planners decide who writes what and cut tensors anew when they are read (torch.distributed.checkpoint); here is
+the storage that they write to and read from, in the place of torch's own, whose metadata and values are pickles that
+torch runs. Folders in that format are read too, safely (`runtime.old_checkpoints`), but for checksums, which they lack.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed.checkpoint as dcp
+
+from kinolab.errors import DamagedError, InputError
+from kinolab.runtime import sets
+from kinolab.runtime.files import write_text
+from kinolab.runtime.old_checkpoints import FILE as OLD_FILE
+from kinolab.runtime.shard_storage import METADATA, Planner, Reader, Writer
+from kinolab.runtime.weights import TensorFile
+
+T = TypeVar("T")
+
+
+def save(state: dict[str, Any], folder: Path, alone: bool) -> None:
+    """Write this process's part of a state into a folder; with others, every process calls it. Not sealed yet.
+
+    Args:
+        state: tensors (also DTensors) and plain values in nested dictionaries and lists.
+        folder: is there already.
+        alone: there are no other processes.
+
+    Raises:
+        OSError: where it can't be written, in whichever process.
+        InputError: for a value that is none of text, number, truth and nothing, or lists and dictionaries of them.
+    """
+    with _one_error(folder, InputError):
+        dcp.save(state, storage_writer=Writer(folder), planner=dcp.DefaultSavePlanner(), no_dist=alone)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of all that is in a checkpoint's folder; before, it isn't one. One process calls it.
+
+    Raises:
+        OSError: where it can't be written.
+    """
+    write_text(folder / sets.MANIFEST, sets.make_manifest(folder, hashes=False).text())
+
+
+def load(state: dict[str, Any], folder: Path, alone: bool) -> None:
+    """Fill a state in place from a checkpoint, every tensor checked; with others, every process calls it.
+
+    Raises:
+        DamagedError: where the checkpoint is damaged or not whole; the state is then partly filled.
+        InputError: where it is whole and another state's: names or sizes differ.
+        OSError: where it can't be read.
+    """
+    damaged = [problem for problem in problems(folder) if not problem.edited]
+    if damaged:
+        raise DamagedError(f"{damaged[0]}")
+    with _one_error(folder, DamagedError):
+        dcp.load(state, storage_reader=Reader(folder), planner=Planner(), no_dist=alone)
+
+
+def problems(folder: Path) -> list[sets.Problem]:
+    """What can be seen of damage in no time: missing files, other sizes, other headers; nothing in older folders."""
+    if (folder / OLD_FILE).exists() and not (folder / METADATA).exists():
+        return []
+    try:
+        manifest = sets.read_manifest(folder)
+    except InputError as error:
+        return [sets.Problem(folder / sets.MANIFEST, f"damaged ({error})")]
+    if manifest is None:
+        return [sets.Problem(folder, "no checkpoint, or one that was never finished (no manifest.json)")]
+    return sets.check(folder, manifest)
+
+
+def verify(folder: Path) -> list[sets.Problem]:
+    """All damage: every tensor is read and compared with its sum, every other file with its hash.
+
+    Raises:
+        OSError: where something can't be read.
+    """
+    found = problems(folder)
+    if found:
+        return found
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            file = TensorFile(path)
+            for name in file.names:
+                file.tensor(name, nan="allow")
+        except InputError as error:
+            found.append(sets.Problem(path, str(error).removeprefix(f"{path}: ")))
+    try:
+        Reader(folder).read_metadata()
+    except DamagedError as error:
+        found.append(sets.Problem(folder, str(error)))
+    return found
+
+
+def newest_whole(found: Sequence[Path], load: Callable[[Path], T], say: Callable[[str], None]) -> T | None:
+    """Load the newest checkpoint that is whole: what `load` gave, or None where there is none in `found`.
+
+    Args:
+        found: checkpoints, oldest first.
+        load: loads one, all of it anew; raises DamagedError or OSError where it is damaged.
+        say: is told which one is damaged, and from which the run goes on.
+
+    Raises:
+        DamagedError: where there are checkpoints and none is whole; names the newest and what is wrong with it.
+    """
+    first: InputError | OSError | None = None
+    for checkpoint in reversed(found):
+        try:
+            loaded = load(checkpoint)
+        except (DamagedError, OSError) as error:
+            say(f"{checkpoint.name} is damaged: {error}")
+            first = first or error
+            continue
+        if first is not None:
+            say(f"going on from {checkpoint.name}, the newest checkpoint that is whole")
+        return loaded
+    if first is not None:
+        raise DamagedError(f"{found[-1].parent}: none of {len(found)} checkpoints is whole; the newest: {first}")
+    return None
+
+
+@contextmanager
+def _one_error(folder: Path, damaged: type[InputError]) -> Iterator[None]:
+    """Of the errors that torch gathers from all processes, the one that says what is wrong."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+            yield
+    except dcp.CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        cause = next((c for c in causes if isinstance(c, OSError | InputError)), causes[0] if causes else error)
+        if isinstance(cause, DamagedError | OSError):
+            raise cause from None
+        if isinstance(cause, InputError):
+            raise damaged(str(cause)) from None
+        if isinstance(cause, RuntimeError | ValueError):  # of the planner: names or sizes of another state
+            raise InputError(f"{folder}: holds another state: {cause}") from None
+        raise cause from None
