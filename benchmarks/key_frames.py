@@ -22,7 +22,7 @@ from kinolab import video
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageAutoencoder
 from kinolab.cli.data import parse_size
 from kinolab.config import load_config
-from kinolab.data.durable import write_atomic
+from kinolab.runtime.files import write_text
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip
 from kinolab.errors import InputError
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
             print(line, flush=True)
             lines.append(line)
     if options.markdown is not None:
-        write_atomic(options.markdown, "\n".join(lines) + "\n")
+        write_text(options.markdown, "\n".join(lines) + "\n")
         print(options.markdown)
 
 

@@ -25,7 +25,7 @@ from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.data.buckets import BucketShape, outside_buckets
-from kinolab.data.durable import write_atomic
+from kinolab.runtime.files import write_text
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
@@ -150,7 +150,7 @@ class VideoModel:
         target.mkdir(parents=True, exist_ok=True)
         save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
         save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
-        write_atomic(target / "model.yaml", to_yaml(self.config))
+        write_text(target / "model.yaml", to_yaml(self.config))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights of both parts, by names that begin with `autoencoder.` and `denoiser.`."""
@@ -495,4 +495,4 @@ def save_autoencoder(
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(autoencoder, folder / "autoencoder.safetensors")
     config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config, autoencoder_size=size)
-    write_atomic(folder / "model.yaml", to_yaml(config))
+    write_text(folder / "model.yaml", to_yaml(config))

@@ -33,7 +33,7 @@ def sensitivity(
     """
     from kinolab.cli.data import progress_bar
     from kinolab.cli.measuring import check_out, show_report
-    from kinolab.data.durable import write_atomic
+    from kinolab.runtime.files import write_text
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
     from kinolab.evaluation.sensitivity import evaluate_sensitivity
@@ -53,5 +53,5 @@ def sensitivity(
         parts = ["kinolab evaluate sensitivity", data, f"--count {count}"]
         parts += [f"--reconstruction {reconstruction}"] * (reconstruction != "toy-reconstruction")
         parts += [f"--generation {generation}"] * (generation != "toy-generation")
-        write_atomic(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
+        write_text(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
         typer.echo(markdown)

@@ -26,7 +26,7 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
     from rich.console import Console
 
-    from kinolab.data.durable import write_atomic
+    from kinolab.runtime.files import write_text
 
     # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -35,7 +35,7 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     for line in lines:
         typer.echo(line)
     if out is not None:
-        write_atomic(out, json)
+        write_text(out, json)
         typer.echo(out)
 
 

@@ -227,7 +227,7 @@ def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], 
     kept = [entry for entry in kept if entry.items]
     removed = sum(len(e.items) for e in entries) - sum(len(e.items) for e in kept)
     _write_header(out, plan, [], complete=False)
-    write_atomic(out / "index.jsonl", "".join(map(format_entry, kept)))
+    write_text(out / "index.jsonl", "".join(map(format_entry, kept)))
     names = {name for entry in kept for name in (entry.shard, given_file(entry.shard))}
     for file in (out / "shards").glob("*"):
         if file.name not in names:
@@ -443,7 +443,7 @@ def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complet
         "draws": plan.draws,
         "statistics": statistics,
     }
-    write_atomic(out / "cache.json", json.dumps(header, indent=2) + "\n")
+    write_text(out / "cache.json", json.dumps(header, indent=2) + "\n")
 
 
 def _short(value: object) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from kinolab import __version__
-from kinolab.data.durable import write_atomic
+from kinolab.runtime.files import write_text
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
@@ -116,7 +116,7 @@ def write_vbench(
         if progress is not None:
             progress(len(files), len(jobs) * videos)
     if prompts.suffix == ".json":
-        write_atomic(out / FULL_INFO, text.read_text(prompts))
+        write_text(out / FULL_INFO, text.read_text(prompts))
     return VBenchReport(out / "videos", tuple(files), made)
 
 
@@ -193,7 +193,7 @@ def prompts_of_world(model: VideoModel, folder: Path, *, count: int = 256, first
     captions = list(dict.fromkeys(make_clip(source.world, source.seed(i)).caption for i in numbers))
     check_names(captions)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
+    write_text(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
     _write_json(folder / FULL_INFO, [{"prompt_en": c, "dimension": list(CUSTOM_DIMENSIONS)} for c in captions])
     return folder / FULL_INFO
 
@@ -271,4 +271,4 @@ def _each_once(path: Path) -> list[str]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    write_atomic(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")

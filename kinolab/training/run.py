@@ -14,7 +14,7 @@ import torch
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
-from kinolab.data.durable import held
+from kinolab.runtime.locks import held
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.runtime.devices import announce

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from kinolab.data.durable import held
+from kinolab.runtime.locks import held
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
 from kinolab.training.run import train

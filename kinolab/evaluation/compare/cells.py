@@ -19,7 +19,8 @@ import torch
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
-from kinolab.data.durable import held, write_atomic
+from kinolab.runtime.files import write_text
+from kinolab.runtime.locks import held
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.plan import Budget, ComparePlan
 from kinolab.evaluation.memory import training_memory
@@ -219,12 +220,12 @@ def train_cell(
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, _yaml(recipe))
+    write_text(path, _yaml(recipe))
     report = train(path, run, resume=resumed, say=say)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
     record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}
-    write_atomic(folder / "training.json", json.dumps(record, indent=1) + "\n")
+    write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
 
 
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:

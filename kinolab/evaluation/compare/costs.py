@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from kinolab.data import build
-from kinolab.data.durable import write_atomic
+from kinolab.runtime.files import write_text
 from kinolab.evaluation.compare.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, on_device
 from kinolab.evaluation.compare.plan import ComparePlan
 from kinolab.evaluation.memory import peak_memory, training_memory
@@ -64,7 +64,7 @@ def cost_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device 
             record |= training_cost(plan, cell, out, device)
     else:
         record |= training_cost(plan, cell, out, device) | _denoiser(plan, cell, out, device)
-    write_atomic(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_text(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
 def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:

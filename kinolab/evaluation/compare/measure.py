@@ -11,7 +11,7 @@ import torch
 
 from kinolab.config import load_config
 from kinolab.data import WorldSourceConfig
-from kinolab.data.durable import write_atomic
+from kinolab.runtime.files import write_text
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import ProtocolClips
 from kinolab.evaluation.compare.cells import Cell, cell_folder, is_trained, model_of, needs
@@ -93,7 +93,7 @@ def measure_cell(
     trained = folder / "training.json"
     record["training"] = json.loads(trained.read_text(encoding="utf-8")) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
-    write_atomic(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
 def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device) -> Any:
