@@ -31,6 +31,16 @@ def _seeded() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+    """So does every fixture that several tests share: its weights don't depend on which of them asks first."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return (yield)
+
+
 @pytest.fixture(autouse=True)
 def _no_leftover_filters() -> Iterator[None]:
     """A test that changes warning filters doesn't change them for the next one."""

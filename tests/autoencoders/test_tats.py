@@ -21,7 +21,7 @@ from kinolab.errors import InputError
 from kinolab.evaluation.reconstruct import ReconstructConfig, can_stream, reconstruct
 from kinolab.model import load_autoencoder, save_autoencoder
 from kinolab.tasks.mask import fold
-from tests.closeness import assert_close
+from tests.closeness import NETWORK, assert_close
 
 HIDDEN, CODES, DIM, GROUPS = 4, 11, 6, 2
 STRIDES = ((2, 2, 2), (1, 2, 2))
@@ -162,9 +162,9 @@ def test_public_weights_give_the_outputs_of_an_independent_forward_pass(tmp_path
     assert torch.equal(mean, state["codebook.embeddings"][codes].movedim(-1, 1))
     rebuilt = 2 * reference.decode(codes)
     assert rebuilt.shape == clip.shape
-    assert_close(ours.decode(mean), rebuilt)
-    assert_close(ours.decode_indices(codes), rebuilt)
-    assert_close(ours.train().decode(mean), rebuilt)
+    assert_close(ours.decode(mean), rebuilt, within=NETWORK)
+    assert_close(ours.decode_indices(codes), rebuilt, within=NETWORK)
+    assert_close(ours.train().decode(mean), rebuilt, within=NETWORK)
 
 
 def test_strides_follow_the_published_shape() -> None:
