@@ -24,12 +24,12 @@ ABSOLUTE = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?/|[a-z]:", re.IGNORECASE)
 
 def composed(text: str) -> str:
     """Text in Unicode's composed form (NFC): an accented letter is one character."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def folded(text: str) -> str:
     """The same without capitals."""
-    return composed(composed(text).casefold())
+    return text.lower() if text.isascii() else composed(composed(text).casefold())
 
 
 SPELLINGS: tuple[Callable[[str], str], ...] = (str, composed, folded)
@@ -73,6 +73,9 @@ class ClipNames:
         if name in self.files_at_once:  # a name may hold a backslash
             return name
         text, absolute = _slashed(name)
+        for bare in () if absolute else (False, True):
+            if found := self._look_up(text, 0, bare, partly=False):
+                return found
         whole = list(self._inside(text, absolute, base))
         ends = [] if absolute or text.startswith("..") else [text]
         for spelling in range(len(SPELLINGS)):
@@ -133,10 +136,10 @@ class ClipNames:
             return
         if not text.startswith(".."):
             yield text
-        bases = (self.root,) if base is None else (self.root, base)
-        for start in bases:
-            joined = os.path.normpath(os.path.join(os.path.abspath(start), text)).replace(os.sep, "/")
-            yield from self._below(joined)
+        if text.startswith("..") or (base is not None and base != self.root):
+            for start in (self.root,) if base is None else (self.root, base):
+                joined = os.path.normpath(os.path.join(os.path.abspath(start), text))
+                yield from self._below(joined.replace(os.sep, "/"))
         parts = text.split("/")
         names = [folded(part) for part in parts]
         for place in self._place_parts:  # counted from a folder above

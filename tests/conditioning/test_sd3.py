@@ -105,3 +105,8 @@ def test_impossible_settings_are_explained(sd3: tuple[Path, Any]) -> None:
         load_config(Sd3TextConfig, {"folder": "x", "t5": "y", "use_t5": False})
     with pytest.raises(InputError, match="18 wide together, which is more than T5's 16"):
         Sd3Text(Sd3TextConfig(folder=sd3[0], use_t5=False, t5_dim=16, **SETTINGS)).encode(["a"])
+
+
+def test_one_of_the_encoders_has_to_know_a_prompt(sd3: tuple[Path, Any]) -> None:
+    encoder = Sd3Text(Sd3TextConfig(folder=sd3[0], clip_tokens=12))
+    assert [encoder.knows(prompt) for prompt in ("ab", "", "猫")] == [True, True, False]

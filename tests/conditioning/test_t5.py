@@ -57,3 +57,14 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="a model of type 'bert', expected a T5 encoder"):
         T5Text(T5TextConfig(folder=tmp_path)).encode(["a"])
+
+
+def test_a_prompt_of_unknown_letters_is_not_known(t5: tuple[Path, Any]) -> None:
+    encoder = T5Text(T5TextConfig(folder=t5[0]))
+    assert [encoder.knows(p) for p in ("ab", "\U0001f408 b", "", "\U0001f408", "猫 犬")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -116,3 +116,15 @@ def test_building_reads_nothing() -> None:
 def test_only_lists_of_strings_are_prompts(encoder: MiniLm, prompts: list[str]) -> None:
     with pytest.raises(InputError, match="list of prompts"):
         encoder.encode(prompts)
+
+
+def test_prompts_of_which_no_token_is_known_are_warned_about() -> None:
+    """Emoji and what BERT's vocabulary lacks are one and the same token; a blank prompt asks for nothing."""
+    encoder = MiniLm()
+    known = ["a red ball", "", "  ", "\U0001f408 a cat", "Кот", "...", "é"]
+    unknown = ["\U0001f408", "\U0001f680 \U0001f408", "ᏣᎳᎩ", "\ufe0f\u200d"]
+    assert [encoder.knows(prompt) for prompt in known + unknown] == [True] * len(known) + [False] * len(unknown)
+    assert torch.equal(*encoder.encode(["\U0001f408", "\U0001f680"]).states), "which is why"
+    with pytest.warns(UserWarning, match=r"minilm knows no token of the prompt '🚀 🐈', and can't tell it") as said:
+        encoder.warn_unknown([*known, unknown[1], unknown[1]])
+    assert len(said) == 1
