@@ -25,7 +25,6 @@ from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.data.buckets import BucketShape, outside_buckets
-from kinolab.runtime.files import write_text
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
@@ -37,6 +36,7 @@ from kinolab.layers.step_cache import StepCache
 from kinolab.request import Request as Request
 from kinolab.request import listed_prompts
 from kinolab.runtime.devices import choose
+from kinolab.runtime.files import write_text
 from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 

@@ -33,10 +33,10 @@ def sensitivity(
     """
     from kinolab.cli.data import progress_bar
     from kinolab.cli.measuring import check_out, show_report
-    from kinolab.runtime.files import write_text
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
     from kinolab.evaluation.sensitivity import evaluate_sensitivity
+    from kinolab.runtime.files import write_text
 
     chosen = (
         load_protocol(reconstruction, kind="reconstruction"),

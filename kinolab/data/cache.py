@@ -24,15 +24,20 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kinolab.config import Config
 from kinolab.data.clips import ClipRecord, LatentExample, Split, Verdict, by_shape, heldout_hashes
 from kinolab.errors import InputError
+from kinolab.runtime.lines import shown
+from kinolab.runtime.paths import single
+from kinolab.runtime.reading import Limits, json_lines, read_json
+from kinolab.runtime.weights import read_weights
 
 FORMAT = 1
 OPEN_SHARDS = 128
+LINES = Limits(bytes=256 * 2**20, depth=16, values=10_000_000)
+"""Of a line of the index, which lists all windows of a shard."""
 GIVEN_ENDING = ".given.safetensors"
 
 
@@ -98,13 +103,14 @@ def item_key(
 def read_header(path: Path) -> dict[str, Any]:
     """The header of a cache; raises InputError where the folder holds none or one of another format."""
     try:
-        header = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+        header = read_json(path / "cache.json")
     except FileNotFoundError:
         raise InputError(f"{path}: not a latent cache (no cache.json); make one with: kinolab encode") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path / 'cache.json'}: not valid JSON: {error.msg}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{path / 'cache.json'}: expected an object, got {shown(header)}; damaged, encode again")
     if header.get("format") != FORMAT:
-        raise InputError(f"{path}: a latent cache of format {header.get('format')}; this Kinolab reads format {FORMAT}")
+        found = shown(header.get("format"))
+        raise InputError(f"{path}: a latent cache of format {found}; this Kinolab reads format {FORMAT}")
     return dict(header)
 
 
@@ -114,14 +120,12 @@ def read_index(path: Path) -> list[ShardEntry]:
     if not index.is_file():
         return []
     entries = []
-    with index.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                break
-            try:
-                entries.append(_parse_entry(json.loads(line)))
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-                raise InputError(f"{index}: line {number} is damaged; delete {path} and encode again") from None
+    for number, line in json_lines(index, LINES):
+        try:
+            entries.append(_parse_entry(line))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(f"{index}: line {number} is damaged; delete {path} and encode again") from None
+        single(path / "shards", entries[-1].shard, new=False)
     return entries
 
 
@@ -178,13 +182,10 @@ class ShardReader:
     def _load(self, shard: str) -> dict[str, Tensor]:
         file = self.path / "shards" / shard
         try:
-            with safe_open(file, framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = read_weights(file, advice="delete it and run the same kinolab encode again").tensors
         except FileNotFoundError:
             raise InputError(f"{file}: missing; run the same kinolab encode again") from None
-        except SafetensorError as error:
-            raise InputError(f"{file}: damaged ({error}); delete it and run the same kinolab encode again") from None
-        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else tensors
+        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else dict(tensors)
 
 
 class CacheSource:

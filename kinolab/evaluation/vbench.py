@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from kinolab import __version__
-from kinolab.runtime.files import write_text
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
@@ -35,6 +34,7 @@ from kinolab.evaluation.world import matching_world
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.model import VideoModel
 from kinolab.runtime import text
+from kinolab.runtime.files import write_text
 
 VIDEOS_PER_PROMPT = 5
 """What VBench expects; with fewer it warns of missing videos."""

@@ -14,10 +14,10 @@ import torch
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
-from kinolab.runtime.locks import held
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.runtime.devices import announce
+from kinolab.runtime.locks import held
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.encoder import EncoderJob, MixedSource

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kinolab.autoencoders.base import Posterior
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
-from kinolab.data.durable import locked
 from kinolab.errors import InputError
+from kinolab.runtime.locks import held
 from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
 from tests.processes import Child
@@ -247,7 +247,7 @@ def test_folders_that_are_no_cache_are_left_alone(tmp_path: Path, folder: Path) 
     with pytest.raises(InputError, match="holds other files"):
         encode_to_cache(clips(folder), MeanAutoencoder(), folder)
     out = tmp_path / "c"
-    with locked(out), pytest.raises(InputError, match="another kinolab encode"):
+    with held(out / ".lock"), pytest.raises(InputError, match="another kinolab encode"):
         encode_to_cache(clips(folder), MeanAutoencoder(), out)
 
 

@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from kinolab.runtime.locks import held
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
+from kinolab.runtime.locks import held
 from kinolab.training.run import train
 from tests.closeness import difference
 from tests.processes import kinolab

@@ -19,14 +19,14 @@ import torch
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
-from kinolab.runtime.files import write_text
-from kinolab.runtime.locks import held
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.plan import Budget, ComparePlan
 from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import model_hash
 from kinolab.model import find_autoencoder, load_autoencoder
+from kinolab.runtime.files import write_text
+from kinolab.runtime.locks import held
 from kinolab.runtime.text import split_lines
 from kinolab.tasks import CachedDraws
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig

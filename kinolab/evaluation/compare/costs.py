@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from kinolab.data import build
-from kinolab.runtime.files import write_text
 from kinolab.evaluation.compare.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, on_device
 from kinolab.evaluation.compare.plan import ComparePlan
 from kinolab.evaluation.memory import peak_memory, training_memory
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
 from kinolab.model import Request, VideoModel, load_autoencoder
 from kinolab.runtime.devices import device_of, synchronize
+from kinolab.runtime.files import write_text
 from kinolab.training.parallel import join_world
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Trainer

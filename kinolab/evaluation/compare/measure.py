@@ -11,7 +11,6 @@ import torch
 
 from kinolab.config import load_config
 from kinolab.data import WorldSourceConfig
-from kinolab.runtime.files import write_text
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import ProtocolClips
 from kinolab.evaluation.compare.cells import Cell, cell_folder, is_trained, model_of, needs
@@ -27,6 +26,7 @@ from kinolab.generate import model_hash
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
 from kinolab.runtime.devices import choose
+from kinolab.runtime.files import write_text
 
 
 def protocol_of(plan: ComparePlan, cell: Cell) -> Protocol:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kinolab.runtime.files import write_text
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of
 from kinolab.evaluation.compare.plan import ComparePlan
@@ -35,6 +34,7 @@ from kinolab.evaluation.report import (
 )
 from kinolab.evaluation.report.blocks import Mark, Value
 from kinolab.evaluation.report.media import clock
+from kinolab.runtime.files import write_text
 
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 """Where the tables go in a page that holds other words too."""
