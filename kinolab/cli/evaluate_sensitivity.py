@@ -29,7 +29,7 @@ def sensitivity(
     A metric sees a distortion where it gets worse with every step and beyond noise; it is blind to one where nothing
     changes, and misled by one that it rewards.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import check_out, show_report
     from kinolab.data.durable import write_atomic
     from kinolab.errors import InputError
@@ -43,7 +43,7 @@ def sensitivity(
     check_out(out)
     if markdown is not None and markdown.is_dir():
         raise InputError(f"{markdown}: is a folder; expected the name of a Markdown file")
-    with progress_bar("measuring") as advance:
+    with progress_bar("measuring", cheaper=less("--count ", count)) as advance:
         report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=device, progress=advance)
     show_report([report.table()], report.lines(), report.to_json(), out)
     if markdown is not None:
