@@ -37,6 +37,7 @@ def compare(
     A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
+    from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
     from kinolab.evaluation.compare.cells import encode_cell, find_cell, train_cell
     from kinolab.evaluation.compare.costs import cost_cell
@@ -81,9 +82,11 @@ def compare(
     failed: list[str] = []
     if not table:
         measure = stage != "train"
-        failed = run_all(
-            plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure, say=say
-        )  # fmt: skip
+        with progress_bar("comparing", "cells") as advance:
+            failed = run_all(
+                plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure,
+                progress=advance, say=say,
+            )  # fmt: skip
     if stage != "train":
         for path in write_tables(loaded, folder, markdown):
             typer.echo(path)

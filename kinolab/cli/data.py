@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 
 from kinolab.cli.options import tell
 from kinolab.errors import InputError
+from kinolab.runtime.progress import Reporter, duration
 
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import AutoencoderSpec
@@ -46,7 +47,7 @@ def check(
     from kinolab.data import FolderSource, summarise
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
-    with progress_bar("reading clips") as advance:
+    with progress_bar("reading", "clips") as advance:
         source = FolderSource(config.model_copy(update={"split": "all"}), spec, advance, allow_empty=True)
     if json_lines:
         print_json(source.verdicts())
@@ -78,7 +79,7 @@ def shrink(
     """
     from kinolab.data.shrink import shrink as run
 
-    with progress_bar("shrinking clips") as advance:
+    with progress_bar("shrinking", "clips") as advance:
         summary = run(folder, out, size, fps=fps, progress=advance)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
@@ -271,25 +272,22 @@ def print_json(verdicts: Iterable[Verdict]) -> None:
         typer.echo(json.dumps(asdict(verdict)))
 
 
-class progress_bar:  # noqa: N801  (used as a function)
-    """A progress bar on standard error, where that is a terminal; gives a callback (done, total)."""
+class progress_bar(Reporter):  # noqa: N801  (used as a function)
+    """How far a command is, on standard error: a bar in a terminal, else a line every few seconds."""
 
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(
+        self, title: str, unit: str = "", *, cheaper: Callable[[float], str] | None = None, keeps: str = ""
+    ) -> None:
+        from kinolab.evaluation.memory import peak_memory
 
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(title, total=None)
-
-    def __enter__(self) -> progress_bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        super().__init__(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
 
     def __call__(self, done: int, total: int) -> None:
         tell()
-        self._progress.update(self._task, completed=done, total=total)
+        super().__call__(done, total)
+
+
+def less(option: str, count: int) -> Callable[[float], str]:
+    """What to say where a quarter of a count, such as of clips or steps, takes a quarter of the time."""
+    few = max(1, count // 4)
+    return lambda seconds: "" if few == count else f"{option}{few} would take about {duration(seconds * few / count)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,7 +68,8 @@ def encode(
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
     for note in source.notes():
         typer.echo(note)
-    with progress_bar("encoding") as advance:
+    check_room(out, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
+    with progress_bar("encoding", "windows", cheaper=encode_less) as advance:
         summary = encode_to_cache(
             source,
             network,
@@ -111,6 +113,29 @@ def say_of_captions(source: FolderSource | WorldSource, encoder: TextEncoder) ->
         typer.echo(note)
 
 
+def encode_less(seconds: float) -> str:
+    """What takes less than encoding all of it does."""
+    return "a smaller --size takes less, and so do fewer windows (-s data.stride=...); Ctrl-C keeps what is encoded"
+
+
+def check_room(out: Path, source: Any, spec: Any, width: int, posterior: bool) -> None:
+    """Say what a large cache will take; refuse one that the disk has no room for before anything is encoded.
+
+    width: bytes of a value.
+    """
+    from kinolab.evaluation.machine import disk_left, folder_size
+    from kinolab.runtime.progress import size
+
+    shapes = [(len(group), source.record(group[0])) for group in source.groups()]
+    values = sum(count * math.prod(spec.latent_shape(r.frames, *r.size)) for count, r in shapes)
+    needed, free = values * width * (1 + posterior), disk_left(out)
+    missing = needed - (folder_size(out) if out.is_dir() else 0)
+    if missing > free:
+        raise InputError(f"{out}: the latents take {size(needed)}, and {size(free)} are free there; give another --out")
+    if needed >= 1e9:
+        typer.echo(f"encoding: the latents will take {size(needed)} of disk, of {size(free)} that are free", err=True)
+
+
 def embed_captions(out: Path, encoder: TextEncoder) -> None:
     """Embed the captions of a cache that it has no embedding of, and say how many those were."""
     from kinolab.cli.generate import spoken_warnings
@@ -118,7 +143,7 @@ def embed_captions(out: Path, encoder: TextEncoder) -> None:
     from kinolab.training.prompts import CaptionEmbedder
 
     captions = ["", *CacheSource(CacheConfig(path=out, split="all")).captions]
-    with progress_bar("embedding captions") as advance, spoken_warnings():
+    with progress_bar("embedding", "captions") as advance, spoken_warnings():
         embedded = CaptionEmbedder(encoder, out).fill(captions, advance)
     count = len(set(captions))
     typer.echo(f"{out}: {count} captions by {encoder.name} ({embedded} embedded now, {count - embedded} there already)")

@@ -54,7 +54,8 @@ def reconstruction(
     chosen = load_protocol(protocol, setting, kind="reconstruction")
     check_out(out, videos)
     folder, where = video_folder(subject), take_device(device)
-    with progress_bar("measuring") as advance, spoken_warnings():
+    fewer = "fewer clips take less: -s samples=16"
+    with progress_bar("measuring", "clips", cheaper=lambda seconds: fewer) as advance, spoken_warnings():
         if folder is not None:
             report = evaluate_folders(
                 Path(data), folder, chosen, batch=batch, videos=videos, device=where, progress=advance
@@ -92,7 +93,7 @@ def generation(
 
     A model is asked for one clip per real one, by its caption or label where it takes them.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.generate import spoken_warnings
     from kinolab.errors import InputError
     from kinolab.evaluation.clips import GeneratedClips, ProtocolClips
@@ -118,7 +119,7 @@ def generation(
         how, guided = sampling(model.config, sampler, steps, guidance)
         made = ModelClips(model, name, real, chosen, sampler=how, guidance=guided, given_frames=given_frames)
         made_by = {"name": subject, "kind": "model", "sha256": model_hash(name)}
-    with progress_bar("measuring") as advance, spoken_warnings():
+    with progress_bar("measuring", "clips", cheaper=less("-s samples=", len(real))) as advance, spoken_warnings():
         report = evaluate_generated(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
             device=where, progress=advance,

@@ -31,7 +31,7 @@ def sensitivity(
     A metric sees a distortion where it gets worse with every step and beyond noise; it is blind to one where nothing
     changes, and misled by one that it rewards.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import check_out, show_report
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
@@ -46,7 +46,7 @@ def sensitivity(
     if markdown is not None and markdown.is_dir():
         raise InputError(f"{markdown}: is a folder; expected the name of a Markdown file")
     where = take_device(device)
-    with progress_bar("measuring") as advance:
+    with progress_bar("measuring", cheaper=less("--count ", count)) as advance:
         report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=where, progress=advance)
     show_report([report.table()], report.lines(), report.to_json(), out)
     if markdown is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.options import Device, take_device, tell
+from kinolab.cli.options import Device, take_device
 
 
 def generate(
@@ -61,6 +61,7 @@ def generate(
 
 def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
     """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
+    from kinolab.cli.data import less, progress_bar
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.generate import GenerateConfig, default_model
@@ -94,8 +95,11 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
         values["guidance"]["scale"] = 1.0
     values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])
     config = load_config(GenerateConfig, values)
-    with spoken_warnings():
-        files = run(config, out, progress=show_progress("sampling"), say=lambda note: typer.echo(note, err=True))
+    with (
+        spoken_warnings(),
+        progress_bar("sampling", "steps", cheaper=less("--steps ", values["sampler"]["steps"])) as bar,
+    ):
+        files = run(config, out, progress=bar, say=bar.note)
     for path in files:
         typer.echo(path)
 
@@ -144,17 +148,3 @@ def _numbers(text: str) -> list[float]:
         return [float(p) for p in text.split(",")]
     except ValueError:
         raise InputError(f"--guidance-interval {text!r}: expected LOW,HIGH such as 0.2,0.8") from None
-
-
-def show_progress(what: str) -> Any:
-    """A callback that shows `what step/steps` on a terminal's last line."""
-    import sys
-
-    def show(step: int, steps: int) -> None:
-        tell()
-        if sys.stderr.isatty():
-            end = "\n" if step == steps else ""
-            sys.stderr.write(f"\r{what} {step}/{steps}{end}")
-            sys.stderr.flush()
-
-    return show

@@ -16,14 +16,15 @@ def rerun(
     device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: where it was made.")] = None,
 ) -> None:
     """Make a generated video again and compare: on the same machine and device its frames are the same bit for bit."""
-    from kinolab.cli.generate import show_progress
+    from kinolab.cli.data import progress_bar
     from kinolab.generate import rerun as run
 
     target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
     if target.suffix == ".json":
         target = target.with_suffix(".mp4")
     where = None if device is None else take_device(device)
-    path, changed = run(video, target, device=where, progress=show_progress("sampling"))
+    with progress_bar("sampling", "steps") as advance:
+        path, changed = run(video, target, device=where, progress=advance)
     typer.echo(path)
     if not changed:
         typer.echo("identical: every frame is the same, bit for bit")

@@ -48,7 +48,7 @@ def tune(
     The full run has twice the model's own steps, in float32, without a cache. All settings make the same clips from the
     same noise, and take turns, so that the ratios hold on a busy machine too.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import load_model, show_report
     from kinolab.config import load_config
     from kinolab.errors import InputError
@@ -82,7 +82,7 @@ def tune(
     }
     config = load_config(TuneConfig, values, name="tune")
     chosen, loaded = load_model(model, device, "float32", prompts=True)
-    with progress_bar("trying") as advance:
+    with progress_bar("trying", "runs", cheaper=less("--count ", count)) as advance:
         report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
     show_report([report.table()], report.lines(drift), report.to_json(), out)
 

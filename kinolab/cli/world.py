@@ -47,18 +47,21 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
     import json
 
     from kinolab import video
+    from kinolab.cli.data import less, progress_bar
     from kinolab.data.world import CLASSES, make_clip, save_state
 
     out.mkdir(parents=True, exist_ok=True)
     lines = []
-    for seed in seeds:
-        clip = make_clip(config, seed)
-        name = f"clip-{seed:06d}"
-        video.write(out / f"{name}.mp4", clip.frames, clip.fps)
-        save_state(clip, out / f"{name}.json")
-        row = {"file": f"{name}.mp4", "caption": clip.caption, "label": clip.label}
-        row |= {"class": CLASSES[clip.label], "fps": clip.fps, "seed": seed, "state": f"{name}.json"}
-        lines.append(json.dumps(row))
+    with progress_bar("writing", "clips", cheaper=less("--count ", len(seeds))) as advance:
+        for number, seed in enumerate(seeds, start=1):
+            clip = make_clip(config, seed)
+            name = f"clip-{seed:06d}"
+            video.write(out / f"{name}.mp4", clip.frames, clip.fps)
+            save_state(clip, out / f"{name}.json")
+            row = {"file": f"{name}.mp4", "caption": clip.caption, "label": clip.label}
+            row |= {"class": CLASSES[clip.label], "fps": clip.fps, "seed": seed, "state": f"{name}.json"}
+            lines.append(json.dumps(row))
+            advance(number, len(seeds))
     aside = out / "captions.jsonl.part"
     aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     aside.replace(out / "captions.jsonl")

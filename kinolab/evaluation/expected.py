@@ -64,7 +64,7 @@ def cheaper(spec: AutoencoderSpec, work: Work, seconds: float) -> str:
     side = SMALL if shorter > 1.5 * SMALL else max(SMALL // 4, 0 if work.trained is None else min(work.trained))
     if shorter >= 1.5 * side:
         found.append(f"--size {side} would take about {duration(seconds * (side / shorter) ** 2)}")
-    frames = spec.snap_frames(max(1, int(work.frames * WORTH / seconds)))
+    frames = spec.snap_frames(max(spec.pixel_frames(3), int(work.frames * WORTH / seconds)))
     if frames < work.frames:
         found.append(f"--frames {frames} about {duration(seconds * frames / work.frames)}")
     return ", ".join(found)

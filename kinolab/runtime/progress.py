@@ -119,7 +119,7 @@ class Reporter:
         self.title, self.unit, self.cheaper, self.memory, self.keeps = title, unit, cheaper, memory, keeps
         self.stream, self.clock = sys.stderr if stream is None else stream, clock
         self.done, self.total, self.stopping = 0, 0, False
-        self._began = self._last = self._since = clock()
+        self._began = self._last = self._since = self._reached = clock()
         self._expected: Cost | None = None
         self._said, self._advised = False, False
         self._bar: Any = None
@@ -162,7 +162,7 @@ class Reporter:
                 self._expected = None
             if not done or done < self.done:
                 self._since = self.clock()
-            self.done, self.total = done, total
+            self.done, self.total, self._reached = done, total, self.clock()
             if self._bar is not None:
                 self._bar.update(self._task, completed=done, total=total)
             self.beat()
@@ -179,7 +179,7 @@ class Reporter:
             if cheaper:
                 self.cheaper, self._advised = lambda seconds: cheaper, False
             if cost.seconds is not None and cost.seconds >= WORTH:
-                self._print(f"{cost}" + (f" by {by}" if by else "") + self._advice(cost.seconds))
+                self._print(f"{cost}" + (f" (told by {by})" if by else "") + self._advice(cost.seconds))
 
     def beat(self) -> None:
         """Say what is due; the thread asks every second, and whoever reports progress."""
@@ -192,8 +192,10 @@ class Reporter:
                 if whole >= WORTH and self.total > self.done:
                     known = self._told(whole)
                     cost = Cost(None if known else whole, self.memory())
-                    if str(cost):
-                        self._print(f"{cost} for {self._counted(self.total)}{'' if known else self._advice(whole)}")
+                    if known and cost.memory is not None:
+                        self._print(f"{cost} so far")
+                    elif not known:
+                        self._print(f"{cost} for {self._counted(self.total)}{self._advice(whole)}")
                         self._last = now
             if self._bar is None and now - self._last >= max(EVERY, min(30.0, passed / 50)):
                 self._last = now
@@ -211,7 +213,8 @@ class Reporter:
             left = None if left is None else left - (now - self._began)
             rest = "" if left is None or left <= 0 else f", about {duration(left)} left"
             return f"at work for {duration(now - self._began)}{rest}"
-        left = (now - self._since) / self.done * (self.total - self.done)
+        # By the pieces that are done: the one at work would make what is left grow until it is done.
+        left = (self._reached - self._since) / self.done * (self.total - self.done) - (now - self._reached)
         return f"{self.done} of {self._counted(self.total)}" + (f", about {duration(left)} left" if left >= 1 else "")
 
     def _counted(self, count: int) -> str:

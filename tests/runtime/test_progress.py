@@ -64,7 +64,7 @@ def test_a_line_comes_while_the_first_piece_takes_long() -> None:
         clock.now = float(second)
         report.beat()
     assert lines(report) == [
-        "encoding: about 2 min, 3 MB of disk by a small piece",
+        "encoding: about 2 min, 3 MB of disk (told by a small piece)",
         "encoding: at work for 5 s, about 2 min left",
         "encoding: at work for 10 s, about 2 min left",
     ]
@@ -78,6 +78,17 @@ def test_an_estimate_is_repeated_only_where_it_was_wrong() -> None:
         clock.now = 2.5
         report(1, 50)
         assert len(lines(report)) == said, lines(report)
+
+
+def test_what_is_left_shrinks_while_a_piece_is_at_work() -> None:
+    report, clock = reporter()
+    report(0, 4)
+    clock.now = 30.0
+    report(1, 4)
+    for second in (36, 42):
+        clock.now = float(second)
+        report.beat()
+    assert lines(report)[-2:] == [f"encoding: 1 of 4 windows, about {s} s left" for s in (84, 78)]
 
 
 def test_short_work_passes_without_a_word() -> None:

@@ -58,6 +58,7 @@ def compare(
     device: str = "auto",
     isolate: bool = True,
     measure: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     say: Say = lambda text: None,
 ) -> list[str]:
     """Run every cell that is not done; returns what failed, a line each.
@@ -70,6 +71,7 @@ def compare(
         isolate: a process for each training and each measurement, so that memory is each one's own and a crash takes
             one cell only.
         measure: train and measure, or train only.
+        progress: called with (cells done, cells to do).
 
     Raises:
         InputError: for a plan that can't be read, or that names clips or weights which are not there.
@@ -84,6 +86,7 @@ def compare(
         say(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
     finished = {c for c in cells_of(plan) if c not in waiting}
     failed: dict[Cell, str] = {}
+    total = len(waiting)
     running: dict[Future[str | None], Cell] = {}
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         while waiting or running:
@@ -102,6 +105,7 @@ def compare(
                 else:
                     failed[cell] = problem
                     say(f"{cell.id}: {problem}")
+                progress(total - len(waiting) - len(running), total)
     if measure:
         for cell in finished_cells(plan, out):
             problem = work.stage(cell, "cost")
