@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,9 +36,11 @@ from torch.futures import Future
 from kinolab.errors import DamagedError, InputError
 from kinolab.runtime.files import write_text
 from kinolab.runtime.old_checkpoints import OldPiece, read_old_metadata, read_piece
+from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, read_json
 from kinolab.runtime.records import Record
+from kinolab.runtime.sets import Problem
 from kinolab.runtime.torch_parts import DTYPES
 from kinolab.runtime.weights import TensorFile, write_weights
 
@@ -127,10 +129,13 @@ class Writer(dcp.StorageWriter):
 
 
 class Reader(dcp.StorageReader):
-    """Storage that a state is read from: a checkpoint in this format or in torch's own."""
+    """Storage that a state is read from: a checkpoint in this format or in torch's own.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    problems: what is seen of damage before anything is read; asked in each process.
+    """
+
+    def __init__(self, folder: Path, problems: Callable[[], Sequence[Problem]] = lambda: ()) -> None:
+        self.folder, self.problems = folder, problems
         self.pieces: dict[tuple[str, tuple[int, ...] | None], Piece | OldPiece | Value] = {}
         self._files: dict[str, TensorFile] = {}
 
@@ -144,6 +149,9 @@ class Reader(dcp.StorageReader):
             DamagedError: where the metadata is damaged.
         """
         try:
+            damaged = next((problem for problem in self.problems() if not problem.edited), None)
+            if damaged is not None:
+                raise DamagedError(str(damaged))
             return self._read_new() if (self.folder / METADATA).exists() else self._read_old()
         except DamagedError:
             raise
@@ -265,7 +273,7 @@ def encode(value: Any, name: str) -> Any:
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: encode(item, name) for key, item in value.items()}}
-    raise InputError(f"{name}: a {type(value).__name__} can't be stored in a checkpoint")
+    raise InputError(f"{name}: {shown(value)} can't be stored in a checkpoint")
 
 
 def decode(value: Any, name: str) -> Any:

@@ -12,6 +12,7 @@ torch runs. Folders in that format are read too, safely (`runtime.old_checkpoint
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,11 +64,9 @@ def load(state: dict[str, Any], folder: Path, alone: bool) -> None:
         InputError: where it is whole and another state's: names or sizes differ.
         OSError: where it can't be read.
     """
-    damaged = [problem for problem in problems(folder) if not problem.edited]
-    if damaged:
-        raise DamagedError(f"{damaged[0]}")
+    reader = Reader(folder, lambda: problems(folder))
     with _one_error(folder, DamagedError):
-        dcp.load(state, storage_reader=Reader(folder), planner=Planner(), no_dist=alone)
+        dcp.load(state, storage_reader=reader, planner=Planner(), no_dist=alone)
 
 
 def problems(folder: Path) -> list[sets.Problem]:
@@ -147,6 +146,9 @@ def _one_error(folder: Path, damaged: type[InputError]) -> Iterator[None]:
             raise cause from None
         if isinstance(cause, InputError):
             raise damaged(str(cause)) from None
+        unread = re.search(r"global metadata read failed: (.*); rank local metadata read failed", str(cause), re.DOTALL)
+        if isinstance(cause, AssertionError) and unread is not None:  # what torch makes of our error
+            raise DamagedError(unread[1]) from None
         if isinstance(cause, RuntimeError | ValueError):  # of the planner: names or sizes of another state
             raise InputError(f"{folder}: holds another state: {cause}") from None
         raise cause from None
