@@ -49,8 +49,9 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
     from kinolab import video
     from kinolab.cli.data import less, progress_bar
     from kinolab.data.world import CLASSES, make_clip, save_state
+    from kinolab.runtime.files import make_folder, write_text
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lines = []
     with progress_bar("writing", "clips", cheaper=less("--count ", len(seeds))) as advance:
         for number, seed in enumerate(seeds, start=1):
@@ -62,9 +63,7 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
             row |= {"class": CLASSES[clip.label], "fps": clip.fps, "seed": seed, "state": f"{name}.json"}
             lines.append(json.dumps(row))
             advance(number, len(seeds))
-    aside = out / "captions.jsonl.part"
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aside.replace(out / "captions.jsonl")
+    write_text(out / "captions.jsonl", "\n".join(lines) + "\n")
 
 
 def _check_folder(folder: Path) -> list[tuple[str, Any]]:

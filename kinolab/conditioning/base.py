@@ -5,8 +5,6 @@ Shapes: B prompts, L tokens, D width of a token's state, P width of the pooled e
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -20,6 +18,7 @@ from torch import Tensor
 from kinolab.config import Config
 from kinolab.errors import InputError
 from kinolab.runtime.devices import no_autocast
+from kinolab.runtime.hashes import Sha256, canonical, file_sha256
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,10 @@ class TextEncoder:
             InputError: where a file is missing.
         """
         settings = self.config.model_dump(mode="json", exclude=PLACES)
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest = Sha256().text(canonical(settings))
         for path in self.files():
-            digest.update(f"{path.name} {file_hash(path)}\n".encode())
-        return digest.hexdigest()
+            digest.text(f"{path.name} {file_hash(path)}\n")
+        return digest.hex()
 
 
 PLACES = {"folder", "clip_l", "clip_g", "t5", "cache_size"}
@@ -183,8 +182,7 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _file_hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def known_files(folders: Iterable[Path]) -> list[Path]:

@@ -6,7 +6,6 @@ A folder holds config.json and weights. Its tokenizer lies in it too, or beside 
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,6 +14,7 @@ import torch
 
 from kinolab.conditioning.base import TextEncoder, cut, known_files
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime.reading import read_json
 from kinolab.runtime.text import first_line
 
 TextDtype = Literal["float32", "bfloat16"]
@@ -30,11 +30,9 @@ def encoder_config(folder: Path, kinds: tuple[str, ...], what: str) -> dict[str,
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{folder}: no config.json; expected your own folder of {what}") from None
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON") from None
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind not in kinds:
         raise InputError(f"{folder}: a model of type {kind!r}, expected {what}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,8 @@ from kinolab.data.clips import ClipRecord, ShapeRules, Verdict
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
 from kinolab.generate import provenance_path
+from kinolab.runtime.hashes import json_sha256
+from kinolab.runtime.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ class ProtocolClips:
         """sha256 over what is chosen: the files' contents, the times, and what is done to the pixels."""
         records = [self.source.record(i) for i in self.indices]
         chosen = [[r.source_hash, r.time_range, r.frames, r.fps] for r in records]
-        text = json.dumps([self.source.transform(), chosen], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_sha256([self.source.transform(), chosen])
 
     def notes(self) -> list[str]:
         """What a person should know of the clips: what was changed in the request, and which files are left out."""
@@ -155,8 +154,8 @@ class GeneratedClips(ProtocolClips):
 def prompt_beside(path: Path) -> str | None:
     """The prompt in the `.json` beside a generated video; None where there is none."""
     try:
-        record = json.loads(provenance_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(provenance_path(path), constants=True)
+    except (OSError, InputError):
         return None
     prompt = record.get("prompt") if isinstance(record, dict) else None
     return prompt if isinstance(prompt, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
@@ -26,6 +25,7 @@ from kinolab.evaluation.world_report import CHECKS
 from kinolab.generate import GenerateConfig, generate, model_hash, provenance_path
 from kinolab.metrics.world import check, read_world
 from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
+from kinolab.runtime import files
 
 PROMPTS = (
     "a red ball falls to the floor",
@@ -259,6 +259,5 @@ def _factor(frames: np.ndarray) -> int:
 
 
 def _write_image(image: np.ndarray, path: Path) -> None:
-    beside = path.with_name(f".writing-{path.name}")
-    Image.fromarray(image).save(beside, format="PNG", optimize=True)
-    os.replace(beside, path)
+    with files.handed(path) as beside:
+        Image.fromarray(image).save(beside, format="PNG", optimize=True)

@@ -35,6 +35,7 @@ from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.model import VideoModel
 from kinolab.runtime import text
 from kinolab.runtime.files import write_text
+from kinolab.runtime.reading import read_json
 
 VIDEOS_PER_PROMPT = 5
 """What VBench expects; with fewer it warns of missing videos."""
@@ -141,9 +142,9 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     if path.suffix.lower() != ".json":
         return {"": _each_once(path)}
     try:
-        entries = json.loads(text.read_text(path))
+        entries = read_json(path)
         found = [entry["prompt_en"] for entry in entries]
-    except (json.JSONDecodeError, TypeError, KeyError):
+    except (InputError, TypeError, KeyError):
         found = []
     if not found or not all(isinstance(prompt, str) for prompt in found):
         raise InputError(f'{path}: expected a list of {{"prompt_en": ..., "dimension": [...]}}, as {FULL_INFO} has')
@@ -192,7 +193,6 @@ def prompts_of_world(model: VideoModel, folder: Path, *, count: int = 256, first
     numbers = range(first, first + count)
     captions = list(dict.fromkeys(make_clip(source.world, source.seed(i)).caption for i in numbers))
     check_names(captions)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
     _write_json(folder / FULL_INFO, [{"prompt_en": c, "dimension": list(CUSTOM_DIMENSIONS)} for c in captions])
     return folder / FULL_INFO
@@ -240,9 +240,9 @@ def _check_same(out: Path, config: GenerateConfig) -> None:
             raise InputError(f"{out}: holds videos, but no vbench.json that says what made them; choose another folder")
         return
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         then, sha = dict(record["request"]), record["model_sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+    except (InputError, KeyError, TypeError, ValueError):
         raise InputError(f"{path}: not a record of VBench's videos; choose another folder") from None
     now = config.model_dump(mode="json", exclude={"prompts"})
     # Where the model lies and how many videos there are to be of a prompt changes none of them.

@@ -35,8 +35,8 @@ from torch.futures import Future
 
 from kinolab.errors import DamagedError, InputError
 from kinolab.runtime.files import write_text
-from kinolab.runtime.old_checkpoints import OldPiece, read_old_metadata, read_piece
 from kinolab.runtime.lines import shown
+from kinolab.runtime.old_checkpoints import OldPiece, read_old_metadata, read_piece
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, read_json
 from kinolab.runtime.records import Record

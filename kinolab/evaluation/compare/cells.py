@@ -7,7 +7,6 @@ checkpoint. A cell is one command (`kinolab compare PLAN --cell ID`), so that a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -25,9 +24,11 @@ from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import model_hash
 from kinolab.model import find_autoencoder, load_autoencoder
-from kinolab.runtime.files import write_text
+from kinolab.runtime.files import make_folder, write_text
+from kinolab.runtime.hashes import json_sha256, sha256
 from kinolab.runtime.locks import held
-from kinolab.runtime.text import split_lines
+from kinolab.runtime.reading import json_lines
+from kinolab.runtime.records import Record
 from kinolab.tasks import CachedDraws
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig
 from kinolab.training.run import train
@@ -130,7 +131,7 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
         if entry.path is not None:
             values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, entry.path)}
     values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json_sha256(values)
 
 
 def _autoencoder_hash(name: str, path: str) -> str:
@@ -162,7 +163,7 @@ def clips_hash(config: str) -> str:
         values.pop(name, None)
     if values.get("bad_rows") == "error":  # every row is good then, and the cells of before are the same
         del values["bad_rows"]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json_sha256(values)
 
 
 def folder_content(folder: Path) -> str:
@@ -174,7 +175,7 @@ def folder_content(folder: Path) -> str:
     if not folder.exists():
         raise InputError(f"{folder}: no such folder of clips; name it by -s data.NAME.path=FOLDER")
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
-    return hashlib.sha256("".join(sorted(file_hash(p) for p in files)).encode()).hexdigest()
+    return sha256("".join(sorted(file_hash(p) for p in files)))
 
 
 def cell_folder(plan: ComparePlan, cell: Cell, out: Path) -> Path:
@@ -219,7 +220,7 @@ def train_cell(
     run = folder / "run"
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(path, _yaml(recipe))
     report = train(path, run, resume=resumed, say=say)
     if not report.finished:
@@ -230,7 +231,8 @@ def train_cell(
 
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:
     """What a finished run says of itself: steps, clips seen, the median time of a step, the last losses."""
-    lines = [json.loads(line) for line in split_lines((run / "log.jsonl").read_text(encoding="utf-8")) if line]
+    log = run / "log.jsonl"
+    lines = [Record(line, f"{log}, line {number}").values for number, line in json_lines(log, constants=True)]
     seconds = sorted(e["step_seconds"] for e in lines if "step_seconds" in e)
     last = {k: v for e in lines if e["kind"] == "heldout" for k, v in e.items()}
     batch = recipe.training.batch_size
@@ -352,11 +354,10 @@ def latents_of(plan: ComparePlan, cell: Cell, out: Path, network: Autoencoder) -
         clips = clips.model_copy(update={"count": plan.cached_clips})
     # Another number of clips, or another task of the same name, makes another cache.
     draw = None if task.train is None else task.train.model_dump(mode="json")
-    text = json.dumps([clips_hash(clips.model_dump_json()), draw], sort_keys=True)
-    path = folder / f"latents-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    path = folder / f"latents-{json_sha256([clips_hash(clips.model_dump_json()), draw])[:8]}"
     source = build(clips, network.spec, split="train")
     draws = None if task.train is None else CachedDraws(task.train, 2)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with held(folder / f".{path.name}.lock", None):  # two denoisers of one autoencoder may start at once
         encode_to_cache(source, network, path, batch=8, draws=draws)  # type: ignore[arg-type]
     return path

@@ -23,6 +23,7 @@ from kinolab.evaluation.reconstruction import median_seconds, speed_facts
 from kinolab.model import Request, VideoModel, load_autoencoder
 from kinolab.runtime.devices import device_of, synchronize
 from kinolab.runtime.files import write_text
+from kinolab.runtime.records import read_record
 from kinolab.training.parallel import join_world
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Trainer
@@ -43,7 +44,7 @@ def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None
     path = cost_path(plan, cell, out)
     if not path.exists():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(path, "delete it, and the costs are measured again").values
     return record if record.get("sampler") in (None, plan.sampler.model_dump(mode="json")) else None
 
 
