@@ -53,6 +53,7 @@ def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["fvd", "kvd"])
 def test_the_order_of_distortions_is_the_order_of_the_distances(
