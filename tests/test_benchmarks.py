@@ -81,6 +81,7 @@ def _diffusers() -> None:
         pytest.importorskip("diffusers")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_uncompiled", "_diffusers", "_bfloat16")
 @pytest.mark.filterwarnings("ignore")  # diffusers' own
 def test_mmdit_computes_what_diffusers_does_and_every_mode_begins_at_the_image_model() -> None:
@@ -92,6 +93,7 @@ def test_mmdit_computes_what_diffusers_does_and_every_mode_begins_at_the_image_m
     assert clip.details["2d+3d"]["error"] < 1e-6 < clip.details["3d"]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.wide("compiler", "diffusers"))])
 @pytest.mark.usefixtures("_diffusers", "_bfloat16")
 def test_latte_computes_what_diffusers_does(compiled: bool, request: pytest.FixtureRequest) -> None:

@@ -61,6 +61,7 @@ def test_the_autoencoder_reconstructs_heldout_clips_from_normalised_latents(mode
     assert psnr_of(model, clips, latents) > 36.0
 
 
+@pytest.mark.slow
 def test_its_stream_is_exact(model: VideoModel) -> None:
     clip = video.to_tensor(make_clip(WorldConfig(frames=33), HELDOUT_SEEDS).frames)[None]
     with torch.no_grad():
@@ -117,6 +118,7 @@ def text_model() -> VideoModel:
     return VideoModel.load("world-text", precision="float32")
 
 
+@pytest.mark.slow
 def test_the_key_frame_autoencoder_reconstructs_heldout_clips(text_model: VideoModel) -> None:
     """39 dB is the mean over many clips; key frames come from the image autoencoder alone."""
     clips = heldout(6)

@@ -68,6 +68,7 @@ def test_rows_without_outliers_are_within_half_a_step(shape: tuple[int, ...]) ->
     assert (error >= 0.9 * half_step).all(), "no scale is finer than it has to be for its row"
 
 
+@pytest.mark.slow
 def test_a_scale_is_never_worse_than_the_unclipped_one_and_better_where_a_value_stands_out() -> None:
     value = torch.randn(32, 200_000, generator=torch.Generator().manual_seed(2))
     value[16:, 0] = 7.0

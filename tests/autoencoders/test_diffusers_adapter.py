@@ -130,6 +130,7 @@ def direct(case: str, network: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
     return latents, rebuilt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_a_folder_of_diffusers_gives_what_its_class_gives(case: str, tmp_path: Path) -> None:

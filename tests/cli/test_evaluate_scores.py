@@ -80,6 +80,7 @@ def _nothing_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos_is_measured(
     run: Run, real: Path, made: Path, encoder: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_model_is_asked_once_per_real_clip(
     assert "note: the model takes labels, but not every real clip has one" in text
 
 
+@pytest.mark.slow
 def test_an_autoencoder_and_its_videos_are_measured(run: Run, model: Path, tmp_path: Path) -> None:
     write_videos(tmp_path / "clips", 2, frames=17)
     small = ("-s", "size=32", "-s", "metrics=[psnr,seam,grid]", "-s", "split=all")

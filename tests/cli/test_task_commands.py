@@ -118,6 +118,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_evaluations_print_tables_and_write_reports(
     vdt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, make_clip(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["last", "penultimate"])
 def test_states_and_pooled_are_transformers_own(clip: tuple[Path, Any], layer: str) -> None:
     folder, model = clip

@@ -43,6 +43,7 @@ def pipeline(folder: Path, models: Any, t5: bool = True) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t5", [True, False])
 def test_equals_diffusers_pipeline(sd3: tuple[Path, Any], t5: bool) -> None:
     folder, models = sd3

@@ -56,6 +56,7 @@ def test_a_seed_gives_the_same_bytes_whatever_ran_before() -> None:
     assert digest(make_clip(WorldConfig(), 8)) != first
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_bytes_in_another_process() -> None:
     code = (
         "import hashlib; from kinolab.data.world import WorldConfig, make_clip\n"

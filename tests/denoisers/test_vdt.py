@@ -73,6 +73,7 @@ def test_conditions_that_are_not_given_are_null() -> None:
     assert_close(vdt(z, t, padded), out)
 
 
+@pytest.mark.slow
 def test_a_new_model_predicts_zero_and_learns() -> None:
     torch.manual_seed(0)
     vdt = Vdt(VdtConfig(hidden_size=24, depth=2, num_heads=2, input_size=4, num_frames=3, text_dim=8))

@@ -123,6 +123,7 @@ def test_a_wrong_generator_fails_and_each_scenario_is_counted_by_itself(tiny_con
     assert clips == [str(named.count(int(str(n)))) for n in objects]
 
 
+@pytest.mark.slow
 def test_labels_alone_are_judged_by_what_they_promise(tiny_config: TinyConfig) -> None:
     config = tiny_config(pooled_dim=0)
     model = Oracle(config)
@@ -142,6 +143,7 @@ def test_without_conditions_only_identity_is_judged_and_guidance_is_off(tiny_con
     assert report.protocol["guidance"]["scale"] == 1.0 and any("unconditional" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_a_random_model_from_its_folder_end_to_end(tiny_model: Path) -> None:
     model = VideoModel.load(tiny_model, precision="float32")
     report = evaluate_world(model, count=4, batch=3, name=str(tiny_model))

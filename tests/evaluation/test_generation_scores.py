@@ -96,6 +96,7 @@ def test_a_folder_with_itself_is_as_good_as_can_be(encoder: Path, real: Path) ->
     assert report.metrics["fvd"].protocol["extractor"] == "encoder" and report.protocol_hash == protocol.hash()
 
 
+@pytest.mark.slow
 def test_noise_is_further_away_than_clips_of_the_same_kind(encoder: Path, real: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for k in range(12):
@@ -107,6 +108,7 @@ def test_noise_is_further_away_than_clips_of_the_same_kind(encoder: Path, real: 
     assert noise["precision"].value == 0 and noise["temporal_flickering"].value < same["temporal_flickering"].value
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_matter(encoder: Path, real: Path, tmp_path: Path) -> None:
     write_videos(tmp_path, 11, first=50)
     protocol = generation(encoder, metrics=EVERY_GENERATION)

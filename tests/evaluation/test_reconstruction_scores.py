@@ -134,6 +134,7 @@ def test_an_odd_length_is_snapped_and_said(folder: Path, encoder: Path) -> None:
     assert report.data["frames"] == 13 and "windows of 13 frames instead of 16" in report.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", ["mean", "sample"])
 def test_results_do_not_depend_on_the_batch(latents: str, folder: Path, encoder: Path) -> None:
     torch.manual_seed(0)

@@ -44,6 +44,7 @@ def interval(low: float, high: float) -> Interval:
     return Interval(low, high, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["psnr", "ssim", "ssim3d", "flicker", "rfvd"])
 def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
@@ -53,6 +54,7 @@ def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["fvd", "kvd"])
 def test_the_order_of_distortions_is_the_order_of_the_distances(
@@ -62,6 +64,7 @@ def test_the_order_of_distortions_is_the_order_of_the_distances(
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "kind"),
     [("warp", "noise"), ("warp", "shuffle"), ("detail", "blur"), ("detail", "noise"), ("dynamic_degree", "freeze"),
@@ -73,6 +76,7 @@ def test_a_metric_sees_what_it_is_for(report: SensitivityReport, metric: str, ki
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.slow
 def test_what_is_blind_and_what_is_misled_is_said(report: SensitivityReport) -> None:
     detail = report.response("detail", "shuffle")
     assert detail.verdict == "blind" and detail.order == "same", "the frames are the same ones"
@@ -151,6 +155,7 @@ def test_a_stronger_distortion_is_more_of_the_weaker_one() -> None:
     assert distorted(video, PLAIN, 0, 0) is video
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_measured_and_needs_no_colour(report: SensitivityReport) -> None:
     page = report.markdown("kinolab evaluate sensitivity world --count 16")
     prose = " ".join(page.split())
@@ -165,6 +170,7 @@ def test_the_page_says_what_was_measured_and_needs_no_colour(report: Sensitivity
     assert widths == {3 + len(DISTORTIONS)}
 
 
+@pytest.mark.slow
 def test_the_record_and_the_table_hold_every_answer(report: SensitivityReport) -> None:
     record = json.loads(report.to_json())
     assert len(record["responses"]) == len(report.metrics) * len(DISTORTIONS)

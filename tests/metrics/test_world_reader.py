@@ -57,6 +57,7 @@ def rates(size: int, seeds: range, spoiled: bool = False) -> tuple[dict[str, flo
     return {name: right[name] / len(seeds) for name in VERDICTS}, errors, float(np.mean(quality))
 
 
+@pytest.mark.slow
 def test_true_clips_at_64_px_read_right() -> None:
     right, errors, _ = rates(64, range(300))
     assert min(right.values()) >= 0.99, right
@@ -76,6 +77,7 @@ def test_true_clips_at_128_px_read_right() -> None:
     assert np.mean(np.array(errors) <= 0.5) >= 0.999
 
 
+@pytest.mark.slow
 def test_blurred_and_noisy_clips_read_right() -> None:
     right, errors, quality = rates(64, range(60), spoiled=True)
     assert 28 < quality < 32

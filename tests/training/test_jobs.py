@@ -75,6 +75,7 @@ def test_calibrating_changes_no_reconstruction(tiny_autoencoder: Path) -> None:
     assert_close(autoencoder.decode(autoencoder.encode(clip).mean), before, within=NETWORK)
 
 
+@pytest.mark.slow
 def test_training_the_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     import yaml
 

@@ -21,6 +21,8 @@ from tests.closeness import difference
 from tests.processes import kinolab
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder: Path, recipe: dict[str, Any], name: str = "recipe.yaml") -> Path:
     path = folder / name

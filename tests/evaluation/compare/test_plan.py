@@ -142,6 +142,7 @@ def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_budget_is_one_of_three() -> None:
     recipe = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=4))
     assert steps_of(Budget(steps=7), recipe) == 7

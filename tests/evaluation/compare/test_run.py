@@ -37,6 +37,8 @@ from tests import processes
 from tests.evaluation.compare.tiny_plan import IMAGE as IMAGE_CONFIG
 from tests.evaluation.compare.tiny_plan import tiny_plan, write_plan
 
+pytestmark = pytest.mark.slow
+
 IMAGE = Cell("world", "small", 0, "image")
 
 

@@ -62,6 +62,7 @@ def near(a: Tensor, b: Tensor, tolerance: float) -> None:
     assert float((a - b).abs().max()) <= tolerance * float(b.std())
 
 
+@pytest.mark.slow
 def test_stored_outputs_of_the_public_class(
     extractor: I3dExtractor, weights: tuple[Path, dict[str, Tensor], torch.Generator]
 ) -> None:
@@ -114,6 +115,7 @@ def by_hand(state: dict[str, Tensor], video: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.einsum("kc,bct->bkt", head, x) + state["logits.conv3d.bias"][:, None]
 
 
+@pytest.mark.slow
 def test_the_shortest_clip_against_a_forward_pass_written_here(
     extractor: I3dExtractor, weights: tuple[Path, dict[str, Tensor], torch.Generator]
 ) -> None:
