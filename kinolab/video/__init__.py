@@ -36,6 +36,7 @@ from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational
 from kinolab.video.stream import Stream
 from kinolab.video.times import is_regular as is_regular
 from kinolab.video.times import missing_frames as missing_frames
+from kinolab.video.times import past_of
 from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def probe(path: Path | str, *, exact: bool = False, image_fps: float = IMAGE_FPS
         InputError: missing, empty, not a video, truncated, no video stream, no frame.
     """
     path = Path(path)
-    with closing(_open(path, image_fps, threads=0 if exact else 1)) as source:
+    with closing(_open(path, _Opening(image_fps, threads=0 if exact else 1))) as source:
         cut = cut_short(path) if path.is_file() else None
         if cut:
             raise InputError(f"{path}: truncated: {cut}")
@@ -99,6 +100,7 @@ def iter_frames(
     image_fps: float = IMAGE_FPS,
     threads: int = 0,
     deinterlace: bool = False,
+    seek: bool = True,
     notes: list[str] | None = None,
 ) -> Iterator[Frame]:
     """Frames shown in `[start, end)` seconds, one at a time, in memory that does not grow with the length.
@@ -117,6 +119,7 @@ def iter_frames(
         image_fps: the rate of sources that have none of their own.
         threads: decoder threads; 0 takes the processor's cores, 8 at most. In a pool of loader processes use 1.
         deinterlace: make whole pictures of frames that are marked as interlaced.
+        seek: false reads all that comes before `start`, for files of which `seeks` is false.
         notes: a list to which is added what there is to know about the frames, a line each.
 
     Raises:
@@ -127,7 +130,17 @@ def iter_frames(
     path = Path(path)
     _check_range(start, end, every, fps, image_fps)
     fit, wanted = Fit(size, resize, threads, path), _Wanted(start, end, every, fps)
-    return _iterate(path, wanted, fit, image_fps, deinterlace, [] if notes is None else notes)
+    opening = _Opening(image_fps, threads, deinterlace, seek)
+    return _iterate(path, opening, wanted, fit, [] if notes is None else notes)
+
+
+def seeks(path: Path | str) -> bool:
+    """Whether seeks are exact in a file that this process has read to its end.
+
+    They aren't where frames bear no times, or such that don't rise: then they have to be counted from the beginning.
+    """
+    path = Path(path)
+    return not path.is_file() or not past_of(path).counted
 
 
 def read(
@@ -149,7 +162,7 @@ def read(
     images: list[Any] = []
     times: list[float] = []
     fit, wanted, ends = Fit(size, resize, threads, path), _Wanted(start, end, every, fps), 0.0
-    with closing(_open(path, image_fps, threads, deinterlace)) as source:
+    with closing(_open(path, _Opening(image_fps, threads, deinterlace))) as source:
         for frame, until in _pick(source, path, wanted, fit):
             images.append(frame.image)
             times.append(frame.time)
@@ -254,22 +267,30 @@ class _Wanted:
     fps: float | None
 
 
-def _open(path: Path, image_fps: float, threads: int, deinterlace: bool = False) -> Source:
+@dataclass(frozen=True)
+class _Opening:
+    """How a file is opened (see `iter_frames`)."""
+
+    image_fps: float
+    threads: int
+    deinterlace: bool = False
+    seek: bool = True
+
+
+def _open(path: Path, how: _Opening) -> Source:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        return open_folder(path, image_fps)
+        return open_folder(path, how.image_fps)
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return open_image(path, image_fps)
-    return Stream(path, threads, deinterlace)
+        return open_image(path, how.image_fps)
+    return Stream(path, how.threads, how.deinterlace, how.seek)
 
 
-def _iterate(
-    path: Path, wanted: _Wanted, fit: Fit, image_fps: float, deinterlace: bool, notes: list[str]
-) -> Iterator[Frame]:
-    with closing(_open(path, image_fps, fit.threads, deinterlace)) as source:
+def _iterate(path: Path, how: _Opening, wanted: _Wanted, fit: Fit, notes: list[str]) -> Iterator[Frame]:
+    with closing(_open(path, how)) as source:
         try:
             for frame, _ in _pick(source, path, wanted, fit):
                 yield frame

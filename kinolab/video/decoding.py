@@ -42,6 +42,7 @@ class Pass:
         self.watch = Watch(file)
         self._begun = lenient or file.context.name not in _BEGIN_ANYWHERE
         self._early: list[int | None] = []
+        self._key: int | None = None  # how many of them come before the first key frame
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """The frames.
@@ -51,21 +52,21 @@ class Pass:
         """
         try:
             damage = yield from self._until_damage()
+            if damage is None and self.decoded:
+                damage = self.watch.cut(max(self.reached, self.reached + float((self.origin or 0) * self.file.tick)))
         except av.error.FFmpegError as error:
             damage = error.strerror
+        finally:
+            self.watch.close()
         cut = cut_short(self.file.path)
-        if damage is None and self.decoded and not cut:
-            damage = self.watch.cut(max(self.reached, self.reached + float((self.origin or 0) * self.file.tick)))
         if damage or cut:
             where = f"decoding stopped at {self.reached:.3f} s after {self.decoded} frames"
             raise InputError(f"{self.file.path}: {'truncated' if cut else 'damaged'}: {where} ({cut or damage})")
         self.finished = True
 
     def _until_damage(self) -> Frames:
-        for packet in self.file.packets(everything=self.watch.contiguous):
+        for packet in self.file.packets():
             lost = self.watch.packet(packet)
-            if not self.file.is_video(packet):
-                continue
             if self.decoded and (lost or packet.is_corrupt):
                 yield from self._held_back(packet.pts)
                 return lost or "damaged data"
@@ -89,8 +90,10 @@ class Pass:
 
     def _may_begin(self, packet: av.Packet[av.VideoStream]) -> bool:
         """Whether a packet before the first frame is to be decoded."""
-        if packet.size:
-            self._early.append(None if packet.is_discard else packet.pts)
+        if packet.is_keyframe and self._key is None:
+            self._key = len(self._early)
+        if packet.size and not packet.is_discard:
+            self._early.append(packet.pts)
         self._begun = self._begun or packet.is_keyframe
         return self._begun
 
@@ -124,11 +127,9 @@ class Pass:
 
     def _before(self, first: int | None) -> int:
         """How many packets were to be shown before the first frame, and can't be."""
-        if first is None or first not in self._early:
-            return 0
-        place = self._early.index(first)
-        leading = [t for t in self._early[place:] if t is not None and t < first]
-        return sum(t is not None for t in self._early[:place]) + len(leading)
+        if not self.times.trusted:
+            return self._key or 0
+        return 0 if first is None else sum(time is not None and time < first for time in self._early)
 
     def _held_back(self, before: int | None) -> Iterator[av.VideoFrame]:
         """The frames that the decoder still holds, of those that are shown before the packet that is lost."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kinolab.errors import InputError
 from kinolab.video.codec import av
@@ -69,13 +69,9 @@ class Opened:
         """Let go of the file."""
         self.container.close()
 
-    def packets(self, everything: bool = False) -> Iterator[av.Packet[Any]]:
-        """The packets of the video stream, or of all streams, from here on; empty ones at the end."""
-        return self.container.demux() if everything else self.container.demux(self.stream)
-
-    def is_video(self, packet: av.Packet[Any]) -> bool:
-        """Whether a packet is one of the video stream."""
-        return packet.stream is not None and packet.stream.index == self.stream.index
+    def packets(self) -> Iterator[av.Packet[av.VideoStream]]:
+        """The packets of the video stream from here on, and an empty one at the end."""
+        return self.container.demux(self.stream)
 
     def go_to(self, ticks: int) -> bool:
         """Stand before the last key frame at or before a time; false where the format can't."""

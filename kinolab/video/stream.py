@@ -31,10 +31,11 @@ class Stream(Source):
     Args:
         threads: decoder threads; 0 = the processor's cores, 8 at most.
         deinterlace: make whole pictures of the frames that are marked as interlaced.
+        seek: false reads up to the start of a range, even where a seek would do.
     """
 
-    def __init__(self, path: Path, threads: int, deinterlace: bool = False) -> None:
-        self.path, self.deinterlace = path, deinterlace
+    def __init__(self, path: Path, threads: int, deinterlace: bool = False, seek: bool = True) -> None:
+        self.path, self.deinterlace, self.seek = path, deinterlace, seek
         self.threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
         self.past = past_of(path)
         self.file = Opened(path, self.threads)
@@ -141,7 +142,7 @@ class Stream(Source):
         self._begin()
 
     def _worth_seeking(self, start: float) -> bool:
-        if start <= _WORTH_A_SEEK or not self.file.seekable:
+        if start <= _WORTH_A_SEEK or not (self.seek and self.file.seekable):
             return False
         if "mpegts" in self.file.formats and not self.past.walked:  # these are joined by their bytes, which misleads
             self.past.walked = True

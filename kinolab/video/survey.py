@@ -43,7 +43,7 @@ def _decoded(stream: Stream) -> Survey:
     from kinolab.video.stream import Stream
 
     times: list[float] = []
-    notes = []
+    notes: list[str] = []
     with closing(Stream(stream.path, stream.threads)) as fresh:
         try:
             for shown in fresh.frames(0.0):
@@ -55,14 +55,14 @@ def _decoded(stream: Stream) -> Survey:
 
 def _packets(stream: Stream) -> Survey:
     """From the times of packets. Those before the first frame that can be decoded aren't shown."""
-    with closing(Opened(stream.path, 1)) as file:
-        watch, notes = Watch(file), []
+    notes: list[str] = []
+    with closing(Opened(stream.path, 1)) as file, closing(Watch(file)) as watch:
         stamps: list[tuple[int | None, int]] = []
-        for packet in file.packets(everything=watch.contiguous):
+        for packet in file.packets():
             if lost := watch.packet(packet):
                 notes.append(f"damaged: {lost}")
                 break
-            if file.is_video(packet) and packet.size and not packet.is_discard and not _hidden(file, packet):
+            if packet.size and not packet.is_discard and not _hidden(file, packet):
                 stamps.append((packet.pts if packet.pts is not None else packet.dts, packet.duration or 0))
         first = stream.origin if stream.stored_times else None
         spans = sorted((time, length) for time, length in stamps if time is not None)

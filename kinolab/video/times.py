@@ -86,7 +86,9 @@ class Times:
         self.queue: deque[int] = deque()
         self.waiting_before: dict[int, tuple[int, ...]] = {}
         self.newest: int | None = None
-        self.partial = self.reorders = False
+        # A pass from the start finds out by itself, so that every one of them finds the same.
+        self.stored = past.stored and not anchored
+        self.partial = self.reorders = self.first_key = False
         self.last: int | None = None
         self.expected = Fraction(0)
         self.offset: int | None = None
@@ -96,16 +98,17 @@ class Times:
         """Begin at a key frame that is known from an earlier read, by the time that its packet bears."""
         shown, waiting = self.past.keys[key]
         self.queue.extend(waiting)
-        self.resuming, self.anchored = (key, shown), True
+        self.resuming, self.anchored, self.first_key = (key, shown), True, True
 
     @property
     def trusted(self) -> bool:
         """Whether frames bear the times at which they are shown, by all that was seen so far."""
-        return self.past.stored or not self.reorders
+        return self.stored or self.past.stored or not self.reorders
 
     def packet(self, packet: av.Packet[av.VideoStream]) -> None:
         """Note the time of a packet before it is decoded."""
-        if not packet.size:  # empties the decoder at the end
+        if not packet.size or packet.is_discard:  # empties the decoder at the end; is decoded, but not shown
+            self.first_key = self.first_key or packet.is_discard
             return
         if packet.pts is None and self.newest is None:
             packet.pts = packet.dts  # a container that knows no times of display at all
@@ -113,14 +116,17 @@ class Times:
         time = packet.pts
         if time is None:
             self.partial = True
-        if time is None or self.past.stored:
+        if time is None or self.stored:
             return
         if self.newest is not None and time < self.newest:
-            self.past.stored = True
+            self.stored = self.past.stored = True
             self.queue.clear()
             self.waiting_before.clear()
             return
         self.newest = time
+        if not self.first_key and packet.is_keyframe:
+            self.first_key = True
+            self.queue.clear()  # what comes before the first key frame is never shown
         if packet.is_keyframe and self.reorders and self.anchored:
             self.waiting_before[time] = tuple(self.queue)
         self.queue.append(time)
@@ -148,11 +154,8 @@ class Times:
 
     def _own(self, time: int | None) -> int | None:
         """The time that a frame bears, or the one in the queue that belongs to it."""
-        if self.past.stored or self.partial or not self.queue:
+        if self.stored or self.partial or not self.queue:
             return time
-        if self.last is None and time is not None:  # what comes before the first key frame is never shown
-            while self.queue and self.queue[0] < time:
-                self.queue.popleft()
         if time is None or self.reorders:
             shown = self.queue.popleft()
             if time in self.waiting_before:
