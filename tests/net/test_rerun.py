@@ -12,8 +12,9 @@ from benchmarks.quantities import find
 from tests.net.conftest import Command
 from tests.net.make import VIDEOS
 
-LEVELS = 2.0
-"""Of 255, by which frames may differ in the mean on another processor; the lossy codecs' own error is larger."""
+LEVELS = 0.25
+"""Of 255, by which frames may differ in the mean on another processor: some pixels are rounded to the next level, and
+lossy codecs spread that. Other noise makes differences of 0.5 or more."""
 NAMES = [name for name in VIDEOS if name != "generate-label.mp4"] + ["generate-label-0.mp4", "generate-label-1.mp4"]
 
 
@@ -34,7 +35,7 @@ def test_a_video_is_made_again(name: str, here: Path, kinolab: Command) -> None:
     assert found.shape == expected.shape
     assert abs(found - expected).mean() <= LEVELS
     # It is a video that shows something, and not the same in every frame or place.
-    assert expected.std() > 2 * LEVELS
+    assert expected.std() > 100 * LEVELS
     then = json.loads(path.with_name(path.stem + ".json").read_text(encoding="utf-8"))
     now = json.loads(again.with_name("again.json").read_text(encoding="utf-8"))
     assert now["model_sha256"] == then["model_sha256"] and now["inputs_sha256"] == then["inputs_sha256"]
@@ -46,6 +47,16 @@ def test_a_record_is_enough(here: Path, kinolab: Command) -> None:
     done = kinolab("rerun", "videos/past.json", "--out", "videos/new.mkv")
     assert done.status in (0, 1), done.err
     assert abs(frames(here / "videos" / "new.mkv") - frames(here / "videos" / "past-then.mkv")).mean() <= LEVELS
+
+
+@pytest.mark.parametrize("name", ["extend.mkv", "predict.mp4", "steered.mp4", "generate-text.mp4"])
+def test_other_noise_would_be_noticed(name: str, here: Path, kinolab: Command) -> None:
+    path = here / "videos" / name
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    record["request"]["seed"] += 1
+    path.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+    assert kinolab("rerun", f"videos/{name}", "--out", f"videos/again{path.suffix}").status == 1
+    assert abs(frames(path) - frames(path.with_name("again" + path.suffix))).mean() > 1.5 * LEVELS
 
 
 def test_what_changed_since_is_refused(here: Path, kinolab: Command) -> None:

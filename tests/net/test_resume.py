@@ -13,7 +13,7 @@ from tests.closeness import assert_close
 from tests.net.conftest import Command
 from tests.net.make import END, HALF, RECIPES
 
-FIRST, LATER = 1e-3, 5e-2
+FIRST, LATER = 1e-3, 1e-2
 """Share by which the first number after a resumption may differ on another processor, and later ones."""
 
 
