@@ -68,12 +68,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             system.calls().flush(raw.fileno(), path)
             raw.close()
             system.calls().rename(aside, path)
+            flush(path.parent)
     except BaseException:
         raw.discard()
         with suppress(OSError):
             remove(aside)
         raise
-    flush(path.parent)
 
 
 @contextmanager
@@ -95,11 +95,11 @@ def handed(path: Path) -> Iterator[Path]:
             calls.written(aside)
             _settle(aside, mode)
             calls.rename(aside, path)
+            flush(path.parent)
     except BaseException:
         with suppress(OSError):
             remove(aside)
         raise
-    flush(path.parent)
 
 
 @contextmanager

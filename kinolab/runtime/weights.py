@@ -159,7 +159,11 @@ class TensorFile:
             except (SafetensorError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
                 raise self._damaged(f"{name}: {one_line(error, 120)}") from None
         if name not in self._checked:
-            found = scan(tensor, search=nan == "refuse")
+            try:
+                found = scan(tensor, search=nan == "refuse")
+            except NotImplementedError:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise InputError(f"{self.path}: {name} is {kind}, which can't be read here") from None
             if self._sums is not None and self._sums.get(name) != found.sum:
                 raise self._damaged(f"{name} differs from what was written")
             if found.nan:
