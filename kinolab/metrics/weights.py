@@ -46,7 +46,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such file; expected your own file of weights")
     if is_torchscript(path):
         raise InputError(f"{path}: holds a TorchScript network, expected a file of tensors")
-    state: Any = read_weights(path).tensors if kind_of(path) == "safetensors" else read_torch(path).value
+    try:
+        state: Any = read_weights(path).tensors if kind_of(path) == "safetensors" else read_torch(path).value
+    except InputError as error:
+        raise InputError(f"{error}; expected a .pth or .safetensors file of tensors") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a flat mapping of names to tensors")
     return {str(name): value for name, value in state.items()}

@@ -13,8 +13,8 @@ from kinolab.errors import InputError
 from kinolab.evaluation import features as module
 from kinolab.evaluation.clips import ProtocolClips
 from kinolab.evaluation.features import Extractors, cache_key, default_cache, extract, needed, reference_features
-from kinolab.metrics import features as feature_files
 from kinolab.metrics.extractors.encoder import load_encoder
+from kinolab.runtime import system
 from tests.closeness import assert_close, difference
 from tests.evaluation.tiny import generation, moving_frames, tiny_encoder, write_videos
 
@@ -99,17 +99,17 @@ def test_the_key_is_a_plain_file_name(encoder: Path, real: Path) -> None:
     assert default_cache().is_relative_to(Path.home())
 
 
-def test_an_interrupted_write_leaves_no_file(
-    encoder: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-        Path(path).write_bytes(b"half")
+class Stopped(system.Calls):
+    """Ctrl-C after the first bytes of a file."""
+
+    def write(self, descriptor: int, data: memoryview, path: Path) -> int:
+        super().write(descriptor, data, path)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(feature_files, "save_file", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            cached(real, encoder, tmp_path)
+
+def test_an_interrupted_write_leaves_no_file(encoder: Path, real: Path, tmp_path: Path) -> None:
+    with system.replaced(Stopped()), pytest.raises(KeyboardInterrupt):
+        cached(real, encoder, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert not cached(real, encoder, tmp_path)[1] and cached(real, encoder, tmp_path)[1]
 

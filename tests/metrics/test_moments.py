@@ -143,7 +143,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable file"):
         GroupedMoments.load(broken)
     save_tensors(tmp_path / "other.safetensors", "cats", {"a": torch.zeros(1)}, {})
-    with pytest.raises(InputError, match="its header says cats"):
+    with pytest.raises(InputError, match="its header says 'cats'"):
         FeatureMoments.load(tmp_path / "other.safetensors")
     moments(samples(5, 8)).save(tmp_path / "single.safetensors")
     with pytest.raises(InputError, match="one set of samples, expected groups of it"):

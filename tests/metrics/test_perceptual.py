@@ -192,7 +192,7 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors"])
 def test_a_damaged_file_is_one_clear_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not weights")
-    with pytest.raises(InputError, match=f"{name}: not a readable"):
+    with pytest.raises(InputError, match=f"{name}: .* expected a .pth or .safetensors file of tensors"):
         PerceptualDistance.load(PerceptualConfig(features=tmp_path / name))
 
 
