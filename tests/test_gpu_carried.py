@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import kinolab
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import carried, clips, fitting, frames, prepare, text, toy
 from benchmarks.gpu.cases import seeded
@@ -38,6 +39,23 @@ def place(tmp_path: Path) -> Place:
 
 
 # --- what is carried
+
+
+def test_without_a_codec_kinolab_is_imported_and_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinolab, "video", video)  # what is imported again here is gone again afterwards
+    for name in [name for name in sys.modules if name.split(".")[0] == "av" or name.startswith("kinolab.video")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    again = importlib.import_module("kinolab.video")
+    assert again.to_tensor(np.zeros((2, 4, 4, 3), np.uint8)).shape == (3, 2, 4, 4)
+    (tmp_path / "a.mp4").write_bytes(b"anything")
+    with pytest.raises(InputError, match=r"need PyAV.*pip install av"):
+        again.read(tmp_path / "a.mp4")
+    with pytest.raises(InputError, match="need PyAV"):
+        again.write(tmp_path / "b.mp4", np.zeros((2, 4, 4, 3), np.uint8), fps=8)
+    assert not (tmp_path / "b.mp4").exists()
 
 
 @pytest.mark.parametrize(("wheel", "version", "taken"), [

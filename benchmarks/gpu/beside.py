@@ -237,7 +237,7 @@ def items(place: Place) -> Iterator[Item]:
                                   temporal_ratio=2), (5, 16, 16)  # fmt: skip
     else:
         case = latte.Case(width=768, heads=12, depth=12)
-        picture = mmdit.Case(width=1536, heads=24, depth=24, text_dim=4096, pooled_dim=2048)
+        picture = mmdit.Case(width=1536, heads=24, depth=8, text_dim=4096, pooled_dim=2048)  # a third of SD3 medium
         batch, steps, side, frames = 4, 50, 256, 8
         widths = (128, 256, 512, 512)
         odvae, clip = OdVaeConfig(), (25, 256, 256)
