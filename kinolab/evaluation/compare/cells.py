@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
@@ -160,14 +161,14 @@ def clips_hash(config: str) -> str:
 
 
 def folder_content(folder: Path) -> str:
-    """sha256 over the contents of a folder's files, whatever they are called.
+    """sha256 over the contents of a folder's files, whatever they are called; hidden ones don't count.
 
     Raises:
         InputError: where there is no such folder.
     """
     if not folder.exists():
         raise InputError(f"{folder}: no such folder of clips; name it by -s data.NAME.path=FOLDER")
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    files = video.visible_files(folder) if folder.is_dir() else [folder]
     return hashlib.sha256("".join(sorted(file_hash(p) for p in files)).encode()).hexdigest()
 
 
