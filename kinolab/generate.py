@@ -393,7 +393,8 @@ def input_hashes(config: GenerateConfig) -> dict[str, str]:
         if not path.exists():
             raise InputError(f"{path}: no such file")
         digest = hashlib.sha256()
-        for file in [f for f in sorted(path.iterdir()) if f.is_file()] if path.is_dir() else [path]:
+        files = [file for file in video.visible_files(path) if file.parent == path] if path.is_dir() else [path]
+        for file in files:
             digest.update((file.name.encode() if path.is_dir() else b"") + file.read_bytes())
         hashes[str(path)] = digest.hexdigest()
     return hashes

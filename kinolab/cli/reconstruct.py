@@ -38,6 +38,9 @@ def reconstruct(
         Literal["builtin", "scenedetect", "none"] | None, typer.Option(help="What finds cuts, for scene and best.")
     ] = None,
     cut_threshold: Annotated[float | None, typer.Option(help="Change from 0 to 1 that builtin calls a cut.")] = None,
+    deinterlace: Annotated[
+        bool, typer.Option("--deinterlace", help="Make whole pictures of frames that are marked as interlaced.")
+    ] = False,
     amplify: Annotated[float, typer.Option(help="What the difference is multiplied with in the picture.")] = 4.0,
     upscale: Annotated[int, typer.Option(min=1, help="Show every pixel so many pixels wide and high.")] = 1,
     precision: Annotated[
@@ -68,6 +71,7 @@ def reconstruct(
         "fps": fps,
         "mode": "auto" if stream is None else "stream" if stream else "whole",
         "tile": tile,
+        "deinterlace": deinterlace,
         "amplify": amplify,
         "upscale": upscale,
         "precision": precision,

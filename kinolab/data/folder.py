@@ -18,6 +18,7 @@ from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdi
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
 from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
+    Reading,
     Resize,
     Timeline,
     cut,
@@ -64,6 +65,8 @@ class FolderConfig(Config):
     bad_rows: BadRows = "error"
     """What becomes of rows of a table (and .txt files) that can't be used: an error that names the first, or they are
     left out and named."""
+    deinterlace: bool = False
+    """Make whole pictures of frames that are marked as interlaced; otherwise moving edges are combed."""
     short: Literal["drop", "image"] = "drop"
     """What becomes of a clip with fewer frames than a window: nothing, or its first frame as a still image."""
     scene_cuts: Literal["ignore", "split"] = "ignore"
@@ -219,8 +222,10 @@ class FolderSource:
     def _read(self, windows: Sequence[_Window]) -> Iterator[np.ndarray]:
         """The frames of windows of one file and one size."""
         file, index = windows[0].file, [window.index for window in windows]
-        path, times = self._base / file.name, np.asarray(file.times)
-        return read_windows(path, times, index, windows[0].size, self.config.resize, self.config.image_fps)
+        path, times, c = self._base / file.name, np.asarray(file.times), self.config
+        return read_windows(
+            path, times, index, Reading(windows[0].size, c.resize, c.image_fps, c.deinterlace, file.seek)
+        )
 
     def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
         """The windows of `indices` in that order; a file's neighbouring windows are decoded in one pass.
@@ -271,7 +276,8 @@ class FolderSource:
     def transform(self) -> dict[str, object]:
         """What is done to the pixels."""
         size = "buckets" if self.config.buckets else list(self.size)
-        return {"kind": "folder", "size": size, "resize": self.config.resize}
+        whole = {"deinterlace": True} if self.config.deinterlace else {}  # else as caches from before have it
+        return {"kind": "folder", "size": size, "resize": self.config.resize, **whole}
 
     def verdicts(self) -> list[Verdict]:
         """One verdict per file of the folder, both sides."""
@@ -304,6 +310,7 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
     left = 0
     used = max((buckets.longest(len(line.index)) or 1 for line in lines), default=1)
     notes = [*picture_notes(file.size, buckets.size(used, file.size), config.resize), *_rate_notes(times, config.fps)]
+    notes += [video.MADE_WHOLE if note == video.COMBED and config.deinterlace else note for note in file.notes]
     for line in lines:
         frames = buckets.longest(len(line.index))
         if frames is None:
@@ -346,7 +353,7 @@ def _rate_notes(times: np.ndarray, fps: float | None) -> list[str]:
     interval = frame_interval(times)
     if interval <= 0:
         return []
-    notes = [] if is_regular(times) else ["variable frame rate"]
+    notes = [] if is_regular(times) else [_irregular(times)]
     stored = (len(times) - 1) / float(times[-1] - times[0])
     if fps is None:
         return [f"{notes[0]}, frames taken as stored"] if notes else []
@@ -357,6 +364,14 @@ def _rate_notes(times: np.ndarray, fps: float | None) -> list[str]:
     elif abs(fps - stored) > 1e-3 * fps:
         notes.append(f"{stored:.4g} fps taken as {fps:.4g}")
     return notes
+
+
+def _irregular(times: np.ndarray) -> str:
+    missing = video.missing_frames(times.tolist())
+    if not missing:
+        return "variable frame rate"
+    count = sum(number for _, number in missing)
+    return f"{count} frame{'s' * (count > 1)} missing, the first after {missing[0][0]:.2f} s"
 
 
 def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: Annotations) -> Verdict:

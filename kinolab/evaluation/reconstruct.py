@@ -67,6 +67,8 @@ class ReconstructConfig(Config):
     """How a dpvae is to cut the clip into groups and choose their key frames; none = as its own config says."""
     tile: int | None = Field(None, ge=2)
     """Frames of a group, by the autoencoder's rule (1 + r*k, or r*k); setting it means tiled."""
+    deinterlace: bool = False
+    """Make whole pictures of frames that are marked as interlaced."""
     amplify: float = Field(4.0, gt=0)
     """What the absolute difference is multiplied with in the picture of the error."""
     upscale: int = Field(1, ge=1, le=16)
@@ -179,7 +181,7 @@ def reconstruct(
         raise InputError(f"{out}: is the clip itself; choose another --out")
     info = video.probe(clip)
     mode, tile, notes = choose_mode(autoencoder, config)
-    run = _Run(autoencoder, config, mode, tile, notes)
+    run = _Run(autoencoder, config, mode, tile, [*clip_notes(info, config), *notes])
     run.cuts = known_cuts(clip, run.rule, config.fps, config.frames)
     fps = config.fps or info.fps
     expected = round((info.duration or 0.0) * fps)
@@ -187,7 +189,7 @@ def reconstruct(
         expected = min(config.frames, expected or config.frames)
     events = events_of(progress)
     run.begin(events, info, expected, trained)
-    images = (frame.image for frame in video.iter_frames(clip, fps=config.fps, size=config.size))
+    images = readable_frames(clip, config, run.notes)
     # Under another name until it is whole, so that what there is can stay where the work is ended early.
     target = out.with_stem(f"{out.stem}-partial") if out.suffix else out
     with autocast(config.precision, run.device):
@@ -222,6 +224,31 @@ def reconstruct(
     beside.write_text(report.to_json(config), encoding="utf-8")
     os.replace(beside, target)
     return report
+
+
+def clip_notes(info: video.VideoInfo, config: ReconstructConfig) -> list[str]:
+    """What to know about a clip's frames, and about their times in the copy."""
+    notes = [video.MADE_WHOLE if note == video.COMBED and config.deinterlace else note for note in info.notes]
+    if config.fps is None and any(note == video.VARIABLE for note in notes):
+        notes.append(f"frames are written evenly, {info.fps:.4g} a second, so that the copy lasts as long")
+    return [note for note in notes if not note.startswith("damaged")]  # said when they are read
+
+
+def readable_frames(clip: Path, config: ReconstructConfig, notes: list[str]) -> Iterator[np.ndarray]:
+    """The frames of a clip, up to the damage where there is some, which is noted.
+
+    Raises:
+        InputError: where not one frame can be read.
+    """
+    given = False
+    try:
+        for frame in video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace):
+            given = True
+            yield frame.image
+    except InputError as error:
+        if not given:
+            raise
+        notes.append(str(error))
 
 
 def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:

@@ -28,12 +28,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinolab.errors import InputError
+from kinolab.video.animations import durations_of
 from kinolab.video.files import atomic, cut_short
 from kinolab.video.images import open_folder, open_image
+from kinolab.video.masks import Mask, is_image_mask, read_image_mask, read_video_mask
 from kinolab.video.names import IMAGE_SUFFIXES, only_numbered_images
+from kinolab.video.names import is_image as is_image
+from kinolab.video.names import is_passed_over as is_passed_over
+from kinolab.video.names import series as series
+from kinolab.video.names import visible_files as visible_files
 from kinolab.video.picture import Fit, Resize, Size
 from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational
+from kinolab.video.stream import COMBED as COMBED
+from kinolab.video.stream import MADE_WHOLE as MADE_WHOLE
 from kinolab.video.stream import Stream
+from kinolab.video.survey import VARIABLE as VARIABLE
 from kinolab.video.times import is_regular as is_regular
 from kinolab.video.times import missing_frames as missing_frames
 from kinolab.video.times import past_of
@@ -134,6 +143,11 @@ def iter_frames(
     return _iterate(path, opening, wanted, fit, [] if notes is None else notes)
 
 
+def is_animated(path: Path) -> bool:
+    """Whether a webp, PNG or AVIF file holds several pictures, by its container alone."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and bool(durations_of(path))
+
+
 def seeks(path: Path | str) -> bool:
     """Whether seeks are exact in a file that this process has read to its end.
 
@@ -175,6 +189,27 @@ def read(
     seconds = (ends - times[0]) if every == 1 else (times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
     rate = fps / every if fps is not None else mean_rate(len(times), seconds, nominal)
     return Clip(stacked, rate, np.array(times), notes)
+
+
+def read_mask(
+    path: Path | str, size: tuple[int, int], *, resize: Resize = "crop", start: float = 0.0, fps: float | None = None
+) -> Mask:
+    """What a mask marks as generated, at (height, width): of an image, a folder of images, or a video.
+
+    A video's frames are those shown from `start` seconds on, at `fps`; images have no times. Masks of 0 and 1,
+    palettes, flat colours and transparency are taken as what they are, and `Mask.rule` says how.
+
+    Raises:
+        InputError: for files that can't be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if is_image_mask(path):
+        return read_image_mask(path, size, resize)
+    if probe(path).frames == 1:
+        start, fps = 0.0, None
+    return read_video_mask(lambda: (f.image for f in iter_frames(path, start=start, fps=fps)), size, resize, path)
 
 
 def write(

@@ -20,7 +20,7 @@ BT709, BT601, BT2020 = 1, 5, 9
 _BY_PRIMARIES = {1: BT709, 5: BT601, 6: BT601, 9: BT2020}
 _UNSTATED = (0, 2, 3)  # RGB (which a stream of YUV can't be), unspecified, reserved
 _NO_MATRIX = {
-    8: "YCgCo", 10: "BT.2020 with constant luminance", 11: "SMPTE ST 2085", 13: "with constant luminance",
+    8: "YCgCo", 10: "BT.2020 with constant luminance", 11: "SMPTE ST 2085", 13: "of constant luminance",
     14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro",
 }  # fmt: skip
 _DERIVED = 12  # from the primaries
@@ -39,17 +39,23 @@ def matrix(frame: av.VideoFrame, path: Path) -> int | None:
     Raises:
         InputError: for colours that no matrix makes RGB of.
     """
+    if name := unknown_matrix(frame):
+        raise InputError(f"{path}: its colours are {name}, which can't be converted to RGB; write it anew in BT.709")
     tag = int(frame.colorspace)
     if frame.format.is_rgb:
         return None
     if tag in _UNSTATED:
         return BT709 if frame.height >= 720 or frame.width >= 1280 else BT601
-    if tag == _DERIVED and int(frame.color_primaries) in _BY_PRIMARIES:
-        return _BY_PRIMARIES[int(frame.color_primaries)]
-    if tag in _NO_MATRIX or tag >= _DERIVED:
-        name = _NO_MATRIX.get(tag, f"coded by matrix {tag} of H.273")
-        raise InputError(f"{path}: its colours are {name}, which can't be converted to RGB; write it anew in BT.709")
-    return None
+    return _BY_PRIMARIES[int(frame.color_primaries)] if tag == _DERIVED else None
+
+
+def unknown_matrix(frame: av.VideoFrame) -> str | None:
+    """What a frame's colours are called where no matrix makes RGB of them, or None."""
+    tag = int(frame.colorspace)
+    derived = tag == _DERIVED and int(frame.color_primaries) in _BY_PRIMARIES
+    if frame.format.is_rgb or derived or (tag < _DERIVED and tag not in _NO_MATRIX):
+        return None
+    return _NO_MATRIX.get(tag, f"coded by matrix {tag} of H.273")
 
 
 def hdr_name(frame: av.VideoFrame) -> str | None:

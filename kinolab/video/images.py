@@ -67,7 +67,7 @@ class Images(Source):
         except PermissionError:
             raise
         except (*BROKEN, Image.DecompressionBombError):
-            raise InputError(f"{file}: {_not_readable(file)}") from None
+            raise InputError(f"{file}: {not_readable(file)}") from None
 
     def info(self, exact: bool) -> VideoInfo:
         count, places = len(self.files), self.places[-1] + 1
@@ -111,7 +111,7 @@ class Animated(Source):
         except PermissionError:
             raise
         except BROKEN:
-            raise InputError(f"{path}: {_not_readable(path)}") from None
+            raise InputError(f"{path}: {not_readable(path)}") from None
         # A PNG may hold a picture for readers that know no animations, before its first frame.
         self.first = int(bool(self.image.info.get("default_image")))
         count, seconds = len(self.durations), sum(self.durations)
@@ -146,7 +146,7 @@ def _frame(image: np.ndarray) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(image, "rgb24")
 
 
-def _not_readable(file: Path) -> str:
+def not_readable(file: Path) -> str:
     """Why Pillow can't open an image."""
     if file.stat().st_size == 0:
         return "the file is empty (0 bytes)"

@@ -48,6 +48,12 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or is_left_behind(name)
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, but for what is hidden or left behind."""
+    found = (path for path in folder.rglob("*") if not any(map(is_passed_over, path.relative_to(folder).parts)))
+    return sorted(path for path in found if path.is_file())
+
+
 def images_of(folder: Path) -> list[str]:
     """The names of the images in a folder, in natural order; hidden files and others are left aside."""
     return in_order(entry.name for entry in folder.iterdir() if is_image(entry.name))

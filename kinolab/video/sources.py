@@ -98,8 +98,9 @@ def rational(fps: float, name: str) -> Fraction:
 def mean_rate(frames: int, seconds: float, stated: Fraction) -> float:
     """Frames per second, counted: the stated rate where that many frames at it last as long, else frames / seconds.
 
-    A header's rate is exact where it is true (30000/1001), but of a variable rate it is the nominal one.
+    A header's rate is exact where it is true (30000/1001), but of a variable rate it is the nominal one. Containers
+    round times to milliseconds, and the length of the last frame.
     """
-    if seconds <= 0 or abs(frames / stated - seconds) <= 0.6 / stated:
+    if seconds <= 0 or abs(frames / stated - seconds) <= 0.003 + 0.05 / stated:
         return float(stated)
     return frames / seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kinolab.errors import InputError
-from kinolab.video.colour import hdr_name
+from kinolab.video import colour
 from kinolab.video.damage import LONGEST_HOLD, promised
 from kinolab.video.decoding import Pass
 from kinolab.video.deinterlace import deinterlaced
@@ -22,6 +22,8 @@ from kinolab.video.times import Times, past_of, times_jump_back
 if TYPE_CHECKING:
     import av
 
+COMBED = "interlaced: moving edges are combed"
+MADE_WHOLE = "interlaced, made whole"
 _WORTH_A_SEEK = 0.5  # seconds
 
 
@@ -101,15 +103,17 @@ class Stream(Source):
             some = "its first frame" if self.undecodable == 1 else f"its first {self.undecodable} frames"
             notes.append(f"{some} can't be decoded: no key frame comes before")
         if self.first.interlaced_frame:
-            notes.append("interlaced, made whole" if self.deinterlace else "interlaced: moving edges are combed")
-        if name := hdr_name(self.first):
+            notes.append(MADE_WHOLE if self.deinterlace else COMBED)
+        if name := colour.unknown_matrix(self.first):
+            notes.append(f"colours {name}, which can't be converted to RGB")
+        elif name := colour.hdr_name(self.first):
             notes.append(f"{name}, tone-mapped to BT.709")
         return notes
 
     def frames(self, start: float) -> Iterator[Shown]:
         decoding = self._seek(start) if self._worth_seeking(start) else None
         frames = decoding or chain([self.first], self._following)
-        for frame in deinterlaced(frames, self.file.stream) if self.deinterlace else frames:
+        for frame in deinterlaced(frames, self.file.tick) if self.deinterlace else frames:
             assert frame.pts is not None and self.origin is not None
             duration = float(frame.duration * self.file.tick) if frame.duration else 1 / float(self.rate)
             yield Shown(float((frame.pts - self.origin) * self.file.tick), duration, ready(frame))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SMALL = 64 * 2**20
 """Bytes of a file that is read as a whole to count its frames, without being asked for."""
+VARIABLE = "variable rate"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _counted(times: list[float], end: float, stream: Stream, notes: Iterable[str
         count = sum(number for _, number in missing)
         said.append(f"{count} frame{'s' * (count > 1)} missing, the first after {missing[0][0]:.3f} s")
     elif not is_regular(times):
-        said.append("variable rate")
+        said.append(VARIABLE)
     return Survey(len(times), end, rate, tuple(said))
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
@@ -167,14 +168,14 @@ def clips_hash(config: str) -> str:
 
 
 def folder_content(folder: Path) -> str:
-    """sha256 over the contents of a folder's files, whatever they are called.
+    """sha256 over the contents of a folder's files, whatever they are called; hidden ones don't count.
 
     Raises:
         InputError: where there is no such folder.
     """
     if not folder.exists():
         raise InputError(f"{folder}: no such folder of clips; name it by -s data.NAME.path=FOLDER")
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    files = video.visible_files(folder) if folder.is_dir() else [folder]
     return sha256("".join(sorted(file_hash(p) for p in files)))
 
 

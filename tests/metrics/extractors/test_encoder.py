@@ -139,7 +139,9 @@ def test_a_wrong_folder_is_one_line(encoder: VideoEncoder, tmp_path: Path) -> No
         load_encoder(tmp_path)
     for content in (b"", b"<html>not found</html>"):
         weights.write_bytes(content)
-        with pytest.raises(InputError, match=r"encoder\.safetensors: (the file is empty|not a safetensors file)") as caught:
+        with pytest.raises(
+            InputError, match=r"encoder\.safetensors: (the file is empty|not a safetensors file)"
+        ) as caught:
             load_encoder(tmp_path)
         assert "\n" not in str(caught.value)
     weights.unlink()
