@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kinolab import video
-from kinolab.data.scan import IMAGE_SUFFIXES
+from kinolab.data.scan import STILL_SUFFIXES
 
 ABSOLUTE = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?/|[a-z]:", re.IGNORECASE)
 """The beginning of an absolute path: /..., C:/..., //server/... or file:///..."""
@@ -158,7 +158,7 @@ class ClipNames:
         found = self._lookup(spelling, bare, partly).get(SPELLINGS[spelling](path), [])
         if len(found) > 1:
             # A still image beside a video of its name is taken to be its preview.
-            videos = [file for file in found if not file.lower().endswith(IMAGE_SUFFIXES)]
+            videos = [file for file in found if not file.lower().endswith(tuple(STILL_SUFFIXES))]
             found = videos if len(videos) == 1 else found
         if len({os.path.realpath(self.root / file) for file in found} if len(found) > 1 else found) > 1:
             raise SeveralClipsError(found)
@@ -197,7 +197,7 @@ class ClipNames:
 def without_suffix(file: str) -> str:
     """A path without the ending of a video or a picture."""
     stem, suffix = posixpath.splitext(file)
-    return stem if suffix.lower() in video.VIDEO_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES else file
+    return stem if suffix.lower() in video.VIDEO_SUFFIXES or suffix.lower() in STILL_SUFFIXES else file
 
 
 def _slashed(name: str) -> tuple[str, bool]:
