@@ -305,24 +305,27 @@ class Stopping(Reporter):
 
 
 def test_an_interrupt_keeps_the_frames_so_far_under_a_partial_name(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "c.mkv", 49, 8, 8)
+    write_clip(tmp_path / "c.mkv", 49, 8, 8)
     (tmp_path / "r.mkv").write_bytes(b"an older result")
     report = reconstruct(tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), CONFIG, Stopping(20))
     assert report.ended and report.out.endswith("r-partial.mkv") and report.notes == ("ended after 33 of 49 frames",)
     frames = video.read(tmp_path / "r-partial.mkv").frames
-    assert frames.shape == (33, 8, 24, 3) and np.abs(frames[:, :, :8].astype(int) - clip[:33]).mean() < 4
+    assert frames.shape == (33, 8, 24, 3)
     assert json.loads((tmp_path / "r-partial.json").read_text())["ended"] is True
     assert (tmp_path / "r.mkv").read_bytes() == b"an older result"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"c.mkv", "r.mkv", "r-partial.mkv", "r-partial.json"}, "and nothing else"
     whole = reconstruct(tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), CONFIG, Stopping(49))
-    assert not whole.ended and whole.frames == 49 and video.probe(tmp_path / "r.mkv").frames == 49
+    assert not whole.ended and whole.frames == 49
+    again = video.read(tmp_path / "r.mkv").frames
+    assert len(again) == 49 and np.abs(again[:33].astype(int) - frames).mean() < 2, "the same frames, coded anew"
 
 
 def test_an_error_leaves_nothing_under_either_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "c.mkv", 33, 8, 8)
 
     def broken(self: OdVae, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        next(iter(chunks))
         yield torch.zeros(1, 3, 17, 8, 8)
         raise KeyboardInterrupt
 
