@@ -127,7 +127,7 @@ def check_room(out: Path, source: Any, spec: Any, width: int, posterior: bool) -
     from kinolab.runtime.progress import size
 
     shapes = [(len(group), source.record(group[0])) for group in source.groups()]
-    values = sum(count * math.prod(spec.latent_shape(r.frames, *r.size)) for count, r in shapes)
+    values = sum(n * math.prod(spec.latent_shape(r.frames, *(r.size or source.size))) for n, r in shapes)
     needed, free = values * width * (1 + posterior), disk_left(out)
     missing = needed - (folder_size(out) if out.is_dir() else 0)
     if missing > free:
