@@ -17,8 +17,8 @@ def test_a_seed_is_the_same_on_every_machine_and_fits_63_bits() -> None:
 
 def test_every_part_of_a_draw_counts() -> None:
     base: dict[str, Any] = {"seed": 0, "step": 3, "positions": [5], "purpose": "noise"}
-    other = [{"seed": 1}, {"step": 4}, {"positions": [6]}, {"purpose": "time"}]
-    draws = [float(uniform(generators(**{**base, **change}))) for change in ({}, *other)]
+    other: list[dict[str, Any]] = [{"seed": 1}, {"step": 4}, {"positions": [6]}, {"purpose": "time"}]
+    draws = [float(uniform(generators(**{**base, **change}))) for change in [{}, *other]]
     assert len(set(draws)) == len(draws)
     assert draws[0] == float(uniform(generators(**base)))
 
