@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kinolab.cli.options import DEVICE_HELP, take_device
+from kinolab.cli.options import DEVICE_HELP, told_later
 
 
 def rerun(
@@ -22,8 +22,7 @@ def rerun(
     target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
     if target.suffix == ".json":
         target = target.with_suffix(".mp4")
-    where = None if device is None else take_device(device)
-    path, changed = run(video, target, device=where, progress=show_progress("sampling"))
+    path, changed = run(video, target, device=device, progress=show_progress("sampling"), say=told_later)
     typer.echo(path)
     if not changed:
         typer.echo("identical: every frame is the same, bit for bit")
