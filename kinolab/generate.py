@@ -25,7 +25,7 @@ from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, resolve
 from kinolab.layers.step_cache import StepCache, StepCacheConfig
 from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
-from kinolab.runtime.devices import choose
+from kinolab.runtime.devices import announce, choose
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
@@ -318,12 +318,18 @@ def provenance_path(path: Path) -> Path:
 
 
 def rerun(
-    path: Path, out: Path, *, device: torch.device | str | None = None, progress: Progress | None = None
+    path: Path,
+    out: Path,
+    *,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, list[str]]:
     """Make a video again from the `.json` beside it; returns the new file and what differs from then.
 
     Args:
         device: where to compute; none = where it was made. On another device the last bits may differ.
+        say: called with which one that is.
 
     Raises:
         InputError: where there is no usable `.json`, or the model's weights are not those of then, or the device is
@@ -346,6 +352,7 @@ def rerun(
         if found.get(file) != digest:
             raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")
     torch.set_num_threads(int(record["threads"]))
+    say(announce(torch.device(config.device), then if device is None else device))
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     if config.compile:
         model.compile()

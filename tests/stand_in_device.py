@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 MPS = torch.device("mps")
-_BOTH = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_, torch.Tensor.data.__set__,
-         torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]  # fmt: skip
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+_BOTH = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_, _SET_DATA,
+         torch._has_compatible_shallow_copy_type}  # fmt: skip
 """What may take tensors of the CPU beside those of a device."""
 
 
@@ -36,7 +37,7 @@ class StandInDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == torch.Tensor.device.__get__:
             return self.device if _there(args[0]) else func(*args, **kwargs)
         if func is torch.Tensor.to:
             return self._to(*args, **kwargs)
@@ -48,9 +49,7 @@ class StandInDevice(TorchFunctionMode):
         if made_there:
             generator = kwargs.get("generator")
             if generator is not None and generator.device.type != self.device.type:
-                raise RuntimeError(
-                    f"{resolve_name(func)}: a generator of the {generator.device} draws on {self.device}"
-                )
+                raise RuntimeError(f"{resolve_name(func)}: a generator of {generator.device} draws on {self.device}")
             kwargs["device"] = torch.device("cpu")
         tensors = list(_tensors((args, kwargs)))
         on = [t for t in tensors if _there(t)]
@@ -58,9 +57,9 @@ class StandInDevice(TorchFunctionMode):
             shapes = ", ".join(f"{'here' if _there(t) else 'cpu'} {tuple(t.shape)}" for t in tensors)
             raise RuntimeError(f"{resolve_name(func)}: expected all tensors on one device, got {shapes}")
         result = func(*args, **kwargs)
-        if func == torch.Tensor.data.__set__ and _there(args[1]):  # type: ignore[attr-defined]
+        if func == _SET_DATA and _there(args[1]):
             self._mark(args[0], func)
-        elif made_there or (on and func != torch.Tensor.data.__set__):  # type: ignore[attr-defined]
+        elif made_there or (on and func != _SET_DATA):
             for tensor in _tensors(result):
                 self._mark(tensor, func)
         return result

@@ -33,6 +33,7 @@ COMMANDS = {
     "pack": "write a small model folder to share",
     "recipes": "list the recipes that ship",
     "demo": "run the main job on the shipped weights and write a page",
+    "doctor": "say what this machine has, and what to do about what it hasn't",
 }
 """Command -> its line in the help. `kinolab/cli/<command>.py` defines a function of that name, or a typer `app` with
 subcommands."""

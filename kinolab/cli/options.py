@@ -31,8 +31,13 @@ def take_device(device: str) -> torch.device:
     from kinolab.runtime.devices import announce, choose
 
     chosen = choose(device)
-    _untold[:] = [announce(chosen, device)]
+    told_later(announce(chosen, device))
     return chosen
+
+
+def told_later(line: str) -> None:
+    """Say a line at the first sign of progress."""
+    _untold.append(line)
 
 
 def tell() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kinolab.cli.options import DEVICE_HELP, take_device
+from kinolab.cli.options import DEVICE_HELP, told_later
 
 
 def rerun(
@@ -22,9 +22,8 @@ def rerun(
     target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
     if target.suffix == ".json":
         target = target.with_suffix(".mp4")
-    where = None if device is None else take_device(device)
     with progress_bar("sampling", "steps") as advance:
-        path, changed = run(video, target, device=where, progress=advance)
+        path, changed = run(video, target, device=device, progress=advance, say=told_later)
     typer.echo(path)
     if not changed:
         typer.echo("identical: every frame is the same, bit for bit")

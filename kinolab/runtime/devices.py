@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def choose(device: torch.device | str = "auto") -> torch.device:
 
 def device_of(module: object) -> torch.device:
     """Where a module's weights are; the CPU for one that has none."""
-    tensors = module.state_dict().values() if isinstance(module, torch.nn.Module) else ()
+    tensors = chain(module.parameters(), module.buffers()) if isinstance(module, torch.nn.Module) else ()
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a s + b s^3 + c s^5 that drives all singular values to about 1 in few steps."""
@@ -115,10 +114,12 @@ class Muon(torch.optim.Optimizer):
         Sharded ones need all of their rows: each is gathered by itself, so that a process holds one whole matrix at a
         time, and every process then keeps its own rows of the same result.
         """
-        if not isinstance(updates[0], DTensor):
+        if not hasattr(updates[0], "full_tensor"):
             stacked = orthogonalize(torch.stack([u.reshape(shape) for u in updates]), self.dtype)
             yield from (matrix.view(u.shape) for u, matrix in zip(updates, stacked, strict=True))
             return
+        from torch.distributed.tensor import DTensor, Replicate  # takes a second to import
+
         for u in updates:
             assert isinstance(u, DTensor)
             matrix = orthogonalize(u.full_tensor().reshape(shape), self.dtype).view(u.shape)
