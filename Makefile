@@ -1,15 +1,24 @@
 # Two commands do everything on a machine with Python 3.11 or later: `make demo` and `make test`.
+# `make test-fast` is what to run while working; `make test-wide` is for slow kinds and says what it couldn't run.
 PYTHON ?= $(firstword $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done))
 BIN := .venv/bin
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test test-fast test-wide check bench setup clean
 
 demo: setup
 	$(BIN)/kinolab demo --out out/demo
 
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: setup
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST)
+
+test-fast: setup
+	$(PYTEST) -m "not slow and not wide"
+
+test-wide: setup
+	$(PYTEST) -m wide
 
 check: setup
 	$(BIN)/ruff check .

@@ -22,7 +22,6 @@ from kinolab import video
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageAutoencoder
 from kinolab.cli.data import parse_size
 from kinolab.config import load_config
-from kinolab.data.durable import write_atomic
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip
 from kinolab.errors import InputError
@@ -33,6 +32,7 @@ from kinolab.layers.key_frames import Group, Groups, KeyFrameConfig
 from kinolab.layers.precision import autocast, describe
 from kinolab.metrics.reconstruction import WINDOW, psnr, ssim
 from kinolab.model import find_model, load_autoencoder, read_model_config
+from kinolab.runtime.files import write_text
 
 TOY_FRAMES, SHORTEST, SCENES = 17, 6, 4
 """Frames of a toy clip, frames of the shortest scene that is cut from one, and scenes of a video."""
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
             print(line, flush=True)
             lines.append(line)
     if options.markdown is not None:
-        write_atomic(options.markdown, "\n".join(lines) + "\n")
+        write_text(options.markdown, "\n".join(lines) + "\n")
         print(options.markdown)
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
-from kinolab.data.durable import write_atomic
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldConfig
 from kinolab.denoisers import Conditions
@@ -32,6 +31,7 @@ from kinolab.errors import InputError
 from kinolab.layers.latent_alignment import energy_distance, moment_distance
 from kinolab.metrics.reconstruction import Psnr
 from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
+from kinolab.runtime.files import write_text
 
 BATCH = 8
 SAMPLES = 4096
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     text = markdown(rows, options.clips)
     say(text)
     if options.markdown is not None:
-        write_atomic(options.markdown, text)
+        write_text(options.markdown, text)
 
 
 @torch.no_grad()

@@ -134,9 +134,14 @@ def sampling(case: Case, repeats: int, say: Callable[[str], None], steps: int = 
     return compared("latte_sampling", title, describe_case(case), timings)
 
 
-@torch.no_grad()
 def diffusers_sampling(pair: Pair, steps: int) -> Tensor:
     """Latents from diffusers' model and its DDIM scheduler."""
+    return ddim(pair.theirs_at, pair.z, steps)
+
+
+@torch.no_grad()
+def ddim(predict: Callable[[Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
+    """Latents from noise z (B, C, T, H, W) by diffusers' DDIM scheduler; predict takes z and times (B,)."""
     from diffusers.schedulers import DDIMScheduler
 
     build: Any = DDIMScheduler
@@ -149,9 +154,8 @@ def diffusers_sampling(pair: Pair, steps: int) -> Tensor:
         timestep_spacing="trailing",
     )
     scheduler.set_timesteps(steps)
-    z = pair.z
     for t in scheduler.timesteps:
-        z = scheduler.step(pair.theirs_at(z, t.expand(len(z))), t, z, return_dict=False)[0]
+        z = scheduler.step(predict(z, t.expand(len(z)).to(z.device)), t, z, return_dict=False)[0]
     return z
 
 

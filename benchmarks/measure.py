@@ -86,13 +86,22 @@ def forward_of(
     return run
 
 
-def race(entrants: Sequence[Entrant], repeats: int, say: Callable[[str], None] = lambda line: None) -> list[Timing]:
-    """Run all entrants in turns, `repeats` times each; the first one's output is what the others are held against."""
+def race(
+    entrants: Sequence[Entrant],
+    repeats: int,
+    say: Callable[[str], None] = lambda line: None,
+    wait: Callable[[], None] = lambda: None,
+) -> list[Timing]:
+    """Run all entrants in turns, `repeats` times each; the first one's output is what the others are held against.
+
+    `wait` returns when a device has done all that was asked of it; on the processor there is nothing to wait for.
+    """
     warming, outputs = [], []
     for entrant in entrants:
         say(f"  {entrant.name}: getting ready")
         start = time.perf_counter()
         (entrant.warm or entrant.run)()
+        wait()
         warming.append(time.perf_counter() - start)
     seconds: list[list[float]] = [[] for _ in entrants]
     processor: list[list[float]] = [[] for _ in entrants]
@@ -101,6 +110,7 @@ def race(entrants: Sequence[Entrant], repeats: int, say: Callable[[str], None] =
         for k, entrant in enumerate(entrants):
             start, used = time.perf_counter(), time.process_time()
             output = entrant.run()
+            wait()
             seconds[k].append(time.perf_counter() - start)
             processor[k].append(time.process_time() - used)
             if turn == 0:

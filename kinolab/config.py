@@ -18,11 +18,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kinolab.errors import InputError
+from kinolab.runtime import yaml_files
+from kinolab.runtime.lines import shown
 
 C = TypeVar("C", bound="Config")
-
-NO_WORDS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")
-"""The types that YAML gives to keys such as on, off, yes, no and ~."""
 
 
 class Config(BaseModel):
@@ -53,19 +52,11 @@ def load_config(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises InputError where there is none."""
+    """The mapping in a YAML file; raises InputError where there is none, or it is none within bounds."""
     try:
-        text = path.read_text(encoding="utf-8")
-        misread = _misread_key(text)
-        loaded = yaml.safe_load(text)
+        loaded = yaml_files.read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML recipe") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" (line {where.line + 1})" if where is not None else ""
-        raise InputError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
-    if misread is not None:
-        raise InputError(f"{path}: {misread}")
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
     return loaded
@@ -85,13 +76,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             if not isinstance(child, dict):
                 raise InputError(f"override {item!r}: {parent!r} holds the value {child!r}, not a group of keys")
             node = child
-        try:
-            misread = _misread_key(text)
-            node[last] = yaml.safe_load(text) if text else None
-        except yaml.YAMLError:
-            raise InputError(f"override {item!r}: {text!r} is not a valid value") from None
-        if misread is not None:
-            raise InputError(f"override {item!r}: {misread}")
+        node[last] = yaml_files.parse_yaml(text, f"override {shown(item)}") if text else None
     return result
 
 
@@ -108,26 +93,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(a, b, f"{name}.")
         elif a != b:
             yield f"{name}: {a!r} -> {b!r}"
-
-
-def _misread_key(text: str) -> str | None:
-    """What is wrong with the first key that YAML reads as something else than a word or a number, such as on."""
-    waiting, seen = [yaml.compose(text, Loader=yaml.SafeLoader)], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:  # an alias
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += reversed(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            for key, _ in node.value:
-                if key.tag in NO_WORDS:
-                    line, word = key.start_mark.line + 1, key.value
-                    read = yaml.safe_load(word)
-                    return f'line {line}: the key {word} is read by YAML as {read}; write it in quotes: "{word}"'
-            waiting += reversed([value for _, value in node.value])
-    return None
 
 
 def _deep_copy(value: Any) -> Any:

@@ -25,6 +25,7 @@ from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, resolve
 from kinolab.layers.step_cache import StepCache, StepCacheConfig
 from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
+from kinolab.runtime.devices import announce, choose
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
@@ -62,8 +63,8 @@ class GenerateConfig(Config):
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
     """Compile the denoiser first."""
-    device: str = "cpu"
-    """Where to compute."""
+    device: str = "auto"
+    """Where to compute: auto, or a device by name (`devices.choose`); the file records what was taken."""
     given: GivenConfig | None = None
     """What is given of the video, for every task but generating it from nothing."""
 
@@ -252,7 +253,8 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
             "fps": config.fps or model.config.fps,
             "sampler": config.sampler or model.config.sampler,
             "guidance": config.guidance or model.config.guidance,
-            "precision": str(resolve(config.precision, config.device)).removeprefix("torch."),
+            "precision": str(resolve(config.precision, model.device)).removeprefix("torch."),
+            "device": str(model.device),
         }
     )
 
@@ -315,14 +317,33 @@ def provenance_path(path: Path) -> Path:
     return path.with_suffix(".json") if path.suffix else path.with_name(path.name + ".json")
 
 
-def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[Path, list[str]]:
+def rerun(
+    path: Path,
+    out: Path,
+    *,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Path, list[str]]:
     """Make a video again from the `.json` beside it; returns the new file and what differs from then.
 
+    Args:
+        device: where to compute; none = where it was made. On another device the last bits may differ.
+        say: called with which one that is.
+
     Raises:
-        InputError: where there is no usable `.json`, or the model's weights are not those of then.
+        InputError: where there is no usable `.json`, or the model's weights are not those of then, or the device is
+            not there.
     """
     record = read_provenance(path)
     config = load_config(GenerateConfig, record["request"])
+    then = config.device
+    try:
+        config = config.model_copy(update={"device": str(choose(then if device is None else device))})
+    except InputError as error:
+        if device is not None:
+            raise
+        raise InputError(f"{path}: {error}; it was made there: name another by --device, such as cpu") from None
     if model_hash(config.model) != record["model_sha256"]:
         raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
     check_writable([out], config)
@@ -331,6 +352,7 @@ def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[P
         if found.get(file) != digest:
             raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")
     torch.set_num_threads(int(record["threads"]))
+    say(announce(torch.device(config.device), then if device is None else device))
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     if config.compile:
         model.compile()
@@ -343,7 +365,8 @@ def rerun(path: Path, out: Path, *, progress: Progress | None = None) -> tuple[P
     video.write(out, video.to_uint8(clips(k)), fps=config.fps or model.config.fps, lossless=lossless)
     write_provenance(out, config, k, requests[k], record.get("inputs_sha256"))
     now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
-    return out, [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
+    changed = [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
+    return out, [*([] if config.device == then else [f"device: {then} then, {config.device} now"]), *changed]
 
 
 def read_provenance(path: Path) -> Mapping[str, Any]:
@@ -377,7 +400,8 @@ def input_hashes(config: GenerateConfig) -> dict[str, str]:
         if not path.exists():
             raise InputError(f"{path}: no such file")
         digest = hashlib.sha256()
-        for file in [f for f in sorted(path.iterdir()) if f.is_file()] if path.is_dir() else [path]:
+        files = [file for file in video.visible_files(path) if file.parent == path] if path.is_dir() else [path]
+        for file in files:
             digest.update((file.name.encode() if path.is_dir() else b"") + file.read_bytes())
         hashes[str(path)] = digest.hexdigest()
     return hashes

@@ -25,7 +25,6 @@ from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.data.buckets import BucketShape, outside_buckets
-from kinolab.data.durable import write_atomic
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
@@ -36,6 +35,8 @@ from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.layers.step_cache import StepCache
 from kinolab.request import Request as Request
 from kinolab.request import listed_prompts
+from kinolab.runtime.devices import choose
+from kinolab.runtime.files import write_text
 from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
@@ -65,6 +66,8 @@ class ModelConfig(Config):
     """Names of the class labels, in order."""
     tasks: TasksConfig | None = None
     """The tasks that the denoiser was trained on; none = nothing was ever given."""
+    autoencoder_size: tuple[int, int] | None = None
+    """Height and width of the clips that the autoencoder was trained on; none = not known."""
     frames: int = Field(17, ge=1)
     """Frames of a training clip."""
     size: tuple[int, int] = (64, 64)
@@ -104,13 +107,16 @@ class VideoModel:
         self.device = torch.device("cpu")
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "cpu", precision: PrecisionPolicy = "auto") -> VideoModel:
-        """Load a model folder (or a run folder, or the name of a shipped model).
+    def load(
+        cls, path: Path | str, *, device: torch.device | str = "auto", precision: PrecisionPolicy = "auto"
+    ) -> VideoModel:
+        """Load a model folder (or a run folder, or the name of a shipped model) onto a device (see `devices.choose`).
 
         Raises:
-            InputError: where the folder is not a model folder, or holds an autoencoder alone.
+            InputError: where the folder is not a model folder, or holds an autoencoder alone, or the device is not
+                there.
         """
-        folder = find_model(path)
+        folder, chosen = find_model(path), choose(device)
         config = read_model_config(folder)
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
@@ -119,11 +125,11 @@ class VideoModel:
         load_weights(denoiser, folder / "denoiser.safetensors")
         model = cls(config, autoencoder, denoiser)
         model.precision = precision
-        return model.to(device)
+        return model.to(chosen)
 
     def to(self, device: str | torch.device) -> VideoModel:
-        """Move the parts to a device; returns the model itself."""
-        self.device = torch.device(device)
+        """Move the parts to a device (see `devices.choose`); returns the model itself."""
+        self.device = choose(device)
         self.autoencoder.to(self.device)
         self.denoiser.to(self.device)
         if self.text_encoder is not None:
@@ -144,7 +150,7 @@ class VideoModel:
         target.mkdir(parents=True, exist_ok=True)
         save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
         save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
-        write_atomic(target / "model.yaml", to_yaml(self.config))
+        write_text(target / "model.yaml", to_yaml(self.config))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights of both parts, by names that begin with `autoencoder.` and `denoiser.`."""
@@ -203,6 +209,7 @@ class VideoModel:
         if self.text_encoder is None or not (spec.text_dim or spec.pooled_dim):
             return None, None, None
         check_widths(self.text_encoder, spec.text_dim, spec.pooled_dim)
+        self.text_encoder.warn_unknown(prompts)
         embedded = self.text_encoder.encode(prompts)
         text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
         return text, mask, embedded.pooled if spec.pooled_dim else None
@@ -444,36 +451,48 @@ def read_model_config(folder: Path) -> ModelConfig:
     return load_config(ModelConfig, folder / "model.yaml")
 
 
-def load_autoencoder(path: Path | str) -> Autoencoder:
+def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -> Autoencoder:
     """The autoencoder of a model folder, or of a folder in diffusers' layout (`DiffusersAutoencoder`), in evaluation
-    mode.
+    mode on a device (see `devices.choose`).
 
     Raises:
-        InputError: where there is none, or its files are not complete or don't fit.
+        InputError: where there is none, or its files are not complete or don't fit, or the device is not there.
     """
-    folder = find_autoencoder(path)
+    folder, chosen = find_autoencoder(path), choose(device)
     if not (folder / "model.yaml").exists():
-        return build_autoencoder(DiffusersConfig(path=folder)).eval()
+        return build_autoencoder(DiffusersConfig(path=folder)).eval().to(chosen)
     autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
     load_weights(autoencoder, folder / "autoencoder.safetensors")
-    return autoencoder.eval()
+    return autoencoder.eval().to(chosen)
 
 
-def load_denoiser(path: Path | str) -> Denoiser:
-    """The denoiser of a model folder that has one, in evaluation mode."""
-    folder = find_model(path)
+def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> Denoiser:
+    """The denoiser of a model folder that has one, in evaluation mode on a device (see `devices.choose`)."""
+    folder, chosen = find_model(path), choose(device)
     config = read_model_config(folder).denoiser
     assert config is not None
     denoiser = build_denoiser(config)
     load_weights(denoiser, folder / "denoiser.safetensors")
-    return denoiser.eval()
+    return denoiser.eval().to(chosen)
 
 
-def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, trained: str = "") -> None:
-    """Write a model folder that holds an autoencoder alone."""
+def trained_size(path: Path | str) -> tuple[int, int] | None:
+    """Height and width of the clips that the autoencoder in a folder was trained on; None where nobody knows."""
+    folder = find_autoencoder(path)
+    if not (folder / "model.yaml").exists():
+        return None
+    config = read_model_config(folder)
+    # A denoiser's clips went through the autoencoder; without one, older folders say nothing of it.
+    return config.autoencoder_size or (None if config.denoiser is None else config.size)
+
+
+def save_autoencoder(
+    autoencoder: Autoencoder, folder: Path, *, trained: str = "", size: tuple[int, int] | None = None
+) -> None:
+    """Write a model folder that holds an autoencoder alone; `size` is that of the clips that trained it."""
     from kinolab import __version__
 
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(autoencoder, folder / "autoencoder.safetensors")
-    config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config)
-    write_atomic(folder / "model.yaml", to_yaml(config))
+    config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config, autoencoder_size=size)
+    write_text(folder / "model.yaml", to_yaml(config))

@@ -36,9 +36,9 @@ def pack(
     Raises:
         InputError: where the other autoencoder's latents differ from those the denoiser was trained on.
     """
-    whole, before = VideoModel.load(model, precision="float32"), _bytes(find_model(model))
+    whole, before = VideoModel.load(model, device="cpu", precision="float32"), _bytes(find_model(model))
     if autoencoder is not None:
-        other = load_autoencoder(autoencoder)
+        other = load_autoencoder(autoencoder, device="cpu")
         ours = {**whole.autoencoder.encoder_parts().state_dict(), "latent_scale": whole.autoencoder.latent_scale}
         theirs = {**other.encoder_parts().state_dict(), "latent_scale": other.latent_scale}
         same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
@@ -51,7 +51,7 @@ def pack(
         config = whole.config.model_copy(update={"autoencoder": other.config, "trained": trained})
         whole = VideoModel(config, other, whole.denoiser)
     whole.save(out, dtype=dtype)
-    stored = VideoModel.load(out, precision="float32")
+    stored = VideoModel.load(out, device="cpu", precision="float32")
     name, error = largest_error(whole.state_dict(), stored.state_dict())
     return Packed(out, before, _bytes(out), name, error)
 

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.runtime import weights
 
 INT8_ROWS = "int8_rows"
 """The header's list of tensors in 8 bits; no other entry stands beside it, as their order in the file would vary."""
@@ -34,12 +33,7 @@ STORABLE = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a module's state in `dtype`, one of `STORABLE`; what that can't hold stays wider (see `encode`)."""
     tensors, header = encode({k: v.detach().cpu() for k, v in module.state_dict().items()}, dtype)
-    beside = path.with_name(f".writing-{path.name}")
-    try:
-        save_file(tensors, beside, header)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    weights.write_weights(path, tensors, header)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -66,15 +60,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file as they are stored, and its header.
 
     Raises:
-        InputError: where the file is missing, or is no whole safetensors file.
+        InputError: where the file is missing, is no whole safetensors file, differs from what was written, or holds
+            NaN; names the tensor.
     """
     if not path.exists():
         raise InputError(f"{path}: missing; the model folder is not complete")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged or cut off safetensors file ({error})") from None
+    found = weights.read_weights(path)
+    return dict(found.tensors), {k: v for k, v in found.metadata.items() if k != weights.SUMS}
 
 
 def encode(state: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str] | None]:

@@ -1,4 +1,5 @@
-"""Shared fixtures: one thread per test process, so that tests in parallel don't fight over the cores."""
+"""Shared fixtures: one thread per test process, so that tests in parallel don't fight over the cores; no test knows the
+machine that it runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +9,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests import machine
+
+pytest_plugins = ["tests.wide_report"]
+
 torch.set_num_threads(1)
+machine.steady()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nobodys_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with machine.somebodys(tmp_path_factory.mktemp("home")):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +29,16 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+    """So does every fixture that several tests share: its weights don't depend on which of them asks first."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablations
+from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import build
+from kinolab.model import autoencoder_config, find_autoencoder, save_autoencoder
 from kinolab.training.recipe import load_recipe
 
 
@@ -20,14 +22,27 @@ def test_every_row_is_a_model_of_its_own(cell: ablations.Cell) -> None:
     assert build(recipe.denoiser).spec.given != "none"
 
 
-def test_results_are_kept_and_the_page_has_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def small_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents of the shipped autoencoder's shape from one that is a third as wide and knows nothing."""
+    shipped = autoencoder_config(find_autoencoder("world"))
+    network = build_autoencoder(shipped.model_copy(update={"hidden_size": 8, "norm_num_groups": 8}))
+    folder = tmp_path_factory.mktemp("small")
+    save_autoencoder(network, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_results_are_kept_and_the_page_has_every_row(
+    tmp_path: Path, small_autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = {title: row[:2] for title, row in list(ablations.TABLES.items())[:1]}
     monkeypatch.setattr(ablations, "TABLES", few)
     monkeypatch.setattr(ablations, "ASKED", (1, 8))
     small = [
         "data.kind=world", "denoiser.hidden_size=16", "denoiser.depth=1", "denoiser.num_heads=2", "training.steps=2",
         "training.batch_size=2", "training.evaluate_every=1", "training.tensorboard=false", "heldout_clips=2",
-        "samples.sampler.steps=1", "training.precision=float32",
+        "samples.sampler.steps=1", "training.precision=float32", f"autoencoder={small_autoencoder}",
     ]  # fmt: skip
     monkeypatch.setattr(ablations, "RECIPE", str(_recipe(tmp_path)))
     words = [w for o in small[1:] for w in ("-s", o)]

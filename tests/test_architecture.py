@@ -1,10 +1,10 @@
-"""The house rules that a machine can check: which way imports point, and that nothing unwanted is installed."""
+"""The house rules that a machine can check: which way imports point, and that nothing unwanted is asked for."""
 
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,21 @@ def test_no_environment_variables_outside_torchruns() -> None:
 
 
 @pytest.mark.parametrize("name", ["torchvision", "lpips", "torch-fidelity", "torchaudio"])
-def test_no_package_that_breaks_others_is_installed(name: str) -> None:
-    with pytest.raises(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.version(name)
+def test_no_package_that_breaks_others_is_asked_for(name: str) -> None:
+    """What pyproject.toml asks for; what else stands in somebody's environment is theirs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    wanted += (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert "torch" in {normalized(line) for line in wanted}
+    assert name not in {normalized(line) for line in wanted}
+    assert not [
+        p for p in FILES if re.search(rf"^\s*(import|from) {name.replace('-', '_')}\b", p.read_text("utf-8"), re.M)
+    ]
+
+
+def normalized(requirement: str) -> str:
+    """The name in a requirement, as package indexes write it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
 def test_the_commands_start_without_torch() -> None:
@@ -91,3 +103,21 @@ def test_the_commands_start_without_torch() -> None:
     code = "import sys; import kinolab.cli as c; c.build(list(c.COMMANDS)); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_text_is_cut_into_lines_in_one_place() -> None:
+    """str.splitlines ends a line at U+0085, U+2028 and more, which captions and JSON may hold; readlines hides that a
+    file was opened in some encoding."""
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "readlines")
+    }
+    assert not users, "use kinolab.runtime.text.split_lines"
+
+
+def test_no_text_is_read_with_replacement_characters() -> None:
+    """What can't be decoded is an error with its place, never U+FFFD in a caption."""
+    lenient = re.compile(r"""(read_text|open|decode)\([^)\n]*\berrors=["']replace["']""")
+    assert not [str(p) for p in FILES if lenient.search(p.read_text(encoding="utf-8"))]

@@ -17,6 +17,7 @@ from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfi
 from kinolab.errors import InputError
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe
+from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning import tiny_text
 
 AUTOENCODERS: dict[str, Config] = {
@@ -98,7 +99,7 @@ def test_autoencoders_keep_their_shape_rule(name: str) -> None:
         assert model.decode(posterior.mean).shape == clip.shape
         assert spec.pixel_frames(posterior.mean.shape[2]) == frames == spec.snap_frames(frames)
         alone = model.encode(clip[:1]).mean
-    torch.testing.assert_close(alone, posterior.mean[:1], atol=1e-5, rtol=1e-5)
+    assert_close(alone, posterior.mean[:1], within=NETWORK)
     with pytest.raises(InputError, match="multiples of"):
         model.encode(torch.zeros(1, 3, frames, 17, 16))
     with pytest.raises(InputError, match="latents"):
@@ -138,9 +139,9 @@ def test_causal_autoencoders_stream_exactly(name: str) -> None:
     with torch.no_grad():
         whole = model.encode(clip).mean
         parts = torch.cat([p.mean for p in model.encode_stream(clip.split(3, dim=2))], dim=2)
-        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+        assert_close(parts, whole, within=NETWORK)
         decoded = torch.cat(list(model.decode_stream(whole.split(2, dim=2))), dim=2)
-        torch.testing.assert_close(decoded, model.decode(whole), atol=1e-5, rtol=0)
+        assert_close(decoded, model.decode(whole), within=NETWORK)
 
 
 @pytest.mark.parametrize("name", DENOISERS)
@@ -155,7 +156,7 @@ def test_denoisers_keep_the_shape_and_refuse_what_they_cannot_take(name: str) ->
         out = model(z, t, Conditions(label=label))
         assert out.shape == (2, factor * model.spec.channels, 3, 4, 4) and out.abs().sum() > 0
         null = model(z, t, Conditions(label=torch.full((2,), model.spec.num_classes)))
-        torch.testing.assert_close(model(z, t, Conditions(label=label).all_null(2)), null)
+        assert_close(model(z, t, Conditions(label=label).all_null(2)), null)
         assert (out - null).abs().max() > 1e-6
     with pytest.raises(InputError, match="without pooled"):
         model(z, t, Conditions(label=label, pooled=torch.zeros(2, 8)))
@@ -175,7 +176,7 @@ def test_every_sampler_takes_every_path_to_a_known_point(name: str, schedule: An
 
     config = SamplerConfig(name=name, steps=10)
     out = diffusion.sample(denoiser, torch.randn(3, 2, 2, 2, 2), Conditions(), sampler=config)
-    torch.testing.assert_close(out, point.expand_as(out), atol=2e-2, rtol=0)
+    assert_close(out, point.expand_as(out), within=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_sources_give_the_same_typed_examples_every_time(name: str, places: dict
     assert len(train) > 0 and len(heldout) > 0
     tensor = "latents" if name == "cache" else "video"
     first, again = train[0], train[0]
-    torch.testing.assert_close(getattr(first, tensor), getattr(again, tensor), atol=0, rtol=0)
+    assert_same(getattr(first, tensor), getattr(again, tensor))
     assert getattr(first, tensor).dtype == torch.float32 and getattr(first, tensor).ndim == 4
     sides = [{source[i].source for i in range(len(source))} for source in (train, heldout)]
     assert not sides[0] & sides[1]

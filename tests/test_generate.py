@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from kinolab import video
 from kinolab.errors import InputError
-from kinolab.generate import GenerateConfig, generate, provenance_path, rerun
+from kinolab.generate import GenerateConfig, fill_canvas, generate, provenance_path, rerun, window_seed
+from kinolab.request import Request
+from kinolab.tasks.extend import Canvas
 from tests.tiny_model import save_tiny_model
 
 
@@ -69,3 +74,45 @@ def test_a_negative_prompt_is_recorded_and_made_again(folder: Path, tmp_path: Pa
     with pytest.raises(InputError, match="--guidance is 1"):
         generate(request(folder, prompts=["a ball"], negative="x", guidance={"scale": 1.0}), tmp_path / "no.mp4")
     assert not (tmp_path / "no.mp4").exists()
+
+
+class Windows:
+    """A model that remembers what it was asked for and makes noise of the seed that it was given."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ...]] = []
+
+    def sample_latents(self, requests: list[Request], **_: object) -> Tensor:
+        self.asked.append(tuple(r.seed for r in requests))
+        frames, (height, width) = requests[0].frames or 0, requests[0].size or (0, 0)
+        return torch.stack([self.noise(r.seed, 3, frames, height, width) for r in requests])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def complete(self, video: Tensor, mask: Tensor, requests: list[Request], **_: object) -> Tensor:
+        self.asked.append(tuple(r.seed for r in requests))
+        return torch.stack([self.noise(r.seed, *video.shape[1:]) for r in requests])
+
+    @staticmethod
+    def noise(seed: int, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_window_of_every_clip_has_noise_of_its_own() -> None:
+    model: Any = Windows()
+    canvas = Canvas(torch.zeros(2, 3, 9, 4, 4), torch.ones(2, 1, 9, 4, 4))
+    windows = [[0, 1, 2, 3], [3, 4, 5, 6], [5, 6, 7, 8]]
+    made = fill_canvas(model, canvas, windows, [Request(seed=5), Request(seed=6)])
+    assert model.asked == [(5, 6), (1_000_008, 1_000_009), (2_000_011, 2_000_012)]
+    for clip in range(2):
+        for n, (frames, shown) in enumerate(zip(windows, ([0, 1, 2, 3], [4, 5, 6], [7, 8]), strict=True)):
+            noise = model.noise(window_seed(5 + clip, n), 3, 4, 4, 4)
+            assert torch.equal(made[clip][:, shown], noise[:, [frames.index(f) for f in shown]])
+
+
+def test_the_seeds_of_windows_are_far_apart_and_the_first_is_the_requests() -> None:
+    assert [window_seed(7, n) for n in range(3)] == [7, 1_000_010, 2_000_013]
+    assert window_seed(2**63 - 1, 1) == 1_000_002, "a seed stays one that torch takes"
+    seeds = [window_seed(seed, n) for seed in range(100) for n in range(100)]
+    assert len(set(seeds)) == len(seeds)

@@ -24,6 +24,7 @@ from kinolab.model import Request, VideoModel
 from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predict_mask
 from kinolab.tasks.extend import Canvas, looped, sliding
 from kinolab.training.tasks import TaskDraws
+from tests.closeness import assert_close
 from tests.tiny_model import tiny_model, tiny_vdt
 
 PREDICT = predict_mask(5, 32, 32, 1).expand(1, 1, -1, -1, -1)
@@ -69,7 +70,7 @@ def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> N
         assert (
             conditions.given is not None and conditions.mask is not None and torch.equal(conditions.mask, trained.mask)
         )
-        torch.testing.assert_close(conditions.given, trained.given, atol=1e-5, rtol=0)
+        assert_close(conditions.given, trained.given)
     # The denoiser itself puts it in: no other place of sampling or training touches a model's input.
     for function in (kinolab.model.VideoModel.sample_latents, kinolab.training.tasks.TaskDraws.give):
         assert "torch.where" not in inspect.getsource(function)
@@ -145,7 +146,7 @@ def test_any_model_can_be_steered(steered: str, error: Any) -> None:
     if known is not None:
         latents, folded = tasks.encode_given(model.autoencoder, video_, PREDICT)
         where = fully_given(folded).expand_as(known)
-        assert (known[where] - latents[where]).abs().max() < 1e-5
+        assert_close(known[where], latents[where])
 
 
 def test_steering_in_latents_needs_a_whole_latent() -> None:

@@ -14,6 +14,7 @@ from kinolab.conditioning import ClipTextConfig
 from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
 from kinolab.model import Request, find_model, load_autoencoder, save_autoencoder
+from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.tiny_text import make_clip
 from tests.tiny_model import save_tiny_model, tiny_model
 
@@ -27,7 +28,7 @@ def test_a_saved_model_generates_what_the_original_did(folder: Path) -> None:
     loaded = VideoModel.load(folder, precision="float32")
     ours = tiny_model().generate("a red ball", label="throw", seed=3)
     assert ours.shape == (1, 3, 5, 32, 32) and ours.abs().max() <= 1
-    torch.testing.assert_close(loaded.generate("a red ball", label="throw", seed=3), ours, atol=0, rtol=0)
+    assert_same(loaded.generate("a red ball", label="throw", seed=3), ours)
 
 
 def test_prompt_label_and_seed_each_change_the_video(folder: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_negative_prompt_changes_the_video_and_none_does_not(folder: Path) -> 
     with pytest.raises(InputError, match="scale 1 has none"):
         model.generate("a red ball", negative="a box", guidance=GuidanceConfig())
     together = model.sample_latents([away, replace(towards, seed=1)])
-    torch.testing.assert_close(together[1:], model.sample_latents([replace(towards, seed=1)]), atol=1e-4, rtol=0)
+    assert_close(together[1:], model.sample_latents([replace(towards, seed=1)]), within=NETWORK)
 
 
 def test_an_empty_prompt_may_stand_for_none(folder: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_clip_does_not_depend_on_the_batch_it_is_made_in(folder: Path) -> None
     model = VideoModel.load(folder, precision="float32")
     both = model.generate(["a red ball", "a blue box"], seed=4)
     alone = model.generate("a blue box", seed=5)
-    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
+    assert_close(both[1:], alone, within=NETWORK)
 
 
 def test_other_lengths_and_sizes_warn(folder: Path) -> None:

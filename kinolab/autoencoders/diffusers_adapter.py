@@ -31,6 +31,8 @@ from kinolab.errors import InputError, MissingExtraError
 from kinolab.layers.image_coder import per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
 from kinolab.layers.normalization import fold_frames, unfold_frames
+from kinolab.runtime.devices import seeded
+from kinolab.runtime.text import first_line
 
 ClassName = Literal[
     "AutoencoderKL",
@@ -169,8 +171,7 @@ class DiffusersAutoencoder(ScaledLatents, Autoencoder):
         timestep = z.new_zeros(len(z)) if settings.timestep_conditioning else None
         if not any(settings.decoder_inject_noise):
             return self.network.decode(z, timestep).sample
-        with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
-            torch.manual_seed(0)
+        with seeded(0, z.device):
             return self.network.decode(z, timestep).sample
 
     def _fitting(self, posterior: Posterior, video: Tensor) -> Posterior:
@@ -253,7 +254,7 @@ def _random(cls: Any, settings: dict[str, Any]) -> Any:
     try:
         return cls.from_config(settings)
     except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-        raise InputError(f"settings: {cls.__name__} does not take them: {_first_line(error)}") from None
+        raise InputError(f"settings: {cls.__name__} does not take them: {first_line(error)[:200]}") from None
 
 
 def _loaded(cls: Any, path: Path) -> Any:
@@ -269,14 +270,9 @@ def _loaded(cls: Any, path: Path) -> Any:
             path, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: {cls.__name__} does not load: {_first_line(error)}") from None
+        raise InputError(f"{path}: {cls.__name__} does not load: {first_line(error)[:200]}") from None
     kinds = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "of another shape"}
     problems = [f"{len(found[k])} {what}: {', '.join(map(str, found[k]))}" for k, what in kinds.items() if found[k]]
     if problems:
         raise InputError(f"{path}: does not fit {cls.__name__}: {'; '.join(problems)}")
     return network
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -10,6 +10,7 @@ again. Parameter names are those of the public code.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Literal
 
 import torch.nn.functional as F
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.layers import strips
 from kinolab.layers.codebook import Codebook
 from kinolab.layers.latent_scaling import ScaledLatents
 from kinolab.layers.normalization import GroupNorm, silu
+from kinolab.layers.strips import Layer, Step, of_video, steps_of
 
 PIXEL_RANGE = 0.5
 """The public code takes and gives pixels in [-0.5, 0.5]."""
@@ -158,12 +161,21 @@ class Encoder(nn.Module):
             DownBlock(widths[i], widths[i + 1], config.strides(i), config) for i in range(config.levels)
         )
         self.final_block = nn.Sequential(_norm(widths[-1], config), nn.SiLU())
+        self.width = widths[0]
 
     def forward(self, x: Tensor) -> Tensor:
+        if strips.wanted(x, self.width):
+            return strips.run(list(self.steps()), x)
         x = self.conv_first(x)
         for block in self.conv_blocks:
             x = block(x)
         return self.final_block(x)
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        yield Step(of_video(self.conv_first), self.width)
+        yield from steps_of(*self.conv_blocks)
+        yield _normed(self.final_block[0], strips.itself, self.width << len(self.conv_blocks), halo=0)
 
 
 class Decoder(nn.Module):
@@ -179,12 +191,21 @@ class Decoder(nn.Module):
             UpBlock(widths[i], widths[i + 1], config.strides(i), config) for i in range(config.levels)
         )
         self.conv_last = SamePadConv3d(widths[-1], config.channels, 3)
+        self.widths, self.ratio = (top, widths[-1]), config.downsample[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        if strips.wanted(x, self.widths[-1], self.ratio):
+            return strips.run(list(self.steps()), x)
         x = self.final_block(x)
         for block in self.conv_blocks:
             x = block(x)
         return self.conv_last(x)
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        yield _normed(self.final_block[0], strips.itself, self.widths[0], halo=0)
+        yield from steps_of(*self.conv_blocks)
+        yield Step(of_video(self.conv_last), self.widths[-1])
 
 
 class DownBlock(nn.Module):
@@ -197,6 +218,12 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.res(self.down(x))
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        conv = self.down.conv
+        yield Step(of_video(self.down), conv.out_channels, halo=2, scale=Fraction(1, conv.stride[1]))
+        yield from self.res.steps()
 
 
 class UpBlock(nn.Module):
@@ -211,6 +238,13 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.res2(self.res1(self.up(x)))
 
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        conv = self.up.convt
+        yield Step(of_video(self.up), conv.in_channels, halo=2, scale=Fraction(conv.stride[1]))
+        yield from self.res1.steps()
+        yield from self.res2.steps()
+
 
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))))))."""
@@ -224,6 +258,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        width = self.conv1.conv.in_channels
+        yield _normed(self.norm1, of_video(self.conv1), width, keeps=True)
+        yield _normed(self.norm2, of_video(self.conv2), width, skip=strips.itself)
 
 
 class SamePadConv3d(nn.Module):
@@ -255,6 +295,15 @@ class BatchNorm(nn.BatchNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def _normed(
+    norm: nn.Module, layer: Layer, width: int, *, halo: int = 1, keeps: bool = False, skip: Layer | None = None
+) -> Step:
+    """layer(silu(norm(x))) as a step: stored statistics are a matter of each pixel, a group's are of the whole clip."""
+    if isinstance(norm, GroupNorm):
+        return Step(layer, width, halo, norm=norm, keeps=keeps, skip=skip)
+    return Step(lambda x, stream: layer(silu(norm(x)), stream), width, halo, keeps=keeps, skip=skip)
 
 
 def _norm(width: int, config: TatsConfig) -> nn.Module:

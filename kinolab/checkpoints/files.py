@@ -21,6 +21,9 @@ from torch import Tensor
 
 from kinolab import storage
 from kinolab.errors import InputError
+from kinolab.runtime.hashes import scan
+from kinolab.runtime.paths import inside
+from kinolab.runtime.text import first_line, split_lines
 
 EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema")
 """Names that averaged weights are wrapped in; they are preferred to the raw ones beside them."""
@@ -109,7 +112,9 @@ def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     if start[8:9] == b"{":
         return "safetensors", *_read_safetensors(path)
     if start[:2] == b"PK" or start[:1] == b"\x80":
-        return "torch.save", dict(_flatten(_read_pickle(path))), {}
+        tensors = dict(_flatten(_read_pickle(path)))
+        _refuse_nan(path, tensors)
+        return "torch.save", tensors, {}
     raise InputError(f"{path}: not a weights file; expected .safetensors, or a .pt written by torch.save")
 
 
@@ -118,13 +123,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return storage.decode(path, tensors, header), header
 
 
+def _refuse_nan(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Weights with NaN make pictures of NaN; what training leaves beside them may hold what it likes."""
+    for name, value in tensors.items():
+        if name.split(".", 1)[0] not in LEFTOVERS and scan(value).nan:
+            raise InputError(f"{path}: {name} holds NaN: damaged, or of a training that broke; get it again")
+
+
 def _read_pickle(path: Path) -> Any:
     """What torch.save wrote; nothing but tensors, plain containers and argparse's Namespace is ever built."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
+        what = next((line.strip() for line in split_lines(str(error)) if "GLOBAL" in line), "")
         if what:
             raise InputError(
                 f"{path}: holds more than tensors and plain values, which could run code and is not loaded "
@@ -132,8 +144,7 @@ def _read_pickle(path: Path) -> Any:
             ) from None
         raise InputError(f"{path}: damaged, or not a file that torch.save wrote") from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        line = str(error).strip().splitlines()
-        raise InputError(f"{path}: damaged or cut off file of torch.save ({line[0][:120] if line else ''})") from None
+        raise InputError(f"{path}: damaged or cut off file of torch.save ({first_line(error)[:120]})") from None
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -155,15 +166,10 @@ def _read_folder(folder: Path) -> StoredWeights:
         parts = ", ".join(sorted(p.parent.name for p in folder.glob("*/config.json")))
         raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
     settings = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    indices = [*sorted(folder.glob("*.safetensors.index.json")), *sorted(folder.glob("*.bin.index.json"))]
     if indices:
-        names = sorted(set(_read_json(indices[0]).get("weight_map", {}).values()))
-        tensors: dict[str, Tensor] = {}
-        for name in names:
-            if not (folder / name).exists():
-                raise InputError(f"{folder / name}: missing; {indices[0].name} lists {len(names)} files")
-            tensors |= _read_safetensors(folder / name)[0]
-        return StoredWeights(folder, f"folder of {len(names)} safetensors files", tensors, settings)
+        container, tensors = _read_shards(folder, indices[0])
+        return StoredWeights(folder, container, tensors, settings)
     files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
     chosen = [p for p in files if p.name == f"{FOLDER_WEIGHTS}.safetensors"] or files
     if len(chosen) != 1:
@@ -171,6 +177,31 @@ def _read_folder(folder: Path) -> StoredWeights:
         raise InputError(f"{folder}: expected a folder with one weights file ({'/'.join(SUFFIXES)}), {found}")
     container, tensors, header = _read_file(chosen[0])
     return StoredWeights(folder, f"folder with a {container} file", tensors, settings, header)
+
+
+def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
+    """(kind of folder, tensors) of weights in several files, safetensors or torch.save's, listed by an index.
+
+    Raises:
+        InputError: for an index without a list of files, a file that is missing or lies elsewhere, and for tensors that
+            the index names and their file does not hold.
+    """
+    listed = _read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+        raise InputError(f"{index}: no list of files; expected a weight_map from tensors' names to files' names")
+    tensors: dict[str, Tensor] = {}
+    names, kinds = sorted(set(listed.values())), set[str]()
+    for name in names:
+        path = inside(folder, name, links=True)  # folders of downloads hold links into a store beside them
+        if not path.exists():
+            raise InputError(f"{path}: missing; {index.name} lists {len(names)} files")
+        kind, found, _ = _read_file(path)
+        kinds.add(kind)
+        tensors |= found
+    lost = sorted(listed.keys() - tensors.keys())
+    if lost:
+        raise InputError(f"{folder / listed[lost[0]]}: no tensor {lost[0]} in it ({len(lost)} that {index.name} names)")
+    return f"folder of {len(names)} {' and '.join(sorted(kinds))} files", tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ COMMANDS = {
     "pack": "write a small model folder to share",
     "recipes": "list the recipes that ship",
     "demo": "run the main job on the shipped weights and write a page",
+    "doctor": "say what this machine has, and what to do about what it hasn't",
 }
 """Command -> its line in the help. `kinolab/cli/<command>.py` defines a function of that name, or a typer `app` with
 subcommands."""
@@ -78,10 +79,17 @@ def main(arguments: list[str] | None = None) -> None:
         return
     first = next((w for w in words if not w.startswith("-")), None)
     app = build([first] if first in COMMANDS else list(COMMANDS))
+    from kinolab.cli import options
     from kinolab.errors import InputError
 
+    options.forget()
     try:
-        app(args=words, prog_name="kinolab")
+        try:
+            app(args=words, prog_name="kinolab")
+        except SystemExit as stop:
+            if not stop.code:
+                options.tell()
+            raise
     except (InputError, OSError) as error:
         if debug:
             raise

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.options import Device, say, take_device
+
 
 def compare(
     plan: Annotated[Path, typer.Argument(help="The plan, a YAML file (see docs/evaluation.md).")],
@@ -23,6 +25,7 @@ def compare(
     ] = "all",
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of each; default torch's own.")] = None,
+    device: Device = "auto",
     list_cells: Annotated[
         bool, typer.Option("--list", help="List the cells and how far they are; run nothing.")
     ] = False,
@@ -34,6 +37,7 @@ def compare(
     A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
+    from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
     from kinolab.evaluation.compare.cells import encode_cell, find_cell, train_cell
     from kinolab.evaluation.compare.costs import cost_cell
@@ -57,27 +61,32 @@ def compare(
         for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
             typer.echo(f"missing: {problem}", err=True)
         return
+    if not table and stage != "train":  # a training says by itself where it runs
+        where = take_device(device)
+        device = device if device == "auto" else str(where)  # of cells that train, auto is what the plan says
     if cell is not None:
         chosen = find_cell(loaded, cell)
         if stage == "all":
-            run_cell(plan, chosen, folder, setting or [], threads=threads, say=typer.echo)
+            run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, say=say)
         elif stage == "encode" and chosen.kind == "denoiser":
-            encode_cell(loaded, chosen, folder)
+            encode_cell(loaded, chosen, folder, device=device)
         elif stage == "train":
-            train_cell(loaded, chosen, folder, typer.echo)
+            train_cell(loaded, chosen, folder, typer.echo, device=device)
         elif stage == "measure":
-            measure_cell(loaded, chosen, folder)
+            measure_cell(loaded, chosen, folder, device=device)
         elif stage == "cost":
-            cost_cell(loaded, chosen, folder)
+            cost_cell(loaded, chosen, folder, device=device)
         return
     if stage in ("encode", "cost"):
         raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")
     failed: list[str] = []
     if not table:
         measure = stage != "train"
-        failed = run_all(
-            plan, folder, setting or [], jobs=jobs, threads=threads, measure=measure, say=typer.echo
-        )  # fmt: skip
+        with progress_bar("comparing", "cells") as advance:
+            failed = run_all(
+                plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure,
+                progress=advance, say=say,
+            )  # fmt: skip
     if stage != "train":
         for path in write_tables(loaded, folder, markdown):
             typer.echo(path)

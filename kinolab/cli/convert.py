@@ -55,13 +55,16 @@ def convert(
     latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
     another layout.
     """
+    from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
 
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
-    module = read_source(source, format, prefix, setting or [], part)
+    with progress_bar("reading weights"):
+        module = read_source(source, format, prefix, setting or [], part)
     if to == "model":
-        _write_model(module, out, source, autoencoder)
+        with progress_bar("writing weights"):
+            _write_model(module, out, source, autoencoder)
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
@@ -77,7 +80,8 @@ def convert(
         find_format(layout).check_writable(module)  # before anything is replaced
         if overwrite and out.is_dir() and layout in DIFFUSERS.values():
             shutil.rmtree(out)
-        save(module, out, layout)
+        with progress_bar("writing weights"):
+            save(module, out, layout)
     count = sum(p.numel() for p in module.parameters())
     typer.echo(f"{out}: {type(module).__name__}, {count:,} parameters")
 
@@ -111,8 +115,8 @@ def _read_part(folder: Path, part: str | None) -> Any:
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part == "denoiser":
-        return VideoModel.load(folder).denoiser
-    return load_autoencoder(folder)
+        return VideoModel.load(folder, device="cpu").denoiser
+    return load_autoencoder(folder, device="cpu")
 
 
 def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -> None:
@@ -132,7 +136,7 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
             f"{source}: a denoiser ({module.config.kind}); give the model folder of the autoencoder whose latents it "
             "was trained on: --autoencoder FOLDER"
         )
-    pixels = load_autoencoder(autoencoder)
+    pixels = load_autoencoder(autoencoder, device="cpu")
     VideoModel(model_config(module.config, pixels, trained), pixels, module).save(out)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.options import tell
 from kinolab.errors import InputError
+from kinolab.runtime.progress import Reporter, duration
 
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import AutoencoderSpec
-    from kinolab.data import FolderConfig, Verdict
+    from kinolab.data import FolderConfig, FolderSource, Verdict
 
 app = typer.Typer(help="Look at training data.", no_args_is_help=True)
 
@@ -38,12 +41,13 @@ def check(
 ) -> None:
     """Print a verdict per clip: the windows it gives, what is dropped and why, and what happens to the picture.
 
-    Reads every file and changes none. Options override the recipe.
+    Reads every file and changes none. Options override the recipe. With a recipe that trains a denoiser, captions and
+    labels are checked against what it takes.
     """
     from kinolab.data import FolderSource, summarise
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
-    with progress_bar("reading clips") as advance:
+    with progress_bar("reading", "clips") as advance:
         source = FolderSource(config.model_copy(update={"split": "all"}), spec, advance, allow_empty=True)
     if json_lines:
         print_json(source.verdicts())
@@ -57,6 +61,9 @@ def check(
             typer.echo(line)
     if not summarise(source.verdicts()).windows:
         raise InputError(f"{config.path}: no clip is usable with these settings")
+    if recipe is not None:
+        for note in check_told(recipe, override or [], source):
+            typer.echo(note, err=json_lines)
 
 
 @app.command()
@@ -72,11 +79,12 @@ def shrink(
     """
     from kinolab.data.shrink import shrink as run
 
-    with progress_bar("shrinking clips") as advance:
+    with progress_bar("shrinking", "clips") as advance:
         summary = run(folder, out, size, fps=fps, progress=advance)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
-    typer.echo(f"{out}: {summary.written} clips written, {summary.present} there already")
+    again = f" ({summary.renewed} again: made with other settings or of other content)" if summary.renewed else ""
+    typer.echo(f"{out}: {summary.written} clips written{again}, {summary.present} there already")
     if not summary.written + summary.present:
         raise InputError(f"{folder}: no clip could be read")
 
@@ -178,7 +186,8 @@ def describe(verdicts: Iterable[Verdict], classes: tuple[str, ...]) -> Iterator[
         count = f"{v.kept} window{'' if v.kept == 1 else 's'}"
         line = f"{word}  {v.source:<{width}}  {stored:>9}  {length:>11}  {rate:>9}  {count:>11}  {side:<8}"
         label = f"  [{classes[v.label]}]" if v.label is not None else ""
-        caption = f"  {v.caption[:60]!r}" if v.caption else ""
+        more = f" and {len(v.alternatives)} more" if v.alternatives else ""
+        caption = f"  {v.caption[:60]!r}{more}" if v.caption else ""
         yield (line + label + caption).rstrip()
         for text in v.dropped:
             yield f"      dropped: {text}"
@@ -190,6 +199,7 @@ def conclusion(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
     """The totals, and what the latents will take on disk."""
     from kinolab.data import summarise
 
+    yield from told_lines(source.verdicts(), source.classes)
     totals = summarise(source.verdicts())
     height, width = source.size
     shape = f" of {source.frames} frames at {width}x{height}" if not source.config.buckets else ""
@@ -204,6 +214,41 @@ def conclusion(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
         c, t, h, w = spec.latent_shape(source.frames, height, width)
         megabytes = totals.windows * c * t * h * w * 2 / 1e6
         yield f"latents of {c} x {t} x {h} x {w}: {megabytes:.1f} MB in bfloat16"
+
+
+def told_lines(verdicts: Iterable[Verdict], classes: tuple[str, ...]) -> Iterator[str]:
+    """How many of the clips that are used have a caption, and how many are of each class."""
+    used = [v for v in verdicts if v.kept]
+    captioned = sum(v.caption is not None for v in used)
+    if captioned:
+        yield f"captions: {captioned} of {len(used)} clips"
+    counts = Counter(v.label for v in used if v.label is not None)
+    if counts:
+        names = [str(k) if classes[k] == str(k) else f"{k} = {classes[k]}" for k in sorted(counts)]
+        shown = [f"{name}: {counts[k]}" for name, k in zip(names, sorted(counts), strict=True)]
+        rest = ", ..." if len(shown) > 20 else ""
+        yield f"labels: {counts.total()} of {len(used)} clips ({', '.join(shown[:20])}{rest})"
+
+
+def check_told(recipe: str, overrides: list[str], source: FolderSource) -> list[str]:
+    """What should be known of the captions and labels of a folder before a recipe is trained on it.
+
+    Raises:
+        InputError: where the recipe's denoiser can't be trained on them.
+    """
+    import torch
+
+    from kinolab.conditioning import build as build_text_encoder
+    from kinolab.denoisers import build as build_denoiser
+    from kinolab.training.annotated import check_annotations
+    from kinolab.training.recipe import DenoiserRecipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    if not isinstance(loaded, DenoiserRecipe):
+        return []
+    with torch.device("meta"):  # what it takes needs no weights
+        spec = build_denoiser(loaded.denoiser).spec
+    return list(check_annotations(loaded, spec, (source,), build_text_encoder(loaded.text_encoder)).notes)
 
 
 def bucket_lines(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
@@ -227,24 +272,22 @@ def print_json(verdicts: Iterable[Verdict]) -> None:
         typer.echo(json.dumps(asdict(verdict)))
 
 
-class progress_bar:  # noqa: N801  (used as a function)
-    """A progress bar on standard error, where that is a terminal; gives a callback (done, total)."""
+class progress_bar(Reporter):  # noqa: N801  (used as a function)
+    """How far a command is, on standard error: a bar in a terminal, else a line every few seconds."""
 
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(
+        self, title: str, unit: str = "", *, cheaper: Callable[[float], str] | None = None, keeps: str = ""
+    ) -> None:
+        from kinolab.evaluation.memory import peak_memory
 
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(title, total=None)
-
-    def __enter__(self) -> progress_bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        super().__init__(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
 
     def __call__(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total)
+        tell()
+        super().__call__(done, total)
+
+
+def less(option: str, count: int) -> Callable[[float], str]:
+    """What to say where a quarter of a count, such as of clips or steps, takes a quarter of the time."""
+    few = max(1, count // 4)
+    return lambda seconds: "" if few == count else f"{option}{few} would take about {duration(seconds * few / count)}"

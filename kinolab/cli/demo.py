@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kinolab.cli.measuring import PromptModel
+from kinolab.cli.options import Device, say, take_device
 
 
 def register(app: typer.Typer) -> None:
@@ -20,13 +21,14 @@ def demo(
     model: PromptModel = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video; the others follow.")] = 0,
+    device: Device = "auto",
 ) -> None:
     """Generate a few videos from text, check them from their pixels, reconstruct two clips, and write a page."""
     from kinolab.evaluation.demo import run_demo
     from kinolab.generate import default_model
 
     chosen = model if model is not None else default_model(prompts=True)
-    result = run_demo(out, chosen, seed=seed, steps=steps, say=typer.echo)
+    result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), say=say)
     right = sum(all(v.checks.values()) for v in result.videos)
     typer.echo(f"{right} of {len(result.videos)} videos show all that was asked; {result.seconds:.0f} s in all")
     typer.echo(f"the videos, in a browser: {result.page}")

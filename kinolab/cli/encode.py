@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kinolab.cli.data import data_overrides, parse_size, progress_bar
+from kinolab.cli.options import Device, take_device
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.conditioning import TextEncoder
-    from kinolab.data import FolderConfig, WorldSourceConfig
+    from kinolab.data import FolderConfig, FolderSource, WorldSource, WorldSourceConfig
     from kinolab.tasks import TasksConfig
 
 
@@ -34,7 +36,7 @@ def encode(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     tasks: Annotated[
         str | None,
         typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
@@ -55,15 +57,19 @@ def encode(
     model = autoencoder if autoencoder is not None else default
     if model is None:
         raise InputError("expected --autoencoder with the model folder that encodes")
-    network = load_autoencoder(model).to(device)
+    where = take_device(device)
+    network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
     assert not isinstance(source, CacheSource)
     encoder = None if text is None else text_encoder(text)
+    if encoder is not None:
+        say_of_captions(source, encoder)
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
     for note in source.notes():
         typer.echo(note)
-    with progress_bar("encoding") as advance:
+    check_room(out, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
+    with progress_bar("encoding", "windows", cheaper=encode_less) as advance:
         summary = encode_to_cache(
             source,
             network,
@@ -73,7 +79,7 @@ def encode(
             dtype=dtype,
             keep_posterior=keep_posterior,
             precision=precision,
-            device=device,
+            device=where,
             update=update,
             draws=masks,
             progress=advance,
@@ -86,7 +92,48 @@ def encode(
         f"({summary.encoded} encoded now, {summary.present} there already{gone})"
     )
     if encoder is not None:
-        embed_captions(out, encoder.to(device))
+        embed_captions(out, encoder.to(where))
+
+
+def say_of_captions(source: FolderSource | WorldSource, encoder: TextEncoder) -> None:
+    """Say which captions the encoder does not know.
+
+    Raises:
+        InputError: where no clip has a caption, so that there is nothing to embed.
+    """
+    from kinolab.training.annotated import unknown_captions
+
+    records = [source.record(index) for index in range(len(source) if source.config.kind == "folder" else 0)]
+    captions = [caption for r in records for caption in (r.caption, *r.alternatives) if caption]
+    if records and not captions:
+        raise InputError(
+            "--text embeds captions, and no clip has one; `kinolab data check` says what was read, or leave --text out"
+        )
+    for note in unknown_captions(encoder, captions):
+        typer.echo(note)
+
+
+def encode_less(seconds: float) -> str:
+    """What takes less than encoding all of it does."""
+    return "a smaller --size takes less, and so do fewer windows (-s data.stride=...); Ctrl-C keeps what is encoded"
+
+
+def check_room(out: Path, source: Any, spec: Any, width: int, posterior: bool) -> None:
+    """Say what a large cache will take; refuse one that the disk has no room for before anything is encoded.
+
+    width: bytes of a value.
+    """
+    from kinolab.evaluation.machine import disk_left, folder_size
+    from kinolab.runtime.progress import size
+
+    shapes = [(len(group), source.record(group[0])) for group in source.groups()]
+    values = sum(n * math.prod(spec.latent_shape(r.frames, *(r.size or source.size))) for n, r in shapes)
+    needed, free = values * width * (1 + posterior), disk_left(out)
+    missing = needed - (folder_size(out) if out.is_dir() else 0)
+    if missing > free:
+        raise InputError(f"{out}: the latents take {size(needed)}, and {size(free)} are free there; give another --out")
+    if needed >= 1e9:
+        typer.echo(f"encoding: the latents will take {size(needed)} of disk, of {size(free)} that are free", err=True)
 
 
 def embed_captions(out: Path, encoder: TextEncoder) -> None:
@@ -96,7 +143,7 @@ def embed_captions(out: Path, encoder: TextEncoder) -> None:
     from kinolab.training.prompts import CaptionEmbedder
 
     captions = ["", *CacheSource(CacheConfig(path=out, split="all")).captions]
-    with progress_bar("embedding captions") as advance, spoken_warnings():
+    with progress_bar("embedding", "captions") as advance, spoken_warnings():
         embedded = CaptionEmbedder(encoder, out).fill(captions, advance)
     count = len(set(captions))
     typer.echo(f"{out}: {count} captions by {encoder.name} ({embedded} embedded now, {count - embedded} there already)")

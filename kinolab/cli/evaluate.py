@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
+from kinolab.cli.options import Device
 
 
 def register(app: typer.Typer) -> None:
@@ -48,14 +49,14 @@ def world(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Ask for held-out clips of the toy world, and count from the pixels how many show what was asked.
 
     The same reader judges the true clips (the ceiling) and the true clips after the autoencoder (what it costs). The
     interval behind a share is Wilson's at 95%.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.errors import InputError
     from kinolab.evaluation.world import evaluate_world
     from kinolab.evaluation.world_report import summary_lines
@@ -65,13 +66,15 @@ def world(
 
         if model is not None:
             raise InputError("expected a model or --videos, not both")
-        with progress_bar("reading") as advance:
+        if device != "auto":
+            raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
+        with progress_bar("reading", "videos") as advance:
             report = evaluate_videos(videos, advance)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
         return
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
-    with progress_bar("generating") as advance:
+    with progress_bar("generating", "clips", cheaper=less("--count ", count)) as advance:
         report = evaluate_world(
             loaded,
             count=count,
@@ -109,14 +112,14 @@ def physics(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
 
     Beside the model: the true clip after the autoencoder (what it costs), objects that stay where they are, and objects
     that go on with constant velocity.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.generate import spoken_warnings
     from kinolab.cli.given import numbers
     from kinolab.evaluation.physics import evaluate_physics, summary_lines
@@ -124,7 +127,7 @@ def physics(
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)
-    with progress_bar("predicting") as advance, spoken_warnings():
+    with progress_bar("predicting", cheaper=less("--count ", count)) as advance, spoken_warnings():
         report = evaluate_physics(
             loaded,
             given=numbers(given, "--given"),
@@ -160,20 +163,20 @@ def tasks(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
 
     The PSNR of what is given says how well the task can be told to the model at all (a temporal autoencoder can't tell
     a lone frame exactly); that of the generated part, and the objects' positions in it, how well it is done.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.tasks import evaluate_tasks
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)
-    with progress_bar("generating") as advance, spoken_warnings():
+    with progress_bar("generating", cheaper=less("--count ", count)) as advance, spoken_warnings():
         report = evaluate_tasks(
             loaded,
             count=count,

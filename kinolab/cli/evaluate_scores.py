@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kinolab.cli.measuring import check_out, load_model, sampling, show_report
+from kinolab.cli.options import Device, take_device
 
 if TYPE_CHECKING:
     from kinolab.evaluation.scores import ScoreReport
@@ -37,13 +38,14 @@ def reconstruction(
     out: Out = None,
     videos: Videos = None,
     precision: Precision = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure how much of a clip comes back from an autoencoder, with compression and speed beside it.
 
     A folder of reconstructed videos is compared with the originals of the same names.
     """
     from kinolab.cli.data import progress_bar
+    from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.clips import ProtocolClips
     from kinolab.evaluation.protocol import file_hash, load_protocol
     from kinolab.evaluation.reconstruction import evaluate_autoencoder, evaluate_folders
@@ -51,16 +53,19 @@ def reconstruction(
 
     chosen = load_protocol(protocol, setting, kind="reconstruction")
     check_out(out, videos)
-    folder = video_folder(subject)
-    with progress_bar("measuring") as advance:
+    folder, where = video_folder(subject), take_device(device)
+    fewer = "fewer clips take less: -s samples=16"
+    with progress_bar("measuring", "clips", cheaper=lambda seconds: fewer) as advance, spoken_warnings():
         if folder is not None:
-            report = evaluate_folders(Path(data), folder, chosen, batch=batch, videos=videos, progress=advance)
+            report = evaluate_folders(
+                Path(data), folder, chosen, batch=batch, videos=videos, device=where, progress=advance
+            )
         else:
-            autoencoder = load_autoencoder(subject)
+            autoencoder = load_autoencoder(subject, device=where)
             clips = ProtocolClips(data, chosen, autoencoder.spec)
             made_by = {"name": subject, "kind": "autoencoder", "sha256": file_hash(find_autoencoder(subject))}
             report = evaluate_autoencoder(
-                autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=device,
+                autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=where,
                 videos=videos, progress=advance,
             )  # fmt: skip
     show(report, out)
@@ -82,13 +87,13 @@ def generation(
     out: Out = None,
     videos: Videos = None,
     precision: Precision = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure generated videos against real ones: distances of distributions, and how steady each video is.
 
     A model is asked for one clip per real one, by its caption or label where it takes them.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.generate import spoken_warnings
     from kinolab.errors import InputError
     from kinolab.evaluation.clips import GeneratedClips, ProtocolClips
@@ -104,20 +109,20 @@ def generation(
     for option, value in idle.items():
         if folder is not None and value is not None:
             raise InputError(f"{option} is for a model; {subject} is a folder of videos that are generated already")
-    real = ProtocolClips(data, chosen)
+    real, where = ProtocolClips(data, chosen), take_device(device)
     made: ModelClips | GeneratedClips
     if folder is not None:
         made = GeneratedClips(folder, chosen)
         made_by = {"name": subject, "kind": "folder", "sha256": made.content_hash()}
     else:
-        name, model = load_model(subject, device, precision)
+        name, model = load_model(subject, where, precision)
         how, guided = sampling(model.config, sampler, steps, guidance)
         made = ModelClips(model, name, real, chosen, sampler=how, guidance=guided, given_frames=given_frames)
         made_by = {"name": subject, "kind": "model", "sha256": model_hash(name)}
-    with progress_bar("measuring") as advance, spoken_warnings():
+    with progress_bar("measuring", "clips", cheaper=less("-s samples=", len(real))) as advance, spoken_warnings():
         report = evaluate_generated(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
-            device=device, progress=advance,
+            device=where, progress=advance,
         )  # fmt: skip
     show(report, out)
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def sensitivity(
     data: Annotated[str, typer.Argument(help="A folder of clips or frames, or `world`.")] = "world",
@@ -22,19 +24,19 @@ def sensitivity(
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report as a Markdown page.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Blur clips, add noise, shuffle and freeze their frames, each at three strengths, and watch every metric.
 
     A metric sees a distortion where it gets worse with every step and beyond noise; it is blind to one where nothing
     changes, and misled by one that it rewards.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import check_out, show_report
-    from kinolab.data.durable import write_atomic
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
     from kinolab.evaluation.sensitivity import evaluate_sensitivity
+    from kinolab.runtime.files import write_text
 
     chosen = (
         load_protocol(reconstruction, kind="reconstruction"),
@@ -43,12 +45,13 @@ def sensitivity(
     check_out(out)
     if markdown is not None and markdown.is_dir():
         raise InputError(f"{markdown}: is a folder; expected the name of a Markdown file")
-    with progress_bar("measuring") as advance:
-        report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=device, progress=advance)
+    where = take_device(device)
+    with progress_bar("measuring", cheaper=less("--count ", count)) as advance:
+        report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=where, progress=advance)
     show_report([report.table()], report.lines(), report.to_json(), out)
     if markdown is not None:
         parts = ["kinolab evaluate sensitivity", data, f"--count {count}"]
         parts += [f"--reconstruction {reconstruction}"] * (reconstruction != "toy-reconstruction")
         parts += [f"--generation {generation}"] * (generation != "toy-generation")
-        write_atomic(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
+        write_text(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
         typer.echo(markdown)

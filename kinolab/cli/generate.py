@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def generate(
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
@@ -19,6 +21,9 @@ def generate(
     out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
     negative: Annotated[str | None, typer.Option(help="A prompt that guidance moves away from.")] = None,
     label: Annotated[str | None, typer.Option(help="Class label, by number or name.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts, one per line, in place of those on the command line.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first video.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Videos for each prompt, from consecutive seeds.")] = 1,
     frames: Annotated[int | None, typer.Option(help="Frames; default as trained.")] = None,
@@ -47,7 +52,7 @@ def generate(
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: pays off over many videos.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again."""
     options = dict(locals())
@@ -56,19 +61,26 @@ def generate(
 
 def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
     """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
+    from kinolab.cli.data import less, progress_bar
     from kinolab.config import load_config
+    from kinolab.errors import InputError
     from kinolab.generate import GenerateConfig, default_model
     from kinolab.generate import generate as run
     from kinolab.model import find_model, read_model_config
+    from kinolab.runtime.text import read_prompts
 
-    model, guidance = options["model"], options["guidance"]
-    prompts = given is None and options["label"] is None
-    chosen = model if model is not None else default_model(prompts=prompts)
+    model, guidance, asked = options["model"], options["guidance"], options["prompt"] or []
+    if options.get("prompts") is not None:
+        if asked:
+            raise InputError("prompts come from the command line or from the file of --prompts: give one of them")
+        asked = read_prompts(options["prompts"])
+    chosen = model if model is not None else default_model(prompts=given is None and options["label"] is None)
     trained = read_model_config(find_model(chosen))
-    same = ("label", "count", "seed", "frames", "fps", "precision", "compile", "device")
-    values: dict[str, Any] = {"model": chosen, "prompts": options["prompt"] or [], "given": given}
+    same = ("label", "count", "seed", "frames", "fps", "precision", "compile")
+    values: dict[str, Any] = {"model": chosen, "prompts": asked, "given": given}
     values["negative"] = options.get("negative")
     values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
+    values["device"] = str(take_device(options["device"]))
     changes: dict[str, Any] = {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]}
     own = trained.sampler.model_dump()
     if options["sampler"] not in (None, own["name"]):
@@ -78,13 +90,16 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     interval = None if text is None else _numbers(text)
     changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    nothing = not options["prompt"] and options["label"] is None and values["negative"] is None
+    nothing = not asked and options["label"] is None and values["negative"] is None
     if guidance is None and nothing:
         values["guidance"]["scale"] = 1.0
     values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])
     config = load_config(GenerateConfig, values)
-    with spoken_warnings():
-        files = run(config, out, progress=show_progress("sampling"), say=lambda note: typer.echo(note, err=True))
+    with (
+        spoken_warnings(),
+        progress_bar("sampling", "steps", cheaper=less("--steps ", values["sampler"]["steps"])) as bar,
+    ):
+        files = run(config, out, progress=bar, say=bar.note)
     for path in files:
         typer.echo(path)
 
@@ -133,16 +148,3 @@ def _numbers(text: str) -> list[float]:
         return [float(p) for p in text.split(",")]
     except ValueError:
         raise InputError(f"--guidance-interval {text!r}: expected LOW,HIGH such as 0.2,0.8") from None
-
-
-def show_progress(what: str) -> Any:
-    """A callback that shows `what step/steps` on a terminal's last line."""
-    import sys
-
-    def show(step: int, steps: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if step == steps else ""
-            sys.stderr.write(f"\r{what} {step}/{steps}{end}")
-            sys.stderr.flush()
-
-    return show

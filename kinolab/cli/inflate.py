@@ -119,7 +119,7 @@ def _denoiser(
             "--autoencoder FOLDER"
         )
     model, report = inflated(image, to, fields)
-    pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder))
+    pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder), device="cpu")
     config = _model_config(model.config, pixels, f"inflated from {Path(source).name}", folder)
     VideoModel(config, pixels, model).save(out)
     sizes = {name: p.numel() for name, p in model.named_parameters()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
     from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
@@ -25,7 +26,7 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
     from rich.console import Console
 
-    from kinolab.data.durable import write_atomic
+    from kinolab.runtime.files import write_text
 
     # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -34,19 +35,28 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     for line in lines:
         typer.echo(line)
     if out is not None:
-        write_atomic(out, json)
+        write_text(out, json)
         typer.echo(out)
 
 
 def load_model(
-    model: str | None, device: str, precision: Literal["auto", "float32", "bfloat16"], *, prompts: bool = False
+    model: str | None,
+    device: str | torch.device,
+    precision: Literal["auto", "float32", "bfloat16"],
+    *,
+    prompts: bool = False,
 ) -> tuple[str, VideoModel]:
-    """The model named on the command line, or the shipped one (with `prompts`, that for prompts), and its name."""
+    """The model named on the command line, or the shipped one (with `prompts`, that for prompts), and its name.
+
+    Says which device a word means; one that was taken already is not said again.
+    """
+    from kinolab.cli.options import take_device
     from kinolab.generate import default_model
     from kinolab.model import VideoModel
 
     chosen = model if model is not None else default_model(prompts=prompts)
-    return chosen, VideoModel.load(chosen, device=device, precision=precision)
+    where = take_device(device) if isinstance(device, str) else device
+    return chosen, VideoModel.load(chosen, device=where, precision=precision)
 
 
 def steering(method: str, weight: float | None, error: str | None = None) -> SteeringConfig | None:

@@ -27,9 +27,11 @@ def pack(
     """
     import torch
 
+    from kinolab.cli.data import progress_bar
     from kinolab.packing import pack as run
 
-    packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored))
+    with progress_bar("packing"):
+        packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored))
     typer.echo(f"{packed.folder}: {packed.after / 1e6:.1f} MB in {stored}, from {packed.before / 1e6:.1f} MB")
     where = f", in {packed.tensor}" if packed.tensor else ""
     typer.echo(f"largest relative error of a tensor: {packed.error:.2g}{where}")

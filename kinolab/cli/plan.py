@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import TrainingDevice, device_override
+
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that ships (`kinolab recipes`).")],
@@ -15,6 +17,7 @@ def plan(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that is not.")] = 3,
     run: Annotated[Path | None, typer.Option(help="The run folder that is meant; it is not made.")] = None,
+    device: TrainingDevice = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of this machine per hour.")] = None,
     currency: Annotated[str, typer.Option(help="What the price is in: EUR, USD, ...")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
@@ -29,7 +32,7 @@ def plan(
 
     report = measure_cost(
         recipe,
-        setting or [],
+        [*(setting or []), *device_override(device)],
         steps=steps,
         run=run,
         price=price,

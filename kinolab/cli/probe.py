@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def probe(
     files: Annotated[list[Path], typer.Argument(help="Video files, animated images or folders of numbered images.")],
     exact: Annotated[
-        bool, typer.Option("--exact", help="Read the whole file to count frames and measure the duration.")
+        bool, typer.Option("--exact", help="Decode the whole file to count frames and measure the duration.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per file.")] = False,
 ) -> None:
-    """Show size, length, frame rate and codec of video files.
+    """Show size, length, frame rate and codec of video files: of the frames that are shown.
 
     A file that cannot be read gives one line on standard error that says why, and exit status 2; the others are shown.
     """
@@ -31,40 +31,50 @@ def probe(
         try:
             found.append(video.probe(file, exact=exact))
         except (InputError, OSError) as error:
-            typer.echo(f"kinolab: {error}", err=True)
+            typer.echo(f"kinolab: {printable(str(error))}", err=True)
             failed = True
     if as_json:
         import dataclasses
         import json
 
         typer.echo(json.dumps([{**dataclasses.asdict(info), "path": str(info.path)} for info in found], indent=2))
-    elif found:
-        _print_table(found)
+    else:
+        for line in table(found):
+            typer.echo(line)
     if failed:
         raise typer.Exit(2)
 
 
-def _print_table(infos: list[video.VideoInfo]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("file", overflow="fold")
-    table.add_column("pixels", no_wrap=True)
-    for name in ("frames", "frames/s", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("notes", overflow="fold")
+def table(infos: list[video.VideoInfo]) -> list[str]:
+    """A line for every file, its name whole and first, however wide the terminal is."""
+    if not infos:
+        return []
+    rows = [["file", "pixels", "frames", "frames/s", "seconds", "notes"]]
     for info in infos:
-        table.add_row(
-            str(info.path),
-            f"{info.width}x{info.height}",
-            "?" if info.frames is None else str(info.frames),
-            f"{info.fps:.3f}".rstrip("0").rstrip("."),
-            "?" if info.duration is None else f"{info.duration:.3f}",
-            ", ".join(_notes(info)),
+        rows.append(
+            [
+                printable(str(info.path)),
+                f"{info.width}x{info.height}",
+                "?" if info.frames is None else str(info.frames),
+                f"{info.fps:.3f}".rstrip("0").rstrip("."),
+                "?" if info.duration is None else f"{info.duration:.3f}",
+                ", ".join(_notes(info)),
+            ]
         )
-    Console().print(table)
+    widths = [max(len(row[k]) for row in rows) for k in range(5)]
+    numbers = (2, 3, 4)  # aligned on the right
+    return [
+        "  ".join(
+            [*(row[k].rjust(widths[k]) if k in numbers else row[k].ljust(widths[k]) for k in range(5)), row[5]]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def printable(text: str) -> str:
+    """Text that any terminal takes: control characters and bytes that are no text are written as escapes."""
+    escaped = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in escaped)
 
 
 def _notes(info: video.VideoInfo) -> list[str]:
@@ -75,6 +85,4 @@ def _notes(info: video.VideoInfo) -> list[str]:
         notes.append(f"stored {info.stored_width} x {info.stored_height}, pixel aspect {info.pixel_aspect:.3f}")
     if info.has_audio:
         notes.append("audio")
-    if info.frames is None or info.duration is None:
-        notes.append("length not stated: --exact counts")
-    return notes
+    return [*notes, *info.notes]

@@ -9,11 +9,12 @@ import typer
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None) -> None:
     """List the recipes that ship, or print one to copy and change."""
+    from kinolab.runtime.text import split_lines
     from kinolab.training.recipe import find_recipe, shipped_recipes
 
     if name is not None:
         typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
         return
     for known, path in shipped_recipes().items():
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = split_lines(path.read_text(encoding="utf-8"))
         typer.echo(f"{known:28} {lines[0].lstrip('# ')}" if lines and lines[0].startswith("#") else known)

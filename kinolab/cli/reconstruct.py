@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.options import Device, take_device
+
 
 def register(app: typer.Typer) -> None:
     """Add `reconstruct`."""
@@ -36,25 +38,31 @@ def reconstruct(
         Literal["builtin", "scenedetect", "none"] | None, typer.Option(help="What finds cuts, for scene and best.")
     ] = None,
     cut_threshold: Annotated[float | None, typer.Option(help="Change from 0 to 1 that builtin calls a cut.")] = None,
+    deinterlace: Annotated[
+        bool, typer.Option("--deinterlace", help="Make whole pictures of frames that are marked as interlaced.")
+    ] = False,
     amplify: Annotated[float, typer.Option(help="What the difference is multiplied with in the picture.")] = 4.0,
     upscale: Annotated[int, typer.Option(min=1, help="Show every pixel so many pixels wide and high.")] = 1,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Write original, reconstruction and error side by side, and print what the autoencoder costs and keeps.
 
-    The clip may have any length: memory depends on the size of its frames only (but for --whole). The numbers are
-    written as .json beside the video.
+    The clip may have any length and size: memory depends on neither (but for --whole, and for autoencoders that look
+    at whole pictures, as those of diffusers). The numbers are written as .json beside the video. Ctrl-C ends it and
+    keeps the frames so far, as NAME-partial.
     """
-    from kinolab.cli.data import parse_size, progress_bar
+    from kinolab.cli.data import parse_size
     from kinolab.config import load_config
     from kinolab.evaluation.key_frames import chosen_rule
+    from kinolab.evaluation.memory import peak_memory
     from kinolab.evaluation.reconstruct import ReconstructConfig
     from kinolab.evaluation.reconstruct import reconstruct as run
     from kinolab.generate import default_model
-    from kinolab.model import load_autoencoder
+    from kinolab.model import load_autoencoder, trained_size
+    from kinolab.runtime.progress import Reporter
 
     values = {
         "autoencoder": autoencoder if autoencoder is not None else default_model(),
@@ -63,17 +71,20 @@ def reconstruct(
         "fps": fps,
         "mode": "auto" if stream is None else "stream" if stream else "whole",
         "tile": tile,
+        "deinterlace": deinterlace,
         "amplify": amplify,
         "upscale": upscale,
         "precision": precision,
     }
     config = load_config(ReconstructConfig, values)
-    network = load_autoencoder(config.autoencoder).to(device)
+    network = load_autoencoder(config.autoencoder, device=take_device(device))
     rule = {"rule": key_frames, "period": period, "cuts": cuts, "cut_threshold": cut_threshold}
     chosen = chosen_rule(network, {name: value for name, value in rule.items() if value is not None})
     config = config.model_copy(update={"key_frames": chosen})
     target = out if out is not None else Path(f"{clip.stem}-reconstruction.mp4")
-    with progress_bar("reconstructing") as advance:
-        report = run(clip, target, network, config, advance)
-    for line in report.lines():
+    with Reporter("reconstructing", "frames", memory=peak_memory, keeps="the frames so far") as report:
+        made = run(clip, target, network, config, report, trained=trained_size(config.autoencoder))
+    for line in made.lines():
         typer.echo(line)
+    if made.ended:
+        raise typer.Exit(130)

@@ -29,12 +29,14 @@ def report(
     and intervals, histograms over the clips and the worst clips first. Systems that were measured by one protocol
     stand in one table, with the differences that are larger than the noise marked.
     """
+    from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
     from kinolab.evaluation.report import build_report, write_report
 
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out: expected a name that ends in .html, got {out}")
-    page, media = build_report(inputs, title, worst)
-    media.write(out.parent)
-    write_report(page, out)
+    with progress_bar("reporting"):
+        page, media = build_report(inputs, title, worst)
+        media.write(out.parent)
+        write_report(page, out)
     typer.echo(f"{out}: parts: {len(page.sections)}, videos: {len(set(page.media))}")

@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from kinolab.cli.options import Device
+
 N = TypeVar("N", int, float)
 
 
@@ -39,19 +41,20 @@ def tune(
         bool | None, typer.Option("--compile/--no-compile", help="Try compilation; default with --all only.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Try sampling settings on your own prompts: what each costs in time, and how far it drifts from a full run.
 
     The full run has twice the model's own steps, in float32, without a cache. All settings make the same clips from the
     same noise, and take turns, so that the ratios hold on a busy machine too.
     """
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import load_model, show_report
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.evaluation.tune import TuneConfig
     from kinolab.evaluation.tune import tune as run
+    from kinolab.runtime.text import read_prompts
 
     if prompt and prompts is not None:
         raise InputError("prompts come from --prompt or from the file of --prompts: give one of them")
@@ -79,23 +82,9 @@ def tune(
     }
     config = load_config(TuneConfig, values, name="tune")
     chosen, loaded = load_model(model, device, "float32", prompts=True)
-    with progress_bar("trying") as advance:
+    with progress_bar("trying", "runs", cheaper=less("--count ", count)) as advance:
         report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
     show_report([report.table()], report.lines(drift), report.to_json(), out)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that hold anything."""
-    from kinolab.errors import InputError
-
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a text file with a prompt per line") from None
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise InputError(f"{path}: holds no prompts; expected one per line")
-    return found
 
 
 def _words(text: str | None) -> list[str] | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kinolab.cli.measuring import PromptModel
+from kinolab.cli.options import Device
 
 
 def vbench(
@@ -30,17 +31,17 @@ def vbench(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
-    from kinolab.cli.data import progress_bar
+    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import load_model, sampling
     from kinolab.evaluation.vbench import prompts_of_world, write_vbench
 
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
     source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
-    with progress_bar("generating") as advance:
+    with progress_bar("generating", "videos", cheaper=less("--videos ", videos)) as advance:
         report = write_vbench(
             loaded, source, out, name=chosen, seed=seed, videos=videos, frames=frames, sampler=how, guidance=guided,
             progress=advance,

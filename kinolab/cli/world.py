@@ -47,21 +47,23 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
     import json
 
     from kinolab import video
+    from kinolab.cli.data import less, progress_bar
     from kinolab.data.world import CLASSES, make_clip, save_state
+    from kinolab.runtime.files import make_folder, write_text
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lines = []
-    for seed in seeds:
-        clip = make_clip(config, seed)
-        name = f"clip-{seed:06d}"
-        video.write(out / f"{name}.mp4", clip.frames, clip.fps)
-        save_state(clip, out / f"{name}.json")
-        row = {"file": f"{name}.mp4", "caption": clip.caption, "label": clip.label}
-        row |= {"class": CLASSES[clip.label], "fps": clip.fps, "seed": seed, "state": f"{name}.json"}
-        lines.append(json.dumps(row))
-    aside = out / "captions.jsonl.part"
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aside.replace(out / "captions.jsonl")
+    with progress_bar("writing", "clips", cheaper=less("--count ", len(seeds))) as advance:
+        for number, seed in enumerate(seeds, start=1):
+            clip = make_clip(config, seed)
+            name = f"clip-{seed:06d}"
+            video.write(out / f"{name}.mp4", clip.frames, clip.fps)
+            save_state(clip, out / f"{name}.json")
+            row = {"file": f"{name}.mp4", "caption": clip.caption, "label": clip.label}
+            row |= {"class": CLASSES[clip.label], "fps": clip.fps, "seed": seed, "state": f"{name}.json"}
+            lines.append(json.dumps(row))
+            advance(number, len(seeds))
+    write_text(out / "captions.jsonl", "\n".join(lines) + "\n")
 
 
 def _check_folder(folder: Path) -> list[tuple[str, Any]]:
@@ -72,12 +74,13 @@ def _check_folder(folder: Path) -> list[tuple[str, Any]]:
     from kinolab.data.world import parse_caption
     from kinolab.errors import InputError
     from kinolab.metrics.world import check, read_world
+    from kinolab.runtime.text import read_text, split_lines
 
     listing = folder / "captions.jsonl"
     if not listing.is_file():
         raise InputError(f"{listing}: no such file; expected the list of clips that 'kinolab world' writes")
     results = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(split_lines(read_text(listing)), 1):
         try:
             row = json.loads(line)
             name, caption = str(row["file"]), str(row["caption"])

@@ -5,8 +5,6 @@ Shapes: B prompts, L tokens, D width of a token's state, P width of the pooled e
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -19,6 +17,8 @@ from torch import Tensor
 
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.runtime.devices import no_autocast
+from kinolab.runtime.hashes import Sha256, canonical, file_sha256
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,24 @@ class TextEncoder:
             mask[i, : len(row)] = True
         return TextEmbedding(states, mask, torch.stack([pooled for _, pooled in rows]))
 
+    def knows(self, prompt: str) -> bool:
+        """Whether the encoder knows any token of a prompt, so that it is told apart from others; true of a blank one.
+
+        A tokenizer with a fixed vocabulary reads emoji and many scripts as the one token for what it doesn't know.
+        """
+        return not prompt.strip() or self._known_tokens(prompt) > 0
+
+    def warn_unknown(self, prompts: Sequence[str]) -> None:
+        """Warn, in a line for each, of prompts of which no token is known."""
+        for prompt in dict.fromkeys(prompts):
+            if not self.knows(prompt):
+                text = f"the text encoder {self.name} knows no token of the prompt {shortened(prompt)!r}"
+                warnings.warn(f"{text}, and can't tell it from others that it doesn't know", stacklevel=3)
+
+    def _known_tokens(self, prompt: str) -> int:
+        """How many tokens of a prompt are neither marks nor the one for what is unknown."""
+        raise NotImplementedError
+
     def _remembered(self, prompt: str) -> tuple[Tensor, Tensor]:
         """States (L', D) of the prompt's own L' tokens and its pooled embedding (P,), float32 on the CPU."""
         known = self.cache.get(prompt)
@@ -92,7 +110,7 @@ class TextEncoder:
             self.cache.move_to_end(prompt)
             return known
         # Exact and the same whatever precision surrounds the call: what is remembered must not depend on it.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with torch.no_grad(), no_autocast():
             states, pooled = self._compute(prompt)
         result = states.to("cpu", torch.float32), pooled.to("cpu", torch.float32)
         if not bool(torch.isfinite(result[0]).all() and torch.isfinite(result[1]).all()):
@@ -117,10 +135,10 @@ class TextEncoder:
             InputError: where a file is missing.
         """
         settings = self.config.model_dump(mode="json", exclude=PLACES)
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest = Sha256().text(canonical(settings))
         for path in self.files():
-            digest.update(f"{path.name} {file_hash(path)}\n".encode())
-        return digest.hexdigest()
+            digest.text(f"{path.name} {file_hash(path)}\n")
+        return digest.hex()
 
 
 PLACES = {"folder", "clip_l", "clip_g", "t5", "cache_size"}
@@ -164,8 +182,7 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _file_hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def known_files(folders: Iterable[Path]) -> list[Path]:

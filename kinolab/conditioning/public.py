@@ -6,7 +6,6 @@ A folder holds config.json and weights. Its tokenizer lies in it too, or beside 
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,6 +14,8 @@ import torch
 
 from kinolab.conditioning.base import TextEncoder, cut, known_files
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime.reading import read_json
+from kinolab.runtime.text import first_line
 
 TextDtype = Literal["float32", "bfloat16"]
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
@@ -29,11 +30,9 @@ def encoder_config(folder: Path, kinds: tuple[str, ...], what: str) -> dict[str,
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{folder}: no config.json; expected your own folder of {what}") from None
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON") from None
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind not in kinds:
         raise InputError(f"{folder}: a model of type {kind!r}, expected {what}")
@@ -65,7 +64,7 @@ def load_encoder(folder: Path, class_name: str, dtype: TextDtype, device: torch.
             folder, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises many kinds for a folder that is not whole
-        raise InputError(f"{folder}: not a whole {class_name} folder ({_first_line(error)})") from None
+        raise InputError(f"{folder}: not a whole {class_name} folder ({first_line(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(f"{folder}: {len(missing)} weights of {class_name} are missing: {', '.join(missing[:4])}")
@@ -79,7 +78,7 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
     try:
         return getattr(transformers, class_name).from_pretrained(place, local_files_only=True)
     except Exception as error:
-        raise InputError(f"{place}: not a whole tokenizer ({_first_line(error)})") from None
+        raise InputError(f"{place}: not a whole tokenizer ({first_line(error)})") from None
 
 
 def _transformers() -> Any:
@@ -88,10 +87,6 @@ def _transformers() -> Any:
     except ImportError:
         raise MissingExtraError("transformers", "interop", "a CLIP or T5 text encoder") from None
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class FolderText(TextEncoder):
@@ -136,6 +131,12 @@ class FolderText(TextEncoder):
     def tokens(self, prompt: str, reader: str = "") -> list[int]:
         """The prompt's token ids with the tokenizer's marks, cut to max_tokens."""
         return cut(self.tokenizer(prompt)["input_ids"], self.config.max_tokens, prompt, reader)
+
+    def _known_tokens(self, prompt: str) -> int:
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        known = [i for i in ids if i not in self.tokenizer.all_special_ids]
+        # Sentencepiece writes the beginning of a word as a token of its own where the word is unknown.
+        return sum(piece != "\u2581" for piece in self.tokenizer.convert_ids_to_tokens(known))
 
     def files(self) -> list[Path]:
         """Weights, tokenizer and configs."""

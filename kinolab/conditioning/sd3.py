@@ -123,6 +123,10 @@ class Sd3Text(TextEncoder):
             t5 = self.t5.run(_padded(self.t5, prompt, "T5"))
         return torch.cat([clip, t5.to(clip)]), torch.cat([pooled_l, pooled_g])
 
+    def knows(self, prompt: str) -> bool:
+        """Whether any of the encoders knows a token of a prompt."""
+        return any(encoder.knows(prompt) for encoder in self._encoders())
+
     def files(self) -> list[Path]:
         """Weights, tokenizers and configs of all of them."""
         return [path for encoder in self._encoders() for path in encoder.files()]

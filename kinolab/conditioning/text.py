@@ -125,6 +125,10 @@ class MiniLm(TextEncoder):
         states = self.bert(torch.tensor([ids], device="cpu"))[0]
         return states, F.normalize(states.mean(0), dim=0)
 
+    def _known_tokens(self, prompt: str) -> int:
+        encoded = self._tokenizer.encode(prompt, add_special_tokens=False)
+        return sum(token != "[UNK]" for token in encoded.tokens)
+
     def files(self) -> list[Path]:
         """Tokenizer and weights."""
         return [self.folder / "tokenizer.json", self.folder / "model.safetensors"]

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
+from kinolab.data.naming import ClipNames, SeveralClipsError
+from kinolab.data.tables import TABLE_NAMES, BadRows, NoTableError, Row, Table, read_pair, read_table, refuse
+from kinolab.data.texts import CLIP_FILES, PROMPT_FILES, texts_beside
 from kinolab.errors import InputError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-TABLE_NAMES = tuple(f"{stem}{suffix}" for stem in ("captions", "metadata", "labels") for suffix in TABLE_SUFFIXES)
-FILE_COLUMNS = ("file", "path", "file_name", "filename", "video", "video_path", "media_path", "clip", "name")
-CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
-LABEL_COLUMNS = ("label", "class", "category")
+MOST_CLASSES = 100_000
+Captions = dict[str, tuple[str, ...]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Caption and label per file (keys are paths relative to the folder, with slashes), and what was noticed."""
+    """Caption and label per file (keys are paths relative to the folder, with slashes), and what was noticed.
+
+    `alternatives` are further captions of a file that has several, in their order.
+    """
 
     captions: Mapping[str, str]
     labels: Mapping[str, int]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    alternatives: Mapping[str, tuple[str, ...]]
+
+    def shared(self, copies: Mapping[str, str]) -> Annotations:
+        """With what a file lacks and an equal copy of it has; `copies` maps a copy to the file that it equals."""
+        captions, labels, alternatives = dict(self.captions), dict(self.labels), dict(self.alternatives)
+        for copy, file in copies.items():
+            if copy in captions and file not in captions:
+                captions[file] = captions[copy]
+                alternatives |= {file: alternatives[copy]} if copy in alternatives else {}
+            if copy in labels:
+                labels.setdefault(file, labels[copy])
+        return replace(self, captions=captions, labels=labels, alternatives=alternatives)
 
 
-def annotate(root: Path, files: Sequence[str], captions: str, labels: str) -> Annotations:
+def annotate(
+    root: Path, files: Sequence[str], captions: str, labels: str, bad_rows: BadRows = "error", *, whole: bool = True
+) -> Annotations:
     """Find the captions and labels of `files`.
+
+    A clip's captions come from one table, the first that has any of them, else from the `.txt` beside it.
 
     Args:
         root: the folder; `files` are relative to it, with slashes.
@@ -37,194 +56,231 @@ def annotate(root: Path, files: Sequence[str], captions: str, labels: str) -> An
             folder that holds the clip), "none", or the path of a table.
         labels: "auto" (the table's label column, else folder names where there are several), "folder", "none", or
             the path of a table.
+        bad_rows: what becomes of rows that can't be used.
+        whole: `files` are all clips of the folder, so that texts of no clip are worth a word.
 
     Raises:
-        InputError: where a table is missing, malformed, or names none of the files.
+        InputError: where a table is missing, malformed, or names none of the files; where a name fits several files, or
+            a file has two labels. What is wrong with single rows is an error unless they are dropped.
     """
-    notes: list[str] = []
-    rows: dict[str, dict[str, str]] = {}
-    tables = _tables(root, captions, labels)
-    for table, named in tables:
-        try:
-            matched, note = _matching_rows(table, root, files)
-        except InputError as error:
-            if named:
-                raise
-            notes.append(f"passed over: {error}")
-            continue
-        notes += note
-        for name, row in matched.items():
-            rows.setdefault(name, {}).update(row)
-
-    texts = _captions(root, files, captions, rows)
-    names, from_table = _label_names(files, labels, rows)
-    classes, numbers = _number(names, from_table)
-    if texts and len(texts) < len(files):
-        notes.append(f"{len(files) - len(texts)} of {len(files)} clips have no caption")
-    if numbers and len(numbers) < len(files):
-        notes.append(f"{len(files) - len(numbers)} of {len(files)} clips have no label")
-    return Annotations(texts, numbers, classes, tuple(notes))
-
-
-def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """A CSV, TSV or JSON-lines file as {file: {"caption": ..., "label": ...}}.
-
-    Raises:
-        InputError: for a missing file, no column that names the files, neither captions nor labels, or a bad line.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such table; expected a .csv, .tsv or .jsonl file")
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise InputError(f"{path}: expected a table in .csv, .tsv or .jsonl, got {path.suffix or 'no suffix'}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    lines = _json_lines(path, text) if path.suffix.lower() == ".jsonl" else _csv_lines(path, text)
-    if not lines:
-        raise InputError(f"{path}: no rows")
-    keys = {key for _, row in lines for key in row}
-    file_key, caption_key, label_key = (
-        next((key for key in columns if key in keys), None)
-        for columns in (FILE_COLUMNS, CAPTION_COLUMNS, LABEL_COLUMNS)
-    )
-    if file_key is None or (caption_key is None and label_key is None):
-        raise InputError(
-            f"{path}: expected a column {' or '.join(FILE_COLUMNS[:3])}, and caption or label; got {sorted(keys)}"
+    reading = _Reading(root, ClipNames(root, files), captions, labels, bad_rows)
+    texts = reading.texts(whole)
+    names, from_table = reading.label_names()
+    classes, numbers = number_classes(names, from_table, reading.notes)
+    notes = reading.notes
+    for what, found in (("caption", texts), ("label", numbers)):
+        if found and len(found) < len(files):
+            notes.append(f"{len(files) - len(found)} of {len(files)} clips have no {what}")
+    several = {file: found[1:] for file, found in texts.items() if len(found) > 1}
+    if several:
+        notes.append(
+            f"{len(several)} of {len(files)} clips have several captions, of which every step of training draws one"
         )
-    table: dict[str, dict[str, str]] = {}
-    for number, row in lines:
-        name = row.get(file_key, "").strip()
-        if not name:
-            raise InputError(f"{path}: line {number} names no file")
-        pairs = (("caption", caption_key), ("label", label_key))
-        table[name] = {key: row[column].strip() for key, column in pairs if column and row.get(column, "").strip()}
-    return table
+    first = {file: texts[file][0] for file in files if file in texts}
+    return Annotations(first, numbers, classes, tuple(notes), several)
 
 
-def match_rows(rows: Mapping[str, dict[str, str]], files: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Rows by the file they name, and the names that match none.
+@dataclass
+class _Told:
+    """What one table says of the clips that it names: captions, labels, and where each label stands."""
 
-    A row may name its file by the path relative to the folder, with or without the suffix, or by the bare name where
-    only one file has it.
-    """
-    lookup: dict[str, str | None] = {}
-    for file in files:
-        path = PurePosixPath(file)
-        for alias in {path.name, path.stem, str(path.with_suffix("")) if path.suffix else str(path)}:
-            lookup[alias] = None if alias in lookup else file
-    lookup.update({file: file for file in files})
-    matched: dict[str, dict[str, str]] = {}
-    unmatched: list[str] = []
-    for name, row in rows.items():
-        path = PurePosixPath(name.replace("\\", "/"))
-        found = lookup.get(str(path)) or lookup.get(path.name)
-        if found is None:
-            unmatched.append(name)
-        else:
-            matched[found] = row
-    return matched, unmatched
+    path: Path
+    captions: Captions = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict)
+
+    def add(self, row: Row, file: str) -> str | None:
+        """Take what a row says of a file; returns what is wrong with it."""
+        self.captions[file] = tuple(dict.fromkeys((*self.captions.get(file, ()), *row.captions)))
+        if row.label is None or self.labels.get(file) == row.label:
+            return None
+        if file in self.labels:
+            return f"{file} has the label {row.label} here and {self.labels[file]} on {self.where[file]}"
+        self.labels[file], self.where[file] = row.label, row.where
+        return None
 
 
-def _tables(root: Path, captions: str, labels: str) -> list[tuple[Path, bool]]:
-    """The tables to read, and whether each was named (or else found in the root under a usual name)."""
-    named = [Path(value) for value in (captions, labels) if value not in ("auto", "none", "txt", "folder")]
-    resolved = [path if path.is_absolute() or path.is_file() else root / path for path in named]
-    tables = dict.fromkeys(resolved, True)
-    if "auto" in (captions, labels):
-        tables = {root / name: False for name in TABLE_NAMES if (root / name).is_file()} | tables
-    return list(tables.items())
+@dataclass
+class _Reading:
+    """The reading of one folder's captions and labels: what is asked for, what the tables say, and what was noticed."""
+
+    root: Path
+    names: ClipNames
+    captions: str
+    labels: str
+    bad_rows: BadRows
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.named: dict[Path, set[str]] = {}
+        for role, value in (("caption", self.captions), ("label", self.labels)):
+            if value not in ("auto", "none", "txt", "folder"):
+                path = Path(value)
+                path = path if path.is_absolute() or path.is_file() else self.root / path
+                self.named.setdefault(path, set()).add(role)
+        self.told = [told for table in self._tables() if (told := self._told(table)) is not None]
+
+    def _tables(self) -> Iterator[Table]:
+        """With `auto` the tables in the root under a usual name; then those that are named."""
+        if "auto" in (self.captions, self.labels):
+            here = {entry.name.lower(): entry for entry in sorted(self.root.iterdir()) if entry.is_file()}
+            named = {path.resolve() for path in self.named}
+            for path in (here[name] for name in TABLE_NAMES if name in here):
+                if path.resolve() not in named:
+                    yield from self._unnamed(path)
+            prompts, clips = (
+                next((here[name] for name in names if name in here), None) for names in (PROMPT_FILES, CLIP_FILES)
+            )
+            if self.captions == "auto" and prompts is not None and clips is not None:
+                yield read_pair(prompts, clips, self.bad_rows)
+        for path, roles in self.named.items():
+            table = read_table(path, self.bad_rows)
+            if lacking := sorted(roles - table.holds):
+                raise InputError(f"{path}: has no column {lacking[0]}, and is named as the table of those")
+            yield table
+
+    def _unnamed(self, path: Path) -> Iterator[Table]:
+        """A table that nobody named, unless it is passed over."""
+        try:
+            yield read_table(path, self.bad_rows)
+        except InputError as error:
+            if self._is_meant(path, no_table=isinstance(error, NoTableError)):
+                raise InputError(f"{error}; to read no table, set data.captions and data.labels to none") from None
+            self.notes.append(f"passed over: {error}")
+
+    def _is_meant(self, path: Path, *, no_table: bool) -> bool:
+        """Whether a table was surely meant to be read, so that what is wrong with it has to be mended.
+
+        `metadata` is a name for many things: it is meant where it has the columns of a table.
+        """
+        if path in self.named:
+            return True
+        stem = path.stem.lower()
+        if stem == "metadata":
+            return not no_table
+        return (self.labels if stem == "labels" else self.captions) == "auto"
+
+    def _told(self, table: Table) -> _Told | None:
+        """What a table says of the clips; none, and a note, where it names none of them and need not."""
+        matched, lost, problems = self._matched(table)
+        told = _Told(table.path)
+        for row, file in matched:
+            if cause := told.add(row, file):
+                problems.append((row.where, cause))
+        order = {row.where: place for place, row in enumerate(table.rows)}
+        said = refuse(table.path, sorted(problems, key=lambda problem: order[problem[0]]), self.bad_rows)
+        self.notes += [*table.notes, *said]
+        if not matched:
+            row, clip = table.rows[0], self.names.files[0]
+            text = (
+                f"{table.path}: none of its {len(table.rows)} rows names a clip of {self.root} (first: {row.where}, "
+                f"{row.file!r}; a clip is {clip!r})"
+            )
+            if self._is_meant(table.path, no_table=True):
+                raise InputError(text)
+            self.notes.append(f"passed over: {text}")
+            return None
+        if lost:
+            self.notes.append(
+                f"{table.path.name}: {len(lost)} of {len(table.rows)} rows match no clip (first: {lost[0].where}, "
+                f"{lost[0].file!r})"
+            )
+        return told
+
+    def _matched(self, table: Table) -> tuple[list[tuple[Row, str]], list[Row], list[tuple[str, str]]]:
+        """Rows with the clips that they name, rows that name none, and what is wrong with rows."""
+        matched: list[tuple[Row, str]] = []
+        lost: list[Row] = []
+        problems: list[tuple[str, str]] = []
+        for row in table.rows:
+            try:
+                file = self.names.find(row.file, table.path.parent)
+            except SeveralClipsError as error:
+                problems.append((row.where, f"{row.file!r} {error}; write the path"))
+                continue
+            if file is None:
+                lost.append(row)
+            else:
+                matched.append((row, file))
+        found = None if matched or problems else self.names.elsewhere([row.file for row in lost])
+        if found is not None:
+            place, clips = found
+            self.notes.append(f"{table.path.name}: its paths in {place} are taken to be in {self.root}")
+            matched = [(row, clips[row.file]) for row in lost if row.file in clips]
+            lost = [row for row in lost if row.file not in clips]
+        return matched, lost, problems
+
+    def texts(self, whole: bool) -> Captions:
+        """The captions of each file."""
+        if self.captions == "folder":
+            parents = {file: re.sub("[_-]", " ", PurePosixPath(file).parent.name) for file in self.names.files}
+            return {file: (text,) for file, text in parents.items() if text}
+        texts: Captions = {}
+        for one in self._tables_of("caption", self.captions):
+            self._take(texts, {file: found for file, found in one.captions.items() if found}, one.path.name, "captions")
+        if self.captions in ("auto", "txt"):
+            read = {told.path for told in self.told}
+            beside = texts_beside(self.root, self.names, read, TABLE_NAMES, self.bad_rows)
+            self.notes += beside.notes if whole else beside.left_out
+            self._take(texts, beside.captions, "the .txt files", "captions")
+        return texts
+
+    def label_names(self) -> tuple[dict[str, str], bool]:
+        """The class name per file, and whether the names come from a table."""
+        if self.labels == "none":
+            return {}, False
+        files = self.names.files
+        if self.labels != "folder":
+            names: dict[str, str] = {}
+            for one in reversed(self._tables_of("label", self.labels)):  # a table of labels before one of captions
+                self._take(names, one.labels, one.path.name, "labels")
+            if names or self.labels != "auto":
+                return {file: names[file] for file in files if file in names}, True
+        folders = {file: PurePosixPath(file).parts[0] for file in files if len(PurePosixPath(file).parts) > 1}
+        if self.labels == "auto" and (len(folders) < len(files) or len(set(folders.values())) < 2):
+            return {}, False
+        if self.labels == "folder" and not folders:
+            raise InputError(
+                "labels: folder needs clips in subfolders named after their class; all clips lie at the top"
+            )
+        return folders, False
+
+    def _tables_of(self, role: str, mode: str) -> list[_Told]:
+        """The tables that a role is read from."""
+        return [told for told in self.told if mode == "auto" or role in self.named.get(told.path, ())]
+
+    def _take(self, texts: dict[str, T], found: Mapping[str, T], where: str, what: str) -> None:
+        """Take what another source says where nothing is known yet; a difference is noted."""
+        other = [file for file, value in found.items() if texts.setdefault(file, value) != value]
+        if other:
+            self.notes.append(
+                f"{where}: {what} of {len(other)} clips are passed over, as another table has them (first: {other[0]})"
+            )
 
 
-def _matching_rows(table: Path, root: Path, files: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """The rows of a table by the file they name, and a note on those that name none."""
-    rows = read_table(table)
-    matched, unmatched = match_rows(rows, files)
-    if not matched:
-        raise InputError(f"{table}: none of its {len(rows)} rows names a clip of {root} (first: {next(iter(rows))!r})")
-    if not unmatched:
-        return matched, []
-    return matched, [f"{table.name}: {len(unmatched)} of {len(rows)} rows match no clip (first: {unmatched[0]})"]
-
-
-def _captions(root: Path, files: Sequence[str], mode: str, rows: Mapping[str, dict[str, str]]) -> dict[str, str]:
-    if mode == "none":
-        return {}
-    texts: dict[str, str] = {}
-    for file in files:
-        text = rows.get(file, {}).get("caption") if mode not in ("txt", "folder") else None
-        if text is None and mode in ("auto", "txt"):
-            beside = root / file
-            beside = beside.with_name(beside.name + ".txt") if beside.is_dir() else beside.with_suffix(".txt")
-            if beside.is_file():
-                text = " ".join(beside.read_text(encoding="utf-8-sig", errors="replace").split())
-        elif mode == "folder":
-            text = PurePosixPath(file).parent.name.replace("_", " ").replace("-", " ")
-        if text:
-            texts[file] = text
-    return texts
-
-
-def _label_names(files: Sequence[str], mode: str, rows: Mapping[str, dict[str, str]]) -> tuple[dict[str, str], bool]:
-    """The class name per file, and whether the names come from a table."""
-    if mode == "none":
-        return {}, False
-    if mode != "folder":
-        names = {file: rows[file]["label"] for file in files if "label" in rows.get(file, {})}
-        if names or mode != "auto":
-            return names, True
-    folders = {file: PurePosixPath(file).parts[0] for file in files if len(PurePosixPath(file).parts) > 1}
-    if mode == "auto" and (len(folders) < len(files) or len(set(folders.values())) < 2):
-        return {}, False
-    if mode == "folder" and not folders:
-        raise InputError("labels: folder needs clips in subfolders named after their class; all clips lie at the top")
-    return folders, False
-
-
-def _number(names: Mapping[str, str], from_table: bool) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Classes and label numbers. Whole numbers in a table keep their value; other names are numbered in their order."""
-    if names and from_table and all(name.isdecimal() for name in names.values()):
+def number_classes(
+    names: Mapping[str, str], from_table: bool, notes: list[str]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes and label numbers. Whole numbers in a table keep their value; other names are numbered in their order,
+    numbers in them as numbers."""
+    whole = [name.isdecimal() for name in names.values()]
+    if names and from_table and all(whole):
         numbers = {file: int(name) for file, name in names.items()}
-        return tuple(str(i) for i in range(max(numbers.values()) + 1)), numbers
-    classes = tuple(sorted(set(names.values())))
+        largest = max(numbers, key=numbers.__getitem__)
+        if numbers[largest] >= MOST_CLASSES:
+            raise InputError(
+                f"{largest} has the label {numbers[largest]}, and classes are counted from 0 to {MOST_CLASSES - 1} at "
+                "most; give names in place of such numbers, or set data.labels to none"
+            )
+        return tuple(str(i) for i in range(numbers[largest] + 1)), numbers
+    if from_table and any(whole):
+        notes.append("labels are numbers and names mixed, so the numbers are taken as names too")
+    classes = tuple(sorted(set(names.values()), key=in_order))
     index = {name: i for i, name in enumerate(classes)}
     return classes, {file: index[name] for file, name in names.items()}
 
 
-def _csv_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
-    lines: list[tuple[int, dict[str, str]]] = []
-    header: list[str] | None = None
-    try:
-        for values in reader:
-            if not any(value.strip() for value in values):
-                continue
-            if header is None:
-                header = [value.strip().lower() for value in values]
-            elif len(values) != len(header):
-                raise InputError(
-                    f"{path}: line {reader.line_num} has {len(values)} values, the header has {len(header)}; "
-                    "put text that holds a comma in double quotes"
-                )
-            else:
-                lines.append((reader.line_num, dict(zip(header, values, strict=True))))
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: {error}") from None
-    return lines
-
-
-def _json_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    lines: list[tuple[int, dict[str, str]]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {number} is not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number}: expected an object, got {type(row).__name__}")
-        lines.append((number, {str(k).lower(): str(v) for k, v in row.items() if v is not None}))
-    return lines
+def in_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """A key that sorts names as people do: 2 before 10, take2 before take10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], name

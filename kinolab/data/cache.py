@@ -24,15 +24,20 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kinolab.config import Config
 from kinolab.data.clips import ClipRecord, LatentExample, Split, Verdict, by_shape, heldout_hashes
 from kinolab.errors import InputError
+from kinolab.runtime.lines import shown
+from kinolab.runtime.paths import single
+from kinolab.runtime.reading import Limits, json_lines, read_json
+from kinolab.runtime.weights import read_weights
 
 FORMAT = 1
 OPEN_SHARDS = 128
+LINES = Limits(bytes=256 * 2**20, depth=16, values=10_000_000)
+"""Of a line of the index, which lists all windows of a shard."""
 GIVEN_ENDING = ".given.safetensors"
 
 
@@ -98,13 +103,14 @@ def item_key(
 def read_header(path: Path) -> dict[str, Any]:
     """The header of a cache; raises InputError where the folder holds none or one of another format."""
     try:
-        header = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+        header = read_json(path / "cache.json")
     except FileNotFoundError:
         raise InputError(f"{path}: not a latent cache (no cache.json); make one with: kinolab encode") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path / 'cache.json'}: not valid JSON: {error.msg}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{path / 'cache.json'}: expected an object, got {shown(header)}; damaged, encode again")
     if header.get("format") != FORMAT:
-        raise InputError(f"{path}: a latent cache of format {header.get('format')}; this Kinolab reads format {FORMAT}")
+        found = shown(header.get("format"))
+        raise InputError(f"{path}: a latent cache of format {found}; this Kinolab reads format {FORMAT}")
     return dict(header)
 
 
@@ -114,23 +120,23 @@ def read_index(path: Path) -> list[ShardEntry]:
     if not index.is_file():
         return []
     entries = []
-    with index.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                break
-            try:
-                entries.append(_parse_entry(json.loads(line)))
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-                raise InputError(f"{index}: line {number} is damaged; delete {path} and encode again") from None
+    for number, line in json_lines(index, LINES):
+        try:
+            entries.append(_parse_entry(line))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(f"{index}: line {number} is damaged; delete {path} and encode again") from None
+        single(path / "shards", entries[-1].shard, new=False)
     return entries
 
 
 def format_entry(entry: ShardEntry) -> str:
     """The index line of a shard, newline included."""
-    items = [
-        {"key": item.key, "row": item.row, "shape": item.shape, **{f: getattr(item.record, f) for f in _RECORD_FIELDS}}
-        for item in entry.items
-    ]
+    items: list[dict[str, Any]] = []
+    for item in entry.items:
+        told = {f: getattr(item.record, f) for f in _RECORD_FIELDS}
+        if not item.record.alternatives:
+            del told["alternatives"]  # caches of one caption per clip stay as they have always been
+        items.append({"key": item.key, "row": item.row, "shape": item.shape, **told})
     return json.dumps({"shard": entry.shard, "items": items}) + "\n"
 
 
@@ -141,9 +147,10 @@ def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
     items = []
     for values in line["items"]:
         record = ClipRecord(
-            **{name: values[name] for name in _RECORD_FIELDS if name not in ("time_range", "size")},
+            **{name: values[name] for name in _RECORD_FIELDS if name not in ("time_range", "size", "alternatives")},
             time_range=tuple(values["time_range"]),
             size=None if values.get("size") is None else tuple(values["size"]),
+            alternatives=tuple(values.get("alternatives", ())),
         )
         items.append(CacheItem(values["key"], values["row"], record, tuple(values["shape"])))
     return ShardEntry(line["shard"], tuple(items))
@@ -175,13 +182,10 @@ class ShardReader:
     def _load(self, shard: str) -> dict[str, Tensor]:
         file = self.path / "shards" / shard
         try:
-            with safe_open(file, framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = read_weights(file, advice="delete it and run the same kinolab encode again").tensors
         except FileNotFoundError:
             raise InputError(f"{file}: missing; run the same kinolab encode again") from None
-        except SafetensorError as error:
-            raise InputError(f"{file}: damaged ({error}); delete it and run the same kinolab encode again") from None
-        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else tensors
+        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else dict(tensors)
 
 
 class CacheSource:
@@ -237,6 +241,7 @@ class CacheSource:
             logvar=None if logvar is None else logvar[item.row].float(),
             given=drawn["given"][item.row].float() if drawn else None,
             mask=drawn["mask"][item.row].float() if drawn else None,
+            alternatives=r.alternatives,
         )
 
     def batch(self, indices: Sequence[int]) -> Tensor:
@@ -258,7 +263,9 @@ class CacheSource:
     @cached_property
     def captions(self) -> tuple[str, ...]:
         """The distinct captions of the whole cache (both sides), sorted: what a trainer has to embed once."""
-        return tuple(sorted({i.record.caption for _, i in self._everything if i.record.caption is not None}))
+        records = [item.record for _, item in self._everything]
+        found = {caption for r in records for caption in (r.caption, *r.alternatives) if caption is not None}
+        return tuple(sorted(found))
 
     @cached_property
     def statistics(self) -> LatentStatistics:

@@ -47,7 +47,7 @@ class ClipRecord:
     `source` is the file relative to the source's folder, `source_hash` the sha256 of its content (of config and seed
     for generated clips), `time_range` the seconds of its first frame and of the end of its last one. Where `annotated`
     is false, the caption and label are known only once the clip is made. `size` is (height, width) in pixels where the
-    source's windows differ in it.
+    source's windows differ in it. `alternatives` are further captions of the same clip.
     """
 
     source: str
@@ -59,11 +59,12 @@ class ClipRecord:
     label: int | None
     annotated: bool = True
     size: tuple[int, int] | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ClipExample:
-    """One window of pixels: video (3, T, H, W) float32 in [-1, 1]."""
+    """One window of pixels: video (3, T, H, W) float32 in [-1, 1]; `alternatives` are further captions of it."""
 
     video: Tensor
     fps: float
@@ -71,6 +72,7 @@ class ClipExample:
     label: int | None
     source: str
     time_range: tuple[float, float]
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class LatentExample:
     logvar: Tensor | None = None
     given: Tensor | None = None
     mask: Tensor | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Verdict:
     size: tuple[int, int] | None = None
     caption: str | None = None
     label: int | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 class ClipSource(Protocol):

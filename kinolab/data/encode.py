@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kinolab.data.cache import (
@@ -36,9 +35,14 @@ from kinolab.data.cache import (
     read_index,
 )
 from kinolab.data.clips import ClipExample, ClipRecord, ClipSource
-from kinolab.data.durable import append_line, locked, sync_folder, write_atomic
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.runtime import files
+from kinolab.runtime.devices import choose, device_of
+from kinolab.runtime.leftovers import remove
+from kinolab.runtime.locks import held
+from kinolab.runtime.logs import Appender
+from kinolab.runtime.weights import write_weights
 
 Stored = Literal["bfloat16", "float32"]
 SHARD_BYTES = 64 * 2**20
@@ -128,7 +132,7 @@ def encode_to_cache(
     dtype: Stored = "bfloat16",
     keep_posterior: bool = False,
     precision: PrecisionPolicy = "float32",
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     update: bool = False,
     draws: Draws | None = None,
     progress: Progress | None = None,
@@ -137,14 +141,14 @@ def encode_to_cache(
 
     Args:
         source: windows of pixels.
-        autoencoder: encodes them, on `device` already, in evaluation mode.
+        autoencoder: encodes them, in evaluation mode.
         out: the cache's folder; made where missing.
         shard_size: windows per shard, fewer where a shard would exceed 64 MiB.
         batch: windows encoded at once.
         dtype: what latents are stored in.
         keep_posterior: store the log variance too, so that training can sample the posterior.
         precision: what the autoencoder computes in.
-        device: where it computes.
+        device: where it computes; none = where the autoencoder is.
         update: make an existing cache equal to this source and autoencoder: encode what changed, drop what is gone.
         draws: masks to encode beside every window, in files of their own; a cache that has none gets them.
         progress: called with (windows done, windows in all), once more from the start for the draws.
@@ -155,15 +159,16 @@ def encode_to_cache(
     """
     if shard_size < 1 or batch < 1:
         raise InputError(f"expected shard_size and batch of at least 1, got {shard_size} and {batch}")
-    chosen = str(resolve(precision, device)).removeprefix("torch.")
+    where = device_of(autoencoder) if device is None else choose(device)
+    chosen = str(resolve(precision, where)).removeprefix("torch.")
     encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
-    with locked(out):
+    with _locked(out):
         plan = _Plan(source, autoencoder_hash(autoencoder), encoding, draws)
         kept, removed = _reconcile(out, plan, update)
         present = {item.key for entry in kept for item in entry.items}
         missing = [i for i, key in enumerate(plan.keys) if key not in present]
         total, done, unreadable = len(plan.keys), len(plan.keys) - len(missing), []
-        encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, torch.device(device))
+        encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, where)
         for indices in _shard_groups(source, autoencoder.spec, missing, shard_size, dtype, keep_posterior):
 
             def advance(count: int, base: int = done) -> None:
@@ -174,7 +179,8 @@ def encode_to_cache(
             unreadable += failed
             done += len(indices)
             if entry is not None:
-                append_line(out / "index.jsonl", format_entry(entry))
+                with Appender(out / "index.jsonl") as index:
+                    index.write(format_entry(entry))
                 kept.append(entry)
         if not kept:
             raise InputError(f"{out}: nothing was encoded; none of {total} windows could be read")
@@ -219,17 +225,17 @@ def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], 
     _check_same(out, header, plan, entries, update)
     if plan.draws != header.get("draws"):
         for file in (out / "shards").glob(f"*{GIVEN_ENDING}"):
-            file.unlink()
+            remove(file)
     present = [entry for entry in entries if (out / "shards" / entry.shard).is_file()]
     kept = [replace(entry, items=tuple(_refreshed(entry.items, plan, drop=update))) for entry in present]
     kept = [entry for entry in kept if entry.items]
     removed = sum(len(e.items) for e in entries) - sum(len(e.items) for e in kept)
     _write_header(out, plan, [], complete=False)
-    write_atomic(out / "index.jsonl", "".join(map(format_entry, kept)))
+    files.write_text(out / "index.jsonl", "".join(map(format_entry, kept)))
     names = {name for entry in kept for name in (entry.shard, given_file(entry.shard))}
     for file in (out / "shards").glob("*"):
         if file.name not in names:
-            file.unlink()
+            remove(file)
     return kept, removed
 
 
@@ -258,10 +264,10 @@ def _check_same(out: Path, header: Mapping[str, Any], plan: _Plan, entries: Sequ
     gone = [item.record for item in items if item.key not in plan.by_key]
     changed = sorted({r.source for r in gone if hashes.get(r.source, r.source_hash) != r.source_hash})
     recut = sorted({r.source for r in gone if hashes.get(r.source) == r.source_hash})
-    for files, what in ((changed, "changed since it was encoded"), (recut, "is now cut into other windows")):
-        if files:
-            more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
-            raise InputError(f"{out}: {files[0]}{more} {what}; {advice}")
+    for names, what in ((changed, "changed since it was encoded"), (recut, "is now cut into other windows")):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise InputError(f"{out}: {names[0]}{more} {what}; {advice}")
     if gone and header.get("classes") != plan.classes:
         raise InputError(f"{out}: made with other classes, and holds files that are not in this source; {advice}")
 
@@ -334,7 +340,7 @@ class _ShardEncoder:
         if not items:
             return None, failed
         name = hashlib.sha256("".join(item.key for item in items).encode()).hexdigest()[:24] + ".safetensors"
-        _write_shard(out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()})
+        write_weights(out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()})
         return ShardEntry(name, tuple(items)), failed
 
     @torch.no_grad()
@@ -388,7 +394,7 @@ def _encode_draws(
             for name, part in zip(("given", "mask"), pairs, strict=True):
                 parts[name] = torch.zeros(rows, *part.shape[1:], dtype=part.dtype)
                 parts[name][[item.row for item in items]] = part
-            _write_shard(target, parts)
+            write_weights(target, parts)
         done += len(entry.items)
         if progress is not None:
             progress(done, total)
@@ -396,7 +402,7 @@ def _encode_draws(
 
 def _annotated(record: ClipRecord, example: ClipExample) -> ClipRecord:
     """The record with the caption and label of the example, which generated clips have only once they are made."""
-    return replace(record, caption=example.caption, label=example.label)
+    return replace(record, caption=example.caption, label=example.label, alternatives=example.alternatives)
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
@@ -414,15 +420,17 @@ def _ahead(batches: Iterator[Item]) -> Iterator[Item]:
             yield found[0]
 
 
-def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a shard aside, make it durable, and give it its name."""
-    path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the cache's folder for writing; refuses a folder that holds something else."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file; expected a folder to write the latent cache in")
+    strange = [f.name for f in out.glob("*") if not f.name.startswith(".") and f.name != "shards"]
+    if strange and not (out / "cache.json").exists():
+        raise InputError(f"{out}: holds other files and no cache.json; choose an empty or new folder")
+    files.make_folder(out / "shards")
+    with held(out / ".lock", f"{out}: another kinolab encode is writing this cache"):
+        yield
 
 
 def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complete: bool) -> None:
@@ -441,7 +449,7 @@ def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complet
         "draws": plan.draws,
         "statistics": statistics,
     }
-    write_atomic(out / "cache.json", json.dumps(header, indent=2) + "\n")
+    files.write_text(out / "cache.json", json.dumps(header, indent=2) + "\n")
 
 
 def _short(value: object) -> str:

@@ -16,7 +16,9 @@ from kinolab.data.annotations import Annotations, annotate
 from kinolab.data.buckets import BucketConfig, Size, snapped
 from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_shape, heldout_hashes, summarise
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
+from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
+    Reading,
     Resize,
     Timeline,
     cut,
@@ -56,9 +58,15 @@ class FolderConfig(Config):
     resize: Resize = "crop"
     """How a picture of another aspect becomes `size`: crop its sides, pad it with black, or stretch it."""
     captions: str = "auto"
-    """auto (a table in the folder, else a .txt beside the clip), txt, folder (name), none, or the path of a table."""
+    """auto (a table in the folder, else a .txt beside the clip), txt, folder (name), none, or the path of a table.
+    Several captions of a clip are alternatives, of which every training step draws one."""
     labels: str = "auto"
     """auto (a table's label column, else folder names if there are several), folder, none, or the path of a table."""
+    bad_rows: BadRows = "error"
+    """What becomes of rows of a table (and .txt files) that can't be used: an error that names the first, or they are
+    left out and named."""
+    deinterlace: bool = False
+    """Make whole pictures of frames that are marked as interlaced; otherwise moving edges are combed."""
     short: Literal["drop", "image"] = "drop"
     """What becomes of a clip with fewer frames than a window: nothing, or its first frame as a still image."""
     scene_cuts: Literal["ignore", "split"] = "ignore"
@@ -150,7 +158,9 @@ class FolderSource:
             image_fps=config.image_fps,
             progress=progress,
         )
-        self._annotations = annotate(self._base, names, config.captions, config.labels)
+        self._annotations = annotate(
+            self._base, names, config.captions, config.labels, config.bad_rows, whole=config.path.is_dir()
+        )
         self._notes += self._annotations.notes
         self.classes = self._annotations.classes
         self._decide(files)
@@ -161,13 +171,16 @@ class FolderSource:
         """Cut every file into windows, write the verdicts, and keep this side's windows."""
         judged: list[tuple[Verdict, ScannedFile, list[_Window]]] = []
         first_with: dict[str, str] = {}
+        copies: dict[str, str] = {}
         for file in files:
             original = first_with.setdefault(file.source_hash, file.name) if file.source_hash else file.name
             if original != file.name and self.config.copies == "drop":
+                copies[file.name] = original
                 judged.append((Verdict(file.name, 0, dropped=(f"same content as {original}",)), file, []))
             else:
                 verdict, windows = _judge(file, self)
                 judged.append((verdict, file, windows))
+        self._annotations = self._annotations.shared(copies)
         heldout = heldout_hashes((f.source_hash for _, f, windows in judged if windows), self.config.heldout_fraction)
         self._verdicts: list[Verdict] = []
         self._windows: list[_Window] = []
@@ -209,8 +222,10 @@ class FolderSource:
     def _read(self, windows: Sequence[_Window]) -> Iterator[np.ndarray]:
         """The frames of windows of one file and one size."""
         file, index = windows[0].file, [window.index for window in windows]
-        path, times = self._base / file.name, np.asarray(file.times)
-        return read_windows(path, times, index, windows[0].size, self.config.resize, self.config.image_fps)
+        path, times, c = self._base / file.name, np.asarray(file.times), self.config
+        return read_windows(
+            path, times, index, Reading(windows[0].size, c.resize, c.image_fps, c.deinterlace, file.seek)
+        )
 
     def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
         """The windows of `indices` in that order; a file's neighbouring windows are decoded in one pass.
@@ -236,7 +251,7 @@ class FolderSource:
 
     def _example(self, index: int, frames: np.ndarray) -> ClipExample:
         r = self.record(index)
-        return ClipExample(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range)
+        return ClipExample(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range, r.alternatives)
 
     def record(self, index: int) -> ClipRecord:
         """What is known of window `index`, without decoding."""
@@ -251,6 +266,7 @@ class FolderSource:
             caption=self._annotations.captions.get(file.name),
             label=self._annotations.labels.get(file.name),
             size=window.size if self.config.buckets else None,
+            alternatives=self._annotations.alternatives.get(file.name, ()),
         )
 
     def groups(self) -> list[list[int]]:
@@ -260,7 +276,8 @@ class FolderSource:
     def transform(self) -> dict[str, object]:
         """What is done to the pixels."""
         size = "buckets" if self.config.buckets else list(self.size)
-        return {"kind": "folder", "size": size, "resize": self.config.resize}
+        whole = {"deinterlace": True} if self.config.deinterlace else {}  # else as caches from before have it
+        return {"kind": "folder", "size": size, "resize": self.config.resize, **whole}
 
     def verdicts(self) -> list[Verdict]:
         """One verdict per file of the folder, both sides."""
@@ -293,6 +310,7 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
     left = 0
     used = max((buckets.longest(len(line.index)) or 1 for line in lines), default=1)
     notes = [*picture_notes(file.size, buckets.size(used, file.size), config.resize), *_rate_notes(times, config.fps)]
+    notes += [video.MADE_WHOLE if note == video.COMBED and config.deinterlace else note for note in file.notes]
     for line in lines:
         frames = buckets.longest(len(line.index))
         if frames is None:
@@ -335,7 +353,7 @@ def _rate_notes(times: np.ndarray, fps: float | None) -> list[str]:
     interval = frame_interval(times)
     if interval <= 0:
         return []
-    notes = [] if is_regular(times) else ["variable frame rate"]
+    notes = [] if is_regular(times) else [_irregular(times)]
     stored = (len(times) - 1) / float(times[-1] - times[0])
     if fps is None:
         return [f"{notes[0]}, frames taken as stored"] if notes else []
@@ -346,6 +364,14 @@ def _rate_notes(times: np.ndarray, fps: float | None) -> list[str]:
     elif abs(fps - stored) > 1e-3 * fps:
         notes.append(f"{stored:.4g} fps taken as {fps:.4g}")
     return notes
+
+
+def _irregular(times: np.ndarray) -> str:
+    missing = video.missing_frames(times.tolist())
+    if not missing:
+        return "variable frame rate"
+    count = sum(number for _, number in missing)
+    return f"{count} frame{'s' * (count > 1)} missing, the first after {missing[0][0]:.2f} s"
 
 
 def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: Annotations) -> Verdict:
@@ -361,4 +387,5 @@ def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: 
         size=file.size if times else None,
         caption=annotations.captions.get(file.name),
         label=annotations.labels.get(file.name),
+        alternatives=annotations.alternatives.get(file.name, ()),
     )

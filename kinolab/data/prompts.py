@@ -11,18 +11,13 @@ processes may write at once (what two of them write is the same).
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kinolab.data.durable import sync_folder
-from kinolab.errors import InputError
+from kinolab.runtime.weights import TensorFile, write_weights
 
 FILE_CAPTIONS = 64
 FILE_BYTES = 64 * 2**20
@@ -43,7 +38,7 @@ class PromptCache:
     def __init__(self, folder: Path, encoder: str) -> None:
         self.folder = folder / "text" / encoder[:24]
         self._where: dict[str, Path] = {}
-        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._open: OrderedDict[Path, TensorFile] = OrderedDict()
         self._new: dict[str, tuple[Tensor, Tensor]] = {}
         self._writable = True
         for file in sorted(f for f in self.folder.glob("*.safetensors") if not f.name.startswith(".")):
@@ -65,7 +60,7 @@ class PromptCache:
         if file is None:
             return None
         opened = self._opened(file)
-        return opened.get_tensor(f"{key}.states"), opened.get_tensor(f"{key}.pooled")
+        return opened.tensor(f"{key}.states"), opened.tensor(f"{key}.pooled")
 
     def put(self, caption: str, states: Tensor, pooled: Tensor) -> None:
         """Add a caption's embedding, float16 on the CPU; it is on disk after `flush`, or when enough are together."""
@@ -79,7 +74,7 @@ class PromptCache:
         if not self._new:
             return
         name = hashlib.sha256("".join(sorted(self._new)).encode()).hexdigest()[:24] + ".safetensors"
-        file, aside = self.folder / name, self.folder / f".writing-{os.getpid()}-{name}"
+        file = self.folder / name
         tensors = {f"{key}.states": states.contiguous() for key, (states, _) in self._new.items()}
         tensors |= {f"{key}.pooled": pooled.contiguous() for key, (_, pooled) in self._new.items()}
         keys = list(self._new)
@@ -87,36 +82,27 @@ class PromptCache:
         if not self._writable:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, aside)
-            with aside.open("rb") as written:
-                os.fsync(written.fileno())
-            aside.replace(file)
-        except (OSError, SafetensorError) as error:
+            write_weights(file, tensors)
+        except OSError as error:
             self._writable = False
             warnings.warn(f"{self.folder}: embeddings of captions can't be kept ({error})", stacklevel=2)
             return
-        sync_folder(self.folder)
         self._where |= dict.fromkeys(keys, file)
 
     def _names(self, file: Path) -> list[str]:
-        with self._safe_open(file) as opened:
-            return [name for name in opened.keys() if name.endswith(".states")]  # noqa: SIM118
+        return [name for name in self._read(file).names if name.endswith(".states")]
 
-    def _opened(self, file: Path) -> Any:
+    def _opened(self, file: Path) -> TensorFile:
         if file not in self._open:
-            self._open[file] = self._safe_open(file)
+            self._open[file] = self._read(file)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)
         self._open.move_to_end(file)
         return self._open[file]
 
     @staticmethod
-    def _safe_open(file: Path) -> Any:
-        try:
-            return safe_open(file, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: damaged ({error}); delete it, and its captions are embedded again") from None
+    def _read(file: Path) -> TensorFile:
+        return TensorFile(file, "delete it, and its captions are embedded again")
 
 
 def caption_key(caption: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kinolab import video
+from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 from kinolab.layers.scene_cuts import detector_cuts
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
+"""Endings of files that are images unless they are animated; a .webp is taken for a clip until it shows one frame."""
 # A scan shorter than this is not worth a file in the user's cache folder.
 WORTH_KEEPING = 2.0
-NUMBERED = re.compile(r"^(.*?)(\d+)$")
+READER = 2
+"""Counts up where clips are read otherwise than before, so that kept scans are made anew."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ScannedFile:
     """What one file holds. `name` is relative to the folder; size is (height, width) as displayed.
 
     `times` are the seconds of all frames that decode, `damage` says in one line what ended the decoding early, or
-    why there is no frame at all; `cuts` are the numbers of the first frames of new scenes.
+    why there is no frame at all; `cuts` are the numbers of the first frames of new scenes. `notes` are about the
+    pictures; without `seek`, frames bear no times that a seek could go by.
     """
 
     name: str
@@ -41,6 +44,8 @@ class ScannedFile:
     times: tuple[float, ...]
     damage: str | None = None
     cuts: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+    seek: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class _Signature:
     bytes: int
     modified: int
     image_fps: float
+    reader: int
 
 
 Progress = Callable[[int, int], None]
@@ -60,7 +66,8 @@ def find_clips(root: Path) -> tuple[list[str], dict[str, int]]:
     """Clips below a folder, relative to it and sorted, and how many other files there are by suffix.
 
     A clip is a video file, a still image, or a folder that holds nothing but numbered images (two or more) of one
-    series, which is one clip. Hidden files and folders are passed over. `root` may be a single video file.
+    series, which is one clip. Hidden files and folders, and those that file managers leave behind, are passed over.
+    `root` may be a single video file.
     """
     if root.is_file():
         return [root.name], {}
@@ -73,31 +80,25 @@ def find_clips(root: Path) -> tuple[list[str], dict[str, int]]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        visible = [f for f in files if not f.startswith(".")]
-        if not folders and is_frame_folder(visible):
+        folders[:] = sorted(f for f in folders if not video.is_passed_over(f))
+        visible = [f for f in files if not video.is_passed_over(f)]
+        if not folders and is_frame_folder(visible) and not video.is_animated(here / _first_image(visible)):
             clips.append(here.relative_to(root).as_posix())
             continue
         for file in visible:
             suffix = Path(file).suffix.lower()
-            if suffix in video.VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+            if suffix in video.VIDEO_SUFFIXES or suffix in STILL_SUFFIXES:
                 clips.append((here / file).relative_to(root).as_posix())
-            elif suffix not in (".txt", ".csv", ".tsv", ".jsonl"):
+            elif suffix not in (".txt", ".csv", ".tsv", ".jsonl") and file.lower() not in TABLE_NAMES:
                 others[suffix or file] = others.get(suffix or file, 0) + 1
     return sorted(clips), others
 
 
 def is_frame_folder(files: Sequence[str]) -> bool:
-    """Whether file names are one series of numbered images: equal but for a number that counts without a gap."""
-    images = [Path(f) for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
-    matches = [NUMBERED.match(p.stem) for p in images]
-    if len(images) < 2 or any(Path(f).suffix.lower() in video.VIDEO_SUFFIXES for f in files):
+    """Whether file names are one series of numbered images, as every command takes it for a clip (`video.series`)."""
+    if any(Path(f).suffix.lower() in video.VIDEO_SUFFIXES - video.IMAGE_SUFFIXES for f in files):
         return False
-    found = [(m.group(1), int(m.group(2))) for m in matches if m is not None]
-    if len(found) < len(images) or len({prefix for prefix, _ in found}) > 1:
-        return False
-    numbers = sorted(number for _, number in found)
-    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return video.series(f for f in files if video.is_image(f)) is not None
 
 
 def scan(
@@ -145,6 +146,7 @@ def scan(
 def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS) -> ScannedFile:
     """Scan one file; never raises for what is wrong with the file, but says so in `damage`."""
     times: list[float] = []
+    notes: list[str] = []
     size = (0, 0)
     damage: str | None = None
     source_hash = ""
@@ -152,25 +154,36 @@ def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float =
         source_hash = hash_source(path)
         height, width, _ = next(video.iter_frames(path, image_fps=image_fps, threads=1)).image.shape
         size = (height, width)
-        for frame in video.iter_frames(path, size=(16, 16), resize="stretch", image_fps=image_fps, threads=1):
+        small = video.iter_frames(path, size=(16, 16), resize="stretch", image_fps=image_fps, threads=1, notes=notes)
+        for frame in small:
             times.append(frame.time)
     except (InputError, OSError) as error:
         damage = _one_line(error, path)
     suffix = path.suffix.lower()
-    image = path.is_file() and (suffix in IMAGE_SUFFIXES or (suffix in (".webp", ".gif") and len(times) == 1))
+    single = len(times) == 1 and suffix in (*video.IMAGE_SUFFIXES, ".gif")
+    image = path.is_file() and (single or (suffix in STILL_SUFFIXES and not times))
     cuts = find_cuts(path, times, image_fps) if scenes and len(times) > 1 else None
-    return ScannedFile(name, source_hash, image, size, tuple(times), damage, cuts)
+    seek = not times or video.seeks(path)
+    return ScannedFile(name, source_hash, image, size, tuple(times), damage, cuts, tuple(notes), seek)
 
 
 def hash_source(path: Path) -> str:
-    """sha256 of a file's content; of a folder's file names and contents."""
+    """sha256 of a file's content; of a folder's images, names and contents, whatever else lies beside them."""
     digest = hashlib.sha256()
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    for member in sorted(p for p in path.iterdir() if p.is_file()):
+    for member in _images(path):
         digest.update(f"{member.name}\0{hash_source(member)}\n".encode())
     return digest.hexdigest()
+
+
+def _first_image(files: Sequence[str]) -> str:
+    return min(file for file in files if video.is_image(file))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if video.is_image(file.name) and file.is_file())
 
 
 def find_cuts(path: Path, times: Sequence[float], image_fps: float = video.IMAGE_FPS) -> tuple[int, ...]:
@@ -196,13 +209,12 @@ def default_index(root: Path) -> Path:
 def _signature(base: Path, name: str, image_fps: float) -> _Signature:
     path = base / name
     image_fps = image_fps if path.is_dir() else 0.0
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
     try:
-        stats = [file.stat() for file in files]
+        stats = [file.stat() for file in (_images(path) if path.is_dir() else [path])]
     except OSError:
-        return _Signature(name, -1, 0, image_fps)
+        return _Signature(name, -1, 0, image_fps, READER)
     newest = max((s.st_mtime_ns for s in stats), default=0)
-    return _Signature(name, sum(s.st_size for s in stats), newest, image_fps)
+    return _Signature(name, sum(s.st_size for s in stats), newest, image_fps, READER)
 
 
 def _read_index(index: Path) -> dict[_Signature, ScannedFile]:
@@ -219,6 +231,7 @@ def _read_index(index: Path) -> dict[_Signature, ScannedFile]:
                         "size": tuple(row["file"]["size"]),
                         "times": tuple(row["file"]["times"]),
                         "cuts": None if cuts is None else tuple(cuts),
+                        "notes": tuple(row["file"]["notes"]),
                     }
                 )
                 found[_Signature(**row["signature"])] = scanned

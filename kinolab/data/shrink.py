@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kinolab import video
 from kinolab.data.scan import find_clips
+from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
+from kinolab.runtime import reading
+from kinolab.runtime.hashes import file_sha256, json_sha256
+from kinolab.runtime.logs import Appender
 
+RECORD = ".shrink.jsonl"
+"""In the folder of copies: for each of them what it was made of and how, one line a copy, the last one holds."""
 KEPT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 """Clips in these formats keep their names, so that tables of captions still fit; others become lossless .mkv."""
 ANNOTATIONS = (".txt", ".csv", ".tsv", ".jsonl")
@@ -20,11 +28,15 @@ QUALITY = 95
 
 @dataclass(frozen=True)
 class ShrinkSummary:
-    """What became of a folder: clips written now, clips there already, and those left out with the cause."""
+    """What became of a folder: clips written now, clips there already, and those left out with the cause.
+
+    `renewed` counts those of the written ones whose copy was there, made with other settings or of another content.
+    """
 
     written: int
     present: int
     failed: tuple[str, ...]
+    renewed: int = 0
 
 
 def shrink(
@@ -32,8 +44,9 @@ def shrink(
 ) -> ShrinkSummary:
     """Copy every clip of `folder` to `out` with a shorter side of `side` pixels; smaller clips keep their size.
 
-    Captions and tables beside the clips are copied too; still images are not. A clip whose copy exists is passed
-    over, so that an interrupted call goes on where it stopped. Colour is stored at half the resolution (H.264), so
+    Captions and tables beside the clips are copied too; still images are not. A clip whose copy was made of the same
+    content with the same settings is passed over, so that an interrupted call goes on where it stopped; any other copy
+    is made again. Colour is stored at half the resolution (H.264), so
     `side` should be about twice what is trained on.
 
     Args:
@@ -50,20 +63,61 @@ def shrink(
     targets = _targets(folder, out)
     if not targets:
         raise InputError(f"{folder}: no clips; expected {', '.join(sorted(video.VIDEO_SUFFIXES))} or folders of images")
-    written, present, failed = 0, 0, list[str]()
-    for done, (name, target) in enumerate(targets.items()):
-        if target.exists():
-            present += 1
-        else:
+    written, present, renewed, failed = 0, 0, 0, list[str]()
+    made = _made(out)
+    with Appender(out / RECORD) as record:
+        for done, (name, target) in enumerate(targets.items()):
+            known, wanted = made.get(_name(out, target)), _making(folder / name, side, fps)
+            there = target.exists()
             try:
-                _copy(folder / name, target, side, fps)
-                written += 1
+                if there and known is not None and _same(folder / name, known, wanted):
+                    present += 1
+                else:
+                    _copy(folder / name, target, side, fps)
+                    wanted["source_sha256"] = _content_hash(folder / name)
+                    record.write(json.dumps({"copy": _name(out, target), **wanted}, sort_keys=True))
+                    written += 1
+                    renewed += there
             except InputError as error:
                 failed.append(str(error))
-        if progress is not None:
-            progress(done + 1, len(targets))
+            if progress is not None:
+                progress(done + 1, len(targets))
     _copy_annotations(folder, out)
-    return ShrinkSummary(written, present, tuple(failed))
+    return ShrinkSummary(written, present, tuple(failed), renewed)
+
+
+def _made(out: Path) -> dict[str, dict[str, Any]]:
+    """What the folder's record says of each copy; a copy of which it says nothing is made again."""
+    path = out / RECORD
+    if not path.exists():
+        return {}
+    lines = (line for _, line in reading.json_lines(path, damaged="skip"))
+    return {str(line["copy"]): line for line in lines if isinstance(line, dict) and "copy" in line}
+
+
+def _name(out: Path, target: Path) -> str:
+    return target.relative_to(out).as_posix()
+
+
+def _making(source: Path, side: int, fps: float | None) -> dict[str, Any]:
+    """The settings of a copy, and the marks by which a changed source is noticed without reading it."""
+    files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
+    marks = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return {"side": side, "fps": fps, "quality": QUALITY, "marks": marks}
+
+
+def _same(source: Path, known: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether a copy was made as it would be now: the same settings, and the same content whatever its time stamps."""
+    if any(known.get(name) != wanted[name] for name in ("side", "fps", "quality")):
+        return False
+    return known.get("marks") == wanted["marks"] or known.get("source_sha256") == _content_hash(source)
+
+
+def _content_hash(source: Path) -> str:
+    """sha256 of a file, or of the names and contents of a folder of images."""
+    if not source.is_dir():
+        return file_sha256(source)
+    return json_sha256([[p.name, file_sha256(p)] for p in sorted(source.iterdir()) if p.is_file()])
 
 
 def _targets(folder: Path, out: Path) -> dict[str, Path]:
@@ -94,7 +148,8 @@ def _copy(source: Path, target: Path, side: int, fps: float | None) -> None:
 def _copy_annotations(folder: Path, out: Path) -> None:
     for place, _, files in os.walk(folder):
         for file in files:
-            if Path(file).suffix.lower() in ANNOTATIONS and not file.startswith("."):
+            kept = Path(file).suffix.lower() in ANNOTATIONS or file.lower() in TABLE_NAMES
+            if kept and not file.startswith("."):
                 target = out / Path(place).relative_to(folder) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(Path(place) / file, target)

@@ -6,6 +6,7 @@ window read in one pass over its file, hold the same frames.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,18 @@ class Timeline:
         return self if interval == 1 else Timeline(self.index[::interval], self.fps / interval)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the frames of a file become those of windows: their (height, width), how the picture is fitted to it, the
+    rate of a folder of images, and whether interlaced frames are made whole and seeks are to be trusted."""
+
+    size: tuple[int, int]
+    resize: Resize
+    image_fps: float = video.IMAGE_FPS
+    deinterlace: bool = False
+    seek: bool = True
+
+
 def frame_interval(times: np.ndarray) -> float:
     """Seconds between stored frames, by the median; 0 for a single frame."""
     return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
@@ -49,7 +62,7 @@ def frame_interval(times: np.ndarray) -> float:
 
 def is_regular(times: np.ndarray) -> bool:
     """Whether all gaps between frames agree, to the rounding of containers that count milliseconds."""
-    return len(times) < 3 or float(np.ptp(np.diff(times))) < 0.0021 + 0.02 * frame_interval(times)
+    return video.is_regular(times.tolist())
 
 
 def timeline(times: np.ndarray, fps: float | None, first: int = 0, last: int | None = None) -> Timeline:
@@ -103,12 +116,7 @@ def picture_notes(stored: tuple[int, int], size: tuple[int, int], resize: Resize
 
 
 def read_windows(
-    path: Path,
-    times: np.ndarray,
-    windows: Sequence[np.ndarray],
-    size: tuple[int, int],
-    resize: Resize,
-    image_fps: float = video.IMAGE_FPS,
+    path: Path, times: np.ndarray, windows: Sequence[np.ndarray], reading: Reading
 ) -> Iterator[np.ndarray]:
     """Decode windows of one file, in order of their beginnings: each (T, H, W, 3) uint8.
 
@@ -123,18 +131,11 @@ def read_windows(
         end = position + 1
         while end < len(windows) and windows[end][0] - windows[end - 1][-1] <= SEEK_GAP:
             end += 1
-        yield from _read_run(path, times, windows[position:end], size, resize, image_fps)
+        yield from _read_run(path, times, windows[position:end], reading)
         position = end
 
 
-def _read_run(
-    path: Path,
-    times: np.ndarray,
-    windows: Sequence[np.ndarray],
-    size: tuple[int, int],
-    resize: Resize,
-    image_fps: float,
-) -> Iterator[np.ndarray]:
+def _read_run(path: Path, times: np.ndarray, windows: Sequence[np.ndarray], reading: Reading) -> Iterator[np.ndarray]:
     """Neighbouring windows of one file in one pass."""
     wanted = np.unique(np.concatenate(windows))
     start = float(times[wanted[0]])
@@ -144,7 +145,7 @@ def _read_run(
     needed = set(wanted.tolist())
     kept: dict[int, np.ndarray] = {}
     pending = deque(windows)
-    stream = video.iter_frames(path, start=start, every=every, size=size, resize=resize, image_fps=image_fps, threads=1)
+    stream = video.iter_frames(path, start=start, every=every, threads=1, **dataclasses.asdict(reading))
     for frame in stream:
         if number >= len(times) or abs(float(times[number]) - frame.time) > TIME_TOLERANCE:
             break

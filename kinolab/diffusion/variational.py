@@ -70,7 +70,7 @@ def bound(
     true_mean, true_log_variance = mean_and_log_variance(path, z, clean, torch.full_like(values, -1.0), t, chain)
     divergence = normal_kl(true_mean, true_log_variance, mean, log_variance)
     likelihood = discretised_log_likelihood(clean, mean, 0.5 * log_variance)
-    first = (t == chain[0].to(t)).reshape(-1, *[1] * (z.ndim - 1))
+    first = (t == chain[0].to(t)).to(z.device).reshape(-1, *[1] * (z.ndim - 1))  # times may be drawn on the CPU
     return torch.where(first, -likelihood, divergence).flatten(1).mean(1) / math.log(2.0)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,12 @@ import torch
 from torch import Tensor
 
 from kinolab.data import FolderConfig, WorldSourceConfig, build
-from kinolab.data.clips import ClipRecord, ShapeRules
+from kinolab.data.clips import ClipRecord, ShapeRules, Verdict
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
 from kinolab.generate import provenance_path
+from kinolab.runtime.hashes import json_sha256
+from kinolab.runtime.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ class ProtocolClips:
         """sha256 over what is chosen: the files' contents, the times, and what is done to the pixels."""
         records = [self.source.record(i) for i in self.indices]
         chosen = [[r.source_hash, r.time_range, r.frames, r.fps] for r in records]
-        text = json.dumps([self.source.transform(), chosen], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_sha256([self.source.transform(), chosen])
 
     def notes(self) -> list[str]:
         """What a person should know of the clips: what was changed in the request, and which files are left out."""
@@ -110,6 +109,11 @@ class ProtocolClips:
             first = f"{lost[0].source}: {', '.join(lost[0].dropped)}"
             said.append(f"{self.name}: {len(lost)} of {len(verdicts)} files are no clips, the first is {first}")
         return said
+
+    def chosen_verdicts(self) -> list[Verdict]:
+        """What is known of the file of each chosen clip, in order."""
+        by_source = {v.source: v for v in self.source.verdicts()}
+        return [by_source[self.source.record(i).source] for i in self.indices]
 
     def describe(self) -> dict[str, Any]:
         """What a report says of the data."""
@@ -135,6 +139,11 @@ class GeneratedClips(ProtocolClips):
         super().__init__(FolderConfig(path=folder, copies="keep"), taken, name=str(folder))
         self.folder = folder
 
+    def chosen_verdicts(self) -> list[Verdict]:
+        """As for other clips; frames in a folder have no rate of their own."""
+        still = {v.source for v in super().chosen_verdicts() if (self.folder / v.source).is_dir()}
+        return [replace(v, fps=None) if v.source in still else v for v in super().chosen_verdicts()]
+
     def _batch(self, items: Sequence[tuple[int, Any]]) -> Batch:
         """Named by the file alone, with the prompt that the `.json` beside it records."""
         batch, files = super()._batch(items), [e.source for _, e in items]
@@ -145,8 +154,8 @@ class GeneratedClips(ProtocolClips):
 def prompt_beside(path: Path) -> str | None:
     """The prompt in the `.json` beside a generated video; None where there is none."""
     try:
-        record = json.loads(provenance_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(provenance_path(path), constants=True)
+    except (OSError, InputError):
         return None
     prompt = record.get("prompt") if isinstance(record, dict) else None
     return prompt if isinstance(prompt, str) else None

@@ -26,9 +26,10 @@ from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.cost_report import CostReport, Memory, Once, Phase
 from kinolab.evaluation.machine import disk_left, folder_size, memory_left, memory_size
-from kinolab.evaluation.memory import peak_memory
+from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.stand_in import stand_in_job
 from kinolab.layers.precision import resolve
+from kinolab.runtime import devices
 from kinolab.training.batches import MicroBatch
 from kinolab.training.parallel import World, join_world
 from kinolab.training.recipe import AnyRecipe, AutoencoderRecipe, DenoiserRecipe, load_recipe
@@ -66,12 +67,12 @@ def measure_cost(
     if price is not None and price < 0:
         raise InputError(f"expected a price per hour of at least 0, got {price:g}")
     config = load_recipe(recipe, overrides)
-    with join_world() as world:
+    with join_world(config.training.device) as world:
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         torch.manual_seed(config.training.seed)
-        if world.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(world.device)
+        devices.reset_peak(world.device)
+        say(devices.announce(world.device, config.training.device))
         measured = _Measured(config, world, steps, run or Path("runs") / config.name, say)
         return measured.report(price, currency)
 
@@ -87,7 +88,7 @@ def flops_per_step(config: AnyRecipe) -> float:
     # What is compiled can't be counted, and takes the same operations.
     plain = config.training.model_copy(update={"compile": False})
     config = config.model_copy(update={"training": plain})
-    with join_world() as world:
+    with join_world(config.training.device) as world:
         torch.manual_seed(config.training.seed)
         job = make_job(config, world, lambda text: None)
         trainer = Trainer(job, config.training, Path("."), world)
@@ -180,8 +181,7 @@ class _Measured:
 
     def _now(self) -> float:
         """The clock, once the device has done what was asked of it."""
-        if self.world.device.type == "cuda":
-            torch.cuda.synchronize(self.world.device)
+        devices.synchronize(self.world.device)
         return time.perf_counter()
 
     def _one_clip(self, step: int, micro_batches: Sequence[MicroBatch]) -> None:
@@ -275,10 +275,8 @@ class _Measured:
         state = self._state() if self.starts else dict.fromkeys(("weights", "gradients", "optimizer", "average"), 0)
         if not self.starts:
             peak: int | None = self.static
-        elif device.type == "cuda":
-            peak = int(torch.cuda.max_memory_allocated(device))
         else:
-            peak = peak_memory()
+            peak = training_memory(device)
         if not self.fits and peak is not None and self.activations is not None:
             peak += self.activations
         return Memory(

@@ -149,7 +149,7 @@ class CostReport:
         names = {"weights": m.weights, "gradients": m.gradients, "optimiser": m.optimizer, "average": m.average}
         names |= {"frozen autoencoder": m.frozen, "activations": m.activations or 0}
         parts = ", ".join(f"{name} {size(count)}" for name, count in names.items() if count)
-        where = "allocated" if self.protocol["device"].startswith("cuda") else "of the process"
+        where = "allocated" if not self.protocol["device"].startswith("cpu") else "of the process"
         have = "" if m.machine is None else f" of {size(m.machine)}"
         return [("memory", "-" if m.peak is None else size(m.peak), f"peak {where}{have}"), ("", "", parts)]
 

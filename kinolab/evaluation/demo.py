@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from kinolab import video
@@ -25,6 +25,7 @@ from kinolab.evaluation.world_report import CHECKS
 from kinolab.generate import GenerateConfig, generate, model_hash, provenance_path
 from kinolab.metrics.world import check, read_world
 from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
+from kinolab.runtime import files
 
 PROMPTS = (
     "a red ball falls to the floor",
@@ -88,6 +89,7 @@ def run_demo(
     seed: int = 0,
     steps: int | None = None,
     clips: int = 2,
+    device: torch.device | str = "auto",
     say: Say | None = None,
 ) -> DemoResult:
     """Generate a video for each prompt, reconstruct a few held-out clips, and write index.html and demo.png.
@@ -99,6 +101,7 @@ def run_demo(
         seed: the first video's; the others follow.
         steps: of the sampler; none = the model's own.
         clips: how many clips to reconstruct.
+        device: where the networks compute.
         say: called with a line for each thing done.
 
     Raises:
@@ -107,7 +110,7 @@ def run_demo(
     began = time.perf_counter()
     say = say or (lambda line: None)
     videos = []
-    loaded = VideoModel.load(model)
+    loaded = VideoModel.load(model, device=device)
     for k, prompt in enumerate(prompts):
         videos.append(make_video(out, model, loaded, prompt, seed + k, k + 1, steps))
         missing = [name for name, ok in videos[-1].checks.items() if not ok]
@@ -117,7 +120,7 @@ def run_demo(
     write_sheet([Strip(v.prompt, v.frames, v.checks) for v in videos], sheet)
     rebuilt = []
     for k in range(clips):
-        rebuilt.append(make_reconstruction(out, model, k + 1))
+        rebuilt.append(make_reconstruction(out, model, k + 1, loaded.device))
         say(f"reconstructed {rebuilt[-1].caption!r}: PSNR {rebuilt[-1].report.psnr.value:.1f} dB")
     seconds = time.perf_counter() - began
     page = out / "index.html"
@@ -149,9 +152,9 @@ def make_video(
     return DemoVideo(prompt, seed, path, seconds, clip.frames, checks, shlex.join([*words, "--out", str(path)]))
 
 
-def make_reconstruction(out: Path, model: str, number: int) -> DemoReconstruction:
+def make_reconstruction(out: Path, model: str, number: int, device: torch.device) -> DemoReconstruction:
     """Put a new clip of the toy world through the autoencoder; it is stored without loss, not to measure a codec."""
-    autoencoder = load_autoencoder(model)
+    autoencoder = load_autoencoder(model, device=device)
     world, _ = matching_world(read_model_config(find_model(model)), autoencoder.spec)
     world = world.model_copy(update={"frames": autoencoder.spec.snap_frames(world.frames)})
     clip = make_clip(world, FIRST_CLIP + number - 1)
@@ -256,6 +259,5 @@ def _factor(frames: np.ndarray) -> int:
 
 
 def _write_image(image: np.ndarray, path: Path) -> None:
-    beside = path.with_name(f".writing-{path.name}")
-    Image.fromarray(image).save(beside, format="PNG", optimize=True)
-    os.replace(beside, path)
+    with files.handed(path) as beside:
+        Image.fromarray(image).save(beside, format="PNG", optimize=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,9 @@ from kinolab.evaluation.protocol import Protocol
 from kinolab.metrics.extractors import load_extractor
 from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.features import load_tensors, save_tensors
+from kinolab.runtime.devices import choose
+from kinolab.runtime.files import make_folder
+from kinolab.runtime.hashes import json_sha256
 
 ROLES = ("video", "image", "classifier")
 UNITS: dict[str, Literal["clip", "frame"]] = {"video": "clip", "image": "frame"}
@@ -33,15 +34,15 @@ class Extractors:
         device: where they compute.
     """
 
-    def __init__(self, protocol: Protocol, device: str = "cpu") -> None:
+    def __init__(self, protocol: Protocol, device: torch.device | str = "auto") -> None:
         self.networks: dict[str, Extractor] = {}
+        self.device = choose(device)
         for role in ROLES:
             config = getattr(protocol, role)
             if config is None or not needed(role, protocol):
                 continue
             network = load_extractor(config, unit=UNITS.get(role))
-            self.networks[role] = network.to(device)
-        self.device = device
+            self.networks[role] = network.to(self.device)
 
     def __call__(self, video: Tensor) -> dict[str, Tensor]:
         """Clips (B, 3, T, H, W) -> for each role its features, of the classifier its probabilities; on the CPU."""
@@ -112,7 +113,7 @@ def reference_features(
         return {}, False
     path = None if cache is None else cache / f"{cache_key(clips, protocol, roles)}.safetensors"
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)  # before hours are spent, not after
+        make_folder(path.parent)  # before hours are spent, not after
         with suppress(InputError):
             return load_tensors(path, KIND)[0], True
     features = extract(clips.batches(batch), extractors, len(clips), progress)
@@ -125,8 +126,7 @@ def reference_features(
 
 def cache_key(clips: ProtocolClips, protocol: Protocol, roles: list[str]) -> str:
     """The name of a file of reference features."""
-    text = json.dumps([clips.content_hash(), protocol.hash(), roles])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return json_sha256([clips.content_hash(), protocol.hash(), roles])[:32]
 
 
 def default_cache() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kinolab import video
 from kinolab.data.world import make_clip
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.evaluation.belonging import unlike
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.protocol import Protocol
@@ -234,13 +236,14 @@ def evaluate_generated(
     cache: Path | None = None,
     videos: Path | None = None,
     keep: int = 8,
-    device: str = "cpu",
+    device: torch.device | str = "auto",
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Measure generated clips against real ones.
 
     cache: a folder where features of the real clips are kept, by content; none = they are not kept.
     videos: a folder for the first `keep` generated clips; none = none are written.
+    device: where the networks that features come from compute.
 
     Raises:
         InputError: where there are fewer clips than the protocol's minimum; nothing was generated then.
@@ -253,6 +256,9 @@ def evaluate_generated(
             )
     extractors = Extractors(protocol, device)
     notes = [*real.notes(), *(generated.notes() if isinstance(generated, GeneratedClips) else generated.notes)]
+    for note in _unlike(generated, real):
+        warnings.warn(note, stacklevel=2)
+        notes.append(note)
     reference, cached = reference_features(real, protocol, extractors, cache, batch=batch)
     if cached:
         notes.append("features of the real clips were read from the cache")
@@ -271,6 +277,17 @@ def evaluate_generated(
         subject, real.describe(), protocol, protocol.hash(), ordered,
         clip_scores(scores.names, scores.per_clip(), keeper.written), facts, tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+def _unlike(generated: ModelClips | GeneratedClips, real: ProtocolClips) -> list[str]:
+    """What is to be known before a number: see `belonging.unlike`."""
+    rates = [real.record(k).fps for k in range(len(real))]
+    if isinstance(generated, ModelClips):
+        return unlike(rates, [generated.model.config.fps], [generated.model.config.size], real.size)
+    found = generated.chosen_verdicts()
+    made = [generated.record(k).fps for k, v in enumerate(found) if v.fps]  # frames in a folder have no rate
+    stored = [v.size for v in found if v.size]
+    return unlike(rates, made, stored, real.size)
 
 
 def distribution_scores(

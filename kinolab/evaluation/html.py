@@ -6,12 +6,12 @@ A page opens from disk without a network: style and script stand in the file, vi
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
 from kinolab.errors import InputError
+from kinolab.runtime import files
 
 escape = html.escape
 """Text as it may stand in HTML, also inside a quoted attribute."""
@@ -35,19 +35,16 @@ def facts_at_the_top(facts: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def write_html(path: Path, text: str, files: Iterable[str]) -> None:
-    """Write a page, atomically; `files` are all that it refers to, relative to its folder.
+def write_html(path: Path, text: str, names: Iterable[str]) -> None:
+    """Write a page, atomically; `names` are all that it refers to, relative to its folder.
 
     Raises:
         InputError: where one of them is not there, or not below the page's own folder. Nothing is written then.
     """
-    for name in files:
+    for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts or not (path.parent / name).is_file():
             raise InputError(f"{path}: refers to {name!r}, which is no file below {path.parent}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    files.write_text(path, text)
 
 
 _DOCUMENT = Template("""<!doctype html>

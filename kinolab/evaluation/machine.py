@@ -8,11 +8,15 @@ from pathlib import Path
 
 import torch
 
+from kinolab.runtime import devices
+from kinolab.runtime.text import split_lines
+
 
 def memory_size(device: torch.device) -> int | None:
     """All memory of a device in bytes; of the processor, what this process may use (a container's limit counts)."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+    own = devices.memory(device)
+    if own is not None:
+        return own[1]
     names = os.sysconf_names if hasattr(os, "sysconf_names") else {}  # not on Windows
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None
@@ -23,15 +27,16 @@ def memory_size(device: torch.device) -> int | None:
 
 def memory_left(device: torch.device) -> int | None:
     """What is not in use of a device's memory, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    own = devices.memory(device)
+    if own is not None:
+        return own[0]
     size, left = memory_size(device), []
     used = _number(Path("/sys/fs/cgroup/memory.current"))
     if _number(Path("/sys/fs/cgroup/memory.max")) is not None and size is not None and used is not None:
         left.append(max(0, size - used))
     info = Path("/proc/meminfo")
     if info.exists():
-        lines = info.read_text(encoding="ascii").splitlines()
+        lines = split_lines(info.read_text(encoding="ascii"))
         left += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return min(left) if left else size
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def peak_memory() -> int | None:
@@ -15,11 +19,9 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def training_memory() -> int | None:
-    """The most memory that a training in this process has taken, in bytes: allocated on the GPU where there is one.
+def training_memory(device: torch.device) -> int | None:
+    """The most memory that a training in this process has taken, in bytes: on its GPU, or else of the process."""
+    from kinolab.runtime import devices
 
-    A training always takes the GPU where there is one (`kinolab.training.parallel.join_world`).
-    """
-    import torch
-
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_memory()
+    own = devices.peak_memory(device)
+    return peak_memory() if own is None else own

@@ -6,8 +6,6 @@ network's weights their content instead of the place where they lie.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +18,7 @@ from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.metrics.extractors import OUTPUTS, ExtractorConfig
 from kinolab.metrics.perceptual import LpipsConfig
+from kinolab.runtime.hashes import Sha256, json_sha256
 
 VERSION = {"reconstruction": 2, "generation": 1}
 """Counts up when the meaning of fields or metrics changes, so that scores of before and after never mix."""
@@ -106,8 +105,7 @@ class Protocol(Config):
         for role in ("video", "image", "classifier", "perceptual"):
             values[role] = _by_content(values[role])
         values["text"] = None if self.text is None else file_hash(self.text)
-        text = json.dumps({"version": VERSION[self.kind], **values}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_sha256({"version": VERSION[self.kind], **values})
 
 
 def at_frames(protocol: Protocol, frames: int) -> Protocol:
@@ -149,13 +147,10 @@ def file_hash(path: Path) -> str:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; the protocol names it as weights")
-    digest = hashlib.sha256()
+    digest = Sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
-        with file.open("rb") as stream:
-            while block := stream.read(2**22):
-                digest.update(block)
-    return digest.hexdigest()
+        digest.text(file.relative_to(path).as_posix() if path.is_dir() else "").file(file)
+    return digest.hex()
 
 
 def shipped_protocols() -> dict[str, Path]:

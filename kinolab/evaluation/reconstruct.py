@@ -28,13 +28,17 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.autoencoders.dpvae import DpVae
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.evaluation.expected import Work, cheaper, expected_cost, size_note
 from kinolab.evaluation.key_frames import group_notes, key_frame_rule, known_cuts, listed
 from kinolab.evaluation.memory import peak_memory
 from kinolab.generate import model_hash, provenance_path
 from kinolab.layers.key_frames import Group, KeyFrameConfig
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
+from kinolab.layers.strips import Store
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
+from kinolab.runtime import devices
+from kinolab.runtime.progress import Events, Reporter, events_of, size
 
 CHUNK_PIXELS = 2**20
 """A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
@@ -63,6 +67,8 @@ class ReconstructConfig(Config):
     """How a dpvae is to cut the clip into groups and choose their key frames; none = as its own config says."""
     tile: int | None = Field(None, ge=2)
     """Frames of a group, by the autoencoder's rule (1 + r*k, or r*k); setting it means tiled."""
+    deinterlace: bool = False
+    """Make whole pictures of frames that are marked as interlaced."""
     amplify: float = Field(4.0, gt=0)
     """What the absolute difference is multiplied with in the picture of the error."""
     upscale: int = Field(1, ge=1, le=16)
@@ -95,6 +101,8 @@ class ReconstructReport:
     """First frames of the groups, where key frames were chosen by a rule."""
     key_frames: tuple[int, ...] = ()
     """Their key frames."""
+    ended: bool = False
+    """Whether it was ended before the clip's end, and `out` is a part."""
 
     @property
     def pixel_values(self) -> int:
@@ -154,9 +162,16 @@ def reconstruct(
     out: Path,
     autoencoder: Autoencoder,
     config: ReconstructConfig,
-    progress: Progress | None = None,
+    progress: Progress | Reporter | None = None,
+    *,
+    trained: tuple[int, int] | None = None,
 ) -> ReconstructReport:
     """Write `out` (original | reconstruction | error) and a `.json` beside it.
+
+    Args:
+        progress: a callback of frames done and in all; or a reporter, which also hears early what the whole will take,
+            and can end it: the frames so far are then written as NAME-partial, and the report names that file.
+        trained: height and width of the autoencoder's training clips, where they are known.
 
     Raises:
         InputError: for a clip that can't be read or is smaller than a latent, a tile that breaks the autoencoder's
@@ -166,13 +181,23 @@ def reconstruct(
         raise InputError(f"{out}: is the clip itself; choose another --out")
     info = video.probe(clip)
     mode, tile, notes = choose_mode(autoencoder, config)
-    run = _Run(autoencoder, config, mode, tile, notes)
+    run = _Run(autoencoder, config, mode, tile, [*clip_notes(info, config), *notes])
     run.cuts = known_cuts(clip, run.rule, config.fps, config.frames)
     fps = config.fps or info.fps
-    expected = config.frames or round((info.duration or 0.0) * fps)
-    images = (frame.image for frame in video.iter_frames(clip, fps=config.fps, size=config.size))
+    expected = round((info.duration or 0.0) * fps)
+    if config.frames is not None:
+        expected = min(config.frames, expected or config.frames)
+    events = events_of(progress)
+    run.begin(events, info, expected, trained)
+    images = readable_frames(clip, config, run.notes)
+    # Under another name until it is whole, so that what there is can stay where the work is ended early.
+    target = out.with_stem(f"{out.stem}-partial") if out.suffix else out
     with autocast(config.precision, run.device):
-        video.write(out, run.pictures(images, expected, progress), fps, quality=95)
+        video.write(target, run.pictures(images, expected, events), fps, quality=95)
+    if run.ended:
+        out = target
+    elif target != out:
+        os.replace(target, out)
     assert run.latent_shape is not None and run.size is not None
     report = ReconstructReport(
         clip=str(clip),
@@ -192,12 +217,38 @@ def reconstruct(
         bits_per_latent=autoencoder.bits_per_latent,
         groups=tuple(group.start for group in run.groups),
         key_frames=tuple(group.key_frame for group in run.groups),
+        ended=run.ended,
     )
     target = provenance_path(out)
     beside = target.with_name(f".writing-{target.name}")
     beside.write_text(report.to_json(config), encoding="utf-8")
     os.replace(beside, target)
     return report
+
+
+def clip_notes(info: video.VideoInfo, config: ReconstructConfig) -> list[str]:
+    """What to know about a clip's frames, and about their times in the copy."""
+    notes = [video.MADE_WHOLE if note == video.COMBED and config.deinterlace else note for note in info.notes]
+    if config.fps is None and any(note == video.VARIABLE for note in notes):
+        notes.append(f"frames are written evenly, {info.fps:.4g} a second, so that the copy lasts as long")
+    return [note for note in notes if not note.startswith("damaged")]  # said when they are read
+
+
+def readable_frames(clip: Path, config: ReconstructConfig, notes: list[str]) -> Iterator[np.ndarray]:
+    """The frames of a clip, up to the damage where there is some, which is noted.
+
+    Raises:
+        InputError: where not one frame can be read.
+    """
+    given = False
+    try:
+        for frame in video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace):
+            given = True
+            yield frame.image
+    except InputError as error:
+        if not given:
+            raise
+        notes.append(str(error))
 
 
 def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:
@@ -248,8 +299,28 @@ class _Run:
         self.rule = key_frame_rule(autoencoder, config.key_frames)
         self.cuts: tuple[int, ...] | None = None
         self.groups: list[Group] = []
+        self.ended = False
 
-    def pictures(self, images: Iterator[np.ndarray], expected: int, progress: Progress | None) -> Iterator[np.ndarray]:
+    def begin(self, events: Events, info: video.VideoInfo, frames: int, trained: tuple[int, int] | None) -> None:
+        """Tell what the whole will take, and what to know of its size, before anything is done."""
+        spec, side = self.autoencoder.spec, self.config.size
+        height, width = info.height, info.width
+        if isinstance(side, tuple):
+            height, width = side
+        elif side is not None:
+            height, width = (round(edge * side / min(info.height, info.width)) for edge in (height, width))
+        work = Work(frames, (height, width), trained)
+        note = size_note(work)
+        if note is not None:
+            self.notes.append(note)
+            events.note(note)
+        cost = (
+            None if not isinstance(events, Reporter) else expected_cost(self.autoencoder, work, self.config.precision)
+        )
+        if cost is not None and cost.seconds is not None:
+            events.expect(cost, "a small piece of it", cheaper(spec, work, cost.seconds))
+
+    def pictures(self, images: Iterator[np.ndarray], expected: int, events: Events) -> Iterator[np.ndarray]:
         """The frames of the file to write: (H, 3 W, 3) uint8, times `upscale`."""
         for chunk in self.decoding.of(self._rebuilt(self.reading.of(self._chunks(images)))):
             rebuilt = chunk.float().clamp(-1, 1).cpu()
@@ -258,9 +329,14 @@ class _Run:
             self._measure(video.to_tensor(originals)[None], rebuilt)
             for original, reconstruction in zip(originals, shown, strict=True):
                 yield side_by_side(original, reconstruction, self.config.amplify, self.config.upscale)
+            if not self.done and Store.in_files:
+                events.note(f"frames this large wait in a temporary file, of {size(Store.in_files)} now")
             self.done += len(shown)
-            if progress is not None:
-                progress(self.done, max(expected, self.done))
+            events.progress(self.done, max(expected, self.done))
+            if events.stopping and self.done < expected:
+                self.ended = True
+                self.notes.append(f"ended after {self.done} of {expected} frames")
+                return
         assert not self.waiting, "every frame that went in must come out"
 
     def _chunks(self, images: Iterator[np.ndarray]) -> Iterator[Tensor]:
@@ -405,8 +481,8 @@ class _Stopwatch:
             began = time.perf_counter()
             item = next(items, None)
             made = item.latents if isinstance(item, Group) else item
-            if made is not None and made.device.type == "cuda":
-                torch.cuda.synchronize(made.device)
+            if made is not None:
+                devices.synchronize(made.device)
             self.seconds += time.perf_counter() - began
             if item is None:
                 return

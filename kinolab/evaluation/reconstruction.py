@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.errors import InputError
+from kinolab.evaluation.belonging import check_pairs
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
 from kinolab.evaluation.memory import peak_memory
 from kinolab.evaluation.protocol import Protocol, at_frames
@@ -37,6 +39,7 @@ from kinolab.metrics.temporal import (
     WarpError,
     chunk_borders,
 )
+from kinolab.runtime import devices
 
 Progress = Callable[[int, int], None]
 CHUNK = 8
@@ -51,8 +54,8 @@ class ReconstructionScores:
     spatial_ratio: of the decoder whose grid is looked for; none = the grid is not measured.
     """
 
-    def __init__(self, protocol: Protocol, spatial_ratio: int | None, device: str | torch.device = "cpu") -> None:
-        self.protocol, self.names = protocol, list[str]()
+    def __init__(self, protocol: Protocol, spatial_ratio: int | None, device: torch.device | str = "auto") -> None:
+        self.protocol, self.names, self.device = protocol, list[str](), devices.choose(device)
         wanted = protocol.metrics
         self.pairs: dict[str, Any] = {
             name: make() for name, make in (("psnr", Psnr), ("ssim", Ssim), ("ssim3d", Ssim3d), ("flicker", Flicker),
@@ -71,12 +74,11 @@ class ReconstructionScores:
         self.rfvd: FrechetDistance | None = None
         if "rfvd" in wanted:
             assert protocol.video is not None
-            self.extractor = load_extractor(protocol.video, unit="clip").to(device)
+            self.extractor = load_extractor(protocol.video, unit="clip").to(self.device)
             self.rfvd = FrechetDistance(
                 "rfvd", minimum=protocol.minimum, seed=protocol.seed, paired=True,
                 protocol=self.extractor.spec.protocol(),
             )  # fmt: skip
-        self.device = device
         self.kept: list[tuple[float, int, Tensor, Tensor]] = []
 
     def update(
@@ -157,7 +159,7 @@ def evaluate_autoencoder(
     subject: dict[str, Any],
     batch: int = 4,
     precision: PrecisionPolicy = "auto",
-    device: str = "cpu",
+    device: torch.device | str = "auto",
     videos: Path | None = None,
     keep: int = 8,
     progress: Progress | None = None,
@@ -169,18 +171,19 @@ def evaluate_autoencoder(
     Raises:
         InputError: for clips that the autoencoder can't take, or a reconstruction that is not finite.
     """
-    autoencoder = autoencoder.to(device).eval()
-    scores, notes = ReconstructionScores(protocol, autoencoder.spec.spatial_ratio, device), clips.notes()
+    where = devices.choose(device)
+    autoencoder = autoencoder.to(where).eval()
+    scores, notes = ReconstructionScores(protocol, autoencoder.spec.spatial_ratio, where), clips.notes()
     generator = torch.Generator().manual_seed(protocol.seed)
     done = 0
     for group in clips.batches(batch):
-        with autocast(precision, device):
-            rebuilt = _rebuild(autoencoder, group.video.to(device), protocol, generator)
+        with autocast(precision, where):
+            rebuilt = _rebuild(autoencoder, group.video.to(where), protocol, generator)
             chunked, whole = None, None
             if scores.seam is not None:
-                chunked = _chunked(autoencoder, group.video.to(device), protocol)
+                chunked = _chunked(autoencoder, group.video.to(where), protocol)
                 if protocol.latents == "sample":  # chunks are of the posterior's mean, or noise would pass for a seam
-                    whole = autoencoder.decode(autoencoder.encode(group.video.to(device)).mean)
+                    whole = autoencoder.decode(autoencoder.encode(group.video.to(where)).mean)
         scores.update(group, rebuilt, keep if videos is not None else 0, chunked, whole)
         done += len(group.names)
         if progress is not None:
@@ -192,13 +195,13 @@ def evaluate_autoencoder(
         notes.append(
             f"grid: left out, a decoder of spatial ratio {ratio} leaves none to be seen in frames of this size"
         )
-    first = next(iter(clips.batches(1))).video.to(device)
+    first = next(iter(clips.batches(1))).video.to(where)
     fps = float(clips.record(0).fps)
     written = {} if videos is None else scores.write_videos(videos, fps)
     values = scores.values(notes)
     facts, measured = shape_facts(autoencoder, (clips.frames, *clips.size)), at_frames(protocol, clips.frames)
     facts |= speed_facts(autoencoder, first, protocol.speed_frames, precision, notes)
-    facts |= {"precision": describe(precision, torch.device(device)), "peak_memory_bytes": peak_memory()}
+    facts |= {"precision": describe(precision, where), "device": str(where), "peak_memory_bytes": peak_memory()}
     return ScoreReport(
         subject, clips.describe(), measured, measured.hash(), values,
         clip_scores(scores.names, scores.per_clip(), written), facts, tuple(dict.fromkeys(notes)),
@@ -213,6 +216,7 @@ def evaluate_folders(
     batch: int = 4,
     videos: Path | None = None,
     keep: int = 8,
+    device: torch.device | str = "auto",
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Compare the videos of two folders, paired by their names without endings: the first frames of each.
@@ -220,10 +224,14 @@ def evaluate_folders(
     videos: a folder for the `keep` clips with the largest error; none = none are written.
 
     Raises:
-        InputError: where a video has no partner, or two of a folder have one name.
+        InputError: where a video has no partner, two of a folder have one name, or partners differ in rate or aspect.
     """
     left, right = pair(originals, reconstructions, protocol)
-    scores, notes = ReconstructionScores(protocol, None), [*left.notes(), *right.notes()]
+    partners = list(zip(left.chosen_verdicts(), right.chosen_verdicts(), strict=True))
+    unlike = check_pairs(partners, str(originals), str(reconstructions))
+    for note in unlike:
+        warnings.warn(note, stacklevel=2)
+    scores, notes = ReconstructionScores(protocol, None, device), [*unlike, *left.notes(), *right.notes()]
     for a, b in zip(left.batches(batch), right.batches(batch), strict=True):
         scores.update(a, b.video, keep if videos is not None else 0)
         if progress is not None:
@@ -338,6 +346,5 @@ def _times(work: Callable[[], Any], device: torch.device, repeats: int) -> Itera
     for _ in range(repeats + 1):
         began = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        devices.synchronize(device)
         yield time.perf_counter() - began

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from kinolab.runtime.hashes import json_sha256
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +21,7 @@ MADE_BY = frozenset(
 def settings_hash(protocol: Mapping[str, Any]) -> str:
     """sha256 over the entries of a record's protocol that must be equal for two scores to be comparable."""
     kept = {k: v for k, v in protocol.items() if k not in MADE_BY}
-    return hashlib.sha256(json.dumps(finite(kept), sort_keys=True).encode()).hexdigest()
+    return json_sha256(finite(kept))
 
 
 def finite(value: Any) -> Any:

@@ -30,6 +30,7 @@ from kinolab.metrics.frechet import frechet_distance
 from kinolab.metrics.moments import GroupedMoments
 from kinolab.metrics.statistics import MIN_SAMPLES, paired_difference, spread_interval
 from kinolab.metrics.temporal import chunk_borders
+from kinolab.runtime.devices import choose
 from kinolab.training.randomness import sample_seed
 
 Condition = tuple[str, float]
@@ -58,7 +59,7 @@ def evaluate_sensitivity(
     count: int = 64,
     strengths: Sequence[float] = STRENGTHS,
     batch: int = 8,
-    device: str = "cpu",
+    device: torch.device | str = "auto",
     progress: Progress | None = None,
 ) -> SensitivityReport:
     """Measure every metric of two protocols on distorted clips.
@@ -84,10 +85,10 @@ def evaluate_sensitivity(
                 "count, give it more clips, or lower `minimum` in a copy of the protocol"
             )
     conditions = [PLAIN, *((kind, s) for kind in DISTORTIONS for s in levels)]
-    told = _Told(sum(map(len, clips.values())), progress)
+    told, where = _Told(sum(map(len, clips.values())), progress), choose(device)
     responses = [
-        *_reconstruction(clips["reconstruction"], pairs, conditions, told.watch, batch, device, notes),
-        *_generation(clips["generation"], sets, conditions, told.watch, batch, device, notes),
+        *_reconstruction(clips["reconstruction"], pairs, conditions, told.watch, batch, where, notes),
+        *_generation(clips["generation"], sets, conditions, told.watch, batch, where, notes),
     ]
     described = {kind: c.describe() for kind, c in clips.items()}
     protocols = {"reconstruction": pairs, "generation": sets}
@@ -142,7 +143,7 @@ def _reconstruction(
     conditions: Sequence[Condition],
     watch: Watch,
     batch: int,
-    device: str,
+    device: torch.device,
     notes: list[str],
 ) -> list[Response]:
     ratio = SPATIAL_RATIO if not any(side % SPATIAL_RATIO for side in clips.size) else None
@@ -167,7 +168,7 @@ def _generation(
     conditions: Sequence[Condition],
     watch: Watch,
     batch: int,
-    device: str,
+    device: torch.device,
     notes: list[str],
 ) -> list[Response]:
     extractors, fps = Extractors(protocol, device), float(clips.record(0).fps)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from kinolab.runtime import files
 
 BACK, CARD, EDGE, INK = (244, 245, 248), (255, 255, 255), (221, 225, 233), (27, 31, 39)
 YES, NO = (23, 113, 61), (179, 38, 30)
@@ -56,10 +57,8 @@ def write_rows(rows: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    sheet.save(beside, format="PNG", optimize=True)
-    os.replace(beside, path)
+    with files.handed(path) as beside:
+        sheet.save(beside, format="PNG", optimize=True)
 
 
 def _draw_strip(sheet: Image.Image, draw: ImageDraw.ImageDraw, strip: Strip, x: int, y: int, shown: int) -> None:

@@ -71,7 +71,7 @@ def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]
     spec = denoiser.spec
     ratio = spec.mask_channels if spec.given != "none" else 1
     try:
-        autoencoder = load_autoencoder(config.autoencoder)
+        autoencoder = load_autoencoder(config.autoencoder, device="cpu")
     except InputError:
         autoencoder, there = NoAutoencoder(spec.channels, ratio), False
     drawn = None if config.tasks is None else config.tasks.without_unconditional()

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from kinolab import __version__
-from kinolab.data.durable import write_atomic
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
@@ -34,6 +33,9 @@ from kinolab.errors import InputError
 from kinolab.evaluation.world import matching_world
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.model import VideoModel
+from kinolab.runtime import text
+from kinolab.runtime.files import write_text
+from kinolab.runtime.reading import read_json
 
 VIDEOS_PER_PROMPT = 5
 """What VBench expects; with fewer it warns of missing videos."""
@@ -115,7 +117,7 @@ def write_vbench(
         if progress is not None:
             progress(len(files), len(jobs) * videos)
     if prompts.suffix == ".json":
-        write_atomic(out / FULL_INFO, prompts.read_text(encoding="utf-8"))
+        write_text(out / FULL_INFO, text.read_text(prompts))
     return VBenchReport(out / "videos", tuple(files), made)
 
 
@@ -128,17 +130,21 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     Raises:
         InputError: where nothing can be read.
     """
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file; expected a text file of prompts, a {FULL_INFO}, or a folder of .txt files"
+        )
     if path.is_dir():
         files = sorted(path.glob("*.txt"))
         if not files:
             raise InputError(f"{path}: expected a folder of .txt files with a prompt per line, found none")
-        return {file.stem: _lines(file) for file in files}
+        return {file.stem: _each_once(file) for file in files}
     if path.suffix.lower() != ".json":
-        return {"": _lines(path)}
+        return {"": _each_once(path)}
     try:
-        entries = json.loads(_text(path))
+        entries = read_json(path)
         found = [entry["prompt_en"] for entry in entries]
-    except (json.JSONDecodeError, TypeError, KeyError):
+    except (InputError, TypeError, KeyError):
         found = []
     if not found or not all(isinstance(prompt, str) for prompt in found):
         raise InputError(f'{path}: expected a list of {{"prompt_en": ..., "dimension": [...]}}, as {FULL_INFO} has')
@@ -187,8 +193,7 @@ def prompts_of_world(model: VideoModel, folder: Path, *, count: int = 256, first
     numbers = range(first, first + count)
     captions = list(dict.fromkeys(make_clip(source.world, source.seed(i)).caption for i in numbers))
     check_names(captions)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
+    write_text(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
     _write_json(folder / FULL_INFO, [{"prompt_en": c, "dimension": list(CUSTOM_DIMENSIONS)} for c in captions])
     return folder / FULL_INFO
 
@@ -235,9 +240,9 @@ def _check_same(out: Path, config: GenerateConfig) -> None:
             raise InputError(f"{out}: holds videos, but no vbench.json that says what made them; choose another folder")
         return
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         then, sha = dict(record["request"]), record["model_sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+    except (InputError, KeyError, TypeError, ValueError):
         raise InputError(f"{path}: not a record of VBench's videos; choose another folder") from None
     now = config.model_dump(mode="json", exclude={"prompts"})
     # Where the model lies and how many videos there are to be of a prompt changes none of them.
@@ -261,20 +266,9 @@ def _check_cases(folder: Path, lists: dict[str, list[str]]) -> None:
                 raise InputError(f"{folder}: file names here ignore capitals, so {other!r} and {prompt!r} are one file")
 
 
-def _lines(path: Path) -> list[str]:
-    found = [line.strip() for line in _text(path).splitlines()]
-    prompts = list(dict.fromkeys(line for line in found if line))
-    if not prompts:
-        raise InputError(f"{path}: holds no prompts; expected one per line")
-    return prompts
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: expected a text file of prompts, a {FULL_INFO}, or a folder of .txt files") from None
+def _each_once(path: Path) -> list[str]:
+    return list(dict.fromkeys(text.read_prompts(path)))
 
 
 def _write_json(path: Path, value: object) -> None:
-    write_atomic(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")

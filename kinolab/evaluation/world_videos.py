@@ -28,7 +28,7 @@ def evaluate_videos(folder: Path, progress: Callable[[int, int], None] | None = 
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of videos")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in video.VIDEO_SUFFIXES)
+    files = [p for p in video.visible_files(folder) if p.suffix.lower() in video.VIDEO_SUFFIXES]
     if not files:
         raise InputError(f"{folder}: no videos; expected {', '.join(sorted(video.VIDEO_SUFFIXES))}")
     results, sizes, left = list[ClipResult](), set[tuple[int, ...]](), list[str]()

@@ -7,7 +7,9 @@ Parameter names are those of the public CausalVAEModel (Open-Sora-Plan 1.1 and 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kinolab.layers import strips
 from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream
 from kinolab.layers.causal_resampling import (
     Downsample,
@@ -27,6 +30,7 @@ from kinolab.layers.causal_resampling import (
     Upsample,
 )
 from kinolab.layers.normalization import GroupNorm, NormScope, add, fold_frames, silu, unfold_frames
+from kinolab.layers.strips import Step, of_video, steps_of
 
 Variant = Literal["all3d", "half2d", "outer2d", "encoder_outer2d"]
 MidAttention = Literal["frame", "scrambled", "none"]
@@ -89,7 +93,7 @@ class Encoder(nn.Module):
         self.mid = MidBlock(shape, widths[-1])
         self.norm_out = GroupNorm(shape.groups, widths[-1], scope=shape.norm)
         self.conv_out = CausalConv3d(widths[-1], 2 * latent_channels, padding=(1, 1))
-        self.latent_channels = latent_channels
+        self.latent_channels, self.width = latent_channels, widths[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,6 +101,9 @@ class Encoder(nn.Module):
         return self.norm_out.weight.dtype
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        if strips.wanted(x, self.width):
+            x = strips.run(list(self.steps()), x, stream)
+            return x if x.shape[2] else x.new_empty(x.shape[0], 2 * self.latent_channels, 0, *x.shape[3:])
         x = self.conv_in(x, stream)
         for level in self.down:
             x = level(x, stream)
@@ -104,6 +111,12 @@ class Encoder(nn.Module):
                 return x.new_empty(x.shape[0], 2 * self.latent_channels, 0, *x.shape[3:])
         x = self.mid(x, stream)
         return self.conv_out(silu(self.norm_out(x)), stream)
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        yield Step(self.conv_in, self.width)
+        yield from steps_of(*self.down, self.mid)
+        yield Step(self.conv_out, self.norm_out.num_channels, norm=self.norm_out)
 
 
 class Decoder(nn.Module):
@@ -131,12 +144,21 @@ class Decoder(nn.Module):
             self.up.append(level)
         self.norm_out = GroupNorm(shape.groups, widths[0], scope=shape.norm)
         self.conv_out = _conv(widths[0], channels, flat=outer2d)
+        self.width, self.ratio = widths[0], 2 ** (len(widths) - 1)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        if strips.wanted(x, self.width, self.ratio):
+            return strips.run(list(self.steps()), x, stream)
         x = self.mid(self.conv_in(x, stream), stream)
         for level in reversed(self.up):
             x = level(x, stream)
         return self.conv_out(silu(self.norm_out(x)), stream)
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        yield Step(self.conv_in, self.norm_out.num_channels * self.ratio)
+        yield from steps_of(self.mid, *reversed(self.up))
+        yield Step(self.conv_out, self.width, norm=self.norm_out)
 
 
 class Level(nn.Module):
@@ -151,7 +173,7 @@ class Level(nn.Module):
         self.time_downsample: TimePool | None = None
         self.upsample: Upsample | SpaceTimeUpsample | None = None
         self.time_upsample: TimeUpsample | None = None
-        self.checkpointing = shape.checkpointing
+        self.checkpointing, self.width = shape.checkpointing, width
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         for block in self.block:
@@ -163,6 +185,18 @@ class Level(nn.Module):
             if layer is not None and x.shape[2]:
                 x = layer(x, stream)
         return x
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        yield from steps_of(*self.block)
+        if self.downsample is not None:
+            yield Step(self.downsample, self.width, halo=2, scale=Fraction(1, 2))
+        if self.time_downsample is not None:
+            yield Step(self.time_downsample, self.width)
+        if self.upsample is not None:
+            yield Step(self.upsample, self.width, scale=Fraction(2))
+        if self.time_upsample is not None:
+            yield Step(self.time_upsample, self.width)
 
 
 class MidBlock(nn.Module):
@@ -179,6 +213,14 @@ class MidBlock(nn.Module):
         if self.attn_1 is not None:
             x = self.attn_1(x)
         return self.block_2(x, stream)
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip but for the attention."""
+        yield from self.block_1.steps()
+        if self.attn_1 is not None:
+            together = self.attn_1.norm.scope == "clip"
+            yield Step(of_video(self.attn_1), self.attn_1.norm.num_channels, whole=True, together=together)
+        yield from self.block_2.steps()
 
 
 class ResnetBlock(nn.Module):
@@ -199,6 +241,12 @@ class ResnetBlock(nn.Module):
         h = self.conv1(silu(self.norm1(x)), stream)
         h = self.conv2(silu(self.norm2(h)), stream)
         return add(h, x if self.nin_shortcut is None else self.nin_shortcut(x, stream))
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large frames, strip by strip."""
+        width = max(self.norm1.num_channels, self.norm2.num_channels)
+        yield Step(self.conv1, width, norm=self.norm1, keeps=True)
+        yield Step(self.conv2, width, norm=self.norm2, skip=self.nin_shortcut or strips.itself)
 
 
 class Attention(nn.Module):

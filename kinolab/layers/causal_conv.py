@@ -17,11 +17,12 @@ class Stream:
 
     Pass the same object with every chunk of a clip, and a fresh one for the next clip; the model itself holds
     nothing, so that streams of one model can be interleaved. `last` tells layers which look ahead that no chunk
-    follows.
+    follows. `strips` is what is kept of pictures that go through in strips (`kinolab.layers.strips`).
     """
 
     def __init__(self) -> None:
         self.last = False
+        self.strips: Stream | None = None
         self._kept: dict[nn.Module, Tensor] = {}
 
     def get(self, layer: nn.Module) -> Tensor | None:
@@ -34,7 +35,8 @@ class Stream:
 
     def elements(self) -> int:
         """How many numbers are kept in all; constant after the first chunks."""
-        return sum(frames.numel() for frames in self._kept.values())
+        of_strips = 0 if self.strips is None else self.strips.elements()
+        return of_strips + sum(frames.numel() for frames in self._kept.values())
 
 
 class FrameConv2d(nn.Conv2d):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kinolab.layers.precision import PrecisionPolicy, autocast
+from kinolab.runtime.text import first_line
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,7 +53,7 @@ def compile_for_inference(module: M, dtype: torch.dtype, device: torch.device | 
                     return compiled(*args, **kwargs)
             except TorchDynamoException as error:
                 module.__dict__.pop("forward", None)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 warnings.warn(f"not compiled, runs as it is: the compiler failed ({reason})", stacklevel=2)
                 return eager(*args, **kwargs)
 

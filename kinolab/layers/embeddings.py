@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kinolab.runtime.devices import in_float64
+
 
 def sincos_1d(positions: Tensor, dim: int) -> Tensor:
     """Fixed sine-cosine embedding of real positions: (L,) -> (L, dim), all sines first (MAE's and DiT's table)."""
-    omega = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2)
-    angles = positions.double()[:, None] * (10000.0**-omega)
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+    omega = torch.arange(dim // 2, dtype=torch.float64) / (dim / 2)  # on the CPU: not every device has float64
+    angles = in_float64(positions)[:, None] * (10000.0**-omega)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float().to(positions.device)
 
 
 def sincos_2d(rows: Tensor, columns: Tensor, dim: int) -> Tensor:
@@ -62,9 +64,9 @@ def frame_positions(frames: int, trained: int, tubelet: int = 1) -> Tensor:
 
 def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines (L, dim) for `apply_rotary` at real positions (L,) (RoFormer, section 3.2)."""
-    inverse = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim)
-    angles = (positions.double()[:, None] * inverse).repeat(1, 2)
-    return angles.cos().float(), angles.sin().float()
+    inverse = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = (in_float64(positions)[:, None] * inverse).repeat(1, 2)
+    return angles.cos().float().to(positions.device), angles.sin().float().to(positions.device)
 
 
 def video_rotary_table(
@@ -78,14 +80,14 @@ def video_rotary_table(
     time 0 the table is that of an image, for which no pairs turn with time.
     """
     places = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in grid)
-    time, row, column = torch.meshgrid(times.double(), *places, indexing="ij")
+    time, row, column = torch.meshgrid(in_float64(times), *places, indexing="ij")
     angles = [
         axis.flatten()[:, None] * theta ** -(torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
         for axis, pairs in ((row, space_pairs), (column, space_pairs), (time, time_pairs))
     ]
     taken = torch.cat(angles, dim=1)
     both = F.pad(taken, (0, dim // 2 - taken.shape[1])).repeat(1, 2)
-    return both.cos().float(), both.sin().float()
+    return both.cos().float().to(times.device), both.sin().float().to(times.device)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

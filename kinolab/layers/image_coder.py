@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kinolab.layers import strips
 from kinolab.layers.normalization import GroupNorm, add, fast_layout, fold_frames, silu, unfold_frames
+from kinolab.layers.strips import Step, of_frames, steps_of
 from kinolab.layers.upsampling import double_space
 
 
@@ -62,12 +65,21 @@ class Encoder(nn.Module):
         self.mid_block = MidBlock(widths[-1], shape)
         self.conv_norm_out = GroupNorm(shape.groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], channels_out, 3, padding=1)
+        self.width = widths[0]
 
     def forward(self, x: Tensor) -> Tensor:
+        if strips.wanted(x, self.width):
+            return _in_strips(self.steps(), x)
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
         return self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield Step(of_frames(self.conv_in), self.width)
+        yield from steps_of(*self.down_blocks, self.mid_block)
+        yield Step(of_frames(self.conv_out), self.conv_out.in_channels, norm=self.conv_norm_out)
 
 
 class Decoder(nn.Module):
@@ -83,12 +95,21 @@ class Decoder(nn.Module):
         )
         self.conv_norm_out = GroupNorm(shape.groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.width, self.ratio = widths[-1], 2**last
 
     def forward(self, x: Tensor) -> Tensor:
+        if strips.wanted(x, self.width, self.ratio):
+            return _in_strips(self.steps(), x)
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
         return self.conv_out(silu(self.conv_norm_out(x)))
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield Step(of_frames(self.conv_in), self.conv_in.out_channels)
+        yield from steps_of(self.mid_block, *self.up_blocks)
+        yield Step(of_frames(self.conv_out), self.width, norm=self.conv_norm_out)
 
 
 class DownBlock(nn.Module):
@@ -106,6 +127,10 @@ class DownBlock(nn.Module):
             x = layer(x)
         return x
 
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield from steps_of(*_alternating(self.resnets, self.attentions), *self.downsamplers)
+
 
 class UpBlock(nn.Module):
     """Residual blocks at one resolution, then (but for the finest) upsampling to the next."""
@@ -122,6 +147,10 @@ class UpBlock(nn.Module):
             x = layer(x)
         return x
 
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield from steps_of(*_alternating(self.resnets, self.attentions), *self.upsamplers)
+
 
 class MidBlock(nn.Module):
     """Residual block, attention (if configured), residual block at the coarsest resolution."""
@@ -132,9 +161,16 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([Attention(width, shape.groups)] if shape.mid_attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in [self.resnets[0], *self.attentions, self.resnets[1]]:
+        for layer in self._layers():
             x = layer(x)
         return x
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield from steps_of(*self._layers())
+
+    def _layers(self) -> list[nn.Module]:
+        return [self.resnets[0], *self.attentions, self.resnets[1]]
 
 
 class ResnetBlock(nn.Module):
@@ -152,6 +188,13 @@ class ResnetBlock(nn.Module):
         h = self.conv1(silu(self.norm1(x)))
         h = self.conv2(silu(self.norm2(h)))
         return add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        width = max(self.conv1.in_channels, self.conv1.out_channels)
+        skip = strips.itself if self.conv_shortcut is None else of_frames(self.conv_shortcut)
+        yield Step(of_frames(self.conv1), width, norm=self.norm1, keeps=True)
+        yield Step(of_frames(self.conv2), width, norm=self.norm2, skip=skip)
 
 
 class Attention(nn.Module):
@@ -171,6 +214,10 @@ class Attention(nn.Module):
         h_NLD = self.to_out[0](F.scaled_dot_product_attention(q, k, v).squeeze(1))
         return x + h_NLD.transpose(1, 2).unflatten(2, x.shape[2:])
 
+    def steps(self) -> Iterator[Step]:
+        """The same for large images: it sees all of one at once."""
+        yield Step(of_frames(self), self.group_norm.num_channels, whole=True)
+
 
 class Downsample(nn.Module):
     """Strided convolution that halves the sides; zeros are padded on the right and at the bottom only."""
@@ -182,6 +229,10 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield Step(of_frames(self), self.conv.out_channels, halo=2, scale=Fraction(1, 2))
+
 
 class Upsample(nn.Module):
     """Every pixel becomes 2 x 2 equal ones, then a convolution."""
@@ -192,6 +243,15 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return double_space(x, self.conv.weight, self.conv.bias)
+
+    def steps(self) -> Iterator[Step]:
+        """The same for large images, strip by strip."""
+        yield Step(of_frames(self), self.conv.out_channels, scale=Fraction(2))
+
+
+def _in_strips(steps: Iterator[Step], x: Tensor) -> Tensor:
+    """Images (N, C, H, W) as the frames of one video."""
+    return strips.run(list(steps), x.transpose(0, 1).unsqueeze(0)).squeeze(0).transpose(0, 1)
 
 
 def _alternating(blocks: nn.ModuleList, attentions: nn.ModuleList) -> Iterator[nn.Module]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kinolab.errors import InputError
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.statistics import mean_interval
+from kinolab.runtime.devices import has_float64
 
 Protocol = dict[str, str | int | float | bool]
 
@@ -76,7 +77,7 @@ def pixels(original: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
             "expected two clips of one shape (B, 3, T, H, W), "
             f"got {tuple(original.shape)} and {tuple(reconstruction.shape)}"
         )
-    if original.device.type == "mps":  # which has no float64
+    if not has_float64(original.device):
         original, reconstruction = original.cpu(), reconstruction.cpu()
     kinds = {original.dtype, reconstruction.dtype}
     if kinds == {torch.uint8}:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kinolab.errors import InputError
+from kinolab.runtime.lines import shown
+from kinolab.runtime.reading import parse_json
+from kinolab.runtime.weights import read_weights, write_weights
 
 Setting = str | int | float | bool
 Protocol = Mapping[str, Setting]
@@ -172,14 +172,8 @@ class FeatureBank:
 
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:
     """Write a .safetensors file with `kind` and `header` in its metadata; aside first, then under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{os.getpid()}-{path.name}")  # two processes may want the same features
     metadata = {"format": "pt", _HEADER: json.dumps({"kind": kind} | dict(header))}
-    try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, beside, metadata)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_weights(path, {name: value.contiguous() for name, value in tensors.items()}, metadata)
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -189,11 +183,11 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, ob
         InputError: where the file is missing, unreadable, or not of this kind.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        found = read_weights(path, nan="allow")
+    except (OSError, InputError) as error:
         raise InputError(f"{path}: not a readable file of {kind} ({error})") from None
-    if header.get("kind") != kind:
-        raise InputError(f"{path}: expected a file of {kind} written by kinolab, its header says {header.get('kind')}")
-    return tensors, header
+    header = parse_json(found.metadata.get(_HEADER, "{}"), f"{path}: header")
+    if not isinstance(header, dict) or header.get("kind") != kind:
+        said = shown(header.get("kind") if isinstance(header, dict) else header)
+        raise InputError(f"{path}: expected a file of {kind} written by kinolab, its header says {said}")
+    return dict(found.tensors), header

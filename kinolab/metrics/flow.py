@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime.devices import has_float64
 
 MIN_SIDE = 16
 """Smaller frames hold too few of the method's patches of 8 x 8 pixels."""
@@ -95,8 +96,9 @@ def visible(forward: Tensor, backward: Tensor) -> Tensor:
 
 
 def _targets(flows: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y (N, H, W) of p + flow(p), in float64, where whole numbers stay whole."""
+    """x and y (N, H, W) of p + flow(p), in float64 where the device has it: there whole numbers stay whole."""
     H, W = flows.shape[1:3]
-    columns = torch.arange(W, dtype=torch.float64, device=flows.device)
-    rows = torch.arange(H, dtype=torch.float64, device=flows.device)[:, None]
+    exact = torch.float64 if has_float64(flows.device) else torch.float32
+    columns = torch.arange(W, dtype=exact, device=flows.device)
+    rows = torch.arange(H, dtype=exact, device=flows.device)[:, None]
     return columns + flows[..., 0], rows + flows[..., 1]

@@ -26,6 +26,7 @@ from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.flow import PROTOCOL, flow, visible, warp
 from kinolab.metrics.statistics import wilson
 from kinolab.metrics.temporal import frames_of
+from kinolab.runtime.devices import device_of
 
 Region = Literal["moving", "static", "whole"]
 
@@ -62,7 +63,8 @@ class _Consistency(ClipScores):
         for clip in unit_pixels(video, frames=2):
             part = clip if self.region == "whole" else _part(clip, self.region)
             self.whole += part is None
-            features = self.extractor((clip if part is None else part)[None] * 2.0 - 1.0)
+            pictures = (clip if part is None else part)[None] * 2.0 - 1.0
+            features = self.extractor(pictures.to(device_of(self.extractor)))
             self._add([consistency(features)], video)
 
     def _settings(self) -> Protocol:
@@ -109,7 +111,7 @@ def consistency(features: Tensor) -> float:
     """
     if not bool(torch.isfinite(features).all()):
         raise InputError("the extractor gave features that are not finite")
-    unit = F.normalize(features.double(), dim=1)
+    unit = F.normalize(features.cpu().double(), dim=1)
     first, previous = (unit[1:] * unit[:1]).sum(1), (unit[1:] * unit[:-1]).sum(1)
     return float((first.clamp(0, 1) + previous.clamp(0, 1)).mean() / 2)
 

@@ -7,8 +7,6 @@ Values are cosines in [-1, 1], not times 100, and compare only where the encoder
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,9 @@ from kinolab.errors import InputError, MissingExtraError
 from kinolab.metrics.clips import ClipScores, Protocol, unit_pixels
 from kinolab.metrics.extractors.base import Resize, resize_frames
 from kinolab.metrics.weights import file_hash
+from kinolab.runtime.hashes import sha256
+from kinolab.runtime.reading import read_json
+from kinolab.runtime.text import first_line
 
 CLASSES = {"clip": "CLIPModel", "xclip": "XCLIPModel"}
 """A config.json's model_type -> the class of transformers that reads the folder."""
@@ -119,7 +120,7 @@ def weights_hash(folder: Path) -> str:
         raise InputError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin")
     if len(files) == 1:
         return file_hash(files[0])
-    return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
+    return sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files))
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:
@@ -144,8 +145,7 @@ def _load(folder: Path, kind: str) -> tuple[Any, Any]:
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a folder that is not whole
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: not a whole {CLASSES[kind]} folder ({line})") from None
+        raise InputError(f"{folder}: not a whole {CLASSES[kind]} folder ({first_line(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(f"{folder}: {len(missing)} weights of {CLASSES[kind]} are missing: {', '.join(missing[:4])}")
@@ -169,8 +169,5 @@ def _preprocessing(folder: Path) -> tuple[Tensor, Tensor, Resize]:
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON") from None
+    loaded = read_json(path)
     return loaded if isinstance(loaded, dict) else None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.runtime.hashes import file_sha256
+from kinolab.runtime.torch_files import read_torch
+from kinolab.runtime.weights import kind_of, read_weights
 
 COUNTER = "num_batches_tracked"
 """What BatchNorm counts in training; old files lack it and no output depends on it."""
@@ -23,8 +25,7 @@ def file_hash(path: Path) -> str:
     """sha256 of a file's bytes, 64 hexadecimal digits; raises InputError where there is no such file."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected your own file of weights")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def checked_hash(path: Path, expected: str | None) -> str:
@@ -46,20 +47,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if is_torchscript(path):
         raise InputError(f"{path}: holds a TorchScript network, expected a file of tensors")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise a dozen kinds for a damaged or foreign file
-        # torch's own words for this one advise to run whatever code the file holds.
-        code = isinstance(error, pickle.UnpicklingError)
-        reason = "damaged, another format, or holds code" if code else _first_line(error)
-        raise InputError(f"{path}: not a readable .pth or .safetensors file of tensors ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        state: Any = read_weights(path).tensors if kind_of(path) == "safetensors" else read_torch(path).value
+    except InputError as error:
+        raise InputError(f"{error}; expected a .pth or .safetensors file of tensors") from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a flat mapping of names to tensors")
-    return state
+    return {str(name): value for name, value in state.items()}
 
 
 def is_torchscript(path: Path) -> bool:
@@ -104,7 +97,3 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, ignored:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

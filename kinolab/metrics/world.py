@@ -162,6 +162,17 @@ def read_world(frames: np.ndarray) -> WorldReading:
     return WorldReading(tuple(objects), len(frames), steady and all(o.steady for o in objects) and bool(objects))
 
 
+def read_spots(frames: np.ndarray) -> list[Spot]:
+    """Every coloured spot of a video (T, H, W, 3) uint8 by itself, not followed in time.
+
+    Specks smaller than any object of the world are left out.
+    """
+    frames = np.asarray(frames)
+    least = 12.0 * (min(frames.shape[1:3]) / 64) ** 2
+    parts = (_spots(frames[start : start + _CHUNK], start) for start in range(0, len(frames), _CHUNK))
+    return [spot for part in parts for spot in part if spot.area >= least]
+
+
 def check(request: WorldRequest, reading: WorldReading) -> WorldCheck:
     """Compare what was asked with what a video shows."""
     asked = dict(request.objects)
@@ -196,8 +207,8 @@ def roughness(reading: WorldReading) -> float:
 
 
 @dataclass(frozen=True)
-class _Spot:
-    """One object in one frame."""
+class Spot:
+    """One object in one frame: colour, covered area and centre in pixels, fourth moment (0 a disk, 1 a square)."""
 
     time: int
     colour: str
@@ -207,7 +218,7 @@ class _Spot:
     squareness: float
 
 
-def _spots(frames: np.ndarray, start: int) -> Iterator[_Spot]:
+def _spots(frames: np.ndarray, start: int) -> Iterator[Spot]:
     """The objects in each of a few frames."""
     chroma = frames.astype(np.float32) @ _CHROMA
     label, coverage = _hues(_smooth(chroma))
@@ -239,7 +250,7 @@ def _spots(frames: np.ndarray, start: int) -> Iterator[_Spot]:
     time[n] = t
     for i in range(1, count + 1):
         name = _NAMES[colour_of[i]]
-        yield _Spot(start + int(time[i]), name, float(total[i]), float(cx[i]), float(cy[i]), float(moment[i] * 60))
+        yield Spot(start + int(time[i]), name, float(total[i]), float(cx[i]), float(cy[i]), float(moment[i] * 60))
 
 
 def _hues(chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -323,7 +334,7 @@ def _grown(ids: np.ndarray, colour_of: np.ndarray, label: np.ndarray, blend: np.
     return flat.reshape(frames, height + 2, stride)[:, 1:-1, 1:-1]
 
 
-def _real(spots: list[_Spot], frames: int, side: int) -> list[_Spot]:
+def _real(spots: list[Spot], frames: int, side: int) -> list[Spot]:
     """Drop specks: smaller than any object of the world, or than a third of what this colour usually shows."""
     least = 12.0 * (side / 64) ** 2
     spots = [spot for spot in spots if spot.area >= least]
@@ -336,12 +347,12 @@ def _real(spots: list[_Spot], frames: int, side: int) -> list[_Spot]:
     return [spot for spot in spots if spot.area >= usual / 3]
 
 
-def _tracks(spots: list[_Spot], count: int) -> list[list[_Spot]]:
+def _tracks(spots: list[Spot], count: int) -> list[list[Spot]]:
     """Follow `count` objects of one colour: in each frame the closest pairs of track and spot go together."""
-    by_time: dict[int, list[_Spot]] = {}
+    by_time: dict[int, list[Spot]] = {}
     for spot in spots:
         by_time.setdefault(spot.time, []).append(spot)
-    tracks: list[list[_Spot]] = []
+    tracks: list[list[Spot]] = []
     for _, now in sorted(by_time.items()):
         ends = [track[-1] for track in tracks]
         pairs = [((e.x - s.x) ** 2 + (e.y - s.y) ** 2, i, j) for i, e in enumerate(ends) for j, s in enumerate(now)]
@@ -355,7 +366,7 @@ def _tracks(spots: list[_Spot], count: int) -> list[list[_Spot]]:
     return tracks
 
 
-def _follow(track: list[_Spot], frames: int, side: int) -> ReadObject:
+def _follow(track: list[Spot], frames: int, side: int) -> ReadObject:
     position = np.full((frames, 2), np.nan)
     area, squareness = np.full(frames, np.nan), np.full(frames, np.nan)
     for spot in track:

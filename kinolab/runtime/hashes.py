@@ -150,7 +150,7 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
     searched = search and (flat.is_floating_point() or flat.is_complex())
     whole = len(data) // BLOCK * BLOCK
     words, step = data[:whole].view(torch.int64), CHUNK // 8
-    sums = torch.empty(whole // BLOCK, dtype=torch.int64)
+    sums = torch.empty(whole // BLOCK, dtype=torch.int64, device="cpu")  # also where models are built without memory
     size, nan = flat.element_size(), False
     for begin in range(0, whole, CHUNK):
         piece = words[begin // 8 : begin // 8 + step].view(-1, BLOCK // 8)

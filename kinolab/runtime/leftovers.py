@@ -130,7 +130,7 @@ def remove(path: Path) -> None:
 
 @cache
 def _writer(process: int) -> Writer:
-    host = hashlib.sha256(socket.gethostname().encode(errors="replace")).hexdigest()[:8]
+    host = hashlib.sha256(socket.gethostname().encode(errors="backslashreplace")).hexdigest()[:8]
     boot = _read("/proc/sys/kernel/random/boot_id").replace("-", "")[:12] or UNKNOWN
     try:
         space = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or UNKNOWN
@@ -179,7 +179,7 @@ def _touched_since(path: Path, moment: float) -> bool:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="backslashreplace") as file:
             return file.read(65536)
     except OSError:
         return ""

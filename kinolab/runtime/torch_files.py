@@ -23,7 +23,7 @@ from kinolab.errors import InputError
 from kinolab.runtime.failures import failing
 from kinolab.runtime.lines import one_line, shown
 from kinolab.runtime.pickle_parts import PROGRAM
-from kinolab.runtime.torch_parts import LARGEST, REPEATED, SMALL, Storage, StorageType, table_of
+from kinolab.runtime.torch_parts import LARGEST, REPEATED, REPEATS, Storage, StorageType, table_of
 from kinolab.runtime.unpickling import Placeholder, Table, names_in, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -108,7 +108,7 @@ def named_tensors(value: Any, name: str) -> dict[str, Tensor]:
         found[prefix] = tensor
         total += tensor.nbytes
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    if total > max(SMALL, REPEATED * sum(storages.values())):
+    if total > max(REPEATS, REPEATED * sum(storages.values())):
         raise InputError(f"{name}: its tensors repeat the same {sum(storages.values()):,} bytes too often for weights")
     return found
 

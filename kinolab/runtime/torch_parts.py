@@ -13,8 +13,10 @@ from kinolab.runtime.lines import shown
 from kinolab.runtime.pickle_parts import check_key
 from kinolab.runtime.unpickling import Known, Placeholder, Table, names_in
 
-SMALL = 2**20
-"""Values of a tensor that may repeat its storage as often as it likes."""
+SMALL = 2**27
+"""Values of a tensor that may repeat its storage as often as it likes: half a gigabyte in float32, written out."""
+REPEATS = 2**29
+"""Bytes that all tensors of a file may have together, however often they repeat what the file holds."""
 REPEATED = 16
 """How often a larger one may; also how often the file's bytes may be in all tensors together."""
 LARGEST = 2**62

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -48,7 +50,7 @@ class GivenConfig(Config):
     """interpolate: the numbers of the given frames."""
     mask: Path | None = None
     """complete: what is white is generated, in a picture for all frames, a folder with one for each, or a video, which
-    is timed as the clip is."""
+    is timed as the clip is. Masks of 0 and 1, of labels or palettes, and in transparency are taken as what they are."""
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     """complete: left, top, right, bottom in pixels of the made video; what is inside is generated."""
     start: float = Field(0.0, ge=0)
@@ -209,15 +211,10 @@ def _complete(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared
         return _fitted(config, shape, canvas, box_mask(total, *shape.size, config.boxes), notes=notes)
     assert config.mask is not None
     # A folder has a picture for each frame of the made video; a video is timed as the clip is, from its beginning on.
-    still = config.mask.is_dir() or video.probe(config.mask).frames == 1
-    pictures = video.read(
-        config.mask, start=0.0 if still else config.start, fps=None if still else shape.fps, size=shape.size,
-        resize=config.resize,
-    )  # fmt: skip
-    grey = video.to_tensor(pictures.frames).mean(0) / 2 + 0.5
-    if len(grey) > total:
-        grey = grey[:total]
-    return _fitted(config, shape, canvas, picture_mask(grey, total), notes=notes)
+    found = video.read_mask(config.mask, shape.size, resize=config.resize, start=config.start, fps=shape.fps)
+    generated = torch.from_numpy(found.generated).float()[:total]
+    notes += (f"mask {config.mask.name}: {found.rule}",)
+    return _fitted(config, shape, canvas, picture_mask(generated, total), notes=notes)
 
 
 def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
@@ -291,12 +288,8 @@ def _read(config: GivenConfig, shape: Shape, most: int | None, timed: bool = Tru
     """The clip (3, T, H, W) at the request's size, at the model's rate where `timed`, at most `most` frames of it."""
     assert config.video is not None
     rate = shape.fps if timed else None
-    end = None
-    if most is not None:
-        fps = rate if rate is not None else video.probe(config.video).fps
-        end = config.start + (most - 0.5) / fps
-    clip = video.read(config.video, start=config.start, end=end, fps=rate, size=shape.size, resize=config.resize)
-    return video.to_tensor(clip.frames if most is None else clip.frames[:most])
+    frames = video.iter_frames(config.video, start=config.start, fps=rate, size=shape.size, resize=config.resize)
+    return video.to_tensor(np.stack([frame.image for frame in islice(frames, most)]))
 
 
 def _image(path: Path, config: GivenConfig, shape: Shape) -> Tensor:

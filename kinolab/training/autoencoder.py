@@ -178,14 +178,17 @@ class AutoencoderJob:
     def export(self, folder: Path, step: int, world: World) -> None:
         """Write the model folder, its latents normalised to zero mean and unit variance over held-in clips (unless it
         keeps its scaling)."""
-        state = {k.removeprefix("autoencoder."): v for k, v in full_state(self.reconstructor).items()}
+        state = {k.removeprefix("autoencoder."): v for k, v in full_state(self.reconstructor, world).items()}
         if not world.first:
             return
-        autoencoder = self.autoencoder if world.size == 1 else type(self.autoencoder)(self.autoencoder.config)
+        autoencoder = self.autoencoder
+        if world.size > 1:  # its weights are shards, and the other processes have left
+            autoencoder = type(autoencoder)(autoencoder.config).to(world.device)
         autoencoder.load_state_dict(state)
         if self.recipe.trained == "all" and not autoencoder.keeps_scaling:
             calibrate(autoencoder, [self.source[i].video for i in spread(len(self.source), 64)])
-        save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps")
+        height, width = self.source[0].video.shape[2:]
+        save_autoencoder(autoencoder, folder, trained=f"{self.recipe.name}, {step} steps", size=(height, width))
 
 
 @torch.no_grad()

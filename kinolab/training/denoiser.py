@@ -26,6 +26,7 @@ from kinolab.layers.lora import merge_lora
 from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.training.annotated import check_annotations, drawn, worded
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.mix import bucket_mix
 from kinolab.training.parallel import World, full_state
@@ -72,6 +73,8 @@ class DenoiserJob:
         if encoder is not None:
             check_widths(encoder, spec.text_dim, spec.pooled_dim)
             self.text = CaptionEmbedder(encoder, source.config.path if isinstance(source, CacheSource) else None)
+        checked = check_annotations(recipe, spec, (source, heldout), encoder)
+        self.class_names, self.notes = checked.class_names, checked.notes
         self.groups: list[list[int]] = source.groups() if hasattr(source, "groups") else [list(range(len(source)))]
         if recipe.image_frames and len({shape[1:] for shape in self._shapes()}) > 1:
             raise InputError(
@@ -123,6 +126,7 @@ class DenoiserJob:
         seed = self.recipe.training.seed
         micro_batch = self._images(micro_batch, step)
         positions = micro_batch.positions
+        micro_batch = replace(micro_batch, examples=worded(micro_batch.examples, seed, step, positions))
         z0, conditions = self.latents(micro_batch.examples), self.conditions(micro_batch.examples)
         size = z0[0, 0].numel()  # of the clip, without images beside it
         if self.recipe.image_frames:
@@ -136,6 +140,7 @@ class DenoiserJob:
             some = partly_given(conditions.mask).flatten(1).any(1).cpu()
             rate = torch.where(some, self.recipe.given_condition_dropout, rate)
         dropped = uniform(generators(seed, step, positions, "dropout")) < rate
+        dropped |= self._untold(micro_batch.examples)
         if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
             conditions = self._dropped(conditions, dropped.to(self.device))
         if conditions.label is not None and self.recipe.label_dropout:
@@ -176,6 +181,14 @@ class DenoiserJob:
             changes["label"] = self._without(conditions.label, rows)
         return replace(conditions, **changes)
 
+    def _untold(self, examples: Sequence[Any]) -> Tensor:
+        """Which examples (B,) have nothing that the denoiser could be told of: these are trained with the null
+        condition, as a request for nothing is sampled."""
+        spec = self.denoiser.spec
+        silent = [(self.text is None or not e.caption) and (e.label is None or not spec.num_classes) for e in examples]
+        only = spec.num_classes > 0 and spec.unlabelled != spec.num_classes  # a single class is told of every clip
+        return torch.tensor(silent) & (not only)
+
     def _without(self, label: Tensor, rows: Tensor) -> Tensor:
         """Labels (B,) or (B, 1 + images) with those of the given rows (B,) replaced by the null class."""
         null = torch.full_like(label, self.denoiser.spec.num_classes)
@@ -206,7 +219,7 @@ class DenoiserJob:
         for example, source in zip(micro_batch.examples, sources, strict=True):
             others = [self.source[i] for i in torch.randint(len(self.source), (count,), generator=source).tolist()]
             rows.append(self.latents(others)[:, :, 0])
-            told += [example, *others]
+            told += [example, *(drawn(other, source) for other in others)]
         images = torch.stack(rows).transpose(1, 2)
         conditions = self.conditions(told).map(lambda v: v.unflatten(0, (len(z0), 1 + count)))
         return torch.cat([z0, images], dim=2), conditions
@@ -260,6 +273,9 @@ class DenoiserJob:
             z0, conditions = self.latents(examples), self.conditions(examples)
             seed = self.recipe.training.seed
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
+            untold = self._untold(examples)
+            if bool(untold.any()) and (conditions.label is not None or self.text is not None):
+                conditions = self._dropped(conditions, untold.to(self.device))
             conditions = self.tasks.give(conditions, examples, generators(seed, 0, positions, "heldout tasks"))
             # Over what is generated, however a model takes what is given, so that models can be compared.
             weight = None if conditions.mask is None else generated_weight(conditions.mask)
@@ -284,7 +300,7 @@ class DenoiserJob:
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
             null_prompt=recipe.null_prompt,
-            class_names=recipe.class_names,
+            class_names=self.class_names,
             tasks=recipe.tasks,
             frames=frames,
             size=(size[0], size[1]),
@@ -317,7 +333,7 @@ class DenoiserJob:
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
         if self.text is not None:
             self.text.flush()
-        state = merge_lora(full_state(self.denoiser))
+        state = merge_lora(full_state(self.denoiser, world))
         if not world.first:
             return
         model = self.model()

@@ -165,9 +165,10 @@ class EncoderJob:
 
     def export(self, folder: Path, step: int, world: World) -> None:
         """Write the encoder's folder."""
-        state = {k.removeprefix("encoder."): v for k, v in full_state(self.learner).items() if k.startswith("encoder.")}
+        whole = full_state(self.learner, world)
         if not world.first:
             return
+        state = {k.removeprefix("encoder."): v for k, v in whole.items() if k.startswith("encoder.")}
         encoder = VideoEncoder(self.recipe.encoder)
         encoder.load_state_dict(state)
         dtypes: dict[Literal["float32", "float16"], torch.dtype] = {"float32": torch.float32, "float16": torch.float16}

@@ -52,7 +52,7 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
         InputError: where the two don't fit the method.
     """
     try:
-        source = load_autoencoder(initial.path)
+        source = load_autoencoder(initial.path, device="cpu")
     except InputError as error:
         raise InputError(f"initial.path: {error}") from None
     if initial.method == "weights":
@@ -96,7 +96,7 @@ def _read_denoiser(initial: DenoiserInitialConfig) -> nn.Module:
         return checkpoints.load(initial.path, prefix=initial.prefix, **heads)
     if read_model_config(folder).denoiser is None:
         raise InputError(f"{initial.path}: holds an autoencoder alone; expected a denoiser to start from")
-    return load_denoiser(folder)
+    return load_denoiser(folder, device="cpu")
 
 
 def _copied(target: Any, source: nn.Module, path: Path) -> Any:

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kinolab.runtime.text import split_lines
+
 
 class RunLog:
     """Appends one JSON object a line to `log.jsonl`; every line has the step and the seconds since the run began.
@@ -25,7 +27,7 @@ class RunLog:
     def _trim(self, step: int) -> float:
         if not self.path.exists():
             return 0.0
-        lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = [line for line in split_lines(self.path.read_text(encoding="utf-8")) if line.endswith("}")]
         rows = [(line, json.loads(line)) for line in lines]
         kept = [(line, row) for line, row in rows if row["step"] <= step]
         beside = self.path.with_suffix(".tmp")

@@ -7,7 +7,7 @@ examples speak for (the second hue of small objects, a box's rotation) learn abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -41,7 +41,12 @@ def is_hidden_matrix(module: nn.Module, name: str) -> bool:
     """Whether a module's own parameter `name` is a matrix that Muon is for: a linear or convolution weight."""
     if name != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return False
-    return min(module.weight.shape[0], module.weight[0].numel()) >= SMALLEST
+    return min(_matrix(module.weight)) >= SMALLEST
+
+
+def _matrix(weight: Tensor) -> tuple[int, int]:
+    """Rows and columns of a weight as a matrix: a kernel (out, in, ...) counts as (out, in * ...)."""
+    return weight.shape[0], weight.numel() // weight.shape[0]
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,6 +59,8 @@ class Muon(torch.optim.Optimizer):
         momentum: of Muon (Nesterov's).
         weight_decay: decoupled.
         dtype: what the iteration is computed in.
+
+    Parameters sharded by FSDP2 take the same steps as whole ones: each matrix is gathered for its own update.
     """
 
     def __init__(
@@ -85,9 +92,9 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon(self, moved: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
-        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for p, gradient in moved:
-            shapes.setdefault((p.shape[0], p[0].numel()), []).append((p, gradient))
+            shapes.setdefault(_matrix(p), []).append((p, gradient))
         for shape, alike in shapes.items():
             updates = []
             for p, gradient in alike:
@@ -95,11 +102,29 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 moving = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                updates.append(torch.lerp(gradient, moving, group["momentum"]).reshape(shape))
+                updates.append(torch.lerp(gradient, moving, group["momentum"]))
             scale = 0.2 * max(shape) ** 0.5
-            for (p, _), update in zip(alike, orthogonalize(torch.stack(updates), self.dtype), strict=True):
+            for p, update in zip((p for p, _ in alike), self._orthogonal(updates, shape), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+                p.add_(update, alpha=-group["lr"] * scale)
+
+    def _orthogonal(self, updates: list[Tensor], shape: tuple[int, int]) -> Iterator[Tensor]:
+        """Updates of one shape as matrices made orthogonal, each in its own shape again.
+
+        Sharded ones need all of their rows: each is gathered by itself, so that a process holds one whole matrix at a
+        time, and every process then keeps its own rows of the same result.
+        """
+        if not hasattr(updates[0], "full_tensor"):
+            stacked = orthogonalize(torch.stack([u.reshape(shape) for u in updates]), self.dtype)
+            yield from (matrix.view(u.shape) for u, matrix in zip(updates, stacked, strict=True))
+            return
+        from torch.distributed.tensor import DTensor, Replicate  # takes a second to import
+
+        for u in updates:
+            assert isinstance(u, DTensor)
+            matrix = orthogonalize(u.full_tensor().reshape(shape), self.dtype).view(u.shape)
+            everywhere = DTensor.from_local(matrix, u.device_mesh, [Replicate()] * u.device_mesh.ndim, run_check=False)
+            yield everywhere.redistribute(placements=u.placements)
 
     def _adamw(self, moved: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
         first, second = group["betas"]

@@ -133,7 +133,12 @@ class DenoiserRecipe(Config):
     """What stands for a dropped caption: the denoiser's learned null condition, or the empty prompt (as in Stable
     Diffusion 3)."""
     class_names: tuple[str, ...] = ()
-    """Names of the labels, in order; shown to people."""
+    """Names of the labels, in order; none = those of the data's classes, where they have names."""
+    missing_captions: Literal["error", "unconditional"] = "error"
+    """What becomes of clips without a caption in a model that takes text: an error at the start, or they are trained
+    without one."""
+    missing_labels: Literal["error", "unconditional"] = "error"
+    """The same for clips without a label in a denoiser with several classes."""
     condition_dropout: float = Field(0.1, ge=0, le=1)
     """Share of samples trained without their condition, for classifier-free guidance."""
     given_condition_dropout: float | None = Field(None, ge=0, le=1)

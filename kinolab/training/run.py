@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
-from kinolab.data.durable import held
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
+from kinolab.runtime.devices import announce
+from kinolab.runtime.locks import held
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.encoder import EncoderJob, MixedSource
 from kinolab.training.initial import check_initial, first_autoencoder, first_denoiser
-from kinolab.training.parallel import World, join_world
+from kinolab.training.parallel import World, join_world, wait_for_all
 from kinolab.training.recipe import AnyRecipe, AutoencoderRecipe, DenoiserRecipe, EncoderRecipe, load_recipe
 from kinolab.training.state import checkpoints
 from kinolab.training.trainer import Job, Trainer
 
+Resume = bool | Literal["auto"]
+"""Whether to go on with a run: yes, no, or where there is one."""
+PATIENCE = 20.0
+"""Seconds that `resume="auto"` waits for a folder whose last trainer was killed: its loaders' processes, which hold the
+folder's lock with it, notice after some seconds."""
+
 
 @dataclass(frozen=True)
 class RunReport:
-    """What came of a call: the step reached, the recipe's last step, and what a resumed run changed."""
+    """What came of a call: the step reached, the recipe's last step, what a resumed run changed, and where it ran."""
 
     folder: Path
     step: int
     steps: int
     changes: list[str]
+    world: World = field(default_factory=World)
 
     @property
     def finished(self) -> bool:
@@ -46,7 +55,7 @@ def train(
     folder: Path,
     overrides: Sequence[str] = (),
     *,
-    resume: bool = False,
+    resume: Resume = False,
     until: int | None = None,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -54,33 +63,60 @@ def train(
     """Train a recipe in a run folder; with `resume`, go on from the folder's newest checkpoint.
 
     Without a recipe a resumed run uses the one in its folder. Every setting that differs from the recorded one is
-    said. `until` stops early at that step, to be resumed.
+    said. `until` stops early at that step, to be resumed. With `resume="auto"` a folder without a run begins one, so
+    that the same call starts and restarts.
 
     Raises:
         InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it), or one
-            that another process is training in.
+            that another process is training in, or a device that is not there.
     """
     config, changes = _settle(recipe, folder, overrides, resume)
-    for change in changes:
-        say(f"changed since the last start: {change}")
-    with join_world() as world:
+    with join_world(config.training.device) as world:
+        wait_for_all(world)  # nobody writes to the folder while another still looks whether it holds a run
+        aloud = say if world.first else lambda text: None
+        for change in changes:
+            aloud(f"changed since the last start: {change}")
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
+        several = f"; {world.size} processes" if world.size > 1 else ""
+        aloud(announce(world.device, config.training.device) + several)
         torch.manual_seed(config.training.seed)
-        job = make_job(config, world, say if world.first else lambda text: None)
-        with _alone_in(folder) if world.first else nullcontext():
+        job = make_job(config, world, aloud)
+        with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
-                (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+                (folder / "recipe.yaml").write_text(to_yaml(_as_run(config, job)), encoding="utf-8")
             trainer = Trainer(job, config.training, folder, world)
             report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
             step = trainer.run(until, report)
-    return RunReport(folder, step, config.training.steps, changes)
+    return RunReport(folder, step, config.training.steps, changes, world)
 
 
-def _alone_in(folder: Path) -> AbstractContextManager[None]:
-    """Make the run folder and keep other trainers out of it: two would overwrite each other's log and checkpoints."""
+def _as_run(config: AnyRecipe, job: Job) -> AnyRecipe:
+    """The recipe with the classes' names that came from the data, so that a resumed run's labels still mean them."""
+    if not isinstance(config, DenoiserRecipe) or not isinstance(job, DenoiserJob):
+        return config
+    return config.model_copy(update={"class_names": job.class_names})
+
+
+@contextmanager
+def _alone_in(folder: Path, patience: float) -> Iterator[None]:
+    """Make the run folder and keep other trainers out of it: two would overwrite each other's log and checkpoints.
+
+    Waits up to `patience` seconds for another to let go.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return held(folder / ".lock", f"{folder}: another process is training this run; stop it, or name another folder")
+    otherwise = f"{folder}: another process is training this run; stop it, or name another folder"
+    deadline = time.monotonic() + patience
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(held(folder / ".lock", otherwise))
+                break
+            except InputError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def _reporter(
@@ -90,10 +126,14 @@ def _reporter(
 
 
 def _settle(
-    recipe: Path | str | None, folder: Path, overrides: Sequence[str], resume: bool
+    recipe: Path | str | None, folder: Path, overrides: Sequence[str], resume: Resume
 ) -> tuple[AnyRecipe, list[str]]:
     """The recipe to run and how it differs from the one the folder records."""
     recorded = folder / "recipe.yaml"
+    if resume not in (True, False, "auto"):
+        raise InputError(f"resume={resume!r}: expected True, False or auto")
+    if resume == "auto":
+        resume = recorded.exists()
     exists = bool(checkpoints(folder / "checkpoints"))
     if exists and not resume:
         raise InputError(f"{folder}: holds a run already; pass --resume to go on with it, or name another folder")
@@ -104,7 +144,10 @@ def _settle(
     config = load_recipe(recipe if recipe is not None else recorded, overrides)
     if not resume:
         return config, []
-    before = load_recipe(read_yaml(recorded)).model_dump(mode="json")
+    former = load_recipe(read_yaml(recorded))
+    if isinstance(config, DenoiserRecipe) and isinstance(former, DenoiserRecipe) and not config.class_names:
+        config = config.model_copy(update={"class_names": former.class_names})
+    before = former.model_dump(mode="json")
     changes = list(differences(before, config.model_dump(mode="json")))
     return config, changes
 
@@ -117,9 +160,11 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
         check_initial(config)
         autoencoder = first_autoencoder(config)
         return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
-    autoencoder = load_autoencoder(config.autoencoder)
+    autoencoder = load_autoencoder(config.autoencoder, device="cpu")
     denoiser = first_denoiser(config, say)
     job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say))
+    for note in job.notes:
+        say(note)
     if config.trained != "all":
         say(f"{config.trained}: {job.count}")
     return job

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import nn
 
 from kinolab.config import Config
-from kinolab.errors import InputError
 from kinolab.layers.precision import resolve
 from kinolab.training.muon import Muon, is_hidden_matrix
 
@@ -27,7 +26,8 @@ class TrainingConfig(Config):
     """Clips per forward pass and process; None = no accumulation."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` makes the updates of weight matrices orthogonal and leaves the rest to AdamW. It takes AdamW's learning
-    rates and costs some percent more per step (14% on a small autoencoder). Not with fsdp, which shards matrices."""
+    rates and costs some percent more per step (14% on a small autoencoder). With fsdp each matrix is gathered once more
+    per step."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate."""
     warmup: int = Field(0, ge=0)
@@ -60,6 +60,9 @@ class TrainingConfig(Config):
     """Steps between lines of the log."""
     workers: int = Field(0, ge=0)
     """Processes that prepare batches ahead; 0 = in the training process."""
+    device: str = "auto"
+    """Where it runs: `auto` (the first of CUDA or ROCm, XPU, MPS, CPU that is there), or one by name, as cuda:1. Each
+    of torchrun's processes takes an accelerator of its own."""
     threads: int | None = Field(None, ge=1)
     """Processor threads for torch; None = torch's own choice."""
     compile: bool = False
@@ -80,14 +83,8 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser over the trainable parameters; weight decay spares biases, norms and other vectors.
-
-    Raises:
-        InputError: for muon with fsdp.
-    """
+    """The optimiser over the trainable parameters; weight decay spares biases, norms and other vectors."""
     muon = config.optimizer == "muon"
-    if muon and config.parallel == "fsdp":
-        raise InputError("training.optimizer=muon needs whole matrices: use training.parallel=ddp, or adamw")
     matrices = {
         id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_hidden_matrix(m, name)
     }

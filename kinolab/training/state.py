@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from kinolab.errors import InputError
+from kinolab.runtime.text import split_lines
 from kinolab.training.ema import Ema
 from kinolab.training.parallel import World
 
@@ -85,8 +86,8 @@ class RunState:
             with _alone_is_fine():
                 dcp.load(state, checkpoint_id=checkpoint, no_dist=self.world.size == 1)
         except (RuntimeError, ValueError, dcp.api.CheckpointException) as error:
-            first = str(error).strip().splitlines()[-1]
-            raise InputError(f"{checkpoint}: does not fit this recipe's model ({first})") from None
+            last = (split_lines(str(error).strip()) or [type(error).__name__])[-1]
+            raise InputError(f"{checkpoint}: does not fit this recipe's model ({last})") from None
         for name, module in self.modules.items():
             set_model_state_dict(module, state[name]["weights"])
             if name in record["optimizers"]:

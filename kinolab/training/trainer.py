@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kinolab.layers.precision import NonFiniteError, autocast, fast_float32, watch_finite
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
-from kinolab.training.parallel import World, mean_over_world, no_sync, wrap
+from kinolab.training.parallel import World, any_process, mean_over_world, no_sync, wrap
 from kinolab.training.settings import TrainingConfig, learning_rate, make_optimizer
 from kinolab.training.state import RunState, checkpoints
 
@@ -82,7 +82,7 @@ class Trainer:
     def run(self, until: int | None = None, progress: Callable[[int, dict[str, float]], None] | None = None) -> int:
         """Train to step `until` (default: the recipe's) and return the step reached.
 
-        An interrupt (Ctrl-C or SIGTERM) finishes the step, saves, and returns.
+        An interrupt (Ctrl-C or SIGTERM) finishes the step, saves, and returns; of several processes, whichever got it.
 
         Raises:
             NonFiniteError: at the first non-finite loss; names the module; the last checkpoint is kept.
@@ -98,7 +98,7 @@ class Trainer:
                 batches = self.job.batches(step, self.world)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
-                while step < last and not self.stop_asked:
+                while step < last and not any_process(self.stop_asked, self.world):
                     begun = time.perf_counter()
                     numbers = self.train_step(step, next(batches))
                     step += 1

@@ -1,11 +1,18 @@
-"""Reads, probes and writes video files: with its parts `_video_*.py`, the only file that touches a codec.
+"""Reads, probes and writes video files: with its parts, the only folder that touches a codec.
 
-Frames on this side are `(H, W, 3)` uint8 RGB arrays and times are seconds since the first frame. Everything is read
-and written frame by frame, so memory does not grow with the length of a clip. What a frame looks like is what a
-player shows: rotated upright, stretched to square pixels, transparent parts on white, YUV converted by the matrix and
-range that the file states (BT.709 from 720 lines or 1280 columns up, BT.601 below, where it states none).
+Frames on this side are `(H, W, 3)` uint8 RGB arrays and times are seconds since the first frame, strictly rising in the
+order of display. Everything is read and written frame by frame, so memory does not grow with the length of a clip. What
+a frame looks like is what a player shows: rotated upright, stretched to square pixels, transparent parts on white, YUV
+converted by the matrix and range that the file states (BT.709 from 720 lines or 1280 columns up, BT.601 below, where it
+states none), HDR (PQ and HLG) tone-mapped. Interlaced frames are given as stored unless `deinterlace` is asked for.
 
 A file that cannot be read, or only in part, is an `InputError` of one line that names the file and the cause.
+
+    names.py animations.py images.py    folders of images, stills, animated images (Pillow)
+    opened.py decoding.py stream.py     files that libav reads: open, decode, seek
+    times.py damage.py survey.py        when frames are shown, what was lost, how many there are
+    picture.py colour.py deinterlace.py decoded pictures to upright RGB arrays
+    masks.py write.py                   pictures that say what is given; encoding
 """
 
 from __future__ import annotations
@@ -18,17 +25,31 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 
 from kinolab.errors import InputError
-from kinolab.video.files import atomic, cut_short, numbered_images, only_numbered_images
-from kinolab.video.images import IMAGE_SUFFIXES, Images, Webp
+from kinolab.video.animations import durations_of
+from kinolab.video.files import atomic, cut_short
+from kinolab.video.images import open_folder, open_image
+from kinolab.video.masks import Mask, is_image_mask, read_image_mask, read_video_mask
+from kinolab.video.names import IMAGE_SUFFIXES, only_numbered_images
+from kinolab.video.names import is_image as is_image
+from kinolab.video.names import is_passed_over as is_passed_over
+from kinolab.video.names import series as series
+from kinolab.video.names import visible_files as visible_files
 from kinolab.video.picture import Fit, Resize, Size
-from kinolab.video.sources import Shown, Source, Stream, VideoInfo, rational
+from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational
+from kinolab.video.stream import COMBED as COMBED
+from kinolab.video.stream import MADE_WHOLE as MADE_WHOLE
+from kinolab.video.stream import Stream
+from kinolab.video.survey import VARIABLE as VARIABLE
+from kinolab.video.times import is_regular as is_regular
+from kinolab.video.times import missing_frames as missing_frames
+from kinolab.video.times import past_of
 from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
 
 if TYPE_CHECKING:
+    import av
     import torch
 
 VIDEO_SUFFIXES = frozenset(WRITE_SUFFIXES) | {".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv"}
@@ -47,24 +68,29 @@ class Frame:
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames `(T, H, W, 3)` uint8 RGB, their rate, and their times `(T,)` in seconds since the file's first frame."""
+    """Frames `(T, H, W, 3)` uint8 RGB, their times `(T,)` in seconds since the file's first frame, and their mean rate:
+    played at it they last as long as in the file.
+
+    `notes` says what there is to know about them, a line each: interlaced, HDR, frames that are missing.
+    """
 
     frames: np.ndarray
     fps: float
     times: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def probe(path: Path | str, *, exact: bool = False, image_fps: float = IMAGE_FPS) -> VideoInfo:
     """Size, rate, length and codec of a video file, an animated image, a folder of images or a still.
 
-    The first frame is decoded, so a file that passes can be read at least that far. With `exact`, all packets are read
-    (not decoded) to count frames and measure the duration where the header is silent or wrong.
+    The first frame is decoded, so a file that passes can be read at least that far. Frames are counted by their packets
+    in files up to 64 MiB, by decoding all of them with `exact`; of larger files the header is believed.
 
     Raises:
         InputError: missing, empty, not a video, truncated, no video stream, no frame.
     """
     path = Path(path)
-    with closing(_open(path, image_fps, threads=1)) as source:
+    with closing(_open(path, _Opening(image_fps, threads=0 if exact else 1))) as source:
         cut = cut_short(path) if path.is_file() else None
         if cut:
             raise InputError(f"{path}: truncated: {cut}")
@@ -82,6 +108,9 @@ def iter_frames(
     resize: Resize = "crop",
     image_fps: float = IMAGE_FPS,
     threads: int = 0,
+    deinterlace: bool = False,
+    seek: bool = True,
+    notes: list[str] | None = None,
 ) -> Iterator[Frame]:
     """Frames shown in `[start, end)` seconds, one at a time, in memory that does not grow with the length.
 
@@ -98,14 +127,34 @@ def iter_frames(
             "stretch" ignores the aspect.
         image_fps: the rate of sources that have none of their own.
         threads: decoder threads; 0 takes the processor's cores, 8 at most. In a pool of loader processes use 1.
+        deinterlace: make whole pictures of frames that are marked as interlaced.
+        seek: false reads all that comes before `start`, for files of which `seeks` is false.
+        notes: a list to which is added what there is to know about the frames, a line each.
 
     Raises:
-        InputError: bad arguments, bad files, no frame in the range, images of different sizes, and, after the whole
-            frames were given, a truncated or damaged file (with the time at which it breaks).
+        InputError: bad arguments, bad files, colours that can't be converted, no frame in the range, images of
+            different sizes, and, after the whole frames were given, a truncated or damaged file (with the time at which
+            it breaks).
     """
     path = Path(path)
     _check_range(start, end, every, fps, image_fps)
-    return _iterate(path, start, end, every, fps, Fit(size, resize, threads), image_fps, threads)
+    fit, wanted = Fit(size, resize, threads, path), _Wanted(start, end, every, fps)
+    opening = _Opening(image_fps, threads, deinterlace, seek)
+    return _iterate(path, opening, wanted, fit, [] if notes is None else notes)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a webp, PNG or AVIF file holds several pictures, by its container alone."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and bool(durations_of(path))
+
+
+def seeks(path: Path | str) -> bool:
+    """Whether seeks are exact in a file that this process has read to its end.
+
+    They aren't where frames bear no times, or such that don't rise: then they have to be counted from the beginning.
+    """
+    path = Path(path)
+    return not path.is_file() or not past_of(path).counted
 
 
 def read(
@@ -119,21 +168,48 @@ def read(
     resize: Resize = "crop",
     image_fps: float = IMAGE_FPS,
     threads: int = 0,
+    deinterlace: bool = False,
 ) -> Clip:
-    """All frames of `iter_frames` with the same arguments, in one array; `Clip.fps` is the rate they play at."""
+    """All frames of `iter_frames` with the same arguments, in one array."""
     path = Path(path)
     _check_range(start, end, every, fps, image_fps)
     images: list[Any] = []
     times: list[float] = []
-    with closing(_open(path, image_fps, threads)) as source:
-        for frame in _pick(source, path, start, end, every, fps, Fit(size, resize, threads)):
+    fit, wanted, ends = Fit(size, resize, threads, path), _Wanted(start, end, every, fps), 0.0
+    with closing(_open(path, _Opening(image_fps, threads, deinterlace))) as source:
+        for frame, until in _pick(source, path, wanted, fit):
             images.append(frame.image)
             times.append(frame.time)
-        rate = float(source.rate) if fps is None else fps
+            ends = until
+        nominal, notes = source.rate / every, tuple(source.notes())
     stacked = np.empty((len(images), *images[0].shape), np.uint8)
     for index in range(len(images)):  # free each frame as it is copied: the peak stays near one clip
         stacked[index], images[index] = images[index], None
-    return Clip(stacked, rate / every, np.array(times))
+    # The last frame counts as long as those before it, of which some may have been left out.
+    seconds = (ends - times[0]) if every == 1 else (times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+    rate = fps / every if fps is not None else mean_rate(len(times), seconds, nominal)
+    return Clip(stacked, rate, np.array(times), notes)
+
+
+def read_mask(
+    path: Path | str, size: tuple[int, int], *, resize: Resize = "crop", start: float = 0.0, fps: float | None = None
+) -> Mask:
+    """What a mask marks as generated, at (height, width): of an image, a folder of images, or a video.
+
+    A video's frames are those shown from `start` seconds on, at `fps`; images have no times. Masks of 0 and 1,
+    palettes, flat colours and transparency are taken as what they are, and `Mask.rule` says how.
+
+    Raises:
+        InputError: for files that can't be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if is_image_mask(path):
+        return read_image_mask(path, size, resize)
+    if probe(path).frames == 1:
+        start, fps = 0.0, None
+    return read_video_mask(lambda: (f.image for f in iter_frames(path, start=start, fps=fps)), size, resize, path)
 
 
 def write(
@@ -216,72 +292,82 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
     return ((values + 1.0) * 127.5).round_().clamp_(0, 255).to(torch.uint8).movedim(-4, -1).contiguous().numpy()
 
 
-def _open(path: Path, image_fps: float, threads: int) -> Source:
+@dataclass(frozen=True)
+class _Wanted:
+    """Which frames are asked for (see `iter_frames`)."""
+
+    start: float
+    end: float | None
+    every: int
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """How a file is opened (see `iter_frames`)."""
+
+    image_fps: float
+    threads: int
+    deinterlace: bool = False
+    seek: bool = True
+
+
+def _open(path: Path, how: _Opening) -> Source:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        return Images(path, numbered_images(path, IMAGE_SUFFIXES), image_fps)
+        return open_folder(path, how.image_fps)
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")
-    if path.suffix.lower() == ".webp":
-        return Webp(path, image_fps)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Images(path, [path], image_fps)
-    return Stream(path, threads)
+        return open_image(path, how.image_fps)
+    return Stream(path, how.threads, how.deinterlace, how.seek)
 
 
-def _iterate(
-    path: Path,
-    start: float,
-    end: float | None,
-    every: int,
-    fps: float | None,
-    fit: Fit,
-    image_fps: float,
-    threads: int,
-) -> Iterator[Frame]:
-    with closing(_open(path, image_fps, threads)) as source:
-        yield from _pick(source, path, start, end, every, fps, fit)
+def _iterate(path: Path, how: _Opening, wanted: _Wanted, fit: Fit, notes: list[str]) -> Iterator[Frame]:
+    with closing(_open(path, how)) as source:
+        try:
+            for frame, _ in _pick(source, path, wanted, fit):
+                yield frame
+        finally:
+            notes += source.notes()
 
 
-def _pick(
-    source: Source, path: Path, start: float, end: float | None, every: int, fps: float | None, fit: Fit
-) -> Iterator[Frame]:
-    """The wanted frames of a source, as pictures."""
+def _pick(source: Source, path: Path, wanted: _Wanted, fit: Fit) -> Iterator[tuple[Frame, float]]:
+    """The wanted frames of a source, as pictures, and until when each is shown."""
     last: Callable[[], av.VideoFrame] | None = None
     image = np.empty(0, np.uint8)
+    start, end, slack = wanted.start, wanted.end, source.slack
     shown = source.frames(start)
-    picked = _stored(shown, start, source.slack) if fps is None else _sampled(shown, start, fps, source.slack)
-    for index, (time, load) in enumerate(picked):
-        if end is not None and time >= end - source.slack:
+    picked = _stored(shown, start, slack) if wanted.fps is None else _sampled(shown, start, wanted.fps, source)
+    for index, item in enumerate(picked):
+        if end is not None and item.time >= end - slack:
             break
-        if index % every:
+        if index % wanted.every:
             continue
-        image = image.copy() if load is last else fit(load(), source.pixel_aspect, source.orientation)
-        last = load
-        yield Frame(time, image)
+        image = image.copy() if item.load is last else fit(item.load(), source.pixel_aspect, source.orientation)
+        last = item.load
+        yield Frame(item.time, image), source.end_of(item)
     if last is None:
         until = "its end" if end is None else f"{end:g} s"
         raise InputError(f"{path}: no frame between {start:g} s and {until}")
 
 
-def _stored(shown: Iterable[Shown], start: float, slack: float) -> Iterator[tuple[float, Callable[[], av.VideoFrame]]]:
+def _stored(shown: Iterable[Shown], start: float, slack: float) -> Iterator[Shown]:
     """The frames that begin at or after `start`."""
-    return ((item.time, item.load) for item in shown if item.time >= start - slack)
+    return (item for item in shown if item.time >= start - slack)
 
 
-def _sampled(
-    shown: Iterable[Shown], start: float, fps: float, slack: float
-) -> Iterator[tuple[float, Callable[[], av.VideoFrame]]]:
+def _sampled(shown: Iterable[Shown], start: float, fps: float, source: Source) -> Iterator[Shown]:
     """For each time `start + k / fps` until the last frame ends, the last frame that began by then."""
     index, current = 0, None
     for item in shown:
-        while current is not None and start + index / fps < item.time - slack:
-            yield start + index / fps, current.load
+        while current is not None and start + index / fps < item.time - source.slack:
+            yield Shown(start + index / fps, 1 / fps, current.load)
             index += 1
         current = item
-    while current is not None and start + index / fps < current.time + current.duration - slack:
-        yield start + index / fps, current.load
+    while current is not None and start + index / fps < source.end_of(current) - source.slack:
+        yield Shown(start + index / fps, 1 / fps, current.load)
         index += 1
 
 

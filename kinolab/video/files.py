@@ -1,19 +1,14 @@
-"""What `video.py` needs to know about files as bytes and names: no codec is touched here."""
+"""What `kinolab.video` needs to know about files as bytes: no codec is touched here."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
-from kinolab.errors import InputError
-
-_WRITTEN_IMAGE = re.compile(r"\d+\.png")
 
 
 @contextmanager
@@ -34,24 +29,6 @@ def atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts "frame2" before "frame10"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", name) if part]
-
-
-def numbered_images(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The images of a folder in natural order; other files and hidden ones are left aside."""
-    files = [f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith(".")]
-    if not files:
-        raise InputError(f"{folder}: a folder without images ({', '.join(sorted(suffixes))})")
-    return sorted(files, key=lambda file: (natural_key(file.name), file.name))
-
-
-def only_numbered_images(path: Path) -> bool:
-    """True for a folder that is empty or holds nothing but images named by numbers, as `video.write` makes them."""
-    return path.is_dir() and all(_WRITTEN_IMAGE.fullmatch(f.name) for f in path.iterdir())
-
-
 def unreadable(path: Path) -> str:
     """Why a file that no demuxer accepts cannot be read, from its first bytes."""
     with path.open("rb") as file:
@@ -70,7 +47,7 @@ def unreadable(path: Path) -> str:
 def cut_short(path: Path) -> str | None:
     """How much is missing where the container's own sizes say that the file should be longer; else None.
 
-    Knows mp4 and mov (boxes), mkv and webm (EBML), avi and webp (RIFF), gif (its closing byte).
+    Knows mp4, mov and avif (boxes), mkv and webm (EBML), avi and webp (RIFF), PNG (chunks), gif (its closing byte).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -83,29 +60,12 @@ def cut_short(path: Path) -> str | None:
             check = _mp4_length
         elif head[:4] == b"RIFF":
             check = _riff_length
+        elif head[:4] == b"\x89PNG":
+            check = _png_length
         elif head[:4] == b"\x1aE\xdf\xa3":
             check = _matroska_length
         expected = check(file, size) if check else 0
     return f"{size} of {expected} bytes are there" if expected > size else None
-
-
-def webp_durations(path: Path) -> list[float]:
-    """Seconds that each frame of an animated webp is shown; empty for a still or anything else.
-
-    Durations of 10 ms and less count as 100 ms, as in browsers.
-    """
-    seconds = []
-    with path.open("rb") as file:
-        if file.read(12)[8:] != b"WEBP":
-            return []
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            after = file.tell() + length + length % 2
-            if header[:4] == b"ANMF":  # x, y, width, height, duration: three bytes each
-                milliseconds = int.from_bytes(file.read(15)[12:15], "little")
-                seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
-            file.seek(after)
-    return seconds
 
 
 def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
@@ -134,6 +94,18 @@ def _riff_length(file: BinaryIO, size: int) -> int:
     file.seek(4)
     length = int.from_bytes(file.read(4), "little")
     return 8 + length if length != 0xFFFFFFFF else 0
+
+
+def _png_length(file: BinaryIO, size: int) -> int:
+    """Where its chunks end, the closing one included."""
+    position = 8
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(8)
+        position += 12 + int.from_bytes(header[:4], "big")
+        if header[4:] == b"IEND":
+            return position
+    return max(position, size) + 12
 
 
 def _matroska_length(file: BinaryIO, size: int) -> int:

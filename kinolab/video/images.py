@@ -1,28 +1,55 @@
-"""Sources of frames that Pillow reads: folders of numbered images, stills and animated webp (part of `video.py`)."""
+"""What Pillow reads: stills, folders of images, animated webp, PNG and AVIF (part of `kinolab.video`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
-import av
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageOps, features
 
 from kinolab.errors import InputError
-from kinolab.video.files import cut_short, unreadable, webp_durations
+from kinolab.video.animations import durations_of
+from kinolab.video.codec import av
+from kinolab.video.files import cut_short, unreadable
+from kinolab.video.names import IMAGE_SUFFIXES, images_of, series
 from kinolab.video.picture import rgb_of
-from kinolab.video.sources import Shown, Source, VideoInfo, rational, ready
+from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational, ready
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+# What Pillow raises for data that it can't make a picture of, by format.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
+
+
+def open_image(path: Path, fps: float) -> Source:
+    """An image file as a source: a clip where it is animated, else one frame.
+
+    Raises:
+        InputError: for a file that isn't an image, or of a format that this Pillow can't read.
+    """
+    durations = durations_of(path)
+    return Animated(path, durations) if durations else Images(path, [path], fps)
+
+
+def open_folder(path: Path, fps: float) -> Source:
+    """A folder of images as one clip, in natural order; frames that are missing in a numbered series leave gaps."""
+    names = images_of(path)
+    if not names:
+        raise InputError(f"{path}: a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    found = series(names)
+    if found is None:
+        return Images(path, [path / name for name in names], fps)
+    return Images(path, [path / name for name in found.names], fps, found.places)
 
 
 class Images(Source):
-    """Numbered images of one size, or a single one, shown at a given rate."""
+    """Images of one size, shown at a given rate; `places` are their numbers on the time line."""
 
-    def __init__(self, path: Path, files: list[Path], fps: float) -> None:
+    def __init__(self, path: Path, files: list[Path], fps: float, places: Sequence[int] | None = None) -> None:
         self.path, self.files, self.rate = path, files, rational(fps, "image_fps")
+        self.places = list(places) if places is not None else list(range(len(files)))
         self.size = self._size(files[0])
         for file in files[1:]:
             size = self._size(file)
@@ -39,45 +66,54 @@ class Images(Source):
                 return image.size[::-1] if turned else image.size
         except PermissionError:
             raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            reason = "the file is empty (0 bytes)" if file.stat().st_size == 0 else "not an image that can be read"
-            raise InputError(f"{file}: {reason}") from None
+        except (*BROKEN, Image.DecompressionBombError):
+            raise InputError(f"{file}: {not_readable(file)}") from None
 
     def info(self, exact: bool) -> VideoInfo:
-        count = len(self.files)
+        count, places = len(self.files), self.places[-1] + 1
         suffix = self.files[0].suffix.lower().lstrip(".")
-        self._load(self.files[0])
-        return _image_info(self.path, self.size, count, count / float(self.rate), self.rate, "images", suffix)
+        for file in self.files if exact else self.files[:1]:
+            self._load(file)
+        seconds = places / float(self.rate)
+        info = _image_info(self.path, self.size, count, seconds, self.rate, "images", suffix, self.notes())
+        return info
+
+    def notes(self) -> list[str]:
+        missing = self.places[-1] + 1 - len(self.places)
+        if not missing:
+            return []
+        first = next(k for k, place in enumerate(self.places) if place != k)
+        return [f"{missing} frame{'s' * (missing > 1)} missing, the first after {self.files[first - 1].name}"]
 
     def frames(self, start: float) -> Iterator[Shown]:
-        period = 1 / float(self.rate)
-        for index, file in enumerate(self.files):
-            yield Shown(index / float(self.rate), period, partial(self._load, file))
+        rate = float(self.rate)
+        following = [*self.places[1:], self.places[-1] + 1]
+        for file, place, after in zip(self.files, self.places, following, strict=True):
+            yield Shown(place / rate, (after - place) / rate, partial(self._load, file))
 
     def _load(self, file: Path) -> av.VideoFrame:
         try:
             with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image)
-                return av.VideoFrame.from_ndarray(rgb_of(upright), "rgb24")
-        except (OSError, ValueError, SyntaxError):
+                return _frame(rgb_of(ImageOps.exif_transpose(image)))
+        except BROKEN:
             raise InputError(f"{file}: a damaged or truncated image") from None
 
 
-class Webp(Source):
-    """A webp file, animated or not: libav cannot decode animations, Pillow can."""
+class Animated(Source):
+    """An animated webp, PNG or AVIF; `durations` are the seconds that each frame is shown."""
 
     slack = 0.001  # times are cut to milliseconds
 
-    def __init__(self, path: Path, fps: float) -> None:
-        self.path = path
-        self.durations = webp_durations(path)
+    def __init__(self, path: Path, durations: Sequence[float]) -> None:
+        self.path, self.durations = path, list(durations)
         try:
-            self.image = Image.open(path, formats=["WEBP"])
+            self.image = Image.open(path)
         except PermissionError:
             raise
-        except (OSError, ValueError, SyntaxError):
-            raise InputError(f"{path}: {unreadable(path)}") from None
-        self.durations = self.durations or [1 / fps]
+        except BROKEN:
+            raise InputError(f"{path}: {not_readable(path)}") from None
+        # A PNG may hold a picture for readers that know no animations, before its first frame.
+        self.first = int(bool(self.image.info.get("default_image")))
         count, seconds = len(self.durations), sum(self.durations)
         whole = round(count / seconds)  # times are rounded to milliseconds, and so would be the rate
         self.rate = rational(whole if abs(count / max(1, whole) - seconds) <= 0.002 else count / seconds, str(path))
@@ -86,29 +122,52 @@ class Webp(Source):
         self.image.close()
 
     def info(self, exact: bool) -> VideoInfo:
-        next(self.frames(0.0))
-        seconds = sum(self.durations)
-        return _image_info(self.path, self.image.size, len(self.durations), seconds, self.rate, "webp", "webp")
+        for _ in self.frames(0.0):
+            if not exact:
+                break
+        seconds, kind = sum(self.durations), (self.image.format or "image").lower()
+        return _image_info(self.path, self.image.size, len(self.durations), seconds, self.rate, kind, kind, [])
 
     def frames(self, start: float) -> Iterator[Shown]:
-        time = 0.0
+        begins = [0.0, *accumulate(self.durations)]
         for index, duration in enumerate(self.durations):
             try:
-                self.image.seek(index)
-                frame = av.VideoFrame.from_ndarray(rgb_of(self.image), "rgb24")
-            except (OSError, ValueError, EOFError):
-                reason = cut_short(self.path) or "damaged data"
-                raise InputError(
-                    f"{self.path}: truncated: decoding stopped at {time:.3f} s after {index} frames ({reason})"
-                ) from None
-            yield Shown(time, duration, ready(frame))
-            time += duration
+                self.image.seek(index + self.first)
+                frame = _frame(rgb_of(self.image))
+            except BROKEN:
+                reason = cut_short(self.path)
+                where = f"decoding stopped at {begins[index]:.3f} s after {index} frames"
+                kind = "truncated" if reason else "damaged"
+                raise InputError(f"{self.path}: {kind}: {where} ({reason or 'damaged data'})") from None
+            yield Shown(begins[index], duration, ready(frame))
+
+
+def _frame(image: np.ndarray) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(image, "rgb24")
+
+
+def not_readable(file: Path) -> str:
+    """Why Pillow can't open an image."""
+    if file.stat().st_size == 0:
+        return "the file is empty (0 bytes)"
+    if file.suffix.lower() == ".avif" and not features.check("avif"):
+        return "AVIF needs Pillow 11.3 or newer (pip install -U pillow)"
+    reason = unreadable(file)
+    return reason if "not a video" not in reason else "not an image that can be read"
 
 
 def _image_info(
-    path: Path, size: tuple[int, int], count: int, seconds: float, rate: Fraction, container: str, codec: str
+    path: Path,
+    size: tuple[int, int],
+    count: int,
+    seconds: float,
+    rate: Fraction,
+    container: str,
+    codec: str,
+    notes: Sequence[str],
 ) -> VideoInfo:
     width, height = size
+    fps = mean_rate(count, seconds, rate)
     return VideoInfo(
-        path, width, height, count, float(rate), seconds, container, codec, "rgb24", 0, 1.0, width, height, False
+        path, width, height, count, fps, seconds, container, codec, "rgb24", 0, 1.0, width, height, False, tuple(notes)
     )

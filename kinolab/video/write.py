@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
 from kinolab.errors import InputError
-from kinolab.video.picture import ACCURATE
+from kinolab.video.codec import ColorRange, Colorspace, Interpolation, VideoReformatter, av
+from kinolab.video.picture import accurate
 
 WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")
 
@@ -63,7 +62,7 @@ def encode(
                     format=pixels,
                     dst_colorspace=Colorspace.ITU709,
                     dst_color_range=ColorRange.MPEG,
-                    interpolation=ACCURATE | Interpolation.FULL_CHR_H_INP,
+                    interpolation=accurate() | Interpolation.FULL_CHR_H_INP,
                     threads=1,
                 )
             else:

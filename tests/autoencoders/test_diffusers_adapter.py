@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import sys
@@ -26,6 +25,8 @@ from kinolab.model import autoencoder_config, load_autoencoder, save_autoencoder
 
 pytest.importorskip("diffusers")
 import diffusers
+
+from tests.closeness import NETWORK, assert_close
 
 WIDTHS = {"block_out_channels": [8, 8, 8, 8], "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}
 LTX = {
@@ -75,7 +76,6 @@ CASES: dict[str, tuple[str, dict[str, Any], str, int]] = {
         8,
     ),
 }  # fmt: skip
-close: Any = functools.partial(torch.testing.assert_close, rtol=0.0, atol=1e-5)
 
 
 def saved(case: str, folder: Path) -> Any:
@@ -130,6 +130,7 @@ def direct(case: str, network: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
     return latents, rebuilt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_a_folder_of_diffusers_gives_what_its_class_gives(case: str, tmp_path: Path) -> None:
@@ -143,15 +144,15 @@ def test_a_folder_of_diffusers_gives_what_its_class_gives(case: str, tmp_path: P
     clip = torch.rand(1, 3, frames, 2 * ratio, 3 * ratio) * 2 - 1
     latents, rebuilt = direct(case, network, clip)
     posterior = ours.encode(clip)
-    close(posterior.mean, latents)
+    assert_close(posterior.mean, latents, within=NETWORK)
     assert tuple(posterior.mean.shape[1:]) == spec.latent_shape(frames, 2 * ratio, 3 * ratio)
     assert ours.bits_per_latent is None
     before = torch.random.get_rng_state()
-    close(ours.decode(posterior.mean), rebuilt)
+    assert_close(ours.decode(posterior.mean), rebuilt, within=NETWORK)
     assert torch.equal(torch.random.get_rng_state(), before), "decoding leaves the random state alone"
     twice = torch.cat([clip, clip.flip(2)])
     if case != "ltx-timestep":  # each clip of a batch gets noise of its own
-        close(ours.decode(ours.encode(twice).mean)[:1], rebuilt, atol=1e-4)
+        assert_close(ours.decode(ours.encode(twice).mean)[:1], rebuilt, within=NETWORK)
 
 
 @pytest.mark.parametrize("case", ["sd3", "ltx"])
@@ -161,7 +162,7 @@ def test_the_spread_is_scaled_with_the_mean(case: str, tmp_path: Path) -> None:
     clip = torch.rand(1, 3, 1, 64, 64) * 2 - 1
     raw = network.encode(clip[:, :, 0] if case == "sd3" else clip).latent_dist.std
     deviation = torch.exp(0.5 * ours.encode(clip).logvar)
-    close(deviation, (raw[:, :, None] if case == "sd3" else raw) * columns(ours.latent_scale))
+    assert_close(deviation, (raw[:, :, None] if case == "sd3" else raw) * columns(ours.latent_scale), within=NETWORK)
 
 
 @torch.no_grad()
@@ -172,7 +173,7 @@ def test_hunyuan_is_not_cut_in_time(tmp_path: Path) -> None:
     cut = network.encode(clip).latent_dist.mean
     whole = network.quant_conv(network.encoder(clip)).chunk(2, dim=1)[0]
     assert (cut - whole).abs().max() > 1e-4
-    close(ours.encode(clip).mean, whole * network.config.scaling_factor)
+    assert_close(ours.encode(clip).mean, whole * network.config.scaling_factor, within=NETWORK)
 
 
 @torch.no_grad()
@@ -184,7 +185,7 @@ def test_a_model_folder_holds_it_whole(tmp_path: Path) -> None:
     again = load_autoencoder(tmp_path / "model")
     assert again.config == ours.config and again.spec == ours.spec == build(ours.config).spec
     clip = torch.rand(1, 3, 9, 32, 32)
-    close(again.encode(clip).mean, ours.encode(clip).mean)
+    assert_close(again.encode(clip).mean, ours.encode(clip).mean, within=NETWORK)
 
 
 def test_it_is_measured_like_any_other(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from kinolab.autoencoders.base import Posterior
 from kinolab.config import load_config
 from kinolab.errors import InputError
 from kinolab.layers.key_frames import Groups, KeyFrameConfig
+from tests.closeness import NETWORK, assert_close, difference
 
 IMAGE = ImageConfig(
     block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=2, latent_channels=5, latent_scale=1.5
@@ -25,10 +26,6 @@ WIDE = IMAGE.model_copy(update={"block_out_channels": (4, 4, 8, 8, 8), "latent_c
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def image_autoencoder(config: ImageConfig = IMAGE) -> ImageAutoencoder:
@@ -74,9 +71,9 @@ def test_one_frame_is_encoded_and_decoded_as_by_the_image_autoencoder(
     picture = noise(2, 3, 1, 32, 32)
     with torch.no_grad():
         ours, theirs = model.encode(picture), image.encode(picture)
-        close(ours.mean, theirs.mean)
-        close(ours.logvar, theirs.logvar)
-        close(model.decode(theirs.mean), image.decode(theirs.mean))
+        assert_close(ours.mean, theirs.mean, within=NETWORK)
+        assert_close(ours.logvar, theirs.logvar, within=NETWORK)
+        assert_close(model.decode(theirs.mean), image.decode(theirs.mean), within=NETWORK)
 
 
 def test_after_training_an_image_still_has_exactly_the_image_autoencoders_latents(image: ImageAutoencoder) -> None:
@@ -98,15 +95,17 @@ def test_before_training_the_latents_of_a_clip_are_the_images_of_every_rth_frame
     model = inflated(image, image_branch=branch)
     clip = noise(1, 3, 9 + 5, 16, 16)
     with torch.no_grad():
-        close(model.encode(clip).mean, image.encode(clip[:, :, [0, 4, 8, 9, 13]]).mean)
+        assert_close(model.encode(clip).mean, image.encode(clip[:, :, [0, 4, 8, 9, 13]]).mean, within=NETWORK)
 
 
 def test_a_clip_at_rest_has_no_residual_whatever_the_weights(image: ImageAutoencoder) -> None:
     model = trained(image)
     picture = noise(1, 3, 1, 16, 16)
     with torch.no_grad():
-        close(
-            model.encode(picture.expand(-1, -1, 9, -1, -1)).mean, image.encode(picture).mean.expand(-1, -1, 3, -1, -1)
+        assert_close(
+            model.encode(picture.expand(-1, -1, 9, -1, -1)).mean,
+            image.encode(picture).mean.expand(-1, -1, 3, -1, -1),
+            within=NETWORK,
         )
 
 
@@ -127,8 +126,8 @@ def test_random_takes_the_frozen_part_only(image: ImageAutoencoder) -> None:
     picture = noise(1, 3, 1, 16, 16)
     with torch.no_grad():
         latents = model.encode(picture).mean
-        assert torch.equal(latents, image.encode(picture).mean)
-        assert (model.decode(latents) - image.decode(latents)).abs().max() > 1e-2
+        assert_close(latents, image.encode(picture).mean, within=NETWORK)
+        assert difference(model.decode(latents), image.decode(latents)) > 1e-2
 
 
 def test_a_config_of_another_image_autoencoder_is_named(image: ImageAutoencoder) -> None:
@@ -178,8 +177,12 @@ def test_groups_are_coded_by_themselves(image: ImageAutoencoder) -> None:
     parts = clip.split(9, dim=2)
     with torch.no_grad():
         whole = model.encode(clip)
-        close(whole.mean, torch.cat([model.encode(part).mean for part in parts], dim=2))
-        close(model.decode(whole.mean), torch.cat([model.decode(model.encode(p).mean) for p in parts], dim=2))
+        assert_close(whole.mean, torch.cat([model.encode(part).mean for part in parts], dim=2), within=NETWORK)
+        assert_close(
+            model.decode(whole.mean),
+            torch.cat([model.decode(model.encode(p).mean) for p in parts], dim=2),
+            within=NETWORK,
+        )
     with pytest.raises(InputError, match=r"9\*m or 9\*m \+ 1 \+ 4\*k frames, got 11; use 10 or 14"):
         model.encode(noise(1, 3, 11, 16, 16))
 
@@ -199,9 +202,11 @@ def test_streams_equal_the_whole_clip(image: ImageAutoencoder, branch: bool, len
     with torch.no_grad():
         whole = model.encode(clip)
         parts = list(model.encode_stream(cut(clip)))
-        close(torch.cat([p.mean for p in parts], dim=2), whole.mean)
-        close(torch.cat([p.logvar for p in parts], dim=2), whole.logvar)
-        close(torch.cat(list(model.decode_stream(cut(whole.mean))), dim=2), model.decode(whole.mean))
+        assert_close(torch.cat([p.mean for p in parts], dim=2), whole.mean, within=NETWORK)
+        assert_close(torch.cat([p.logvar for p in parts], dim=2), whole.logvar, within=NETWORK)
+        assert_close(
+            torch.cat(list(model.decode_stream(cut(whole.mean))), dim=2), model.decode(whole.mean), within=NETWORK
+        )
 
 
 def test_a_stream_gives_latents_as_soon_as_it_can_and_names_a_wrong_length(image: ImageAutoencoder) -> None:
@@ -256,9 +261,13 @@ def test_no_group_straddles_a_cut(image: ImageAutoencoder) -> None:
     other = clip.clone()
     other[:, :, 8:] = noise(1, 3, 12, 16, 16, seed=3) * 0.1
     again = model.decode_groups(model.encode_groups(other, rule(rule="scene"), cuts=(5, 6, 8)))
-    close(again[:, :, :8], rebuilt[:, :, :8])
+    assert_close(again[:, :, :8], rebuilt[:, :, :8], within=NETWORK)
     # a scene by itself is coded as within its clip
-    close(model.decode_groups(model.encode_groups(clip[:, :, 5:6], rule(rule="scene"))), rebuilt[:, :, 5:6])
+    assert_close(
+        model.decode_groups(model.encode_groups(clip[:, :, 5:6], rule(rule="scene"))),
+        rebuilt[:, :, 5:6],
+        within=NETWORK,
+    )
     assert model.encode_groups(clip, rule(rule="first")).boundaries == [0, 9, 18]
 
 
@@ -267,7 +276,7 @@ def test_cuts_in_every_frame_make_images(image: ImageAutoencoder) -> None:
     model, clip = trained(image), clip_with_cuts((1,) * 6)
     groups = model.encode_groups(clip, rule(rule="scene"))
     assert lengths(groups) == [1] * 6
-    close(torch.cat([g.latents for g in groups.groups], dim=2), image.encode(clip).mean)
+    assert_close(torch.cat([g.latents for g in groups.groups], dim=2), image.encode(clip).mean, within=NETWORK)
     assert model.compression(6, 16, 16, lengths(groups)) == model.compression(1, 16, 16) == Fraction(3 * 64, 5)
 
 
@@ -290,27 +299,31 @@ def test_fixed_key_frames_come_by_their_period(image: ImageAutoencoder) -> None:
     groups = model.encode_groups(clip, rule(rule="fixed", period=6))
     assert groups.key_frames == [0, 6, 12] and lengths(groups) == [6, 6, 2]
     keys = torch.cat([g.latents[:, :, :1] for g in groups.groups], dim=2)
-    close(keys, image.encode(clip[:, :, [0, 6, 12]]).mean)
+    assert_close(keys, image.encode(clip[:, :, [0, 6, 12]]).mean, within=NETWORK)
     regular = model.encode_groups(clip[:, :, :10], rule(rule="fixed", period=9))
-    close(torch.cat([g.latents for g in regular.groups], dim=2), model.encode(clip[:, :, :10]).mean)
+    assert_close(
+        torch.cat([g.latents for g in regular.groups], dim=2), model.encode(clip[:, :, :10]).mean, within=NETWORK
+    )
 
 
 @torch.no_grad()
 def test_the_best_key_frame_is_the_one_with_the_least_error(image: ImageAutoencoder) -> None:
     model = trained(image)
-    clip = torch.cat([noise(1, 3, 1, 16, 16), 0.3 * noise(1, 3, 1, 16, 16, seed=1).expand(-1, -1, 8, -1, -1)], dim=2)
+    frames = [scale * noise(1, 3, 1, 16, 16, seed=seed) for seed, scale in ((0, 1.0), (1, 0.3), (2, 0.6))]
+    clip = torch.cat([frames[0], frames[1].expand(-1, -1, 6, -1, -1), frames[2].expand(-1, -1, 2, -1, -1)], dim=2)
     errors = {}
     for key in (0, 4, 8):
         latents = model.encode_group(clip, key)
         assert latents.shape[2] == 3  # a key frame further in costs nothing
-        close(latents[:, :, key // 4], image.encode(clip[:, :, key : key + 1]).mean[:, :, 0])
+        assert_close(latents[:, :, key // 4], image.encode(clip[:, :, key : key + 1]).mean[:, :, 0], within=NETWORK)
         [group] = model.encode_groups(clip, rule(rule="fixed", period=9)).groups
         rebuilt = model.decode_group(type(group)(0, 9, key, latents))
         assert rebuilt.shape == clip.shape
         errors[key] = float((rebuilt - clip).square().mean())
     best = min(errors, key=lambda key: errors[key])
     groups = model.encode_groups(clip, rule(rule="best", cuts="none"))
-    assert groups.key_frames == [best] and len(set(errors.values())) == 3
+    least, second, _ = sorted(errors.values())
+    assert groups.key_frames == [best] and second > 1.001 * least, "one is best by more than rounding"
     assert float((model.decode_groups(groups) - clip).square().mean()) == pytest.approx(errors[best], rel=1e-4)
     assert model.encode_groups(clip, rule(rule="best", cuts="none", candidates=1)).key_frames == [0]
 
@@ -319,9 +332,9 @@ def test_the_best_key_frame_is_the_one_with_the_least_error(image: ImageAutoenco
 def test_a_key_frame_inside_its_group_is_coded_to_both_sides(image: ImageAutoencoder) -> None:
     """Before training the latents are those of the key frame and of every r-th frame to both sides."""
     model, clip = inflated(image), noise(1, 3, 9, 16, 16)
-    close(model.encode_group(clip, 4), image.encode(clip[:, :, [0, 4, 8]]).mean)
+    assert_close(model.encode_group(clip, 4), image.encode(clip[:, :, [0, 4, 8]]).mean, within=NETWORK)
     turned = model.encode_group(clip.flip(2), 8)
-    close(turned, model.encode_group(clip, 0).flip(2))
+    assert_close(turned, model.encode_group(clip, 0).flip(2), within=NETWORK)
     with pytest.raises(InputError, match=r"key frame out of \[0, 4, 8\], got 3"):
         model.encode_group(clip, 3)
 
@@ -333,7 +346,7 @@ def test_groups_that_arrive_in_chunks_are_the_same(image: ImageAutoencoder) -> N
     arrived = list(model.group_stream(clip.split(7, dim=2), rule(rule="scene")))
     assert [(g.start, g.frames, g.key) for g in arrived] == [(g.start, g.frames, g.key) for g in whole.groups]
     for a, b in zip(arrived, whole.groups, strict=True):
-        close(a.latents, b.latents)
+        assert_close(a.latents, b.latents, within=NETWORK)
     with pytest.raises(InputError, match=r"one clip \(1, 3, T, H, W\).* got 2"):
         model.encode_groups(clip.expand(2, -1, -1, -1, -1))
     with pytest.raises(InputError, match="scenedetect needs the clip"):
@@ -349,7 +362,7 @@ def test_the_terms_are_zero_for_image_latents_and_positive_for_shifted_ones(imag
     assert {term.weight for term in terms.values()} == {0.1}
     assert float(terms["moments"].value) < 1e-9 and float(terms["samples"].value) < 1e-5
     read = image.decode(image.encode(clip[:, :, [4, 8, 13]]).mean)
-    torch.testing.assert_close(terms["image_decoder"].value, (read - clip[:, :, [4, 8, 13]]).abs().mean())
+    assert_close(terms["image_decoder"].value, (read - clip[:, :, [4, 8, 13]]).abs().mean(), within=NETWORK)
     for changed in (encoded.mean + 1.0, encoded.mean * 3):
         shifted = model.regularisation(clip, Posterior(changed, encoded.logvar))
         assert all(float(shifted[name].value) > float(terms[name].value) + 1e-3 for name in terms)

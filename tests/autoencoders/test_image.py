@@ -13,6 +13,7 @@ from kinolab.autoencoders import ImageAutoencoder, ImageConfig, build
 from kinolab.autoencoders import image as image_module
 from kinolab.errors import InputError
 from kinolab.layers.normalization import fold_frames
+from tests.closeness import NETWORK, assert_close
 
 TINY = ImageConfig(block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4)
 
@@ -52,10 +53,10 @@ def test_parity_with_diffusers(changes: dict, video: Tensor) -> None:
     ours.load_state_dict(reference.state_dict(), strict=True)
     with torch.no_grad():
         posterior, expected = ours.encode(video), reference.encode(fold_frames(video)).latent_dist
-        torch.testing.assert_close(fold_frames(posterior.mean), expected.mean, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(fold_frames(posterior.logvar), expected.logvar, atol=1e-5, rtol=1e-5)
+        assert_close(fold_frames(posterior.mean), expected.mean, within=NETWORK)
+        assert_close(fold_frames(posterior.logvar), expected.logvar, within=NETWORK)
         decoded = reference.decode(expected.mean).sample
-        torch.testing.assert_close(fold_frames(ours.decode(posterior.mean)), decoded, atol=1e-5, rtol=1e-5)
+        assert_close(fold_frames(ours.decode(posterior.mean)), decoded, within=NETWORK)
 
 
 def test_spec_describes_what_comes_out(video: Tensor) -> None:
@@ -70,11 +71,11 @@ def test_frames_do_not_see_each_other_and_streams_are_exact(video: Tensor) -> No
     with torch.no_grad():
         whole = model.encode(video)
         alone = model.encode(video[:, :, 1:2]).mean
-        torch.testing.assert_close(whole.mean[:, :, 1:2], alone, atol=1e-5, rtol=1e-5)
+        assert_close(whole.mean[:, :, 1:2], alone, within=NETWORK)
         parts = [p.mean for p in model.encode_stream(video.split([2, 1], dim=2))]
-        torch.testing.assert_close(torch.cat(parts, dim=2), whole.mean, atol=1e-5, rtol=1e-5)
+        assert_close(torch.cat(parts, dim=2), whole.mean, within=NETWORK)
         frames = torch.cat(list(model.decode_stream(whole.mean.split(1, dim=2))), dim=2)
-        torch.testing.assert_close(frames, model.decode(whole.mean), atol=1e-5, rtol=1e-5)
+        assert_close(frames, model.decode(whole.mean), within=NETWORK)
 
 
 def test_long_clips_go_through_the_network_in_bounded_parts(monkeypatch: pytest.MonkeyPatch, video: Tensor) -> None:
@@ -86,7 +87,7 @@ def test_long_clips_go_through_the_network_in_bounded_parts(monkeypatch: pytest.
         monkeypatch.setattr(image_module, "PIXELS_AT_ONCE", 4 * 16 * 24)
         parts = model.encode(video).mean
     assert seen == [6, 4, 2]
-    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    assert_close(parts, whole, within=NETWORK)
 
 
 def test_latents_are_shifted_and_scaled_and_decode_undoes_it(video: Tensor) -> None:
@@ -96,9 +97,9 @@ def test_latents_are_shifted_and_scaled_and_decode_undoes_it(video: Tensor) -> N
     scaled.load_state_dict(weights)  # public weights carry no scaling: that of the config stays
     with torch.no_grad():
         a, b = raw.encode(video), scaled.encode(video)
-        torch.testing.assert_close(b.mean, (a.mean - 0.5) * 2.0)
-        torch.testing.assert_close(b.logvar, a.logvar + 2 * torch.tensor(2.0).log())
-        torch.testing.assert_close(scaled.decode(b.mean), raw.decode(a.mean), atol=1e-5, rtol=1e-5)
+        assert_close(b.mean, (a.mean - 0.5) * 2.0, within=NETWORK)
+        assert_close(b.logvar, a.logvar + 2 * torch.tensor(2.0).log(), within=NETWORK)
+        assert_close(scaled.decode(b.mean), raw.decode(a.mean), within=NETWORK)
 
 
 def test_saved_scaling_wins_over_the_config() -> None:

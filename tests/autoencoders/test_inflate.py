@@ -14,6 +14,7 @@ from kinolab.autoencoders.odvae import Variant
 from kinolab.config import load_config
 from kinolab.errors import InputError
 from kinolab.layers.causal_resampling import ResidualTimePool
+from tests.closeness import NETWORK, assert_close
 
 TINY: dict[str, Any] = {
     "hidden_size": 4,
@@ -38,10 +39,6 @@ def image() -> ImageAutoencoder:
     return model.eval()
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("variant", get_args(Variant))
 @pytest.mark.parametrize("init", ["tail", "average"])
 @pytest.mark.parametrize(("ratio", "resampling"), [(4, "merged"), (8, "merged"), (4, "separate"), (4, "residual")])
@@ -53,9 +50,9 @@ def test_an_image_is_encoded_and_decoded_as_by_the_image_autoencoder(
     picture = torch.rand(2, 3, 1, 16, 16) * 2 - 1
     with torch.no_grad():
         ours, theirs = model.encode(picture), image.encode(picture)
-        close(ours.mean, theirs.mean)
-        close(ours.logvar, theirs.logvar)
-        close(model.decode(theirs.mean), image.decode(theirs.mean))
+        assert_close(ours.mean, theirs.mean, within=NETWORK)
+        assert_close(ours.logvar, theirs.logvar, within=NETWORK)
+        assert_close(model.decode(theirs.mean), image.decode(theirs.mean), within=NETWORK)
 
 
 def test_residual_resampling_begins_as_the_identity_of_the_latest_frame(image: ImageAutoencoder) -> None:
@@ -64,7 +61,7 @@ def test_residual_resampling_begins_as_the_identity_of_the_latest_frame(image: I
     with torch.no_grad():
         layer.mix_factor.fill_(-100.0)  # the convolution alone
         video = torch.rand(1, layer.conv.in_channels, 5, 4, 4)
-        torch.testing.assert_close(layer(video), video[:, :, ::2])
+        assert_close(layer(video), video[:, :, ::2], within=NETWORK)
 
 
 @pytest.mark.parametrize("norm", ["frame", "clip"])
@@ -72,7 +69,7 @@ def test_the_equation_for_images_holds_for_both_norms(image: ImageAutoencoder, n
     model = inflate(image, load_config(OdVaeConfig, {**TINY, "norm": norm}), "tail")
     picture = torch.rand(1, 3, 1, 16, 16)
     with torch.no_grad():
-        close(model.encode(picture).mean, image.encode(picture).mean)
+        assert_close(model.encode(picture).mean, image.encode(picture).mean, within=NETWORK)
 
 
 @pytest.mark.parametrize("variant", get_args(Variant))
@@ -83,9 +80,9 @@ def test_tail_reads_every_rth_frame_and_repeats_it(image: ImageAutoencoder, vari
     video = torch.rand(1, 3, frames, 16, 16) * 2 - 1
     with torch.no_grad():
         latents = image.encode(video[:, :, ::ratio]).mean
-        close(model.encode(video).mean, latents)
+        assert_close(model.encode(video).mean, latents, within=NETWORK)
         sources = [math.ceil(t / ratio) for t in range(frames)]
-        close(model.decode(latents), image.decode(latents)[:, :, sources])
+        assert_close(model.decode(latents), image.decode(latents)[:, :, sources], within=NETWORK)
 
 
 def test_average_treats_a_still_clip_as_an_image(image: ImageAutoencoder) -> None:
@@ -93,7 +90,9 @@ def test_average_treats_a_still_clip_as_an_image(image: ImageAutoencoder) -> Non
     picture = torch.rand(1, 3, 1, 16, 16)
     with torch.no_grad():
         latent = image.encode(picture).mean
-        close(model.encode(picture.expand(-1, -1, 5, -1, -1)).mean, latent.expand(-1, -1, 2, -1, -1))
+        assert_close(
+            model.encode(picture.expand(-1, -1, 5, -1, -1)).mean, latent.expand(-1, -1, 2, -1, -1), within=NETWORK
+        )
 
 
 def test_tail_kernels_are_zero_but_for_the_last_slice(image: ImageAutoencoder) -> None:
@@ -129,7 +128,9 @@ def test_no_attention_and_no_quant_convolutions() -> None:
     model = inflate(source, config)
     picture = torch.rand(1, 3, 1, 4, 4)
     with torch.no_grad():
-        close(model.decode(model.encode(picture).mean), source.decode(source.encode(picture).mean))
+        assert_close(
+            model.decode(model.encode(picture).mean), source.decode(source.encode(picture).mean), within=NETWORK
+        )
 
 
 def test_a_config_that_does_not_fit_is_named(image: ImageAutoencoder) -> None:

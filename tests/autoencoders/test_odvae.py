@@ -17,6 +17,7 @@ from kinolab.autoencoders.odvae import Variant
 from kinolab.config import load_config
 from kinolab.errors import InputError
 from kinolab.layers.causal_resampling import ResidualTimePool, ResidualTimeUpsample
+from tests.closeness import STORED, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLIC: dict[str, Any] = {
@@ -54,7 +55,7 @@ def test_golden_numbers_of_the_public_class(name: str, changes: dict[str, Any]) 
         (image.mean, "image_latent_mean"),
         (video, "reconstruction"),
     ]:
-        torch.testing.assert_close(ours, stored[key], atol=1e-4, rtol=0, msg=key)
+        assert_close(ours, stored[key], what=key, within=STORED)
 
 
 @pytest.mark.parametrize("variant", get_args(Variant))
@@ -105,13 +106,13 @@ def test_tiling_joins_groups_that_overlap_by_one_frame(norm: str) -> None:
         tiled = model.encode_tiled(video, 9)
         groups = [model.encode(video[:, :, :9]), model.encode(video[:, :, 8:])]
         expected = torch.cat([groups[0].mean, groups[1].mean[:, :, 1:]], dim=2)
-        torch.testing.assert_close(tiled.mean, expected)
+        assert_close(tiled.mean, expected)
         assert tiled.mean.shape == tiled.logvar.shape == model.encode(video).mean.shape
-        torch.testing.assert_close(model.encode_tiled(video, 17).mean, model.encode(video).mean)
+        assert_close(model.encode_tiled(video, 17).mean, model.encode(video).mean)
 
         frames = model.decode_tiled(tiled.mean, 2)
         pairs = [model.decode(tiled.mean[:, :, i : i + 2]) for i in range(3)]
-        torch.testing.assert_close(frames, torch.cat([pairs[0], pairs[1][:, :, 1:], pairs[2][:, :, 1:]], dim=2))
+        assert_close(frames, torch.cat([pairs[0], pairs[1][:, :, 1:], pairs[2][:, :, 1:]], dim=2))
         assert frames.shape == video.shape
         assert model.decode_tiled(tiled.mean[:, :, :1], 2).shape[2] == 1
 
@@ -125,7 +126,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
         if a.grad is not None:
             assert b.grad is not None
-            torch.testing.assert_close(a.grad, b.grad)
+            assert_close(a.grad, b.grad)
 
 
 @pytest.mark.parametrize("resampling", ["merged", "separate", "residual"])
@@ -153,12 +154,12 @@ def test_residual_resampling_mixes_a_convolution_with_the_average_and_the_interp
         a = torch.sigmoid(torch.tensor(-0.4))
         convolved = F.conv3d(padded, down.conv.weight, down.conv.bias, stride=(2, 1, 1), padding=(0, 1, 1))
         expected = a * F.avg_pool3d(padded, (3, 1, 1), (2, 1, 1)) + (1 - a) * convolved
-        torch.testing.assert_close(down(x), expected)
+        assert_close(down(x), expected)
         rest = F.interpolate(x[:, :, 1:], scale_factor=(2.0, 1.0, 1.0), mode="trilinear")
         doubled, a = torch.cat([x[:, :, :1], rest], dim=2), torch.sigmoid(torch.tensor(0.3))
         padded = torch.cat([doubled[:, :, :1], doubled[:, :, :1], doubled], dim=2)
         convolved = F.conv3d(padded, up.conv.conv.weight, up.conv.conv.bias, padding=(0, 1, 1))
-        torch.testing.assert_close(up(x), a * doubled + (1 - a) * convolved)
+        assert_close(up(x), a * doubled + (1 - a) * convolved)
         exact = down(up(x))
         with torch.autocast("cpu", torch.bfloat16):
             assert (down(up(x)).float() - exact).abs().max() < 0.05
@@ -171,9 +172,9 @@ def test_posterior_is_in_normalised_units() -> None:
     video = torch.rand(1, 3, 5, 8, 8)
     with torch.no_grad():
         a, b = raw.encode(video), scaled.encode(video)
-        torch.testing.assert_close(b.mean, (a.mean + 0.25) * 4.0)
-        torch.testing.assert_close(b.logvar, a.logvar + 2 * torch.tensor(4.0).log())
-        torch.testing.assert_close(scaled.decode(b.mean), raw.decode(a.mean), atol=1e-5, rtol=1e-5)
+        assert_close(b.mean, (a.mean + 0.25) * 4.0)
+        assert_close(b.logvar, a.logvar + 2 * torch.tensor(4.0).log())
+        assert_close(scaled.decode(b.mean), raw.decode(a.mean))
 
 
 def _mistakes() -> list[tuple[Any, str]]:

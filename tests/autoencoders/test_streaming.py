@@ -16,6 +16,7 @@ from kinolab.autoencoders.odvae import Variant
 from kinolab.config import load_config
 from kinolab.errors import InputError
 from kinolab.layers.causal_conv import Stream
+from tests.closeness import NETWORK, assert_close
 
 TINY: dict[str, Any] = {
     "hidden_size": 4,
@@ -64,10 +65,10 @@ def check_exact(model: OdVae, video: Tensor, lengths: list[int]) -> None:
         whole = model.encode(video)
         parts = list(model.encode_stream(cut(video, lengths)))
         mean, logvar = (torch.cat(list(p), dim=2) for p in zip(*[(p.mean, p.logvar) for p in parts], strict=True))
-        torch.testing.assert_close(mean, whole.mean, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(logvar, whole.logvar, atol=1e-5, rtol=1e-5)
+        assert_close(mean, whole.mean, within=NETWORK)
+        assert_close(logvar, whole.logvar, within=NETWORK)
         decoded = torch.cat(list(model.decode_stream(cut(whole.mean, lengths))), dim=2)
-        torch.testing.assert_close(decoded, model.decode(whole.mean), atol=1e-5, rtol=1e-5)
+        assert_close(decoded, model.decode(whole.mean), within=NETWORK)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -117,7 +118,7 @@ def test_two_streams_of_one_model_can_be_interleaved() -> None:
         pairs = list(zip(*streams, strict=True))
         for i, clip in enumerate(clips):
             joined = torch.cat([pair[i].mean for pair in pairs], dim=2)
-            torch.testing.assert_close(joined, model.encode(clip).mean, atol=1e-5, rtol=1e-5)
+            assert_close(joined, model.encode(clip).mean, within=NETWORK)
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "trilinear"])
@@ -143,7 +144,7 @@ def test_gradients_flow_through_a_stream() -> None:
     video.grad = None
     model.encode(video).mean.sum().backward()
     assert streamed is not None and video.grad is not None
-    torch.testing.assert_close(streamed, video.grad, atol=1e-4, rtol=1e-4)
+    assert_close(streamed, video.grad, within=NETWORK)
     model.zero_grad()
 
 

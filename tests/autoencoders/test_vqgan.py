@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from kinolab.autoencoders import vqgan as vqgan_module
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
 from kinolab.layers import codebook as codebook_module
+from tests.closeness import NETWORK, assert_close
 
 GROUPS, BLOCKS, CODES = 4, 1, 13
 WIDTHS = (8, 16, 16)
@@ -27,7 +27,6 @@ TINY = VqganConfig(
     ch=8, ch_mult=(1, 2, 2), num_res_blocks=BLOCKS, attn_resolutions=(128, 64), z_channels=Z_CHANNELS,
     embed_dim=EMBED, n_embed=CODES, norm_num_groups=GROUPS,
 )  # fmt: skip
-close = functools.partial(torch.testing.assert_close, rtol=0.0, atol=2e-5)
 State = dict[str, Tensor]
 
 
@@ -179,19 +178,21 @@ def test_public_weights_give_the_outputs_of_an_independent_forward_pass(checkpoi
     assert torch.equal(ours.indices(clip).flatten(0, 1), codes)
     posterior = ours.encode(clip)
     assert tuple(posterior.mean.shape[1:]) == ours.spec.latent_shape(3, 16, 24) == (EMBED, 3, 4, 6)
-    close(posterior.mean.transpose(1, 2).flatten(0, 1), reference.vectors(codes))
+    assert_close(posterior.mean.transpose(1, 2).flatten(0, 1), reference.vectors(codes), within=NETWORK)
     rebuilt = reference.decode(reference.vectors(codes)).unflatten(0, (2, 3)).transpose(1, 2)
-    close(ours.decode(posterior.mean), rebuilt)
-    close(ours.decode_indices(ours.indices(clip)), rebuilt)
+    assert_close(ours.decode(posterior.mean), rebuilt, within=NETWORK)
+    assert_close(ours.decode_indices(ours.indices(clip)), rebuilt, within=NETWORK)
     unquantised = torch.randn(1, EMBED, 2, 4, 4)
-    close(ours.decode(unquantised)[0].transpose(0, 1), reference.decode(unquantised[0].transpose(0, 1)))
+    assert_close(
+        ours.decode(unquantised)[0].transpose(0, 1), reference.decode(unquantised[0].transpose(0, 1)), within=NETWORK
+    )
 
 
 @torch.no_grad()
 def test_the_posterior_is_as_good_as_certain_and_a_code_has_its_bits() -> None:
     model = build(TINY)
     posterior = model.encode(torch.rand(1, 3, 1, 8, 8))
-    close(posterior.sample(torch.Generator().manual_seed(0)), posterior.mean)
+    assert_close(posterior.sample(torch.Generator().manual_seed(0)), posterior.mean, within=NETWORK)
     assert model.bits_per_latent == pytest.approx(torch.log2(torch.tensor(float(CODES))).item())
     assert Vqgan(TINY.model_copy(update={"n_embed": 1024})).bits_per_latent == 10.0
 
@@ -203,9 +204,9 @@ def test_latents_are_shifted_and_scaled_and_decode_undoes_it() -> None:
     scaled.load_state_dict({k: v for k, v in plain.state_dict().items() if not k.startswith("latent_")})
     clip = torch.rand(1, 3, 1, 8, 8)
     a, b = plain.encode(clip).mean, scaled.encode(clip).mean
-    close(b, (a - 0.5) * 4.0)
-    close(scaled.decode(b), plain.decode(a))
-    close(scaled.decode_indices(scaled.indices(clip)), plain.decode(a))
+    assert_close(b, (a - 0.5) * 4.0, within=NETWORK)
+    assert_close(scaled.decode(b), plain.decode(a), within=NETWORK)
+    assert_close(scaled.decode_indices(scaled.indices(clip)), plain.decode(a), within=NETWORK)
 
 
 @torch.no_grad()
@@ -216,7 +217,7 @@ def test_work_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vqgan_module, "PIXELS_AT_ONCE", 2 * 8 * 8)
     monkeypatch.setattr(codebook_module, "DISTANCES_AT_ONCE", 3 * CODES)
     assert torch.equal(model.indices(clip), whole)
-    close(model.decode(model.encode(clip).mean), rebuilt)
+    assert_close(model.decode(model.encode(clip).mean), rebuilt, within=NETWORK)
 
 
 def test_codes_are_found_in_float32_under_autocast() -> None:

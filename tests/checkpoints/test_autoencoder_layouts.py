@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae, OdVaeConfig
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
+from tests.closeness import NETWORK, assert_close
 
 TINY: dict[str, Any] = {
     "block_out_channels": (8, 16),
@@ -22,7 +22,6 @@ TINY: dict[str, Any] = {
     "latent_channels": 4,
     "norm_num_groups": 4,
 }
-close = functools.partial(torch.testing.assert_close, rtol=0.0, atol=1e-5)
 FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -56,11 +55,11 @@ def compare(ours: ImageAutoencoder, theirs: Any, shift: Tensor, scale: Tensor) -
     raw = theirs.encode(frames).latent_dist
     shift, scale = shift.view(-1, 1, 1), scale.view(-1, 1, 1)
     posterior = ours.encode(frames.transpose(0, 1)[None])
-    close(posterior.mean[0].transpose(0, 1), (raw.mean - shift) * scale)
+    assert_close(posterior.mean[0].transpose(0, 1), (raw.mean - shift) * scale, within=NETWORK)
     deviation = torch.exp(0.5 * posterior.logvar[0].transpose(0, 1))
-    close(deviation, raw.std * scale)
+    assert_close(deviation, raw.std * scale, within=NETWORK)
     video = ours.decode(posterior.mean)[0].transpose(0, 1)
-    close(video, theirs.decode(raw.mean).sample)
+    assert_close(video, theirs.decode(raw.mean).sample, within=NETWORK)
 
 
 @pytest.mark.parametrize(

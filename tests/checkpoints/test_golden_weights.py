@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from safetensors.torch import load_file
 from kinolab.autoencoders import OdVae
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, DiT, Latte, Vdt
+from tests.closeness import STORED, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-close = functools.partial(torch.testing.assert_close, rtol=0.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["latte_class", "latte_uncond"])
@@ -25,7 +24,7 @@ def test_latte(name: str) -> None:
     assert isinstance(model, Latte) and not model.training
     label = stored["y"] if name == "latte_class" else None
     out = model(stored["x"].transpose(1, 2), stored["t"], Conditions(label=label))
-    close(out.transpose(1, 2), stored["out"])
+    assert_close(out.transpose(1, 2), stored["out"], within=STORED)
 
 
 @torch.no_grad()
@@ -34,7 +33,7 @@ def test_dit_on_a_clip_of_one_frame() -> None:
     model = load(GOLDEN / "dit.safetensors", prefix="weights.", num_heads=3)
     assert isinstance(model, DiT)
     out = model(stored["x"].unsqueeze(2), stored["t"], Conditions(label=stored["y"]))
-    close(out.squeeze(2), stored["out"])
+    assert_close(out.squeeze(2), stored["out"], within=STORED)
 
 
 @torch.no_grad()
@@ -44,7 +43,7 @@ def test_vdt_whose_only_class_needs_no_label() -> None:
     assert isinstance(model, Vdt) and (model.config.num_classes, model.config.num_frames) == (1, 6)
     z = stored["x"].transpose(1, 2)
     for conditions in (Conditions(), Conditions(label=torch.zeros(2, dtype=torch.long))):
-        close(model(z, stored["t"], conditions).transpose(1, 2), stored["out"])
+        assert_close(model(z, stored["t"], conditions).transpose(1, 2), stored["out"], within=STORED)
     assert (model(z, stored["t"], Conditions().all_null(2)).transpose(1, 2) - stored["out"]).abs().max() > 1e-3
 
 
@@ -55,8 +54,8 @@ def test_causal_vae(name: str, variant: str) -> None:
     model = load(GOLDEN / f"{name}.safetensors", prefix="weights.")
     assert isinstance(model, OdVae) and model.config.variant == variant
     posterior = model.encode(stored["video"])
-    close(posterior.mean, stored["latent_mean"])
-    close(posterior.logvar, stored["latent_logvar"])
-    close(model.decode(stored["latent_mean"]), stored["reconstruction"])
+    assert_close(posterior.mean, stored["latent_mean"], within=STORED)
+    assert_close(posterior.logvar, stored["latent_logvar"], within=STORED)
+    assert_close(model.decode(stored["latent_mean"]), stored["reconstruction"], within=STORED)
     image = model.encode(stored["video"][:, :, :1]).mean
-    close(image, stored["image_latent_mean"])
+    assert_close(image, stored["image_latent_mean"], within=STORED)

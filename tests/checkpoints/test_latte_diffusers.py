@@ -15,6 +15,7 @@ from torch import Tensor
 from kinolab.checkpoints import inspect, load, save
 from kinolab.denoisers import Conditions, Latte, LatteConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close, assert_same
 
 CONFIG = LatteConfig(
     hidden_size=24, depth=4, num_heads=2, input_size=8, num_frames=3, text_dim=10, adaln="single", learned_variance=True
@@ -63,7 +64,7 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, class
     assert module.config == CONFIG and inspect(tmp_path).format == "latte_diffusers"
     with torch.no_grad():
         z, t, text = inputs()
-        torch.testing.assert_close(of_ours(module, z, t, text), of_theirs(theirs, z, t, text), rtol=1e-4, atol=1e-5)
+        assert_close(of_ours(module, z, t, text), of_theirs(theirs, z, t, text))
 
 
 def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, classes: Any, ours: Latte) -> None:
@@ -71,14 +72,14 @@ def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, c
     theirs = classes.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     with torch.no_grad():
         z, t, text = inputs()
-        torch.testing.assert_close(of_theirs(theirs, z, t, text), of_ours(ours, z, t, text), rtol=1e-4, atol=1e-5)
+        assert_close(of_theirs(theirs, z, t, text), of_ours(ours, z, t, text))
 
 
 def test_what_was_saved_is_loaded_with_its_null_prompt(tmp_path: Path, ours: Latte) -> None:
     save(ours, tmp_path, "latte_diffusers")
     back = load(tmp_path)
     assert back.config == CONFIG
-    torch.testing.assert_close(back.state_dict(), ours.state_dict(), rtol=0, atol=0)
+    assert_same(back.state_dict(), ours.state_dict())
 
 
 def public_file(folder: Path, ours: Latte) -> tuple[Path, dict[str, Tensor]]:

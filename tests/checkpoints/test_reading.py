@@ -178,17 +178,44 @@ def test_a_layout_that_is_not_read_is_named(tmp_path: Path) -> None:
         load(tmp_path / "x.safetensors")
 
 
-def test_a_sharded_folder_is_one_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_sharded_folder_is_one_file(tmp_path: Path, state: dict[str, Tensor], suffix: str) -> None:
     names = list(state)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    shards = {f"a.{suffix}": names[::2], f"b.{suffix}": names[1::2]}
+    write = save_file if suffix == "safetensors" else torch.save
     for file, part in shards.items():
-        save_file({k: state[k] for k in part}, tmp_path / file)
+        write({k: state[k] for k in part}, tmp_path / file)
     index = {"weight_map": {k: file for file, part in shards.items() for k in part}}
-    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    place = tmp_path / f"diffusion_pytorch_model.{suffix}.index.json"
+    place.write_text(json.dumps(index))
     assert same(load(tmp_path, num_heads=2), state)
-    (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(InputError, match=r"b\.safetensors: missing"):
+    write({k: state[k] for k in shards[f"b.{suffix}"][1:]}, tmp_path / f"b.{suffix}")
+    with pytest.raises(InputError, match=rf"b\.{suffix}: no tensor {names[1]} in it \(1 that"):
         load(tmp_path, num_heads=2)
+    (tmp_path / f"b.{suffix}").unlink()
+    with pytest.raises(InputError, match=rf"b\.{suffix}: missing"):
+        load(tmp_path, num_heads=2)
+    for wrong in (f"../b.{suffix}", "/etc/hostname"):
+        place.write_text(json.dumps({"weight_map": {names[0]: wrong}}))
+        with pytest.raises(InputError, match="no name of something inside this folder"):
+            load(tmp_path, num_heads=2)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "folder"])
+def test_weights_with_nan_are_refused_by_name(tmp_path: Path, state: dict[str, Tensor], suffix: str) -> None:
+    name = next(k for k, v in state.items() if v.ndim == 2)
+    broken = state | {name: state[name].clone()}
+    broken[name].view(-1)[-1] = float("nan")
+    path = tmp_path / ("diffusion_pytorch_model.bin" if suffix == "folder" else f"x.{suffix}")
+    if suffix == "safetensors":
+        save_file(broken, path)
+    else:
+        torch.save({"ema": broken, "optimizer": {"state": torch.tensor([float("nan")])}}, path)
+    with pytest.raises(InputError, match=rf"{name} holds NaN"):
+        load(tmp_path if suffix == "folder" else path, num_heads=2)
+    if suffix == "pt":
+        torch.save({"ema": state, "optimizer": {"state": torch.tensor([float("nan")])}}, path)
+        assert same(load(path, num_heads=2), state)
 
 
 def test_inspection_says_whether_a_file_would_load(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae, OdVaeConfig
 from kinolab.checkpoints import inspect, load, save
 from kinolab.denoisers import DiT, DiTConfig, Latte, LatteConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_same
 
 LATTE: dict[str, Any] = {"hidden_size": 24, "depth": 2, "num_heads": 3, "input_size": 4, "learned_variance": True}
 IMAGE = ImageConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4)
@@ -33,7 +33,7 @@ def test_what_was_saved_is_loaded_without_being_told_anything(tmp_path: Path, mo
     save(ours, path, format)
     back = load(path)
     assert type(back) is type(ours) and back.config == ours.config
-    torch.testing.assert_close(back.state_dict(), ours.state_dict(), rtol=0, atol=0)
+    assert_same(back.state_dict(), ours.state_dict())
     found = inspect(path)
     assert found.format == format and found.title.endswith("(written by Kinolab)") and not found.problems
     assert not list(tmp_path.rglob(".writing-*"))

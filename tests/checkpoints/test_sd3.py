@@ -15,6 +15,7 @@ from torch import Tensor
 from kinolab.checkpoints import inspect, load, save
 from kinolab.denoisers import Conditions, Mmdit, MmditConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close, assert_same
 
 ARGUMENTS: dict[str, Any] = {
     "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 12,
@@ -82,7 +83,7 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, class
         given = inputs(sides)
         result = of_ours(module, *given)
         assert result.abs().max() > 0.1
-        torch.testing.assert_close(result, of_theirs(theirs, *given), rtol=1e-4, atol=1e-4)
+        assert_close(result, of_theirs(theirs, *given))
 
 
 @pytest.mark.parametrize("change", [{}, {"qk_norm": False, "dual_attention_layers": ()}])
@@ -93,7 +94,7 @@ def test_a_folder_that_we_write_computes_the_same_in_diffusers(
     save(ours, tmp_path, "sd3_diffusers")
     theirs = classes.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     given = inputs()
-    torch.testing.assert_close(of_theirs(theirs, *given), of_ours(ours, *given), rtol=1e-4, atol=1e-4)
+    assert_close(of_theirs(theirs, *given), of_ours(ours, *given))
 
 
 @pytest.mark.parametrize("change", [{}, {"qk_norm": False, "dual_attention_layers": ()}])
@@ -112,7 +113,7 @@ def test_the_original_layout_is_what_diffusers_converts(tmp_path: Path, classes:
     })  # fmt: skip
     theirs.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(dict(wrapped)))
     given = inputs()
-    torch.testing.assert_close(of_theirs(theirs.eval(), *given), of_ours(ours, *given), rtol=1e-4, atol=1e-4)
+    assert_close(of_theirs(theirs.eval(), *given), of_ours(ours, *given))
 
     save_file(wrapped, tmp_path / "alone.safetensors")
     save_file(wrapped | {"first_stage_model.x": torch.ones(1)}, tmp_path / "whole.safetensors")
@@ -120,7 +121,7 @@ def test_the_original_layout_is_what_diffusers_converts(tmp_path: Path, classes:
     for name, prefix in (("alone", ""), ("whole", "model.diffusion_model.")):
         back = load(tmp_path / f"{name}.safetensors", prefix=prefix, input_size=8, **fields)
         assert back.config == ours.config
-        torch.testing.assert_close(back.state_dict(), ours.state_dict(), rtol=0, atol=0)
+        assert_same(back.state_dict(), ours.state_dict())
     with pytest.raises(InputError, match=r"prefix='model.diffusion_model.'"):
         load(tmp_path / "whole.safetensors")
 
@@ -131,7 +132,7 @@ def test_what_was_saved_is_loaded_with_its_null_prompt(tmp_path: Path, ours: Mmd
     save(ours, tmp_path / name, format)
     back = load(tmp_path / name)
     assert back.config == ours.config and back.config.null_tokens == 4
-    torch.testing.assert_close(back.state_dict(), ours.state_dict(), rtol=0, atol=0)
+    assert_same(back.state_dict(), ours.state_dict())
 
 
 def test_the_weights_alone_say_what_they_assume(tmp_path: Path, ours: Mmdit) -> None:

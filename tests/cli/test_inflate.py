@@ -17,6 +17,7 @@ from kinolab.cli import convert, inflate
 from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig
 from kinolab.errors import InputError
 from kinolab.model import VideoModel, load_autoencoder
+from tests.closeness import assert_close
 
 MMDIT = MmditConfig(
     hidden_size=32, depth=2, num_heads=2, input_size=8, num_frames=1, attention="2d", temporal_position="none",
@@ -83,7 +84,7 @@ def test_an_sd3_checkpoint_becomes_a_video_model(tmp_path: Path, sd3: Path, pixe
     given = Conditions(text=torch.randn(2, 5, 10), pooled=torch.randn(2, 7))
     z = torch.randn(2, 4, 1, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(video.denoiser(z, TIMES, given), image(z, TIMES, given), atol=1e-5, rtol=0)
+        assert_close(video.denoiser(z, TIMES, given), image(z, TIMES, given))
     before, after = (sum(p.numel() for p in m.parameters()) for m in (image, video.denoiser))
     added = 2 * (4 * 32 * 32 + 4 * 32 + 2 * 16) if attention == "2d+3d" else 0
     assert after - before == added
@@ -104,7 +105,7 @@ def test_a_dit_becomes_a_video_model(tmp_path: Path, dit: Path, pixels: Path, to
     video, image = VideoModel.load(out, precision="float32"), load(dit, num_heads=2)
     z, label = torch.randn(2, 4, frames, 8, 8), Conditions(label=torch.tensor([0, 2]))
     with torch.no_grad():
-        torch.testing.assert_close(video.denoiser(z, TIMES, label), image(z, TIMES, label), atol=1e-5, rtol=0)
+        assert_close(video.denoiser(z, TIMES, label), image(z, TIMES, label))
     assert video.denoiser.config.kind == to and video.config.diffusion.loss == "mse_vb" and "fresh   " in text
 
 
@@ -115,8 +116,8 @@ def test_an_image_autoencoder_becomes_an_odvae(tmp_path: Path, vae: Path) -> Non
     picture = torch.rand(1, 3, 1, 16, 16) * 2 - 1
     with torch.no_grad():
         latents = image.encode(picture).mean
-        torch.testing.assert_close(video.encode(picture).mean, latents, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(video.decode(latents), image.decode(latents), atol=1e-5, rtol=1e-5)
+        assert_close(video.encode(picture).mean, latents)
+        assert_close(video.decode(latents), image.decode(latents))
     before, after = (sum(p.numel() for p in m.parameters()) for m in (image, video))
     assert f"copied  {before:,} parameters" in text and f"added   {after - before:,} parameters" in text
 
@@ -128,8 +129,8 @@ def test_an_image_autoencoder_becomes_a_dp_vae(tmp_path: Path, vae: Path) -> Non
     picture = torch.rand(1, 3, 1, 16, 16) * 2 - 1
     with torch.no_grad():
         latents = image.encode(picture).mean
-        torch.testing.assert_close(video.encode(picture).mean, latents, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(video.decode(latents), image.decode(latents), atol=1e-5, rtol=1e-5)
+        assert_close(video.encode(picture).mean, latents)
+        assert_close(video.decode(latents), image.decode(latents))
     assert text.splitlines()[0].endswith("DpVae, " + f"{sum(p.numel() for p in video.parameters()):,} parameters")
 
 

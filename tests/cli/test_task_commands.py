@@ -13,6 +13,7 @@ from kinolab.cli import main
 from kinolab.cli.encode import tasks_config
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
+from kinolab.runtime.devices import announce, choose
 from tests.tiny_model import save_tiny_model, tiny_vdt
 
 
@@ -69,7 +70,8 @@ def test_each_command_writes_its_video(
     assert record["inputs_sha256"]
     printed = capsys.readouterr()
     assert "x.mkv" in printed.out and "Traceback" not in printed.err
-    assert all(text.startswith("warning: ") for text in printed.err.strip().splitlines())
+    first, *others = printed.err.strip().splitlines()
+    assert first == announce(choose()) and all(text.startswith("warning: ") for text in others)
 
 
 def test_a_request_outside_the_training_warns_in_one_line(
@@ -77,7 +79,8 @@ def test_a_request_outside_the_training_warns_in_one_line(
 ) -> None:
     out = tmp_path / "x.mkv"
     assert run("predict", files / "clip.mp4", "--given", 4, "--model", vdt, "--out", out, "--count", 2) == 0
-    assert capsys.readouterr().err.strip() == "warning: trained to predict from 1 to 3 given frames, got 4"
+    warning = "warning: trained to predict from 1 to 3 given frames, got 4"
+    assert capsys.readouterr().err.strip().splitlines() == [announce(choose()), warning]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +118,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_evaluations_print_tables_and_write_reports(
     vdt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

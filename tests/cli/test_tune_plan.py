@@ -45,6 +45,7 @@ def vdt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tune_prints_the_frontier_and_the_options_work(model: Path, tmp_path: Path, capsys: Printed) -> None:
     (tmp_path / "prompts.txt").write_text("a red ball\n\n a blue box \n", encoding="utf-8")
     out = tmp_path / "new" / "tune.json"
@@ -120,6 +121,7 @@ def test_plan_prints_what_a_run_needs_and_makes_none(
     assert record["protocol"]["recipe"]["training"]["steps"] == 9 and record["protocol"]["run"] == "runs/tiny"
 
 
+@pytest.mark.slow
 def test_generate_with_a_cache_is_recorded_and_made_again(model: Path, tmp_path: Path, capsys: Printed) -> None:
     words = ["generate", "a red ball", "--model", model, "--precision", "float32", "--steps", 6]
     assert run(*words, "--out", tmp_path / "plain.mkv") == 0

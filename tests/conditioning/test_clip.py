@@ -11,6 +11,7 @@ import torch
 
 from kinolab.conditioning import ClipText, ClipTextConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 from tests.conditioning.tiny_text import TOKENS, clip_ids, make_clip
 
 transformers = pytest.importorskip("transformers")
@@ -23,6 +24,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, make_clip(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["last", "penultimate"])
 def test_states_and_pooled_are_transformers_own(clip: tuple[Path, Any], layer: str) -> None:
     folder, model = clip
@@ -35,8 +37,8 @@ def test_states_and_pooled_are_transformers_own(clip: tuple[Path, Any], layer: s
         with torch.no_grad():
             answer = model(torch.tensor([ids]), output_hidden_states=True)
         expected = answer.last_hidden_state if layer == "last" else answer.hidden_states[-2]
-        torch.testing.assert_close(text.states[k, : len(ids)], expected[0], atol=1e-6, rtol=0)
-        torch.testing.assert_close(text.pooled[k], answer.text_embeds[0], atol=1e-6, rtol=0)
+        assert_close(text.states[k, : len(ids)], expected[0])
+        assert_close(text.pooled[k], answer.text_embeds[0])
         assert text.mask[k].tolist() == [True] * len(ids) + [False] * (TOKENS - len(ids))
         assert not text.states[k, len(ids) :].any()
 
@@ -46,7 +48,7 @@ def test_without_a_projection_the_pooled_embedding_is_the_end_marks_state(tmp_pa
     encoder = ClipText(ClipTextConfig(folder=tmp_path / "plain", max_tokens=TOKENS))
     text = encoder.encode(["abc"])
     assert encoder.pooled_dim == 8
-    torch.testing.assert_close(text.pooled[0], text.states[0, len(clip_ids("abc")) - 1])
+    assert_close(text.pooled[0], text.states[0, len(clip_ids("abc")) - 1])
 
 
 def test_a_whole_clip_model_gives_its_text_part(tmp_path: Path, clip: tuple[Path, Any]) -> None:
@@ -61,8 +63,8 @@ def test_a_whole_clip_model_gives_its_text_part(tmp_path: Path, clip: tuple[Path
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     ours = ClipText(ClipTextConfig(folder=tmp_path, max_tokens=TOKENS)).encode(PROMPTS)
     expected = ClipText(ClipTextConfig(folder=folder, max_tokens=TOKENS)).encode(PROMPTS)
-    torch.testing.assert_close(ours.pooled, expected.pooled)
-    torch.testing.assert_close(ours.states, expected.states)
+    assert_close(ours.pooled, expected.pooled)
+    assert_close(ours.states, expected.states)
 
 
 def test_a_long_prompt_is_cut_and_the_warning_counts(clip: tuple[Path, Any]) -> None:
@@ -72,7 +74,7 @@ def test_a_long_prompt_is_cut_and_the_warning_counts(clip: tuple[Path, Any]) -> 
     with torch.no_grad():
         kept = [*clip_ids("abcdefghi")[:5], clip_ids("")[-1]]
         expected = clip[1](torch.tensor([kept]))
-    torch.testing.assert_close(text.pooled, expected.text_embeds, atol=1e-6, rtol=0)
+    assert_close(text.pooled, expected.text_embeds)
 
 
 def test_the_fingerprint_follows_weights_and_settings_but_no_place(clip: tuple[Path, Any], tmp_path: Path) -> None:

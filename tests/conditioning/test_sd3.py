@@ -12,6 +12,7 @@ import torch
 from kinolab.conditioning import Sd3Text, Sd3TextConfig
 from kinolab.config import load_config
 from kinolab.errors import InputError
+from tests.closeness import NETWORK, assert_close
 from tests.conditioning.tiny_text import TOKENS, clip_ids, make_sd3, t5_ids
 
 transformers = pytest.importorskip("transformers")
@@ -42,6 +43,7 @@ def pipeline(folder: Path, models: Any, t5: bool = True) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t5", [True, False])
 def test_equals_diffusers_pipeline(sd3: tuple[Path, Any], t5: bool) -> None:
     folder, models = sd3
@@ -55,8 +57,8 @@ def test_equals_diffusers_pipeline(sd3: tuple[Path, Any], t5: bool) -> None:
     text = encoder.encode(PROMPTS)
     assert text.states.shape == (3, TOKENS + 15, 20) == (3, encoder.length, encoder.dim)
     assert text.mask.all() and encoder.pooled_dim == 13
-    torch.testing.assert_close(text.states, states, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(text.pooled, pooled, atol=1e-5, rtol=1e-5)
+    assert_close(text.states, states, within=NETWORK)
+    assert_close(text.pooled, pooled)
 
 
 def test_the_combination_by_hand(sd3: tuple[Path, Any]) -> None:
@@ -69,11 +71,11 @@ def test_the_combination_by_hand(sd3: tuple[Path, Any]) -> None:
             for m, pad in ((clip_l, ids[-1]), (clip_g, 0))
         )  # the second CLIP is padded with "!"
         tokens = t5(torch.tensor([letters + [0] * (15 - len(letters))])).last_hidden_state
-    torch.testing.assert_close(text.states[:, :TOKENS, :8], first.hidden_states[-2])
-    torch.testing.assert_close(text.states[:, :TOKENS, 8:18], second.hidden_states[-2])
+    assert_close(text.states[:, :TOKENS, :8], first.hidden_states[-2])
+    assert_close(text.states[:, :TOKENS, 8:18], second.hidden_states[-2])
     assert not text.states[:, :TOKENS, 18:].any()
-    torch.testing.assert_close(text.states[:, TOKENS:], tokens)
-    torch.testing.assert_close(text.pooled, torch.cat([first.text_embeds, second.text_embeds], 1))
+    assert_close(text.states[:, TOKENS:], tokens)
+    assert_close(text.pooled, torch.cat([first.text_embeds, second.text_embeds], 1))
 
 
 def test_folders_may_lie_apart(sd3: tuple[Path, Any]) -> None:
@@ -104,3 +106,8 @@ def test_impossible_settings_are_explained(sd3: tuple[Path, Any]) -> None:
         load_config(Sd3TextConfig, {"folder": "x", "t5": "y", "use_t5": False})
     with pytest.raises(InputError, match="18 wide together, which is more than T5's 16"):
         Sd3Text(Sd3TextConfig(folder=sd3[0], use_t5=False, t5_dim=16, **SETTINGS)).encode(["a"])
+
+
+def test_one_of_the_encoders_has_to_know_a_prompt(sd3: tuple[Path, Any]) -> None:
+    encoder = Sd3Text(Sd3TextConfig(folder=sd3[0], clip_tokens=12))
+    assert [encoder.knows(prompt) for prompt in ("ab", "", "猫")] == [True, True, False]

@@ -10,6 +10,7 @@ import torch
 
 from kinolab.conditioning import T5Text, T5TextConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 from tests.conditioning.tiny_text import make_t5, t5_ids
 
 pytest.importorskip("transformers")
@@ -32,7 +33,7 @@ def test_states_are_those_of_a_padded_batch_with_its_mask(t5: tuple[Path, Any]) 
     with torch.no_grad():
         expected = model(padded, attention_mask=mask).last_hidden_state
     assert torch.equal(text.mask, mask)
-    torch.testing.assert_close(text.states[mask], expected[mask], atol=1e-5, rtol=1e-5)
+    assert_close(text.states[mask], expected[mask])
 
 
 def test_a_long_prompt_is_cut_and_keeps_its_end(t5: tuple[Path, Any]) -> None:
@@ -41,7 +42,7 @@ def test_a_long_prompt_is_cut_and_keeps_its_end(t5: tuple[Path, Any]) -> None:
         text = encoder.encode(["abcdef"])
     with torch.no_grad():
         expected = t5[1](torch.tensor([[3, 4, 5, 1]])).last_hidden_state
-    torch.testing.assert_close(text.states, expected, atol=1e-6, rtol=0)
+    assert_close(text.states, expected)
 
 
 def test_bfloat16_is_near_float32(t5: tuple[Path, Any]) -> None:
@@ -56,3 +57,14 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="a model of type 'bert', expected a T5 encoder"):
         T5Text(T5TextConfig(folder=tmp_path)).encode(["a"])
+
+
+def test_a_prompt_of_unknown_letters_is_not_known(t5: tuple[Path, Any]) -> None:
+    encoder = T5Text(T5TextConfig(folder=t5[0]))
+    assert [encoder.knows(p) for p in ("ab", "\U0001f408 b", "", "\U0001f408", "猫 犬")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]

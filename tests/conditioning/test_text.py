@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kinolab.conditioning import TEXT_ENCODERS, MiniLm, MiniLmConfig, build
 from kinolab.errors import InputError
+from tests.closeness import NETWORK, assert_close
 
 PROMPTS = ["A red ball falls and bounces.", "", "two blue boxes slide down the ramp, then collide with the left wall"]
 
@@ -25,9 +26,9 @@ def test_states_are_the_stored_ones(encoder: MiniLm) -> None:
     text = encoder.encode(PROMPTS[:1])
     first, last = [0.3995850, 0.0972376, 0.4944671, 0.1183642], [0.0022139, -0.2046595, 0.3661257, 0.4371814]
     assert int(text.mask.sum()) == 10
-    torch.testing.assert_close(text.states[0, 0, :4], torch.tensor(first), atol=1e-5, rtol=0)
-    torch.testing.assert_close(text.states[0, 9, -4:], torch.tensor(last), atol=1e-5, rtol=0)
-    torch.testing.assert_close(text.states.sum(), torch.tensor(7.3020687), atol=1e-3, rtol=0)
+    assert_close(text.states[0, 0, :4], torch.tensor(first), within=NETWORK)
+    assert_close(text.states[0, 9, -4:], torch.tensor(last))
+    assert_close(text.states.sum(), torch.tensor(7.3020687), within=1e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
@@ -44,9 +45,9 @@ def test_equals_transformers(encoder: MiniLm) -> None:
     text, length = encoder.encode(PROMPTS), expected.shape[1]
     mask = tokens["attention_mask"].bool()
     assert torch.equal(text.mask[:, :length], mask) and not text.mask[:, length:].any()
-    torch.testing.assert_close(text.states[:, :length][mask], expected[mask], atol=1e-5, rtol=0)
+    assert_close(text.states[:, :length][mask], expected[mask], within=NETWORK)
     mean = (expected * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    torch.testing.assert_close(text.pooled, torch.nn.functional.normalize(mean), atol=1e-5, rtol=0)
+    assert_close(text.pooled, torch.nn.functional.normalize(mean), within=NETWORK)
 
 
 def test_a_prompt_does_not_feel_its_batch() -> None:
@@ -66,7 +67,7 @@ def test_a_prompt_does_not_feel_the_precision_around_it(encoder: MiniLm) -> None
 def test_an_empty_prompt_has_its_two_marks(encoder: MiniLm) -> None:
     text = encoder.encode([""])
     assert text.mask.sum() == 2 and text.states.shape == (1, 32, 384)
-    assert text.pooled.norm() == pytest.approx(1.0, abs=1e-5)
+    assert_close(text.pooled.norm(), torch.tensor(1.0))
     assert not text.states[~text.mask].any()
 
 
@@ -82,7 +83,7 @@ def test_a_long_prompt_is_cut_with_a_warning() -> None:
         cut = encoder.encode([words])
     assert cut.states.shape == (1, 8, 384) and cut.mask.all()
     short = MiniLm().encode(["one two three four five six"])
-    torch.testing.assert_close(cut.states, short.states[:, :8])
+    assert_close(cut.states, short.states[:, :8])
 
 
 def test_repeated_prompts_are_remembered(encoder: MiniLm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,3 +116,15 @@ def test_building_reads_nothing() -> None:
 def test_only_lists_of_strings_are_prompts(encoder: MiniLm, prompts: list[str]) -> None:
     with pytest.raises(InputError, match="list of prompts"):
         encoder.encode(prompts)
+
+
+def test_prompts_of_which_no_token_is_known_are_warned_about() -> None:
+    """Emoji and what BERT's vocabulary lacks are one and the same token; a blank prompt asks for nothing."""
+    encoder = MiniLm()
+    known = ["a red ball", "", "  ", "\U0001f408 a cat", "Кот", "...", "é"]
+    unknown = ["\U0001f408", "\U0001f680 \U0001f408", "ᏣᎳᎩ", "\ufe0f\u200d"]
+    assert [encoder.knows(prompt) for prompt in known + unknown] == [True] * len(known) + [False] * len(unknown)
+    assert torch.equal(*encoder.encode(["\U0001f408", "\U0001f680"]).states), "which is why"
+    with pytest.warns(UserWarning, match=r"minilm knows no token of the prompt '🚀 🐈', and can't tell it") as said:
+        encoder.warn_unknown([*known, unknown[1], unknown[1]])
+    assert len(said) == 1

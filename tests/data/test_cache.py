@@ -1,17 +1,18 @@
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from kinolab.autoencoders.base import Posterior
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
-from kinolab.data.durable import locked
 from kinolab.errors import InputError
+from kinolab.runtime.locks import held
+from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.processes import Child
 
 
 def clips(path: Path, **settings: object) -> FolderSource:
@@ -67,8 +68,9 @@ def test_statistics_are_those_of_all_latents(tmp_path: Path, folder: Path) -> No
     encode_to_cache(clips(folder), MeanAutoencoder(), tmp_path / "c", shard_size=5, dtype="float32")
     z = torch.stack([e.latents for e in contents(tmp_path / "c")]).transpose(0, 1).flatten(1)
     found = cache(tmp_path / "c").statistics
-    assert torch.allclose(found.mean, z.mean(1), atol=1e-6) and found.items == 12
-    assert torch.allclose(found.std, z.std(1, correction=0), atol=1e-5)
+    assert_close(found.mean, z.mean(1))
+    assert found.items == 12
+    assert_close(found.std, z.std(1, correction=0))
 
 
 def test_bfloat16_halves_the_cache_and_rounds_once(tmp_path: Path, folder: Path) -> None:
@@ -102,35 +104,31 @@ def test_encoding_again_encodes_nothing(tmp_path: Path, folder: Path) -> None:
     assert (summary.encoded, summary.present, network.encoded) == (0, 12, 0)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.data.clip_files import MeanAutoencoder
-from tests.data.test_cache import clips
-from kinolab.data import encode_to_cache
-
 class Slow(MeanAutoencoder):
-    def encode(self, video):
+    """Slow enough to be killed in the middle; its name goes into the cache, so it is that of the quick one."""
+
+    def encode(self, video: Tensor) -> Posterior:
         time.sleep(0.05)
         return super().encode(video)
 
+
 Slow.__name__ = "MeanAutoencoder"
-encode_to_cache(clips(Path({folder!r})), Slow(), Path({out!r}), batch=1, shard_size=2)
-"""
 
 
+def encode_slowly(folder: Path, out: Path) -> None:
+    encode_to_cache(clips(folder), Slow(), out, batch=1, shard_size=2)
+
+
+@pytest.mark.slow
 def test_a_killed_encoding_goes_on_and_ends_the_same(tmp_path: Path, folder: Path) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(folder), out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = Child(encode_slowly, folder, out)
     deadline = time.monotonic() + 120
     index = out / "index.jsonl"
     while not (index.exists() and index.read_text().count("\n") >= 2) and time.monotonic() < deadline:
-        assert process.poll() is None
+        assert process.running
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     before = cache(out)
     assert 4 <= len(before) < 12 and "interrupted" in before.notes()[0] and before.statistics.items == len(before)
 
@@ -176,7 +174,7 @@ def test_a_changed_file_is_noticed_and_only_it_is_encoded_again(tmp_path: Path, 
     summary = encode_to_cache(clips(folder), network, out, update=True)
     assert (network.encoded, summary.removed, summary.items) == (3, 3, 12)
     assert same([e for e in contents(out) if e.source != "1.mkv"], untouched)
-    assert torch.allclose(cache(out)[3].latents[1], torch.tensor(250 / 127.5 - 1), atol=0.01)
+    assert_within(cache(out)[3].latents[1], 250 / 127.5 - 1, 0.01, "of [-1, 1]")
 
 
 def test_another_autoencoder_is_noticed(tmp_path: Path, folder: Path) -> None:
@@ -250,7 +248,7 @@ def test_folders_that_are_no_cache_are_left_alone(tmp_path: Path, folder: Path) 
     with pytest.raises(InputError, match="holds other files"):
         encode_to_cache(clips(folder), MeanAutoencoder(), folder)
     out = tmp_path / "c"
-    with locked(out), pytest.raises(InputError, match="another kinolab encode"):
+    with held(out / ".lock"), pytest.raises(InputError, match="another kinolab encode"):
         encode_to_cache(clips(folder), MeanAutoencoder(), out)
 
 

@@ -19,6 +19,7 @@ def test_totals_and_reasons() -> None:
     assert found.reasons == {"the file is empty (0 bytes)": 2}
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=60), st.floats(0.01, 0.99))
 def test_the_held_out_share_is_never_empty_nor_everything(hashes: set[str], fraction: float) -> None:

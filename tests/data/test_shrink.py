@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_copies_keep_names_frames_rates_and_captions(folder: Path, tmp_path: Pat
     expected = video.read(folder / "a" / "wide.mp4", size=32).frames
     assert np.abs(wide.frames.astype(int) - expected).mean() < 3
     assert (out / "a" / "wide.txt").read_text() == "a ramp"
-    assert {p.name for p in out.iterdir()} == {"a", "shots.mkv", "numbered.mkv"}
+    assert {p.name for p in out.iterdir() if p.name[0] != "."} == {"a", "shots.mkv", "numbered.mkv"}
 
 
 def test_small_clips_are_not_enlarged(folder: Path, tmp_path: Path) -> None:
@@ -53,6 +54,37 @@ def test_a_second_call_goes_on_where_the_first_stopped(folder: Path, tmp_path: P
     summary = shrink(folder, out, 32)
     assert (summary.written, summary.present) == (1, 3)
     assert (out / "a" / "wide.mp4").stat().st_mtime_ns == before
+
+
+def test_other_settings_make_every_copy_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    shrink(folder, out, 32)
+    again = shrink(folder, out, 24)
+    assert (again.written, again.present, again.renewed) == (4, 0, 4)
+    assert video.probe(out / "a" / "wide.mp4").height == 24
+    slower = shrink(folder, out, 24, fps=6)
+    assert slower.renewed == 4 and video.probe(out / "a" / "wide.mp4").fps == pytest.approx(6)
+    assert shrink(folder, out, 24, fps=6).present == 4
+
+
+def test_a_changed_source_makes_its_copy_again_and_a_touched_one_does_not(folder: Path, tmp_path: Path) -> None:
+    out, wide = tmp_path / "small", folder / "a" / "wide.mp4"
+    shrink(folder, out, 32)
+    os.utime(wide, (1, 1))
+    assert shrink(folder, out, 32).renewed == 0
+    video.write(wide, np.zeros((5, 64, 96, 3), np.uint8), 12)
+    assert shrink(folder, out, 32).renewed == 1
+    assert video.read(out / "a" / "wide.mp4").frames.mean() < 5
+    (folder / "numbered" / sorted(p.name for p in (folder / "numbered").iterdir())[0]).unlink()
+    assert shrink(folder, out, 32).renewed == 1
+
+
+def test_a_copy_of_which_nothing_is_recorded_is_made_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    video.write(out / "a" / "wide.mp4", np.zeros((2, 16, 16, 3), np.uint8), 12)
+    summary = shrink(folder, out, 32)
+    assert (summary.written, summary.renewed) == (4, 1)
+    assert video.probe(out / "a" / "wide.mp4").height == 32
 
 
 def test_re_timing(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from kinolab.denoisers import Conditions, DiT, DiTConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 
 
 def make(**fields: Any) -> DiT:
@@ -27,7 +28,7 @@ def test_every_frame_is_denoised_by_itself() -> None:
     whole = dit(z, t, conditions)
     assert whole.shape == (2, 8, 3, 4, 4)
     single = torch.cat([dit(z[:, :, i : i + 1], t, conditions) for i in range(3)], dim=2)
-    torch.testing.assert_close(whole, single, rtol=1e-5, atol=1e-5)
+    assert_close(whole, single)
 
 
 @torch.no_grad()
@@ -35,8 +36,8 @@ def test_no_label_is_the_null_class() -> None:
     dit, z, t = make(), torch.randn(2, 4, 1, 4, 4), torch.tensor([5.0, 5.0])
     null = Conditions(label=torch.tensor([3, 3]))
     dropped = Conditions(label=torch.tensor([1, 0]), null=torch.tensor([True, True]))
-    torch.testing.assert_close(dit(z, t, Conditions()), dit(z, t, null))
-    torch.testing.assert_close(dit(z, t, dropped), dit(z, t, null))
+    assert_close(dit(z, t, Conditions()), dit(z, t, null))
+    assert_close(dit(z, t, dropped), dit(z, t, null))
 
 
 def test_a_new_model_predicts_zero_and_learns() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kinolab.denoisers import Conditions, Latte, LatteConfig
 from kinolab.denoisers.image_init import ImageInitConfig, init_from_image
 from kinolab.errors import InputError
+from tests.closeness import STORED, assert_close
 
 ROTARY = {"temporal_position": "rotary"}
 SILENT = ImageInitConfig(temporal="zero")
@@ -49,7 +50,7 @@ def test_every_frame_is_what_the_image_model_gives(variant: str) -> None:
     with torch.no_grad():
         out = latte(video, tensors["t"].float(), Conditions(label=tensors["y"]))
     for i in range(2):
-        torch.testing.assert_close(out[i, :, i], tensors["out"][i], atol=1e-4, rtol=0)
+        assert_close(out[i, :, i], tensors["out"][i], within=STORED)
 
 
 def test_tubelets_of_a_still_video_give_the_image() -> None:
@@ -58,7 +59,7 @@ def test_tubelets_of_a_still_video_give_the_image() -> None:
     still = tensors["x"][:, :, None].expand(-1, -1, 4, -1, -1)
     with torch.no_grad():
         out = latte(still, tensors["t"].float(), Conditions(label=tensors["y"]))
-    torch.testing.assert_close(out, tensors["out"][:, :, None].expand_as(out), atol=1e-4, rtol=0)
+    assert_close(out, tensors["out"][:, :, None].expand_as(out), within=STORED)
 
 
 def test_a_prompt_changes_nothing_before_training() -> None:
@@ -69,7 +70,7 @@ def test_a_prompt_changes_nothing_before_training() -> None:
     conditions = Conditions(label=tensors["y"], text=torch.randn(2, 3, 5))
     with torch.no_grad():
         out = latte(tensors["x"][:, :, None], tensors["t"].float(), conditions)
-    torch.testing.assert_close(out[:, :, 0], tensors["out"], atol=1e-4, rtol=0)
+    assert_close(out[:, :, 0], tensors["out"], within=STORED)
 
 
 def test_without_learned_variance_the_prediction_is_kept() -> None:
@@ -77,7 +78,7 @@ def test_without_learned_variance_the_prediction_is_kept() -> None:
     init_from_image(latte, weights)
     with torch.no_grad():
         out = latte(tensors["x"][:, :, None], tensors["t"].float(), Conditions(label=tensors["y"]))
-    torch.testing.assert_close(out[:, :, 0], tensors["out"][:, :4], atol=1e-4, rtol=0)
+    assert_close(out[:, :, 0], tensors["out"][:, :4], within=STORED)
 
 
 def test_other_classes_drop_the_label_embedding() -> None:

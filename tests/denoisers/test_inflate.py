@@ -15,6 +15,7 @@ from kinolab.denoisers import Conditions, DiT, DiTConfig, LatteConfig, Mmdit, Mm
 from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.inflate import inflated, init_vdt, start_from_image
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 
 IMAGE: dict[str, Any] = {
     "hidden_size": 32, "depth": 3, "num_heads": 2, "in_channels": 4, "input_size": 8, "num_frames": 1, "text_dim": 10,
@@ -72,13 +73,13 @@ def test_mmdit_gives_the_image_models_answer(places: str, video: str, patch: int
         z = latents(1)
         expected = image(z, TIMES, given)
         assert expected.abs().max() > 0.05
-        torch.testing.assert_close(model.eval()(z, TIMES, given), expected, atol=1e-5, rtol=0)
+        assert_close(model.eval()(z, TIMES, given), expected)
         if "3d" not in video.split():
             clip = latents(5) if patch == 1 else z.expand(-1, -1, 5, -1, -1)
             answers = each_frame(image, clip, given)
-            torch.testing.assert_close(model(clip, TIMES, given), answers, atol=1e-5, rtol=0)
+            assert_close(model(clip, TIMES, given), answers)
             null = given.all_null(2)
-            torch.testing.assert_close(model(clip, TIMES, null), each_frame(image, clip, null), atol=1e-5, rtol=0)
+            assert_close(model(clip, TIMES, null), each_frame(image, clip, null))
 
 
 @pytest.mark.parametrize("given", ["none", "adaln", "cross_attention", "tokens", "mask", "channels"])
@@ -91,7 +92,7 @@ def test_vdt_gives_the_dits_answer_on_one_frame(given: str) -> None:
         z = latents(1)
         told = Conditions(label=label, text=torch.randn(2, 3, 6), pooled=torch.randn(2, 4))
         expected = image(z, TIMES, Conditions(label=label))
-        torch.testing.assert_close(vdt.eval()(z, TIMES, told), expected, atol=1e-5, rtol=0)
+        assert_close(vdt.eval()(z, TIMES, told), expected)
 
 
 def test_vdts_time_starts_as_a_copy_of_space_without_effect() -> None:
@@ -108,7 +109,7 @@ def test_vdts_time_starts_as_a_copy_of_space_without_effect() -> None:
         z, other = latents(4), latents(4)
         other[:, :, 0] = z[:, :, 0]
         label = Conditions(label=torch.tensor([0, 1]))
-        torch.testing.assert_close(vdt(z, TIMES, label)[:, :, 0], vdt(other, TIMES, label)[:, :, 0])
+        assert_close(vdt(z, TIMES, label)[:, :, 0], vdt(other, TIMES, label)[:, :, 0])
 
 
 @pytest.mark.parametrize("variant", ["interleaved", "joint_block"])
@@ -121,7 +122,7 @@ def test_latte_gives_the_dits_answer_on_every_frame(variant: str) -> None:
         z = latents(3)
         told = Conditions(label=label, pooled=torch.randn(2, 4))
         answers = each_frame(image, z, Conditions(label=label))
-        torch.testing.assert_close(latte.eval()(z, TIMES, told), answers, atol=1e-5, rtol=0)
+        assert_close(latte.eval()(z, TIMES, told), answers)
     assert "y_embedder.embedding_table.weight" in report.copied
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kinolab.config import load_config
 from kinolab.denoisers import Conditions, Mmdit, MmditConfig
 from kinolab.errors import InputError
+from tests.closeness import NETWORK, assert_close, differs
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 8, "num_frames": 4, "text_dim": 10,
@@ -50,8 +51,7 @@ def reaches(model: Mmdit, changed: int, frames: int = 4) -> list[bool]:
     z = latents(frames)
     other = z.clone()
     other[:, :, changed] += 1
-    difference = (run(model, z) - run(model, other)).abs().amax((0, 1, 3, 4))
-    return [bool(d > 1e-4) for d in difference]
+    return differs(run(model, other), run(model, z)).amax((0, 1, 3, 4)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,7 @@ def test_frames_see_each_other_in_3d_only(fields: dict[str, Any], expected: list
         z, other = latents(), latents()
         other[:, :, 1] += 1
         label = Conditions(label=torch.tensor([0, 2]))
-        difference = (run(model, z, label) - run(model, other, label)).abs().amax((0, 1, 3, 4))
-        assert (difference > 1e-4).tolist() == expected
+        assert differs(run(model, other, label), run(model, z, label)).amax((0, 1, 3, 4)).tolist() == expected
     else:
         assert reaches(model, 1) == expected
 
@@ -81,9 +80,7 @@ def test_in_2d_a_clip_is_a_batch_of_images_with_a_text_stream_each() -> None:
     z = latents()
     whole = run(model, z)
     for frame in range(4):
-        torch.testing.assert_close(
-            whole[:, :, frame : frame + 1], run(model, z[:, :, frame : frame + 1]), atol=1e-5, rtol=0
-        )
+        assert_close(whole[:, :, frame : frame + 1], run(model, z[:, :, frame : frame + 1]))
 
 
 def test_one_frame_is_the_same_in_2d_and_3d() -> None:
@@ -92,14 +89,14 @@ def test_one_frame_is_the_same_in_2d_and_3d() -> None:
     for position in ("none", "rotary", "sincos"):
         video = Mmdit(image.config.model_copy(update={"attention": "3d", "temporal_position": position})).eval()
         video.load_state_dict(image.state_dict(), strict=position != "sincos")
-        torch.testing.assert_close(run(video, latents(1)), run(image, latents(1)), atol=1e-5, rtol=0)
+        assert_close(run(video, latents(1)), run(image, latents(1)))
 
 
 def test_without_positions_in_time_3d_does_not_know_the_order() -> None:
     model = build(attention="3d", temporal_position="none")
     z = latents()
     order = [2, 0, 3, 1]
-    torch.testing.assert_close(run(model, z[:, :, order]), run(model, z)[:, :, order], atol=1e-5, rtol=0)
+    assert_close(run(model, z[:, :, order]), run(model, z)[:, :, order])
     for position in ("rotary", "sincos"):
         model = build(attention="3d", temporal_position=position)
         assert (run(model, z[:, :, order]) - run(model, z)[:, :, order]).abs().max() > 1e-3
@@ -113,11 +110,11 @@ def test_a_prompt_reaches_every_frame_and_its_padding_none() -> None:
     base, padded, other = run(model, z, given), given.text.clone(), given.text.clone()
     padded[0, 3:] = 9.0
     other[0, 2] = 9.0
-    torch.testing.assert_close(run(model, z, replace(given, text=padded)), base, atol=1e-5, rtol=0)
+    assert_close(run(model, z, replace(given, text=padded)), base)
     changed = run(model, z, replace(given, text=other)) - base
     assert (changed[0].abs().amax((0, 2, 3)) > 1e-4).all() and not changed[1].any()
     short = replace(given, text=given.text[:, :3], text_mask=None)
-    torch.testing.assert_close(run(model, z, short)[0], base[0], atol=1e-5, rtol=0)
+    assert_close(run(model, z, short)[0], base[0])
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 8])
@@ -125,10 +122,10 @@ def test_null_rows_forget_their_prompt_and_leave_others_alone(tokens: int) -> No
     model, z = build(null_tokens=tokens), latents()
     base, nothing = run(model, z), run(model, z, Conditions())
     mixed = run(model, z, told(null=torch.tensor([True, False])))
-    torch.testing.assert_close(mixed[0], nothing[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixed[1], base[1], atol=1e-5, rtol=0)
+    assert_close(mixed[0], nothing[0])
+    assert_close(mixed[1], base[1])
     empty = run(model, z, told(text_mask=torch.tensor([[False] * 5, [True] * 5]), null=torch.tensor([True, False])))
-    torch.testing.assert_close(empty, mixed, atol=1e-5, rtol=0)
+    assert_close(empty, mixed)
     assert (mixed[0] - base[0]).abs().max() > 1e-3
 
 
@@ -138,7 +135,7 @@ def test_the_empty_prompts_embedding_is_the_null_condition() -> None:
     model.set_null_prompt(text, pooled)
     assert model.config.null_tokens == 3
     expected = run(model, z, Conditions(text=text.expand(2, -1, -1), pooled=pooled.expand(2, -1)))
-    torch.testing.assert_close(run(model, z, told().all_null(2)), expected, atol=1e-5, rtol=0)
+    assert_close(run(model, z, told().all_null(2)), expected, within=NETWORK)
     again = Mmdit(model.config)
     again.load_state_dict(model.state_dict())
     assert torch.equal(again.null_prompt.text, text)
@@ -153,7 +150,7 @@ def test_a_pooled_prompt_of_any_scale_is_the_same_where_it_is_normalised() -> No
     assert given.pooled is not None
     large = replace(given, pooled=given.pooled * 50)
     model = build()
-    torch.testing.assert_close(run(model, latents(), large), run(model, latents(), given), atol=1e-4, rtol=0)
+    assert_close(run(model, latents(), large), run(model, latents(), given))
     raw = build(pooled_norm=False)
     assert (run(raw, latents(), large) - run(raw, latents(), given)).abs().max() > 1e-2
 
@@ -161,12 +158,12 @@ def test_a_pooled_prompt_of_any_scale_is_the_same_where_it_is_normalised() -> No
 def test_the_frame_rate_changes_nothing_at_first_and_an_unknown_one_never() -> None:
     model, z = build(fps_condition=True), latents()
     unknown = run(model, z, told(fps=torch.zeros(2)))
-    torch.testing.assert_close(unknown, run(model, z))
+    assert_close(unknown, run(model, z))
     rates = run(model, z, told(fps=torch.tensor([0.0, 24.0])))
-    torch.testing.assert_close(rates[0], unknown[0])
+    assert_close(rates[0], unknown[0])
     assert (rates[1] - unknown[1]).abs().max() > 1e-3
     model.start_video_parameters()
-    torch.testing.assert_close(run(model, z, told(fps=torch.tensor([8.0, 24.0]))), run(model, z))
+    assert_close(run(model, z, told(fps=torch.tensor([8.0, 24.0]))), run(model, z))
     with pytest.raises(InputError, match="without fps"):
         run(build(), z, told(fps=torch.zeros(2)))
 
@@ -176,14 +173,14 @@ def test_a_single_frame_is_its_own_patch() -> None:
     model = build(temporal_patch=2, num_frames=5)
     image = Mmdit(model.config.model_copy(update={"temporal_patch": 1})).eval()
     image.load_state_dict(model.state_dict(), strict=False)
-    torch.testing.assert_close(run(model, latents(1)), run(image, latents(1)), atol=1e-5, rtol=0)
+    assert_close(run(model, latents(1)), run(image, latents(1)))
     for frames, tokens in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
         assert model.config.token_frames(frames) == tokens
         assert model._embed(latents(frames)).shape == (2, tokens, 16, 32)
         assert run(model, latents(frames)).shape == (2, 4, frames, 8, 8)
     model.start_video_parameters()
     embedded = model._embed(latents(1).expand(-1, -1, 5, -1, -1))
-    torch.testing.assert_close(embedded, embedded[:, :1].expand_as(embedded), atol=1e-5, rtol=0)
+    assert_close(embedded, embedded[:, :1].expand_as(embedded))
 
 
 def test_any_smaller_grid_is_cut_from_the_centre_of_the_table() -> None:
@@ -203,7 +200,7 @@ def test_the_fixed_table_spreads_the_grid_of_training_over_its_side() -> None:
     """SD3's table of M places counts them in steps of (grid in training) / M."""
     half = Mmdit(load_config(MmditConfig, SMALL | {"pos_embed_max_size": 8}))  # a grid of 4 in steps of 1/2
     whole = Mmdit(load_config(MmditConfig, SMALL))
-    torch.testing.assert_close(half.pos_embed.view(8, 8, 32)[::2, ::2], whole.pos_embed.view(4, 4, 32))
+    assert_close(half.pos_embed.view(8, 8, 32)[::2, ::2], whole.pos_embed.view(4, 4, 32))
 
 
 def test_rotary_places_tell_tokens_apart_by_their_distances() -> None:
@@ -211,7 +208,7 @@ def test_rotary_places_tell_tokens_apart_by_their_distances() -> None:
     assert not any("pos_embed" in name for name in model.state_dict())
     pooled = Conditions(pooled=torch.ones(2, 7))
     same = run(model, torch.ones(2, 4, 1, 8, 8), pooled).unflatten(3, (4, 2)).unflatten(5, (4, 2))
-    torch.testing.assert_close(same, same[:, :, :, :1, :, :1].expand_as(same), atol=1e-4, rtol=0)
+    assert_close(same, same[:, :, :, :1, :, :1].expand_as(same))
     patches = latents(1).unflatten(3, (4, 2)).unflatten(5, (4, 2))
     moved = patches[:, :, :, [1, 0, 2, 3]]
     a, b = (run(model, z.flatten(5, 6).flatten(3, 4), pooled).unflatten(3, (4, 2)) for z in (patches, moved))
@@ -231,7 +228,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         model(latents(2), torch.tensor([10.0, 700.0]), told()).square().mean().backward()
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         if "null_prompt" not in name:
-            torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+            assert_close(a.grad, b.grad)
 
 
 @pytest.mark.parametrize("position", ["table", "rotary"])

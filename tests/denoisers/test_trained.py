@@ -12,6 +12,7 @@ from kinolab.denoisers import Conditions
 from kinolab.denoisers.trained import trainable_parameters
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
+from tests.closeness import assert_close
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_frames": 3, "text_dim": 8}
 CONFIGS: dict[str, Any] = {
@@ -60,7 +61,7 @@ def test_lora_changes_nothing_at_first_and_merges_into_the_weights(name: str) ->
     model = build(name)
     before, base, plain = run(model), model.state_dict(), build(name)
     count = trainable_parameters(model, "lora", rank=3)
-    assert torch.equal(run(model), before)
+    assert_close(run(model), before)
     changed = {n for n, p in model.named_parameters() if p.requires_grad}
     added = {n for n in changed if n.endswith((".lora_up", ".lora_down"))}
     assert count.lora == sum(model.get_parameter(n).numel() for n in added) > 0
@@ -72,7 +73,7 @@ def test_lora_changes_nothing_at_first_and_merges_into_the_weights(name: str) ->
             model.get_parameter(n).normal_(std=0.3)
     plain.load_state_dict(merge_lora(model.state_dict()))
     assert (run(model) - before).abs().max() > 1e-3
-    torch.testing.assert_close(run(plain), run(model), atol=1e-5, rtol=1e-5)
+    assert_close(run(plain), run(model))
 
 
 def test_a_model_without_time_of_its_own_is_told_what_to_do() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from kinolab.denoisers import Conditions, Vdt, VdtConfig
 from kinolab.errors import InputError
+from tests.closeness import assert_close, differs
 
 
 def make(**fields: Any) -> Vdt:
@@ -26,7 +27,7 @@ def reach(vdt: Vdt) -> torch.Tensor:
     z, t = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([50.0])
     other = z.clone()
     other[:, :, 0, :2, :2] += 1
-    changed = (vdt(z, t, Conditions()) - vdt(other, t, Conditions())).abs() > 1e-7
+    changed = differs(vdt(other, t, Conditions()), vdt(z, t, Conditions()))
     return changed.any(1)[0].unflatten(2, (2, 2)).unflatten(1, (2, 2)).any(4).any(2)
 
 
@@ -59,7 +60,7 @@ def test_conditions_that_are_not_given_are_null() -> None:
         torch.tensor([1, 4]), torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool), torch.randn(2, 6)
     )
     null = vdt(z, t, given.all_null(2))
-    torch.testing.assert_close(vdt(z, t, Conditions()), null)
+    assert_close(vdt(z, t, Conditions()), null)
     out = vdt(z, t, given)
     for name in ("label", "text", "pooled"):
         parts = {"label": given.label, "text": given.text, "text_mask": given.text_mask, "pooled": given.pooled}
@@ -69,9 +70,10 @@ def test_conditions_that_are_not_given_are_null() -> None:
     longer = torch.cat([given.text, torch.randn(2, 2, 8)], 1)
     mask = torch.tensor([[True] * 3 + [False] * 2] * 2)
     padded = Conditions(given.label, longer, mask, given.pooled)
-    torch.testing.assert_close(vdt(z, t, padded), out, rtol=1e-5, atol=1e-5)
+    assert_close(vdt(z, t, padded), out)
 
 
+@pytest.mark.slow
 def test_a_new_model_predicts_zero_and_learns() -> None:
     torch.manual_seed(0)
     vdt = Vdt(VdtConfig(hidden_size=24, depth=2, num_heads=2, input_size=4, num_frames=3, text_dim=8))
@@ -99,7 +101,7 @@ def test_checkpointing_changes_no_gradient() -> None:
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         if a.grad is not None:
             assert b.grad is not None
-            torch.testing.assert_close(a.grad, b.grad, msg=name)
+            assert_close(a.grad, b.grad, what=name)
 
 
 @torch.no_grad()
@@ -214,7 +216,7 @@ def test_given_tokens_that_hold_nothing_are_not_attended_to() -> None:
         return tokens
 
     vdt.given_embedder.forward = disturbed  # type: ignore[method-assign, assignment]
-    assert (vdt(z, t, conditions) - whole).abs().max() < 1e-5
+    assert_close(vdt(z, t, conditions), whole)
 
 
 @torch.no_grad()
@@ -270,4 +272,4 @@ def test_one_modulation_for_all_blocks_is_each_blocks_own_with_equal_weights() -
     for vdt in (single, block):
         vdt.blocks[0].register_forward_hook(lambda _m, _a, out: hidden.append(out))
         vdt(z, t, Conditions())
-    assert (hidden[0] - hidden[1]).abs().max() < 1e-5
+    assert_close(hidden[0], hidden[1])

@@ -19,6 +19,7 @@ from kinolab.diffusion.conversions import (
     velocity_to_noise,
     velocity_to_sample,
 )
+from tests.closeness import assert_close
 
 TYPES: list[Prediction] = ["noise", "sample", "v", "flow"]
 PATHS = {"variance-preserving": (0.8, 0.6), "rectified flow": (0.7, 0.3)}
@@ -38,8 +39,8 @@ def test_every_pair_agrees_with_the_definition_and_comes_back(
     x, e, z, alpha, sigma = setup(path)
     value = from_sample_and_noise(x, e, alpha, sigma, source)
     there = convert(value, z, alpha, sigma, source, target)
-    torch.testing.assert_close(there, from_sample_and_noise(x, e, alpha, sigma, target), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(convert(there, z, alpha, sigma, target, source), value, rtol=1e-12, atol=1e-12)
+    assert_close(there, from_sample_and_noise(x, e, alpha, sigma, target), within=1e-12)
+    assert_close(convert(there, z, alpha, sigma, target, source), value, within=1e-12)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -54,7 +55,7 @@ def test_named_conversions(path: str) -> None:
         (velocity_to_sample(u, z, alpha, sigma), x),
         (velocity_to_noise(u, z, alpha, sigma), e),
     ]:
-        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+        assert_close(actual, expected, within=1e-12)
 
 
 @pytest.mark.parametrize("source", ["sample", "v", "flow"])
@@ -62,8 +63,8 @@ def test_pure_noise_is_no_obstacle_for_all_but_noise(source: Prediction) -> None
     x, e = torch.randn(2, 8, generator=torch.Generator().manual_seed(1)).double()
     alpha, sigma = torch.tensor(0.0).double(), torch.tensor(1.0).double()
     value = from_sample_and_noise(x, e, alpha, sigma, source)
-    torch.testing.assert_close(convert(value, e, alpha, sigma, source, "sample"), x)
-    torch.testing.assert_close(convert(value, e, alpha, sigma, source, "noise"), e)
+    assert_close(convert(value, e, alpha, sigma, source, "sample"), x)
+    assert_close(convert(value, e, alpha, sigma, source, "noise"), e)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -73,4 +74,4 @@ def test_sample_gain_is_the_derivative(path: str, source: Prediction) -> None:
     value = from_sample_and_noise(x, e, alpha, sigma, source)
     moved = convert(value + 1.0, z, alpha, sigma, source, "sample")
     gain = sample_gain(alpha, sigma, source)
-    torch.testing.assert_close((moved - x).abs(), gain.expand_as(x), rtol=1e-10, atol=1e-10)
+    assert_close((moved - x).abs(), gain.expand_as(x), within=1e-10)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from tests.closeness import assert_close
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # diffusers' own
@@ -132,7 +133,7 @@ def test_flow_as_stable_diffusion_3_samples(schedulers: Any, noise: Tensor, shif
     reference.set_timesteps(28)
     diffusion = Diffusion(DiffusionConfig(schedule="flow", prediction="flow", time_shift=shift))
     sampler = SamplerConfig(name="euler", steps=28, spacing="linspace")
-    torch.testing.assert_close(diffusion.times(sampler).float() / 1000, reference.sigmas, rtol=1e-6, atol=1e-6)
+    assert_close(diffusion.times(sampler).float() / 1000, reference.sigmas)
     assert_same(ours(diffusion.config, sampler, noise, 7), theirs(reference, noise))
 
 

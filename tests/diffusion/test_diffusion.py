@@ -13,6 +13,7 @@ from kinolab.config import load_config
 from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+from tests.closeness import FLOAT32, assert_close, assert_within
 
 VALID = [
     (schedule, prediction)
@@ -40,16 +41,16 @@ def test_a_perfect_denoiser_has_no_loss_and_gives_back_the_sample(schedule: str,
     parts = diffusion.loss(lambda z, t, c: target, z0, NOBODY, t=t, noise=noise)
     assert parts["loss"].shape == (4,) and float(parts["loss"].max()) == 0.0
     z_t = diffusion.q_sample(z0, t, noise)
-    torch.testing.assert_close(diffusion.to_sample(target, z_t, t), z0, rtol=1e-4, atol=2e-4)
-    torch.testing.assert_close(diffusion.to_noise(target, z_t, t), noise, rtol=1e-2, atol=1e-3)
+    assert_close(diffusion.to_sample(target, z_t, t), z0)
+    assert_close(diffusion.to_noise(target, z_t, t), noise, within=1e-2)
 
 
 def test_flow_convention() -> None:
     diffusion = Diffusion(config(schedule="flow", prediction="flow"))
     z0, noise = latents(), latents(seed=1)
     t = torch.full((4,), 250.0)
-    torch.testing.assert_close(diffusion.q_sample(z0, t, noise), 0.75 * z0 + 0.25 * noise)
-    torch.testing.assert_close(diffusion.target(z0, noise, t), noise - z0)
+    assert_close(diffusion.q_sample(z0, t, noise), 0.75 * z0 + 0.25 * noise)
+    assert_close(diffusion.target(z0, noise, t), noise - z0)
 
 
 @pytest.mark.parametrize(("schedule", "prediction"), VALID)
@@ -64,7 +65,7 @@ def test_min_snr_weighs_the_error_of_the_clean_sample_alike_for_every_prediction
     loss = diffusion.loss(lambda z, t, c: guess, z0, NOBODY, t=t, noise=noise)["loss"]
     x = diffusion.to_sample(guess, diffusion.q_sample(z0, t, noise), t)
     snr = diffusion.snr(t)
-    torch.testing.assert_close(loss, snr.clamp(max=3.0) * (x - z0).square().flatten(1).mean(1), rtol=1e-6, atol=1e-9)
+    assert_close(loss, snr.clamp(max=3.0) * (x - z0).square().flatten(1).mean(1))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_vb_trains_the_variance_and_leaves_the_mean_alone() -> None:
     output = torch.randn(4, 4, 3, 4, 4, generator=torch.Generator().manual_seed(3)).requires_grad_()
     t = torch.tensor([0.0, 1.0, 500.0, 999.0])
     parts = diffusion.loss(lambda z, t, c: output, latents(), NOBODY, t=t, noise=latents(seed=1))
-    torch.testing.assert_close(parts["loss"], parts["mse"] + parts["vb"])
+    assert_close(parts["loss"], parts["mse"] + parts["vb"])
     (gradient,) = torch.autograd.grad(parts["vb"].sum(), output, retain_graph=True)
     assert torch.count_nonzero(gradient[:, :2]) == 0
     assert (gradient[:, 2:].abs().flatten(1).sum(1) > 0).all()
@@ -114,7 +115,7 @@ def test_times_follow_the_distribution(schedule: str, stratified: bool) -> None:
     diffusion = Diffusion(config(schedule=schedule, prediction=prediction, stratified=stratified))
     t = diffusion.draw_times(20_000, torch.Generator().manual_seed(0))
     fractions = torch.histc(t, 10, 0, 1000) / 20_000
-    torch.testing.assert_close(fractions, torch.full((10,), 0.1), rtol=0, atol=0.01)
+    assert_within(fractions, 0.1, 0.01, "of all draws")
     assert (t > 0).all() if schedule == "flow" else torch.equal(t, t.round())
 
 
@@ -127,7 +128,7 @@ def test_logit_normal_times_and_the_shift() -> None:
     assert float(logit.std()) == pytest.approx(1.0, abs=0.03)
     # The shift multiplies the odds of t by s: it adds log s to the logit.
     moved = torch.logit(shifted.draw_times(20_000, torch.Generator().manual_seed(0)).double() / 1000)
-    torch.testing.assert_close(moved, logit + math.log(3.0), rtol=0, atol=1e-3)
+    assert_close(moved, logit + math.log(3.0), within=1e-3)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "mode", "cosmap"])
@@ -140,7 +141,7 @@ def test_the_shift_by_resolution_acts_on_every_distribution(sampling: str) -> No
         generator = torch.Generator().manual_seed(3)
         t = diffusion.loss(lambda z, t, c: z, z0, NOBODY, generator=generator)["t"].double() / 1000
         times[name] = torch.logit(t)
-    torch.testing.assert_close(times["fitted"], times["plain"] + math.log(2.0), rtol=0, atol=1e-4)
+    assert_close(times["fitted"], times["plain"] + math.log(2.0), within=FLOAT32)
     assert torch.equal(fitted.draw_times(3, torch.Generator().manual_seed(0), positions=18),
                        plain.draw_times(3, torch.Generator().manual_seed(0)))  # fmt: skip
     with pytest.raises(InputError, match="the size of the latents, which was not given"):

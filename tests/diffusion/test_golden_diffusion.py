@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +13,7 @@ from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.diffusion.path import DiscretePath, linear_betas
 from kinolab.diffusion.samplers import SAMPLERS, Denoised
 from kinolab.diffusion.variational import bound, mean_and_log_variance
+from tests.closeness import assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -50,9 +50,9 @@ def test_times_are_the_reference_respacing(golden: dict[str, Tensor], diffusion:
 def test_betas(golden: dict[str, Tensor], diffusion: Diffusion) -> None:
     kept = golden["timestep_map"].double()
     before = torch.cat([kept.new_full((1,), -1.0), kept[:-1]])
-    torch.testing.assert_close(diffusion.path.posterior(kept, before).transition, golden["betas"], rtol=1e-9, atol=0)
+    assert_close(diffusion.path.posterior(kept, before).transition, golden["betas"], within=1e-09)
     if len(kept) == 1000:
-        np.testing.assert_allclose(linear_betas(1000).numpy(), golden["betas"].numpy(), rtol=1e-12)
+        assert_close(linear_betas(1000), golden["betas"], within=1e-12)
 
 
 def test_q_sample(golden: dict[str, Tensor], diffusion: Diffusion) -> None:

@@ -12,6 +12,7 @@ from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
 from kinolab.diffusion.guidance import combine, guided
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 
 LABELS = Conditions(label=torch.tensor([1, 2]))
 
@@ -43,7 +44,7 @@ def test_formula(batched: bool, scale: float) -> None:
     denoiser = Counting()
     out = predict(GuidanceConfig(scale=scale, batched=batched), denoiser)
     for row, label in enumerate((1.0, 2.0)):
-        torch.testing.assert_close(out[row], torch.full_like(out[row], -1.0 + scale * (label + 1.0)))
+        assert_close(out[row], torch.full_like(out[row], -1.0 + scale * (label + 1.0)))
     assert [b for _, b in denoiser.batches] == ([4] if batched else [2, 2])
 
 
@@ -105,8 +106,8 @@ def test_rescaling_sets_the_deviation_back() -> None:
     full = combine(conditional, unconditional, GuidanceConfig(scale=6.0, rescale=1.0))
     part = combine(conditional, unconditional, GuidanceConfig(scale=6.0, rescale=0.7))
     assert (plain.std(dims) > 3 * conditional.std(dims)).all()
-    torch.testing.assert_close(full.std(dims), conditional.std(dims))
-    torch.testing.assert_close(part, 0.7 * full + 0.3 * plain)
+    assert_close(full.std(dims), conditional.std(dims))
+    assert_close(part, 0.7 * full + 0.3 * plain)
 
 
 def test_guidance_shifts_a_gaussian_as_its_closed_form_says() -> None:
@@ -132,7 +133,7 @@ def test_guidance_shifts_a_gaussian_as_its_closed_form_says() -> None:
         guidance=GuidanceConfig(scale=2.5),
     )
     means = 2.5 * torch.tensor([1.0, 2.0]).double().reshape(2, 1, 1, 1, 1)
-    torch.testing.assert_close(z, noise + means, rtol=0, atol=2e-3)
+    assert_close(z, noise + means, within=0.002)
 
 
 def test_nothing_to_guide_towards_is_an_error() -> None:

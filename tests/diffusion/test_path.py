@@ -16,6 +16,7 @@ from kinolab.diffusion.path import (
     spaced_timesteps,
 )
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 
 PATHS = {
     "linear": DiscretePath(linear_betas(1000)),
@@ -39,7 +40,7 @@ def test_snr_falls_along_the_path_and_clean_time_is_clean(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in PATHS if not n.startswith("flow")])
 def test_discrete_paths_preserve_the_variance(name: str) -> None:
     alpha, sigma = PATHS[name].alpha_sigma(torch.arange(1000))
-    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(1000, dtype=torch.float64))
+    assert_close(alpha.square() + sigma.square(), torch.ones(1000, dtype=torch.float64))
 
 
 def test_zero_terminal_snr_moves_the_last_step_to_noise_and_keeps_the_first() -> None:
@@ -92,13 +93,13 @@ def test_auto_spacing_reaches_pure_noise_where_there_is_any() -> None:
 def test_time_shift_formula_in_sampling_and_training() -> None:
     u = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     expected = 3.0 * u / (1 + 2.0 * u)
-    torch.testing.assert_close(PATHS["flow-shifted"].warp(u), expected * 1000)
-    torch.testing.assert_close(PATHS["flow-shifted"].times(4)[2], torch.tensor(750.0).double())
+    assert_close(PATHS["flow-shifted"].warp(u), expected * 1000)
+    assert_close(PATHS["flow-shifted"].times(4)[2], torch.tensor(750.0).double())
 
 
 def test_flow_with_linspace_ends_at_the_least_training_time() -> None:
     times = PATHS["flow"].times(4, "linspace")
-    torch.testing.assert_close(times, torch.tensor([1000.0, 667.0, 334.0, 1.0, 0.0]).double())
+    assert_close(times, torch.tensor([1000.0, 667.0, 334.0, 1.0, 0.0]).double())
     assert PATHS["flow-shifted"].times(1, "linspace").tolist() == [1000.0, 0.0]
 
 

@@ -18,6 +18,7 @@ from kinolab.diffusion import SAMPLERS, Denoised, Diffusion, DiffusionConfig, No
 from kinolab.diffusion.path import FlowPath, NoisePath
 from kinolab.diffusion.samplers import Denoise
 from kinolab.errors import InputError
+from tests.closeness import assert_close
 
 MU, S = 0.7, 0.4
 CONFIGS = {
@@ -123,7 +124,7 @@ def test_euler_is_ddim_without_noise() -> None:
         diffusion.sample(denoiser_for(diffusion), noise, Conditions(), sampler=SamplerConfig(name=name, steps=20))
         for name in ("ddim", "euler")
     ]
-    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+    assert_close(results[0], results[1], within=1e-09)
 
 
 def test_ddpm_equals_ddim_at_eta_one() -> None:
@@ -138,7 +139,7 @@ def test_ddpm_equals_ddim_at_eta_one() -> None:
         )
         for sampler in (SamplerConfig(name="ddpm", steps=30), SamplerConfig(name="ddim", eta=1.0, steps=30))
     ]
-    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
+    assert_close(results[0], results[1], within=0.001)
 
 
 def test_learned_variance_is_used_between_its_bounds() -> None:
@@ -153,8 +154,8 @@ def test_learned_variance_is_used_between_its_bounds() -> None:
         denoise: Denoise = lambda z, t: Denoised(torch.zeros_like(z), learned)  # noqa: E731
         return SAMPLERS["ddpm"](denoise, z, times, path=path, config=config, generator=torch.Generator().manual_seed(0))
 
-    torch.testing.assert_close(step(-1.0, "auto"), step(None, "small"))
-    torch.testing.assert_close(step(1.0, "learned"), step(None, "large"))
+    assert_close(step(-1.0, "auto"), step(None, "small"))
+    assert_close(step(1.0, "learned"), step(None, "large"))
     with pytest.raises(InputError, match="predicts its variance"):
         step(None, "learned")
 

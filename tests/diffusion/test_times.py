@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kinolab.diffusion.times import MODE_SCALE_MAX, cosmap, logit_normal, mode
+from tests.closeness import assert_close
 
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
 
@@ -42,13 +43,13 @@ def test_times_have_the_published_density(
     counts = torch.histogram(t, edges)[0] / len(U)
     fine = edges[:1] + (torch.arange(18 * 200, dtype=torch.float64) + 0.5) * 0.05 / 200
     expected = density(fine).reshape(18, 200).mean(1) * 0.05
-    torch.testing.assert_close(counts, expected, rtol=1e-3, atol=2e-5)
+    assert_close(counts, expected, within=0.001)
 
 
 @pytest.mark.parametrize("scale", [-1.0, -0.5, 0.0, 0.81, 1.29, MODE_SCALE_MAX])
 def test_mode_falls_from_one_to_zero_and_keeps_the_middle(scale: float) -> None:
     t = mode(U, scale)
-    assert (t.diff() <= 1e-12).all() and float(t[0]) == pytest.approx(1, abs=1e-4) and float(t[-1]) < 1e-4
+    assert (t.diff() <= 1e-12).all() and float(t[0]) == pytest.approx(1, rel=1e-4) and float(t[-1]) < 1e-4
     assert float(mode(torch.tensor(0.5), scale)) == pytest.approx(0.5)
 
 
@@ -61,12 +62,12 @@ def test_mode_has_the_density_of_its_slope() -> None:
         assert middle == pytest.approx(1 / (1 + scale * (1 - math.pi / 2)), rel=0.01)
         if scale > -1:  # at -1 the density has a pole at the ends
             assert end == pytest.approx(1 / (1 + scale), rel=0.03)
-    torch.testing.assert_close(mode(U, 0.0), 1 - U)
+    assert_close(mode(U, 0.0), 1 - U)
 
 
 def test_cosmap_has_the_cosine_schedules_signal_to_noise_ratio() -> None:
     t = cosmap(U)
-    torch.testing.assert_close((1 - t) / t, 1 / torch.tan(math.pi / 2 * U), rtol=1e-6, atol=1e-6)
+    assert_close((1 - t) / t, 1 / torch.tan(math.pi / 2 * U), within=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers' own
@@ -75,4 +76,4 @@ def test_mode_is_diffusers_own() -> None:
     torch.manual_seed(0)
     expected = training.compute_density_for_timestep_sampling("mode", 64, mode_scale=1.29)
     torch.manual_seed(0)
-    torch.testing.assert_close(mode(torch.rand(64), 1.29).float(), expected)
+    assert_close(mode(torch.rand(64), 1.29).float(), expected)

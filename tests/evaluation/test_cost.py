@@ -55,6 +55,7 @@ def test_a_denoisers_run(autoencoder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no run folder, no files"
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_are_those_of_the_trainer(autoencoder: Path, tmp_path: Path) -> None:
     """A batch of four and one of eight: as many FLOPs and activations per clip, none of it for the frozen weights."""
     small, large = (measure(denoiser_recipe(autoencoder, batch_size=n), tmp_path, steps=1) for n in (4, 8))
@@ -67,6 +68,7 @@ def test_the_parts_of_a_step_are_those_of_the_trainer(autoencoder: Path, tmp_pat
     assert halves.phases[0].flops == pytest.approx(b, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_part_that_starts_later_is_measured_where_it_has_started(tmp_path: Path) -> None:
     report = measure(odvae_recipe(steps=8), tmp_path, steps=1)
     assert [(p.first, p.last) for p in report.phases] == [(0, 1), (1, 8)]
@@ -76,6 +78,7 @@ def test_a_part_that_starts_later_is_measured_where_it_has_started(tmp_path: Pat
     assert "steps 1 to 7" in rendered(report)
 
 
+@pytest.mark.slow
 def test_missing_data_and_weights_are_stood_in_for(autoencoder: Path, tmp_path: Path) -> None:
     recipe = denoiser_recipe(autoencoder) | {"data": {"kind": "folder", "path": "nowhere", "frames": 5, "size": 32}}
     report = measure(recipe | {"initial": {"path": "nowhere"}}, tmp_path, steps=1)

@@ -23,6 +23,7 @@ def test_the_prompts_show_every_scenario_and_one_to_three_objects() -> None:
     assert {len(r.objects) for r in requests} == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_demo_of_a_random_model(tiny_model: Path, tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "demo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,10 @@ from kinolab.evaluation.reconstruct import (
     reconstruct,
     side_by_side,
 )
+from kinolab.layers import strips
 from kinolab.metrics.reconstruction import psnr
+from kinolab.runtime.progress import Reporter
+from tests.closeness import assert_close, assert_within
 
 ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1, norm_num_groups=4)
 CONFIG = ReconstructConfig(autoencoder="unused", precision="float32")
@@ -74,7 +78,7 @@ def test_the_stream_equals_the_whole_and_the_numbers_are_those_of_the_pixels(tmp
         # a value within 1e-5 of a half may round either way
         assert np.abs(rebuilt.astype(int) - video.to_uint8(whole[0])).max() <= 1
         np.testing.assert_array_equal(error, (4 * np.abs(original.astype(int) - rebuilt)).clip(max=255))
-        assert report.psnr.value == pytest.approx(float(psnr(video.to_tensor(clip)[None], whole).mean()), abs=1e-3)
+        assert_within(report.psnr.value, psnr(video.to_tensor(clip)[None], whole).mean(), 1e-3, "dB")
         assert report.mode == mode and report.frames == 37 and report.fps == 12 and not report.notes
         assert report.latent_shape == (4, 10, 3, 4)
         assert report.ratio == pytest.approx(3 * 37 * 24 * 32 / (4 * 10 * 3 * 4))
@@ -87,9 +91,9 @@ def test_groups_that_arrive_equal_the_tiling_of_the_whole_clip() -> None:
     clip = torch.rand(1, 3, 29, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
     chunks = [clip[:, :, :9], clip[:, :, 9:17], clip[:, :, 17:25], clip[:, :, 25:]]
     latents = list(encode_groups(model, iter(chunks)))
-    torch.testing.assert_close(torch.cat(latents, 2), model.encode_tiled(clip, 9).mean)
+    assert_close(torch.cat(latents, 2), model.encode_tiled(clip, 9).mean)
     decoded = torch.cat(list(decode_groups(model, iter(latents))), 2)
-    torch.testing.assert_close(decoded, model.decode_tiled(torch.cat(latents, 2), 3))
+    assert_close(decoded, model.decode_tiled(torch.cat(latents, 2), 3))
 
 
 def test_an_autoencoder_without_a_stream_is_tiled_and_says_so(tmp_path: Path) -> None:
@@ -281,3 +285,78 @@ def test_short_clips_and_long_periods_are_explained(tmp_path: Path) -> None:
     report = reconstruct(tmp_path / "c.mkv", tmp_path / "b", model, fixed)
     assert report.key_frames == (0, 13)
     assert report.notes[0] == "a period of 13 makes groups longer than the model's own of 9 frames"
+
+
+class Stopping(Reporter):
+    """A reporter whose person presses Ctrl-C after so many frames."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__("reconstructing", "frames", keeps="the frames so far", stream=io.StringIO())
+        self.after = after
+
+    def progress(self, done: int, total: int) -> None:
+        super().progress(done, total)
+        if done >= self.after:
+            self.stopping = True
+
+    @property
+    def said(self) -> str:
+        assert isinstance(self.stream, io.StringIO)
+        return self.stream.getvalue()
+
+
+def test_an_interrupt_keeps_the_frames_so_far_under_a_partial_name(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c.mkv", 49, 8, 8)
+    (tmp_path / "r.mkv").write_bytes(b"an older result")
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), CONFIG, Stopping(20))
+    assert report.ended and report.out.endswith("r-partial.mkv") and report.notes == ("ended after 33 of 49 frames",)
+    frames = video.read(tmp_path / "r-partial.mkv").frames
+    assert frames.shape == (33, 8, 24, 3)
+    assert json.loads((tmp_path / "r-partial.json").read_text())["ended"] is True
+    assert (tmp_path / "r.mkv").read_bytes() == b"an older result"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"c.mkv", "r.mkv", "r-partial.mkv", "r-partial.json"}, "and nothing else"
+    whole = reconstruct(tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), CONFIG, Stopping(49))
+    assert not whole.ended and whole.frames == 49
+    again = video.read(tmp_path / "r.mkv").frames
+    assert len(again) == 49 and np.abs(again[:33].astype(int) - frames).mean() < 2, "the same frames, coded anew"
+
+
+def test_an_error_leaves_nothing_under_either_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "c.mkv", 33, 8, 8)
+
+    def broken(self: OdVae, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        next(iter(chunks))
+        yield torch.zeros(1, 3, 17, 8, 8)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OdVae, "decode_stream", broken)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(tmp_path / "c.mkv", tmp_path / "r.mp4", autoencoder(), CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.mkv"]
+
+
+def test_frames_far_from_the_trained_size_are_said_before_anything_is_done(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c.mkv", 5, 32, 32)
+    listener = Stopping(99)
+    report = reconstruct(tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), CONFIG, listener, trained=(16, 16))
+    assert listener.said.startswith("reconstructing: frames of 32x32 have 4 times the area of those")
+    assert "(16x16)" in report.notes[0]
+    listener = Stopping(99)
+    report = reconstruct(
+        tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), changed(size=16), listener, trained=(16, 16)
+    )
+    assert not listener.said and not report.notes
+
+
+def test_large_frames_go_through_in_strips_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "c.mkv", 13, 40, 24)
+    whole = reconstruct(tmp_path / "c.mkv", tmp_path / "w.mkv", autoencoder(), CONFIG)
+    monkeypatch.setattr(strips, "LARGE", 0)
+    monkeypatch.setattr(strips, "STRIP", 0)
+    inside = reconstruct(tmp_path / "c.mkv", tmp_path / "s.mkv", autoencoder(), CONFIG)
+    assert inside.psnr.value == pytest.approx(whole.psnr.value, abs=1e-3) and inside.frames == 13
+    rows = [video.read(tmp_path / name).frames.astype(int) for name in ("w.mkv", "s.mkv")]
+    assert np.abs(rows[0] - rows[1]).mean() < 0.5

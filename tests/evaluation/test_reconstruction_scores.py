@@ -33,6 +33,7 @@ from kinolab.evaluation.scores import ScoreReport
 from kinolab.metrics.extractors import EXTRACTORS
 from kinolab.metrics.extractors.encoder import load_encoder
 from kinolab.metrics.reconstruction import MAX_PSNR
+from tests.closeness import assert_within
 from tests.evaluation.tiny import moving_frames, reconstruction, tiny_encoder, write_videos
 
 EVERY = ("psnr", "ssim", "ssim3d", "flicker", "warp", "seam", "grid", "rfvd")
@@ -125,7 +126,7 @@ def test_worse_is_worse_and_a_grid_is_seen(folder: Path, encoder: Path) -> None:
 
 def test_psnr_is_its_formula(folder: Path, encoder: Path) -> None:
     report = measure(Identity(broken=0.02), folder, reconstruction(encoder, metrics=("psnr",)))
-    assert report.metrics["psnr"].value == pytest.approx(10 * math.log10(4 / 0.02**2), abs=1e-3)
+    assert_within(report.metrics["psnr"].value, 10 * math.log10(4 / 0.02**2), 1e-3, "dB")
 
 
 def test_an_odd_length_is_snapped_and_said(folder: Path, encoder: Path) -> None:
@@ -133,6 +134,7 @@ def test_an_odd_length_is_snapped_and_said(folder: Path, encoder: Path) -> None:
     assert report.data["frames"] == 13 and "windows of 13 frames instead of 16" in report.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", ["mean", "sample"])
 def test_results_do_not_depend_on_the_batch(latents: str, folder: Path, encoder: Path) -> None:
     torch.manual_seed(0)
@@ -140,7 +142,7 @@ def test_results_do_not_depend_on_the_batch(latents: str, folder: Path, encoder:
     protocol = reconstruction(encoder, metrics=EVERY, latents=latents, seed=1)
     one, three = (measure(autoencoder, folder, protocol, batch=b) for b in (1, 3))
     for name, value in one.metrics.items():
-        assert three.metrics[name].value == pytest.approx(value.value, rel=1e-4, abs=1e-6), name
+        assert three.metrics[name].value == pytest.approx(value.value, rel=1e-4, abs=1e-9), name
     assert one.notes == three.notes and one.protocol_hash == three.protocol_hash
 
 
@@ -290,7 +292,7 @@ def test_folders_are_paired_by_name(encoder: Path, tmp_path: Path) -> None:
     )
     scores = [c.scores["psnr"] for c in report.clips]
     assert [c.name for c in report.clips] == ["00.mkv", "01.mkv", "02.mkv"]
-    assert scores == pytest.approx([MAX_PSNR, *(20 * math.log10(255 / (2 * k)) for k in (1, 2))], abs=1e-3)
+    assert_within(scores, [MAX_PSNR, *(20 * math.log10(255 / (2 * k)) for k in (1, 2))], 1e-3, "dB")
     assert report.subject["kind"] == "folder" and report.facts == {} and report.metrics["rfvd"].count == 3
 
 
@@ -338,6 +340,30 @@ def test_a_missing_partner_is_named(encoder: Path, tmp_path: Path) -> None:
     video.write(tmp_path / "a" / "02.gif", moving_frames(5, 2), 8)
     with pytest.raises(InputError, match="a: two videos are called 02"):
         evaluate_folders(tmp_path / "a", tmp_path / "a", protocol)
+
+
+def test_pairs_of_another_rate_or_aspect_are_refused(encoder: Path, tmp_path: Path) -> None:
+    """Ten frames a second against thirty gave 9.55 dB without a word, though every picture is right."""
+    protocol = reconstruction(encoder, metrics=("psnr",), frames=5)
+    write_videos(tmp_path / "a", 3, frames=15)
+    for k in range(3):
+        video.write(tmp_path / "b" / f"{k:02d}.mkv", moving_frames(15, k)[::3], 8 / 3, lossless=True)
+    with pytest.raises(InputError, match=r"00\.mkv has 2\.66\d* frames a second and .* 8 \(3 of 3 .*--fps 2\.66"):
+        evaluate_folders(tmp_path / "a", tmp_path / "b", protocol)
+    for k in range(3):
+        video.write(tmp_path / "b" / f"{k:02d}.mkv", moving_frames(15, k)[:, :16], 8, lossless=True)
+    with pytest.raises(InputError, match=r"00\.mkv is 32x16 and .*00\.mkv 32x32 \(3 of 3 pairs differ in aspect"):
+        evaluate_folders(tmp_path / "a", tmp_path / "b", protocol)
+
+
+def test_pairs_of_another_size_or_length_are_measured_with_a_note(encoder: Path, tmp_path: Path) -> None:
+    write_videos(tmp_path / "a", 3, frames=6)
+    for k in range(3):
+        frames = moving_frames(5, k).repeat(2, axis=1).repeat(2, axis=2)
+        video.write(tmp_path / "b" / f"{k:02d}.mkv", frames, 8.04, lossless=True)
+    with pytest.warns(UserWarning, match=r"3 of 3 pairs differ in (size|length)") as said:
+        report = evaluate_folders(tmp_path / "a", tmp_path / "b", reconstruction(encoder, metrics=("psnr",), frames=5))
+    assert len(said) == 2 and {str(w.message) for w in said} <= set(report.notes)
 
 
 def test_noise_of_the_posterior_is_no_seam(folder: Path, encoder: Path) -> None:

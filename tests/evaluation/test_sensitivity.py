@@ -19,6 +19,7 @@ from kinolab.evaluation.sensitivity_report import Response, SensitivityReport, V
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.distortions import DISTORTIONS
 from kinolab.metrics.features import HARD_MINIMUM
+from tests.closeness import assert_close
 
 PAIRS = ["metrics=[psnr, ssim, ssim3d, flicker, warp, grid, rfvd]", "size=32", "frames=9"]
 QUALITY = ["metrics=[fvd_infinite, temporal_flickering, motion_smoothness, dynamic_degree]", "size=32", "frames=12"]
@@ -43,6 +44,7 @@ def interval(low: float, high: float) -> Interval:
     return Interval(low, high, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["psnr", "ssim", "ssim3d", "flicker", "rfvd"])
 def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
@@ -52,6 +54,7 @@ def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["fvd", "kvd"])
 def test_the_order_of_distortions_is_the_order_of_the_distances(
@@ -61,6 +64,7 @@ def test_the_order_of_distortions_is_the_order_of_the_distances(
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "kind"),
     [("warp", "noise"), ("warp", "shuffle"), ("detail", "blur"), ("detail", "noise"), ("dynamic_degree", "freeze"),
@@ -72,6 +76,7 @@ def test_a_metric_sees_what_it_is_for(report: SensitivityReport, metric: str, ki
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
+@pytest.mark.slow
 def test_what_is_blind_and_what_is_misled_is_said(report: SensitivityReport) -> None:
     detail = report.response("detail", "shuffle")
     assert detail.verdict == "blind" and detail.order == "same", "the frames are the same ones"
@@ -144,11 +149,13 @@ def test_common_noise_cancels_in_the_difference_of_frechet_distances() -> None:
 def test_a_stronger_distortion_is_more_of_the_weaker_one() -> None:
     video = torch.zeros(3, 3, 4, 16, 16)
     weak, strong = (distorted(video, ("noise", s), 0, 5) for s in (0.1, 0.2))
-    assert torch.allclose(strong, 2 * weak) and not torch.equal(weak[0], weak[1])
+    assert_close(strong, 2 * weak)
+    assert not torch.equal(weak[0], weak[1])
     assert torch.equal(distorted(video[1:], ("noise", 0.1), 0, 6), weak[1:]), "a clip's noise is its number's"
     assert distorted(video, PLAIN, 0, 0) is video
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_measured_and_needs_no_colour(report: SensitivityReport) -> None:
     page = report.markdown("kinolab evaluate sensitivity world --count 16")
     prose = " ".join(page.split())
@@ -163,6 +170,7 @@ def test_the_page_says_what_was_measured_and_needs_no_colour(report: Sensitivity
     assert widths == {3 + len(DISTORTIONS)}
 
 
+@pytest.mark.slow
 def test_the_record_and_the_table_hold_every_answer(report: SensitivityReport) -> None:
     record = json.loads(report.to_json())
     assert len(record["responses"]) == len(report.metrics) * len(DISTORTIONS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream
 from kinolab.layers.causal_resampling import Downsample, SpaceTimeUpsample, TimePool, TimeUpsample
+from tests.closeness import assert_close
 
 CHANNELS = 3
 
@@ -31,14 +32,14 @@ def test_output_is_the_plain_convolution_of_the_clip_with_its_first_frame_repeat
     padded = F.pad(x, (0, 0, 0, 0, 2, 0), mode="replicate")
     expected = F.conv3d(padded, layer.conv.weight, layer.conv.bias, stride=(2, 1, 1), padding=(0, 1, 1))
     assert expected.shape[2] == 1 + (7 - 1) // 2
-    torch.testing.assert_close(layer(x), expected)
+    assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3])
 def test_an_image_gives_the_same_as_a_still_clip(kernel: int) -> None:
     layer, image = CausalConv3d(CHANNELS, 4, (kernel, 3, 3), padding=(1, 1)), torch.randn(1, CHANNELS, 1, 5, 5)
     still = layer(image.expand(-1, -1, 4, -1, -1))
-    torch.testing.assert_close(still, layer(image).expand(-1, -1, 4, -1, -1), atol=1e-5, rtol=1e-5)
+    assert_close(still, layer(image).expand(-1, -1, 4, -1, -1))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_no_output_depends_on_a_later_frame(layer: nn.Module) -> None:
     changed[:, :, 3] += 1.0
     before, after = layer(x), layer(changed)
     known = layer(x[:, :, :3]).shape[2]
-    torch.testing.assert_close(after[:, :, :known], before[:, :, :known])
+    assert_close(after[:, :, :known], before[:, :, :known])
     assert (after[:, :, known:] - before[:, :, known:]).abs().amax() > 1e-3
 
 
@@ -70,7 +71,7 @@ def test_no_output_depends_on_a_later_frame(layer: nn.Module) -> None:
 def test_any_chunking_equals_the_whole_clip(lengths: list[int], kernel: int, stride: int) -> None:
     layer = CausalConv3d(CHANNELS, 2, (kernel, 1, 1), stride=(min(stride, kernel), 1, 1))
     x = torch.randn(1, CHANNELS, sum(lengths), 2, 2)
-    torch.testing.assert_close(run_stream(layer, x, lengths), layer(x), atol=1e-5, rtol=1e-5)
+    assert_close(run_stream(layer, x, lengths), layer(x))
 
 
 @settings(max_examples=20, deadline=None)
@@ -84,21 +85,21 @@ def test_resampling_in_any_chunks_equals_the_whole_clip(interpolation: str, leng
     else:
         layers += [SpaceTimeUpsample(CHANNELS, "trilinear"), TimeUpsample("trilinear")]
     for layer in layers:
-        torch.testing.assert_close(run_stream(layer, x, lengths), layer(x), atol=1e-5, rtol=1e-5)
+        assert_close(run_stream(layer, x, lengths), layer(x))
 
 
 def test_nearest_upsampling_is_repetition_then_a_causal_convolution() -> None:
     layer, x = SpaceTimeUpsample(CHANNELS, "nearest"), torch.randn(2, CHANNELS, 3, 4, 3)
     index = torch.tensor([0, 1, 1, 2, 2])
     repeated = x[:, :, index].repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
-    torch.testing.assert_close(layer(x), layer.conv(repeated), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(layer(x[:, :, :1]), layer.conv(repeated[:, :, :1]), atol=1e-5, rtol=1e-5)
+    assert_close(layer(x), layer.conv(repeated))
+    assert_close(layer(x[:, :, :1]), layer.conv(repeated[:, :, :1]))
 
 
 def test_trilinear_time_upsampling_interpolates_between_the_frames_after_the_first() -> None:
     x = torch.randn(1, 2, 4, 3, 3)
     expected = torch.cat([x[:, :, :1], F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1), mode="trilinear")], dim=2)
-    torch.testing.assert_close(TimeUpsample("trilinear")(x), expected)
+    assert_close(TimeUpsample("trilinear")(x), expected)
 
 
 def test_time_pool_averages_three_frames() -> None:
@@ -115,7 +116,7 @@ def test_two_streams_of_one_layer_do_not_mix() -> None:
         for i, clip in enumerate(clips):
             parts[i].append(layer(clip[:, :, start : start + 2], streams[i]))
     for clip, part in zip(clips, parts, strict=True):
-        torch.testing.assert_close(torch.cat(part, dim=2), layer(clip), atol=1e-5, rtol=1e-5)
+        assert_close(torch.cat(part, dim=2), layer(clip))
 
 
 def test_a_stream_keeps_copies_not_views() -> None:

@@ -12,8 +12,9 @@ from torch._dynamo.exc import TorchDynamoException
 
 from kinolab.errors import InputError
 from kinolab.layers import compile as compiling
-from kinolab.layers.compile import compile_for_inference, find_compiler
+from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.precision import autocast
+from tests.closeness import assert_close
 
 
 class Net(nn.Module):
@@ -41,7 +42,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, compile: Callable[[Any], Any]) -> N
     monkeypatch.setattr(compiling, "find_compiler", lambda: "g++")
 
 
-@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+@pytest.mark.wide("compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.timeout(900)  # some seconds on a quiet machine; a busy one takes long to run g++
 def test_compiled_numbers_are_the_same(net: Net) -> None:
@@ -51,7 +52,7 @@ def test_compiled_numbers_are_the_same(net: Net) -> None:
     assert compile_for_inference(net, torch.bfloat16) is net and list(net.state_dict()) == names
     result = net(x)
     assert result.dtype is torch.float32 and not result.requires_grad
-    torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-2)
+    assert_close(result, expected, within=0.01)
     # Frozen: the code that runs holds the weights of then.
     nn.init.zeros_(net.linear.weight)
     assert torch.equal(net(x), result)
@@ -109,6 +110,6 @@ def test_where_the_compiler_fails_it_says_so_once_and_runs(monkeypatch: pytest.M
     pretend(monkeypatch, lambda function: fails)
     compile_for_inference(net, torch.float32)
     with pytest.warns(UserWarning, match=r"the compiler failed \(Python\.h: No such file\)$"):
-        torch.testing.assert_close(net(x), expected)
-    torch.testing.assert_close(net(x), expected)
+        assert_close(net(x), expected)
+    assert_close(net(x), expected)
     assert len(calls) == 1

@@ -23,6 +23,7 @@ from kinolab.layers.embeddings import (
     spread_positions,
     video_rotary_table,
 )
+from tests.closeness import FLOAT32, assert_close, assert_within
 
 
 def test_sincos_is_its_formula() -> None:
@@ -30,8 +31,8 @@ def test_sincos_is_its_formula() -> None:
     for row, position in enumerate((0.0, 3.0, 7.5)):
         for i in range(4):
             omega = 10000 ** (-i / 4)
-            assert math.isclose(table[row, i], math.sin(position * omega), abs_tol=1e-6)
-            assert math.isclose(table[row, 4 + i], math.cos(position * omega), abs_tol=1e-6)
+            assert_within(table[row, i], math.sin(position * omega), 1e-6, "of a unit circle")
+            assert_within(table[row, 4 + i], math.cos(position * omega), 1e-6, "of a unit circle")
 
 
 def test_sincos_of_a_grid_tells_the_column_first() -> None:
@@ -46,7 +47,7 @@ def test_interpolation_meets_the_trained_positions() -> None:
     assert place_embedding(table, (2, 2), (2, 2), 3) is table
     with pytest.warns(UserWarning, match="trained on latents of 6 x 6, got 12 x 12: position embeddings are interp"):
         wide = place_embedding(table, (2, 2), (4, 4), 3)
-    torch.testing.assert_close(wide.view(4, 4, -1)[::2, ::2], table.view(2, 2, -1))
+    assert_close(wide.view(4, 4, -1)[::2, ::2], table.view(2, 2, -1))
     assert frame_positions(4, 4).tolist() == [0, 1, 2, 3] and frame_positions(0, 4).tolist() == []
     with pytest.warns(UserWarning, match="trained on 8 latent frames, got 16: frame positions are interpolated"):
         assert frame_positions(8, 4, tubelet=2)[::2].tolist() == [0, 1, 2, 3]
@@ -70,14 +71,14 @@ def test_rotary_products_depend_on_the_distance(p: float, q: float, shift: float
         left, right = turned
         return float((left * right).sum())
 
-    assert math.isclose(product(p, q), product(p + shift, q + shift), abs_tol=1e-4)
+    assert abs(product(p, q) - product(p + shift, q + shift)) < FLOAT32 * float(x.norm() * y.norm())
 
 
 def test_rotary_keeps_lengths_and_position_zero() -> None:
     x = torch.randn(4, 16)
     cos, sin = rotary_table(torch.arange(4), 16)
     turned = apply_rotary(x, cos, sin)
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert torch.equal(turned[0], x[0])
 
 
@@ -88,7 +89,7 @@ def test_timestep_features_are_cosines_then_sines() -> None:
     embedder(torch.tensor([250.0]))
     omegas = [10000 ** (-i / 3) for i in range(3)]
     expected = [math.cos(250 * w) for w in omegas] + [math.sin(250 * w) for w in omegas]
-    torch.testing.assert_close(seen[0][0], torch.tensor(expected), atol=1e-4, rtol=0)
+    assert_close(seen[0][0], torch.tensor(expected))
 
 
 def test_null_is_the_row_after_the_classes() -> None:
@@ -124,7 +125,7 @@ def test_a_prompt_without_tokens_counts_as_dropped() -> None:
 
 def test_pooled_embeddings_may_have_any_scale() -> None:
     embedder, pooled = PooledEmbedder(5, 8), torch.randn(2, 5)
-    torch.testing.assert_close(embedder(pooled), embedder(100 * pooled), atol=1e-5, rtol=1e-4)
+    assert_close(embedder(pooled), embedder(100 * pooled))
 
 
 def test_rotary_positions_of_a_video_are_those_of_an_image_at_time_zero() -> None:
@@ -136,7 +137,7 @@ def test_rotary_positions_of_a_video_are_those_of_an_image_at_time_zero() -> Non
     q, k = torch.randn(2, 16)
     rows = [apply_rotary(v.expand(45, 16), *video).view(3, 3, 5, 16) for v in (q, k)]
     scores = torch.einsum("tyxd,suvd->tyxsuv", *rows)
-    torch.testing.assert_close(scores[0, 1, 1, 1, 2, 3], scores[1, 0, 2, 2, 1, 4])
-    torch.testing.assert_close(rows[0][0, 1, 2], q)
+    assert_close(scores[0, 1, 1, 1, 2, 3], scores[1, 0, 2, 2, 1, 4])
+    assert_close(rows[0][0, 1, 2], q)
     for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
         assert (rows[0][other] - q).abs().max() > 0.1

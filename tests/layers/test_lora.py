@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from kinolab.layers.lora import LoraLinear, add_lora, merge_lora
+from tests.closeness import assert_close
 
 
 def test_a_change_has_the_rank_asked_for_and_starts_at_nothing() -> None:
@@ -15,7 +16,7 @@ def test_a_change_has_the_rank_asked_for_and_starts_at_nothing() -> None:
     nn.init.normal_(layer.lora_up)
     change = (layer(x) - linear(x)).detach()
     assert torch.linalg.matrix_rank(layer.lora_up @ layer.lora_down) == 2
-    torch.testing.assert_close(change, x @ (layer.lora_up @ layer.lora_down).T.detach())
+    assert_close(change, x @ (layer.lora_up @ layer.lora_down).T.detach())
 
 
 def test_wanted_layers_only_are_replaced_and_merging_gives_back_their_names() -> None:
@@ -29,4 +30,4 @@ def test_wanted_layers_only_are_replaced_and_merging_gives_back_their_names() ->
     merged = merge_lora(model.state_dict())
     assert list(merged) == names
     plain.load_state_dict(merged)
-    torch.testing.assert_close(plain(x), model(x))
+    assert_close(plain(x), model(x))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kinolab.layers.patchify import PatchEmbed, patchify, unpatchify
+from tests.closeness import assert_close
 
 
 @pytest.mark.parametrize(("patch", "temporal_patch"), [(2, 1), (1, 1), (2, 2), (3, 4)])
@@ -23,10 +24,10 @@ def test_frame_patches_are_a_2d_convolution() -> None:
     embed, z = PatchEmbed(3, 7, 2), torch.randn(2, 3, 4, 6, 8)
     expected = F.conv2d(z.transpose(1, 2).flatten(0, 1), embed.proj.weight, embed.proj.bias, stride=2)
     expected = expected.flatten(2).transpose(1, 2).unflatten(0, (2, 4))
-    torch.testing.assert_close(embed(z), expected, atol=1e-5, rtol=1e-5)
+    assert_close(embed(z), expected)
 
 
 def test_tubelets_are_a_3d_convolution() -> None:
     embed, z = PatchEmbed(3, 7, 2, temporal_patch=2), torch.randn(2, 3, 4, 6, 8)
     expected = F.conv3d(z, embed.proj.weight, embed.proj.bias, stride=2).flatten(3).permute(0, 2, 3, 1)
-    torch.testing.assert_close(embed(z), expected, atol=1e-5, rtol=1e-5)
+    assert_close(embed(z), expected)

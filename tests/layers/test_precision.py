@@ -6,6 +6,7 @@ from torch import nn
 from kinolab.autoencoders.base import Posterior
 from kinolab.layers import precision
 from kinolab.layers.precision import Measurement, NonFiniteError, check_finite, watch_finite
+from tests.machine import MEASURED
 
 
 def measured(
@@ -16,8 +17,8 @@ def measured(
 
 
 def test_measure_is_done_once_and_is_sane() -> None:
-    first = precision.measure()
-    assert precision.measure() is first
+    first = MEASURED()
+    assert MEASURED() is first
     assert 1e-3 < first.ratio < 1e3
     assert max(first.matmul_float32, first.conv3d_float32) < 1.0
 
@@ -62,8 +63,9 @@ def test_autocast_computes_in_the_chosen_precision_and_keeps_the_weights() -> No
     assert layer.weight.dtype is torch.float32
 
 
-def test_float32_through_onednn_has_float32s_error() -> None:
+def test_float32_through_onednn_has_float32s_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor: `float32` is within 1e-5 of exact, and the process setting comes back."""
+    monkeypatch.setattr(precision, "measure", MEASURED)
     generator = torch.Generator().manual_seed(1)
     x, w = torch.randn(256, 384, generator=generator), torch.randn(512, 384, generator=generator)
     exact = F.linear(x.double(), w.double())

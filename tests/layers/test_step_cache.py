@@ -21,8 +21,9 @@ from kinolab.diffusion import (
     SteeringConfig,
 )
 from kinolab.errors import InputError
-from kinolab.layers.compile import compile_for_inference, find_compiler
+from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.step_cache import StepCache, StepCacheConfig, caching
+from tests.closeness import assert_close
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 5}
 VIDEO: dict[str, Any] = SMALL | {"num_frames": 3}
@@ -108,7 +109,7 @@ def test_a_residual_is_added_again_exactly() -> None:
         cache.step = 1
         model(second, t, LABELS)
     embedded, before, after, _, embedded_again, last = seen
-    torch.testing.assert_close(last, embedded_again + (before - embedded) + (after - before))
+    assert_close(last, embedded_again + (before - embedded) + (after - before))
 
 
 def test_the_blocks_run_when_the_added_up_change_reaches_the_threshold() -> None:
@@ -125,7 +126,7 @@ def test_the_blocks_run_when_the_added_up_change_reaches_the_threshold() -> None
             cache.step = step
             factor = 1.1**step
             out = model.run_blocks(torch.zeros(2, 3), blocks, lambda x, factor=factor: x + factor)  # type: ignore[misc]
-            torch.testing.assert_close(out, torch.ones(2, 3))
+            assert_close(out, torch.ones(2, 3))
     assert ran == [0, 3, 6, 9, 11], "0.1 a call adds up to 0.3 at every third; the last step always runs"
     assert (cache.hits, cache.misses) == (7, 5)
 
@@ -173,7 +174,7 @@ def test_branches_have_features_of_their_own() -> None:
         sample(model, cache, steps=12, guidance=GuidanceConfig(scale=3.0, batched=batched))
         for cache, batched in zip(every, (True, False), strict=True)
     )
-    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    assert_close(together, apart)
     assert every[1].hits == 2 * every[0].hits
 
 
@@ -211,7 +212,7 @@ def test_guidance_reuses_the_difference_of_its_branches() -> None:
         calls.clear()
         guidance = GuidanceConfig(scale=3.0, batched=batched)
         out = sample(Constant(), cache_of(threshold=0, guidance_every=3), guidance=guidance)
-        torch.testing.assert_close(out, plain)
+        assert_close(out, plain)
         full = [4] if batched else [2, 2]
         assert calls == [*full, 2, 2, *full, 2, 2, *full, *full]
 
@@ -236,7 +237,7 @@ def test_what_can_not_be_cached_is_refused() -> None:
     with pytest.raises(InputError, match="cuts the gradient"):
         sample(model, cache_of(), steering=steering)
     kept = Steering(SteeringConfig(method="replacement"), torch.zeros(2, 4, 3, 4, 4), known)
-    torch.testing.assert_close(sample(model, cache_of(), steering=kept), torch.zeros(2, 4, 3, 4, 4))
+    assert_close(sample(model, cache_of(), steering=kept), torch.zeros(2, 4, 3, 4, 4))
     for values in ({"every": 3}, {"method": "interval", "threshold": 0.3}):
         with pytest.raises(ValueError, match="is for the method"):
             StepCacheConfig.model_validate(values)
@@ -249,7 +250,7 @@ def test_the_cache_goes_when_sampling_fails() -> None:
     assert model.step_cache is None
 
 
-@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+@pytest.mark.wide("compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.timeout(900)
 def test_compiled_denoisers_reuse_the_same_features_and_compile_once() -> None:
@@ -261,8 +262,8 @@ def test_compiled_denoisers_reuse_the_same_features_and_compile_once() -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
     eager, cache = sample(model, cache_of(threshold=0.5), guidance=GUIDED), cache_of(threshold=0.5)
     compile_for_inference(model, torch.float32)
-    torch.testing.assert_close(sample(model, cache, guidance=GUIDED), eager, atol=1e-4, rtol=1e-4)
+    assert_close(sample(model, cache, guidance=GUIDED), eager)
     graphs = counters["stats"]["unique_graphs"]
     again = cache_of(threshold=0.5)
-    torch.testing.assert_close(sample(model, again, guidance=GUIDED), eager, atol=1e-4, rtol=1e-4)
+    assert_close(sample(model, again, guidance=GUIDED), eager)
     assert again.hits == cache.hits > 0 and counters["stats"]["unique_graphs"] == graphs

@@ -7,6 +7,7 @@ import torch
 
 from kinolab.errors import InputError
 from kinolab.metrics.clips import ClipScores, Protocol, unit_pair, unit_pixels
+from tests.closeness import assert_close
 
 
 class Brightness(ClipScores):
@@ -33,7 +34,7 @@ def test_a_score_is_the_mean_over_clips_with_its_interval_and_sizes() -> None:
 
 def test_bytes_are_the_same_clips_as_floats() -> None:
     grey = torch.randint(0, 256, (1, 3, 2, 8, 8), dtype=torch.uint8)
-    torch.testing.assert_close(unit_pixels(grey), unit_pixels(grey.float() / 127.5 - 1))
+    assert_close(unit_pixels(grey), unit_pixels(grey.float() / 127.5 - 1))
     assert unit_pixels(torch.full((1, 3, 1, 4, 4), 3.0)).eq(1).all()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kinolab.errors import InputError
 from kinolab.metrics.distortions import DISTORTIONS, blur, distort
+from tests.closeness import assert_close
 
 
 @pytest.fixture
@@ -41,20 +42,21 @@ def test_frames_are_shuffled_and_frozen_whole(clip: Tensor) -> None:
 def test_noise_grows_without_a_new_draw() -> None:
     grey = torch.zeros(3, 4, 32, 32)
     weak, strong = spoiled(grey, "noise", 0.1), spoiled(grey, "noise", 0.2)
-    assert torch.allclose(strong, 2 * weak) and float(weak.std()) == pytest.approx(0.05, rel=0.05)
+    assert_close(strong, 2 * weak)
+    assert float(weak.std()) == pytest.approx(0.05, rel=0.05)
     assert not torch.equal(weak, spoiled(grey, "noise", 0.1, seed=1))
 
 
 def test_blur_keeps_what_is_flat_and_spreads_a_dot_as_a_gaussian() -> None:
     flat = torch.full((3, 2, 16, 16), 0.3)
-    assert torch.allclose(blur(flat, 2.0), flat)
+    assert_close(blur(flat, 2.0), flat)
     dot = torch.zeros(3, 1, 33, 33)
     dot[:, :, 16, 16] = 1
     spread = blur(dot, 2.0)[0, 0]
     distance = torch.arange(33) - 16
-    assert float(spread.sum()) == pytest.approx(1)
+    assert_close(spread.sum(), torch.tensor(1.0))
     assert float((spread.sum(0) * distance.square()).sum()) == pytest.approx(4.0, rel=0.05), "the variance is sigma^2"
-    assert torch.allclose(spread, spread.T)
+    assert_close(spread, spread.T)
 
 
 def test_an_unknown_distortion_is_one_line(clip: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from kinolab.errors import InputError
 from kinolab.metrics.flow import flow, visible, warp
+from tests.closeness import FLOAT32, assert_close
 from tests.metrics.moving_clips import as_frames, panning, travelling_box
 
 pytest.importorskip("cv2")
@@ -59,13 +60,13 @@ def test_warping_a_plane_by_any_step_is_linear() -> None:
     rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(6.0), indexing="ij")
     plane = (0.3 + 0.2 * columns - 0.1 * rows)[None, None].double()
     flows = torch.full((1, 8, 6, 2), 0.4)
-    torch.testing.assert_close(warp(plane, flows)[..., :-1, :-1], plane[..., :-1, :-1] + 0.4 * 0.1)
+    assert_close(warp(plane, flows)[..., :-1, :-1], plane[..., :-1, :-1] + 0.4 * 0.1, within=FLOAT32)
     images, flows = torch.rand(2, 3, 8, 6).double(), 3 * torch.randn(2, 8, 6, 2)
     x, y = (columns + flows[..., 0]) * 2 / 5 - 1, (rows + flows[..., 1]) * 2 / 7 - 1
     theirs = torch.nn.functional.grid_sample(
         images, torch.stack([x, y], -1).double(), padding_mode="border", align_corners=True
     )
-    torch.testing.assert_close(warp(images, flows), theirs, atol=1e-5, rtol=0)
+    assert_close(warp(images, flows), theirs, within=FLOAT32)
 
 
 def test_a_pixel_is_visible_where_forward_and_backward_agree() -> None:

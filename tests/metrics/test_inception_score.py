@@ -30,7 +30,7 @@ def direct(p: Tensor) -> float:
 
 
 def test_closed_forms() -> None:
-    assert score(torch.full((40, 5), 0.2), splits=1).value == pytest.approx(1.0, abs=1e-6)
+    assert score(torch.full((40, 5), 0.2), splits=1).value == pytest.approx(1.0, rel=1e-6)
     sure = torch.eye(5).repeat(20, 1)  # each class as often: all classes, surely
     value = score(sure, splits=1)
     assert value.value == pytest.approx(5.0, rel=1e-12)

@@ -12,6 +12,7 @@ from torch import Tensor
 from kinolab.errors import InputError
 from kinolab.metrics.features import FeatureBank, Protocol, group_numbers, save_tensors
 from kinolab.metrics.moments import FeatureMoments, GroupedMoments
+from tests.closeness import assert_close
 
 
 def samples(count: int, width: int, seed: int = 0) -> Tensor:
@@ -29,8 +30,8 @@ def moments(x: Tensor, *batches: int) -> FeatureMoments:
 
 def same(a: FeatureMoments, b: FeatureMoments) -> None:
     assert a.count == b.count
-    torch.testing.assert_close(a.mean, b.mean, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(a.covariance, b.covariance, rtol=1e-11, atol=1e-11)
+    assert_close(a.mean, b.mean, within=1e-12)
+    assert_close(a.covariance, b.covariance, within=1e-11)
 
 
 @pytest.mark.parametrize(("count", "width"), [(5, 8), (8, 8), (9, 8), (1000, 8)])
@@ -38,10 +39,10 @@ def test_moments_agree_with_numpy(count: int, width: int) -> None:
     x = samples(count, width)
     found = moments(x)
     assert found.low_rank == (count <= width)
-    np.testing.assert_allclose(found.mean, x.numpy().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-10, atol=1e-12)
+    assert_close(found.mean, x.mean(0), within=1e-12)
+    assert_close(found.covariance, torch.from_numpy(np.cov(x.numpy(), rowvar=False)))
     factor = found.factor()
-    torch.testing.assert_close(factor.T @ factor, found.covariance, rtol=1e-10, atol=1e-10)
+    assert_close(factor.T @ factor, found.covariance, within=1e-10)
 
 
 def test_order_and_batches_do_not_matter() -> None:
@@ -59,7 +60,7 @@ def test_order_and_batches_do_not_matter() -> None:
 def test_a_large_mean_does_not_cost_digits() -> None:
     x = samples(2000, 4)
     near = moments(x, *[100] * 20).covariance
-    torch.testing.assert_close(moments(x + 1e7, *[100] * 20).covariance, near, rtol=1e-6, atol=1e-6)
+    assert_close(moments(x + 1e7, *[100] * 20).covariance, near, within=1e-6)
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (2, 50), (50, 40), (300, 1)])
@@ -142,7 +143,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable file"):
         GroupedMoments.load(broken)
     save_tensors(tmp_path / "other.safetensors", "cats", {"a": torch.zeros(1)}, {})
-    with pytest.raises(InputError, match="its header says cats"):
+    with pytest.raises(InputError, match="its header says 'cats'"):
         FeatureMoments.load(tmp_path / "other.safetensors")
     moments(samples(5, 8)).save(tmp_path / "single.safetensors")
     with pytest.raises(InputError, match="one set of samples, expected groups of it"):

@@ -7,6 +7,7 @@ from torch import Tensor
 from kinolab.errors import InputError
 from kinolab.metrics.reconstruction import K1, K2, MAX_PSNR, Psnr, Ssim, Ssim3d, psnr, ssim, ssim3d
 from kinolab.metrics.statistics import mean_interval
+from tests.closeness import FLOAT32, assert_close, assert_within
 
 
 def clips(seed: int = 0, shape: tuple[int, ...] = (3, 3, 4, 24, 20)) -> tuple[Tensor, Tensor]:
@@ -20,7 +21,7 @@ def test_psnr_of_a_constant_offset_is_known() -> None:
     video = torch.zeros(2, 3, 5, 8, 8)
     for offset in (0.5, 0.1, -0.02):
         expected = 20 * math.log10(2 / abs(offset))
-        torch.testing.assert_close(psnr(video, video + offset), torch.full((2, 5), expected).double())
+        assert_close(psnr(video, video + offset), torch.full((2, 5), expected).double(), within=FLOAT32)
 
 
 def test_psnr_is_averaged_over_frames_not_over_errors() -> None:
@@ -30,13 +31,13 @@ def test_psnr_is_averaged_over_frames_not_over_errors() -> None:
     worse[:, :, 1] += 0.02
     metric = Psnr()
     metric.update(video, worse)
-    assert metric.compute().value == pytest.approx((20.0 + 40.0) / 2, abs=1e-4)
+    assert metric.compute().value == pytest.approx((20.0 + 40.0) / 2, rel=1e-5)
 
 
 def test_equal_clips_give_the_best_value() -> None:
     x, _ = clips()
     assert psnr(x, x).eq(MAX_PSNR).all()
-    torch.testing.assert_close(ssim(x, x), torch.ones(3, 4).double())
+    assert_close(ssim(x, x), torch.ones(3, 4).double())
 
 
 def test_the_reconstruction_is_clamped() -> None:
@@ -50,7 +51,7 @@ def test_ssim_of_two_constants_is_the_luminance_term() -> None:
     x, y = torch.full((1, 3, 2, 16, 16), a), torch.full((1, 3, 2, 16, 16), b)
     c1 = (K1 * 2) ** 2
     expected = (2 * a * b + c1) / (a * a + b * b + c1)
-    torch.testing.assert_close(ssim(x, y), torch.full((1, 2), expected).double())
+    assert_close(ssim(x, y), torch.full((1, 2), expected).double(), within=FLOAT32)
 
 
 def test_ssim_of_the_negative_is_the_negative_structure() -> None:
@@ -58,12 +59,12 @@ def test_ssim_of_the_negative_is_the_negative_structure() -> None:
     x = torch.ones(1, 3, 1, 32, 32)
     x[..., 1::2] = -1.0  # columns alternate; the Gaussian is wide enough to average them to 0 and their square to 1
     c2 = (K2 * 2) ** 2
-    assert ssim(x, -x).item() == pytest.approx((c2 - 2) / (c2 + 2), abs=1e-3)
+    assert_within(ssim(x, -x), (c2 - 2) / (c2 + 2), 1e-3, "of the scale from -1 to 1")
 
 
 def test_ssim_is_symmetric_and_falls_with_noise() -> None:
     x, y = clips()
-    torch.testing.assert_close(ssim(x, y.clamp(-1, 1)), ssim(y.clamp(-1, 1), x))
+    assert_close(ssim(x, y.clamp(-1, 1)), ssim(y.clamp(-1, 1), x))
     worse = x + 2 * (y - x)
     assert (ssim(x, worse) < ssim(x, y)).all()
 
@@ -130,12 +131,12 @@ def test_parity_with_torchmetrics() -> None:
     ours = psnr(x, y).flatten()
     for i, (a, b) in enumerate(zip(images(x), images(y), strict=True)):
         theirs = functional.peak_signal_noise_ratio(b[None], a[None], data_range=scale)
-        assert float(ours[i]) == pytest.approx(float(theirs), abs=1e-4)
+        assert_within(ours[i], theirs, 1e-3, "dB")
     _, full = functional.structural_similarity_index_measure(
         images(y), images(x), data_range=scale, reduction="none", return_full_image=True
     )
     inside = full[..., 5:-5, 5:-5].mean((1, 2, 3)).double()
-    torch.testing.assert_close(ssim(x, y).flatten(), inside, atol=1e-4, rtol=0)
+    assert_close(ssim(x, y).flatten(), inside, within=1e-4)
 
 
 @pytest.mark.parametrize("metric", [Psnr, Ssim])
@@ -185,8 +186,8 @@ def test_too_few_clips_have_no_interval() -> None:
 
 def test_ssim3d_of_equal_clips_is_one_and_of_one_frame_the_frames_own() -> None:
     x, y = clips(shape=(2, 3, 13, 16, 18))
-    torch.testing.assert_close(ssim3d(x, x), torch.ones(2).double())
-    torch.testing.assert_close(ssim3d(x[:, :, :1], y[:, :, :1]), ssim(x[:, :, :1], y[:, :, :1])[:, 0])
+    assert_close(ssim3d(x, x), torch.ones(2).double())
+    assert_close(ssim3d(x[:, :, :1], y[:, :, :1]), ssim(x[:, :, :1], y[:, :, :1])[:, 0])
 
 
 def test_ssim3d_of_a_still_clip_is_the_ssim_of_its_frame() -> None:
@@ -194,7 +195,7 @@ def test_ssim3d_of_a_still_clip_is_the_ssim_of_its_frame() -> None:
     x, y = clips(shape=(2, 3, 1, 16, 18))
     for frames in (4, 13):
         still = (v.expand(-1, -1, frames, -1, -1) for v in (x, y))
-        torch.testing.assert_close(ssim3d(*still), ssim(x, y)[:, 0])
+        assert_close(ssim3d(*still), ssim(x, y)[:, 0])
 
 
 def test_ssim3d_sees_the_order_of_the_errors_that_ssim_does_not() -> None:
@@ -227,4 +228,4 @@ def test_ssim3d_agrees_with_torchmetrics() -> None:
         y.clamp(-1, 1).double(), x.double(), data_range=2.0, reduction="none", return_full_image=True
     )
     inside = full[..., 5:-5, 5:-5, 5:-5].mean((1, 2, 3, 4))
-    torch.testing.assert_close(ssim3d(x, y), inside, atol=1e-7, rtol=0)
+    assert_close(ssim3d(x, y), inside, within=1e-6)

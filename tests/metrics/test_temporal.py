@@ -23,6 +23,7 @@ from kinolab.metrics.temporal import (
     seam_ratio,
     warp_error,
 )
+from tests.closeness import assert_close, assert_small, assert_within
 from tests.metrics.moving_clips import panning, texture
 
 
@@ -36,9 +37,9 @@ def test_flicker_is_the_mean_change_of_the_error() -> None:
     flickering[0, :, 1::2] += 0.2  # every step changes by 0.2 on [-1, 1], 0.1 on [0, 1]
     metric = Flicker()
     metric.update(x * 0.5, steady)
-    assert metric.compute().value == pytest.approx(0, abs=1e-7)
+    assert_small(metric.compute().value, beside=x)
     metric.update(x * 0.5, flickering)
-    assert metric.per_clip[2:] == pytest.approx([0.1, 0.0], abs=1e-7)
+    assert_close(metric.per_clip[2:], [0.1, 0.0])
     assert metric.compute().count == 4 and metric.compute().interval is not None
 
 
@@ -62,7 +63,7 @@ def test_warp_error_of_a_pan_is_small_and_grows_with_flicker_and_tearing() -> No
         metric.update(x, y)
         scores.append(metric.compute().value)
         assert metric.floor.value == pytest.approx(scores[0])
-    assert scores[0] < 1e-4 < scores[1] == pytest.approx(0.01, abs=2e-3)
+    assert scores[0] < 1e-4 < scores[1] == pytest.approx(0.01, rel=0.2)
     assert scores[2] > 10 * scores[0]
 
 
@@ -162,7 +163,7 @@ def test_white_noise_is_flat_at_its_variance() -> None:
     profile = metric.profile
     known = np.isfinite(profile.original)
     assert known.sum() >= 15  # a ring may hold no frequency of a frame this small
-    np.testing.assert_allclose(profile.original[known], 0.01, rtol=0.12)  # (0.2 / 2)^2 on [0, 1]
+    assert_within(profile.original[known] / 0.01, 1, 0.12, "of what it should be")  # (0.2 / 2)^2 on [0, 1]
     np.testing.assert_array_equal(profile.original, profile.reconstruction)
     assert metric.compute().value == 1.0
 
@@ -170,7 +171,7 @@ def test_white_noise_is_flat_at_its_variance() -> None:
 def test_parseval_holds() -> None:
     x = noise((2, 3, 4, 16, 24)).double()
     variance = x.var((3, 4), unbiased=False).mean((1, 2))
-    torch.testing.assert_close(power_spectrum(x).mean((1, 2)), variance)
+    assert_close(power_spectrum(x).mean((1, 2)), variance)
 
 
 def test_a_wave_is_in_the_ring_of_its_frequency() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kinolab.errors import InputError
 from kinolab.metrics.text import PromptAgreement, weights_hash
 from kinolab.metrics.weights import file_hash
+from tests.closeness import assert_close
 
 transformers = pytest.importorskip("transformers")
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -100,9 +101,9 @@ def test_clipsim_is_the_mean_over_frames_of_the_cosine(clip: tuple[Path, Any]) -
         for c, prompt in zip(clips, prompts, strict=True):
             answer = model(input_ids=ids(prompt), pixel_values=normalised(c), attention_mask=None)
             expected.append(float((answer.logits_per_image / model.logit_scale.exp()).mean()))
-    assert metric.per_clip == pytest.approx(expected, abs=1e-6)
+    assert_close(metric.per_clip, expected)
     assert abs(expected[0] - expected[1]) > 1e-3
-    assert metric.compute().value == pytest.approx(sum(expected) / 2, abs=1e-6)
+    assert_close(metric.compute().value, sum(expected) / 2)
 
 
 def test_x_clip_looks_at_its_number_of_frames_of_the_whole_clip(xclip: tuple[Path, Any]) -> None:
@@ -114,7 +115,7 @@ def test_x_clip_looks_at_its_number_of_frames_of_the_whole_clip(xclip: tuple[Pat
         chosen = normalised(clips[0])[[0, 4]]
         answer = model(input_ids=ids("a red ball"), pixel_values=chosen[None], attention_mask=None)
         expected = float(answer.logits_per_video / model.logit_scale.exp())
-    assert metric.per_clip[0] == pytest.approx(expected, abs=1e-6)
+    assert_close(metric.per_clip[0], expected)
     assert metric._settings()["encoder_frames"] == 2
     with pytest.raises(InputError, match="at least 2 frames, got 1"):
         metric.update(clips[:, :, :1], ["a", "b"])
@@ -129,7 +130,7 @@ def test_wide_frames_are_shrunk_and_cut_to_the_middle(clip: tuple[Path, Any]) ->
     assert frames.shape == (3, 3, SIZE, SIZE)
     inner = (..., slice(4, 12), slice(4, 12))  # the filter mixes in what lies beside the crop
     expected = normalised(small.clamp(-1, 1).transpose(0, 1))
-    torch.testing.assert_close(frames[inner], expected[inner], rtol=1e-4, atol=1e-4)
+    assert_close(frames[inner], expected[inner])
 
 
 def test_value_interval_and_protocol(clip: tuple[Path, Any]) -> None:

@@ -15,6 +15,7 @@ from kinolab.data.world_scenes import Body, Scene, Trajectory
 from kinolab.errors import InputError
 from kinolab.metrics import world as reader
 from kinolab.metrics.world import WorldCheck, check, read_world, roughness
+from tests.closeness import assert_within
 
 VERDICTS = ("colours", "shapes", "count", "direction", "motion", "identity")
 
@@ -56,6 +57,7 @@ def rates(size: int, seeds: range, spoiled: bool = False) -> tuple[dict[str, flo
     return {name: right[name] / len(seeds) for name in VERDICTS}, errors, float(np.mean(quality))
 
 
+@pytest.mark.slow
 def test_true_clips_at_64_px_read_right() -> None:
     right, errors, _ = rates(64, range(300))
     assert min(right.values()) >= 0.99, right
@@ -75,6 +77,7 @@ def test_true_clips_at_128_px_read_right() -> None:
     assert np.mean(np.array(errors) <= 0.5) >= 0.999
 
 
+@pytest.mark.slow
 def test_blurred_and_noisy_clips_read_right() -> None:
     right, errors, quality = rates(64, range(60), spoiled=True)
     assert 28 < quality < 32
@@ -260,7 +263,7 @@ def test_a_box_is_a_box_at_any_angle(degrees: float) -> None:
     frames = render(turned, [Body("box", o.radius, 0, 0) for o in state], [o.colour for o in state])
     seen = read_world(frames).objects[0]
     assert seen.shape == "box"
-    np.testing.assert_allclose(seen.squareness, 1, atol=0.08)
+    assert_within(seen.squareness, 1, 0.08, "of a square's")
     assert seen.extent == pytest.approx(state[0].radius, rel=0.05)
 
 

@@ -213,7 +213,7 @@ def test_containers_that_hold_themselves_or_too_much_are_refused(tmp_path: Path)
     rows = [0] * 100_000  # one long list, in many places
     torch.save([rows] * 1000, tmp_path / "rows.pt")
     tensor = torch.ones(500_000)
-    torch.save({str(k): tensor for k in range(40)}, tmp_path / "repeated.pt")
+    torch.save({str(k): tensor for k in range(400)}, tmp_path / "repeated.pt")
     for name, why in {
         "self": "holds itself",
         "shared": "the same",

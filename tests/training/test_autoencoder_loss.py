@@ -10,6 +10,7 @@ from kinolab.autoencoders.base import Posterior
 from kinolab.config import load_config
 from kinolab.errors import InputError
 from kinolab.training.autoencoder_loss import AutoencoderLoss, AutoencoderLossConfig
+from tests.closeness import assert_close
 
 ADVERSARIAL = {"weight": 0.5, "start_step": 10, "discriminator": {"width": 4, "layers": 2}}
 
@@ -87,7 +88,7 @@ def test_the_same_latents_per_pixel_give_the_same_kl_at_any_size() -> None:
         loss.generator_loss(v, v, posterior(1.0, -1.0, shape), step=0)[1]["kl"]
         for v, shape in ((small, (1, 4, 1, 1, 1)), (large, (3, 4, 2, 2, 2)))
     ]
-    torch.testing.assert_close(kls[0], kls[1])
+    assert_close(kls[0], kls[1])
 
 
 def test_gradients_reach_reconstruction_and_posterior() -> None:
@@ -99,7 +100,7 @@ def test_gradients_reach_reconstruction_and_posterior() -> None:
     )
     loss.backward()
     assert mean.grad is not None and reconstruction.grad is not None
-    torch.testing.assert_close(mean.grad, torch.full_like(mean, 0.1 / 2 / video[0].numel()))
+    assert_close(mean.grad, torch.full_like(mean, 0.1 / 2 / video[0].numel()))
     assert not any(p.requires_grad for p in parts.values())
 
 

@@ -50,6 +50,7 @@ def batch_of(job: AutoencoderJob, count: int) -> MicroBatch:
     return MicroBatch(list(range(count)), [job.source[i] for i in range(count)])
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_gives_the_same_weights_and_leaves_the_image_part_alone(
     tmp_path: Path, image_run: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_run_stopped_and_resumed_gives_the_same_weights_and_leaves_the_image_p
         assert torch.equal(model.encode(picture).mean, image.encode(picture).mean)
 
 
+@pytest.mark.slow
 def test_two_processes_train_it_with_images_in_the_batch(tmp_path: Path, image_run: Path) -> None:
     """One process's share of the batch may be images alone, which train the decoder only. The terms compare the
     distributions of a micro-batch, which two processes divide, so they are left out here."""
@@ -83,7 +85,7 @@ def test_two_processes_train_it_with_images_in_the_batch(tmp_path: Path, image_r
     path = write(tmp_path, recipe)
     train(path, tmp_path / "one")
     run_two(path, tmp_path / "two", [])
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
 def test_the_weighted_terms_are_in_the_loss(image_run: Path) -> None:
@@ -143,6 +145,7 @@ def test_a_frozen_part_with_random_weights_is_a_mistake(tmp_path: Path, image_ru
         train(write(tmp_path, recipe), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_without_image_branch_and_terms_the_latents_are_normalised_as_any_others(
     tmp_path: Path, image_run: Path
 ) -> None:

@@ -23,6 +23,7 @@ from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.run import train
 from kinolab.training.settings import TrainingConfig, learning_rate
+from tests.closeness import NETWORK, assert_close, assert_small, difference
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
 
@@ -62,8 +63,8 @@ def test_exported_latents_have_zero_mean_and_unit_variance(tiny_autoencoder: Pat
     source: Any = data.build(config.data, autoencoder.spec, split="train")
     with torch.no_grad():
         latents = torch.cat([autoencoder.encode(source[i].video[None]).mean for i in range(len(source))])
-    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-3, rtol=0)
-    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(4), atol=1e-3, rtol=0)
+    assert_small(latents.mean((0, 2, 3, 4)), beside=latents, within=1e-3)
+    assert_close(latents.std((0, 2, 3, 4)), torch.ones(4), within=1e-3)
 
 
 def test_calibrating_changes_no_reconstruction(tiny_autoencoder: Path) -> None:
@@ -71,9 +72,10 @@ def test_calibrating_changes_no_reconstruction(tiny_autoencoder: Path) -> None:
     clip = torch.rand(1, 3, 3, 32, 32) * 2 - 1
     before = autoencoder.decode(autoencoder.encode(clip).mean)
     calibrate(autoencoder, [clip[0], -clip[0]])
-    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(clip).mean), before, atol=1e-4, rtol=1e-4)
+    assert_close(autoencoder.decode(autoencoder.encode(clip).mean), before, within=NETWORK)
 
 
+@pytest.mark.slow
 def test_training_the_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     import yaml
 
@@ -97,7 +99,7 @@ def test_a_tail_start_comes_from_the_image_model(tiny_autoencoder: Path) -> None
     assert isinstance(config, AutoencoderRecipe)
     video, image = first_autoencoder(config), load_autoencoder(tiny_autoencoder)
     frame = torch.rand(2, 3, 1, 32, 32) * 2 - 1
-    torch.testing.assert_close(video.encode(frame).mean, image.encode(frame).mean, atol=1e-5, rtol=1e-5)
+    assert_close(video.encode(frame).mean, image.encode(frame).mean, within=NETWORK)
     recipe["autoencoder"] |= {"hidden_size_mult": [1, 2]}
     config = load_recipe(recipe)
     assert isinstance(config, AutoencoderRecipe)
@@ -250,9 +252,7 @@ def test_a_denoiser_starts_from_its_own_weights_or_from_an_image_dit(tiny_autoen
     assert isinstance(config, DenoiserRecipe)
     said: list[str] = []
     latte, source = first_denoiser(config, said.append), load_file(GOLDEN / "dit.safetensors")
-    torch.testing.assert_close(
-        latte.state_dict()["blocks.2.attn.qkv.weight"], source["weights.blocks.1.attn.qkv.weight"]
-    )
+    assert_close(latte.state_dict()["blocks.2.attn.qkv.weight"], source["weights.blocks.1.attn.qkv.weight"])
     assert "taken" in said[0]
     wrong = load_recipe({**image, "initial": {"path": str(tmp_path / "run"), "method": "image"}})
     assert isinstance(wrong, DenoiserRecipe)
@@ -285,7 +285,7 @@ def test_an_image_model_is_kept_while_time_is_learned(trained: str, tiny_autoenc
     train(tmp_path / "recipe.yaml", tmp_path / "run", resume=True, say=said.append)
     assert any(f"{trained}: " in line and "parameters are trained" in line for line in said)
     before, after = model.state_dict(), load_denoiser(tmp_path / "run" / "model").state_dict()
-    moved = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-7)}
+    moved = {name for name in before if difference(after[name], before[name]) > 1e-6}
     assert all(".attn." in name and name.endswith(("qkv.weight", "proj.weight")) for name in moved)
     assert bool(moved) == (trained == "lora")
     assert after["joint_blocks.0.x_block.attn_global.proj.weight"].any()
@@ -305,8 +305,8 @@ def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: P
     for k, image in enumerate(first.examples):
         frame = job.latents([image])[0]
         assert image.caption == batch.examples[k // 2].caption and frame.shape[1] == 1
-        near = [float((clips[k // 2][:, t : t + 1] - frame).abs().max()) for t in range(5)]
-        assert min(near) < 1e-4 < 1e-1 < sorted(near)[1], "an image's latents are those of one frame of its clip"
+        near = [difference(clips[k // 2][:, t : t + 1], frame) for t in range(5)]
+        assert min(near) < NETWORK < 1e-1 < sorted(near)[1], "an image's latents are those of one frame of its clip"
         drawn.append(near.index(min(near)))
     assert set(drawn) == set(range(5)) or len(set(drawn)) >= 3, "frames from anywhere in the clip"
     assert first.positions == list(range(16)), "every image has noise of its own"
@@ -328,7 +328,7 @@ def test_images_are_taken_from_cached_latents_as_from_clips(tiny_autoencoder: Pa
     for step in (0, 5):
         pixels, latents = (j.latents(j._images(b, step).examples) for j, b in ((job, clips), (cached, twins)))
         assert pixels.shape == latents.shape == (12, 4, 1, 16, 16)
-        torch.testing.assert_close(pixels, latents, atol=1e-4, rtol=1e-4)
+        assert_close(pixels, latents, within=NETWORK)
 
 
 def test_images_of_clips_are_refused_where_they_make_no_sense(tiny_autoencoder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from kinolab.errors import InputError
 from kinolab.training.muon import Muon, is_hidden_matrix, orthogonalize
 from kinolab.training.run import train
 from kinolab.training.settings import TrainingConfig, make_optimizer
+from tests.closeness import assert_close
 from tests.training.tiny import odvae_recipe
 
 
@@ -36,8 +37,8 @@ def test_all_directions_come_out_about_equally_long(shape: tuple[int, int], dtyp
 
 def test_each_matrix_of_a_stack_is_made_orthogonal_by_itself() -> None:
     a, b = torch.randn(2, 20, 30, generator=torch.Generator().manual_seed(0)).unbind()
-    torch.testing.assert_close(orthogonalize(torch.stack([a, 100 * b]))[0], orthogonalize(a))
-    torch.testing.assert_close(orthogonalize(100 * b), orthogonalize(b))
+    assert_close(orthogonalize(torch.stack([a, 100 * b]))[0], orthogonalize(a))
+    assert_close(orthogonalize(100 * b), orthogonalize(b))
 
 
 def test_the_first_step_has_the_size_of_adamws() -> None:
@@ -67,7 +68,7 @@ def test_what_is_no_hidden_matrix_moves_as_in_adamw() -> None:
             m(torch.tensor([0, step % 5, 2])).square().sum().backward()
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+        assert_close(a, b)
 
 
 def test_hidden_matrices_are_the_weights_of_wide_linear_layers_and_convolutions() -> None:
@@ -98,6 +99,7 @@ def test_a_narrow_valley_is_left_faster_than_with_adamw() -> None:
     assert losses["muon"] < 0.8 * losses["adamw"]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     recipe = odvae_recipe(optimizer="muon")

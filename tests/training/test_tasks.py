@@ -53,6 +53,7 @@ def calls(job: Any) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clips", "cache"])
 def test_a_step_draws_its_masks_from_the_positions_of_the_batch(
     kind: str, tiny_autoencoder: Path, cached: Path

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from kinolab.data.durable import held
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
+from kinolab.runtime.locks import held
 from kinolab.training.run import train
+from tests.closeness import difference
+from tests.processes import kinolab
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
+
+pytestmark = pytest.mark.slow
 
 
 def write(folder: Path, recipe: dict[str, Any], name: str = "recipe.yaml") -> Path:
@@ -42,9 +42,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(first: Path, second: Path) -> float:
+    """Over all weights, as a share of their spread: a bias alone may be of the size of what Adam makes of rounding."""
     a, b = weights(first), weights(second)
     assert a.keys() == b.keys() and a
-    return max(float((a[k] - b[k]).abs().max()) for k in a)
+    return difference(*(torch.cat([w[k].flatten() for k in a]) for w in (a, b)))
 
 
 def recipe_of(kind: str, autoencoder: Path, **training: Any) -> dict[str, Any]:
@@ -72,24 +73,21 @@ def test_a_run_stopped_and_resumed_gives_the_same_weights(
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     """SIGKILL at an arbitrary moment: the checkpoint under a final name is whole, and the end is the same."""
-    path = write(tmp_path, autoencoder_recipe(steps=40, save_every=1))
-    train(path, tmp_path / "whole")
-    command = [sys.executable, "-m", "kinolab", "train", str(path), "--run", str(tmp_path / "killed")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    path = write(tmp_path, autoencoder_recipe(steps=20, save_every=1))
+    train(path, tmp_path / "whole", ["training.save_every=20"])
+    process = kinolab(["train", str(path), "--run", str(tmp_path / "killed")])
     deadline = time.monotonic() + 100
     while not list((tmp_path / "killed" / "checkpoints").glob("step-0000000[3-9]")) and time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.running, "the run ended before it could be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     report = train(None, tmp_path / "killed", resume=True)
     assert report.finished
     assert largest_difference(tmp_path / "whole", tmp_path / "killed") == 0.0
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     trained = [s for s, line in zip(steps, (tmp_path / "killed" / "log.jsonl").read_text().splitlines(), strict=True)
                if json.loads(line)["kind"] == "train"]  # fmt: skip
-    assert trained == list(range(1, 41))
+    assert trained == list(range(1, 21))
 
 
 @pytest.mark.parametrize("kind", ["odvae", "denoiser", "images"])
@@ -102,17 +100,17 @@ def test_accumulation_changes_nothing(tmp_path: Path, tiny_autoencoder: Path, ki
     )  # fmt: skip
     train(write(tmp_path, whole, "a.yaml"), tmp_path / "a")
     train(write(tmp_path, split, "b.yaml"), tmp_path / "b")
-    assert largest_difference(tmp_path / "a", tmp_path / "b") < 2e-4
+    assert largest_difference(tmp_path / "a", tmp_path / "b") < 2e-3
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_equal_one(tmp_path: Path, tiny_autoencoder: Path, parallel: str) -> None:
-    """SGD-like updates of Adam amplify rounding; 3 steps at float32 agree to 1e-4 of weights of order 0.1."""
+    """Adam amplifies rounding: 3 steps at float32 agree to a thousandth of the weights' spread."""
     path = write(tmp_path, denoiser_recipe(tiny_autoencoder, steps=3, parallel=parallel, save_every=2))
     train(path, tmp_path / "one")
     run_two(path, tmp_path / "two", ["--until", "2"])
     run_two(path, tmp_path / "two", ["--resume"])
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
 def test_a_checkpoint_of_two_processes_resumes_in_one(tmp_path: Path, tiny_autoencoder: Path) -> None:
@@ -120,14 +118,14 @@ def test_a_checkpoint_of_two_processes_resumes_in_one(tmp_path: Path, tiny_autoe
     train(path, tmp_path / "one")
     run_two(path, tmp_path / "mixed", ["--until", "2"])
     train(None, tmp_path / "mixed", resume=True)
-    assert largest_difference(tmp_path / "one", tmp_path / "mixed") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "mixed") < 1e-3
 
 
 def test_two_processes_train_an_autoencoder(tmp_path: Path) -> None:
     path = write(tmp_path, autoencoder_recipe(steps=3))
     train(path, tmp_path / "one")
     run_two(path, tmp_path / "two", [])
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
 def test_two_processes_train_on_images_a_model_that_has_pairs_of_frames(tmp_path: Path, tiny_autoencoder: Path) -> None:
@@ -140,7 +138,7 @@ def test_two_processes_train_on_images_a_model_that_has_pairs_of_frames(tmp_path
     path = write(tmp_path, recipe)
     train(path, tmp_path / "one")
     run_two(path, tmp_path / "two", [])
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
 def run_two(recipe: Path, run: Path, options: list[str]) -> None:
@@ -148,17 +146,11 @@ def run_two(recipe: Path, run: Path, options: list[str]) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    command = [sys.executable, "-W", "ignore", "-m", "kinolab", "train", str(recipe), "--run", str(run), *options]
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            command, env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
-        )
-        for r in range(2)
-    ]
-    errors = [process.communicate(timeout=200)[1] for process in processes]
-    for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == 0, error
+    words = ["train", str(recipe), "--run", str(run), *options]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [kinolab(words, {**group, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+    for status, said in [rank.wait() for rank in ranks]:
+        assert status == 0, said
 
 
 def test_the_first_non_finite_loss_stops_the_run_and_keeps_the_last_state(

@@ -7,23 +7,29 @@ checkpoint. A cell is one command (`kinolab compare PLAN --cell ID`), so that a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.config import load_config
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
-from kinolab.data.durable import held, write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.plan import Budget, ComparePlan
 from kinolab.evaluation.memory import training_memory
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import model_hash
 from kinolab.model import find_autoencoder, load_autoencoder
+from kinolab.runtime.files import make_folder, write_text
+from kinolab.runtime.hashes import json_sha256, sha256
+from kinolab.runtime.locks import held
+from kinolab.runtime.reading import json_lines
+from kinolab.runtime.records import Record
 from kinolab.tasks import CachedDraws
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig
 from kinolab.training.run import train
@@ -126,7 +132,7 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
         if entry.path is not None:
             values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, entry.path)}
     values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json_sha256(values)
 
 
 def _autoencoder_hash(name: str, path: str) -> str:
@@ -156,19 +162,21 @@ def clips_hash(config: str) -> str:
         values["content"] = folder_content(Path(place))
     for name in ("split", "index", "in_memory"):
         values.pop(name, None)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    if values.get("bad_rows") == "error":  # every row is good then, and the cells of before are the same
+        del values["bad_rows"]
+    return json_sha256(values)
 
 
 def folder_content(folder: Path) -> str:
-    """sha256 over the contents of a folder's files, whatever they are called.
+    """sha256 over the contents of a folder's files, whatever they are called; hidden ones don't count.
 
     Raises:
         InputError: where there is no such folder.
     """
     if not folder.exists():
         raise InputError(f"{folder}: no such folder of clips; name it by -s data.NAME.path=FOLDER")
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
-    return hashlib.sha256("".join(sorted(file_hash(p) for p in files)).encode()).hexdigest()
+    files = video.visible_files(folder) if folder.is_dir() else [folder]
+    return sha256("".join(sorted(file_hash(p) for p in files)))
 
 
 def cell_folder(plan: ComparePlan, cell: Cell, out: Path) -> Path:
@@ -191,15 +199,17 @@ def is_trained(plan: ComparePlan, cell: Cell, out: Path) -> bool:
     return (cell_folder(plan, cell, out) / "training.json").exists()
 
 
-def encode_cell(plan: ComparePlan, cell: Cell, out: Path) -> None:
+def encode_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device | str = "auto") -> None:
     """Encode the clips that a denoiser is trained on, for itself, so that its memory is no part of the training's."""
     [base] = needs(plan, cell)
     if not is_trained(plan, base, out):
         raise InputError(f"{cell.id}: needs {base.id}, which is not trained yet")
-    latents_of(plan, cell, out, load_autoencoder(model_of(plan, base, out)))
+    latents_of(plan, cell, out, load_autoencoder(model_of(plan, base, out), device=device))
 
 
-def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text: None) -> None:
+def train_cell(
+    plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text: None, *, device: torch.device | str = "auto"
+) -> None:
     """Train a cell to its budget, from its last checkpoint where there is one; record what the training cost."""
     if is_trained(plan, cell, out):
         return
@@ -207,22 +217,23 @@ def train_cell(plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text:
         if not is_trained(plan, other, out):
             raise InputError(f"{cell.id}: needs {other.id}, which is not trained yet")
     folder = cell_folder(plan, cell, out)
-    recipe = make_recipe(plan, cell, out)
+    recipe = on_device(make_recipe(plan, cell, out, device), device)
     run = folder / "run"
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, _yaml(recipe))
+    make_folder(folder)
+    write_text(path, _yaml(recipe))
     report = train(path, run, resume=resumed, say=say)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
-    record = training_record(run, recipe) | {"peak_memory": training_memory(), "resumed": resumed}
-    write_atomic(folder / "training.json", json.dumps(record, indent=1) + "\n")
+    record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}
+    write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
 
 
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:
     """What a finished run says of itself: steps, clips seen, the median time of a step, the last losses."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if line]
+    log = run / "log.jsonl"
+    lines = [Record(line, f"{log}, line {number}").values for number, line in json_lines(log, constants=True)]
     seconds = sorted(e["step_seconds"] for e in lines if "step_seconds" in e)
     last = {k: v for e in lines if e["kind"] == "heldout" for k, v in e.items()}
     batch = recipe.training.batch_size
@@ -236,11 +247,26 @@ def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> di
     }
 
 
-def make_recipe(plan: ComparePlan, cell: Cell, out: Path) -> AutoencoderRecipe | DenoiserRecipe:
-    """The recipe of a cell: what all of its kind share, with what it differs in."""
+def on_device(
+    recipe: AutoencoderRecipe | DenoiserRecipe, device: torch.device | str
+) -> AutoencoderRecipe | DenoiserRecipe:
+    """A recipe that runs on a device; `auto` leaves it the one that the plan names. Where it runs is in no hash."""
+    if device == "auto":
+        return recipe
+    training = recipe.training.model_copy(update={"device": str(device)})
+    return recipe.model_copy(update={"training": training})
+
+
+def make_recipe(
+    plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto"
+) -> AutoencoderRecipe | DenoiserRecipe:
+    """The recipe of a cell: what all of its kind share, with what it differs in.
+
+    device: where clips are encoded, for a denoiser whose cache of latents is not whole.
+    """
     if cell.kind == "autoencoder":
         return _autoencoder_recipe(plan, cell, out)
-    return _denoiser_recipe(plan, cell, out)
+    return _denoiser_recipe(plan, cell, out, device)
 
 
 def _autoencoder_recipe(plan: ComparePlan, cell: Cell, out: Path) -> AutoencoderRecipe:
@@ -270,11 +296,11 @@ def _autoencoder_recipe(plan: ComparePlan, cell: Cell, out: Path) -> Autoencoder
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=_whole(steps))})
 
 
-def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path) -> DenoiserRecipe:
+def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> DenoiserRecipe:
     assert cell.denoiser is not None and cell.task is not None
     [base] = needs(plan, cell)
     autoencoder = model_of(plan, base, out)
-    network = load_autoencoder(autoencoder)
+    network = load_autoencoder(autoencoder, device=device)
     clips, task = plan.data[cell.data], plan.tasks[cell.task]
     shape = clip_shape(clips, network.spec)
     entry = plan.denoisers[cell.denoiser]
@@ -329,11 +355,10 @@ def latents_of(plan: ComparePlan, cell: Cell, out: Path, network: Autoencoder) -
         clips = clips.model_copy(update={"count": plan.cached_clips})
     # Another number of clips, or another task of the same name, makes another cache.
     draw = None if task.train is None else task.train.model_dump(mode="json")
-    text = json.dumps([clips_hash(clips.model_dump_json()), draw], sort_keys=True)
-    path = folder / f"latents-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    path = folder / f"latents-{json_sha256([clips_hash(clips.model_dump_json()), draw])[:8]}"
     source = build(clips, network.spec, split="train")
     draws = None if task.train is None else CachedDraws(task.train, 2)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with held(folder / f".{path.name}.lock", None):  # two denoisers of one autoencoder may start at once
         encode_to_cache(source, network, path, batch=8, draws=draws)  # type: ignore[arg-type]
     return path

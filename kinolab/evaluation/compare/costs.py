@@ -16,12 +16,14 @@ from typing import Any
 import torch
 
 from kinolab.data import build
-from kinolab.data.durable import write_atomic
-from kinolab.evaluation.compare.cells import Cell, cell_folder, clip_shape, make_recipe, model_of
+from kinolab.evaluation.compare.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, on_device
 from kinolab.evaluation.compare.plan import ComparePlan
 from kinolab.evaluation.memory import peak_memory, training_memory
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
 from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.runtime.devices import device_of, synchronize
+from kinolab.runtime.files import write_text
+from kinolab.runtime.records import read_record
 from kinolab.training.parallel import join_world
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Trainer
@@ -42,7 +44,7 @@ def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None
     path = cost_path(plan, cell, out)
     if not path.exists():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(path, "delete it, and the costs are measured again").values
     return record if record.get("sampler") in (None, plan.sampler.model_dump(mode="json")) else None
 
 
@@ -51,25 +53,25 @@ def costs_first(plan: ComparePlan, cell: Cell) -> bool:
     return cell.seed == plan.seeds[0]
 
 
-def cost_cell(plan: ComparePlan, cell: Cell, out: Path) -> None:
+def cost_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device | str = "auto") -> None:
     """Measure what a trained cell costs, where that is not done yet; in a process that does nothing else."""
     if read_cost(plan, cell, out) is not None:
         return
     record: dict[str, Any] = {"threads": torch.get_num_threads()}
     # Training takes the most memory, so what is to be known of the rest has to come before it, and time after it.
     if cell.kind == "autoencoder":
-        record |= _autoencoder(plan, cell, out) | {"coding_memory": peak_memory()}
+        record |= _autoencoder(plan, cell, out, device) | {"coding_memory": peak_memory()}
         if plan.autoencoders[cell.autoencoder].path is None:
-            record |= training_cost(plan, cell, out)
+            record |= training_cost(plan, cell, out, device)
     else:
-        record |= training_cost(plan, cell, out) | _denoiser(plan, cell, out)
-    write_atomic(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+        record |= training_cost(plan, cell, out, device) | _denoiser(plan, cell, out, device)
+    write_text(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
-def training_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any]:
+def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:
     """Seconds of a step of training (the median), clips per second, and the most memory of a process that trains."""
-    recipe = make_recipe(plan, cell, out)
-    with join_world() as world, tempfile.TemporaryDirectory() as folder:
+    recipe = on_device(make_recipe(plan, cell, out, device), device)
+    with join_world(recipe.training.device) as world, tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(recipe.training.seed)
         job = make_job(recipe, world, lambda text: None)
         trainer = Trainer(job, recipe.training, Path(folder), world)
@@ -77,31 +79,32 @@ def training_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any]:
         for step in range(min(STEPS + 2, recipe.training.steps)):
             began = time.perf_counter()
             trainer.train_step(step, next(batches))
+            synchronize(world.device)
             seconds.append(time.perf_counter() - began)
     middle = statistics.median(seconds[2:] or seconds)
     return {
         "step_seconds": middle,
         "clips_per_second": recipe.training.batch_size / middle,
-        "training_memory": training_memory(),
+        "training_memory": training_memory(world.device),
     }
 
 
-def _autoencoder(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any]:
-    network = load_autoencoder(model_of(plan, cell, out))
+def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> dict[str, Any]:
+    network = load_autoencoder(model_of(plan, cell, out), device=device)
     clips = plan.data[cell.data]
     frames, height, width = clip_shape(clips, network.spec)
     source: Any = build(clips, network.spec, split="train")
     clip = source[0].video[None]
     assert tuple(clip.shape[2:]) == (frames, height, width)
     with torch.no_grad():
-        return speed_facts(network, clip, None, "auto", [])
+        return speed_facts(network, clip.to(device_of(network)), None, "auto", [])
 
 
 @torch.no_grad()
-def _denoiser(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any]:
+def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> dict[str, Any]:
     """Sampling and decoding of some clips; with given frames, as the task has them."""
     assert cell.task is not None
-    model = VideoModel.load(model_of(plan, cell, out))
+    model = VideoModel.load(model_of(plan, cell, out), device=device)
     requests = [Request(seed=k) for k in range(CLIPS)]
     given = plan.tasks[cell.task].given_frames
     sampler = plan.sampler

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kinolab.config import load_config
 from kinolab.data import WorldSourceConfig
-from kinolab.data.durable import write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import ProtocolClips
 from kinolab.evaluation.compare.cells import Cell, cell_folder, is_trained, model_of, needs
@@ -24,6 +25,10 @@ from kinolab.evaluation.world_report import WorldReport
 from kinolab.generate import model_hash
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
+from kinolab.runtime.devices import choose
+from kinolab.runtime.files import write_text
+from kinolab.runtime.reading import read_json
+from kinolab.runtime.records import read_record
 
 
 def protocol_of(plan: ComparePlan, cell: Cell) -> Protocol:
@@ -60,7 +65,7 @@ def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | Non
     path = scores_path(plan, cell, out)
     if not path.exists():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(path, "delete it, and the cell is measured again").values
     if cell.kind == "denoiser":
         facts = record["facts"]
         if facts.get("sampler") != plan.sampler.model_dump(mode="json"):
@@ -70,7 +75,9 @@ def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | Non
     return record
 
 
-def measure_cell(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = None) -> None:
+def measure_cell(
+    plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = None, *, device: torch.device | str = "auto"
+) -> None:
     """Measure a trained cell under the plan's protocol, where that is not done yet.
 
     Raises:
@@ -81,28 +88,31 @@ def measure_cell(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = 
     if not is_trained(plan, cell, out):
         raise InputError(f"{cell.id}: is not trained yet")
     folder = cell_folder(plan, cell, out)
-    report = _autoencoder(plan, cell, out) if cell.kind == "autoencoder" else _denoiser(plan, cell, out, cache)
+    where = choose(device)
+    autoencoder = cell.kind == "autoencoder"
+    report = _autoencoder(plan, cell, out, where) if autoencoder else _denoiser(plan, cell, out, where, cache)
     record = json.loads(report.to_json(folder)) | {"cell": cell.id}
     trained = folder / "training.json"
-    record["training"] = json.loads(trained.read_text(encoding="utf-8")) if trained.exists() else None
+    record["training"] = read_json(trained) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
-    write_atomic(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 
 
-def _autoencoder(plan: ComparePlan, cell: Cell, out: Path) -> Any:
+def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device) -> Any:
     protocol, model = protocol_of(plan, cell), model_of(plan, cell, out)
-    autoencoder = load_autoencoder(model)
+    autoencoder = load_autoencoder(model, device=device)
     clips = ProtocolClips(plan.data[cell.data], protocol, autoencoder.spec, name=cell.data)
     subject = {"name": cell.autoencoder, "kind": "autoencoder", "model_sha256": file_hash(find_autoencoder(model))}
     return evaluate_autoencoder(
-        autoencoder, clips, protocol, subject=subject, videos=cell_folder(plan, cell, out) / "videos", keep=plan.videos
+        autoencoder, clips, protocol, subject=subject, device=device, videos=cell_folder(plan, cell, out) / "videos",
+        keep=plan.videos,
     )  # fmt: skip
 
 
-def _denoiser(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None) -> Any:
+def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, cache: Path | None) -> Any:
     assert cell.task is not None
     protocol, path = protocol_of(plan, cell), model_of(plan, cell, out)
-    model = VideoModel.load(path)
+    model = VideoModel.load(path, device=device)
     real = ProtocolClips(plan.data[cell.data], protocol, name=cell.data)
     made = ModelClips(
         model, str(path), real, protocol, sampler=plan.sampler, given_frames=plan.tasks[cell.task].given_frames
@@ -112,7 +122,7 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, cache: Path | None) -> A
         "name": f"{cell.denoiser} on {base.autoencoder}", "kind": "model", "model_sha256": model_hash(str(path)),
     }  # fmt: skip
     report = evaluate_generated(
-        made, real, protocol, subject=subject, cache=cache or default_cache(),
+        made, real, protocol, subject=subject, cache=cache or default_cache(), device=device,
         videos=cell_folder(plan, cell, out) / "videos", keep=plan.videos,
     )  # fmt: skip
     spec = model.autoencoder.spec

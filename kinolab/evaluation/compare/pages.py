@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kinolab.data.durable import write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.compare.cells import Cell, cell_folder, cells_of
 from kinolab.evaluation.compare.plan import ComparePlan
@@ -35,6 +34,7 @@ from kinolab.evaluation.report import (
 )
 from kinolab.evaluation.report.blocks import Mark, Value
 from kinolab.evaluation.report.media import clock
+from kinolab.runtime.files import write_text
 
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 """Where the tables go in a page that holds other words too."""
@@ -53,11 +53,11 @@ def write_tables(plan: ComparePlan, out: Path, extra: Path | None = None) -> lis
         raise InputError(f"{out}: nothing is measured yet; run `kinolab compare` without --table first")
     groups = groups_of(plan, scores)
     text = markdown(plan, groups)
-    write_atomic(out / "table.md", text)
-    write_atomic(out / "table.csv", to_csv(groups))
+    write_text(out / "table.md", text)
+    write_text(out / "table.csv", to_csv(groups))
     files = [out / "table.md", out / "table.csv", *([extra] if extra is not None else [])]
     if extra is not None:
-        write_atomic(extra, placed(text, extra))
+        write_text(extra, placed(text, extra))
     missing = len(cells_of(plan)) - len(scores)
     page = out / "report.html"
     media = Media()

@@ -15,9 +15,10 @@ from kinolab.evaluation.compare.cells import Cell, cell_hash, cells_of, encode_c
 from kinolab.evaluation.compare.costs import cost_cell, costs_first, read_cost
 from kinolab.evaluation.compare.measure import measure_cell, read_score
 from kinolab.evaluation.compare.plan import ComparePlan, load_plan
+from kinolab.runtime.text import split_lines
 
 Say = Callable[[str], None]
-STAGES: dict[str, Callable[[ComparePlan, Cell, Path], None]] = {
+STAGES: dict[str, Callable[..., None]] = {
     "encode": encode_cell, "train": train_cell, "measure": measure_cell, "cost": cost_cell,
 }  # fmt: skip
 """What is done with a cell, in order."""
@@ -54,8 +55,10 @@ def compare(
     *,
     jobs: int = 1,
     threads: int | None = None,
+    device: str = "auto",
     isolate: bool = True,
     measure: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     say: Say = lambda text: None,
 ) -> list[str]:
     """Run every cell that is not done; returns what failed, a line each.
@@ -64,9 +67,11 @@ def compare(
 
     Args:
         jobs: how many cells run at once; threads: processor threads of each.
+        device: where they compute.
         isolate: a process for each training and each measurement, so that memory is each one's own and a crash takes
             one cell only.
         measure: train and measure, or train only.
+        progress: called with (cells done, cells to do).
 
     Raises:
         InputError: for a plan that can't be read, or that names clips or weights which are not there.
@@ -75,12 +80,13 @@ def compare(
     for state in (known := states(plan, out)):
         if state.problem is not None:
             raise InputError(state.problem)
-    work = _Work(plan, path, out, tuple(overrides), threads, isolate, measure, say)
+    work = _Work(plan, path, out, tuple(overrides), threads, device, isolate, measure, say)
     waiting = [s.cell for s in known if not (s.measured if measure else s.trained)]
     if len(cells_of(plan)) > len(waiting):
         say(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
     finished = {c for c in cells_of(plan) if c not in waiting}
     failed: dict[Cell, str] = {}
+    total = len(waiting)
     running: dict[Future[str | None], Cell] = {}
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         while waiting or running:
@@ -99,6 +105,7 @@ def compare(
                 else:
                     failed[cell] = problem
                     say(f"{cell.id}: {problem}")
+                progress(total - len(waiting) - len(running), total)
     if measure:
         for cell in finished_cells(plan, out):
             problem = work.stage(cell, "cost")
@@ -123,6 +130,7 @@ def run_cell(
     overrides: Sequence[str] = (),
     *,
     threads: int | None = None,
+    device: str = "auto",
     say: Say = lambda text: None,
 ) -> None:
     """Train and measure one cell, each stage in a process of its own, as `compare` does with all.
@@ -131,7 +139,7 @@ def run_cell(
         InputError: with what went wrong.
     """
     plan = load_plan(path, overrides)
-    problem = _Work(plan, path, out, tuple(overrides), threads, True, True, say).run(cell)
+    problem = _Work(plan, path, out, tuple(overrides), threads, device, True, True, say).run(cell)
     if problem is not None:
         raise InputError(f"{cell.id}: {problem}")
 
@@ -145,6 +153,7 @@ class _Work:
     out: Path
     overrides: tuple[str, ...]
     threads: int | None
+    device: str
     isolate: bool
     measure: bool
     say: Say
@@ -167,7 +176,7 @@ class _Work:
 
     def _here(self, cell: Cell, stage: str) -> str | None:
         try:
-            STAGES[stage](self.plan, cell, self.out)
+            STAGES[stage](self.plan, cell, self.out, device=self.device)
         except InputError as error:
             return str(error)
         return None
@@ -178,11 +187,12 @@ class _Work:
         command += ["--cell", cell.id, "--stage", stage]
         for override in self.overrides:
             command += ["-s", override]
+        command += ["--device", self.device]
         command += [] if self.threads is None else ["--threads", str(self.threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return None
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in split_lines(done.stderr) if line.strip()]
         return lines[-1].removeprefix("kinolab: ") if lines else f"ended with status {done.returncode}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from kinolab.evaluation.report.blocks import (
 )
 from kinolab.evaluation.report.media import Media, clock
 from kinolab.evaluation.report.systems import Score, System, canonical, good_is, goodness
+from kinolab.runtime.reading import read_json
 
 MOST_ROWS = 200
 """Rows of a list in a file of no known kind."""
@@ -52,12 +52,7 @@ def read_result(path: Path, name: str, media: Media, worst: int) -> Result:
     Raises:
         InputError: for a file that is no JSON object, or not in the form that its kind has.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected a JSON file, got other data ({error.reason})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+    record = read_json(path, constants=True)
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a JSON object, as kinolab evaluate writes it, got {type(record).__name__}")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from kinolab.errors import InputError
 from kinolab.evaluation.report.blocks import Block, Curves, Fold, Section, SyncedVideos, Table, Text
 from kinolab.evaluation.report.media import Media, clock, spread
+from kinolab.runtime.reading import json_lines
 
 LOG = "log.jsonl"
 ASIDE = ("step_seconds", "learning_rate", "t", "grad_norm", "rolled_back")
@@ -39,14 +39,10 @@ def curves_of_run(run: Path) -> Series:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the log of a run, as kinolab train writes it")
     series: Series = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        if number == len(lines) and not line.endswith("}"):
-            break
+    for number, row in json_lines(path, constants=True):
         try:
-            row = json.loads(line)
             step, kind = float(row["step"]), str(row["kind"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise InputError(f'{path}, line {number}: expected {{"step": ..., "kind": ..., ...}}') from None
         for name, value in row.items():
             if name not in ("step", "kind", "seconds") and isinstance(value, int | float):

@@ -7,7 +7,6 @@ one clip. Its distances are its own: they are comparable with each other, never 
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,13 +14,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.errors import InputError
 from kinolab.metrics.extractors.base import Extractor, ExtractorSpec
+from kinolab.runtime.files import write_text
+from kinolab.runtime.hashes import file_sha256
+from kinolab.runtime.sets import finish_set, new_set
+from kinolab.runtime.weights import read_weights, write_weights
 
 
 class VideoEncoderConfig(Config):
@@ -123,13 +124,10 @@ class VideoEncoderExtractor(Extractor):
 
 def save_encoder(encoder: VideoEncoder, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write `encoder.yaml` and `encoder.safetensors`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".writing-encoder.safetensors"
-    save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, beside)
-    beside.replace(folder / "encoder.safetensors")
-    beside = folder / ".writing-encoder.yaml"
-    beside.write_text(to_yaml(encoder.config), encoding="utf-8")
-    beside.replace(folder / "encoder.yaml")
+    tensors = {k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}
+    with new_set(folder, "encoder") as room:
+        write_weights(room / "encoder.safetensors", tensors)
+        write_text(room / "encoder.yaml", to_yaml(encoder.config))
 
 
 def load_encoder(folder: Path, *, per_frame: bool = False) -> VideoEncoderExtractor:
@@ -144,17 +142,15 @@ def load_encoder(folder: Path, *, per_frame: bool = False) -> VideoEncoderExtrac
     for path in (folder / "encoder.yaml", weights):
         if not path.is_file():
             raise InputError(f"{path}: missing; expected a folder that `kinolab train video-encoder` has written")
+    finish_set(folder, "encoder")
     encoder = VideoEncoder(load_config(VideoEncoderConfig, folder / "encoder.yaml"))
-    try:
-        state, expected = load_file(weights), encoder.state_dict()
-    except SafetensorError as error:
-        raise InputError(f"{weights}: not a readable file of weights ({error})") from None
+    state, expected = read_weights(weights).tensors, encoder.state_dict()
     wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or k not in expected
                    or state[k].shape != expected[k].shape)  # fmt: skip
     if wrong:
         raise InputError(f"{weights}: does not fit encoder.yaml: {', '.join(wrong)}")
     encoder.load_state_dict({k: v.float() for k, v in state.items()})
-    return VideoEncoderExtractor(encoder, hashlib.sha256(weights.read_bytes()).hexdigest(), per_frame=per_frame)
+    return VideoEncoderExtractor(encoder, file_sha256(weights), per_frame=per_frame)
 
 
 @cache

@@ -22,6 +22,7 @@ from kinolab.errors import InputError
 from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.extractors.public import PublicSpec, read_network
 from kinolab.metrics.weights import checked_hash, is_torchscript
+from kinolab.runtime.text import first_line
 
 CLASSES = 400
 WIDTH = 1024
@@ -193,7 +194,7 @@ class I3dTorchScript(Extractor):
             try:
                 network = torch.jit.load(path, map_location="cpu")
             except RuntimeError as error:
-                raise InputError(f"{path}: damaged TorchScript file ({str(error).splitlines()[0]})") from None
+                raise InputError(f"{path}: damaged TorchScript file ({first_line(error)})") from None
         arguments = {argument.name for argument in network.forward.schema.arguments}
         if not {"rescale", "resize", "return_features"} <= arguments:
             raise InputError(

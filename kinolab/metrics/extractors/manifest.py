@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import Field, model_validator
 
 from kinolab.config import Config, load_config, read_yaml
 from kinolab.errors import InputError
 from kinolab.metrics.weights import checked_hash
+from kinolab.runtime import files
+from kinolab.runtime.hashes import Sha256
 
 BLOCK = 1 << 20
+LARGEST = 20 * 2**30
+"""Bytes that are taken of a file whose size is not known."""
 TIMEOUT = 30.0
 """Seconds without an answer after which there is no network."""
 
@@ -71,15 +74,10 @@ def fetch(name: str, folder: Path, *, sha256: str | None = None, manifest: Path 
     if path.exists():
         checked_hash(path, expected)
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".writing-{entry.file}"
-    try:
-        came = _download(name, entry, beside, path)
+    with files.opened(path) as file:
+        came = _download(name, entry, file, path)
         if came != expected:
             raise InputError(f"{entry.url}: expected sha256 {expected}, got {came}; nothing was kept")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 
@@ -92,13 +90,16 @@ def _expected(name: str, entry: WeightsFile, stated: str | None) -> str:
     return expected.lower()
 
 
-def _download(name: str, entry: WeightsFile, beside: Path, path: Path) -> str:
-    """Write what the URL gives to `beside`; its sha256."""
-    digest = hashlib.sha256()
+def _download(name: str, entry: WeightsFile, file: BinaryIO, path: Path) -> str:
+    """Write what the URL gives; its sha256. More than the known size, or than any weights have, is not taken."""
+    digest, size, most = Sha256(), 0, entry.size or LARGEST
     try:
-        with urllib.request.urlopen(entry.url, timeout=TIMEOUT) as answer, beside.open("wb") as file:
+        with urllib.request.urlopen(entry.url, timeout=TIMEOUT) as answer:
             while block := answer.read(BLOCK):
-                digest.update(block)
+                size += len(block)
+                if size > most:
+                    raise InputError(f"{entry.url}: more than the {most:,} bytes expected; nothing was kept")
+                digest.data(block)
                 file.write(block)
     except urllib.error.HTTPError as error:
         error.close()
@@ -106,4 +107,6 @@ def _download(name: str, entry: WeightsFile, beside: Path, path: Path) -> str:
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"{name}: no network to {entry.url} ({reason}); bring the file to {path} by hand") from None
-    return digest.hexdigest()
+    if entry.size is not None and size != entry.size:
+        raise InputError(f"{entry.url}: expected {entry.size:,} bytes, got {size:,}; nothing was kept")
+    return digest.hex()

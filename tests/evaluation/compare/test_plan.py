@@ -11,7 +11,17 @@ import torch
 from kinolab.autoencoders import AutoencoderSpec, DpVaeConfig
 from kinolab.config import load_config
 from kinolab.errors import InputError
-from kinolab.evaluation.compare.cells import Cell, cell_hash, cells_of, find_cell, fitted, make_recipe, needs, steps_of
+from kinolab.evaluation.compare.cells import (
+    Cell,
+    cell_folder,
+    cell_hash,
+    cells_of,
+    find_cell,
+    fitted,
+    make_recipe,
+    needs,
+    steps_of,
+)
 from kinolab.evaluation.compare.measure import protocol_of
 from kinolab.evaluation.compare.plan import Budget, ComparePlan, load_plan
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
@@ -68,6 +78,20 @@ def test_a_cell_changes_with_what_decides_its_weights_and_with_nothing_else() ->
     assert changed(autoencoders=smaller) == {odvae, latte}, "the image autoencoder does not start from the OD-VAE"
 
 
+def test_each_seed_is_a_cell_of_its_own() -> None:
+    """A seed decides the weights: cells of two seeds that share a hash would share a training."""
+    plan = ComparePlan.model_validate(tiny_plan(seeds=[0, 1, 7]))
+    cells = cells_of(plan)
+    assert len(cells) == 3 * 4 and {c.seed for c in cells} == {0, 1, 7}
+    assert len({cell_hash(plan, c) for c in cells}) == len(cells)
+    assert len({cell_folder(plan, c, Path("out")) for c in cells}) == len(cells)
+    alone = ComparePlan.model_validate(tiny_plan(seeds=[7]))
+    seven = [c for c in cells if c.seed == 7]
+    assert [cell_hash(alone, c) for c in seven] == [cell_hash(plan, c) for c in seven], "a cell's own seed counts alone"
+    images = [c for c in cells if c.autoencoder == "image" and c.kind == "autoencoder"]
+    assert [make_recipe(plan, c, Path("out")).training.seed for c in images] == [0, 1, 7]
+
+
 def test_what_a_denoiser_starts_from_and_trains_otherwise_makes_another_cell(tmp_path: Path) -> None:
     for name, scale in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         model = tiny_model(text=False)
@@ -118,6 +142,7 @@ def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_budget_is_one_of_three() -> None:
     recipe = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=4))
     assert steps_of(Budget(steps=7), recipe) == 7

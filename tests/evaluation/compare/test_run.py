@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from kinolab.cli.compare import compare as command
 from kinolab.errors import InputError
 from kinolab.evaluation.compare import cells as cells_module
+from kinolab.evaluation.compare import run as run_module
 from kinolab.evaluation.compare.cells import (
     Cell,
     cell_folder,
@@ -32,8 +33,11 @@ from kinolab.evaluation.compare.run import compare, read_scores, run_cell, state
 from kinolab.evaluation.compare.tables import Group, Row, groups_of
 from kinolab.evaluation.report import Media
 from kinolab.model import load_autoencoder
+from tests import processes
 from tests.evaluation.compare.tiny_plan import IMAGE as IMAGE_CONFIG
 from tests.evaluation.compare.tiny_plan import tiny_plan, write_plan
+
+pytestmark = pytest.mark.slow
 
 IMAGE = Cell("world", "small", 0, "image")
 
@@ -45,6 +49,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     plan = write_plan(folder)
     assert compare(plan, folder / "out", isolate=False) == []
     return plan, folder / "out"
+
+
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are still commands of their own, whose processes needn't import torch again."""
+    monkeypatch.setattr(run_module.subprocess, "run", processes.run)
 
 
 def test_every_cell_is_trained_and_measured_once(done: tuple[Path, Path]) -> None:
@@ -210,6 +220,7 @@ def test_an_autoencoder_that_is_taken_as_it_is(tmp_path: Path, done: tuple[Path,
     assert record["metrics"]["psnr"] == ours["metrics"]["psnr"] and record["training"] is None
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_cell_is_a_command_of_its_own(tmp_path: Path) -> None:
     path = write_plan(tmp_path, denoisers={}, autoencoders={"image": {"autoencoder": IMAGE_CONFIG}})
     override = "budgets.small.autoencoder.steps=1"
@@ -256,9 +267,10 @@ def test_clips_are_encoded_before_the_training_whose_memory_is_measured(tmp_path
         encode_cell(load_plan(path), Cell("world", "small", 0, "image", "latte", "generate"), tmp_path / "empty")
 
 
-def test_one_cell_by_name(tmp_path: Path, done: tuple[Path, Path]) -> None:
+def test_one_cell_by_name(tmp_path: Path, done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = done
     run_cell(path, IMAGE, out)
+    monkeypatch.setattr(run_module.subprocess, "run", processes.run)
     with pytest.raises(InputError, match=r"odvae: train: .*needs world/small/seed0/image, which is not trained yet"):
         run_cell(path, Cell("world", "small", 0, "odvae"), tmp_path)
 

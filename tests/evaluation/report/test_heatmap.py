@@ -11,6 +11,7 @@ from kinolab import video
 from kinolab.errors import InputError
 from kinolab.evaluation.report import error_heatmap, write_heatmap
 from kinolab.evaluation.report.heatmap import SCALE, css_gradient, cubehelix
+from tests.closeness import assert_within
 
 LUMINANCE = np.array([0.30, 0.59, 0.11])
 
@@ -22,7 +23,7 @@ def frames(value: int) -> np.ndarray:
 def test_the_colours_are_as_bright_as_the_value_and_never_clipped() -> None:
     values = np.linspace(0, 1, 1001)
     colours = cubehelix(values)
-    np.testing.assert_allclose(colours @ LUMINANCE, values, atol=1e-5)
+    assert_within(colours @ LUMINANCE, values, 1e-5, "of full brightness")
     assert (colours[0] == 0).all() and (colours[-1] == 1).all()
     assert np.ptp(colours, axis=1).max() > 0.3, "it has colours, not greys alone"
 
@@ -35,7 +36,7 @@ def test_no_error_is_black_the_scale_is_white_and_order_is_kept() -> None:
     ramp[0, 0] = np.arange(65)[:, None]
     bright = error_heatmap(ramp, np.zeros_like(ramp))[0, 0] @ LUMINANCE
     assert (np.diff(bright) > 0).all()
-    np.testing.assert_allclose(bright, np.arange(65) / 64 * 255, atol=1.5)
+    assert_within(bright, np.arange(65) / 64 * 255, 1.5, "grey levels")
 
 
 def test_the_error_is_the_root_mean_square_over_the_channels_whatever_the_sign() -> None:

@@ -169,7 +169,7 @@ def test_any_other_json_is_a_table_of_its_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "expected a JSON object"),
         ('{"a": "b"}', "holds no numbers"),
         ('{"kind": "generation", "metrics": {"fvd": {}}}', "lacks 'value'"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kinolab.errors import InputError
 from kinolab.metrics.extractors.i3d import I3dExtractor, I3dTorchScript
 from kinolab.metrics.weights import file_hash
+from tests.closeness import assert_close
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "i3d.safetensors"
 BLOCKS = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
@@ -61,6 +62,7 @@ def near(a: Tensor, b: Tensor, tolerance: float) -> None:
     assert float((a - b).abs().max()) <= tolerance * float(b.std())
 
 
+@pytest.mark.slow
 def test_stored_outputs_of_the_public_class(
     extractor: I3dExtractor, weights: tuple[Path, dict[str, Tensor], torch.Generator]
 ) -> None:
@@ -113,6 +115,7 @@ def by_hand(state: dict[str, Tensor], video: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.einsum("kc,bct->bkt", head, x) + state["logits.conv3d.bias"][:, None]
 
 
+@pytest.mark.slow
 def test_the_shortest_clip_against_a_forward_pass_written_here(
     extractor: I3dExtractor, weights: tuple[Path, dict[str, Tensor], torch.Generator]
 ) -> None:
@@ -139,7 +142,7 @@ def test_outputs_average_over_time_and_have_the_width_they_state(weights: tuple[
     assert torch.equal(features(video), 2 * torch.ones(2, 1024)) and features.spec.width == 1024
     logits = I3dExtractor(Constant(), "0")  # type: ignore[arg-type]
     assert torch.equal(logits(video), 2.0 * torch.arange(400).expand(2, 400)) and logits.spec.width == 400
-    torch.testing.assert_close(logits.probabilities(video), (2.0 * torch.arange(400)).softmax(0).expand(2, 400))
+    assert_close(logits.probabilities(video), (2.0 * torch.arange(400)).softmax(0).expand(2, 400))
     assert logits.spec.protocol()["extractor_output"] == "logits"
 
 
@@ -206,7 +209,7 @@ def test_the_torchscript_file_is_called_as_stylegan_v_calls_it(tmp_path: Path) -
     before = I3dTorchScript.load(path, own_resize=False)
     assert before(video)[:, :4].tolist() == [[0.0, 0.0, 1.0, 224.0]] * 2
     assert before.spec.protocol()["extractor_resize"] == "bilinear"
-    torch.testing.assert_close(inside.probabilities(video), inside(video).softmax(1))
+    assert_close(inside.probabilities(video), inside(video).softmax(1))
     with pytest.raises(InputError, match="at least 10 frames, got 9"):
         inside(video[:, :, :9])
     with pytest.raises(InputError, match="not finite"):

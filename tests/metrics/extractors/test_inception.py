@@ -10,6 +10,7 @@ from torch import Tensor
 from kinolab.errors import InputError
 from kinolab.metrics.extractors.inception import CLASSES, InceptionExtractor, InceptionLayout, InceptionV3
 from kinolab.metrics.weights import file_hash
+from tests.closeness import assert_close
 
 
 def convolutions() -> dict[str, tuple[int, int, int, int]]:
@@ -114,6 +115,7 @@ def by_hand(state: dict[str, Tensor], x: Tensor, fid: bool) -> Tensor:
     return x.mean((2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fid", "torchvision"])
 def test_features_and_probabilities_against_a_forward_pass_written_here(
     tmp_path: Path, layout: InceptionLayout
@@ -126,11 +128,11 @@ def test_features_and_probabilities_against_a_forward_pass_written_here(
     video = torch.rand(1, 3, 1, 299, 299, generator=torch.Generator().manual_seed(2)) * 2 - 1
     expected = by_hand(state, video[:, :, 0], layout == "fid")
     tolerance = 1e-3 * float(expected.std())
-    torch.testing.assert_close(extractor(video), expected, rtol=1e-3, atol=tolerance)
+    assert_close(extractor(video), expected, within=0.001)
     other = by_hand(state, video[:, :, 0], layout != "fid")
     assert float((other - expected).abs().max()) > 10 * tolerance, "the two networks must be told apart"
     logits = expected @ state["fc.weight"].T + (0 if layout == "fid" else state["fc.bias"])
-    torch.testing.assert_close(extractor.probabilities(video), logits.softmax(1), rtol=1e-2, atol=1e-6)
+    assert_close(extractor.probabilities(video), logits.softmax(1), within=0.01)
     assert extractor.spec.sha256 == file_hash(path) and extractor.spec.classes == CLASSES[layout]
 
 
@@ -145,7 +147,7 @@ class Means(InceptionV3):
 def test_one_vector_per_frame_in_the_order_of_the_clips() -> None:
     video = torch.arange(40.0).view(2, 1, 20, 1, 1).expand(2, 3, 20, 8, 8) / 40
     features = InceptionExtractor(Means(), "0")(video)
-    torch.testing.assert_close(features[:, 0], torch.arange(40.0) / 40)
+    assert_close(features[:, 0], torch.arange(40.0) / 40)
 
 
 def test_the_two_files_are_not_mixed_up(tmp_path: Path) -> None:

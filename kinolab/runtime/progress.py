@@ -1,0 +1,279 @@
+"""What a command that takes long tells while it works: what it will take, how far it is, and how it would be cheaper.
+
+`Events` is what work tells and asks; `Reporter` is its reader for a person at the command line. Work that knows a plain
+callback (done, total) feeds it as well: a reporter is one. In a terminal it shows a bar; elsewhere it writes a plain
+line every few seconds, from a thread of its own, so that a line comes also while the first piece of work takes long.
+What is done within `WORTH` seconds passes without a word.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import FrameType, TracebackType
+from typing import Any, Protocol, TextIO
+
+WORTH = 10.0
+"""Seconds from which on it is said what the work will take."""
+FIRST = 2.0
+"""Seconds after which the first line may come."""
+EVERY = 5.0
+"""Seconds between two plain lines; a fiftieth of the time so far where that is more, up to half a minute."""
+DEAR = 60.0
+"""Seconds from which on a cheaper way is named."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What work takes in all: seconds, bytes of memory, bytes of disk; None = not known."""
+
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            None if self.seconds is None else f"about {duration(self.seconds)}",
+            None if self.memory is None else f"{size(self.memory)} of memory",
+            None if self.disk is None else f"{size(self.disk)} of disk",
+        ]
+        return ", ".join(part for part in parts if part is not None)
+
+
+class Events(Protocol):
+    """What work that takes long tells whoever listens, and the one thing that it asks."""
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of so many pieces are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know now."""
+        ...
+
+    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+        """What the whole will take, as far as it can be told before a piece is done.
+
+        by: what that is told by; cheaper: what would take less.
+        """
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the work should end after the piece it is at, and keep what is done."""
+        ...
+
+
+class Callback:
+    """Events of which a plain callback hears the progress, for callers of the library; `None` hears nothing."""
+
+    stopping = False
+
+    def __init__(self, callback: Callable[[int, int], None] | None) -> None:
+        self.callback = callback
+
+    def progress(self, done: int, total: int) -> None:
+        """Pass it on."""
+        if self.callback is not None:
+            self.callback(done, total)
+
+    def note(self, text: str) -> None:
+        """Nobody listens."""
+
+    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+        """Nobody listens."""
+
+
+def events_of(listener: Any) -> Events:
+    """The events of a listener: itself, or of a plain callback (done, total) or None those that it takes."""
+    return listener if isinstance(listener, Reporter) else Callback(listener)
+
+
+class Reporter:
+    """Tells a person on standard error how far a piece of work is; used as a context, and called with (done, total).
+
+    Args:
+        title: what is done, as "reconstructing".
+        unit: what is counted, in the plural, as "frames".
+        cheaper: from the seconds that are expected, what would take less; asked where they are more than `DEAR`.
+        memory: the most bytes of memory that the process has held so far.
+        keeps: what Ctrl-C leaves, as "the frames so far". With it, the first Ctrl-C asks the work to end and keep that,
+            and the second one ends it at once; without, the first one does.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        unit: str = "",
+        *,
+        cheaper: Callable[[float], str] | None = None,
+        memory: Callable[[], int | None] = lambda: None,
+        keeps: str = "",
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.title, self.unit, self.cheaper, self.memory, self.keeps = title, unit, cheaper, memory, keeps
+        self.stream, self.clock = sys.stderr if stream is None else stream, clock
+        self.done, self.total, self.stopping = 0, 0, False
+        self._began = self._last = self._since = self._reached = clock()
+        self._expected: Cost | None = None
+        self._said, self._advised = False, False
+        self._bar: Any = None
+        self._task: Any = None
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._before: Any = None
+
+    def __enter__(self) -> Reporter:
+        self._began = self._last = self._since = self.clock()
+        if self.stream.isatty():
+            self._bar, self._task = _bar(self.title, self.stream)
+            self._bar.start()
+        self._thread = threading.Thread(target=self._watch, name="kinolab-progress", daemon=True)
+        self._thread.start()
+        if self.keeps and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many of so many are done: for work that takes a plain callback."""
+        self.progress(done, total)
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of so many are done."""
+        with self._lock:
+            if done < self.done:  # the next part of the work, of which nothing is expected yet
+                self._expected = None
+            if not done or done < self.done:
+                self._since = self.clock()
+            self.done, self.total, self._reached = done, total, self.clock()
+            if self._bar is not None:
+                self._bar.update(self._task, completed=done, total=total)
+            self.beat()
+
+    def note(self, text: str) -> None:
+        """Something that a person should know now."""
+        with self._lock:
+            self._print(text)
+
+    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+        """What the whole will take, before a piece of it is done."""
+        with self._lock:
+            self._expected = cost
+            if cheaper:
+                self.cheaper, self._advised = lambda seconds: cheaper, False
+            if cost.seconds is not None and cost.seconds >= WORTH:
+                self._print(f"{cost}" + (f" (told by {by})" if by else "") + self._advice(cost.seconds))
+
+    def beat(self) -> None:
+        """Say what is due; the thread asks every second, and whoever reports progress."""
+        with self._lock:
+            now = self.clock()
+            passed = now - self._began
+            if not self._said and self.done and passed >= FIRST and now > self._since:
+                self._said = True
+                whole = (now - self._since) / self.done * self.total
+                if whole >= WORTH and self.total > self.done:
+                    known = self._told(whole)
+                    cost = Cost(None if known else whole, self.memory())
+                    if known and cost.memory is not None:
+                        self._print(f"{cost} so far")
+                    elif not known:
+                        self._print(f"{cost} for {self._counted(self.total)}{self._advice(whole)}")
+                        self._last = now
+            if self._bar is None and now - self._last >= max(EVERY, min(30.0, passed / 50)):
+                self._last = now
+                self._print(self._state(now))
+
+    def _told(self, whole: float) -> bool:
+        """Whether what was expected before is about what it turns out to be."""
+        before = None if self._expected is None else self._expected.seconds
+        return before is not None and before / 2 < whole < before * 2
+
+    def _state(self, now: float) -> str:
+        """How far the work is, and what is left."""
+        if not self.done:
+            left = None if self._expected is None else self._expected.seconds
+            left = None if left is None else left - (now - self._began)
+            rest = "" if left is None or left <= 0 else f", about {duration(left)} left"
+            return f"at work for {duration(now - self._began)}{rest}"
+        # By the pieces that are done: the one at work would make what is left grow until it is done.
+        left = (self._reached - self._since) / self.done * (self.total - self.done) - (now - self._reached)
+        return f"{self.done} of {self._counted(self.total)}" + (f", about {duration(left)} left" if left >= 1 else "")
+
+    def _counted(self, count: int) -> str:
+        return f"{count} {self.unit}".rstrip()
+
+    def _advice(self, seconds: float) -> str:
+        if self.cheaper is None or seconds < DEAR or self._advised:
+            return ""
+        self._advised = True
+        text = self.cheaper(seconds)
+        return f"; {text}" if text else ""
+
+    def _print(self, text: str) -> None:
+        line = f"{self.title}: {text}"
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self.beat()
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        # No lock is waited for here: the signal may have come while this thread holds it (it may be taken again).
+        self._print(f"ending, and keeping {self.keeps}; Ctrl-C again ends at once and keeps nothing")
+
+
+def _bar(title: str, stream: TextIO) -> tuple[Any, Any]:
+    """rich's bar, and its only task."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(file=stream), transient=True)
+    return bar, bar.add_task(title, total=None)
+
+
+def scaled(cost: Cost, factor: float) -> Cost:
+    """The cost of work that takes `factor` times as long."""
+    return replace(cost, seconds=None if cost.seconds is None else cost.seconds * factor)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 10 min`, `3 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h" + (f" {rest} min" if rest and hours < 10 else "")
+    return f"{round(hours / 24)} days"
+
+
+def size(count: float) -> str:
+    """`640 MB`, `2.1 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,145 @@
+"""One pass of a decoder over a stream (part of `kinolab.video`)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+from kinolab.errors import InputError
+from kinolab.video.codec import av
+from kinolab.video.damage import Watch
+from kinolab.video.files import cut_short
+from kinolab.video.times import JumpBackError, Times
+
+if TYPE_CHECKING:
+    from kinolab.video.opened import Opened
+
+# Decoders that begin at any frame and show garbage until a key frame comes.
+_BEGIN_ANYWHERE = frozenset(
+    {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "h263p", "flv", "wmv1", "wmv2"}
+    | {"wmv3", "vc1", "rv10", "rv20", "rv30", "rv40", "vp6", "vp6a", "vp6f", "theora"}
+)
+_KEYLESS = 2000  # packets after which a stream counts as one without key frames
+
+Frames = Generator["av.VideoFrame", None, str | None]
+"""Frames, and at the end what was damaged, in words."""
+
+
+class Pass:
+    """The whole frames from where a file stands to its end, or to the first damage, at the times that `times` gives.
+
+    Args:
+        origin: ticks of the stream's first frame; None for the pass that finds them.
+        lenient: show frames that need others which aren't there, as in a stream without a single key frame.
+
+    `decoded` counts frames, `reached` is the second at which the last one ends, `undecodable` counts the frames in
+    front that need others which aren't there, `finished` says that the end was reached and nothing was lost on the way.
+    """
+
+    def __init__(self, file: Opened, times: Times, origin: int | None, lenient: bool) -> None:
+        self.file, self.times, self.origin, self.lenient = file, times, origin, lenient
+        self.decoded, self.reached, self.undecodable, self.finished = 0, 0.0, 0, False
+        self.watch = Watch(file)
+        self._begun = lenient or file.context.name not in _BEGIN_ANYWHERE
+        self._early: list[int | None] = []
+        self._key: int | None = None  # how many of them come before the first key frame
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """The frames.
+
+        Raises:
+            InputError: after the last whole frame, where the end came too early.
+        """
+        try:
+            damage = yield from self._until_damage()
+            if damage is None and self.decoded:
+                damage = self.watch.cut(max(self.reached, self.reached + float((self.origin or 0) * self.file.tick)))
+        except av.error.FFmpegError as error:
+            damage = error.strerror
+        finally:
+            self.watch.close()
+        cut = cut_short(self.file.path)
+        if damage or cut:
+            where = f"decoding stopped at {self.reached:.3f} s after {self.decoded} frames"
+            raise InputError(f"{self.file.path}: {'truncated' if cut else 'damaged'}: {where} ({cut or damage})")
+        self.finished = True
+
+    def _until_damage(self) -> Frames:
+        for packet in self.file.packets():
+            lost = self.watch.packet(packet)
+            if self.decoded and (lost or packet.is_corrupt):
+                yield from self._held_back(packet.pts)
+                return lost or "damaged data"
+            if not self.decoded and not self._may_begin(packet):
+                if len(self._early) > _KEYLESS:
+                    return None
+                continue
+            self.times.packet(packet)
+            try:
+                frames = self.file.context.decode(packet)
+            except av.error.FFmpegError as error:
+                if not self.decoded:  # a stream may begin with a tail of what it was cut from
+                    continue
+                if self.file.threads == 1:  # with several, the frames that come now follow the broken one
+                    yield from self._held_back(packet.pts)
+                return error.strerror
+            damage = yield from self._whole(frames)
+            if damage:
+                return damage
+        return None
+
+    def _may_begin(self, packet: av.Packet[av.VideoStream]) -> bool:
+        """Whether a packet before the first frame is to be decoded."""
+        if packet.is_keyframe and self._key is None:
+            self._key = len(self._early)
+        if packet.size and not packet.is_discard:
+            self._early.append(packet.pts)
+        self._begun = self._begun or packet.is_keyframe
+        return self._begun
+
+    def _whole(self, frames: list[av.VideoFrame]) -> Frames:
+        """Decoded frames up to the first that isn't whole."""
+        for frame in frames:
+            if frame.is_corrupt and not self.lenient:
+                if self.decoded:
+                    return "damaged data"
+                continue
+            bore = frame.pts
+            try:
+                if not self.times.frame(frame):
+                    continue
+            except JumpBackError as jump:
+                seconds = float((jump.ticks - (self.origin or 0)) * self.file.tick)
+                return f"its times jump back to {seconds:.3f} s, as where recordings were joined"
+            self._count(frame, bore)
+            yield frame
+        return None
+
+    def _count(self, frame: av.VideoFrame, bore: int | None) -> None:
+        assert frame.pts is not None
+        if self.origin is None:
+            self.origin = frame.pts
+        if not self.decoded:
+            self.undecodable = self._before(bore)
+        self.decoded += 1
+        ticks = frame.duration or self.file.frame_ticks
+        self.reached = float((frame.pts - self.origin + ticks) * self.file.tick)
+
+    def _before(self, first: int | None) -> int:
+        """How many packets were to be shown before the first frame, and can't be."""
+        if not self.times.trusted:
+            return self._key or 0
+        return 0 if first is None else sum(time is not None and time < first for time in self._early)
+
+    def _held_back(self, before: int | None) -> Iterator[av.VideoFrame]:
+        """The frames that the decoder still holds, of those that are shown before the packet that is lost."""
+        if before is None or not self.times.trusted:
+            return
+        try:
+            for frame in self.file.context.decode(None):
+                if frame.is_corrupt or frame.pts is None or frame.pts >= before or not self.times.frame(frame):
+                    return
+                self._count(frame, frame.pts)
+                yield frame
+        except (av.error.FFmpegError, JumpBackError):
+            return

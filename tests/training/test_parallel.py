@@ -1,0 +1,120 @@
+"""Two processes that share a training: what they tell each other, what one gathers, and Muon on sharded matrices."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kinolab.errors import InputError
+from kinolab.training import parallel
+from kinolab.training.parallel import World, any_process, full_state, join_world, mean_over_world
+from tests.closeness import assert_close
+from tests.training.two_processes import network, steps
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes wrote what they found to; one start serves all tests."""
+    out = tmp_path_factory.mktemp("two")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.two_processes", str(out)]
+    processes = [
+        subprocess.Popen(
+            command, env={**os.environ, **common, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE,
+            text=True, cwd=Path(__file__).parents[2],
+        )
+        for r in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    return out
+
+
+def found(two: Path, rank: int) -> dict[str, Any]:
+    return dict(json.loads((two / f"{rank}.json").read_text()))
+
+
+def test_numbers_are_averaged_and_flags_told(two: Path) -> None:
+    for rank in range(2):
+        assert found(two, rank)["mean"] == {"a": 0.5, "b": 0.5e-9}
+        assert found(two, rank)["any"] == [False, True, True]
+    assert mean_over_world({"a": 3.0}, World()) == {"a": 3.0} and not any_process(False, World())
+
+
+def test_one_process_alone_gathers_what_is_sharded(two: Path) -> None:
+    first, second = (found(two, rank)["sharded"] for rank in range(2))
+    assert first["names"] == sorted(network().state_dict()) and first["same"] and first["plain"]
+    assert second["names"] == []
+    assert first["rows"] != second["rows"] and first["rows"]["uneven.weight"] + second["rows"]["uneven.weight"] == 17
+    module = network()
+    assert list(full_state(module, World())) == list(module.state_dict())
+
+
+def test_muon_on_sharded_matrices_steps_as_on_whole_ones(two: Path) -> None:
+    """The mean over both halves of a batch is the whole batch's, so one process on all of it does the same."""
+    module, before = network(), network().state_dict()
+    optimizer = steps(module, slice(None))
+    sharded = torch.load(two / "sharded.pt")
+    for name, value in module.state_dict().items():
+        assert_close(sharded["weights"][name], value, 1e-4, name)
+        assert not torch.equal(value, before[name])
+    momenta = [s["momentum"] for s in optimizer.state.values() if "momentum" in s]
+    assert len(momenta) == len(sharded["momenta"]) == 4
+    for ours, theirs in zip(sharded["momenta"], momenta, strict=True):
+        assert_close(ours, theirs, 1e-4)
+
+
+def test_a_stop_asked_of_one_process_stops_all_at_one_step(two: Path) -> None:
+    """Else the others would wait for it in the next step for ever."""
+    assert [found(two, rank)["stopped"]["step"] for rank in range(2)] == [2, 2]
+    assert [p.name for p in (two / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize(("device", "text"), [("banana", "expected auto"), ("cuda:3", "not there|write cuda alone")])
+def test_a_wrong_device_is_refused_before_anybody_is_waited_for(
+    device: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=text), join_world(device):
+        pass
+
+
+def test_accelerators_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes its own, makes it the current one and talks by its backend; a restart has addresses of its own."""
+    calls: list[Any] = []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel.devices, "count", lambda kind: 2 if kind == "xpu" else 0)
+    monkeypatch.setattr(torch.xpu, "set_device", lambda device: calls.append(device))
+    monkeypatch.setattr(parallel.dist, "is_backend_available", lambda name: name != "nccl")
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(parallel.dist, "destroy_process_group", lambda: calls.append("left"))
+    own = torch.device("xpu", 1)
+    with join_world() as world:
+        assert world == World(1, 2, own)
+    assert calls == [own, (("xccl",), {"device_id": own}), "left"]
+    calls.clear()
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(parallel, "rendezvous", lambda url: iter([(store, 1, 2)]))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    with join_world("cpu"):
+        [((backend,), told)] = calls
+        told["store"].set("address", "here")
+        assert backend == "gloo" and told["rank"] == 1 and told["world_size"] == 2
+        assert store.get("restart-2/address") == b"here"
+    calls.clear()
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")  # machines do not count restarts alike
+    with join_world("cpu"):
+        assert calls == [(("gloo",), {"device_id": None})]
