@@ -130,6 +130,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def discard(path: Path) -> None:
+    """Remove a folder or file under another name, so that a kill in between leaves no part of it under its own.
+
+    Raises:
+        OSError: where it can't be removed.
+    """
+    aside = path.parent / leftovers.temporary_name()
+    with failing(path, aside):
+        system.calls().rename(path, aside)
+        flush(path.parent)
+        remove(aside)
+
+
 def commit_folder(room: Path, path: Path) -> None:
     """Give a finished and flushed folder `room`, which lies beside `path`, the place of `path`.
 

@@ -16,6 +16,7 @@ from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.model import save_autoencoder
+from kinolab.runtime.files import make_folder
 from kinolab.training.autoencoder_loss import AutoencoderLoss
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import World, full_state
@@ -172,7 +173,7 @@ class AutoencoderJob:
         clip = torch.cat(batches)
         if world.first:
             rows = [np.concatenate([video.to_uint8(v) for v in batch], axis=2) for batch in (clip, reconstruction)]
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             video.write(folder / f"step-{step:08d}.mp4", np.concatenate(rows, axis=1), fps=self.recipe.sample_fps)
 
     def export(self, folder: Path, step: int, world: World) -> None:

@@ -26,6 +26,7 @@ from kinolab.layers.lora import merge_lora
 from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
 from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.runtime.files import make_folder
 from kinolab.training.annotated import check_annotations, drawn, worded
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.mix import bucket_mix
@@ -325,7 +326,7 @@ class DenoiserJob:
         model = self.model()
         clips = model.decode(model.sample_latents(requests))
         if world.first:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             for k, clip in enumerate(clips):
                 video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
 

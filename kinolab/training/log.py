@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kinolab.runtime.text import split_lines
+from kinolab.runtime.files import write_text
+from kinolab.runtime.logs import Appender
+from kinolab.runtime.reading import json_lines
 
 
 class RunLog:
@@ -21,19 +23,17 @@ class RunLog:
         self.path = folder / "log.jsonl"
         self.seconds_before = self._trim(resumed_step)
         self.started = time.perf_counter()
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = Appender(self.path, durable=False)
         self._writer = _summary_writer(folder / "tensorboard", resumed_step) if tensorboard else None
 
     def _trim(self, step: int) -> float:
+        """Leave out the lines after a step, and those that can't be read; the seconds of the last one that stays."""
         if not self.path.exists():
             return 0.0
-        lines = [line for line in split_lines(self.path.read_text(encoding="utf-8")) if line.endswith("}")]
-        rows = [(line, json.loads(line)) for line in lines]
-        kept = [(line, row) for line, row in rows if row["step"] <= step]
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text("".join(line + "\n" for line, _ in kept), encoding="utf-8")
-        beside.replace(self.path)
-        return max((row.get("seconds", 0.0) for _, row in kept), default=0.0)
+        rows = [row for _, row in json_lines(self.path, damaged="skip", constants=True) if _is_row(row)]
+        kept = [row for row in rows if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        return max((float(row["seconds"]) for row in kept), default=0.0)
 
     @property
     def seconds(self) -> float:
@@ -43,18 +43,28 @@ class RunLog:
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """One line: kind is `train`, `heldout`, `samples` or `event`."""
         row = {"step": step, "kind": kind, "seconds": round(self.seconds, 2), **values}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(row))
         if self._writer is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Have all lines on the disk."""
+        self._file.flush()
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value is a line of a log."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    return isinstance(row.setdefault("seconds", 0.0), int | float)
 
 
 def _summary_writer(folder: Path, resumed_step: int) -> Any:

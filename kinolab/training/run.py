@@ -17,6 +17,7 @@ from kinolab.config import differences, read_yaml, to_yaml
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.runtime.devices import announce
+from kinolab.runtime.files import write_text
 from kinolab.runtime.locks import held
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.denoiser import DenoiserJob
@@ -84,8 +85,8 @@ def train(
         job = make_job(config, world, aloud)
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
-                (folder / "recipe.yaml").write_text(to_yaml(_as_run(config, job)), encoding="utf-8")
-            trainer = Trainer(job, config.training, folder, world)
+                write_text(folder / "recipe.yaml", to_yaml(_as_run(config, job)))
+            trainer = Trainer(job, config.training, folder, world, aloud)
             report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
             step = trainer.run(until, report)
     return RunReport(folder, step, config.training.steps, changes, world)
@@ -104,7 +105,6 @@ def _alone_in(folder: Path, patience: float) -> Iterator[None]:
 
     Waits up to `patience` seconds for another to let go.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     otherwise = f"{folder}: another process is training this run; stop it, or name another folder"
     deadline = time.monotonic() + patience
     with ExitStack() as stack:

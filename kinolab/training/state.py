@@ -1,23 +1,21 @@
-"""Checkpoints of a run: all that is needed to go on exactly, written aside and renamed.
+"""Checkpoints of a run: all that is needed to go on exactly, each of them whole or not there at all.
 
 Weights, optimiser and EMA go through torch.distributed.checkpoint, so a checkpoint written by two processes loads into
-one or three. The step number is the data position and the seed of every draw (see `randomness`), so nothing else is
-needed.
+one or three; how they lie on the disk is `runtime.sharded`. The step number is the data position and the seed of every
+draw (see `randomness`), so nothing else is needed.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -26,10 +24,17 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from kinolab.errors import InputError
-from kinolab.runtime.text import split_lines
+from kinolab.errors import DamagedError, InputError
+from kinolab.runtime import files, sets, sharded
+from kinolab.runtime.lines import one_line
+from kinolab.runtime.records import read_record
 from kinolab.training.ema import Ema
 from kinolab.training.parallel import World
+
+RECORD = "state.json"
+"""The step, how many processes wrote it, and which optimisers have stepped."""
+NAME = re.compile(r"step-\d+")
+T = TypeVar("T")
 
 
 class RunState:
@@ -57,58 +62,106 @@ class RunState:
         return state
 
     def save(self, folder: Path, step: int, keep: int) -> Path:
-        """Write `folder/step-N` (complete or not there at all) and delete all but the newest `keep`."""
+        """Write `folder/step-N` (complete or not there at all); of others, only the newest `keep - 1` before it stay.
+
+        Raises:
+            OSError: where it can't be written; the checkpoints that were there stay.
+        """
         final = folder / f"step-{step:08d}"
-        beside = folder / f".writing-{step:08d}"
-        if self.world.first:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-        self._barrier()
         started = [name for name, optimizer in self.optimizers.items() if optimizer.state]
-        with _alone_is_fine():
-            dcp.save(self._collect(started), checkpoint_id=beside, no_dist=self.world.size == 1)
-        self._barrier()
+        with ExitStack() as stack:
+            room = self._agree(lambda: stack.enter_context(files.new_folder(final)))
+            sharded.save(self._collect(started), room, alone=self.world.size == 1)
+            if self.world.first:
+                record = {"step": step, "processes": self.world.size, "optimizers": started}
+                files.write_text(room / RECORD, json.dumps(record) + "\n")
+                sharded.seal(room)
         if self.world.first:
-            record = {"step": step, "processes": self.world.size, "optimizers": started}
-            (beside / "state.json").write_text(json.dumps(record))
-            shutil.rmtree(final, ignore_errors=True)
-            beside.rename(final)
-            for old in checkpoints(folder)[:-keep]:
-                shutil.rmtree(old)
+            found = checkpoints(folder)
+            at = found.index(final)
+            # What is later is of a run that went on from an older checkpoint, as those were damaged.
+            for other in [*found[: at + 1][:-keep], *found[at + 1 :]]:
+                files.discard(other)
         self._barrier()
         return final
 
     def load(self, checkpoint: Path) -> int:
-        """Load a checkpoint into the modules, optimisers and averages; returns its step."""
-        record = json.loads((checkpoint / "state.json").read_text())
-        state = self._collect(record["optimizers"])
+        """Load a checkpoint into the modules, optimisers and averages; returns its step.
+
+        Raises:
+            DamagedError: where the checkpoint is damaged; what it was loaded into is then to be loaded anew.
+            InputError: where it is another model's.
+        """
+        step, optimizers = self._agree(lambda: _read_record(checkpoint))
+        unknown = [name for name in optimizers if name not in self.optimizers]
+        if unknown:
+            raise InputError(f"{checkpoint}: does not fit this recipe's model (it trains no {unknown[0]})")
+        for name, optimizer in self.optimizers.items():
+            if name not in optimizers:  # it may have a state from a checkpoint that turned out to be damaged
+                optimizer.state.clear()
+        state = self._collect(optimizers)
         try:
-            with _alone_is_fine():
-                dcp.load(state, checkpoint_id=checkpoint, no_dist=self.world.size == 1)
-        except (RuntimeError, ValueError, dcp.api.CheckpointException) as error:
-            last = (split_lines(str(error).strip()) or [type(error).__name__])[-1]
-            raise InputError(f"{checkpoint}: does not fit this recipe's model ({last})") from None
+            sharded.load(state, checkpoint, alone=self.world.size == 1)
+        except DamagedError:
+            raise
+        except InputError as error:
+            why = one_line(str(error).removeprefix(f"{checkpoint}: "), 200)
+            raise InputError(f"{checkpoint}: does not fit this recipe's model ({why})") from None
         for name, module in self.modules.items():
             set_model_state_dict(module, state[name]["weights"])
-            if name in record["optimizers"]:
+            if name in optimizers:
                 set_optimizer_state_dict(module, self.optimizers[name], state[name]["optimizer"])
         for name, average in self.averages.items():
             average.shadow = state[f"{name}.ema"]
-        return int(record["step"])
+        return step
+
+    def load_newest(self, folder: Path, say: Callable[[str], None]) -> int | None:
+        """Load the newest checkpoint in a folder that is whole: its step, or None where there is no checkpoint.
+
+        say: is told of those that are damaged.
+
+        Raises:
+            DamagedError: where there are checkpoints and none is whole.
+            InputError: where the newest whole one is another model's.
+        """
+        found = self._agree(lambda: checkpoints(folder))
+        return sharded.newest_whole(found, self.load, say)
+
+    def _agree(self, decide: Callable[[], T]) -> T:
+        """What the first process decides, or its error, in all of them."""
+        if self.world.size == 1:
+            return decide()
+        told: list[Any] = [None]
+        if self.world.first:
+            try:
+                told = [(decide(), None)]
+            except (InputError, OSError) as error:
+                told = [(None, error)]
+        dist.broadcast_object_list(told, src=0)
+        decided, failure = told[0]
+        if failure is not None:
+            raise failure
+        return cast(T, decided)
 
     def _barrier(self) -> None:
         if self.world.size > 1:
             dist.barrier()
 
 
-@contextmanager
-def _alone_is_fine() -> Iterator[None]:
-    """Without torch's warning that a single process saves or loads by itself, which is what is meant here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
-
-
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
+    """The finished checkpoints in a folder, oldest first, be they damaged or not."""
+    hidden = [p.name.removeprefix(".").removesuffix(".committed") for p in folder.glob(".step-*.committed")]
+    names = {p.name for p in folder.glob("step-*")} | set(hidden)
+    found = [files.standing(folder / name) for name in sorted(names) if NAME.fullmatch(name)]
+    return [p for p in found if (p / RECORD).exists() or (p / sets.MANIFEST).exists()]
+
+
+def _read_record(checkpoint: Path) -> tuple[int, list[str]]:
+    """A checkpoint's step, and the names of the parts whose optimisers have stepped."""
+    try:
+        record = read_record(checkpoint / RECORD)
+        return record.integer("step", at_least=0), record.texts("optimizers")
+    except FileNotFoundError:
+        raise DamagedError(f"{checkpoint}: {RECORD} is missing") from None
+    except InputError as error:
+        raise DamagedError(str(error)) from None

@@ -62,8 +62,15 @@ class Job(Protocol):
 class Trainer:
     """Runs a job in a run folder, from its newest checkpoint if there is one."""
 
-    def __init__(self, job: Job, config: TrainingConfig, folder: Path, world: World) -> None:
-        self.job, self.config, self.folder, self.world = job, config, folder, world
+    def __init__(
+        self,
+        job: Job,
+        config: TrainingConfig,
+        folder: Path,
+        world: World,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.job, self.config, self.folder, self.world, self.say = job, config, folder, world, say
         for part in job.parts.values():
             part.module.to(world.device)
             part.wrapped = wrap(part.module, world, config.parallel)
@@ -87,11 +94,11 @@ class Trainer:
         Raises:
             NonFiniteError: at the first non-finite loss; names the module; the last checkpoint is kept.
         """
-        found = checkpoints(self.folder / "checkpoints")
-        step = self.state.load(found[-1]) if found else 0
+        loaded = self.state.load_newest(self.folder / "checkpoints", self.say)
+        step = loaded or 0
         last = min(until or self.config.steps, self.config.steps)
         log = RunLog(self.folder, step, self.config.tensorboard) if self.world.first else None
-        saved = step if found else -1
+        saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
             with _interruptible(self):
@@ -108,7 +115,7 @@ class Trainer:
                     window = self._log(log, step, window)
                     saved = self._milestones(log, step, last, saved)
             if saved != step:
-                self._save(step)
+                self._save(step, log)
             if step >= self.config.steps:
                 with self._averages():
                     self.job.export(self.folder / "model", step, self.world)
@@ -178,7 +185,7 @@ class Trainer:
     def _milestones(self, log: RunLog | None, step: int, last: int, saved: int) -> int:
         c = self.config
         if step % c.save_every == 0:
-            self._save(step)
+            self._save(step, log)
             saved = step
         if step % c.evaluate_every == 0 or step == c.steps:
             self._evaluate(log, step)
@@ -193,7 +200,9 @@ class Trainer:
         if log is not None:
             log.write(step, "heldout", values)
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, log: RunLog | None) -> None:
+        if log is not None:
+            log.flush()  # a checkpoint never knows of steps that its log has lost
         self.state.save(self.folder / "checkpoints", step, self.config.keep)
 
     @contextmanager
