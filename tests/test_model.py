@@ -139,6 +139,9 @@ def test_weights_that_do_not_fit_list_every_key(tmp_path: Path) -> None:
     weights[second] = torch.zeros(7, 7)
     del weights[first]
     save_file(weights, folder / "denoiser.safetensors")
+    with pytest.raises(InputError, match="and was written with"):  # not the file of this set
+        VideoModel.load(folder)
+    (folder / "manifest.json").unlink()  # as folders of before 0.2 have none
     with pytest.raises(InputError) as caught:
         VideoModel.load(folder)
     for part in (f"missing {first}", "unexpected extra.weight", f"{second} has shape (7, 7)"):
@@ -152,3 +155,36 @@ def test_half_precision_storage_loads_as_float32(tmp_path: Path) -> None:
     a, b = loaded.generate("a ball"), model.generate("a ball")
     assert all(p.dtype == torch.float32 for p in loaded.denoiser.parameters())
     assert (a - b).abs().max() < 0.02
+
+
+def test_a_model_over_another_is_never_a_mix_of_both(tmp_path: Path) -> None:
+    """Killed before or after any call to the system, the folder holds the old model or the new one, whole."""
+    rows = (0.5, 2.0)
+
+    def write(root: Path, value: float) -> None:
+        model = tiny_model(text=False)
+        for module in (model.autoencoder, model.denoiser):
+            for parameter in module.parameters():
+                parameter.data.fill_(value)
+        model.save(root / "m")
+
+    def values(root: Path) -> set[float]:
+        model = VideoModel.load(root / "m")
+        parts = (model.autoencoder, model.denoiser)
+        return {round(float(p.mean()), 3) for module in parts for p in module.parameters()}
+
+    seen = set()
+    for point in crashes(lambda root: write(root, rows[0]), lambda root: write(root, rows[1]), tmp_path):
+        found = values(point.root)
+        assert len(found) == 1, str(point)
+        seen |= found
+    assert seen == set(rows)
+
+
+def test_a_part_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "a")
+    torch.manual_seed(1)
+    save_tiny_model(tmp_path / "b")
+    shutil.copy(tmp_path / "b" / "denoiser.safetensors", tmp_path / "a")
+    with pytest.raises(InputError, match=r"denoiser\.safetensors: .*write the folder again"):
+        VideoModel.load(tmp_path / "a")
