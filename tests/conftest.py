@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread per test process, so that tests in parallel don't fight over the cores."""
+"""Shared fixtures: one thread per test process, so that tests in parallel don't fight over the cores, and no GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Results are held against the CPU's, so the tests see no GPU even where there is one; some let torch say otherwise.
+for module in (torch.cuda, torch.xpu, torch.backends.mps):
+    module.is_available = lambda: False
 
 
 @pytest.fixture(autouse=True)
