@@ -9,7 +9,7 @@ BIN := .venv/bin
 demo: setup
 	$(BIN)/kinolab demo --out out/demo
 
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 10
 
 test: setup
 	$(PYTEST)

@@ -82,7 +82,7 @@ def measure(cell: Cell, runs: Path, clips: int, overrides: Sequence[str]) -> dic
         return dict(found)
     train(RECIPE, folder, overrides=changes, resume=(folder / "recipe.yaml").exists())
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    model = VideoModel.load(folder)
+    model = VideoModel.load(folder, device="cpu")
     given = ASKED if cell.asked else (8,)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="trained to predict from")

@@ -316,7 +316,7 @@ def checked(options: argparse.Namespace) -> tuple[DpVae, tuple[int, int]]:
         raise InputError("nothing to measure: name video files, or give --toy 1 or more")
     if options.picture is not None and not options.toy:
         raise InputError("--picture shows a toy video: give --toy 1 or more")
-    model = load_autoencoder(options.model)
+    model = load_autoencoder(options.model, device="cpu")
     if not isinstance(model, DpVae):
         raise InputError(f"{options.model}: expected an autoencoder of kind dpvae, got {model.config.kind}")
     size = parse_size(options.size) or own_size(options.model)

@@ -144,15 +144,15 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     parser.add_argument("--markdown", type=Path, help="also write the table there")
     options = parser.parse_args(arguments)
     folder = find_model(options.image)
-    model = None if read_model_config(folder).denoiser is None else VideoModel.load(folder)
-    image = load_autoencoder(folder) if model is None else model.autoencoder
+    model = None if read_model_config(folder).denoiser is None else VideoModel.load(folder, device="cpu")
+    image = load_autoencoder(folder, device="cpu") if model is None else model.autoencoder
     if not isinstance(image, ImageAutoencoder):
         raise InputError(f"{options.image}: expected an image autoencoder, got {image.config.kind}")
     world = WorldConfig(size=options.size, frames=options.frames)
     source = WorldSource(WorldSourceConfig(world=world, heldout_count=options.clips, split="heldout"))
     examples = [source[i] for i in range(options.clips)]
     clips, captions = torch.stack([e.video for e in examples]), [e.caption or "" for e in examples]
-    videos = [(name or Path(path).name, load_autoencoder(path)) for name, _, path in
+    videos = [(name or Path(path).name, load_autoencoder(path, device="cpu")) for name, _, path in
               (video.rpartition("=") for video in options.videos)]  # fmt: skip
     ratio, *others = sorted({video.spec.temporal_ratio for _, video in videos})
     if others:

@@ -22,7 +22,7 @@ PROMPT = "a red ball falls to the floor"
 def toy_model() -> tuple[VideoModel, str]:
     """The shipped model of the toy world, or one of the same size with random weights; and which of them it is."""
     if "world" in shipped_models():
-        return VideoModel.load("world"), "the shipped model"
+        return VideoModel.load("world", device="cpu"), "the shipped model"
     denoiser, autoencoder = load_recipe("toy-latte"), load_recipe("toy-odvae-finetune")
     assert isinstance(denoiser, DenoiserRecipe) and isinstance(autoencoder, AutoencoderRecipe)
     config = ModelConfig(

@@ -29,7 +29,7 @@ def heldout(run: Path) -> list[dict[str, float]]:
 @torch.no_grad()
 def encode_seconds(run: Path) -> float:
     """Processor seconds on one thread to encode a clip of SHAPE in float32: the least of five."""
-    autoencoder, clip, times = load_autoencoder(run), torch.zeros(SHAPE), []
+    autoencoder, clip, times = load_autoencoder(run, device="cpu"), torch.zeros(SHAPE), []
     for _ in range(5):
         begun = time.thread_time()
         autoencoder.encode(clip)
@@ -56,7 +56,7 @@ def variants(out: Path) -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for variant, run in VARIANTS.items():
-        count = sum(p.numel() for p in load_autoencoder(out / run).parameters())
+        count = sum(p.numel() for p in load_autoencoder(out / run, device="cpu").parameters())
         last, seconds = heldout(out / run)[-1], encode_seconds(out / run)
         lines.append(f"| {variant} | {count / 1e6:.2f} M | {last['psnr']:.2f} | {last['ssim']:.3f} | {seconds:.3f} |")
     return lines

@@ -6,14 +6,14 @@ the same machine with the same number of threads.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -26,10 +26,16 @@ from kinolab.layers.precision import PrecisionPolicy, resolve
 from kinolab.layers.step_cache import StepCache, StepCacheConfig
 from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
 from kinolab.runtime.devices import announce, choose
+from kinolab.runtime.files import remove, write_text
+from kinolab.runtime.hashes import Sha256
+from kinolab.runtime.records import read_record
+from kinolab.runtime.sets import finish_set, new_set
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
 Progress = Callable[[int, int], None]
+MOST_THREADS, MOST_VIDEOS, MOST_FRAMES = 4096, 1_000_000, 1_000_000
+"""What a request may ask for; a record that says more is damaged, or made to hurt."""
 
 
 class GenerateConfig(Config):
@@ -43,9 +49,9 @@ class GenerateConfig(Config):
     """A prompt that guidance moves away from; none = the null condition."""
     label: int | str | None = None
     """Class label, by number or name."""
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=1, le=MOST_VIDEOS)
     """Videos for each prompt, from seeds seed, seed + 1, ..."""
-    frames: int | None = Field(None, ge=1)
+    frames: int | None = Field(None, ge=1, le=MOST_FRAMES)
     """Frames of a video; none = as trained."""
     size: tuple[int, int] | None = None
     """Height and width; none = as trained."""
@@ -108,9 +114,9 @@ def generate(
     if settled.given is not None and settled.given.keep == "exact" and not lossless and say is not None:
         say(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
     for k, (request, path) in enumerate(zip(requests, files, strict=True)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        video.write(path, video.to_uint8(clips(k)), fps=fps, lossless=lossless)
-        write_provenance(path, settled.model_copy(update={"fps": fps}), k, request, inputs)
+        write_with_provenance(
+            path, video.to_uint8(clips(k)), settled.model_copy(update={"fps": fps}), k, request, inputs, lossless
+        )
     return files
 
 
@@ -289,10 +295,34 @@ def numbered(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{k:0{width}d}{out.suffix}") for k in range(count)]
 
 
-def write_provenance(
+def write_with_provenance(
+    path: Path,
+    frames: np.ndarray,
+    config: GenerateConfig,
+    index: int,
+    request: Request,
+    inputs: Mapping[str, str] | None,
+    lossless: bool,
+    fps: float | None = None,
+) -> None:
+    """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`."""
+    rate = fps or config.fps
+    assert rate is not None
+    target = provenance_path(path)
+    if path.suffix:
+        with new_set(path.parent, path.name) as room:
+            video.write(room / path.name, frames, fps=rate, lossless=lossless)
+            write_text(room / target.name, provenance(room / path.name, config, index, request, inputs))
+        return
+    remove(target)  # of other frames from here on
+    video.write(path, frames, fps=rate, lossless=lossless)
+    write_text(target, provenance(path, config, index, request, inputs))
+
+
+def provenance(
     path: Path, config: GenerateConfig, index: int, request: Request, inputs: Mapping[str, str] | None = None
-) -> Path:
-    """Write the `.json` beside a video: the whole request, which of its videos this is, and what made it."""
+) -> str:
+    """The `.json` beside a video: the whole request, which of its videos this is, and what made it."""
     record = {
         "kinolab": __version__,
         "torch": torch.__version__,
@@ -305,11 +335,7 @@ def write_provenance(
         "frames_sha256": frames_hash(path),
         "inputs_sha256": dict(inputs or {}),
     }
-    target = provenance_path(path)
-    beside = target.with_name(f".writing-{target.name}")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, target)
-    return target
+    return json.dumps(record, indent=1) + "\n"
 
 
 def provenance_path(path: Path) -> Path:
@@ -351,46 +377,63 @@ def rerun(
     for file, digest in record.get("inputs_sha256", {}).items():
         if found.get(file) != digest:
             raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")
-    torch.set_num_threads(int(record["threads"]))
+    torch.set_num_threads(record["threads"])
     say(announce(torch.device(config.device), then if device is None else device))
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     if config.compile:
         model.compile()
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.
-    requests, k = make_requests(config), int(record["index"])
+    requests, k = make_requests(config), record["index"]
     prepared = None if config.given is None else prepare_given(config, model)
     clips = make_clips(model, config, requests, prepared, progress)
     lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
-    out.parent.mkdir(parents=True, exist_ok=True)
-    video.write(out, video.to_uint8(clips(k)), fps=config.fps or model.config.fps, lossless=lossless)
-    write_provenance(out, config, k, requests[k], record.get("inputs_sha256"))
+    fps = config.fps or model.config.fps
+    write_with_provenance(
+        out, video.to_uint8(clips(k)), config, k, requests[k], record.get("inputs_sha256"), lossless, fps
+    )
     now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
     changed = [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
     return out, [*([] if config.device == then else [f"device: {then} then, {config.device} now"]), *changed]
 
 
 def read_provenance(path: Path) -> Mapping[str, Any]:
-    """The record beside a video (or the `.json` itself)."""
+    """The record beside a video (or the `.json` itself).
+
+    Raises:
+        InputError: where there is none, or it is not what `kinolab generate` writes; names the field.
+    """
     source = path if path.suffix == ".json" else provenance_path(path)
+    if path.suffix != ".json":
+        with suppress(OSError):
+            finish_set(path.parent, path.name)
     try:
-        record = json.loads(source.read_text(encoding="utf-8"))
+        record = read_record(source, "not a record of a generated video")
     except FileNotFoundError:
         raise InputError(f"{path}: no {source.name} beside it, which says how it was made") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"{source}: not a record of a generated video (not JSON)") from None
     missing = [k for k in ("request", "index", "model_sha256", "threads", "frames_sha256") if k not in record]
     if missing:
         raise InputError(f"{source}: not a record of a generated video (no {', '.join(missing)})")
-    return dict(record)
+    threads, index = record.integer("threads", at_least=1), record.integer("index", at_least=0)
+    if threads > MOST_THREADS:
+        raise InputError(f"{source}: threads {threads}: expected at most {MOST_THREADS}")
+    asked = record.record("request")
+    count, prompts = asked.values.get("count", 1), asked.values.get("prompts") or [None]
+    videos = (count if isinstance(count, int) else 1) * (len(prompts) if isinstance(prompts, list | tuple) else 1)
+    if index >= videos:
+        raise InputError(f"{source}: index {index}: its request has {videos} videos, numbered from 0")
+    for name in ("model_sha256", "frames_sha256"):
+        record.text(name)
+    record.record("inputs_sha256", {})
+    return record.values
 
 
 def model_hash(model: str) -> str:
     """sha256 over the files of a model folder (or an autoencoder's in diffusers' layout), wherever it lies."""
-    folder, digest = find_autoencoder(model), hashlib.sha256()
+    folder, digest = find_autoencoder(model), Sha256()
     config = next(path for name in ("model.yaml", "config.json") if (path := folder / name).exists())
     for path in [*sorted(folder.glob("*.safetensors")), config]:
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+        digest.text(path.name).data(Sha256().file(path).digest())
+    return digest.hex()
 
 
 def input_hashes(config: GenerateConfig) -> dict[str, str]:
@@ -399,20 +442,20 @@ def input_hashes(config: GenerateConfig) -> dict[str, str]:
     for path in [] if config.given is None else config.given.files():
         if not path.exists():
             raise InputError(f"{path}: no such file")
-        digest = hashlib.sha256()
+        digest = Sha256()
         files = [file for file in video.visible_files(path) if file.parent == path] if path.is_dir() else [path]
         for file in files:
-            digest.update((file.name.encode() if path.is_dir() else b"") + file.read_bytes())
-        hashes[str(path)] = digest.hexdigest()
+            digest.text(file.name if path.is_dir() else "").file(file)
+        hashes[str(path)] = digest.hex()
     return hashes
 
 
 def frames_hash(path: Path) -> str:
     """sha256 of a video's decoded frames, so that a container's own dates don't count."""
-    digest = hashlib.sha256()
+    digest = Sha256()
     for frame in video.iter_frames(path):
-        digest.update(frame.image.tobytes())
-    return digest.hexdigest()
+        digest.data(frame.image.tobytes())
+    return digest.hex()
 
 
 def default_model(*, prompts: bool = False) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab.autoencoders import AnyConfig, AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
@@ -37,10 +38,14 @@ from kinolab.request import Request as Request
 from kinolab.request import listed_prompts
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
+from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
 from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
 
 FORMAT = 1
+SET = "model"
+"""The set of files that a model folder is: written together, and checked against its manifest when read."""
+AUTOENCODER, DENOISER = "autoencoder.safetensors", "denoiser.safetensors"
 
 
 class ModelConfig(Config):
@@ -121,8 +126,8 @@ class VideoModel:
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
         autoencoder, denoiser = build_autoencoder(config.autoencoder), build_denoiser(config.denoiser)
-        load_weights(autoencoder, folder / "autoencoder.safetensors")
-        load_weights(denoiser, folder / "denoiser.safetensors")
+        load_part(autoencoder, folder, AUTOENCODER)
+        load_part(denoiser, folder, DENOISER)
         model = cls(config, autoencoder, denoiser)
         model.precision = precision
         return model.to(chosen)
@@ -146,11 +151,10 @@ class VideoModel:
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the model folder; `dtype` is what the weights are stored in (see `kinolab.storage`), int8 too."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        save_weights(self.autoencoder, target / "autoencoder.safetensors", dtype)
-        save_weights(self.denoiser, target / "denoiser.safetensors", dtype)
-        write_text(target / "model.yaml", to_yaml(self.config))
+        with new_set(Path(folder), SET, manifest=MANIFEST) as room:
+            save_weights(self.autoencoder, room / AUTOENCODER, dtype)
+            save_weights(self.denoiser, room / DENOISER, dtype)
+            write_text(room / "model.yaml", to_yaml(self.config))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights of both parts, by names that begin with `autoencoder.` and `denoiser.`."""
@@ -410,7 +414,9 @@ def find_model(path: Path | str) -> Path:
         InputError: where there is none; says what was looked for.
     """
     for folder in (Path(path), Path(path) / "model"):
-        if (folder / "model.yaml").exists():
+        with suppress(OSError):  # of a folder that can't be written: `located` finds its files where they are
+            finish_set(folder, SET)
+        if located(folder, SET, "model.yaml").exists():
             return folder
     shipped = shipped_models()
     if str(path) in shipped:
@@ -448,7 +454,20 @@ def autoencoder_config(path: Path | str) -> AnyConfig:
 
 def read_model_config(folder: Path) -> ModelConfig:
     """The config in a model folder."""
-    return load_config(ModelConfig, folder / "model.yaml")
+    return load_config(ModelConfig, located(folder, SET, "model.yaml"))
+
+
+def load_part(module: nn.Module, folder: Path, name: str) -> None:
+    """Read the weights of one part of a model folder, which has to be of the set that its manifest lists.
+
+    Folders of earlier versions have no manifest and are read as they are.
+
+    Raises:
+        InputError: where the file is missing, damaged, of another set, or does not fit.
+    """
+    path = located(folder, SET, name)
+    require(path.parent, read_manifest(folder, SET), [name], "write the folder again, or get it again")
+    load_weights(module, path)
 
 
 def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -> Autoencoder:
@@ -462,7 +481,7 @@ def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -
     if not (folder / "model.yaml").exists():
         return build_autoencoder(DiffusersConfig(path=folder)).eval().to(chosen)
     autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
-    load_weights(autoencoder, folder / "autoencoder.safetensors")
+    load_part(autoencoder, folder, AUTOENCODER)
     return autoencoder.eval().to(chosen)
 
 
@@ -472,7 +491,7 @@ def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> D
     config = read_model_config(folder).denoiser
     assert config is not None
     denoiser = build_denoiser(config)
-    load_weights(denoiser, folder / "denoiser.safetensors")
+    load_part(denoiser, folder, DENOISER)
     return denoiser.eval().to(chosen)
 
 
@@ -492,7 +511,7 @@ def save_autoencoder(
     """Write a model folder that holds an autoencoder alone; `size` is that of the clips that trained it."""
     from kinolab import __version__
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(autoencoder, folder / "autoencoder.safetensors")
     config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config, autoencoder_size=size)
-    write_text(folder / "model.yaml", to_yaml(config))
+    with new_set(folder, SET, manifest=MANIFEST, replaces=(DENOISER,)) as room:
+        save_weights(autoencoder, room / AUTOENCODER)
+        write_text(room / "model.yaml", to_yaml(config))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from kinolab.layers import precision
@@ -24,14 +26,18 @@ REMOVED = (
 )  # fmt: skip
 SET = {
     "COLUMNS": "80", "LINES": "25", "TERM": "dumb", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "TZ": "UTC",
-    "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
 }  # fmt: skip
+NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 
 settings.register_profile("any machine", deadline=None, derandomize=True, database=None)
 
 
 def steady() -> None:
-    """Hold still what is measured while a program runs; for this process and those that fork from it."""
+    """Hold still what is measured and found while a program runs; for this process and those that fork from it."""
+    os.environ.update(NO_ACCELERATOR)  # before anybody asks, as torch remembers how many there are
+    for kind in (torch.xpu, torch.backends.mps):
+        kind.is_available = lambda: False  # type: ignore[attr-defined]
     precision.measure = lambda: STEADY  # type: ignore[assignment]
     settings.load_profile("any machine")
 

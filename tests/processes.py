@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,23 @@ import torch
 
 from tests import machine
 
+ROOT = Path(__file__).parent.parent
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["kinolab.training.run", "kinolab.evaluation.compare.run", "tests.processes"])
 
 
 class Child:
-    """A call in a process of its own, with its output in a file."""
+    """A call in a process of its own, with this one's environment and folder of now, and its output in a file."""
 
     def __init__(self, call: Callable[..., None], *given: Any, environment: Mapping[str, str] | None = None) -> None:
         descriptor, name = tempfile.mkstemp(prefix="kinolab-child-")
         os.close(descriptor)
         self._output = Path(name)
         self._process: ForkServerProcess = FORKS.Process(
-            target=_child, args=(call, given, dict(environment or {}), name), daemon=True
+            target=_child, args=(call, given, {**os.environ, **(environment or {})}, os.getcwd(), name), daemon=True
         )
-        self._process.start()
+        with chdir(ROOT):  # where the server, which the first child starts, finds what to import
+            self._process.start()
 
     @property
     def running(self) -> bool:
@@ -68,8 +71,12 @@ def run(command: Sequence[str], **_given: Any) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(list(command), status, "", said)
 
 
-def _child(call: Callable[..., None], given: tuple[Any, ...], environment: dict[str, str], output: str) -> None:
+def _child(
+    call: Callable[..., None], given: tuple[Any, ...], environment: dict[str, str], folder: str, output: str
+) -> None:
+    os.environ.clear()  # the server has those of the moment when it began
     os.environ.update(environment)
+    os.chdir(folder)
     with open(output, "wb") as file:  # the streams of the process, not only Python's
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kinolab.errors import InputError
 from kinolab.model import Request, find_model, load_autoencoder, save_autoencoder
 from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.tiny_text import make_clip
+from tests.runtime.crashing import crashes
 from tests.tiny_model import save_tiny_model, tiny_model
 
 
@@ -139,6 +141,9 @@ def test_weights_that_do_not_fit_list_every_key(tmp_path: Path) -> None:
     weights[second] = torch.zeros(7, 7)
     del weights[first]
     save_file(weights, folder / "denoiser.safetensors")
+    with pytest.raises(InputError, match="and was written with"):  # not the file of this set
+        VideoModel.load(folder)
+    (folder / "manifest.json").unlink()  # as folders of before 0.2 have none
     with pytest.raises(InputError) as caught:
         VideoModel.load(folder)
     for part in (f"missing {first}", "unexpected extra.weight", f"{second} has shape (7, 7)"):
@@ -152,3 +157,43 @@ def test_half_precision_storage_loads_as_float32(tmp_path: Path) -> None:
     a, b = loaded.generate("a ball"), model.generate("a ball")
     assert all(p.dtype == torch.float32 for p in loaded.denoiser.parameters())
     assert (a - b).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.wide)])
+def test_a_model_over_another_is_never_a_mix_of_both(tmp_path: Path, every: int) -> None:
+    """Killed before or after any call to the system, the folder holds the old model or the new one, whole."""
+    rows = (0.5, 2.0)
+
+    def write(root: Path, value: float) -> None:
+        model = tiny_model(text=False)
+        for module in (model.autoencoder, model.denoiser):
+            for parameter in module.parameters():
+                parameter.data.fill_(value)
+        model.save(root / "m")
+
+    def values(root: Path) -> set[float]:
+        model = VideoModel.load(root / "m")
+        parts = (model.autoencoder, model.denoiser)
+        return {round(float(p.detach().mean()), 3) for module in parts for p in module.parameters()}
+
+    seen = set()
+    for point in crashes(
+        lambda root: write(root, rows[0]),
+        lambda root: write(root, rows[1]),
+        tmp_path,
+        points=lambda number: number % every == 0,
+    ):
+        found = values(point.root)
+        assert len(found) == 1, str(point)
+        seen |= found
+    assert seen == set(rows)
+
+
+def test_a_part_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "a")
+    other = tiny_model()
+    next(other.denoiser.parameters()).data += 1
+    other.save(tmp_path / "b")
+    shutil.copy(tmp_path / "b" / "denoiser.safetensors", tmp_path / "a")
+    with pytest.raises(InputError, match=r"denoiser\.safetensors: .*write the folder again"):
+        VideoModel.load(tmp_path / "a")

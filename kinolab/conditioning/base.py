@@ -100,8 +100,9 @@ class TextEncoder:
                 warnings.warn(f"{text}, and can't tell it from others that it doesn't know", stacklevel=3)
 
     def _known_tokens(self, prompt: str) -> int:
-        """How many tokens of a prompt are neither marks nor the one for what is unknown."""
-        raise NotImplementedError
+        """How many tokens of a prompt are neither marks nor the one for what is unknown; one of an encoder that has no
+        such token."""
+        return 1
 
     def _remembered(self, prompt: str) -> tuple[Tensor, Tensor]:
         """States (L', D) of the prompt's own L' tokens and its pooled embedding (P,), float32 on the CPU."""

@@ -302,7 +302,8 @@ def _records(text: str, delimiter: str, first: int = 1) -> Iterator[tuple[int, l
             return
         except csv.Error as error:
             ends = "unexpected end" in str(error)
-            yield line, _RowError("a double quote that is opened here is never closed" if ends else str(error))
+            never = "a double quote that is opened here is never closed, so all that follows is one value"
+            yield line, _RowError(never if ends else str(error))
             continue
         if any(value.strip() for value in values):
             yield line, values

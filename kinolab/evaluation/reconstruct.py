@@ -38,6 +38,7 @@ from kinolab.layers.strips import Store
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
+from kinolab.runtime.files import write_text
 from kinolab.runtime.progress import Events, Reporter, events_of, size
 
 CHUNK_PIXELS = 2**20
@@ -220,9 +221,7 @@ def reconstruct(
         ended=run.ended,
     )
     target = provenance_path(out)
-    beside = target.with_name(f".writing-{target.name}")
-    beside.write_text(report.to_json(config), encoding="utf-8")
-    os.replace(beside, target)
+    write_text(target, report.to_json(config))
     return report
 
 

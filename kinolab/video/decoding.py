@@ -19,6 +19,8 @@ _BEGIN_ANYWHERE = frozenset(
     {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "h263p", "flv", "wmv1", "wmv2"}
     | {"wmv3", "vc1", "rv10", "rv20", "rv30", "rv40", "vp6", "vp6a", "vp6f", "theora"}
 )
+# Decoders that leave frames out in silence where they can't make sense of a packet, which always holds one.
+_LEAVE_OUT = frozenset({"h264", "hevc"})
 _KEYLESS = 2000  # packets after which a stream counts as one without key frames
 
 Frames = Generator["av.VideoFrame", None, str | None]
@@ -42,6 +44,8 @@ class Pass:
         self.watch = Watch(file)
         self._begun = lenient or file.context.name not in _BEGIN_ANYWHERE
         self._early: list[int | None] = []
+        self._fed: list[int] | None = [] if file.context.name in _LEAVE_OUT else None
+        self._newest: int | None = None  # the time that the last frame bore
         self._key: int | None = None  # how many of them come before the first key frame
 
     def frames(self) -> Iterator[av.VideoFrame]:
@@ -75,6 +79,8 @@ class Pass:
                     return None
                 continue
             self.times.packet(packet)
+            if self._fed is not None and packet.pts is not None and not packet.is_discard:
+                self._fed.append(packet.pts)
             try:
                 frames = self.file.context.decode(packet)
             except av.error.FFmpegError as error:
@@ -105,6 +111,8 @@ class Pass:
                     return "damaged data"
                 continue
             bore = frame.pts
+            if lost := self._left_out(bore):
+                return f"{lost} frame{'s' * (lost > 1)} can't be decoded"
             try:
                 if not self.times.frame(frame):
                     continue
@@ -114,6 +122,19 @@ class Pass:
             self._count(frame, bore)
             yield frame
         return None
+
+    def _left_out(self, time: int | None) -> int:
+        """How many packets between the last frame and the one that bears a time made none, and left a gap."""
+        last, self._newest = self._newest, time
+        if self._fed is None or time is None or not self.times.trusted:
+            return 0
+        lost = [fed for fed in self._fed if last is not None and last < fed < time]
+        self._fed = [fed for fed in self._fed if fed > time]
+        return len(lost) if last is not None and time - last > 1.5 * self.file.frame_ticks else 0
+
+    def _gap(self, time: int) -> bool:
+        """Whether a frame doesn't follow the last one: between them may be one that is lost."""
+        return self._newest is not None and time - self._newest > 1.5 * self.file.frame_ticks
 
     def _count(self, frame: av.VideoFrame, bore: int | None) -> None:
         assert frame.pts is not None
@@ -137,7 +158,10 @@ class Pass:
             return
         try:
             for frame in self.file.context.decode(None):
-                if frame.is_corrupt or frame.pts is None or frame.pts >= before or not self.times.frame(frame):
+                if frame.is_corrupt or frame.pts is None or frame.pts >= before or self._gap(frame.pts):
+                    return
+                self._newest = frame.pts
+                if not self.times.frame(frame):
                     return
                 self._count(frame, frame.pts)
                 yield frame

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from kinolab.runtime import files
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A name beside `path`, with the same ending, that takes its place when the block ends without an error.
+    """A file (a folder, where `path` has no ending) beside `path` that takes its place when the block ends well.
 
     Whatever stands under that name (a file or a folder) is removed after an error; `path` then stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
-    temporary = room / path.name
-    try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():  # a folder does not replace one that holds files
-            os.replace(path, room / f"{path.name}.old")
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
+    with files.handed(path) if path.suffix else files.new_folder(path) as room:
+        yield room
 
 
 def unreadable(path: Path) -> str:

@@ -35,9 +35,11 @@ class Survey:
 
 def survey(stream: Stream, exact: bool) -> Survey:
     """Count a stream's frames: by decoding where `exact`, by its packets where the file is small, else as stated."""
-    if exact:
+    small = stream.path.stat().st_size <= SMALL
+    # Of packets that bear times of decoding nobody knows whether the first ones are shown.
+    if exact or (small and not stream.stored_times):
         return _decoded(stream)
-    return _packets(stream) if stream.path.stat().st_size <= SMALL else _stated(stream)
+    return _packets(stream) if small else _stated(stream)
 
 
 def _decoded(stream: Stream) -> Survey:
@@ -65,12 +67,7 @@ def _packets(stream: Stream) -> Survey:
                 break
             if packet.size and not packet.is_discard and not _hidden(file, packet):
                 stamps.append((packet.pts if packet.pts is not None else packet.dts, packet.duration or 0))
-        first = stream.origin if stream.stored_times else None
-        spans = sorted((time, length) for time, length in stamps if time is not None)
-        if first is None:  # times of decoding: as many from the start as can't be decoded
-            spans = spans[stream.undecodable :]
-        else:
-            spans = [span for span in spans if span[0] >= first]
+        spans = sorted((time, length) for time, length in stamps if time is not None and time >= (stream.origin or 0))
         if len(spans) < len(stamps) - stream.undecodable or not spans:  # some have no times
             count = len(stamps) - stream.undecodable
             return Survey(count, count / float(stream.rate), float(stream.rate), tuple(notes))

@@ -19,7 +19,7 @@ WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")
 
 def write_images(folder: Path, frames: Iterator[np.ndarray]) -> None:
     """000000.png, 000001.png ... in a new folder."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for index, image in enumerate(frames):
         Image.fromarray(image).save(folder / f"{index:06d}.png", compress_level=3)
 

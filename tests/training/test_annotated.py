@@ -26,7 +26,7 @@ from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from kinolab.training.run import train
 from tests.data.clip_files import write_numbered
-from tests.tiny_model import tiny_model
+from tests.tiny_model import save_tiny_model, tiny_model
 
 CASES = Path(__file__).parents[1] / "data" / "captions"
 
@@ -178,6 +178,17 @@ def test_classes_are_called_as_the_data_calls_them() -> None:
         names("a", "b", "c", "d", classes=())
     with pytest.raises(InputError, match=r"the data has 4 classes \(a, b, c, d\); set denoiser\.num_classes=4"):
         check_annotations(recipe(), CLASSES, (Clips(classes=("a", "b", "c", "d")),), None)
+
+
+def test_first_weights_of_classes_in_another_order_are_said(tmp_path: Path) -> None:
+    start = {"initial": {"path": str(save_tiny_model(tmp_path / "model", text=False))}}  # fall, throw, float
+    other = check_annotations(recipe(**start), CLASSES, (labelled(0, classes=("fall", "float", "throw")),), None)
+    assert "its class 'float' is number 2, here it is 1; what was learned of classes begins anew" in other.notes[0]
+    same = check_annotations(recipe(**start), CLASSES, (labelled(0, classes=("fall", "throw")),), None)
+    assert same.notes == () and same.class_names == ("fall", "throw")
+    (tmp_path / "weights.pt").write_bytes(b"")
+    start = {"initial": {"path": str(tmp_path / "weights.pt")}}
+    assert check_annotations(recipe(**start), CLASSES, (labelled(0, classes=("b", "a")),), None).notes == ()
 
 
 def test_captions_that_the_encoder_does_not_know_are_said() -> None:

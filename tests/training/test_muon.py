@@ -1,4 +1,4 @@
-"""Muon: orthogonal updates for matrices, AdamW's own arithmetic for the rest, exact resume, and when it is refused."""
+"""Muon: orthogonal updates for matrices, AdamW's own arithmetic for the rest, exact resume; sharded: test_parallel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from kinolab.errors import InputError
 from kinolab.training.muon import Muon, is_hidden_matrix, orthogonalize
 from kinolab.training.run import train
 from kinolab.training.settings import TrainingConfig, make_optimizer
@@ -110,8 +109,3 @@ def test_a_run_stopped_and_resumed_gives_the_same_weights(tmp_path: Path) -> Non
     assert train(None, tmp_path / "split", resume=True).finished
     files = [load_file(next((tmp_path / run / "model").glob("*.safetensors"))) for run in ("whole", "split")]
     assert files[0].keys() == files[1].keys() and all(torch.equal(files[0][k], files[1][k]) for k in files[0])
-
-
-def test_muon_is_refused_with_sharded_matrices() -> None:
-    with pytest.raises(InputError, match=r"training\.optimizer=muon needs whole matrices"):
-        make_optimizer(nn.Linear(32, 32), TrainingConfig(optimizer="muon", parallel="fsdp"))

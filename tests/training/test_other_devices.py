@@ -47,6 +47,7 @@ def recipe_of(kind: str, image: Path) -> dict[str, Any]:
         "encoder": lambda: test_encoder.recipe(steps=2),
     }
     recipe: dict[str, Any] = recipes[kind]()
+    recipe["training"]["device"] = "auto"
     if "kind" in recipe["data"]:
         recipe["data"] |= {"count": 4, "heldout_count": 2}
     if kind == "latte":
@@ -71,13 +72,13 @@ def test_a_training_runs_where_auto_says(kind: str, image: Path, tmp_path: Path,
 
 def test_a_run_goes_on_where_another_device_left_it(image: Path, tmp_path: Path, mps: StandInDevice) -> None:
     """The draws are the same on every device, and so are the weights but for rounding."""
-    path = write(tmp_path, denoiser_recipe(image, steps=3, device="cpu"))
+    path = write(tmp_path, denoiser_recipe(image, steps=3))
     train(path, tmp_path / "whole")
     with mps:
-        train(path, tmp_path / "split", ["training.device=auto"], until=2)
+        train(path, tmp_path / "split", ["training.device=mps"], until=2)
         assert mps.sent > 100
     report = train(None, tmp_path / "split", ["training.device=cpu"], resume=True)
-    assert report.changes == ["training.device: auto -> cpu"]
+    assert report.changes == ["training.device: 'mps' -> 'cpu'"]
     whole, split = (load_file(tmp_path / run / "model" / "denoiser.safetensors") for run in ("whole", "split"))
     assert whole.keys() == split.keys()
     for name in whole:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-QUIET = {"precision": "float32", "tensorboard": False, "log_every": 1, "evaluate_every": 100, "sample_every": 100}
+QUIET = {
+    "device": "cpu", "precision": "float32", "tensorboard": False, "log_every": 1, "evaluate_every": 100,
+    "sample_every": 100,
+}  # fmt: skip
 
 
 def autoencoder_recipe(**training: Any) -> dict[str, Any]:
