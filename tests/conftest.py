@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
 # Results are held against the CPU's, so the tests see no GPU even where there is one; some let torch say otherwise.
-for module in (torch.cuda, torch.xpu, torch.backends.mps):
-    module.is_available = lambda: False
+KINDS: list[Any] = [torch.cuda, torch.xpu, torch.backends.mps]
+for kind in KINDS:
+    kind.is_available = lambda: False
 
 
 @pytest.fixture(autouse=True)
