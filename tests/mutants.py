@@ -62,7 +62,7 @@ FAULTS = (
     Fault("storage.py", "least = torch.minimum(error, least)", "least = error", "test_storage.py"),
     # a case that is left out, a unit, a default
     Fault("world/motion.py", 'paths[:1] if request.scenario == "collide" else paths', "paths",
-          "data/test_world.py metrics/test_world_reader.py"),
+          "world"),
     Fault("checkpoints/sd3_layouts.py", "min(SIDE, side * patch)", "min(SIDE, side)", "checkpoints/test_sd3.py"),
     Fault("denoisers/base.py", "return 0 if only else self.num_classes", "return 0", "denoisers training/test_jobs.py"),
     Fault("packing.py", "all(torch.equal(ours[k], theirs[k]) for k in ours)", "bool(ours)", "test_packing.py"),
