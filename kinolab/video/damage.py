@@ -39,6 +39,7 @@ class Watch:
         self.size, self.largest = 0, 0  # bytes of all packets, and of the largest
         self.began: int | None = None
         self.ends: int | None = None  # ticks
+        self.latest: int | None = None  # ticks at which the frames end that were seen so far
         self.number: int | None = None
         self.numbers: dict[int, int] = {}
         if "avi" in file.formats:
@@ -60,6 +61,8 @@ class Watch:
         if time is not None:
             self.began = time if self.began is None else self.began
             self.ends = time + (packet.duration or 0)
+        if packet.pts is not None:
+            self.latest = max(self.latest or 0, packet.pts + (packet.duration or 0))
         if packet.pos is not None:
             self.at, self.after = packet.pos, packet.pos + (packet.size if self.side_by_side else 0)
         return lost
@@ -83,8 +86,8 @@ class Watch:
         self.bytes = self.bytes or self.file.path.open("rb")
         return self.walk(self.bytes, self.at, stop)
 
-    def cut(self, reached: float) -> str | None:
-        """What is lost behind the last packet, in words, where the frames end at `reached` s and should go on.
+    def cut(self, origin: int) -> str | None:
+        """What is lost behind the last packet, in words, where frames should go on; `origin` = ticks of the first one.
 
         A header that says that they go on is believed where bytes are left over: garbage, or, in formats of which the
         bytes don't tell, about as many as the missing seconds would take.
@@ -96,7 +99,8 @@ class Watch:
         if said is None:
             lost = unread > 3 * self.largest and not self._in_order(self.file.container.size)
             return f"{unread} bytes are unreadable" if lost else None
-        missing = said - reached
+        # Some headers count from the first frame on, some from time 0.
+        missing = said - float(((self.latest or self.ends) - min(origin, 0)) * self.file.tick)
         if missing <= 0.04:
             return None
         if self.side_by_side:

@@ -56,8 +56,6 @@ class Pass:
         """
         try:
             damage = yield from self._until_damage()
-            if damage is None and self.decoded:
-                damage = self.watch.cut(max(self.reached, self.reached + float((self.origin or 0) * self.file.tick)))
         except av.error.FFmpegError as error:
             damage = error.strerror
         finally:
@@ -71,6 +69,9 @@ class Pass:
     def _until_damage(self) -> Frames:
         for packet in self.file.packets():
             lost = self.watch.packet(packet)
+            if not packet.size and self.decoded and (lost := self.watch.cut(self.origin or 0)):
+                yield from self._held_back(None)
+                return lost
             if self.decoded and (lost or packet.is_corrupt):
                 yield from self._held_back(packet.pts)
                 return lost or "damaged data"
@@ -153,12 +154,14 @@ class Pass:
         return 0 if first is None else sum(time is not None and time < first for time in self._early)
 
     def _held_back(self, before: int | None) -> Iterator[av.VideoFrame]:
-        """The frames that the decoder still holds, of those that are shown before the packet that is lost."""
-        if before is None or not self.times.trusted:
+        """The frames that the decoder still holds, up to the first that may be lost, or to the time of a packet."""
+        if not self.times.trusted:
             return
         try:
             for frame in self.file.context.decode(None):
-                if frame.is_corrupt or frame.pts is None or frame.pts >= before or self._gap(frame.pts):
+                if frame.is_corrupt or frame.pts is None or self._gap(frame.pts):
+                    return
+                if before is not None and frame.pts >= before:
                     return
                 self._newest = frame.pts
                 if not self.times.frame(frame):

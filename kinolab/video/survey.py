@@ -75,7 +75,7 @@ def _packets(stream: Stream) -> Survey:
         last = float(spans[-1][1] * file.tick) or 1 / float(stream.rate)
         origin = max(0.0, float(spans[0][0] * file.tick))
         reached = times[-1] + last
-        if not notes and (cut := watch.cut(reached + origin)):
+        if not notes and (cut := watch.cut(stream.origin or 0)):
             notes.append(f"damaged: the frames end at {reached:.3f} s ({cut})")
         said = promised(file)
         end = reached

@@ -77,7 +77,7 @@ def encode(
 ) -> Path:
     """Write numbered frames, at 25 a second unless `pts` says otherwise; `tags` are set on the encoder's context."""
     encoder, options = CODECS[codec]
-    with av.open(str(path), "w") as out:
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as out:
         stream = out.add_stream(encoder, rate=RATE, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
