@@ -1,0 +1,54 @@
+"""Commands that are cut off by a kill or a power cut leave the old or the new state, whole, and go on afterwards.
+
+Here some of the moments of each command; all of them by `python -m fuzz crash`, and in `make test-wide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command_crashes import Command, check, commands
+from tests.runtime.crashing import count_calls, crashes, failures
+
+MOMENTS = {"train": 2, "encode": 6, "pack": 2, "generate": 3, "report": 6}
+"""Of each command, in the short run."""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Command]]:
+    yield {command.name: command for command in commands(tmp_path_factory.mktemp("commands"))}
+
+
+def test_the_list_of_commands_is_whole(made: dict[str, Command]) -> None:
+    assert tuple(made) == tuple(MOMENTS)
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_some_moments(name: str, made: dict[str, Command], tmp_path: Path) -> None:
+    command = made[name]
+    count = len(count_calls(command.before, command.act, tmp_path / "count"))
+    chosen = {1 + (2 * k + 1) * (count - 1) // (2 * MOMENTS[name]) for k in range(MOMENTS[name])}
+    for after in crashes(command.before, command.act, tmp_path, ("kill", "flushed"), lambda point: point in chosen):
+        check(command, after, goes_on=after.how == "kill before" and after.point == max(chosen))
+
+
+@pytest.mark.wide()
+@pytest.mark.parametrize("name", MOMENTS)
+def test_all_moments(name: str, made: dict[str, Command], tmp_path: Path) -> None:
+    command = made[name]
+    for after in crashes(command.before, command.act, tmp_path):
+        check(command, after, goes_on=after.how.startswith("kill"))
+
+
+@pytest.mark.wide()
+@pytest.mark.parametrize("name", MOMENTS)
+def test_all_errors_of_the_disk(name: str, made: dict[str, Command], tmp_path: Path) -> None:
+    command = made[name]
+    for after in failures(command.before, command.act, tmp_path, numbers=(28, 5)):
+        assert after.error is None or after.error.filename is not None, f"{name}, {after}: {after.error}"
+        check(command, after, goes_on=True)
