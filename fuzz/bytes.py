@@ -9,7 +9,8 @@ LONGEST = 4 * 2**20
 FRAGMENTS = (
     b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3\x28", b"\xed\xa0\x80", b"\r\n", b"\r", b"\x1b[2J", b"\x85",
     b"\xe2\x80\xa8", b"[" * 3000, b"{" * 3000, b'{"a":' * 3000, b"- " * 3000, b"9" * 10_000, b"-" + b"9" * 400,
-    b"1e999999", b"NaN", b"Infinity", b"-Infinity", b"null", b"!!bool x", b"!!null x", b"!!python/object/apply:os.abort []",
+    b"1e999999", b"NaN", b"Infinity", b"-Infinity", b"null", b"!!bool x", b"!!null x",
+    b"!!python/object/apply:os.abort []",
     b"&a [*a]", b"a: &a [*a, *a]\n", b"<<: *a\n", b"? [a]\n: b\n", b"!!binary '='", b"!!timestamp 2001-99-99",
     b"2001-99-99", b"0x" + b"f" * 300, b"1:" * 200 + b"1", b"%YAML 9.9\n---\n", b"\n---\n", b"...\n", b"\t", b"'", b'"',
     b'"""', b",", b";" * 300, b"\\u0000", b"\\ud800", b"../", b"/../../../etc/passwd",

@@ -27,7 +27,10 @@ HOSTILE = tuple(
     )
 )  # fmt: skip
 """Instructions that import something and call it."""
-LOOPS = (b"]q\x00h\x00a.", b"}q\x00X\x01\x00\x00\x00ah\x00s.", b"]" + b"]" * 5000 + b"a" * 5000 + b".", b"I" + b"9" * 9999 + b"\n.")
+LOOPS = (
+    b"]q\x00h\x00a.", b"}q\x00X\x01\x00\x00\x00ah\x00s.", b"]" + b"]" * 5000 + b"a" * 5000 + b".",
+    b"I" + b"9" * 9999 + b"\n.",
+)  # fmt: skip
 
 
 def changed(name: str, data: bytes, rng: Random) -> bytes:
@@ -154,7 +157,7 @@ def _png(data: bytes, rng: Random) -> bytes:
 
 def _mp4(data: bytes, rng: Random) -> bytes:
     """A number in one of the boxes that say what the file holds."""
-    kinds = (b"mvhd", b"tkhd", b"mdhd", b"stsd", b"avc1", b"avcC", b"stts", b"stsz", b"stco", b"stsc", b"ctts", b"elst", b"stss")
+    kinds = b"mvhd tkhd mdhd stsd avc1 avcC stts stsz stco stsc ctts elst stss".split()
     found = [at for kind in kinds if (at := data.find(kind)) >= 0]
     if not found:
         return by_byte.changed(data, rng)

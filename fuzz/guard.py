@@ -17,7 +17,9 @@ RUNS = (
 )  # fmt: skip
 BAIT = ("antigravity", "webbrowser", "this", "turtle", "idlelib")
 """Modules that only a hostile file asks for."""
-WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown")
+WRITES = tuple(
+    f"os.{name}" for name in ["rename", "remove", "mkdir", "rmdir", "link", "symlink", "truncate", "chmod", "chown"]
+)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MEMORY = 2 * 2**30
 """Bytes that an input may take."""

@@ -113,9 +113,10 @@ def tensors() -> dict[str, Tensor]:
 
 def weights(folder: Path) -> None:
     """Weights as Kinolab, safetensors and torch (new, old) write them; a Lightning checkpoint; parts with an index."""
+    from safetensors.torch import save_file
+
     from kinolab.runtime.weights import write_weights
     from kinolab.storage import encode
-    from safetensors.torch import save_file
 
     state = tensors()
     write_weights(_made(folder / "own") / "a.safetensors", state)

@@ -154,10 +154,9 @@ def model(folder: Path) -> None:
 
 def checkpoint(folder: Path) -> None:
     """Load the newest whole checkpoint of a run into its state."""
+    from fuzz.made import run_state
     from kinolab.runtime import sharded
     from kinolab.runtime.records import read_record
-
-    from fuzz.made import run_state
 
     for path in sorted(folder.iterdir()):
         record = read_record(path / "state.json")
@@ -178,9 +177,8 @@ def cache(folder: Path) -> None:
 
 def embeddings(folder: Path) -> None:
     """Read the embeddings of captions in a cache."""
-    from kinolab.data.prompts import PromptCache
-
     from fuzz.made import CAPTIONS
+    from kinolab.data.prompts import PromptCache
 
     for encoder in sorted((folder / "text").iterdir()):
         found = PromptCache(folder, encoder.name)

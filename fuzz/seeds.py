@@ -97,7 +97,8 @@ def _reports(folder: Path, archive: Path) -> None:
         room.mkdir()
         text = path.read_text(encoding="utf-8")
         (room / path.name).write_text(text, encoding="utf-8")
-        # Videos of results are named from where the command ran; a page is made without those that are not there.
+        if path.with_suffix("").is_dir():  # its videos
+            shutil.copytree(path.with_suffix(""), room / path.stem)
 
 
 def _runs(folder: Path, archive: Path) -> None:
