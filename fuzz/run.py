@@ -20,7 +20,7 @@ KEPT = 3
 
 @dataclass
 class Figures:
-    """What came of a kind's inputs. findings: the first of each kind of finding, with their inputs; counts: how many."""
+    """What came of a kind's inputs; of each kind of finding the first ones, with their inputs, and how many."""
 
     kind: str
     refused: int = 0

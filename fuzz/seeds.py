@@ -19,7 +19,8 @@ budgets:
   small: {autoencoder: {steps: 1}, denoiser: {steps: 1}}
 autoencoders:
   image:
-    autoencoder: {kind: image, block_out_channels: [4, 4, 4], layers_per_block: 1, latent_channels: 4, norm_num_groups: 2}
+    autoencoder:
+      {kind: image, block_out_channels: [4, 4, 4], layers_per_block: 1, latent_channels: 4, norm_num_groups: 2}
 denoisers:
   latte:
     denoiser: {kind: latte, hidden_size: 16, depth: 2, num_heads: 2, patch_size: 4}
@@ -66,7 +67,7 @@ def _protocols(folder: Path, archive: Path) -> None:
 
 
 def _model_configs(folder: Path, archive: Path) -> None:
-    _copies(folder, [p for p in archive.glob("models/*/model.yaml")], "model.yaml")
+    _copies(folder, archive.glob("models/*/model.yaml"), "model.yaml")
 
 
 def _plans(folder: Path, archive: Path) -> None:

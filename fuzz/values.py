@@ -1,4 +1,4 @@
-"""Changes of plain values, those of JSON and YAML: wrong types, huge numbers, NaN, deep nesting, names that lead out."""
+"""Changes of plain values, as in JSON and YAML: wrong types, huge numbers, NaN, deep nesting, names that lead out."""
 
 from __future__ import annotations
 

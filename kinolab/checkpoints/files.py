@@ -1,6 +1,7 @@
 """Weights on disk -> named tensors, without running any code that a file may carry.
 
-Read are `.safetensors`, anything `torch.save` wrote (its tensors; nothing in it runs), and folders of the diffusers kind, sharded or not.
+Read are `.safetensors`, anything `torch.save` wrote (nothing in it runs), and folders of the diffusers kind, sharded or
+not.
 Nested mappings become dotted names, so that `{"ema": {"a.b": x}}` is `ema.a.b`.
 """
 
