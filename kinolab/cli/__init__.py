@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -101,7 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message as one line; an OSError's in the form `file: cause`."""
+    """An error's message as one line that a terminal takes; an OSError's in the form `file: cause`."""
+    from kinolab.runtime import lines
+
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return lines.one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return lines.one_line(error)
