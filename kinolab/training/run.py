@@ -14,7 +14,7 @@ import torch
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
-from kinolab.data.durable import held
+from kinolab.data.durable import held, write_atomic
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.runtime.devices import announce
@@ -84,7 +84,7 @@ def train(
         job = make_job(config, world, aloud)
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
-                (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+                write_atomic(folder / "recipe.yaml", to_yaml(config))
             trainer = Trainer(job, config.training, folder, world)
             report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
             step = trainer.run(until, report)
