@@ -56,7 +56,7 @@ def _change(data: bytes, rng: Random) -> bytes:
         number = rng.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1))
         width = rng.choice((2, 4, 8))
         order = rng.choice(("little", "big"))
-        return data[:at] + (number % 256**width).to_bytes(width, order) + data[at + width :]  # type: ignore[arg-type]
+        return data[:at] + (number % 256**width).to_bytes(width, order) + data[at + width :]
     if choice == 10 and rng.random() < 0.1:
         return BOMB + data
     fragment = rng.choice(FRAGMENTS)

@@ -179,7 +179,7 @@ def embeddings(folder: Path) -> None:
     from kinolab.data.prompts import caption_key
     from kinolab.runtime.weights import write_weights
 
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for caption in CAPTIONS:
         key = caption_key(caption)
         found |= {f"{key}.states": torch.ones(3, 8).half(), f"{key}.pooled": torch.ones(4).half()}
