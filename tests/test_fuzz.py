@@ -62,7 +62,7 @@ kept: list[bytearray] = []
 @pytest.mark.parametrize(
     ("fault", "what"),
     [
-        (lambda folder: {}["key"], "KeyError"),
+        (lambda folder: dict[str, int]()["key"], "KeyError"),
         (lambda folder: os.kill(os.getpid(), 0), "ran os.kill"),
         (lambda folder: subprocess.run(["true"], check=True), "ran "),
         (lambda folder: (folder.parent / "planted").write_text("x"), "outside its folder"),
