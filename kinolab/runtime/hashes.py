@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from kinolab.runtime.reading import open_plain
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -55,7 +57,7 @@ class Sha256:
         Raises:
             OSError: where it can't be read.
         """
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             _feed(file, self._digest.update)
         return self
 
@@ -108,7 +110,7 @@ def head_sha256(path: Path) -> str:
     Raises:
         OSError: where the file can't be read.
     """
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         start = file.read(9)
         length = int.from_bytes(start[:8], "little")
         tensors = start[8:] == b"{" and length <= LONGEST_HEADER
