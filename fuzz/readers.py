@@ -25,7 +25,7 @@ def video(folder: Path) -> None:
         video.probe(path)
         _all(islice(video.iter_frames(path, size=SIZE, fps=8.0, threads=1), FRAMES))
         video.probe(path, exact=True)
-        _all(islice(video.iter_frames(path, start=0.2, threads=1, deinterlace=True), FRAMES))
+        _all(islice(video.iter_frames(path, start=0.0, end=0.3, threads=1, deinterlace=True), FRAMES))
 
 
 def mask(folder: Path) -> None:
