@@ -12,7 +12,7 @@ from typing import Any
 
 RUNS = (
     "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen", "socket.connect",
-    "socket.bind", "webbrowser.open", "ctypes.dlopen", "pickle.find_class", "pty.spawn", "os.kill", "code.__new__",
+    "socket.bind", "webbrowser.open", "ctypes.dlopen", "pickle.find_class", "pty.spawn", "os.kill",
     "urllib.Request", "ftplib.connect", "http.client.connect", "os.putenv", "os.fork",
 )  # fmt: skip
 BAIT = ("antigravity", "webbrowser", "this", "turtle", "idlelib")

@@ -77,14 +77,6 @@ def plan(folder: Path) -> None:
     states(load_plan(folder / "plan.yaml"), folder / "out")
 
 
-def tables_of_plan(folder: Path) -> None:
-    """Write the tables of a plan whose cells are measured."""
-    from kinolab.evaluation.compare.pages import write_tables
-    from kinolab.evaluation.compare.plan import load_plan
-
-    write_tables(load_plan(folder / "plan.yaml"), folder / "out", None)
-
-
 def report(folder: Path) -> None:
     """Write a page from everything that lies there: results, runs, logs."""
     from kinolab.evaluation.report import build_report, write_report

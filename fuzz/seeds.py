@@ -75,23 +75,6 @@ def _plans(folder: Path, archive: Path) -> None:
     (folder / "world" / "plan.yaml").write_text(PLAN)
 
 
-def _cells(folder: Path, archive: Path) -> None:
-    """The small files of a finished comparison, with the clips that it was measured on."""
-    room = folder / "done"
-    _small(archive / "compared", room / "out", (".json", ".jsonl", ".yaml"))
-    shutil.copytree(archive / "clips", room / "clips")
-    text = (archive / "comparison.yaml").read_text(encoding="utf-8")
-    (room / "plan.yaml").write_text(text, encoding="utf-8")
-
-
-def _small(source: Path, target: Path, endings: tuple[str, ...]) -> None:
-    for path in source.rglob("*"):
-        if path.is_file() and path.name.endswith(endings):
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
-
-
 def _reports(folder: Path, archive: Path) -> None:
     for path in (archive / "scores").glob("*.json"):
         room = folder / path.stem
@@ -140,7 +123,7 @@ def _only(make: Callable[[Path], None]) -> Callable[[Path, Path], None]:
 
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "video": _only(made.media), "mask": _only(made.masks), "clips": _only(made.clips), "recipe": _recipes,
-    "protocol": _protocols, "model-yaml": _model_configs, "plan": _plans, "cells": _cells, "report": _reports,
+    "protocol": _protocols, "model-yaml": _model_configs, "plan": _plans, "report": _reports,
     "rerun": made.records, "table": _only(made.tables), "prompts": _only(made.prompts), "file": _only(made.weights),
     "model": _models, "checkpoint": _only(made.checkpoints), "log": _runs, "cache": _caches, "embeddings": _embeddings,
 }  # fmt: skip

@@ -13,7 +13,6 @@ TARGETS = (
     Target("yaml", "protocol", readers.protocol, outside=True),
     Target("yaml", "model-yaml", readers.model_config, outside=True),
     Target("plans", "plan", readers.plan, outside=True, changed=(".yaml",)),
-    Target("plans", "cells", readers.tables_of_plan, outside=True, changed=(".json", ".yaml")),
     Target("reports", "report", readers.report, changed=(".json", ".jsonl")),
     Target("provenance", "rerun", readers.provenance, outside=True, changed=(".json",)),
     Target("tables", "table", readers.table, changed=(".csv", ".tsv", ".jsonl", ".json", ".txt")),

@@ -85,7 +85,7 @@ class _Worker:
         os.write(self._ask, b"%d\n" % number)
         while not select.select([self._answers], [], [], 0.5)[0]:
             passed, worked = time.monotonic() - begin, self._busy() - busy
-            if passed > 6 * seconds or (passed > seconds and worked > seconds / 2):
+            if passed > 3 * seconds or (passed > seconds and worked > seconds / 2):
                 os.kill(self.process, signal.SIGKILL)
                 self._reap()
                 return Outcome(number, "finding", f"hangs: {passed:.0f} s", f"{case.target}: hangs", passed)

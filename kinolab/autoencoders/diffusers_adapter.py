@@ -16,7 +16,6 @@ through without tiles in space or time, and clips that the class would give back
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +31,7 @@ from kinolab.layers.image_coder import per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
 from kinolab.layers.normalization import fold_frames, unfold_frames
 from kinolab.runtime.devices import seeded
+from kinolab.runtime.reading import read_json
 from kinolab.runtime.text import first_line
 
 ClassName = Literal[
@@ -237,10 +237,7 @@ def _arguments(cls: Any) -> set[str]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path / CONFIG_FILE}: not valid JSON ({error})") from None
+    loaded = read_json(path / CONFIG_FILE)
     if not isinstance(loaded, dict):
         raise InputError(f"{path / CONFIG_FILE}: expected a JSON object, got {type(loaded).__name__}")
     return loaded

@@ -97,9 +97,30 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"kinolab: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        line = too_large(error)
+        if debug or line is None:
+            raise
+        print(f"kinolab: {line}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("kinolab: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "storage size calculation overflowed")
+"""What torch says, in different places, where something doesn't fit."""
+
+
+def too_large(error: BaseException) -> str | None:
+    """What to do where memory was not enough, as one line; None for any other error, which is a bug's."""
+    said = str(error).lower()
+    if not isinstance(error, MemoryError) and not any(words in said for words in NO_MEMORY):
+        return None
+    from kinolab.runtime import lines
+
+    cause = lines.one_line(error, 120) or "the system gave no more"
+    return f"not enough memory ({cause}): ask for fewer, shorter or smaller videos, or a smaller batch or model"
 
 
 def one_line(error: Exception) -> str:

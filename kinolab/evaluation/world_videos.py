@@ -14,6 +14,7 @@ from kinolab.evaluation.clips import prompt_beside
 from kinolab.evaluation.world import judge
 from kinolab.evaluation.world_report import ClipResult, WorldReport
 from kinolab.metrics.world import read_world, roughness
+from kinolab.runtime.text import read_text
 from kinolab.world.request import WorldRequest, parse_caption
 
 
@@ -62,7 +63,7 @@ def evaluate_videos(folder: Path, progress: Callable[[int, int], None] | None = 
 def _request(path: Path) -> tuple[str, WorldRequest] | None:
     """A video's prompt and what it asks for; none where there is no prompt, or it is in other words."""
     beside = path.with_suffix(".txt")
-    text = beside.read_text(encoding="utf-8").strip() if beside.exists() else None
+    text = read_text(beside).strip() if beside.exists() else None
     for prompt in (prompt_beside(path), text, re.sub(r"-\d+$", "", path.stem)):
         if prompt:
             try:

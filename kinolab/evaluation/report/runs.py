@@ -9,7 +9,7 @@ from pathlib import Path
 from kinolab.errors import InputError
 from kinolab.evaluation.report.blocks import Block, Curves, Fold, Section, SyncedVideos, Table, Text
 from kinolab.evaluation.report.media import Media, clock, spread
-from kinolab.runtime.reading import json_lines
+from kinolab.runtime.reading import MIB, json_lines, read_text
 
 LOG = "log.jsonl"
 ASIDE = ("step_seconds", "learning_rate", "t", "grad_norm", "rolled_back")
@@ -61,7 +61,7 @@ def run_section(run: Path, name: str, media: Media) -> Section:
         blocks.append(Fold("curves of the training itself", more))
     recipe = run / "recipe.yaml"
     if recipe.is_file():
-        blocks.append(Fold("recipe", (Text(recipe.read_text(encoding="utf-8"), code=True),)))
+        blocks.append(Fold("recipe", (Text(read_text(recipe, MIB), code=True),)))
     steps = max((points[-1][0] for points in series.values()), default=0)
     text = f"{steps:g} steps so far." if steps else "Nothing is logged yet."
     return Section(f"Run: {name}", text, tuple(blocks))
