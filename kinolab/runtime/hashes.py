@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +30,8 @@ CHUNK = 2**20
 """Bytes that are read, or summed, at once."""
 BLOCK = 4096
 """Bytes whose words are added up to one sum."""
+SMALL = 2**17
+"""Bytes of a tensor that is summed at once."""
 HEAD = 2**20
 """Bytes of a file's beginning that `head_sha256` reads of what is no safetensors file."""
 LONGEST_HEADER = 100 * 2**20
@@ -148,6 +153,8 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
         data = data.clone()
         flat = data.view(flat.dtype)
     searched = search and (flat.is_floating_point() or flat.is_complex())
+    if len(data) <= SMALL:
+        return Scan(_small_sum(data.numpy()), searched and _has_nan(flat))
     whole = len(data) // BLOCK * BLOCK
     words, step = data[:whole].view(torch.int64), CHUNK // 8
     sums = torch.empty(whole // BLOCK, dtype=torch.int64, device="cpu")  # also where models are built without memory
@@ -163,6 +170,13 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
     return Scan(f"{crc:08x}", nan)
 
 
+def _small_sum(data: np.ndarray) -> str:
+    """The quick sum of a few bytes: as in `scan`, by numpy, whose calls take less time than torch's."""
+    whole = len(data) // BLOCK * BLOCK
+    sums = data[:whole].view(np.uint64).reshape(-1, BLOCK // 8).sum(1, dtype=np.uint64)
+    return f"{zlib.crc32(data[whole:].data, zlib.crc32(sums.data.cast('B') if len(sums) else b'')):08x}"
+
+
 def _has_nan(piece: Tensor) -> bool:
     import torch
 
@@ -170,7 +184,7 @@ def _has_nan(piece: Tensor) -> bool:
         piece = torch.view_as_real(piece)
     if piece.element_size() == 1:  # the types of eight bits know no sums
         piece = piece.float()
-    return bool(piece.sum().isnan()) and bool(piece.isnan().any())
+    return math.isnan(piece.sum().item()) and bool(piece.isnan().any())
 
 
 def _feed(file: BinaryIO, update: Callable[[memoryview], None]) -> None:
