@@ -28,6 +28,7 @@ COMMANDS = {
     "vbench": "generate prompts in the layout that VBench's own tool reads",
     "world": "make clips of the toy world",
     "probe": "say what a video file holds",
+    "verify": "check that what was stored is still what was written",
     "inspect": "say what a weights file or model folder is",
     "convert": "turn public weights into a model folder, and back",
     "inflate": "make a video model from an image model",
