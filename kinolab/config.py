@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kinolab.errors import InputError
 from kinolab.runtime import yaml_files
-from kinolab.runtime.lines import shown
+from kinolab.runtime.lines import one_line, shown
 
 C = TypeVar("C", bound="Config")
 
@@ -49,6 +49,9 @@ def load_config(
         return cls.model_validate(merged)
     except ValidationError as error:
         raise InputError(f"{name}: " + "; ".join(_explain(cls, e) for e in error.errors()[:5])) from None
+    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError, LookupError) as error:
+        # Of a validator that meets a value no one thought of, such as `path: true`.
+        raise InputError(f"{name}: holds a value that can't be taken ({one_line(error, 160)})") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from kinolab.layers.step_cache import StepCache, StepCacheConfig
 from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
-from kinolab.runtime.hashes import Sha256
+from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.records import read_record
 from kinolab.runtime.sets import finish_set, new_set
 from kinolab.tasks.extend import Canvas
@@ -333,6 +333,7 @@ def provenance(
         "prompt": request.prompt,
         "seed": request.seed,
         "frames_sha256": frames_hash(path),
+        **({"file_sha256": file_sha256(path)} if path.is_file() else {}),
         "inputs_sha256": dict(inputs or {}),
     }
     return json.dumps(record, indent=1) + "\n"

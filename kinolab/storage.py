@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kinolab.errors import InputError
 from kinolab.runtime import weights
+from kinolab.runtime.reading import parse_json
 
 INT8_ROWS = "int8_rows"
 """The header's list of tensors in 8 bits; no other entry stands beside it, as their order in the file would vary."""
@@ -159,8 +160,8 @@ def largest_error(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
 def _listed(path: Path, header: Mapping[str, str]) -> frozenset[str]:
     """The names in the header's list."""
     try:
-        names = json.loads(header.get(INT8_ROWS, "[]"))
-    except json.JSONDecodeError:
+        names = parse_json(header.get(INT8_ROWS, "[]"), str(path))
+    except InputError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: damaged, the {INT8_ROWS!r} entry of its header is no JSON list of names")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinolab.errors import InputError
 from kinolab.storage import (
+    FRACTIONS,
     INT8_ROWS,
     LEVELS,
     decode,
@@ -76,6 +77,18 @@ def test_a_scale_is_never_worse_than_the_unclipped_one_and_better_where_a_value_
     unclipped = unclipped_error(value)
     assert (error <= unclipped * (1 + 1e-3)).all()
     assert error[16:].sum() < 0.7 * unclipped[16:].sum()
+
+
+def test_every_row_has_the_best_of_all_scales() -> None:
+    """Errors go up and down with the scale: the best is the least of all, not one that is better than its neighbour."""
+    value = torch.randn(200, 512, generator=torch.Generator().manual_seed(4))
+    q, scale = to_int8(value)
+    unclipped = value.abs().amax(1) / LEVELS
+    tried = torch.stack([fraction * unclipped for fraction in FRACTIONS])[..., None]  # (F, N, 1)
+    errors = ((value / tried).round().clamp(-LEVELS, LEVELS) * tried - value).square().sum(2)
+    assert int((errors.diff(dim=0).sign().diff(dim=0) != 0).sum()) > 50, "or any search would do"
+    found = (from_int8(q, scale) - value).square().sum(1)
+    assert (found <= 1.003 * errors.amin(0)).all(), "up to the scales' own rounding to 16 bits"
 
 
 def test_rows_of_zeros_and_of_tiny_values_come_back() -> None:

@@ -1,29 +1,27 @@
 """Weights on disk -> named tensors, without running any code that a file may carry.
 
-Read are `.safetensors`, anything `torch.save` wrote (weights only), and folders of the diffusers kind, sharded or not.
+Read are `.safetensors`, anything `torch.save` wrote (nothing in it runs), and folders of the diffusers kind, sharded or
+not.
 Nested mappings become dotted names, so that `{"ema": {"a.b": x}}` is `ema.a.b`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import pickle
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kinolab import storage
 from kinolab.errors import InputError
+from kinolab.runtime import reading
 from kinolab.runtime.hashes import scan
 from kinolab.runtime.paths import inside
-from kinolab.runtime.text import first_line, split_lines
+from kinolab.runtime.torch_files import named_tensors, read_torch
 
 EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema")
 """Names that averaged weights are wrapped in; they are preferred to the raw ones beside them."""
@@ -84,7 +82,7 @@ def read_weights(path: Path) -> StoredWeights:
     """Read a weights file or a folder of the diffusers kind; tensors are mapped from disk where the format allows.
 
     Raises:
-        InputError: where there is none, it is damaged, or it holds more than tensors and plain values.
+        InputError: where there is none, or it is damaged.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -112,7 +110,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     if start[8:9] == b"{":
         return "safetensors", *_read_safetensors(path)
     if start[:2] == b"PK" or start[:1] == b"\x80":
-        tensors = dict(_flatten(_read_pickle(path)))
+        tensors = named_tensors(read_torch(path).value, str(path))
         _refuse_nan(path, tensors)
         return "torch.save", tensors, {}
     raise InputError(f"{path}: not a weights file; expected .safetensors, or a .pt written by torch.save")
@@ -128,35 +126,6 @@ def _refuse_nan(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         if name.split(".", 1)[0] not in LEFTOVERS and scan(value).nan:
             raise InputError(f"{path}: {name} holds NaN: damaged, or of a training that broke; get it again")
-
-
-def _read_pickle(path: Path) -> Any:
-    """What torch.save wrote; nothing but tensors, plain containers and argparse's Namespace is ever built."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        what = next((line.strip() for line in split_lines(str(error)) if "GLOBAL" in line), "")
-        if what:
-            raise InputError(
-                f"{path}: holds more than tensors and plain values, which could run code and is not loaded "
-                f"({what[:160]}); where you trust it, save its weights alone: torch.save(checkpoint['ema'], 'ema.pt')"
-            ) from None
-        raise InputError(f"{path}: damaged, or not a file that torch.save wrote") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: damaged or cut off file of torch.save ({first_line(error)[:120]})") from None
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested mappings and sequences, by dotted name; other values are no weights."""
-    if isinstance(value, Tensor):
-        yield prefix.removesuffix("."), value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{prefix}{key}.")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _flatten(item, f"{prefix}{index}.")
 
 
 def _read_folder(folder: Path) -> StoredWeights:
@@ -205,10 +174,7 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    loaded = reading.read_json(path)
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(loaded).__name__}")
     return loaded
@@ -222,10 +188,8 @@ def _refuse_model_part(path: Path) -> None:
 
 def own_header(stored: StoredWeights) -> dict[str, Any]:
     """What our own writer put into the header of the file: `format`, `config`, perhaps `shift` and `scale`."""
-    try:
-        loaded = json.loads(stored.header.get(HEADER_KEY, "{}"))
-    except json.JSONDecodeError:
-        raise InputError(f"{stored.path}: the {HEADER_KEY!r} entry of its header is not valid JSON") from None
+    name = f"{stored.path}: the {HEADER_KEY!r} entry of its header"
+    loaded = reading.parse_json(stored.header.get(HEADER_KEY, "{}"), name)
     return loaded if isinstance(loaded, dict) else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -27,6 +28,7 @@ COMMANDS = {
     "vbench": "generate prompts in the layout that VBench's own tool reads",
     "world": "make clips of the toy world",
     "probe": "say what a video file holds",
+    "verify": "check that what was stored is still what was written",
     "inspect": "say what a weights file or model folder is",
     "convert": "turn public weights into a model folder, and back",
     "inflate": "make a video model from an image model",
@@ -101,7 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message as one line; an OSError's in the form `file: cause`."""
+    """An error's message as one line that a terminal takes; an OSError's in the form `file: cause`."""
+    from kinolab.runtime import lines
+
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return lines.one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return lines.one_line(error)

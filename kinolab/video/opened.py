@@ -41,7 +41,7 @@ class Opened:
         try:
             self.stream = self._choose()
             self.context, self.alpha = self.stream.codec_context, False
-            if self.stream.metadata.get("alpha_mode") == "1" and self.context.name in _ALPHA_DECODERS:
+            if self._says_alpha() and self.context.name in _ALPHA_DECODERS:
                 self.context, self.alpha = self._alpha_decoder(), True
         except InputError:
             self.close()
@@ -105,6 +105,10 @@ class Opened:
         if "video" in kinds:
             raise InputError(f"{self.path}: its video stream is damaged or in a codec that is not known")
         raise InputError(f"{self.path}: no video stream, only {', '.join(kinds) or 'an empty container'}")
+
+    def _says_alpha(self) -> bool:
+        """Whether the header, or a tag (as some writers have it), says that there is a layer of transparency."""
+        return any(key.lower() == "alpha_mode" and value == "1" for key, value in self.stream.metadata.items())
 
     def _alpha_decoder(self) -> av.VideoCodecContext:
         name = _ALPHA_DECODERS[self.stream.codec_context.name]

@@ -143,6 +143,7 @@ def test_the_weights_alone_say_what_they_assume(tmp_path: Path, ours: Mmdit) -> 
     assert found.format == "sd3" and not found.problems and not found.unknown
     assert found.config["dual_attention_layers"] == [0, 1] and found.config["num_heads"] == 2
     assert found.config["pos_embed_max_size"] == 6 and "input_size" in found.assumed
+    assert found.config["input_size"] == 6 * found.config["patch_size"], "the table's side in latents, not in patches"
     without = {k: v for k, v in tensors.items() if "ln_" not in k and k != "pos_embed"}
     save_file(without, tmp_path / "less.safetensors")
     assert set(inspect(tmp_path / "less.safetensors").unknown) == {"num_heads", "pos_embed_max_size", "input_size"}

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinolab.data.clips import Verdict, heldout_hashes, summarise
-from kinolab.data.windows import cut, is_regular, picture_notes, scene_stretches, timeline
+from kinolab.data.windows import Timeline, cut, is_regular, picture_notes, scene_stretches, timeline
 
 
 def test_totals_and_reasons() -> None:
@@ -47,10 +47,21 @@ def test_windows_of_any_clip_are_ordered_stored_frames(gaps: list[float], fps: f
     windows, left = cut(line, frames, stride)
     assert all(len(w) == frames for w in windows)
     assert len(windows) == max(0, (len(line.index) - frames) // stride + 1)
-    assert left < max(frames, stride) or not windows
+    assert left == len(line.index) - ((len(windows) - 1) * stride + frames if windows else 0)
     if is_regular(times) and len(times) > 2:
         moments = times[0] + np.arange(len(line.index)) / line.fps
         assert np.all(times[line.index] <= moments + 0.02 * times[-1] + 0.003)
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "starts", "left"),
+    [(5, 3, [0, 3, 6], 0), (5, 5, [0, 5], 1), (4, 6, [0, 6], 1), (12, 1, [], 11)],
+)
+def test_windows_begin_every_stride_and_say_what_is_left_at_the_end(
+    frames: int, stride: int, starts: list[int], left: int
+) -> None:
+    windows, over = cut(Timeline(np.arange(100, 111), 8.0), frames, stride)
+    assert [w.tolist() for w in windows] == [list(range(100 + s, 100 + s + frames)) for s in starts] and over == left
 
 
 def test_rounded_time_stamps_do_not_repeat_frames() -> None:

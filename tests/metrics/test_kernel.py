@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.metrics import kernel
+from kinolab.metrics.base import Interval
 from kinolab.metrics.kernel import KernelDistance, kernel_distance
+from kinolab.metrics.statistics import spread_interval
 
 
 def metric(real: Tensor, generated: Tensor, **settings: object) -> KernelDistance:
@@ -40,6 +45,29 @@ def test_agrees_with_the_direct_formula() -> None:
     assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-10)
     found = metric(x, y, subset_size=18, subsets=3)
     assert found.full().value == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_interval_has_the_variance_of_the_mean_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean of s estimates scatters by the variance of one over s."""
+    drawn: list[float] = []
+    added: list[float] = []
+
+    def remembered(x: Tensor, y: Tensor) -> float:
+        drawn.append(kernel_distance(x, y))
+        return drawn[-1]
+
+    def seen(value: float, parts: list[list[float]], variance: float = 0.0) -> Interval:
+        added.append(variance)
+        return spread_interval(value, parts, variance)
+
+    monkeypatch.setattr(kernel, "kernel_distance", remembered)
+    monkeypatch.setattr(kernel, "spread_interval", seen)
+    found = metric(noise(60, 5, 1), noise(50, 5, 2) + 0.4, subset_size=20, subsets=7)
+    value, whole = found.compute(), found.full()
+    assert len(drawn) == 7 and value.value == pytest.approx(statistics.fmean(drawn), rel=1e-12)
+    assert added == [pytest.approx(statistics.variance(drawn) / 7, rel=1e-9), 0.0]
+    assert value.interval is not None and whole.interval is not None
+    assert value.interval.high - value.interval.low > whole.interval.high - whole.interval.low
 
 
 def test_agrees_with_torchmetrics() -> None:

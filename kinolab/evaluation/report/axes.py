@@ -7,6 +7,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LARGEST = 1e200
+"""What is drawn is at most so large, on a logarithmic scale also at least 1 / LARGEST; beyond, spans overflow."""
+
+
+def drawable(value: float) -> bool:
+    """Whether a value has a place in a plot."""
+    return abs(value) <= LARGEST  # not true of NaN
+
+
+def one_value(low: float, high: float) -> bool:
+    """Whether a span is too small for steps within it: of one value, or of what rounding leaves."""
+    return high - low <= max(1e-13 * max(abs(low), abs(high)), 1 / LARGEST)
+
 
 def nice_step(span: float, count: int) -> float:
     """The smallest of 1, 2, 5 times a power of ten that divides `span` into at most about `count` parts."""
@@ -64,8 +77,9 @@ class Axis:
     ) -> Axis:
         """An axis that holds all values; with `whole_steps` it begins and ends on a tick."""
         low, high = (min(values), max(values)) if values else (1.0, 10.0) if log else (0.0, 1.0)
-        if low == high:
-            pad = abs(low) / 2 or 1.0
+        if one_value(low, high):
+            pad = max(abs(low), abs(high)) / 2
+            pad = pad if pad > 1 / LARGEST else 1.0
             low, high = (low / 2, high * 2) if log else (low - pad, high + pad)
         for _ in range(2 if whole_steps and not log else 0):  # twice: the wider span may have a wider step
             step = nice_step(high - low, 5)
@@ -96,17 +110,18 @@ class Bins:
 
 
 def bins_of(values: Sequence[float]) -> Bins:
-    """Bins of equal, nice width, 40 at most; all finite values are counted.
+    """Bins of equal, nice width, 40 at most; all values that are drawable are counted.
 
     The width is near the smaller of Rice's, span / (2 n^(1/3)), and that of Freedman and Diaconis (1981), 2 IQR /
     n^(1/3), which looks into the bulk of values with a long tail.
     """
-    known = [v for v in values if math.isfinite(v)]
+    known = [v for v in values if drawable(v)]
     if not known:
         return Bins((0.0, 1.0), (0,))
     low, high = min(known), max(known)
-    if low == high:
-        half = abs(low) / 20 or 0.5
+    if one_value(low, high):
+        half = abs(low) / 20
+        half = half if half > 1 / LARGEST else 0.5
         return Bins((low - half, low + half), (len(known),))
     quarter, _, three_quarters = statistics.quantiles(known, n=4)
     root = len(known) ** (1 / 3)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kinolab.evaluation.html import escape
-from kinolab.evaluation.report.axes import Axis, bins_of, tick_label
+from kinolab.evaluation.report.axes import LARGEST, Axis, bins_of, drawable, tick_label
 from kinolab.evaluation.report.blocks import Curves, Histogram, figures
 
 WIDTH, HEIGHT = 480, 300
@@ -65,6 +65,8 @@ def curves_plot(curves: Curves) -> Plot:
         notes += [f"not shown on a logarithmic scale: values at or below zero, {lost} of them"] * curves.log
     if gaps := sum(1 for points in curves.series.values() for p in points if not math.isfinite(p[1])):
         notes.append(f"values that are not finite: {gaps}")
+    if huge := sum(1 for points in curves.series.values() for p in points if LARGEST < abs(p[1]) < math.inf):
+        notes.append(f"values too large to draw: {huge}")
     return Plot(tuple(parts), tuple(legend), tuple(notes))
 
 
@@ -175,7 +177,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def _drawable(point: Point, log: bool) -> bool:
-    return math.isfinite(point[0]) and math.isfinite(point[1]) and (point[1] > 0 or not log)
+    return drawable(point[0]) and drawable(point[1]) and (point[1] >= 1 / LARGEST or not log)
 
 
 def _last(points: Sequence[Point]) -> str:
