@@ -2,10 +2,9 @@
 
 The quick sum of a tensor is a CRC-32 (zlib's) over the sums, modulo 2^64, of its bytes taken as little-endian 64-bit
 words in blocks of 4,096 bytes, and over the bytes of the last, incomplete block as they are. One changed word always
-changes its block's sum, so every flipped bit is noticed; so are blocks that are lost, zeroed or swapped. It reads
-memory about as fast as memory goes, several times faster than zlib's CRC-32 of all bytes and ten times faster than
-SHA-256, and finds NaN in the same pass. It is no defence against somebody who changes a file on purpose: that is what
-SHA-256 is for.
+changes its block's sum, so every flipped bit is noticed; so are blocks that are lost, zeroed or swapped. It goes about
+as fast as memory is read, which zlib's CRC-32 and SHA-256 of all bytes don't, and finds NaN in the same pass. It is no
+defence against somebody who changes a file on purpose: that is what SHA-256 is for.
 
 Torch is imported by the functions that take tensors only.
 """
