@@ -76,6 +76,8 @@ def shrink(
         summary = run(folder, out, size, fps=fps, progress=advance)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
+    for cause in summary.partial:
+        typer.echo(f"copied in part: {cause}", err=True)
     typer.echo(f"{out}: {summary.written} clips written, {summary.present} there already")
     if not summary.written + summary.present:
         raise InputError(f"{folder}: no clip could be read")

@@ -172,8 +172,10 @@ def reconstruct(
     run.cuts = known_cuts(clip, run.rule, config.fps, config.frames)
     fps = config.fps or info.fps
     expected = config.frames or round((info.duration or 0.0) * fps)
+    frames = video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace)
+    images = (frame.image for frame in video.until_damage(frames, run.notes))
     with autocast(config.precision, run.device):
-        video.write(out, run.pictures(readable_frames(clip, config, run.notes), expected, progress), fps, quality=95)
+        video.write(out, run.pictures(images, expected, progress), fps, quality=95)
     assert run.latent_shape is not None and run.size is not None
     report = ReconstructReport(
         clip=str(clip),
@@ -207,23 +209,6 @@ def clip_notes(info: video.VideoInfo, config: ReconstructConfig) -> list[str]:
     if config.fps is None and any(note == video.VARIABLE for note in notes):
         notes.append(f"frames are written evenly, {info.fps:.4g} a second, so that the copy lasts as long")
     return [note for note in notes if not note.startswith("damaged")]  # said when they are read
-
-
-def readable_frames(clip: Path, config: ReconstructConfig, notes: list[str]) -> Iterator[np.ndarray]:
-    """The frames of a clip, up to the damage where there is some, which is noted.
-
-    Raises:
-        InputError: where not one frame can be read.
-    """
-    given = False
-    try:
-        for frame in video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace):
-            given = True
-            yield frame.image
-    except InputError as error:
-        if not given:
-            raise
-        notes.append(str(error))
 
 
 def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:
