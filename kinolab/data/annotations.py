@@ -12,6 +12,7 @@ from kinolab.data.naming import ClipNames, SeveralClipsError
 from kinolab.data.tables import TABLE_NAMES, BadRows, NoTableError, Row, Table, read_pair, read_table, refuse
 from kinolab.data.texts import CLIP_FILES, PROMPT_FILES, texts_beside
 from kinolab.errors import InputError
+from kinolab.runtime.paths import real
 
 MOST_CLASSES = 100_000
 Captions = dict[str, tuple[str, ...]]
@@ -124,9 +125,9 @@ class _Reading:
         """With `auto` the tables in the root under a usual name; then those that are named."""
         if "auto" in (self.captions, self.labels):
             here = {entry.name.lower(): entry for entry in sorted(self.root.iterdir()) if entry.is_file()}
-            named = {path.resolve() for path in self.named}
+            named = {real(path) for path in self.named}
             for path in (here[name] for name in TABLE_NAMES if name in here):
-                if path.resolve() not in named:
+                if real(path) not in named:
                     yield from self._unnamed(path)
             prompts, clips = (
                 next((here[name] for name in names if name in here), None) for names in (PROMPT_FILES, CLIP_FILES)

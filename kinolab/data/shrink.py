@@ -17,6 +17,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import reading
 from kinolab.runtime.hashes import file_sha256, json_sha256
 from kinolab.runtime.logs import Appender
+from kinolab.runtime.paths import real
 
 RECORD = ".shrink.jsonl"
 """In the folder of copies: for each of them what it was made of and how, one line a copy, the last one holds."""
@@ -60,7 +61,7 @@ def shrink(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of clips")
-    if out.resolve().is_relative_to(folder.resolve()):
+    if real(out).is_relative_to(real(folder)):
         raise InputError(f"{out}: lies inside {folder}; choose a folder beside it")
     targets = _targets(folder, out)
     if not targets:

@@ -39,6 +39,7 @@ from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
 from kinolab.runtime.files import write_text
+from kinolab.runtime.paths import real
 from kinolab.runtime.progress import Events, Reporter, events_of, size
 
 CHUNK_PIXELS = 2**20
@@ -178,7 +179,7 @@ def reconstruct(
         InputError: for a clip that can't be read or is smaller than a latent, a tile that breaks the autoencoder's
             rule, a stream where the autoencoder has none, or `out` being the clip itself.
     """
-    if out.resolve() == clip.resolve():
+    if real(out) == real(clip):
         raise InputError(f"{out}: is the clip itself; choose another --out")
     info = video.probe(clip)
     mode, tile, notes = choose_mode(autoencoder, config)

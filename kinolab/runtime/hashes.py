@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from kinolab.runtime.reading import open_plain
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -59,7 +61,7 @@ class Sha256:
         Raises:
             OSError: where it can't be read.
         """
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             _feed(file, self._digest.update)
         return self
 
@@ -112,7 +114,7 @@ def head_sha256(path: Path) -> str:
     Raises:
         OSError: where the file can't be read.
     """
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         start = file.read(9)
         length = int.from_bytes(start[:8], "little")
         tensors = start[8:] == b"{" and length <= LONGEST_HEADER

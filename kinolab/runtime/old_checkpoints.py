@@ -18,7 +18,7 @@ import torch
 from kinolab.errors import DamagedError, InputError
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
-from kinolab.runtime.reading import read_bytes
+from kinolab.runtime.reading import open_plain, read_bytes
 from kinolab.runtime.torch_files import read_torch_bytes
 from kinolab.runtime.torch_parts import DTYPES
 from kinolab.runtime.unpickling import Known, Table, is_placeholder, unpickle
@@ -124,7 +124,7 @@ def read_piece(folder: Path, piece: OldPiece) -> Any:
         OSError: where it can't be read.
     """
     path = folder / piece.file
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         file.seek(piece.begin)
         data = file.read(piece.length)
     if len(data) < piece.length:

@@ -23,6 +23,11 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|co
 """Names that mean a device on Windows, with any ending."""
 
 
+def real(path: Path) -> Path:
+    """Where a path leads, every link followed as far as it goes; of links in a ring, as far as they can be followed."""
+    return Path(os.path.realpath(path))
+
+
 def inside(root: Path, name: str, *, new: bool = False, links: bool = False) -> Path:
     """`root / name`, where that lies below `root`.
 

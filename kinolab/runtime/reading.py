@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, BinaryIO, Literal, NoReturn
 
 from kinolab.errors import InputError
 from kinolab.runtime.lines import one_line, shown
@@ -36,6 +36,20 @@ class Limits:
     """Lists and mappings inside each other."""
     values: int = 2_000_000
     """Values in all: texts, numbers, lists and mappings."""
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A plain file, open for reading; a pipe, which would be waited for, and a device, which may never end, are not.
+
+    Raises:
+        InputError: for what is no plain file.
+        OSError: where it can't be opened.
+    """
+    file = open(path, "rb", opener=_quickly)  # noqa: SIM115  (handed on)
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise InputError(f"{path}: no plain file (a pipe or a device); expected a file")
 
 
 def read_bytes(path: Path, limit: int = Limits.bytes) -> bytes:

@@ -26,6 +26,7 @@ from kinolab.runtime import leftovers, system
 from kinolab.runtime.failures import failing
 from kinolab.runtime.files import committed, flush, flush_tree, make_folder, remove
 from kinolab.runtime.hashes import file_sha256, head_sha256
+from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import inside, single
 from kinolab.runtime.reading import Limits, read_json
 from kinolab.runtime.records import Record
@@ -187,16 +188,25 @@ def parse_manifest(value: object, path: Path) -> Manifest:
     record = Record(value, str(path), "the folder is damaged; write it again")
     if record.integer("format") != FORMAT:
         raise InputError(f"{path}: a manifest of format {record.integer('format')}; this Kinolab reads {FORMAT}")
+    _only(record, ("format", "files", "removed"))
     files = {}
     listed = record.record("files")
     for name in listed:
         inside(path.parent, name)
         entry = listed.record(name)
+        _only(entry, ("bytes", "sha256", "head"))
         files[name] = Entry(entry.integer("bytes", at_least=0), entry.text("sha256", ""), entry.text("head", ""))
     removed = tuple(record.texts("removed", []))
     for name in removed:
         inside(path.parent, name)
     return Manifest(files, removed)
+
+
+def _only(record: Record, known: Collection[str]) -> None:
+    """A name that is not known is a damaged one, whose entry would be missed without a word."""
+    strange = next((key for key in record if key not in known), None)
+    if strange is not None:
+        raise InputError(f"{record.name}: {shown(strange)} is no entry of a manifest; the folder is damaged")
 
 
 def make_manifest(room: Path, hashes: bool = True) -> Manifest:

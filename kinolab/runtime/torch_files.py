@@ -23,6 +23,7 @@ from kinolab.errors import InputError
 from kinolab.runtime.failures import failing
 from kinolab.runtime.lines import one_line, shown
 from kinolab.runtime.pickle_parts import PROGRAM
+from kinolab.runtime.reading import open_plain
 from kinolab.runtime.torch_parts import LARGEST, REPEATED, REPEATS, Storage, StorageType, table_of
 from kinolab.runtime.unpickling import Placeholder, Table, names_in, unpickle
 
@@ -72,7 +73,7 @@ def read_torch(path: Path) -> TorchFile:
         InputError: where it is no such file, damaged, cut off, or an archive of TorchScript (a program).
         OSError: where it can't be read.
     """
-    with path.open("rb") as file, failing(path):
+    with open_plain(path) as file, failing(path):
         return _read(Content(str(path), file, lambda size: _mapped(path, size)))
 
 

@@ -26,7 +26,7 @@ from kinolab.runtime.failures import failing
 from kinolab.runtime.files import opened
 from kinolab.runtime.hashes import canonical, scan, tensor_bytes
 from kinolab.runtime.lines import one_line, shown
-from kinolab.runtime.reading import Limits, parse_json
+from kinolab.runtime.reading import Limits, open_plain, parse_json
 
 SUMS = "kinolab.sums"
 """The entry of the header that holds the sums."""
@@ -223,7 +223,7 @@ def kind_of(path: Path) -> Kind:
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; expected a file of weights")
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         start = file.read(16)
         file.seek(0, 2)
         size = file.tell()

@@ -13,6 +13,7 @@ from kinolab.evaluation.report.media import Media
 from kinolab.evaluation.report.results import read_result
 from kinolab.evaluation.report.runs import LOG, Series, curves_of_run, is_run, run_comparison, run_section
 from kinolab.evaluation.report.systems import System, comparison
+from kinolab.runtime.paths import real
 
 WORST = 24
 """Clips shown of those with the worst scores."""
@@ -60,7 +61,7 @@ def build_report(inputs: Sequence[Path], title: str = "Kinolab report", worst: i
 
 def names_of(paths: Sequence[Path]) -> list[str]:
     """A name for each path: as short as it can be for all of them to differ."""
-    absolute = [path.resolve() for path in paths]
+    absolute = [real(path) for path in paths]
     if len(set(absolute)) < len(absolute):
         twice = next(path for path, count in Counter(absolute).items() if count > 1)
         raise InputError(f"{twice}: named twice; name every input once")

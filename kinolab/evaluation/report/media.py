@@ -13,6 +13,7 @@ from kinolab import video
 from kinolab.errors import InputError
 from kinolab.evaluation.report.blocks import SyncedVideos
 from kinolab.evaluation.report.heatmap import SCALE, write_heatmap
+from kinolab.runtime.paths import real
 from kinolab.video.files import atomic
 
 FOLDER = "media"
@@ -57,7 +58,7 @@ class Media:
         """Copy or write every video below the folder of the report, each atomically."""
         for name, source in self._names.items():
             target = folder / name
-            if target.resolve() == source.resolve():
+            if real(target) == real(source):
                 continue
             if name in self._again:
                 fps = video.probe(source).fps

@@ -28,6 +28,7 @@ from kinolab.evaluation.report.blocks import (
 )
 from kinolab.evaluation.report.media import Media, clock
 from kinolab.evaluation.report.systems import Score, System, canonical, good_is, goodness
+from kinolab.runtime.lines import one_line
 from kinolab.runtime.reading import read_json
 
 MOST_ROWS = 200
@@ -57,10 +58,14 @@ def read_result(path: Path, name: str, media: Media, worst: int) -> Result:
         raise InputError(f"{path}: expected a JSON object, as kinolab evaluate writes it, got {type(record).__name__}")
     try:
         return _result(path, record, name, media, worst)
+    except InputError:
+        raise
     except KeyError as error:
         raise InputError(f"{path}: looks like a report of kinolab evaluate, but lacks {error}") from None
-    except (TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: looks like a report of kinolab evaluate, but has another form: {error}") from None
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+        raise InputError(
+            f"{path}: looks like a report of kinolab evaluate, but has another form: {one_line(error, 120)}"
+        ) from None
 
 
 def _result(path: Path, record: Mapping[str, Any], name: str, media: Media, worst: int) -> Result:
