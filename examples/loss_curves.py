@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from kinolab.data.durable import write_atomic
 from kinolab.errors import InputError
 from kinolab.evaluation.html import COLOURS, escape
 from kinolab.evaluation.report.blocks import Curves
 from kinolab.evaluation.report.charts import HEIGHT, LEFT, RIGHT, STYLES, WIDTH, curves_plot
 from kinolab.evaluation.report.runs import curves_of_run
 from kinolab.evaluation.report.style import PLOT_STYLE
+from kinolab.runtime.files import write_text
 
 TOP, ROW, SIDE, SCALE = 46, 19, 10, 1.5
 """Heights of the title and of a row of the legend, room at both sides, and pixels per unit of the drawing."""
@@ -103,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
         series[name] = points if chosen.heldout else smoothed(points, chosen.window)
     label = "held-out loss" if chosen.heldout else f"training loss, mean of {chosen.window} steps"
     title = chosen.title or label.capitalize()
-    write_atomic(chosen.out, picture(Curves(title, series, "step", label, chosen.log)))
+    write_text(chosen.out, picture(Curves(title, series, "step", label, chosen.log)))
     print(chosen.out)
 
 

@@ -93,6 +93,9 @@ def generate(
     Raises:
         InputError: for a request that the model can't fulfil; nothing is written then.
     """
+    for path in [] if config.given is None else config.given.files():
+        if not path.exists():  # before a model is loaded for it
+            raise InputError(f"{path}: no such file")
     if model is None:
         model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     settled = settle(config, model)

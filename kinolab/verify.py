@@ -70,10 +70,10 @@ def verify(path: Path | str) -> Iterator[Finding]:
         for part, check in found:
             yield from _guarded(part, check)
         return
-    chosen = _check_of(path)
-    if chosen is None:
+    known = _check_of(path)
+    if known is None:
         raise InputError(f"{path}: nothing that Kinolab writes; name a run, cache, model, result, weights or video")
-    yield from _guarded(path, chosen)
+    yield from _guarded(path, known)
 
 
 Check = Callable[[Path], Iterator[Finding]]

@@ -27,7 +27,7 @@ mistake worth the name is larger by orders of magnitude.
 FLOAT32 = ALLOWED[torch.float32]
 NETWORK = 2e-4
 """The same for a whole network in float32: tens of layers whose norms and random weights make roundings grow. The worst
-that was measured over five instruction sets, with and without oneDNN's convolutions, is 5.4e-5."""
+that was measured between AVX-512 and SSE4, with and without oneDNN's convolutions, is 5.4e-5."""
 STORED = 1e-4
 """What a stored output of a public class may differ by: it was computed elsewhere, by other operations."""
 SIZE_SHARE = 1 / 20

@@ -26,6 +26,7 @@ LEVELS = [
 WITHIN = {("layers", "config"), ("checkpoints", "model"), ("__main__", "cli")}
 ROOM = {name: level for level, names in enumerate(LEVELS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
+FOLDERS = ["kinolab", "tests", "benchmarks", "examples"]
 
 
 def room(path: Path) -> str:
@@ -53,6 +54,37 @@ def test_imports_point_one_way(path: Path) -> None:
     assert here in ROOM, f"{here}: a new room; give it a level in this test and a line in the README's tree"
     for other in imports(path) - {here}:
         assert ROOM[other] < ROOM[here] or (here, other) in WITHIN, f"{path}: {here} imports {other}"
+
+
+def unknown_modules(path: Path) -> list[str]:
+    """The modules of the project that a file imports, inside functions too, and that are not there."""
+    missing = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+            start = ROOT / node.module.replace(".", "/") / "__init__.py"
+            if start.is_file():
+                given = start.read_text(encoding="utf-8")
+                names += [f"{node.module}.{a.name}" for a in node.names if not re.search(rf"\b{a.name}\b", given)]
+        for name in names:
+            there = ROOT / name.replace(".", "/")
+            if name.split(".")[0] in FOLDERS and not (there.is_dir() or there.with_suffix(".py").is_file()):
+                missing.append(name)
+    return missing
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_find_what_they_name_inside_functions_too(folder: str) -> None:
+    missing = {str(p.relative_to(ROOT)): unknown_modules(p) for p in sorted((ROOT / folder).rglob("*.py"))}
+    assert missing and not {p: names for p, names in missing.items() if names}
+
+
+def test_an_import_of_a_module_that_is_gone_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("def f():\n    from kinolab.errors import InputError\n    from kinolab.gone import x\n"
+                    "from kinolab.data import missing\nimport kinolab.lost\nimport numpy.lost\n")  # fmt: skip
+    assert sorted(unknown_modules(path)) == ["kinolab.data.missing", "kinolab.gone", "kinolab.lost"]
 
 
 def test_only_the_video_folder_touches_codecs() -> None:

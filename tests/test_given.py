@@ -23,6 +23,7 @@ from kinolab.layers.masking import fully_given
 from kinolab.model import Request, VideoModel
 from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predict_mask
 from kinolab.tasks.extend import Canvas, looped, sliding
+from kinolab.tasks.request import GivenConfig
 from kinolab.training.tasks import TaskDraws
 from tests.closeness import assert_close
 from tests.tiny_model import tiny_model, tiny_vdt
@@ -392,3 +393,10 @@ def test_a_file_that_is_read_is_not_written_over(vdt_folder: Path, clip_file: Pa
     with pytest.raises(InputError, match="choose another --out"):
         rerun(made, clip_file)
     assert clip_file.read_bytes() == numbered.read_bytes() == before
+
+
+def test_a_missing_clip_is_said_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VideoModel, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    given = GivenConfig.model_validate({"task": "predict", "video": tmp_path / "nowhere.mp4", "given": 3})
+    with pytest.raises(InputError, match=r"nowhere\.mp4: no such file"):
+        generate(GenerateConfig(model="world", given=given), tmp_path / "x.mp4")

@@ -83,6 +83,8 @@ def shrink(
         summary = run(folder, out, size, fps=fps, progress=advance)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
+    for cause in summary.partial:
+        typer.echo(f"copied in part: {cause}", err=True)
     again = f" ({summary.renewed} again: made with other settings or of other content)" if summary.renewed else ""
     typer.echo(f"{out}: {summary.written} clips written{again}, {summary.present} there already")
     if not summary.written + summary.present:

@@ -220,8 +220,8 @@ def check_locks(folder: Path) -> Finding:
     """Whether a file that is locked in this folder is kept from others, as a run's folder is."""
     import tempfile
 
-    from kinolab.data.durable import held
     from kinolab.errors import InputError
+    from kinolab.runtime.locks import held
 
     there = _existing(folder)
     advice = "lay runs and caches on a disk of this machine, or start one process only in each folder"

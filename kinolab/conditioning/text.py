@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kinolab.conditioning.base import TextEncoder, cut
 from kinolab.config import Config
+from kinolab.runtime.weights import read_weights
 
 
 class BertLayer(nn.Module):
@@ -76,10 +77,8 @@ PUBLIC_NAMES = {
 
 def load_bert(path: Path) -> Bert:
     """A BERT of MiniLM's size from a `.safetensors` file in the public layout; its pooler is not used."""
-    from safetensors.torch import load_file
-
     state = {}
-    for name, tensor in load_file(path).items():
+    for name, tensor in read_weights(path).tensors.items():
         if name.startswith("pooler.") or name == "embeddings.position_ids":
             continue
         for public, ours in PUBLIC_NAMES.items():

@@ -6,12 +6,13 @@ What a scan that took long found is kept, so that the next one reads changed fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from kinolab import video
 from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 from kinolab.layers.scene_cuts import detector_cuts
+from kinolab.runtime.files import write_text
+from kinolab.runtime.hashes import Sha256, file_sha256
+from kinolab.runtime.reading import json_lines
 
 STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
 """Endings of files that are images unless they are animated; a .webp is taken for a clip until it shows one frame."""
@@ -169,13 +173,12 @@ def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float =
 
 def hash_source(path: Path) -> str:
     """sha256 of a file's content; of a folder's images, names and contents, whatever else lies beside them."""
-    digest = hashlib.sha256()
     if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
+    digest = Sha256()
     for member in _images(path):
-        digest.update(f"{member.name}\0{hash_source(member)}\n".encode())
-    return digest.hexdigest()
+        digest.text(f"{member.name}\0{hash_source(member)}\n")
+    return digest.hex()
 
 
 def _first_image(files: Sequence[str]) -> str:
@@ -202,8 +205,12 @@ def _small_frames(path: Path, image_fps: float) -> Iterator[video.Frame]:
 
 def default_index(root: Path) -> Path:
     """Where the scan of a folder is kept unless the recipe says otherwise: in the user's cache folder."""
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return Path.home() / ".cache" / "kinolab" / "scans" / f"{name}.jsonl"
+    name = Sha256().text(str(root.resolve())).hex()[:16]
+    try:
+        cache = Path.home() / ".cache"
+    except RuntimeError:  # a user id without a name, as in containers
+        cache = Path(tempfile.gettempdir())
+    return cache / "kinolab" / "scans" / f"{name}.jsonl"
 
 
 def _signature(base: Path, name: str, image_fps: float) -> _Signature:
@@ -221,20 +228,18 @@ def _read_index(index: Path) -> dict[_Signature, ScannedFile]:
     """What an earlier scan found; a damaged or older file counts as none, as it can always be made again."""
     found = {}
     try:
-        with index.open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                cuts = row["file"]["cuts"]
-                scanned = ScannedFile(
-                    **{
-                        **row["file"],
-                        "size": tuple(row["file"]["size"]),
-                        "times": tuple(row["file"]["times"]),
-                        "cuts": None if cuts is None else tuple(cuts),
-                        "notes": tuple(row["file"]["notes"]),
-                    }
-                )
-                found[_Signature(**row["signature"])] = scanned
+        for _, row in json_lines(index):
+            cuts = row["file"]["cuts"]
+            scanned = ScannedFile(
+                **{
+                    **row["file"],
+                    "size": tuple(row["file"]["size"]),
+                    "times": tuple(row["file"]["times"]),
+                    "cuts": None if cuts is None else tuple(cuts),
+                    "notes": tuple(row["file"]["notes"]),
+                }
+            )
+            found[_Signature(**row["signature"])] = scanned
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return found
@@ -242,15 +247,8 @@ def _read_index(index: Path) -> dict[_Signature, ScannedFile]:
 
 def _write_index(index: Path, found: dict[_Signature, ScannedFile]) -> None:
     """Keep a scan; a folder that can't be written only costs the next scan its time."""
-    aside = index.with_name(f".{index.name}.{os.getpid()}.tmp")
-    try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            for line in _index_lines(found):
-                file.write(line)
-        aside.replace(index)
-    except OSError:
-        aside.unlink(missing_ok=True)
+    with suppress(OSError):
+        write_text(index, "".join(_index_lines(found)))
 
 
 def _index_lines(found: dict[_Signature, ScannedFile]) -> Iterator[str]:

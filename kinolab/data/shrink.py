@@ -29,7 +29,8 @@ QUALITY = 95
 
 @dataclass(frozen=True)
 class ShrinkSummary:
-    """What became of a folder: clips written now, clips there already, and those left out with the cause.
+    """What became of a folder: clips written now, clips there already, those left out with the cause, and those of
+    which only the frames before some damage could be copied.
 
     `renewed` counts those of the written ones whose copy was there, made with other settings or of another content.
     """
@@ -38,6 +39,7 @@ class ShrinkSummary:
     present: int
     failed: tuple[str, ...]
     renewed: int = 0
+    partial: tuple[str, ...] = ()
 
 
 def shrink(
@@ -64,7 +66,7 @@ def shrink(
     targets = _targets(folder, out)
     if not targets:
         raise InputError(f"{folder}: no clips; expected {', '.join(sorted(video.VIDEO_SUFFIXES))} or folders of images")
-    written, present, renewed, failed = 0, 0, 0, list[str]()
+    written, present, renewed, failed, partial = 0, 0, 0, list[str](), list[str]()
     made = _made(out)
     with Appender(out / RECORD) as record:
         for done, (name, target) in enumerate(targets.items()):
@@ -74,7 +76,7 @@ def shrink(
                 if there and known is not None and _same(folder / name, known, wanted):
                     present += 1
                 else:
-                    _copy(folder / name, target, side, fps)
+                    partial += _copy(folder / name, target, side, fps)
                     wanted["source_sha256"] = _content_hash(folder / name)
                     record.write(json.dumps({"copy": _name(out, target), **wanted}, sort_keys=True))
                     written += 1
@@ -84,7 +86,7 @@ def shrink(
             if progress is not None:
                 progress(done + 1, len(targets))
     _copy_annotations(folder, out)
-    return ShrinkSummary(written, present, tuple(failed), renewed)
+    return ShrinkSummary(written, present, tuple(failed), renewed, tuple(partial))
 
 
 def _made(out: Path) -> dict[str, dict[str, Any]]:
@@ -127,7 +129,8 @@ def _targets(folder: Path, out: Path) -> dict[str, Path]:
     taken: set[Path] = set()
     for name in find_clips(folder)[0]:
         source = folder / name
-        if source.is_file() and source.suffix.lower() not in video.VIDEO_SUFFIXES:
+        moving = source.suffix.lower() in video.VIDEO_SUFFIXES or video.is_animated(source)
+        if source.is_file() and not moving:
             continue  # a still image
         kept = source.is_file() and source.suffix.lower() in KEPT_SUFFIXES
         target = out / (name if kept else Path(name).with_suffix(".mkv"))
@@ -138,12 +141,15 @@ def _targets(folder: Path, out: Path) -> dict[str, Path]:
     return targets
 
 
-def _copy(source: Path, target: Path, side: int, fps: float | None) -> None:
+def _copy(source: Path, target: Path, side: int, fps: float | None) -> list[str]:
+    """Write one copy, which lasts as long as its source; what was lost on the way, in words."""
     info = video.probe(source)
     size = min(side, info.height, info.width)
-    frames = (frame.image for frame in video.iter_frames(source, size=size, fps=fps))
+    lost: list[str] = []
+    frames = (frame.image for frame in video.until_damage(video.iter_frames(source, size=size, fps=fps), lost))
     lossless = target.suffix == ".mkv" and source.suffix.lower() != ".mkv"
     video.write(target, frames, fps or info.fps, quality=QUALITY, lossless=lossless)
+    return lost
 
 
 def _copy_annotations(folder: Path, out: Path) -> None:

@@ -19,6 +19,8 @@ from pydantic import Field, field_validator, model_validator
 from kinolab.config import Config
 from kinolab.data.world_scenes import FLOOR, FRAME, PLANS, Cast, Scene, Trajectory, inside, simulate
 from kinolab.errors import InputError
+from kinolab.runtime.files import write_text
+from kinolab.runtime.reading import read_json
 from kinolab.world.motion import GENERATOR_MARGIN, direction_holds, motion_holds
 from kinolab.world.request import (
     CLASSES,
@@ -183,15 +185,13 @@ def save_state(clip: WorldClip, path: Path | str) -> None:
         "caption": clip.caption, "label": clip.label, "fps": clip.fps, "width": width, "height": height,
         "request": asdict(clip.request), "objects": objects,
     }  # fmt: skip
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(record), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, json.dumps(record))
 
 
 def load_state(path: Path | str) -> tuple[WorldRequest, list[WorldObject]]:
     """The request and the objects that `save_state` wrote; raises InputError where the file is not one of its own."""
     try:
-        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(Path(path))
         asked = record["request"]
         request = WorldRequest(
             tuple((colour, shape) for colour, shape in asked["objects"]), asked["scenario"], asked["direction"]

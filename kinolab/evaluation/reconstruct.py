@@ -191,7 +191,8 @@ def reconstruct(
         expected = min(config.frames, expected or config.frames)
     events = events_of(progress)
     run.begin(events, info, expected, trained)
-    images = readable_frames(clip, config, run.notes)
+    frames = video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace)
+    images = (frame.image for frame in video.until_damage(frames, run.notes))
     # Under another name until it is whole, so that what there is can stay where the work is ended early.
     target = out.with_stem(f"{out.stem}-partial") if out.suffix else out
     with autocast(config.precision, run.device):
@@ -232,23 +233,6 @@ def clip_notes(info: video.VideoInfo, config: ReconstructConfig) -> list[str]:
     if config.fps is None and any(note == video.VARIABLE for note in notes):
         notes.append(f"frames are written evenly, {info.fps:.4g} a second, so that the copy lasts as long")
     return [note for note in notes if not note.startswith("damaged")]  # said when they are read
-
-
-def readable_frames(clip: Path, config: ReconstructConfig, notes: list[str]) -> Iterator[np.ndarray]:
-    """The frames of a clip, up to the damage where there is some, which is noted.
-
-    Raises:
-        InputError: where not one frame can be read.
-    """
-    given = False
-    try:
-        for frame in video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace):
-            given = True
-            yield frame.image
-    except InputError as error:
-        if not given:
-            raise
-        notes.append(str(error))
 
 
 def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:

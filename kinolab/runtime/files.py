@@ -200,7 +200,8 @@ def make_folder(path: Path) -> None:
     if path.parent != path:
         make_folder(path.parent)
     try:
-        system.calls().mkdir(path)
+        with failing(path):
+            system.calls().mkdir(path)
     except FileExistsError:
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
@@ -222,7 +223,8 @@ def flush(path: Path) -> None:
             return
         raise
     try:
-        calls.flush(descriptor, path)
+        with failing(path):
+            calls.flush(descriptor, path)
     except OSError as error:
         if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
             raise

@@ -2,10 +2,9 @@
 
 The quick sum of a tensor is a CRC-32 (zlib's) over the sums, modulo 2^64, of its bytes taken as little-endian 64-bit
 words in blocks of 4,096 bytes, and over the bytes of the last, incomplete block as they are. One changed word always
-changes its block's sum, so every flipped bit is noticed; so are blocks that are lost, zeroed or swapped. It reads
-memory about as fast as memory goes, several times faster than zlib's CRC-32 of all bytes and ten times faster than
-SHA-256, and finds NaN in the same pass. It is no defence against somebody who changes a file on purpose: that is what
-SHA-256 is for.
+changes its block's sum, so every flipped bit is noticed; so are blocks that are lost, zeroed or swapped. It goes about
+as fast as memory is read, which zlib's CRC-32 and SHA-256 of all bytes don't, and finds NaN in the same pass. It is no
+defence against somebody who changes a file on purpose: that is what SHA-256 is for.
 
 Torch is imported by the functions that take tensors only.
 """
@@ -14,11 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
 
 from kinolab.runtime.reading import open_plain
 
@@ -29,6 +31,8 @@ CHUNK = 2**20
 """Bytes that are read, or summed, at once."""
 BLOCK = 4096
 """Bytes whose words are added up to one sum."""
+SMALL = 2**17
+"""Bytes of a tensor that is summed at once."""
 HEAD = 2**20
 """Bytes of a file's beginning that `head_sha256` reads of what is no safetensors file."""
 LONGEST_HEADER = 100 * 2**20
@@ -150,6 +154,8 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
         data = data.clone()
         flat = data.view(flat.dtype)
     searched = search and (flat.is_floating_point() or flat.is_complex())
+    if len(data) <= SMALL:
+        return Scan(_small_sum(data.numpy()), searched and _has_nan(flat))
     whole = len(data) // BLOCK * BLOCK
     words, step = data[:whole].view(torch.int64), CHUNK // 8
     sums = torch.empty(whole // BLOCK, dtype=torch.int64, device="cpu")  # also where models are built without memory
@@ -165,6 +171,13 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
     return Scan(f"{crc:08x}", nan)
 
 
+def _small_sum(data: np.ndarray) -> str:
+    """The quick sum of a few bytes: as in `scan`, by numpy, whose calls take less time than torch's."""
+    whole = len(data) // BLOCK * BLOCK
+    sums = data[:whole].view(np.uint64).reshape(-1, BLOCK // 8).sum(1, dtype=np.uint64)
+    return f"{zlib.crc32(data[whole:].data, zlib.crc32(sums.data.cast('B') if len(sums) else b'')):08x}"
+
+
 def _has_nan(piece: Tensor) -> bool:
     import torch
 
@@ -172,7 +185,7 @@ def _has_nan(piece: Tensor) -> bool:
         piece = torch.view_as_real(piece)
     if piece.element_size() == 1:  # the types of eight bits know no sums
         piece = piece.float()
-    return bool(piece.sum().isnan()) and bool(piece.isnan().any())
+    return math.isnan(piece.sum().item()) and bool(piece.isnan().any())
 
 
 def _feed(file: BinaryIO, update: Callable[[memoryview], None]) -> None:

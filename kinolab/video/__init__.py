@@ -143,6 +143,23 @@ def iter_frames(
     return _iterate(path, opening, wanted, fit, [] if notes is None else notes)
 
 
+def until_damage(frames: Iterator[Frame], lost: list[str]) -> Iterator[Frame]:
+    """Frames up to the damage that ends them; the cause is added to `lost` and not raised.
+
+    Raises:
+        InputError: where not one frame comes.
+    """
+    given = False
+    try:
+        for frame in frames:
+            given = True
+            yield frame
+    except InputError as error:
+        if not given:
+            raise
+        lost.append(str(error))
+
+
 def is_animated(path: Path) -> bool:
     """Whether a webp, PNG or AVIF file holds several pictures, by its container alone."""
     return path.suffix.lower() in IMAGE_SUFFIXES and bool(durations_of(path))

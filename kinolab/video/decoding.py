@@ -42,6 +42,8 @@ class Pass:
         self.file, self.times, self.origin, self.lenient = file, times, origin, lenient
         self.decoded, self.reached, self.undecodable, self.finished = 0, 0.0, 0, False
         self.watch = Watch(file)
+        # Looked up now: a generator that is still open when Python ends can't import any more.
+        self._failure: type[Exception] = av.error.FFmpegError
         self._begun = lenient or file.context.name not in _BEGIN_ANYWHERE
         self._early: list[int | None] = []
         self._fed: list[int] | None = [] if file.context.name in _LEAVE_OUT else None
@@ -56,8 +58,8 @@ class Pass:
         """
         try:
             damage = yield from self._until_damage()
-        except av.error.FFmpegError as error:
-            damage = error.strerror
+        except self._failure as error:
+            damage = _words(error)
         finally:
             self.watch.close()
         cut = cut_short(self.file.path)
@@ -84,12 +86,12 @@ class Pass:
                 self._fed.append(packet.pts)
             try:
                 frames = self.file.context.decode(packet)
-            except av.error.FFmpegError as error:
+            except self._failure as error:
                 if not self.decoded:  # a stream may begin with a tail of what it was cut from
                     continue
                 if self.file.threads == 1:  # with several, the frames that come now follow the broken one
                     yield from self._held_back(packet.pts)
-                return error.strerror
+                return _words(error)
             damage = yield from self._whole(frames)
             if damage:
                 return damage
@@ -168,5 +170,10 @@ class Pass:
                     return
                 self._count(frame, frame.pts)
                 yield frame
-        except (av.error.FFmpegError, JumpBackError):
+        except (self._failure, JumpBackError):
             return
+
+
+def _words(error: Exception) -> str:
+    """What libav says of an error."""
+    return str(getattr(error, "strerror", None) or error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -107,7 +108,7 @@ class Animated(Source):
     def __init__(self, path: Path, durations: Sequence[float]) -> None:
         self.path, self.durations = path, list(durations)
         try:
-            self.image = Image.open(path)
+            self.image = Image.open(_with_alpha(path) if path.suffix.lower() == ".webp" else path)
         except PermissionError:
             raise
         except BROKEN:
@@ -140,6 +141,15 @@ class Animated(Source):
                 kind = "truncated" if reason else "damaged"
                 raise InputError(f"{self.path}: {kind}: {where} ({reason or 'damaged data'})") from None
             yield Shown(begins[index], duration, ready(frame))
+
+
+def _with_alpha(path: Path) -> io.BytesIO:
+    """A webp whose header says that it has transparency: writers leave that out where frames cover a part only, and
+    what no frame covers is transparent all the same (RFC 9649, 2.7.1.1)."""
+    data = bytearray(path.read_bytes())
+    if data[12:16] == b"VP8X" and len(data) > 20:
+        data[20] |= 0x10
+    return io.BytesIO(bytes(data))
 
 
 def _frame(image: np.ndarray) -> av.VideoFrame:

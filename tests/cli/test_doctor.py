@@ -15,9 +15,8 @@ import torch
 
 from kinolab import model
 from kinolab.cli import doctor, main
-from kinolab.data import durable
 from kinolab.evaluation import machine
-from kinolab.runtime import devices
+from kinolab.runtime import devices, locks
 from kinolab.video import codecs
 
 
@@ -218,13 +217,13 @@ def test_locks_that_do_not_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
     assert doctor.check_locks(tmp_path / "new").says == f"work in {tmp_path}"
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(durable, "held", lambda lock, otherwise: nullcontext())
+    monkeypatch.setattr(locks, "held", lambda lock, otherwise: nullcontext())
     assert doctor.check_locks(tmp_path).state == "note" and "do not work" in doctor.check_locks(tmp_path).says
 
     def refuse(lock: Path, otherwise: str | None) -> Any:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(durable, "held", refuse)
+    monkeypatch.setattr(locks, "held", refuse)
     assert f"can't be tried in {tmp_path}: No locks available" in doctor.check_locks(tmp_path).says
 
 

@@ -178,7 +178,8 @@ def test_errors_of_the_disk_and_modes(tmp_path: Path) -> None:
         write_weights(root / "a.safetensors", {"a": torch.ones(3)})
 
     for after in failures(lambda root: None, write, tmp_path / "failures", numbers=(28,)):
-        assert after.error is not None and after.error.filename == str(after.root / "a.safetensors"), after
+        named = str(after.root if after.call.startswith("flush") else after.root / "a.safetensors")
+        assert after.error is not None and str(after.error.filename).startswith(named), after
     write(tmp_path)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) & 0o044 == 0o044 & ~_umask()
 

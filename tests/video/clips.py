@@ -95,13 +95,15 @@ def encode(
     return path
 
 
-def copy(source: Path, target: Path, first: int = 0, last: int | None = None) -> Path:
-    """Packets `first` to `last` of a file, as they are, in another container."""
+def copy(source: Path, target: Path, first: int = 0, last: int | None = None, pts: Sequence[int] | None = None) -> Path:
+    """Packets `first` to `last` of a file, as they are, in another container; at other times where `pts` says so."""
     with av.open(str(source)) as given, av.open(str(target), "w") as out:
         stream = given.streams.video[0]
         copied = out.add_stream_from_template(stream)
-        for packet in [p for p in given.demux(stream) if p.size][first:last]:
+        for index, packet in enumerate([p for p in given.demux(stream) if p.size][first:last]):
             packet.stream = copied
+            if pts is not None:
+                packet.pts = packet.dts = pts[index]
             out.mux(packet)
     return target
 

@@ -16,6 +16,7 @@ from kinolab import video
 from kinolab.errors import InputError
 from kinolab.video import times
 from kinolab.video.stream import Stream
+from tests.closeness import assert_within
 from tests.video.clips import CASES, CODECS, FRAMES, GROUP, MATRIX, RATE, copy, encode, number_of, seen
 
 Clips = Callable[[str, str], Path]
@@ -50,7 +51,7 @@ def test_frames_are_in_order_and_seeks_find_them(clips: Clips, codec: str, conta
     path = clips(codec, container)
     numbers, at = seen(path)
     assert numbers == list(range(FRAMES))
-    np.testing.assert_allclose(at, np.arange(FRAMES) / RATE, rtol=0, atol=0.0011)  # milliseconds in some containers
+    assert_within(at, np.arange(FRAMES) / RATE, 0.0011, "seconds")  # milliseconds in some containers
     check_seeks(path, numbers, at, [13, 24, 30, FRAMES - 1], threads=1)
 
 
@@ -60,7 +61,7 @@ def test_copies_of_an_avi_with_frames_out_of_order(clips: Clips, tmp_path: Path,
     path = copy(clips("h264-b", "avi"), tmp_path / f"a.{container}")
     numbers, at = seen(path)
     assert numbers == list(range(FRAMES))
-    np.testing.assert_allclose(at, np.arange(FRAMES) / RATE, rtol=0, atol=0.0011)
+    assert_within(at, np.arange(FRAMES) / RATE, 0.0011, "seconds")
     check_seeks(path, numbers, at, [15, 16, 17, 31], threads=1)
     assert [f.time for f in video.iter_frames(path, fps=RATE)] == [k / RATE for k in range(FRAMES)]
 
@@ -186,7 +187,7 @@ def test_streams_that_do_not_begin_at_zero(tmp_path: Path, first: int, container
     path = encode(tmp_path / f"a.{container}", pts=range(first, first + FRAMES))
     numbers, at = seen(path)
     assert at[0] == 0 and numbers == list(range(numbers[0], FRAMES))  # an mp4 begins at time 0 and not before
-    np.testing.assert_allclose(np.diff(at), 1 / RATE, rtol=0, atol=0.0011)
+    assert_within(np.diff(at), 1 / RATE, 0.0011, "seconds")
     check_seeks(path, numbers, at, [13, 20, len(at) - 1], threads=1)
 
 
@@ -198,7 +199,7 @@ def test_variable_rates_out_of_order(tmp_path: Path, codec: str, container: str)
         path = encode(tmp_path / f"{name}.{container}", name, pts=pts, tick=Fraction(1, 100))
         numbers, at = seen(path)
         assert numbers == list(range(FRAMES))
-        np.testing.assert_allclose(at, np.array(pts) / 100, rtol=0, atol=0.0011)
+        assert_within(at, np.array(pts) / 100, 0.0011, "seconds")
         check_seeks(path, numbers, at, [17, 20, 33, FRAMES - 1], threads=1)
 
 
