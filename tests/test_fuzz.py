@@ -53,7 +53,7 @@ def plain(root: Path, names: list[str]) -> None:
 
 
 def leak(folder: Path) -> None:
-    kept.append(bytearray(2**20 * 2100))
+    kept.append(bytearray(b"x") * (2**20 * 2100))
 
 
 kept: list[bytearray] = []
