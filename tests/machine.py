@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def steady() -> None:
         kind.is_available = lambda: False  # type: ignore[attr-defined]
     precision.measure = lambda: STEADY  # type: ignore[assignment]
     settings.load_profile("any machine")
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 
 
 @contextmanager

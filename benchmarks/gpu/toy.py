@@ -130,7 +130,9 @@ def train(place: Place) -> Record:
         autoencoder = load_autoencoder(recipe.autoencoder)
         sides = [data.build(recipe.data, autoencoder.spec, split=side) for side in ("train", "heldout")]
         # With the package's encoder the job would look for its weights, which are not carried.
-        untold = recipe.model_copy(update={"text_encoder": "none"})
+        untold = recipe.model_copy(
+            update={"text_encoder": "none", "samples": recipe.samples.model_copy(update={"prompts": ()})}
+        )
         made = ModelDenoiserJob(untold, autoencoder, first_denoiser(recipe), *sides)
         made.recipe = recipe
         made.text = CaptionEmbedder(text, latents_of(place))

@@ -148,8 +148,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, state: dict[str, Tensor]) -> 
             return (Path.touch, (tmp_path / "trapped",))
 
     torch.save({"ema": state, "config": Trap()}, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="could run code and is not loaded"):
-        load(tmp_path / "x.pt", num_heads=2)
+    assert same(load(tmp_path / "x.pt", num_heads=2), state)  # the weights are found beside what is never made
     assert not (tmp_path / "trapped").exists()
 
 

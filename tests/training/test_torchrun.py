@@ -77,6 +77,7 @@ def test_no_place_teaches_a_command_that_torchrun_refuses() -> None:
             assert "--run" not in words, f"{path}: {shlex.join(words)}"
 
 
+@pytest.mark.wide
 def test_the_readmes_command_trains_and_goes_on(tmp_path: Path) -> None:
     """Two processes with sharded matrices under Muon, stopped and begun again by the same words, equal one process."""
     recipe = odvae_recipe(steps=3, optimizer="muon", parallel="fsdp")

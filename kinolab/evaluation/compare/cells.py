@@ -153,6 +153,10 @@ def _weights_hash(name: str, path: Path) -> str:
         return file_hash(path)
 
 
+LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
+"""Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
+
+
 @cache
 def clips_hash(config: str) -> str:
     """sha256 over what is trained on: the settings, and of a folder the content of its files instead of its place."""
@@ -162,8 +166,9 @@ def clips_hash(config: str) -> str:
         values["content"] = folder_content(Path(place))
     for name in ("split", "index", "in_memory"):
         values.pop(name, None)
-    if values.get("bad_rows") == "error":  # every row is good then, and the cells of before are the same
-        del values["bad_rows"]
+    for name, default in LATER_FIELDS.items():
+        if values.get(name) == default:
+            del values[name]
     return json_sha256(values)
 
 
