@@ -157,12 +157,14 @@ def read_case(number: int, case: Case, target: Target, seeds: Path, room: Path) 
 
 def _judge(error: BaseException) -> tuple[str, str, str]:
     """What an error means: (result, what, where)."""
-    from kinolab.cli import one_line
+    from kinolab.cli import one_line, too_large
     from kinolab.errors import InputError
 
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "/kinolab/" in f.filename] or list(frames)
     place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
+    if isinstance(error, Exception) and too_large(error) is not None:
+        return "refused", str(too_large(error)), ""  # as the command line says it; what was taken is measured
     if not isinstance(error, InputError | OSError):
         return "finding", f"{type(error).__name__}: {error} ({place})", f"{type(error).__name__} at {place}"
     text = one_line(error)

@@ -32,6 +32,7 @@ from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, json_lines, read_json
+from kinolab.runtime.records import Record
 from kinolab.runtime.weights import read_weights
 
 FORMAT = 1
@@ -146,6 +147,12 @@ _RECORD_FIELDS = tuple(f.name for f in fields(ClipRecord))
 def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
     items = []
     for values in line["items"]:
+        given = Record(values, "an item of the index", "encode again")
+        for name in ("source", "source_hash", "key"):
+            given.text(name)
+        given.numbers("time_range", count=2)
+        given.integers("shape", count=4)
+        given.integer("row", at_least=0)
         record = ClipRecord(
             **{name: values[name] for name in _RECORD_FIELDS if name not in ("time_range", "size", "alternatives")},
             time_range=tuple(values["time_range"]),
@@ -185,6 +192,10 @@ class ShardReader:
             tensors = read_weights(file, advice="delete it and run the same kinolab encode again").tensors
         except FileNotFoundError:
             raise InputError(f"{file}: missing; run the same kinolab encode again") from None
+        needed = ("given", "mask") if shard.endswith(GIVEN_ENDING) else ("latents",)
+        lost = [name for name in needed if name not in tensors]
+        if lost:
+            raise InputError(f"{file}: holds no {lost[0]}; delete it and run the same kinolab encode again")
         return {name: t.clone() for name, t in tensors.items()} if self.in_memory else dict(tensors)
 
 

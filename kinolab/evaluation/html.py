@@ -44,7 +44,8 @@ def write_html(path: Path, text: str, names: Iterable[str]) -> None:
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts or not (path.parent / name).is_file():
             raise InputError(f"{path}: refers to {name!r}, which is no file below {path.parent}")
-    files.write_text(path, text)
+    # Half characters, which JSON can hold, have no bytes in UTF-8.
+    files.write_text(path, text.encode("utf-8", "replace").decode())
 
 
 _DOCUMENT = Template("""<!doctype html>
