@@ -25,6 +25,7 @@ WORDS = re.compile(r"[a-z]+|[^\sa-z]")
 class _Tokens:
     def __init__(self, ids: list[int]) -> None:
         self.ids = ids
+        self.tokens = [str(i) for i in ids]  # all of them known words
 
 
 class _Words:
@@ -33,13 +34,13 @@ class _Words:
     def __init__(self, words: dict[str, list[int]], marks: list[int]) -> None:
         self.words, self.marks = words, marks
 
-    def encode(self, prompt: str) -> _Tokens:
-        found = [self.marks[0]]
+    def encode(self, prompt: str, add_special_tokens: bool = True) -> _Tokens:
+        found: list[int] = []
         for word in WORDS.findall(prompt.lower()):
             if word not in self.words:
                 raise InputError(f"{prompt!r}: the carried text encoder knows the toy world's words only, not {word!r}")
             found += self.words[word]
-        return _Tokens([*found, self.marks[1]])
+        return _Tokens([self.marks[0], *found, self.marks[1]] if add_special_tokens else found)
 
 
 class CarriedText(MiniLm):
