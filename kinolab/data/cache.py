@@ -227,7 +227,7 @@ class CacheSource:
                 f"{config.path}: no item on the {config.split} side of {len(located)} "
                 f"(heldout_fraction {config.heldout_fraction}); use split: all"
             )
-        self.classes: tuple[str, ...] = tuple(self.header["classes"])
+        self.classes: tuple[str, ...] = tuple(Record(self.header, f"{config.path}: cache.json").texts("classes"))
         self.draws: dict[str, Any] | None = self.header.get("draws")
         """The tasks and the number of the masked draws of each item; none = the cache holds no draws."""
         self._reader = ShardReader(config.path, config.in_memory)
@@ -239,6 +239,8 @@ class CacheSource:
         """Latents (C, T, h, w) as float32, with what is known of the window."""
         shard, item = self._located[index]
         tensors = self._reader.tensors(shard)
+        if item.row >= len(tensors["latents"]):
+            raise InputError(f"{self.config.path}: the index names a row behind the end of {shard}; encode again")
         logvar = tensors.get("logvar")
         drawn = self._reader.tensors(given_file(shard)) if self.draws else {}
         r = item.record

@@ -100,6 +100,8 @@ def _opened(file: Path) -> Image.Image:
             return upright
     except PermissionError:
         raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{file}: an image of more pixels than can be read; shrink it") from None
     except BROKEN:
         raise InputError(f"{file}: {not_readable(file)}") from None
 
