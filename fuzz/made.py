@@ -133,9 +133,10 @@ def weights(folder: Path) -> None:
     old.write_bytes(data.replace(b"X%c\0\0\0%s" % (len(key), key), b"X\x0c" + bytes(3) + b"0" * 12))
     lightning = {"state_dict": OrderedDict(state), "epoch": 3, "callbacks": {"best": Callback()}, "lr": [1e-4]}
     torch.save(lightning, _made(folder / "lightning") / "a.ckpt")
-    module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
-    nn.init.constant_(module[0].weight, 0.5)
-    nn.init.constant_(module[0].bias, 0.25)
+    linear = nn.Linear(3, 2)
+    nn.init.constant_(linear.weight, 0.5)
+    nn.init.constant_(linear.bias, 0.25)
+    module = nn.Sequential(linear, nn.LayerNorm(2))
     torch.save(module.state_dict(), _made(folder / "module") / "a.pt")
     parts = _made(folder / "parts" / "transformer")
     save_file({"a": state["half"]}, parts / "diffusion_pytorch_model-00001-of-00002.safetensors")
