@@ -74,15 +74,20 @@ class Fit:
         kind = frame.format
         transparent = kind.has_palette or any(component.is_alpha for component in kind.components)
         hdr = colour.is_hdr(frame)
-        converted = self.reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="rgb48le" if hdr else "rgba" if transparent else "rgb24",
-            src_colorspace=colour.matrix(frame, self.path),
-            interpolation=accurate(),
-            threads=self.threads if frame.width * frame.height > 500_000 else 1,
-        )
+        matrix = colour.matrix(frame, self.path)
+        try:
+            converted = self.reformatter.reformat(
+                frame,
+                width=width,
+                height=height,
+                format="rgb48le" if hdr else "rgba" if transparent else "rgb24",
+                src_colorspace=matrix,
+                interpolation=accurate(),
+                threads=self.threads if frame.width * frame.height > 500_000 else 1,
+            )
+        except av.error.FFmpegError as error:  # of damaged headers: sizes or formats that no picture has
+            size = f"{frame.width}x{frame.height} {kind.name}"
+            raise InputError(f"{self.path}: its pictures ({size}) can't be converted: {error.strerror}") from None
         image = np.asarray(converted.to_ndarray())
         if hdr:
             return colour.tone_mapped(image, int(frame.color_trc), int(frame.color_primaries))
