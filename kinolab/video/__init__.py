@@ -220,8 +220,7 @@ def read_mask(
         InputError: for files that can't be read.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+    _check_plain(path)
     if is_image_mask(path):
         return read_image_mask(path, size, resize)
     if probe(path).frames == 1:
@@ -329,9 +328,16 @@ class _Opening:
     seek: bool = True
 
 
-def _open(path: Path, how: _Opening) -> Source:
+def _check_plain(path: Path) -> None:
+    """Raises InputError where there is nothing, or something that is waited for when it is opened, as a pipe is."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: neither a file nor a folder (a pipe or a device); expected a file")
+
+
+def _open(path: Path, how: _Opening) -> Source:
+    _check_plain(path)
     if path.is_dir():
         return open_folder(path, how.image_fps)
     if path.stat().st_size == 0:

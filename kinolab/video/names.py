@@ -56,7 +56,7 @@ def visible_files(folder: Path) -> list[Path]:
 
 def images_of(folder: Path) -> list[str]:
     """The names of the images in a folder, in natural order; hidden files and others are left aside."""
-    return in_order(entry.name for entry in folder.iterdir() if is_image(entry.name))
+    return in_order(entry.name for entry in folder.iterdir() if is_image(entry.name) and entry.is_file())
 
 
 def is_image(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,11 @@ def test_masks_that_can_not_be_read(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             marked(tmp_path / name)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "mask.png"
+    os.mkfifo(pipe)
+    for read in (lambda: video.read_mask(pipe, (8, 8)), lambda: video.probe(pipe), lambda: video.read(pipe)):
+        with pytest.raises(InputError, match=r"mask\.png: neither a file nor a folder"):
+            read()
