@@ -17,8 +17,9 @@ test: setup
 test-fast: setup
 	$(PYTEST) -m "not slow and not wide"
 
+# WIDE names a part of them: make test-wide WIDE=tests/video
 test-wide: setup
-	$(PYTEST) -m wide
+	$(PYTEST) -m wide $(WIDE)
 
 check: setup
 	$(BIN)/ruff check .
