@@ -174,6 +174,7 @@ class ShardReader:
     def __init__(self, path: Path, in_memory: bool = False) -> None:
         self.path, self.in_memory = path, in_memory
         self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._checked = set[str]()  # a shard that is opened again need not be read whole for one window
 
     def tensors(self, shard: str) -> dict[str, Tensor]:
         """The tensors of a shard, mapped and not yet read (or held, with `in_memory`)."""
@@ -189,7 +190,9 @@ class ShardReader:
     def _load(self, shard: str) -> dict[str, Tensor]:
         file = self.path / "shards" / shard
         try:
-            tensors = read_weights(file, advice="delete it and run the same kinolab encode again").tensors
+            advice = "delete it and run the same kinolab encode again"
+            tensors = read_weights(file, advice=advice, check=shard not in self._checked).tensors
+            self._checked.add(shard)
         except FileNotFoundError:
             raise InputError(f"{file}: missing; run the same kinolab encode again") from None
         needed = ("given", "mask") if shard.endswith(GIVEN_ENDING) else ("latents",)

@@ -145,8 +145,10 @@ class TensorFile:
         """A tensor's shape, without reading it."""
         return tuple(self._piece(name).get_shape())
 
-    def tensor(self, name: str, nan: Literal["refuse", "allow"] = "refuse") -> Tensor:
+    def tensor(self, name: str, nan: Literal["refuse", "allow"] = "refuse", *, check: bool = True) -> Tensor:
         """A tensor, mapped; when first asked for it is read once, to check its sum and to look for NaN.
+
+        check: false for a file that this process has checked before, and opens again.
 
         Raises:
             InputError: where there is none of that name, it differs from its sum, or holds NaN and that is refused.
@@ -158,7 +160,7 @@ class TensorFile:
                 tensor: Tensor = self._file.get_tensor(name)
             except (SafetensorError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
                 raise self._damaged(f"{name}: {one_line(error, 120)}") from None
-        if name not in self._checked:
+        if check and name not in self._checked:
             try:
                 found = scan(tensor, search=nan == "refuse")
             except NotImplementedError:
@@ -202,8 +204,11 @@ def read_weights(
     *,
     nan: Literal["refuse", "allow"] = "refuse",
     advice: str = "get it again",
+    check: bool = True,
 ) -> Weights:
     """The tensors of a `.safetensors` file (or those of `names`), mapped from disk and checked in one pass.
+
+    check: false for a file that this process has checked before: its tensors are mapped and not read.
 
     Raises:
         InputError: as `TensorFile` and its `tensor` do.
@@ -211,7 +216,7 @@ def read_weights(
     """
     file = TensorFile(path, advice)
     wanted = file.names if names is None else names
-    return Weights({name: file.tensor(name, nan) for name in wanted}, file.metadata, file.has_sums)
+    return Weights({name: file.tensor(name, nan, check=check) for name in wanted}, file.metadata, file.has_sums)
 
 
 def kind_of(path: Path) -> Kind:

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from kinolab.autoencoders.base import Posterior
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
+from kinolab.data import cache as cache_files
 from kinolab.errors import InputError
+from kinolab.runtime import weights as weight_files
+from kinolab.runtime.hashes import Scan
 from kinolab.runtime.locks import held
 from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
@@ -265,3 +268,23 @@ def test_a_damaged_shard_is_named(tmp_path: Path, folder: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(InputError, match=f"{shard.name}: damaged"):
         cache(tmp_path / "c")[0]
+
+
+def test_a_shard_that_is_opened_again_is_not_checked_again(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache of more shards than stay open, a window would else cost the reading of its whole shard."""
+    encode_to_cache(clips(folder), MeanAutoencoder(), tmp_path / "c", batch=5, shard_size=3)
+    monkeypatch.setattr(cache_files, "OPEN_SHARDS", 1)
+    scanned: list[int] = []
+    scan = weight_files.scan
+
+    def counted(tensor: torch.Tensor, search: bool = True) -> Scan:
+        scanned.append(1)
+        return scan(tensor, search)
+
+    monkeypatch.setattr(weight_files, "scan", counted)
+    source = cache(tmp_path / "c")
+    first = [source[i].latents for i in range(12)]
+    assert len(scanned) == 4
+    assert all(torch.equal(source[i].latents, first[i]) for i in range(12)) and len(scanned) == 4
