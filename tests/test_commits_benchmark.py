@@ -84,6 +84,7 @@ def test_a_commit_is_checked_out_and_put_away(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.wide
 def test_the_smallest_fault_is_found_and_no_other(tmp_path: Path) -> None:
     """Each side computes in a process of its own, with the package of its own folder."""
     only = ["forward models/latte"]
