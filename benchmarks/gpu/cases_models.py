@@ -25,7 +25,6 @@ from kinolab.autoencoders import (
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.denoisers import (
     Conditions,
-    Denoiser,
     DiT,
     DiTConfig,
     Latte,
@@ -119,7 +118,7 @@ def denoisers(small: bool) -> Iterator[Case]:
                 f"{kind}: {name}", fresh(_maker(module, settled)), _inputs_of(sizes, module, settled, frames),
             )  # fmt: skip
     joint = LatteConfig(**sizes.fields({"num_classes": CLASSES}))
-    yield Case("latte: joint images", fresh(_maker(Latte, joint)), lambda: _joint(sizes), _run_joint)
+    yield Case("latte: joint images", fresh(_maker(Latte, joint)), lambda: _joint(sizes))
 
 
 def _maker(module: Callable[[Any], nn.Module], config: Any) -> Callable[[], nn.Module]:
@@ -138,11 +137,7 @@ def _inputs_of(sizes: Sizes, module: Any, config: Any, frames: int) -> Callable[
 def _joint(sizes: Sizes) -> tuple[Any, ...]:
     z = seeded(10, sizes.batch, 4, sizes.frames + 1, sizes.side, sizes.side)  # the last frame is an image
     label = torch.arange(sizes.batch * 2).view(sizes.batch, 2) % CLASSES
-    return z, torch.linspace(50, 900, sizes.batch).round(), Conditions(label=label)
-
-
-def _run_joint(module: Denoiser, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-    return module(z, t, conditions, image_frames=1)
+    return z, torch.linspace(50, 900, sizes.batch).round(), Conditions(label=label, image_frames=1)
 
 
 def autoencoders(small: bool) -> Iterator[Case]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinolab.contracts.options import ForwardOptions
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
-from kinolab.layers.step_cache import StepCache
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Conditions:
     fps: (B,) frames per second of the clips; 0 = a still image. `null` leaves it as it is.
     given: (B, C, T, H, W) latents of the given part of the video, 0 where nothing is given; mask: (B, R, T, H, W), the
     share to be generated (`kinolab.layers.masking`). Both or neither; `null` leaves them as they are.
+    image_frames: how many of the last frames are single images beside the video, the same in every clip.
     """
 
     label: Tensor | None = None
@@ -36,11 +37,12 @@ class Conditions:
     given: Tensor | None = None
     mask: Tensor | None = None
     fps: Tensor | None = None
+    image_frames: int = 0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
-        """Apply a tensor function to every field that is given."""
+        """Apply a tensor function to every tensor that is given."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Conditions(**{k: None if v is None else function(v) for k, v in values.items()})
+        return Conditions(**{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""
@@ -57,8 +59,12 @@ class Conditions:
     @staticmethod
     def cat(first: Conditions, second: Conditions) -> Conditions:
         """Stack two batches of conditions; a field given in one must be given in the other."""
-        merged = {}
+        if first.image_frames != second.image_frames:
+            raise ValueError(f"image_frames: {first.image_frames} in one batch and {second.image_frames} in the other")
+        merged: dict[str, Any] = {"image_frames": first.image_frames}
         for f in dataclasses.fields(Conditions):
+            if f.name in merged:
+                continue
             a, b = getattr(first, f.name), getattr(second, f.name)
             if f.name == "null" and (a is None) != (b is None):
                 a = a if a is not None else torch.zeros_like(b)
@@ -74,7 +80,7 @@ class DenoiserSpec:
     """What a denoiser takes: latent channels, whether it also predicts a variance, and the conditions it accepts.
 
     `given` says how it takes the given part of a video, `mask_channels` the channels R of that part's mask; `fps`
-    whether it takes the frame rate.
+    whether it takes the frame rate, `joint_images` whether its last frames may be single images.
     """
 
     channels: int
@@ -85,6 +91,7 @@ class DenoiserSpec:
     given: Given = "none"
     mask_channels: int = 1
     fps: bool = False
+    joint_images: bool = False
 
     @property
     def unlabelled(self) -> int:
@@ -94,42 +101,30 @@ class DenoiserSpec:
         return 0 if only else self.num_classes
 
 
+def run_blocks(
+    x: Tensor, options: ForwardOptions | None, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """blocks(x), or what the run's cache makes of it (`kinolab.contracts.options.BlockCache.run`)."""
+    if options is not None and options.reach is not None:
+        raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
+    if options is None or options.cache is None:
+        return blocks(x)
+    return options.cache.run(x, blocks, modulated)
+
+
 class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""
 
     spec: DenoiserSpec
     config: Any
     """The denoiser's own config class."""
-    step_cache: StepCache | None
-    """Set by a sampling run that reuses features between its steps (`kinolab.layers.step_cache.caching`)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.step_cache = None
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
+        """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W).
 
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W)."""
-        raise NotImplementedError
-
-    def run_blocks(
-        self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """blocks(x), or what they added in an earlier step where a step cache says that it will do.
-
-        Args:
-            x: the tokens, (B, ...).
-            blocks: runs all blocks, tokens -> tokens of the same shape.
-            modulated: the tokens as the first block's norm and the time's shift and scale make them.
+        `options` is what the run asks for; none = as trained.
         """
-        cache = self.step_cache
-        if cache is None:
-            return blocks(x)
-        residual = cache.recall(cache, lambda: modulated(x))
-        if residual is not None:
-            return x + residual
-        result = blocks(x)
-        cache.keep(cache, result - x)
-        return result
+        raise NotImplementedError
 
     @property
     def partly_used(self) -> bool:
@@ -142,6 +137,8 @@ class Denoiser(nn.Module):
 
     def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
         """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
+        if conditions.image_frames and not self.spec.joint_images:
+            raise InputError("this denoiser was built without joint images: leave image_frames 0")
         if z.ndim != 5 or z.shape[1] != self.spec.channels:
             raise InputError(f"expected latents (B, {self.spec.channels}, T, H, W), got {tuple(z.shape)}")
         if t.shape != z.shape[:1]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.config import Config
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
+from kinolab.contracts.options import ForwardOptions
+from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, place_embedding, sincos_2d
@@ -126,7 +127,7 @@ class DiT(Denoiser):
         """Xavier for linear layers, every block the identity, the output zero (section 3.2)."""
         initialize_transformer(self)
 
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W), every frame by itself.
 
         Raises:
@@ -140,7 +141,7 @@ class DiT(Denoiser):
         x = self.x_embedder(z)
         x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
         c = self._condition(t, conditions)
-        x = self.run_blocks(x, lambda x: self._blocks(x, c), lambda x: self._modulated(x, c))
+        x = run_blocks(x, options, lambda x: self._blocks(x, c), lambda x: self._modulated(x, c))
         return unpatchify(self.final_layer(x, c), grid, p)
 
     def _blocks(self, x: Tensor, c: Tensor) -> Tensor:

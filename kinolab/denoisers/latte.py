@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.config import Config
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
+from kinolab.contracts.options import ForwardOptions
+from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, attend, spatial_attention, temporal_attention
 from kinolab.layers.embeddings import (
@@ -276,9 +277,9 @@ class Latte(Denoiser):
     """Latte of any variant; see `LatteConfig`.
 
     A condition that the model was built for and that is not given counts as null. In joint image-video training the
-    last `image_frames` frames are single images: nothing flows between them and the video or each other. Their
-    labels and prompts may differ from the video's: then label is (B, 1 + image_frames), pooled and text likewise
-    have 1 + image_frames in their second place.
+    last frames, `image_frames` of the conditions, are single images: nothing flows between them and the video or each
+    other. Their labels and prompts may differ from the video's: then label is (B, 1 + image_frames), pooled and text
+    likewise have 1 + image_frames in their second place.
     """
 
     y_embedder: LabelEmbedder
@@ -292,7 +293,9 @@ class Latte(Denoiser):
         super().__init__()
         self.config = config
         D, C = config.hidden_size, config.in_channels
-        self.spec = DenoiserSpec(C, config.learned_variance, config.num_classes, config.text_dim, config.pooled_dim)
+        self.spec = DenoiserSpec(
+            C, config.learned_variance, config.num_classes, config.text_dim, config.pooled_dim, joint_images=True
+        )
         self.x_embedder = PatchEmbed(C, D, config.patch_size, config.temporal_patch)
         self.t_embedder = TimestepEmbedder(D)
         if config.num_classes:
@@ -320,13 +323,14 @@ class Latte(Denoiser):
         """DiT's initialisation: Xavier for linear layers, every block the identity, the output zero."""
         initialize_transformer(self)
 
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, image_frames: int = 0) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).
 
         Raises:
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
         self.check_inputs(z, t, conditions)
+        image_frames = conditions.image_frames
         self._check_frames(z, image_frames)
         self._check_conditions(len(t), conditions, image_frames)
         p = self.config.patch_size
@@ -342,7 +346,9 @@ class Latte(Denoiser):
             tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)
             x = torch.cat([x, tokens.to(x.dtype)], dim=2)
         context = self._context(conditions, len(t), frames, image_frames)
-        x = self.run_blocks(x, lambda x: self._blocks(x, c, shared, context), lambda x: self._modulated(x, c, shared))
+        x = run_blocks(
+            x, options, lambda x: self._blocks(x, c, shared, context), lambda x: self._modulated(x, c, shared)
+        )
         x = self.final_layer(x[:, :, :places], c)
         return unpatchify(x, grid, p, self.config.temporal_patch)
 

@@ -38,7 +38,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.config import Config
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
+from kinolab.contracts.options import ForwardOptions
+from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, attend
 from kinolab.layers.embeddings import (
@@ -390,7 +391,7 @@ class Mmdit(Denoiser):
         if text is not None:
             self.config = self.config.model_copy(update={"null_tokens": len(text)})
 
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C, T, H, W).
 
         Raises:
@@ -410,7 +411,7 @@ class Mmdit(Denoiser):
         context = self._context(x, text, mask, times, grid)
         if text is not None:
             text = text[:, None].expand(-1, context.sequences, -1, -1)
-        x = self.run_blocks(x, lambda x: self._blocks(x, text, c, context), lambda x: self._modulated(x, c))
+        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context), lambda x: self._modulated(x, c))
         return self._output(x, c, frames, grid)
 
     def _blocks(self, x: Tensor, text: Tensor | None, c: Tensor, context: Context) -> Tensor:

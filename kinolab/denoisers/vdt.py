@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.config import Config
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
+from kinolab.contracts.options import ForwardOptions
+from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, spatial_attention, temporal_attention
 from kinolab.layers.embeddings import (
@@ -234,7 +235,7 @@ class Vdt(Denoiser):
         """
         initialize_transformer(self)
 
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).
 
         Raises:
@@ -253,7 +254,7 @@ class Vdt(Denoiser):
         x, told, context = self._tell(x, c, context, positions, given, mask)
         if self.config.adaln == "single":
             told = self.t_block(told)
-        x = self.run_blocks(x, lambda x: self._blocks(x, told, context), lambda x: self._modulated(x, told))
+        x = run_blocks(x, options, lambda x: self._blocks(x, told, context), lambda x: self._modulated(x, told))
         return unpatchify(self.final_layer(x[:, :frames], c), grid, p)
 
     def _blocks(self, x: Tensor, told: Tensor, context: Context) -> Tensor:

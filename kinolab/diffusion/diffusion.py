@@ -336,10 +336,10 @@ class Diffusion:
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         times = self.times(sampler, positions=noise[0, 0].numel())
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        fraction = self.path.fraction
-        predict = guided(
-            denoiser, conditions, guidance, channels=z.shape[1], fraction=fraction, cache=cache, negative=negative
-        )
+        if cache is not None and steering is not None and steering.config.guided:
+            raise InputError(
+                "a step cache cuts the gradient that reconstruction guidance follows: leave it out, or use replacement"
+            )
 
         def denoise(z: Tensor, t: float) -> Denoised:
             prediction, variance = self.split(predict(z, t), z.shape[1])
@@ -354,12 +354,17 @@ class Diffusion:
 
         estimate = denoise if steering is None else steered(denoise, steering, self.path)
         if cache is not None:
-            if steering is not None and steering.config.guided:
-                raise InputError(
-                    "a step cache cuts the gradient that reconstruction guidance follows: leave it out, or use "
-                    "replacement"
-                )
             callback = cache.counting(callback)
-        run = SAMPLERS[sampler.name]
-        with caching(denoiser, cache, sampler.steps):
+        run, channels, fraction = SAMPLERS[sampler.name], z.shape[1], self.path.fraction
+        with caching(denoiser, cache, sampler.steps) as options:
+            predict = guided(
+                denoiser,
+                conditions,
+                guidance,
+                channels=channels,
+                fraction=fraction,
+                cache=cache,
+                negative=negative,
+                options=options,
+            )
             return run(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=callback)

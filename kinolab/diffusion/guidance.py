@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
+from kinolab.contracts.options import ForwardOptions
 from kinolab.errors import InputError
 from kinolab.layers.step_cache import StepCache
 
@@ -28,8 +29,8 @@ class Conditions(Protocol):
     def cat(first: Any, second: Any) -> Any: ...
 
 
-DenoiserLike = Callable[[Tensor, Tensor, Any], Tensor]
-"""denoiser(z (B, C, T, H, W), t (B,), conditions) -> prediction, (B, C or 2C, T, H, W)."""
+DenoiserLike = Callable[..., Tensor]
+"""denoiser(z (B, C, T, H, W), t (B,), conditions, options if the run has some) -> prediction, (B, C or 2C, T, H, W)."""
 
 Predict = Callable[[Tensor, float], Tensor]
 """predict(z, t) -> prediction, with the conditions bound."""
@@ -71,6 +72,7 @@ def guided(
     fraction: Callable[[float], float],
     cache: StepCache | None = None,
     negative: Conditions | None = None,
+    options: ForwardOptions | None = None,
 ) -> Predict:
     """The denoiser with its conditions bound and guidance applied, as predict(z, t) in the dtype of z.
 
@@ -84,6 +86,7 @@ def guided(
         fraction: time -> fraction in [0, 1], to compare with the interval.
         cache: is told which branch a call computes, and says in which steps the unconditional one may be left out.
         negative: what to move away from, in place of the unconditional branch: a negative prompt's conditions.
+        options: what the run asks of the denoiser; none = it is called without.
 
     Raises:
         InputError: where there is guidance and nothing to guide towards, or a negative and no guidance.
@@ -99,7 +102,8 @@ def guided(
     def call(z: Tensor, t: float, which: Conditions, *rows: str) -> Tensor:
         if cache is not None:
             cache.rows = rows
-        return denoiser(z, torch.full((z.shape[0],), t, dtype=torch.float32, device=z.device), which).to(z.dtype)
+        times = torch.full((z.shape[0],), t, dtype=torch.float32, device=z.device)
+        return (denoiser(z, times, which) if options is None else denoiser(z, times, which, options)).to(z.dtype)
 
     def predict(z: Tensor, t: float) -> Tensor:
         # The margin keeps the interval's own ends in it, after the rounding of times to units and back.

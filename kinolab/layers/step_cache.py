@@ -27,13 +27,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
+from kinolab.contracts.options import ForwardOptions, takes_options
 from kinolab.errors import InputError
 
 
@@ -102,6 +103,15 @@ class StepCache:
         self.difference: Tensor | None = None
         self._branches: dict[str, _Branch] = {}
         self.recall, self.keep = _outside_compilation(StepCache._recall), _outside_compilation(StepCache._keep)
+
+    def run(self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]) -> Tensor:
+        """blocks(x), or x and what the blocks added when they last ran (`kinolab.contracts.options.BlockCache`)."""
+        residual = self.recall(self, lambda: modulated(x))
+        if residual is not None:
+            return x + residual
+        result = blocks(x)
+        self.keep(self, result - x)
+        return result
 
     @property
     def always(self) -> bool:
@@ -182,29 +192,20 @@ def _outside_compilation(function: Callable[..., Any]) -> Callable[..., Any]:
     return _disabled(function) if "torch._dynamo" in sys.modules else function
 
 
-class Cacheable(Protocol):
-    """A denoiser that looks for a cache in `step_cache` (`kinolab.denoisers.base.Denoiser.run_blocks`)."""
-
-    step_cache: StepCache | None
-
-
 @contextmanager
-def caching(denoiser: object, cache: StepCache | None, steps: int) -> Iterator[None]:
-    """Within this context, one sampling run of `steps` steps, the denoiser leaves its blocks out as the cache says.
+def caching(denoiser: object, cache: StepCache | None, steps: int) -> Iterator[ForwardOptions | None]:
+    """One sampling run of `steps` steps: the options with which the denoiser leaves its blocks out as the cache says.
 
     Raises:
         InputError: for a denoiser that has no blocks to leave out.
     """
     if cache is None:
-        yield
+        yield None
         return
-    if not hasattr(denoiser, "step_cache"):
+    if not takes_options(denoiser):
         raise InputError(f"a step cache needs a transformer denoiser, got {type(denoiser).__name__}: leave it out")
     cache.begin(steps)
-    holder = cast(Cacheable, denoiser)
-    holder.step_cache = cache
     try:
-        yield
+        yield ForwardOptions(cache=cache)
     finally:
-        holder.step_cache = None
         cache.begin(1)

@@ -148,7 +148,7 @@ class DenoiserJob:
             alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
             conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
         weight = self.tasks.weight(conditions)
-        parts = self.diffusion.loss(self._network(), z0, conditions, t=times, noise=noise, weight=weight)
+        parts = self.diffusion.loss(self.parts["denoiser"].wrapped, z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
 
@@ -195,12 +195,6 @@ class DenoiserJob:
         null = torch.full_like(label, self.denoiser.spec.num_classes)
         return torch.where(rows.view(-1, *[1] * (label.ndim - 1)), null, label)
 
-    def _network(self) -> Any:
-        wrapped, count = self.parts["denoiser"].wrapped, self.recipe.image_frames
-        if not count:
-            return wrapped
-        return lambda z, t, c: wrapped(z, t, c, image_frames=count)
-
     def latents(self, examples: Sequence[Any]) -> Tensor:
         """Latents (B, C, T, H, W) of cached examples, or of clips encoded here."""
         if hasattr(examples[0], "latents"):
@@ -223,7 +217,7 @@ class DenoiserJob:
             told += [example, *(drawn(other, source) for other in others)]
         images = torch.stack(rows).transpose(1, 2)
         conditions = self.conditions(told).map(lambda v: v.unflatten(0, (len(z0), 1 + count)))
-        return torch.cat([z0, images], dim=2), conditions
+        return torch.cat([z0, images], dim=2), replace(conditions, image_frames=count)
 
     def conditions(self, examples: Sequence[Any]) -> Conditions:
         """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""

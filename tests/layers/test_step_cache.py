@@ -81,7 +81,7 @@ def test_threshold_zero_is_exact_and_a_large_one_runs_the_ends_only(name: str) -
     drifted = sample(model, loose, guidance=GUIDED)
     assert (loose.hits, loose.misses) == (6, 2)
     assert torch.isfinite(drifted).all() and not torch.equal(drifted, plain)
-    assert model.step_cache is None and torch.equal(sample(model, guidance=GUIDED), plain)
+    assert torch.equal(sample(model, guidance=GUIDED), plain)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -104,10 +104,10 @@ def test_a_residual_is_added_again_exactly() -> None:
     model.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     model.final_layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model.x_embedder.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    with torch.no_grad(), caching(model, cache, 5):
-        model(first, t, LABELS)
+    with torch.no_grad(), caching(model, cache, 5) as options:
+        model(first, t, LABELS, options)
         cache.step = 1
-        model(second, t, LABELS)
+        model(second, t, LABELS, options)
     embedded, before, after, _, embedded_again, last = seen
     assert_close(last, embedded_again + (before - embedded) + (after - before))
 
@@ -125,7 +125,7 @@ def test_the_blocks_run_when_the_added_up_change_reaches_the_threshold() -> None
         for step in range(12):
             cache.step = step
             factor = 1.1**step
-            out = model.run_blocks(torch.zeros(2, 3), blocks, lambda x, factor=factor: x + factor)  # type: ignore[misc]
+            out = cache.run(torch.zeros(2, 3), blocks, lambda x, factor=factor: x + factor)  # type: ignore[misc]
             assert_close(out, torch.ones(2, 3))
     assert ran == [0, 3, 6, 9, 11], "0.1 a call adds up to 0.3 at every third; the last step always runs"
     assert (cache.hits, cache.misses) == (7, 5)
@@ -140,7 +140,7 @@ def test_a_batch_runs_where_one_of_its_clips_has_to() -> None:
             for step in range(12):
                 cache.step = step
                 scale = torch.tensor([[(1 + c) ** step] for c in changes])
-                model.run_blocks(torch.zeros(2, 3), lambda x: x, lambda x, scale=scale: x + scale)  # type: ignore[misc]
+                cache.run(torch.zeros(2, 3), lambda x: x, lambda x, scale=scale: x + scale)  # type: ignore[misc]
         return cache.misses
 
     assert run([0.0, 0.0]) == 2 and run([0.0, 0.1]) == 5 and run([0.1, 0.1]) == 5
@@ -198,9 +198,7 @@ def test_guidance_reuses_the_difference_of_its_branches() -> None:
     calls: list[int] = []
 
     class Constant:
-        step_cache: StepCache | None = None
-
-        def __call__(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        def __call__(self, z: Tensor, t: Tensor, conditions: Conditions, options: object = None) -> Tensor:
             calls.append(len(z))
             assert conditions.label is not None
             null = torch.zeros_like(conditions.label) > 0 if conditions.null is None else conditions.null
@@ -243,11 +241,12 @@ def test_what_can_not_be_cached_is_refused() -> None:
             StepCacheConfig.model_validate(values)
 
 
-def test_the_cache_goes_when_sampling_fails() -> None:
-    model = build("dit")
-    with pytest.raises(RuntimeError, match="stop"), caching(model, cache_of(), 3):
+def test_a_run_that_fails_leaves_nothing_in_the_cache() -> None:
+    model, cache = build("dit"), cache_of(threshold=1e9)
+    with pytest.raises(RuntimeError, match="stop"), caching(model, cache, 3) as options:
+        model(torch.randn(2, 4, 3, 4, 4), torch.tensor([900.0, 900.0]), LABELS, options)
         raise RuntimeError("stop")
-    assert model.step_cache is None
+    assert torch.equal(sample(model, cache), sample(model, cache_of(threshold=1e9)))
 
 
 @pytest.mark.wide("compiler")

@@ -270,7 +270,7 @@ class Listening(torch.nn.Module):
         self.told: list[list[float]] = []
         self.null: list[list[bool] | None] = []
 
-    def forward(self, z: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, t: torch.Tensor, conditions: Conditions, options: object = None) -> torch.Tensor:
         assert conditions.text is not None
         self.told.append(conditions.text[:, 0, 0].tolist())
         self.null.append(None if conditions.null is None else conditions.null.tolist())

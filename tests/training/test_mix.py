@@ -117,7 +117,7 @@ class Told(Denoiser):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[tuple[int, ...], list[float]]] = []
 
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: object = None) -> Tensor:
         self.check_inputs(z, t, conditions)
         assert conditions.fps is not None
         self.seen.append((tuple(z.shape), conditions.fps.tolist()))

@@ -1,0 +1,1 @@
+"""What passes between the rooms: one small file per contract, data and protocols only."""
