@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -35,10 +36,16 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """What a file says; many tests look at the same ones."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> set[str]:
     """The rooms of kinolab that a file imports, those for type checkers included."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             if node.module == "kinolab":
                 found |= {alias.name for alias in node.names}
@@ -61,7 +68,7 @@ def test_imports_point_one_way(path: Path) -> None:
 def unknown_modules(path: Path) -> list[str]:
     """The modules of the project that a file imports, inside functions too, and that are not there."""
     missing = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module]
@@ -145,7 +152,7 @@ def test_text_is_cut_into_lines_in_one_place() -> None:
     users = {
         str(path.relative_to(PACKAGE))
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "readlines")
     }
     assert not users, "use kinolab.runtime.text.split_lines"
