@@ -14,7 +14,7 @@ import torch
 import kinolab.model
 import kinolab.training.tasks
 from kinolab import tasks, video
-from kinolab.data.clips import ClipExample
+from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import Conditions
 from kinolab.diffusion import SteeringConfig
 from kinolab.errors import InputError
@@ -56,12 +56,25 @@ def told(model: VideoModel) -> list[Conditions]:
     return seen
 
 
+class One(Source):
+    """A source of one example."""
+
+    def __init__(self, example: Example) -> None:
+        self.example = example
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Example:
+        return self.example
+
+
 def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> None:
     assert kinolab.model.encode_given is kinolab.training.tasks.encode_given is tasks.encode_given
     model, video_ = tiny_vdt(), clip()
     seen = told(model)
-    draws = TaskDraws(model.config.tasks, model.autoencoder, model.denoiser.spec, source=None)
-    example = ClipExample(video_[0], 8.0, None, None, "x", (0.0, 1.0))
+    example = Example(video_[0], 8.0, None, None, "x", (0.0, 1.0))
+    draws = TaskDraws(model.config.tasks, model.autoencoder, model.denoiser.spec, One(example))
     [mask] = [tasks.draw_mask(TasksConfig(predict=1, complete=1, predict_frames=(1, 3)), 5, 32, 32, _generator())[1]]
     trained = draws.give(Conditions(), [example], [_generator()])
     model.complete(video_, mask.expand(1, 1, -1, -1, -1))

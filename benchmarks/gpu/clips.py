@@ -19,7 +19,7 @@ from benchmarks.gpu.packing import carried_back, write_clips
 from benchmarks.gpu.running import Item, Place, Record
 from benchmarks.gpu.toy import in_words
 from kinolab import data, video
-from kinolab.data.clips import Split
+from kinolab.contracts.examples import Split
 from kinolab.layers.precision import autocast
 from kinolab.model import Request, VideoModel, load_autoencoder
 from kinolab.training.initial import first_autoencoder, first_denoiser

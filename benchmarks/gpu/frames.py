@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from kinolab import video
-from kinolab.data.clips import ClipExample, ClipRecord, Split, Verdict, heldout_hashes
+from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Split
+from kinolab.data.clips import heldout_hashes
 from kinolab.errors import InputError
 
 SUFFIX = ".webp"
@@ -71,13 +72,11 @@ def read_frames(path: Path) -> list[FramesOf]:
     return clips
 
 
-class FramesSource:
+class FramesSource(ClipSource):
     """Windows of clips in memory, as a source of `kinolab.data`; every window begins `stride` frames after another.
 
     Frames are taken as they are, or made smaller to `size` (a square) by averaging.
     """
-
-    classes: tuple[str, ...] = ()
 
     def __init__(
         self, clips: Sequence[FramesOf], frames: int, size: int, *, split: Split, stride: int = 4, fraction: float = 0.1
@@ -98,12 +97,12 @@ class FramesSource:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, index: int) -> ClipExample:
+    def __getitem__(self, index: int) -> Example:
         """Window `index`: video (3, T, S, S)."""
         clip, start = self._windows[index]
         r = self.record(index)
         frames = self._clips[clip].frames[start : start + self.frames]
-        return ClipExample(video.to_tensor(frames), r.fps, None, None, r.source, r.time_range)
+        return Example(video.to_tensor(frames), r.fps, None, None, r.source, r.time_range)
 
     def record(self, index: int) -> ClipRecord:
         """What is known of window `index`."""
@@ -112,25 +111,13 @@ class FramesSource:
         times = (start / clip.fps, (start + self.frames) / clip.fps)
         return ClipRecord(clip.name, self._hashes[k], times, self.frames, clip.fps, None, None)
 
-    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
-        """The windows of `indices`, in that order."""
-        return ((index, self[index]) for index in indices)
-
-    def groups(self) -> list[list[int]]:
-        """All indices: the windows have one shape."""
-        return [list(range(len(self)))]
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Frames, height and width: all windows have the same."""
+        return self.frames, *self.size
 
     def transform(self) -> dict[str, object]:
         """What is done to the pixels."""
         return {"kind": "frames", "size": list(self.size)}
-
-    def verdicts(self) -> list[Verdict]:
-        """Nothing is judged: the clips were chosen when their frames were carried."""
-        return []
-
-    def notes(self) -> list[str]:
-        """Nothing is changed."""
-        return []
 
 
 def _resized(frames: np.ndarray, size: int) -> np.ndarray:

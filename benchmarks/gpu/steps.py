@@ -22,7 +22,7 @@ from benchmarks.gpu.cases import seeded
 from benchmarks.gpu.running import FAILED, Item, Place, Record
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.data.clips import ClipExample, LatentExample
+from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import build as build_denoiser
 from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.batches import MicroBatch
@@ -75,16 +75,16 @@ def trainings(small: bool) -> Iterator[Training]:
     yield Training("MMDiT, compiled", mmdit, latents, 16, compiled=True)
 
 
-class InMemory:
+class InMemory(Source):
     """As many equal examples as are asked for; what is trained on them means nothing."""
 
-    def __init__(self, example: LatentExample | ClipExample, count: int) -> None:
-        self.example, self.count = example, count
+    def __init__(self, example: Example, count: int) -> None:
+        self.example, self.count, self.encoded = example, count, example.encoded
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> LatentExample | ClipExample:
+    def __getitem__(self, index: int) -> Example:
         if index >= self.count:
             raise IndexError(index)
         return self.example
@@ -102,13 +102,13 @@ def trainer_of(training: Training, batch: int, device: torch.device, folder: Pat
     if training.model["kind"] == "odvae":
         recipe = load_recipe({"kind": "autoencoder", "autoencoder": training.model, **common})
         assert isinstance(recipe, AutoencoderRecipe)
-        clip = ClipExample(seeded(1, *training.shape).clamp(-1, 1), 8.0, None, None, "", (0.0, 1.0))
+        clip = Example(seeded(1, *training.shape).clamp(-1, 1), 8.0, None, None, "", (0.0, 1.0))
         source = InMemory(clip, batch)
         job = AutoencoderJob(recipe, build_autoencoder(recipe.autoencoder), source, source)
     else:
         recipe = load_recipe({"kind": "denoiser", "denoiser": training.model, "autoencoder": "none", **common})
         assert isinstance(recipe, DenoiserRecipe)
-        latents = LatentExample(seeded(1, *training.shape), 8.0, None, 0, "", (0.0, 1.0))
+        latents = Example(seeded(1, *training.shape), 8.0, None, 0, "", (0.0, 1.0), encoded=True)
         source = InMemory(latents, batch)
         image = ImageConfig(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=training.shape[0])
         job = DenoiserJob(recipe, ImageAutoencoder(image), build_denoiser(recipe.denoiser), source, source)

@@ -20,7 +20,7 @@ from benchmarks.gpu.running import FAILED, Item, OutOfTimeError, Place, Record
 from benchmarks.gpu.text import CarriedText
 from kinolab import data, video
 from kinolab.autoencoders.base import AutoencoderSpec
-from kinolab.data.clips import ClipExample
+from kinolab.contracts.examples import Example
 from kinolab.data.world import WorldConfig, make_clip
 from kinolab.model import Request, VideoModel, load_autoencoder
 from kinolab.training.initial import first_denoiser
@@ -42,12 +42,12 @@ class PooledWorld(data.WorldSource):
         super().__init__(config, spec)
         self.pool = pool
 
-    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
+    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, Example]]:
         """The clips of `indices`, in that order."""
         made = self.pool.imap(_clip, [(self.world, self.seed(index)) for index in indices], chunksize=8)
         for index, (frames, fps, caption, label) in zip(indices, made, strict=True):
             r = self.record(index)
-            yield index, ClipExample(video.to_tensor(frames), fps, caption, label, r.source, r.time_range)
+            yield index, Example(video.to_tensor(frames), fps, caption, label, r.source, r.time_range)
 
 
 @contextmanager

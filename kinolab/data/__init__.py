@@ -6,18 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Source, Split, Verdict
 from kinolab.data.cache import CacheConfig, CacheSource, LatentStatistics
-from kinolab.data.clips import (
-    CheckSummary,
-    ClipExample,
-    ClipRecord,
-    ClipSource,
-    LatentExample,
-    ShapeRules,
-    Split,
-    Verdict,
-    summarise,
-)
+from kinolab.data.clips import CheckSummary, ShapeRules, summarise
 from kinolab.data.encode import EncodeSummary, autoencoder_hash, encode_to_cache
 from kinolab.data.folder import FolderConfig, FolderSource
 from kinolab.data.order import ShuffledOrder
@@ -29,17 +20,17 @@ __all__ = [
     "CacheConfig",
     "CacheSource",
     "CheckSummary",
-    "ClipExample",
     "ClipRecord",
     "ClipSource",
     "DataConfig",
     "EncodeSummary",
+    "Example",
     "FolderConfig",
     "FolderSource",
-    "LatentExample",
     "LatentStatistics",
     "ShapeRules",
     "ShuffledOrder",
+    "Source",
     "Split",
     "Verdict",
     "WorldSource",

@@ -27,7 +27,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kinolab.config import Config
-from kinolab.data.clips import ClipRecord, LatentExample, Split, Verdict, by_shape, heldout_hashes
+from kinolab.contracts.examples import ClipRecord, Example, Source, Split, Verdict, by_shape
+from kinolab.data.clips import heldout_hashes
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
@@ -202,15 +203,17 @@ class ShardReader:
         return {name: t.clone() for name, t in tensors.items()} if self.in_memory else dict(tensors)
 
 
-class CacheSource:
-    """A latent cache as a source: `source[i]` is a `LatentExample`.
+class CacheSource(Source):
+    """A latent cache as a source: `source[i]` is an `Example` of latents.
 
     Raises:
         InputError: where the folder is not a cache, its encoding never finished a shard, or the split is empty.
     """
 
+    encoded = True
+
     def __init__(self, config: CacheConfig) -> None:
-        self.config = config
+        self.config, self.cache = config, config.path
         self.header = read_header(config.path)
         entries = read_index(config.path)
         located = [(entry.shard, item) for entry in entries for item in entry.items]
@@ -231,14 +234,13 @@ class CacheSource:
                 f"(heldout_fraction {config.heldout_fraction}); use split: all"
             )
         self.classes: tuple[str, ...] = tuple(Record(self.header, f"{config.path}: cache.json").texts("classes"))
-        self.draws: dict[str, Any] | None = self.header.get("draws")
-        """The tasks and the number of the masked draws of each item; none = the cache holds no draws."""
+        self.draws = self.header.get("draws")
         self._reader = ShardReader(config.path, config.in_memory)
 
     def __len__(self) -> int:
         return len(self._located)
 
-    def __getitem__(self, index: int) -> LatentExample:
+    def __getitem__(self, index: int) -> Example:
         """Latents (C, T, h, w) as float32, with what is known of the window."""
         shard, item = self._located[index]
         tensors = self._reader.tensors(shard)
@@ -247,8 +249,8 @@ class CacheSource:
         logvar = tensors.get("logvar")
         drawn = self._reader.tensors(given_file(shard)) if self.draws else {}
         r = item.record
-        return LatentExample(
-            latents=tensors["latents"][item.row].float(),
+        return Example(
+            clip=tensors["latents"][item.row].float(),
             fps=r.fps,
             caption=r.caption,
             label=r.label,
@@ -258,6 +260,7 @@ class CacheSource:
             given=drawn["given"][item.row].float() if drawn else None,
             mask=drawn["mask"][item.row].float() if drawn else None,
             alternatives=r.alternatives,
+            encoded=True,
         )
 
     def batch(self, indices: Sequence[int]) -> Tensor:
@@ -268,9 +271,10 @@ class CacheSource:
         """What is known of item `index`, without reading its latents."""
         return self._located[index][1].record
 
-    def shape(self, index: int) -> tuple[int, int, int, int]:
-        """(C, T, h, w) of item `index`, without reading it."""
-        return self._located[index][1].shape
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(T, h, w) of the latents of item `index`, without reading it."""
+        _, frames, height, width = self._located[index][1].shape
+        return frames, height, width
 
     def groups(self) -> list[list[int]]:
         """The indices by shape of the latents, longest first: only items of one group can share a batch."""

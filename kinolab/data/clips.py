@@ -1,21 +1,15 @@
-"""What a data source yields, what it says about each file, and how files are split into train and held-out.
-
-A source is a map-style dataset: `len(source)`, `source[i]`. A clip source yields `ClipExample`s (pixels), a latent
-cache yields `LatentExample`s. Every source says per file what it kept, what it dropped and why (`verdicts()`), and
-what it changed in the request as a whole (`notes()`).
+"""What sources ask of an autoencoder, what is said of all files together, and how files are split into train and
+held-out.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
-from torch import Tensor
-
-Split = Literal["train", "heldout", "all"]
+from kinolab.contracts.examples import Verdict
 
 
 class ShapeRules(Protocol):
@@ -37,119 +31,6 @@ class ShapeRules(Protocol):
 
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises InputError where the shape breaks a rule."""
-        ...
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """All that is known of one window without decoding it.
-
-    `source` is the file relative to the source's folder, `source_hash` the sha256 of its content (of config and seed
-    for generated clips), `time_range` the seconds of its first frame and of the end of its last one. Where `annotated`
-    is false, the caption and label are known only once the clip is made. `size` is (height, width) in pixels where the
-    source's windows differ in it. `alternatives` are further captions of the same clip.
-    """
-
-    source: str
-    source_hash: str
-    time_range: tuple[float, float]
-    frames: int
-    fps: float
-    caption: str | None
-    label: int | None
-    annotated: bool = True
-    size: tuple[int, int] | None = None
-    alternatives: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ClipExample:
-    """One window of pixels: video (3, T, H, W) float32 in [-1, 1]; `alternatives` are further captions of it."""
-
-    video: Tensor
-    fps: float
-    caption: str | None
-    label: int | None
-    source: str
-    time_range: tuple[float, float]
-    alternatives: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LatentExample:
-    """One cached window: latents (C, T, h, w) float32, normalised; logvar of the same shape where it was kept.
-
-    Where D masks were drawn: the latents of what they leave given (D, C, T, h, w), and the masks (D, R, T, h, w).
-    """
-
-    latents: Tensor
-    fps: float
-    caption: str | None
-    label: int | None
-    source: str
-    time_range: tuple[float, float]
-    logvar: Tensor | None = None
-    given: Tensor | None = None
-    mask: Tensor | None = None
-    alternatives: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one file: windows kept, windows (or the whole file) dropped and why, and what to know.
-
-    `frames` counts stored frames, `size` is (height, width) as stored, `fps` the stored rate; None where unknown.
-    """
-
-    source: str
-    kept: int
-    split: Split = "train"
-    dropped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    frames: int | None = None
-    fps: float | None = None
-    size: tuple[int, int] | None = None
-    caption: str | None = None
-    label: int | None = None
-    alternatives: tuple[str, ...] = ()
-
-
-class ClipSource(Protocol):
-    """A source of pixel windows; `frames` and `size` (height, width) are those of every window but still images, or of
-    the largest ones where windows differ (`ClipRecord.size`)."""
-
-    classes: tuple[str, ...]
-    frames: int
-    size: tuple[int, int]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> ClipExample:
-        """The window `index`, decoded."""
-        ...
-
-    def record(self, index: int) -> ClipRecord:
-        """What is known of window `index`, without decoding."""
-        ...
-
-    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
-        """The windows of `indices` in that order; neighbours are read in one pass, unreadable ones left out."""
-        ...
-
-    def transform(self) -> Mapping[str, object]:
-        """What is done to the pixels between file and example, as plain values: a part of a cached item's address."""
-        ...
-
-    def groups(self) -> list[list[int]]:
-        """The indices by shape, longest first: only windows of one group can share a batch."""
-        ...
-
-    def verdicts(self) -> list[Verdict]:
-        """One verdict per file."""
-        ...
-
-    def notes(self) -> list[str]:
-        """What was changed in the request as a whole, such as a snapped frame count."""
         ...
 
 
@@ -196,11 +77,3 @@ def heldout_hashes(hashes: Iterable[str], fraction: float) -> frozenset[str]:
 def _uniform(source_hash: str) -> float:
     """A number in [0, 1) from a hash, independent of other uses of the hash."""
     return int.from_bytes(hashlib.sha256(f"split:{source_hash}".encode()).digest()[:8], "big") / 2**64
-
-
-def by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Indices grouped by equal shape (frames, height, width), the longest first, of those the largest."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, shape in enumerate(shapes):
-        groups.setdefault(shape, []).append(index)
-    return [groups[shape] for shape in sorted(groups, key=lambda s: (s[0], math.prod(s), s), reverse=True)]

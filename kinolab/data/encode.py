@@ -22,6 +22,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from kinolab.contracts.examples import ClipRecord, ClipSource, Example
 from kinolab.data.cache import (
     FORMAT,
     GIVEN_ENDING,
@@ -34,7 +35,6 @@ from kinolab.data.cache import (
     read_header,
     read_index,
 )
-from kinolab.data.clips import ClipExample, ClipRecord, ClipSource
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.runtime import files
@@ -400,7 +400,7 @@ def _encode_draws(
             progress(done, total)
 
 
-def _annotated(record: ClipRecord, example: ClipExample) -> ClipRecord:
+def _annotated(record: ClipRecord, example: Example) -> ClipRecord:
     """The record with the caption and label of the example, which generated clips have only once they are made."""
     return replace(record, caption=example.caption, label=example.label, alternatives=example.alternatives)
 

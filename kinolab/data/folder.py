@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 
 from kinolab import video
 from kinolab.config import Config
+from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Split, Verdict, by_shape
 from kinolab.data.annotations import Annotations, annotate
 from kinolab.data.buckets import BucketConfig, Size, snapped
-from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict, by_shape, heldout_hashes, summarise
+from kinolab.data.clips import ShapeRules, heldout_hashes, summarise
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
 from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
@@ -110,8 +111,8 @@ class _Window:
         return len(self.index), *self.size
 
 
-class FolderSource:
-    """A folder of clips as a source: `source[i]` is a `ClipExample`.
+class FolderSource(ClipSource):
+    """A folder of clips as a source: `source[i]` is an `Example` of pixels.
 
     The folder is scanned once, when the source is made: files that can't be read get a verdict and are left out.
 
@@ -205,7 +206,7 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, index: int) -> ClipExample:
+    def __getitem__(self, index: int) -> Example:
         """Window `index`, decoded: video (3, T, H, W).
 
         Raises:
@@ -227,7 +228,7 @@ class FolderSource:
             path, times, index, Reading(windows[0].size, c.resize, c.image_fps, c.deinterlace, file.seek)
         )
 
-    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
+    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, Example]]:
         """The windows of `indices` in that order; a file's neighbouring windows are decoded in one pass.
 
         Windows that can't be read any more are left out.
@@ -249,9 +250,9 @@ class FolderSource:
                 pass  # the caller sees which windows are missing
             position = end
 
-    def _example(self, index: int, frames: np.ndarray) -> ClipExample:
+    def _example(self, index: int, frames: np.ndarray) -> Example:
         r = self.record(index)
-        return ClipExample(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range, r.alternatives)
+        return Example(video.to_tensor(frames), r.fps, r.caption, r.label, r.source, r.time_range, r.alternatives)
 
     def record(self, index: int) -> ClipRecord:
         """What is known of window `index`, without decoding."""
@@ -268,6 +269,10 @@ class FolderSource:
             size=window.size if self.config.buckets else None,
             alternatives=self._annotations.alternatives.get(file.name, ()),
         )
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Frames, height and width of window `index`."""
+        return self._windows[index].shape
 
     def groups(self) -> list[list[int]]:
         """The indices by shape: windows, then still images where they are used."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -12,7 +11,8 @@ from pydantic import Field
 
 from kinolab import video
 from kinolab.config import Config
-from kinolab.data.clips import ClipExample, ClipRecord, ShapeRules, Split, Verdict
+from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Split, Verdict
+from kinolab.data.clips import ShapeRules
 from kinolab.data.world import CLASSES, WorldConfig, make_clip
 
 # Held-out clips take their seeds from here on, far from any that training reaches.
@@ -35,8 +35,8 @@ class WorldSourceConfig(Config):
     """Which side to yield: train, heldout, or all (train, then heldout)."""
 
 
-class WorldSource:
-    """The toy world as a source: `source[i]` is a `ClipExample`, the same one whenever it is asked for.
+class WorldSource(ClipSource):
+    """The toy world as a source: `source[i]` is an `Example` of pixels, the same one whenever it is asked for.
 
     Args:
         config: what to make, and how many.
@@ -79,15 +79,15 @@ class WorldSource:
             heldout = self.config.split == "heldout"
         return self.config.seed + index + HELDOUT_SEEDS * heldout
 
-    def __getitem__(self, index: int) -> ClipExample:
+    def __getitem__(self, index: int) -> Example:
         """Clip `index`: video (3, T, S, S)."""
         clip = make_clip(self.world, self.seed(index))
         r = self.record(index)
-        return ClipExample(video.to_tensor(clip.frames), clip.fps, clip.caption, clip.label, r.source, r.time_range)
+        return Example(video.to_tensor(clip.frames), clip.fps, clip.caption, clip.label, r.source, r.time_range)
 
-    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, ClipExample]]:
-        """The clips of `indices`, in that order."""
-        return ((index, self[index]) for index in indices)
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Frames, height and width: all clips have the same."""
+        return self.frames, *self.size
 
     def record(self, index: int) -> ClipRecord:
         """What is known of clip `index` without making it: not yet its caption and label."""
@@ -102,10 +102,6 @@ class WorldSource:
             label=None,
             annotated=False,
         )
-
-    def groups(self) -> list[list[int]]:
-        """All indices: the clips have one frame count."""
-        return [list(range(len(self)))]
 
     def transform(self) -> dict[str, object]:
         """The config of the world, which decides the pixels."""

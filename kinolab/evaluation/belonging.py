@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kinolab.data.clips import Verdict
+from kinolab.contracts.examples import Verdict
 from kinolab.errors import InputError
 
 RATE = 0.01

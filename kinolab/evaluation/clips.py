@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinolab.contracts.examples import ClipRecord, Verdict
 from kinolab.data import FolderConfig, WorldSourceConfig, build
-from kinolab.data.clips import ClipRecord, ShapeRules, Verdict
+from kinolab.data.clips import ShapeRules
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
 from kinolab.generate import provenance_path

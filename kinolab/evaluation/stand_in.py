@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
-from kinolab.data import ClipExample, FolderConfig, LatentExample, WorldSourceConfig
+from kinolab.contracts.examples import Example, Source
+from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.data.buckets import BucketConfig, Buckets
 from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
@@ -31,30 +32,26 @@ class NoAutoencoder(Autoencoder):
         self.spec = AutoencoderSpec(channels, temporal_ratio, 8, causal=True)
 
 
-class RandomSource:
+class RandomSource(Source):
     """Noise in the place of windows: latents (C, T, h, w), or clips (3, T, H, W); with draws of masks for tasks."""
 
     def __init__(self, shape: tuple[int, ...], *, latents: bool, ratio: int = 1, tasks: dict[str, Any] | None) -> None:
-        self.shape, self.latents, self.ratio = shape, latents, ratio
+        self.whole_shape, self.encoded, self.ratio = shape, latents, ratio
         self.draws = None if tasks is None else {"count": 1, "tasks": tasks}
 
     def __len__(self) -> int:
         return LENGTH
 
-    def groups(self) -> list[list[int]]:
-        """All windows: they have one shape."""
-        return [list(range(LENGTH))]
-
-    def __getitem__(self, index: int) -> ClipExample | LatentExample:
+    def __getitem__(self, index: int) -> Example:
         """Window `index`, the same one whenever it is asked for."""
-        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(index))
-        name, seconds = f"random/{index}", (0.0, self.shape[1] / 8.0)
-        if not self.latents:
-            return ClipExample(noise.clamp(-1, 1), 8.0, CAPTION, 0, name, seconds)
-        mask = torch.ones(1, self.ratio, *self.shape[1:])
+        noise = torch.randn(self.whole_shape, generator=torch.Generator().manual_seed(index))
+        name, seconds = f"random/{index}", (0.0, self.whole_shape[1] / 8.0)
+        if not self.encoded:
+            return Example(noise.clamp(-1, 1), 8.0, CAPTION, 0, name, seconds)
+        mask = torch.ones(1, self.ratio, *self.whole_shape[1:])
         mask[:, :, 0] = 0.0
         given = noise[None] * (1 - mask[:, :1])
-        return LatentExample(noise, 8.0, CAPTION, 0, name, seconds, given=given, mask=mask)
+        return Example(noise, 8.0, CAPTION, 0, name, seconds, encoded=True, given=given, mask=mask)
 
 
 def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from kinolab.conditioning import TextEncoder
 from kinolab.conditioning.base import shortened
-from kinolab.data.clips import ClipRecord
+from kinolab.contracts.examples import ClipRecord, Example, Source
 from kinolab.denoisers import DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.model import find_model, read_model_config
@@ -31,7 +30,7 @@ class Checked:
 
 
 def check_annotations(
-    recipe: DenoiserRecipe, spec: DenoiserSpec, sources: Sequence[Any], encoder: TextEncoder | None
+    recipe: DenoiserRecipe, spec: DenoiserSpec, sources: Sequence[Source], encoder: TextEncoder | None
 ) -> Checked:
     """Check that the clips have the captions and labels that a denoiser is to be told, and the samples fit it.
 
@@ -54,7 +53,7 @@ def check_annotations(
         )
     notes: list[str] = []
     records = _by_file(sources)
-    classes = next((tuple(source.classes) for source in sources if hasattr(source, "classes")), ())
+    classes = tuple(sources[0].classes)
     names = _class_names(recipe, spec, classes, notes) if spec.num_classes else recipe.class_names
     if spec.num_classes:
         _check_labels(recipe, spec, records, classes, notes)
@@ -79,7 +78,7 @@ def unknown_captions(encoder: TextEncoder, captions: Iterable[str]) -> list[str]
     ]
 
 
-def worded(examples: Sequence[Any], seed: int, step: int, positions: Sequence[int]) -> list[Any]:
+def worded(examples: Sequence[Example], seed: int, step: int, positions: Sequence[int]) -> list[Example]:
     """Examples with one of their captions each, drawn for the place that an example has in the global batch."""
     if not any(example.alternatives for example in examples):
         return list(examples)
@@ -87,7 +86,7 @@ def worded(examples: Sequence[Any], seed: int, step: int, positions: Sequence[in
     return [drawn(example, source) for example, source in zip(examples, sources, strict=True)]
 
 
-def drawn(example: Any, source: torch.Generator) -> Any:
+def drawn(example: Example, source: torch.Generator) -> Example:
     """An example with one of its captions, each as likely; nothing is drawn for one that has no choice."""
     if not example.alternatives:
         return example
@@ -96,12 +95,10 @@ def drawn(example: Any, source: torch.Generator) -> Any:
     return replace(example, caption=captions[pick], alternatives=())
 
 
-def _by_file(sources: Sequence[Any]) -> list[ClipRecord]:
+def _by_file(sources: Sequence[Source]) -> list[ClipRecord]:
     """One record of each file, of sources that know captions and labels before a clip is made."""
     found: dict[str, ClipRecord] = {}
     for source in {id(source): source for source in sources}.values():
-        if not hasattr(source, "record"):
-            continue
         for index in range(len(source)):
             record = source.record(index)
             if not record.annotated and record.caption is None and record.label is None:

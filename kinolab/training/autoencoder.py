@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, Posterior, Term
+from kinolab.contracts.examples import Source
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
@@ -56,7 +57,7 @@ class Reconstructor(nn.Module):
 class AutoencoderJob:
     """Computes the steps of an autoencoder's training (OD-VAE paper, section 4: L1 + LPIPS + KL + adversarial)."""
 
-    def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Any, heldout: Any) -> None:
+    def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Source, heldout: Source) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
         if recipe.window_frames is not None:
             try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch.utils.data
 
+from kinolab.contracts.examples import Example, Source
 from kinolab.data.order import MixedOrder, ShuffledOrder
 from kinolab.errors import InputError
 from kinolab.training.mix import BucketMix
@@ -20,7 +20,7 @@ class MicroBatch:
     """Positions in the global batch, and the examples at them."""
 
     positions: list[int]
-    examples: list[Any]
+    examples: list[Example]
 
 
 def micro_positions(config: TrainingConfig, world: World) -> list[list[int]]:
@@ -44,7 +44,7 @@ def spread(length: int, count: int) -> list[int]:
 class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
     """Item k is all that this process needs in step first_step + k."""
 
-    def __init__(self, source: Any, order: ShuffledOrder, groups: list[list[int]], first: int, steps: int) -> None:
+    def __init__(self, source: Source, order: ShuffledOrder, groups: list[list[int]], first: int, steps: int) -> None:
         self.source, self.order, self.groups, self.first, self.steps = source, order, groups, first, steps
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
 class _MixedSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     """The same where a step's bucket, and with it the number of its clips, is drawn."""
 
-    def __init__(self, source: Any, config: TrainingConfig, world: World, mix: BucketMix, first: int) -> None:
+    def __init__(self, source: Source, config: TrainingConfig, world: World, mix: BucketMix, first: int) -> None:
         self.source, self.first, self.steps = source, first, max(0, config.steps - first)
         groups = micro_positions(config, world)
         # Every bucket has the same number of micro-batches, each as much larger as its clips are smaller.
@@ -81,12 +81,12 @@ class _MixedSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         return [MicroBatch(group, [self.source[indices[p]] for p in group]) for group in groups]
 
 
-def _one(items: list[Any]) -> Any:
+def _one(items: list[list[MicroBatch]]) -> list[MicroBatch]:
     return items[0]
 
 
 def micro_batches(
-    source: Any,
+    source: Source,
     config: TrainingConfig,
     first_step: int,
     world: World,
@@ -101,8 +101,7 @@ def micro_batches(
     if mix is not None:
         steps = _MixedSteps(source, config, world, mix, first_step)
     else:
-        groups_of_one_shape = source.groups() if hasattr(source, "groups") else None
-        order = ShuffledOrder(len(source), config.seed, config.batch_size, groups=groups_of_one_shape)
+        order = ShuffledOrder(len(source), config.seed, config.batch_size, groups=source.groups())
         groups = micro_positions(config, world)
         steps = _Steps(source, order, groups, first_step, max(0, config.steps - first_step))
     loader = torch.utils.data.DataLoader(

@@ -15,7 +15,7 @@ from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.conditioning import check_widths
-from kinolab.data import CacheSource
+from kinolab.contracts.examples import Example, Source
 from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
@@ -42,7 +42,7 @@ class DenoiserJob:
     """Computes the steps of a denoiser's training (Latte, section 3; any denoiser of the table)."""
 
     def __init__(
-        self, recipe: DenoiserRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Any, heldout: Any
+        self, recipe: DenoiserRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Source, heldout: Source
     ) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
         self.autoencoder.requires_grad_(False)
@@ -59,11 +59,7 @@ class DenoiserJob:
                 f"image_frames={recipe.image_frames}: joint images are for latte, not {recipe.denoiser.kind}"
             )
         self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
-        if (
-            recipe.frames_per_clip is not None
-            and isinstance(source, CacheSource)
-            and autoencoder.spec.temporal_ratio > 1
-        ):
+        if recipe.frames_per_clip is not None and source.encoded and autoencoder.spec.temporal_ratio > 1:
             raise InputError(
                 f"frames_per_clip={recipe.frames_per_clip}: a latent of this cache stands for "
                 f"{autoencoder.spec.temporal_ratio} frames; encode the clips by an image autoencoder"
@@ -73,10 +69,10 @@ class DenoiserJob:
         self.text: CaptionEmbedder | None = None
         if encoder is not None:
             check_widths(encoder, spec.text_dim, spec.pooled_dim)
-            self.text = CaptionEmbedder(encoder, source.config.path if isinstance(source, CacheSource) else None)
+            self.text = CaptionEmbedder(encoder, source.cache)
         checked = check_annotations(recipe, spec, (source, heldout), encoder)
         self.class_names, self.notes = checked.class_names, checked.notes
-        self.groups: list[list[int]] = source.groups() if hasattr(source, "groups") else [list(range(len(source)))]
+        self.groups = source.groups()
         if recipe.image_frames and len({shape[1:] for shape in self._shapes()}) > 1:
             raise InputError(
                 f"image_frames={recipe.image_frames}: joint images need clips of one size; to train on images too, "
@@ -109,17 +105,9 @@ class DenoiserJob:
 
     def _clip_shape(self, index: int) -> BucketShape:
         """Frames, height and width of clip `index` of the source."""
-        spec = self.autoencoder.spec
-        if isinstance(self.source, CacheSource):
-            _, frames, height, width = self.source.shape(index)
-        elif hasattr(self.source, "record"):
-            record = self.source.record(index)
-            return record.frames, *(record.size or self.source.size)
-        else:
-            example = self.source[index]
-            if not hasattr(example, "latents"):
-                return tuple(example.video.shape[1:])
-            _, frames, height, width = example.latents.shape
+        spec, (frames, height, width) = self.autoencoder.spec, self.source.shape(index)
+        if not self.source.encoded:
+            return frames, height, width
         return spec.pixel_frames(frames), height * spec.spatial_ratio, width * spec.spatial_ratio
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -158,13 +146,11 @@ class DenoiserJob:
         if count is None:
             return micro_batch
         sources = generators(self.recipe.training.seed, step, micro_batch.positions, "frames")
-        images: list[Any] = []
+        images: list[Example] = []
         positions: list[int] = []
         for position, example, source in zip(micro_batch.positions, micro_batch.examples, sources, strict=True):
-            field = "latents" if hasattr(example, "latents") else "video"
-            clip = getattr(example, field)
-            picks = torch.randint(clip.shape[1], (count,), generator=source).tolist()
-            images += [replace(example, **{field: clip[:, pick : pick + 1]}) for pick in picks]
+            picks = torch.randint(example.clip.shape[1], (count,), generator=source).tolist()
+            images += [replace(example, clip=example.clip[:, pick : pick + 1]) for pick in picks]
             positions += range(position * count, (position + 1) * count)
         return MicroBatch(positions, images)
 
@@ -173,7 +159,7 @@ class DenoiserJob:
         if self.text is None or self.recipe.null_prompt == "learned":
             return conditions.with_null(rows)
         empty = self._text([""])
-        changes = {}
+        changes: dict[str, Any] = {}
         for name in ("text", "text_mask", "pooled"):
             value, none = getattr(conditions, name), getattr(empty, name)
             if value is not None:
@@ -182,7 +168,7 @@ class DenoiserJob:
             changes["label"] = self._without(conditions.label, rows)
         return replace(conditions, **changes)
 
-    def _untold(self, examples: Sequence[Any]) -> Tensor:
+    def _untold(self, examples: Sequence[Example]) -> Tensor:
         """Which examples (B,) have nothing that the denoiser could be told of: these are trained with the null
         condition, as a request for nothing is sampled."""
         spec = self.denoiser.spec
@@ -195,9 +181,9 @@ class DenoiserJob:
         null = torch.full_like(label, self.denoiser.spec.num_classes)
         return torch.where(rows.view(-1, *[1] * (label.ndim - 1)), null, label)
 
-    def latents(self, examples: Sequence[Any]) -> Tensor:
+    def latents(self, examples: Sequence[Example]) -> Tensor:
         """Latents (B, C, T, H, W) of cached examples, or of clips encoded here."""
-        if hasattr(examples[0], "latents"):
+        if examples[0].encoded:
             return torch.stack([e.latents for e in examples]).float().to(self.device)
         clips = torch.stack([e.video for e in examples]).to(self.device)
         with torch.no_grad():
@@ -219,7 +205,7 @@ class DenoiserJob:
         conditions = self.conditions(told).map(lambda v: v.unflatten(0, (len(z0), 1 + count)))
         return torch.cat([z0, images], dim=2), replace(conditions, image_frames=count)
 
-    def conditions(self, examples: Sequence[Any]) -> Conditions:
+    def conditions(self, examples: Sequence[Example]) -> Conditions:
         """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""
         spec = self.denoiser.spec
         conditions = self._text([e.caption or "" for e in examples])
@@ -241,17 +227,15 @@ class DenoiserJob:
         pooled = embedded.pooled if spec.pooled_dim else None
         return Conditions(text=text, text_mask=mask, pooled=pooled).to(self.device)
 
-    def _frames(self, example: Any) -> int:
+    def _frames(self, example: Example) -> int:
         """Frames of a clip, encoded or not."""
-        if hasattr(example, "latents"):
-            return self.autoencoder.spec.pixel_frames(example.latents.shape[1])
-        return int(example.video.shape[1])
+        frames = example.clip.shape[1]
+        return self.autoencoder.spec.pixel_frames(frames) if example.encoded else frames
 
     def _heldout_batches(self, chosen: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Held-out clips in batches of one shape, each with the place of its first clip among all."""
         size, first = self.recipe.training.micro_batch or self.recipe.training.batch_size, 0
-        groups = self.heldout.groups() if hasattr(self.heldout, "groups") else [list(range(len(self.heldout)))]
-        for members in map(set, groups):
+        for members in map(set, self.heldout.groups()):
             mine = [i for i in chosen if i in members]
             for k in range(0, len(mine), size):
                 yield first + k, mine[k : k + size]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kinolab.data.clips import ClipExample
+from kinolab.contracts.examples import ClipSource, Example, Source
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.distortions import DISTORTIONS, distort
@@ -37,19 +37,18 @@ MANY = {"colours": len(COLOURS), "shapes": len(SHAPES)}
 """What a caption says of which several are right."""
 
 
-class MixedSource:
+class MixedSource(Source):
     """Several sources in turn, the shorter ones repeated."""
 
-    def __init__(self, sources: Sequence[Any]) -> None:
+    def __init__(self, sources: Sequence[ClipSource]) -> None:
         self.sources = list(sources)
 
     def __len__(self) -> int:
         return len(self.sources) * max(len(s) for s in self.sources)
 
-    def __getitem__(self, index: int) -> ClipExample:
+    def __getitem__(self, index: int) -> Example:
         source = self.sources[index % len(self.sources)]
-        example: ClipExample = source[index // len(self.sources) % len(source)]
-        return example
+        return source[index // len(self.sources) % len(source)]
 
 
 class Learner(nn.Module):
@@ -98,7 +97,7 @@ class EncoderJob:
         return self._loss(self.parts[name].wrapped, micro_batch.examples, sources)
 
     def _loss(
-        self, learner: nn.Module, examples: Sequence[ClipExample], sources: Sequence[torch.Generator]
+        self, learner: nn.Module, examples: Sequence[Example], sources: Sequence[torch.Generator]
     ) -> tuple[Tensor, dict[str, float]]:
         side, frames = self.recipe.encoder.size, self.recipe.frames
         clean, other, strengths = [], [], []
@@ -124,7 +123,7 @@ class EncoderJob:
         total = sum((weights.get(k, 1.0) * v for k, v in parts.items()), torch.zeros((), device=self.device))
         return total, {k: float(v.detach()) for k, v in parts.items()} | {"loss": float(total.detach())}
 
-    def _facts(self, outputs: dict[str, Tensor], examples: Sequence[ClipExample]) -> dict[str, Tensor]:
+    def _facts(self, outputs: dict[str, Tensor], examples: Sequence[Example]) -> dict[str, Tensor]:
         """The losses of what the captions of the world's clips say."""
         told = [(k, facts_of(e.caption)) for k, e in enumerate(examples) if is_world(e)]
         if not told:
@@ -200,7 +199,7 @@ def nt_xent(projection: Tensor, temperature: float = 0.2) -> Tensor:
     return F.cross_entropy(likeness, partner)
 
 
-def is_world(example: ClipExample) -> bool:
+def is_world(example: Example) -> bool:
     """Whether a clip is one of the toy world's, whose caption is the truth."""
     return example.caption is not None and re.fullmatch(r"world/\d{13,}", example.source) is not None
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
+from kinolab.contracts.examples import ClipSource, Source, Split
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.runtime.devices import announce
@@ -172,7 +173,7 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
 
 def _sources(
     config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, say: Callable[[str], None]
-) -> tuple[Any, Any]:
+) -> tuple[Source, Source]:
     """The windows to train on, and the held-out ones; a folder with one clip is measured on what it trains on."""
     source = data.build(config.data, autoencoder.spec, split="train")
     for note in source.notes():
@@ -188,7 +189,7 @@ def _sources(
 
 def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[MixedSource, MixedSource]:
     """All sources in turn, to train on and held out."""
-    sides: dict[data.Split, list[Any]] = {"train": [], "heldout": []}
+    sides: dict[Split, list[ClipSource]] = {"train": [], "heldout": []}
     for name, source in config.data.items():
         if isinstance(source, data.CacheConfig):
             raise InputError(f"data.{name}: the encoder learns from pixels, got a cache of latents; name its clips")
@@ -197,9 +198,11 @@ def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[M
                 f"data.{name}: the encoder learns from clips of one shape, got buckets; set frames and size"
             )
         for side, sources in sides.items():
-            sources.append(data.build(source, split=side))
+            made = data.build(source, split=side)
+            assert isinstance(made, ClipSource), "caches are refused above"
+            sources.append(made)
             for note in sources[-1].notes():
                 say(note)
-    for source, heldout in zip(sides["train"], sides["heldout"], strict=True):
-        say(f"data: {source.config.kind}, {len(source)} windows to train on, {len(heldout)} held out")
+    for shown, heldout in zip(sides["train"], sides["heldout"], strict=True):
+        say(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
     return MixedSource(sides["train"]), MixedSource(sides["heldout"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import load_config
+from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.layers.masking import generated_weight
@@ -24,7 +24,7 @@ class TaskDraws:
         InputError: where the denoiser, the autoencoder, the cache and the recipe's tasks do not fit each other.
     """
 
-    def __init__(self, tasks: TasksConfig | None, autoencoder: Autoencoder, spec: DenoiserSpec, source: Any) -> None:
+    def __init__(self, tasks: TasksConfig | None, autoencoder: Autoencoder, spec: DenoiserSpec, source: Source) -> None:
         self.tasks, self.autoencoder, self.spec = tasks, autoencoder, spec
         self.device = torch.device("cpu")
         ratio = autoencoder.spec.temporal_ratio
@@ -40,7 +40,7 @@ class TaskDraws:
         drawn = tasks.without_unconditional()
         if drawn is not None and spec.given == "none":
             raise InputError("tasks: this denoiser takes nothing given; set denoiser.given, for vdt to channels")
-        if hasattr(source, "draws") and drawn is not None:
+        if source.encoded and drawn is not None:
             held = None if source.draws is None else load_config(TasksConfig, source.draws["tasks"])
             if held is None or not held.draws_as(drawn):
                 why = "holds no draws of masks" if held is None else "holds draws of masks for other tasks"
@@ -48,11 +48,13 @@ class TaskDraws:
         weights = tasks.weights
         self.unconditional = weights["unconditional"] / sum(weights.values())
 
-    def give(self, conditions: Conditions, examples: Sequence[Any], sources: Sequence[torch.Generator]) -> Conditions:
+    def give(
+        self, conditions: Conditions, examples: Sequence[Example], sources: Sequence[torch.Generator]
+    ) -> Conditions:
         """Conditions with the given part of each example; its draws come from its own generator."""
         if self.tasks is None or self.spec.given == "none":
             return conditions
-        if hasattr(examples[0], "latents"):
+        if examples[0].encoded:
             given, mask = self._from_cache(examples, sources)
         else:
             video = torch.stack([e.video for e in examples]).to(self.device)
@@ -62,13 +64,14 @@ class TaskDraws:
                 given, mask = encode_given(self.autoencoder, video, torch.stack(masks)[:, None].to(self.device))
         return replace(conditions, given=given, mask=mask)
 
-    def _from_cache(self, examples: Sequence[Any], sources: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _from_cache(self, examples: Sequence[Example], sources: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         given, masks = [], []
         for example, source in zip(examples, sources, strict=True):
             if float(torch.rand((), generator=source)) < self.unconditional:
                 given.append(torch.zeros_like(example.latents))
                 masks.append(torch.ones(self.spec.mask_channels, *example.latents.shape[1:]))
             else:
+                assert example.given is not None and example.mask is not None, "checked against the cache's draws"
                 draw = int(torch.randint(len(example.given), (), generator=source))
                 given.append(example.given[draw])
                 masks.append(example.mask[draw])

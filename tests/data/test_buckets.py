@@ -84,7 +84,7 @@ def test_the_cache_holds_every_shape_and_goes_on(folder: Path, tmp_path: Path) -
         assert torch.equal(
             cache[i].latents, network.encode(source[where[r.source, r.time_range, r.frames]].video[None]).mean[0]
         )
-    assert [[cache.shape(i)[1:] for i in g] for g in cache.groups()] == [
+    assert [[cache.shape(i) for i in g] for g in cache.groups()] == [
         [(5, 4, 8)], [(5, 4, 4)] * 2, [(3, 4, 4)] * 4, [(1, 8, 4)], [(1, 4, 4)] * 4
     ]  # fmt: skip
 

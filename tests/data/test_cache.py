@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from kinolab.autoencoders.base import Posterior
-from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, LatentExample, encode_to_cache
+from kinolab.contracts.examples import Example
+from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.data import cache as cache_files
 from kinolab.errors import InputError
 from kinolab.runtime import weights as weight_files
@@ -27,12 +28,12 @@ def cache(path: Path, **settings: object) -> CacheSource:
     return CacheSource(CacheConfig.model_validate({"path": path, "split": "all"} | settings))
 
 
-def contents(path: Path) -> list[LatentExample]:
+def contents(path: Path) -> list[Example]:
     source = cache(path)
     return [source[i] for i in range(len(source))]
 
 
-def same(a: list[LatentExample], b: list[LatentExample]) -> bool:
+def same(a: list[Example], b: list[Example]) -> bool:
     facts = [[(e.source, e.time_range, e.caption, e.label, e.fps) for e in side] for side in (a, b)]
     return facts[0] == facts[1] and all(torch.equal(x.latents, y.latents) for x, y in zip(a, b, strict=True))
 
@@ -233,7 +234,7 @@ def test_stills_and_clips_share_a_cache(tmp_path: Path, folder: Path) -> None:
     write_numbered(folder / "short.mkv", 2, mark=222)
     encode_to_cache(clips(folder, short="image"), MeanAutoencoder(), tmp_path / "c")
     source = cache(tmp_path / "c")
-    frames = [[source.shape(i)[1] for i in group] for group in source.groups()]
+    frames = [[source.shape(i)[0] for i in group] for group in source.groups()]
     assert frames == [[3] * 12, [1]]
 
 

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinolab.data.clips import Verdict, heldout_hashes, summarise
+from kinolab.contracts.examples import Verdict
+from kinolab.data.clips import heldout_hashes, summarise
 from kinolab.data.windows import Timeline, cut, is_regular, picture_notes, scene_stretches, timeline
 
 

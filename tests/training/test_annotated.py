@@ -14,9 +14,9 @@ import torch
 
 from kinolab.conditioning import TextEncoder
 from kinolab.config import Config, read_yaml
+from kinolab.contracts.examples import ClipRecord, Example, Source
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.data.cache import read_index
-from kinolab.data.clips import ClipExample, ClipRecord
 from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
@@ -53,7 +53,7 @@ class Words(TextEncoder):
         return sum(word.isascii() for word in prompt.split())
 
 
-class Clips:
+class Clips(Source):
     """A source of records alone."""
 
     def __init__(self, *told: tuple[str | None, int | None], classes: tuple[str, ...] = ()) -> None:
@@ -66,6 +66,9 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        raise AssertionError("nothing is read before training")
 
     def record(self, index: int) -> ClipRecord:
         return self.records[index]
@@ -200,8 +203,8 @@ def test_captions_that_the_encoder_does_not_know_are_said() -> None:
         Words().warn_unknown(["a cat", "猫", "", " "])
 
 
-def example(caption: str | None, *alternatives: str) -> ClipExample:
-    return ClipExample(torch.zeros(3, 1, 2, 2), 5.0, caption, None, "v", (0.0, 1.0), alternatives)
+def example(caption: str | None, *alternatives: str) -> Example:
+    return Example(torch.zeros(3, 1, 2, 2), 5.0, caption, None, "v", (0.0, 1.0), alternatives)
 
 
 def test_one_of_a_clips_captions_is_drawn_by_the_places_own_seed() -> None:

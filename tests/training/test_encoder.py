@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kinolab import data, video
-from kinolab.data.clips import ClipExample
+from kinolab.contracts.examples import Example
 from kinolab.data.toy import WorldSourceConfig
 from kinolab.data.world import CLASSES, COLOURS, SHAPES, WorldConfig
 from kinolab.errors import InputError
@@ -196,8 +196,8 @@ def test_every_caption_of_the_world_has_targets(fps: float) -> None:
 
 
 def test_only_clips_of_the_world_are_taken_at_their_word() -> None:
-    def example(source: str, caption: str | None) -> ClipExample:
-        return ClipExample(torch.zeros(3, 1, 2, 2), 8, caption, None, source, (0, 1))
+    def example(source: str, caption: str | None) -> Example:
+        return Example(torch.zeros(3, 1, 2, 2), 8, caption, None, source, (0, 1))
 
     assert is_world(example("world/0000000000012", "a red ball falls"))
     assert is_world(example(f"world/{2**40 + 5:013d}", "a red ball falls"))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kinolab import data, denoisers
-from kinolab.data.clips import ClipExample
+from kinolab.contracts.examples import Example
 from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
@@ -123,7 +123,7 @@ def test_windows_are_consecutive_frames_from_anywhere_in_the_clip() -> None:
     source = data.build(recipe.data.model_copy(update={"world": WorldConfig(size=32, frames=17)}), None)
     job = AutoencoderJob(recipe, first_autoencoder(recipe), source, source)
     clip, starts = source[0], set()
-    assert isinstance(clip, ClipExample)
+    assert isinstance(clip, Example)
     for step in range(24):
         [(positions, windows)] = job._groups(MicroBatch([0], [clip]), step)
         assert positions == [0] and windows.shape[2] == 5

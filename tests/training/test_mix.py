@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kinolab import data
 from kinolab.config import load_config
+from kinolab.contracts.examples import Example, Source
 from kinolab.data import encode_to_cache
 from kinolab.denoisers import Conditions, Denoiser, DenoiserSpec
 from kinolab.diffusion import GuidanceConfig
@@ -72,15 +73,28 @@ def test_impossible_mixes_are_explained(values: dict[str, Any], message: str) ->
         settle(**values)
 
 
+class Numbers(Source):
+    """Windows that say their numbers."""
+
+    clip = torch.zeros(3, 1, 2, 2)
+
+    def __len__(self) -> int:
+        return 26
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.clip, 8.0, None, None, str(index), (0.0, 1.0))
+
+
 def indices(config: TrainingConfig, mix: BucketMix, first: int = 0, world: World = World()) -> list[list[MicroBatch]]:
-    return list(micro_batches(range(26), config, first, world, mix=mix))
+    return list(micro_batches(Numbers(), config, first, world, mix=mix))
 
 
 def test_micro_batches_grow_as_clips_shrink_and_hold_one_bucket() -> None:
     config = TrainingConfig(steps=30, batch_size=4, micro_batch=2)
     sizes = {0: 2, 1: 4, 2: 10}
     for step in indices(config, settle(batch="latents")):
-        [group] = {next(g for g, members in enumerate(GROUPS) if i in members) for m in step for i in m.examples}
+        numbers = {int(e.source) for m in step for e in m.examples}
+        [group] = [g for g, members in enumerate(GROUPS) if numbers & set(members)]
         assert [len(m.examples) for m in step] == [sizes[group]] * 2
         assert [p for m in step for p in m.positions] == list(range(2 * sizes[group]))
 
