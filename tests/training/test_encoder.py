@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kinolab import data, video
-from kinolab.contracts.examples import Example
+from kinolab.contracts.examples import ClipSource, Example
 from kinolab.data.toy import WorldSourceConfig
 from kinolab.data.world import CLASSES, COLOURS, SHAPES, WorldConfig
 from kinolab.errors import InputError
@@ -158,19 +158,22 @@ def test_nothing_held_out_is_trained_on(clips: Path) -> None:
 
 
 def test_sources_take_turns_and_short_ones_repeat() -> None:
-    class Named:
+    class Named(ClipSource):
         def __init__(self, name: str, count: int) -> None:
             self.name, self.count = name, count
 
         def __len__(self) -> int:
             return self.count
 
-        def __getitem__(self, index: int) -> str:
+        def __getitem__(self, index: int) -> Example:
             assert 0 <= index < self.count
-            return f"{self.name}{index}"
+            return Example(torch.zeros(3, 1, 2, 2), 8.0, None, None, f"{self.name}{index}", (0.0, 1.0))
+
+        def transform(self) -> dict[str, object]:
+            return {}
 
     mixed = MixedSource([Named("a", 3), Named("b", 2)])
-    assert [mixed[k] for k in range(len(mixed))] == ["a0", "b0", "a1", "b1", "a2", "b0"]
+    assert [mixed[k].source for k in range(len(mixed))] == ["a0", "b0", "a1", "b1", "a2", "b0"]
 
 
 def test_a_caption_of_the_world_as_targets() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kinolab import data, denoisers
-from kinolab.contracts.examples import Example
+from kinolab.contracts.examples import ClipSource, Example
 from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
@@ -320,6 +320,7 @@ def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: P
 def test_images_are_taken_from_cached_latents_as_from_clips(tiny_autoencoder: Path, tmp_path: Path) -> None:
     recipe = denoiser_recipe(tiny_autoencoder) | {"frames_per_clip": 3}
     job = denoiser_job(recipe)
+    assert isinstance(job.source, ClipSource)
     data.encode_to_cache(job.source, job.autoencoder, tmp_path / "cache", dtype="float32")
     cached = denoiser_job(recipe | {"data": {"kind": "cache", "path": str(tmp_path / "cache")}})
     originals = {example.source: example for example in batch_of(job, len(job.source)).examples}
