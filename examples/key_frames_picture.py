@@ -14,7 +14,7 @@ import numpy as np
 
 from kinolab import video
 from kinolab.errors import InputError
-from kinolab.evaluation.sheet import write_rows
+from kinolab.reports.sheet import write_rows
 
 AROUND = 3
 """Frames shown before the cut, and from it on."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import fmean
 
 from kinolab.errors import InputError
-from kinolab.evaluation.html import COLOURS, escape
-from kinolab.evaluation.report.blocks import Curves
-from kinolab.evaluation.report.charts import HEIGHT, LEFT, RIGHT, STYLES, WIDTH, curves_plot
-from kinolab.evaluation.report.runs import curves_of_run
-from kinolab.evaluation.report.style import PLOT_STYLE
+from kinolab.reports.blocks import Curves
+from kinolab.reports.charts import HEIGHT, LEFT, RIGHT, STYLES, WIDTH, curves_plot
+from kinolab.reports.html import COLOURS, escape
+from kinolab.reports.runs import curves_of_run
+from kinolab.reports.style import PLOT_STYLE
 from kinolab.runtime.files import write_text
 
 TOP, ROW, SIDE, SCALE = 46, 19, 10, 1.5

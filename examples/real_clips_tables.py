@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from kinolab import video
-from kinolab.evaluation.sheet import Strip, write_sheet
 from kinolab.model import load_autoencoder
+from kinolab.reports.sheet import Strip, write_sheet
 
 METHODS = ("tail", "average", "random")
 VARIANTS = {"all3d": "all3d", "half2d": "half2d", "outer2d": "outer2d", "encoder_outer2d": "tail"}

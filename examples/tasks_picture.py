@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from kinolab import video
-from kinolab.evaluation.sheet import Strip, write_sheet
 from kinolab.generate import GenerateConfig
+from kinolab.reports.sheet import Strip, write_sheet
 from kinolab.tasks.request import Shape, prepare
 
 ROWS = {

@@ -71,15 +71,15 @@ def model_config(folder: Path) -> None:
 
 def plan(folder: Path) -> None:
     """List a plan's cells, as `compare --list` does; cells are counted, so that no number of seeds is listed."""
-    from kinolab.evaluation.compare.plan import load_plan
-    from kinolab.evaluation.compare.run import states
+    from kinolab.comparison.plan import load_plan
+    from kinolab.comparison.run import states
 
     states(load_plan(folder / "plan.yaml"), folder / "out")
 
 
 def report(folder: Path) -> None:
     """Write a page from everything that lies there: results, runs, logs."""
-    from kinolab.evaluation.report import build_report, write_report
+    from kinolab.reports import build_report, write_report
 
     inputs = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jsonl") or p.name.startswith("run"))
     page, media = build_report(inputs)
@@ -116,7 +116,7 @@ def table(folder: Path) -> None:
 
 def prompts(folder: Path) -> None:
     """Read lists of prompts."""
-    from kinolab.evaluation.vbench import check_names, read_prompts
+    from kinolab.generation.vbench import check_names, read_prompts
 
     for path in sorted(folder.iterdir()):
         for listed in read_prompts(path).values():

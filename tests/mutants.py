@@ -33,7 +33,7 @@ class Fault:
 FAULTS = (
     # a seed that is always the same, a hash without one of its parts
     Fault("generate.py", "return seed if window == 0 else", "return seed if True else", "test_generate.py"),
-    Fault("evaluation/compare/cells.py", '{"seed": cell.seed, "clips"', '{"clips"', "evaluation/compare/test_plan.py"),
+    Fault("comparison/cells.py", '{"seed": cell.seed, "clips"', '{"clips"', "comparison/test_plan.py"),
     Fault("training/randomness.py", "sample_seed(seed, step, p, purpose)", "sample_seed(seed, p, purpose)",
           "training/test_randomness.py"),
     Fault("conditioning/base.py", 'f"{path.name} {file_hash(path)}\\n"', 'f"{path.name}\\n"', "conditioning"),

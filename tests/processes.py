@@ -24,7 +24,7 @@ from tests import machine
 
 ROOT = Path(__file__).parent.parent
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["kinolab.training.run", "kinolab.evaluation.compare.run", "tests.processes"])
+FORKS.set_forkserver_preload(["kinolab.training.run", "kinolab.comparison.run", "tests.processes"])
 
 
 class Child:

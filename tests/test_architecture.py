@@ -22,7 +22,10 @@ LEVELS = [
     {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics", "request"},
     {"model", "checkpoints"},
     {"generate", "training", "packing"},
+    {"generation"},
     {"evaluation", "verify"},
+    {"planning", "reports"},
+    {"comparison"},
     {"cli", "__main__"},
 ]
 """A file may import what stands in an earlier level, and its own folder. Within a level only the pairs below."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kinolab.errors import InputError
-from kinolab.evaluation.report.charts import BOTTOM, LEFT, RIGHT, TOP
-from tests.evaluation.report.reading import NASTY, elements
+from kinolab.reports.charts import BOTTOM, LEFT, RIGHT, TOP
+from tests.reports.reading import NASTY, elements
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"

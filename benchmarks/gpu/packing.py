@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.running import Record
-from kinolab.evaluation.sheet import Strip, write_sheet
 from kinolab.model import VideoModel
+from kinolab.reports.sheet import Strip, write_sheet
 
 
 def write_clips(path: Path, clips: Mapping[str, np.ndarray], *, shown: int = 6) -> None:

@@ -38,14 +38,14 @@ def compare(
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
     from kinolab.cli.data import progress_bar
+    from kinolab.comparison.cells import encode_cell, find_cell, train_cell
+    from kinolab.comparison.costs import cost_cell
+    from kinolab.comparison.measure import measure_cell
+    from kinolab.comparison.pages import write_tables
+    from kinolab.comparison.plan import load_plan
+    from kinolab.comparison.run import compare as run_all
+    from kinolab.comparison.run import run_cell, states
     from kinolab.errors import InputError
-    from kinolab.evaluation.compare.cells import encode_cell, find_cell, train_cell
-    from kinolab.evaluation.compare.costs import cost_cell
-    from kinolab.evaluation.compare.measure import measure_cell
-    from kinolab.evaluation.compare.pages import write_tables
-    from kinolab.evaluation.compare.plan import load_plan
-    from kinolab.evaluation.compare.run import compare as run_all
-    from kinolab.evaluation.compare.run import run_cell, states
 
     if threads is not None:
         import torch

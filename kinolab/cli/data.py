@@ -280,7 +280,7 @@ class progress_bar(Reporter):  # noqa: N801  (used as a function)
     def __init__(
         self, title: str, unit: str = "", *, cheaper: Callable[[float], str] | None = None, keeps: str = ""
     ) -> None:
-        from kinolab.evaluation.memory import peak_memory
+        from kinolab.runtime.memory import peak_memory
 
         super().__init__(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
 

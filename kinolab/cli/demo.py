@@ -24,8 +24,8 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Generate a few videos from text, check them from their pixels, reconstruct two clips, and write a page."""
-    from kinolab.evaluation.demo import run_demo
     from kinolab.generate import default_model
+    from kinolab.reports.demo import run_demo
 
     chosen = model if model is not None else default_model(prompts=True)
     result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), say=say)

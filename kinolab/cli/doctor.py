@@ -181,7 +181,7 @@ def check_memory() -> Finding:
     """Memory of the machine, or of what this process may take of it."""
     import torch
 
-    from kinolab.evaluation.machine import memory_left, memory_size
+    from kinolab.runtime.machine import memory_left, memory_size
 
     cpu = torch.device("cpu")
     left, size = memory_left(cpu), memory_size(cpu)
@@ -243,7 +243,7 @@ def check_disk(folder: Path) -> Finding:
     """Free space where runs are to lie and where temporary files do."""
     import tempfile
 
-    from kinolab.evaluation.machine import disk_left
+    from kinolab.runtime.machine import disk_left
 
     places = {"here": _existing(folder).absolute(), "temporary": Path(tempfile.gettempdir())}
     free = {name: disk_left(place) for name, place in places.items()}

@@ -123,7 +123,7 @@ def check_room(out: Path, source: Any, spec: Any, width: int, posterior: bool) -
 
     width: bytes of a value.
     """
-    from kinolab.evaluation.machine import disk_left, folder_size
+    from kinolab.runtime.machine import disk_left, folder_size
     from kinolab.runtime.progress import size
 
     shapes = [(len(group), source.record(group[0])) for group in source.groups()]

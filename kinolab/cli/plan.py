@@ -28,7 +28,7 @@ def plan(
     measured. Memory is that of this process, so plan on the machine that will train.
     """
     from kinolab.cli.measuring import show_report
-    from kinolab.evaluation.cost import measure_cost
+    from kinolab.planning.cost import measure_cost
 
     report = measure_cost(
         recipe,

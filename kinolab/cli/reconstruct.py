@@ -56,12 +56,12 @@ def reconstruct(
     """
     from kinolab.cli.data import parse_size
     from kinolab.config import load_config
-    from kinolab.evaluation.key_frames import chosen_rule
-    from kinolab.evaluation.memory import peak_memory
-    from kinolab.evaluation.reconstruct import ReconstructConfig
-    from kinolab.evaluation.reconstruct import reconstruct as run
     from kinolab.generate import default_model
+    from kinolab.generation.key_frames import chosen_rule
+    from kinolab.generation.reconstruct import ReconstructConfig
+    from kinolab.generation.reconstruct import reconstruct as run
     from kinolab.model import load_autoencoder, trained_size
+    from kinolab.runtime.memory import peak_memory
     from kinolab.runtime.progress import Reporter
 
     values = {

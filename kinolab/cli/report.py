@@ -31,7 +31,7 @@ def report(
     """
     from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
-    from kinolab.evaluation.report import build_report, write_report
+    from kinolab.reports import build_report, write_report
 
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out: expected a name that ends in .html, got {out}")

@@ -52,8 +52,8 @@ def tune(
     from kinolab.cli.measuring import load_model, show_report
     from kinolab.config import load_config
     from kinolab.errors import InputError
-    from kinolab.evaluation.tune import TuneConfig
-    from kinolab.evaluation.tune import tune as run
+    from kinolab.planning.tune import TuneConfig
+    from kinolab.planning.tune import tune as run
     from kinolab.runtime.text import read_prompts
 
     if prompt and prompts is not None:

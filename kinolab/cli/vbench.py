@@ -36,7 +36,7 @@ def vbench(
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
     from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import load_model, sampling
-    from kinolab.evaluation.vbench import prompts_of_world, write_vbench
+    from kinolab.generation.vbench import prompts_of_world, write_vbench
 
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)

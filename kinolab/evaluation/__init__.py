@@ -1,1 +1,1 @@
-"""What a model, or a part of one, does: measured, and shown on pages."""
+"""Protocol x clips x metrics -> scores."""

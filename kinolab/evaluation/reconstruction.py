@@ -20,10 +20,9 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import check_pairs
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
-from kinolab.evaluation.memory import peak_memory
 from kinolab.evaluation.protocol import Protocol, at_frames
-from kinolab.evaluation.reconstruct import can_stream, decode_groups, encode_groups
 from kinolab.evaluation.scores import ScoreReport, clip_scores
+from kinolab.generation.reconstruct import can_stream, decode_groups, encode_groups
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 from kinolab.metrics.extractors import load_extractor
 from kinolab.metrics.extractors.base import Extractor
@@ -40,6 +39,7 @@ from kinolab.metrics.temporal import (
     chunk_borders,
 )
 from kinolab.runtime import devices
+from kinolab.runtime.memory import peak_memory
 
 Progress = Callable[[int, int], None]
 CHUNK = 8
@@ -138,7 +138,7 @@ class ReconstructionScores:
 
     def write_videos(self, folder: Path, fps: float) -> dict[int, str]:
         """The kept clips as videos, original | reconstruction | heat map of the error; clip number -> path."""
-        from kinolab.evaluation.report import error_heatmap
+        from kinolab.evaluation.heatmap import error_heatmap
 
         written = {}
         for rank, (_, number, original, rebuilt) in enumerate(self.kept):

@@ -21,8 +21,9 @@ from kinolab.data.world_scenes import FRAME
 from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import finite, plain_table, settings_hash
-from kinolab.evaluation.world import Progress, autoencode, matching_world
+from kinolab.evaluation.world import Progress, autoencode
 from kinolab.generate import model_hash
+from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import resolve
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.world import read_world

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import EVENT_SECONDS, WorldClip, WorldConfig, make_clip
+from kinolab.data.world import WorldClip, make_clip
 from kinolab.diffusion import GuidanceConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generate import model_hash
+from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import autocast, resolve
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.metrics.world import WorldReading, check, read_world, roughness
-from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.model import Request, VideoModel
 from kinolab.world.motion import direction_holds, motion_holds
 from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
@@ -97,21 +97,6 @@ def evaluate_world(
             progress(numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(protocol, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
-
-
-def matching_world(config: ModelConfig, spec: AutoencoderSpec) -> tuple[WorldConfig, list[str]]:
-    """The toy world at a model's size, length and rate, and what had to differ."""
-    height, width = config.size
-    ratio = spec.spatial_ratio
-    side = max(32, min(height, width, 256))
-    side = side // ratio * ratio if side // ratio * ratio >= 32 else -(-32 // ratio) * ratio
-    world = WorldConfig(size=side, frames=config.frames, fps=config.fps)
-    notes = []
-    if (height, width) != (side, side):
-        notes.append(f"the model makes {width}x{height}; the true clips are {side}x{side}")
-    if (world.frames - 1) / world.fps < EVENT_SECONDS:
-        notes.append(f"clips shorter than {EVENT_SECONDS:g} s show no event to its end: the captions name objects only")
-    return world, notes
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:

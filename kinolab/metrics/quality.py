@@ -3,7 +3,7 @@
 They follow VBench's formulas as published in its code, with other judges: Kinolab's extractors where VBench has DINO
 and CLIP, optical flow by dense inverse search where it has RAFT, interpolation along that flow where it has AMT. So
 the numbers are not VBench's and must not stand beside them; every name and protocol says "offline". For VBench's own
-numbers write its folders with `kinolab.evaluation.vbench` and run the original tool.
+numbers write its folders with `kinolab.generation.vbench` and run the original tool.
 
 Videos are (B, 3, T, H, W), float in [-1, 1] or uint8, whole, of at least 16 x 16 pixels. Scores are means over videos.
 """

@@ -19,8 +19,8 @@ from kinolab.autoencoders import DiffusersAutoencoder, DiffusersConfig, build
 from kinolab.autoencoders.diffusers_adapter import CLASSES
 from kinolab.checkpoints import inspect, load
 from kinolab.errors import InputError
-from kinolab.evaluation.reconstruct import ReconstructConfig, reconstruct
 from kinolab.generate import model_hash
+from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
 from kinolab.model import autoencoder_config, load_autoencoder, save_autoencoder
 
 pytest.importorskip("diffusers")

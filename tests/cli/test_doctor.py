@@ -15,8 +15,7 @@ import torch
 
 from kinolab import model
 from kinolab.cli import doctor, main
-from kinolab.evaluation import machine
-from kinolab.runtime import devices, locks
+from kinolab.runtime import devices, locks, machine
 from kinolab.video import codecs
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kinolab import video
 from kinolab.cli import main
-from tests.evaluation.report.reading import Reader
+from tests.reports.reading import Reader
 
 DOCS = Path(__file__).parents[2] / "docs"
 

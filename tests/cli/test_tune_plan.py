@@ -12,8 +12,8 @@ import yaml
 
 from kinolab import video
 from kinolab.cli import main
-from kinolab.evaluation import settings
 from kinolab.model import save_autoencoder
+from kinolab.planning import settings
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.tiny_model import save_tiny_model, tiny_vdt

@@ -28,11 +28,11 @@ from kinolab.evaluation.reconstruction import (
     shape_facts,
     speed_facts,
 )
-from kinolab.evaluation.report import error_heatmap
 from kinolab.evaluation.scores import ScoreReport
 from kinolab.metrics.extractors import EXTRACTORS
 from kinolab.metrics.extractors.encoder import load_encoder
 from kinolab.metrics.reconstruction import MAX_PSNR
+from kinolab.reports import error_heatmap
 from tests.closeness import assert_within
 from tests.evaluation.tiny import moving_frames, reconstruction, tiny_encoder, write_videos
 

@@ -14,9 +14,9 @@ from kinolab import video
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.shrink import shrink
-from kinolab.evaluation import reconstruct as module
-from kinolab.evaluation.reconstruct import ReconstructConfig, reconstruct
 from kinolab.generate import GenerateConfig, input_hashes
+from kinolab.generation import reconstruct as module
+from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
 from kinolab.tasks.request import GivenConfig, Shape, prepare
 from kinolab.video import times
 from tests.closeness import assert_within

@@ -1,0 +1,121 @@
+"""What a cell costs in memory and time, measured one cell after the other when nothing else of the comparison runs.
+
+Memory is a property of a process and time one of a quiet machine, so neither is taken from the trainings and
+measurements themselves, which may run several at once. On a processor memory is the peak of the whole process.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinolab.comparison.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, on_device
+from kinolab.comparison.plan import ComparePlan
+from kinolab.data import build
+from kinolab.evaluation.reconstruction import median_seconds, speed_facts
+from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.runtime.devices import device_of, synchronize
+from kinolab.runtime.files import write_text
+from kinolab.runtime.memory import peak_memory, training_memory
+from kinolab.runtime.records import read_record
+from kinolab.training.parallel import join_world
+from kinolab.training.run import make_job
+from kinolab.training.trainer import Trainer
+
+STEPS = 5
+"""Timed steps of training, after two that are not."""
+CLIPS = 4
+"""Clips that are sampled at once to time sampling."""
+
+
+def cost_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
+    """Where a cell's costs lie."""
+    return cell_folder(plan, cell, out) / "cost.json"
+
+
+def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None:
+    """A cell's costs; none where they are not measured, or were by another sampler than the plan's."""
+    path = cost_path(plan, cell, out)
+    if not path.exists():
+        return None
+    record = read_record(path, "delete it, and the costs are measured again").values
+    return record if record.get("sampler") in (None, plan.sampler.model_dump(mode="json")) else None
+
+
+def costs_first(plan: ComparePlan, cell: Cell) -> bool:
+    """Whether a cell is one whose costs are measured: those of the first seed, as a seed changes none."""
+    return cell.seed == plan.seeds[0]
+
+
+def cost_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device | str = "auto") -> None:
+    """Measure what a trained cell costs, where that is not done yet; in a process that does nothing else."""
+    if read_cost(plan, cell, out) is not None:
+        return
+    record: dict[str, Any] = {"threads": torch.get_num_threads()}
+    # Training takes the most memory, so what is to be known of the rest has to come before it, and time after it.
+    if cell.kind == "autoencoder":
+        record |= _autoencoder(plan, cell, out, device) | {"coding_memory": peak_memory()}
+        if plan.autoencoders[cell.autoencoder].path is None:
+            record |= training_cost(plan, cell, out, device)
+    else:
+        record |= training_cost(plan, cell, out, device) | _denoiser(plan, cell, out, device)
+    write_text(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+
+
+def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:
+    """Seconds of a step of training (the median), clips per second, and the most memory of a process that trains."""
+    recipe = on_device(make_recipe(plan, cell, out, device), device)
+    with join_world(recipe.training.device) as world, tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(recipe.training.seed)
+        job = make_job(recipe, world, lambda text: None)
+        trainer = Trainer(job, recipe.training, Path(folder), world)
+        batches, seconds = job.batches(0, world), []
+        for step in range(min(STEPS + 2, recipe.training.steps)):
+            began = time.perf_counter()
+            trainer.train_step(step, next(batches))
+            synchronize(world.device)
+            seconds.append(time.perf_counter() - began)
+    middle = statistics.median(seconds[2:] or seconds)
+    return {
+        "step_seconds": middle,
+        "clips_per_second": recipe.training.batch_size / middle,
+        "training_memory": training_memory(world.device),
+    }
+
+
+def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> dict[str, Any]:
+    network = load_autoencoder(model_of(plan, cell, out), device=device)
+    clips = plan.data[cell.data]
+    frames, height, width = clip_shape(clips, network.spec)
+    source: Any = build(clips, network.spec, split="train")
+    clip = source[0].video[None]
+    assert tuple(clip.shape[2:]) == (frames, height, width)
+    with torch.no_grad():
+        return speed_facts(network, clip.to(device_of(network)), None, "auto", [])
+
+
+@torch.no_grad()
+def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> dict[str, Any]:
+    """Sampling and decoding of some clips; with given frames, as the task has them."""
+    assert cell.task is not None
+    model = VideoModel.load(model_of(plan, cell, out), device=device)
+    requests = [Request(seed=k) for k in range(CLIPS)]
+    given = plan.tasks[cell.task].given_frames
+    sampler = plan.sampler
+    video = torch.zeros(CLIPS, 3, model.config.frames, *model.config.size)
+    mask = torch.ones(CLIPS, 1, *video.shape[2:])
+    mask[:, :, :given] = 0
+
+    def sample() -> Any:
+        if given:
+            return model.complete(video, mask, requests, sampler=sampler)
+        return model.decode(model.sample_latents(requests, sampler=sampler))
+
+    seconds = median_seconds(sample, model.device) / CLIPS
+    return {"seconds_per_clip": seconds, "clips_at_once": CLIPS, "sampler": sampler.model_dump(mode="json")}

@@ -1,0 +1,158 @@
+"""Measuring a trained cell: an autoencoder's reconstructions, or what a denoiser in front of it generates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinolab.comparison.cells import Cell, cell_folder, is_trained, model_of, needs
+from kinolab.comparison.plan import ComparePlan
+from kinolab.config import load_config
+from kinolab.data import WorldSourceConfig
+from kinolab.errors import InputError
+from kinolab.evaluation.clips import ProtocolClips
+from kinolab.evaluation.features import default_cache
+from kinolab.evaluation.generation import ModelClips, evaluate_generated
+from kinolab.evaluation.protocol import Protocol, file_hash, load_protocol
+from kinolab.evaluation.reconstruction import evaluate_autoencoder
+from kinolab.evaluation.world import evaluate_world
+from kinolab.evaluation.world_report import WorldReport
+from kinolab.generate import model_hash
+from kinolab.metrics.base import Interval, MetricValue
+from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
+from kinolab.runtime.devices import choose
+from kinolab.runtime.files import write_text
+from kinolab.runtime.memory import peak_memory
+from kinolab.runtime.reading import read_json
+from kinolab.runtime.records import read_record
+
+
+def protocol_of(plan: ComparePlan, cell: Cell) -> Protocol:
+    """The protocol of a cell: the plan's, at the size and split of the cell's clips.
+
+    Raises:
+        InputError: where the plan changes it to something that is no protocol.
+    """
+    autoencoder = cell.kind == "autoencoder"
+    name = plan.reconstruction if autoencoder else plan.generation
+    changes = plan.reconstruction_changes if autoencoder else plan.generation_changes
+    base = load_protocol(name, [], kind="reconstruction" if autoencoder else "generation")
+    clips = plan.data[cell.data]
+    own: dict[str, Any]
+    if isinstance(clips, WorldSourceConfig):
+        own = {"size": clips.world.size, "fps": clips.world.fps}
+    else:
+        own = {"size": clips.size, "fps": clips.fps, "interval": clips.interval, "resize": clips.resize,
+               "heldout_fraction": clips.heldout_fraction}  # fmt: skip
+    return load_config(Protocol, base.model_dump() | own | changes, name=f"{cell.id}: protocol {name}")
+
+
+def scores_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
+    """Where a cell's scores under the plan's protocol lie."""
+    return cell_folder(plan, cell, out) / f"scores-{protocol_of(plan, cell).hash()[:8]}.json"
+
+
+def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None:
+    """A cell's scores under the plan's protocol; none where it is not measured, or otherwise than the plan says now.
+
+    The sampler and the number of requests are no part of the protocol, nor of what decides the weights, so that the
+    file alone does not tell.
+    """
+    path = scores_path(plan, cell, out)
+    if not path.exists():
+        return None
+    record = read_record(path, "delete it, and the cell is measured again").values
+    if cell.kind == "denoiser":
+        facts = record["facts"]
+        if facts.get("sampler") != plan.sampler.model_dump(mode="json"):
+            return None
+        if facts.get("world_requests", 0) != _requests(plan, cell):
+            return None
+    return record
+
+
+def measure_cell(
+    plan: ComparePlan, cell: Cell, out: Path, cache: Path | None = None, *, device: torch.device | str = "auto"
+) -> None:
+    """Measure a trained cell under the plan's protocol, where that is not done yet.
+
+    Raises:
+        InputError: where it is not trained.
+    """
+    if read_score(plan, cell, out) is not None:
+        return
+    if not is_trained(plan, cell, out):
+        raise InputError(f"{cell.id}: is not trained yet")
+    folder = cell_folder(plan, cell, out)
+    where = choose(device)
+    autoencoder = cell.kind == "autoencoder"
+    report = _autoencoder(plan, cell, out, where) if autoencoder else _denoiser(plan, cell, out, where, cache)
+    record = json.loads(report.to_json(folder)) | {"cell": cell.id}
+    trained = folder / "training.json"
+    record["training"] = read_json(trained) if trained.exists() else None
+    record["facts"]["peak_memory_bytes"] = peak_memory()
+    write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+
+
+def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device) -> Any:
+    protocol, model = protocol_of(plan, cell), model_of(plan, cell, out)
+    autoencoder = load_autoencoder(model, device=device)
+    clips = ProtocolClips(plan.data[cell.data], protocol, autoencoder.spec, name=cell.data)
+    subject = {"name": cell.autoencoder, "kind": "autoencoder", "model_sha256": file_hash(find_autoencoder(model))}
+    return evaluate_autoencoder(
+        autoencoder, clips, protocol, subject=subject, device=device, videos=cell_folder(plan, cell, out) / "videos",
+        keep=plan.videos,
+    )  # fmt: skip
+
+
+def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, cache: Path | None) -> Any:
+    assert cell.task is not None
+    protocol, path = protocol_of(plan, cell), model_of(plan, cell, out)
+    model = VideoModel.load(path, device=device)
+    real = ProtocolClips(plan.data[cell.data], protocol, name=cell.data)
+    made = ModelClips(
+        model, str(path), real, protocol, sampler=plan.sampler, given_frames=plan.tasks[cell.task].given_frames
+    )  # fmt: skip
+    [base] = needs(plan, cell)
+    subject = {
+        "name": f"{cell.denoiser} on {base.autoencoder}", "kind": "model", "model_sha256": model_hash(str(path)),
+    }  # fmt: skip
+    report = evaluate_generated(
+        made, real, protocol, subject=subject, cache=cache or default_cache(), device=device,
+        videos=cell_folder(plan, cell, out) / "videos", keep=plan.videos,
+    )  # fmt: skip
+    spec = model.autoencoder.spec
+    shape = (model.config.frames, *model.config.size)
+    facts = dict(report.facts) | {
+        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+        "latents": list(spec.latent_shape(*shape)),
+        "latent_channels": spec.latent_channels,
+        "total_compression": float(model.autoencoder.compression(*shape)),
+        "world_requests": _requests(plan, cell),
+    }
+    metrics = dict(report.metrics)
+    if facts["world_requests"]:
+        metrics |= world_shares(evaluate_world(model, count=facts["world_requests"], sampler=plan.sampler))
+    return dataclasses.replace(report, facts=facts, metrics=metrics)
+
+
+def _requests(plan: ComparePlan, cell: Cell) -> int:
+    """The requests of the toy world that a cell's denoiser is asked: those of the plan, if it was trained there to
+    generate."""
+    assert cell.task is not None
+    world = isinstance(plan.data[cell.data], WorldSourceConfig) and not plan.tasks[cell.task].given_frames
+    return plan.world_requests if world else 0
+
+
+def world_shares(report: WorldReport) -> dict[str, MetricValue]:
+    """The shares of generated clips that show what was asked, as scores: `asked_colours`, ..., `asked_all`."""
+    protocol = {k: v for k, v in report.protocol.items() if isinstance(v, str | int | float | bool)}
+    return {
+        f"asked_{name}": MetricValue(share.value, share.count, protocol, Interval(*share.interval, method="wilson"))
+        for name, share in report.shares().items()
+        if share.count
+    }

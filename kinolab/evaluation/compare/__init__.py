@@ -1,1 +1,0 @@
-"""The comparison of systems: plan, cells, measurement, tables."""

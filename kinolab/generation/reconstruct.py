@@ -1,0 +1,483 @@
+"""A clip through an autoencoder: original, reconstruction and error side by side, and what it costs.
+
+Everything is a chain of generators from the file that is read to the file that is written, so that memory depends on
+the size of a frame and not on the length of the clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kinolab import __version__, video
+from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
+from kinolab.autoencoders.dpvae import DpVae
+from kinolab.config import Config
+from kinolab.errors import InputError
+from kinolab.generate import model_hash, provenance_path
+from kinolab.generation.expected import Work, cheaper, expected_cost, size_note
+from kinolab.generation.key_frames import group_notes, key_frame_rule, known_cuts, listed
+from kinolab.layers.key_frames import Group, KeyFrameConfig
+from kinolab.layers.precision import PrecisionPolicy, autocast, describe
+from kinolab.layers.strips import Store
+from kinolab.metrics.base import MetricValue
+from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
+from kinolab.runtime import devices
+from kinolab.runtime.files import write_text
+from kinolab.runtime.memory import peak_memory
+from kinolab.runtime.paths import real
+from kinolab.runtime.progress import Events, Reporter, events_of, size
+
+CHUNK_PIXELS = 2**20
+"""A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
+
+Mode = Literal["stream", "tiled", "whole", "groups"]
+Progress = Callable[[int, int], None]
+Timed = TypeVar("Timed", Tensor, Group)
+
+
+class ReconstructConfig(Config):
+    """How a clip is put through an autoencoder."""
+
+    autoencoder: str
+    """A model folder, or the name of a shipped model."""
+    size: int | tuple[int, int] | None = None
+    """Shorter side, or height and width (the rest is cut off evenly); none = the clip's own."""
+    frames: int | None = Field(None, ge=1)
+    """At most so many frames; none = all."""
+    fps: float | None = Field(None, gt=0)
+    """Frame rate that the clip is re-timed to; none = its own."""
+    mode: Literal["auto", "stream", "tiled", "whole"] = "auto"
+    """stream: exact, in bounded memory; tiled: groups that overlap by one frame, in bounded memory, with seams;
+    whole: all frames at once; auto: stream where the autoencoder can, else tiled (and the groups of its key frames
+    where their rule is another than first)."""
+    key_frames: KeyFrameConfig | None = None
+    """How a dpvae is to cut the clip into groups and choose their key frames; none = as its own config says."""
+    tile: int | None = Field(None, ge=2)
+    """Frames of a group, by the autoencoder's rule (1 + r*k, or r*k); setting it means tiled."""
+    deinterlace: bool = False
+    """Make whole pictures of frames that are marked as interlaced."""
+    amplify: float = Field(4.0, gt=0)
+    """What the absolute difference is multiplied with in the picture of the error."""
+    upscale: int = Field(1, ge=1, le=16)
+    """Every pixel is shown this many pixels wide and high in the file."""
+    precision: PrecisionPolicy = "auto"
+    """What the autoencoder computes in."""
+
+
+@dataclass(frozen=True)
+class ReconstructReport:
+    """What came out. Times in seconds without reading and writing files; `peak_memory` in bytes, of the process."""
+
+    clip: str
+    out: str
+    mode: Mode
+    frames: int
+    size: tuple[int, int]
+    fps: float
+    psnr: MetricValue
+    ssim: MetricValue | None
+    latent_shape: tuple[int, int, int, int]
+    encode_seconds: float
+    decode_seconds: float
+    peak_memory: int | None
+    precision: str
+    notes: tuple[str, ...]
+    bits_per_latent: float | None = None
+    """Bits of one latent position where latents are codes of a codebook; none = continuous."""
+    groups: tuple[int, ...] = ()
+    """First frames of the groups, where key frames were chosen by a rule."""
+    key_frames: tuple[int, ...] = ()
+    """Their key frames."""
+    ended: bool = False
+    """Whether it was ended before the clip's end, and `out` is a part."""
+
+    @property
+    def pixel_values(self) -> int:
+        return 3 * self.frames * self.size[0] * self.size[1]
+
+    @property
+    def latent_values(self) -> int:
+        return math.prod(self.latent_shape)
+
+    @property
+    def ratio(self) -> float:
+        """Pixel values per latent value."""
+        return self.pixel_values / self.latent_values
+
+    @property
+    def bits_per_pixel(self) -> float | None:
+        """Bits of codes per pixel; none where latents are continuous."""
+        if self.bits_per_latent is None:
+            return None
+        return self.bits_per_latent * math.prod(self.latent_shape[1:]) / (self.frames * math.prod(self.size))
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        h, w = self.size
+        shapes = f"3 x {self.frames} x {h} x {w} pixels : {' x '.join(map(str, self.latent_shape))} latents"
+        speeds = [
+            f"{name} {s:.2f} s ({self.frames / s:.1f} frames/s)"
+            for name, s in (("encode", self.encode_seconds), ("decode", self.decode_seconds))
+        ]
+        memory = "" if self.peak_memory is None else f"{self.peak_memory / 1e6:.0f} MB, of the whole process"
+        return [
+            *(f"note: {note}" for note in self.notes),
+            f"PSNR       {self.psnr.value:.2f} dB (mean over {self.psnr.count} frames)",
+            f"SSIM       {'-' if self.ssim is None else f'{self.ssim.value:.4f}'}",
+            f"ratio      {self.ratio:.1f} : 1 ({shapes})",
+            *([] if not self.groups else [f"groups     {len(self.groups)}; key frames {listed(self.key_frames)}"]),
+            *([] if self.bits_per_pixel is None else [f"codes      {self.bits_per_pixel:.4f} bits per pixel"]),
+            f"time       {', '.join(speeds)}",
+            f"memory     peak {memory or 'not known on this system'}",
+            f"precision  {self.precision}; {self.mode}",
+            f"{self.out}: original, reconstruction, error, side by side",
+        ]
+
+    def to_json(self, config: ReconstructConfig) -> str:
+        """Everything, and the config that makes it again."""
+        record: dict[str, Any] = {"kinolab": __version__, "torch": torch.__version__}
+        record |= {"reconstruct": config.model_dump(mode="json"), "model_sha256": model_hash(config.autoencoder)}
+        record |= dataclasses.asdict(self)
+        record |= {"ratio": self.ratio, "pixel_values": self.pixel_values, "latent_values": self.latent_values}
+        record |= {"bits_per_pixel": self.bits_per_pixel}
+        return json.dumps(record | {"threads": torch.get_num_threads()}, indent=1) + "\n"
+
+
+@torch.no_grad()
+def reconstruct(
+    clip: Path,
+    out: Path,
+    autoencoder: Autoencoder,
+    config: ReconstructConfig,
+    progress: Progress | Reporter | None = None,
+    *,
+    trained: tuple[int, int] | None = None,
+) -> ReconstructReport:
+    """Write `out` (original | reconstruction | error) and a `.json` beside it.
+
+    Args:
+        progress: a callback of frames done and in all; or a reporter, which also hears early what the whole will take,
+            and can end it: the frames so far are then written as NAME-partial, and the report names that file.
+        trained: height and width of the autoencoder's training clips, where they are known.
+
+    Raises:
+        InputError: for a clip that can't be read or is smaller than a latent, a tile that breaks the autoencoder's
+            rule, a stream where the autoencoder has none, or `out` being the clip itself.
+    """
+    if real(out) == real(clip):
+        raise InputError(f"{out}: is the clip itself; choose another --out")
+    info = video.probe(clip)
+    mode, tile, notes = choose_mode(autoencoder, config)
+    run = _Run(autoencoder, config, mode, tile, [*clip_notes(info, config), *notes])
+    run.cuts = known_cuts(clip, run.rule, config.fps, config.frames)
+    fps = config.fps or info.fps
+    expected = round((info.duration or 0.0) * fps)
+    if config.frames is not None:
+        expected = min(config.frames, expected or config.frames)
+    events = events_of(progress)
+    run.begin(events, info, expected, trained)
+    frames = video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace)
+    images = (frame.image for frame in video.until_damage(frames, run.notes))
+    # Under another name until it is whole, so that what there is can stay where the work is ended early.
+    target = out.with_stem(f"{out.stem}-partial") if out.suffix else out
+    with autocast(config.precision, run.device):
+        video.write(target, run.pictures(images, expected, events), fps, quality=95)
+    if run.ended:
+        out = target
+    elif target != out:
+        os.replace(target, out)
+    assert run.latent_shape is not None and run.size is not None
+    report = ReconstructReport(
+        clip=str(clip),
+        out=str(out),
+        mode=mode,
+        frames=run.done,
+        size=run.size,
+        fps=fps,
+        psnr=run.psnr.compute(),
+        ssim=run.ssim.compute() if min(run.size) >= WINDOW else None,
+        latent_shape=run.latent_shape,
+        encode_seconds=run.encoding.seconds - run.reading.seconds,
+        decode_seconds=run.decoding.seconds - run.encoding.seconds,
+        peak_memory=peak_memory(),
+        precision=describe(config.precision, run.device),
+        notes=tuple(run.notes),
+        bits_per_latent=autoencoder.bits_per_latent,
+        groups=tuple(group.start for group in run.groups),
+        key_frames=tuple(group.key_frame for group in run.groups),
+        ended=run.ended,
+    )
+    target = provenance_path(out)
+    write_text(target, report.to_json(config))
+    return report
+
+
+def clip_notes(info: video.VideoInfo, config: ReconstructConfig) -> list[str]:
+    """What to know about a clip's frames, and about their times in the copy."""
+    notes = [video.MADE_WHOLE if note == video.COMBED and config.deinterlace else note for note in info.notes]
+    if config.fps is None and any(note == video.VARIABLE for note in notes):
+        notes.append(f"frames are written evenly, {info.fps:.4g} a second, so that the copy lasts as long")
+    return [note for note in notes if not note.startswith("damaged")]  # said when they are read
+
+
+def choose_mode(autoencoder: Autoencoder, config: ReconstructConfig) -> tuple[Mode, int | None, list[str]]:
+    """stream, tiled or whole; the frames of a tile (none: as memory allows); and what to say about it."""
+    spec = autoencoder.spec
+    rule = key_frame_rule(autoencoder, config.key_frames)
+    if rule is not None and config.tile is not None:
+        raise InputError("this autoencoder codes groups of frames by themselves, which never overlap; leave out --tile")
+    if rule is not None and rule.rule != "first":
+        if config.mode != "auto":
+            raise InputError(f"key frames by rule {rule.rule} make groups of any length; leave out mode {config.mode}")
+        return "groups", None, []
+    if config.tile is not None:
+        if config.mode in ("stream", "whole"):
+            raise InputError(f"expected a tile or mode {config.mode}, not both")
+        if (config.tile - spec.first_frame) % spec.frame_step:
+            near = max(spec.snap_frames(config.tile), spec.frame_step + spec.first_frame)
+            raise InputError(f"tile: expected {spec.frame_rule} frames, got {config.tile}; use {near}")
+        return "tiled", config.tile, []
+    if config.mode == "auto" and not can_stream(autoencoder):
+        return "tiled", None, ["this autoencoder has no exact stream; tiled instead"]
+    return ("stream" if config.mode == "auto" else config.mode), None, []
+
+
+def can_stream(autoencoder: Autoencoder) -> bool:
+    """Whether the autoencoder has a stream."""
+    try:
+        next(iter(autoencoder.encode_stream(iter(()))), None)
+    except InputError:
+        return False
+    return True
+
+
+class _Run:
+    """One pass over a clip: the stages of the chain and what they count on the way."""
+
+    def __init__(
+        self, autoencoder: Autoencoder, config: ReconstructConfig, mode: Mode, tile: int | None, notes: list[str]
+    ) -> None:
+        self.autoencoder, self.config, self.mode, self.tile, self.notes = autoencoder, config, mode, tile, list(notes)
+        self.device = next(autoencoder.parameters(), torch.empty(0)).device
+        self.waiting: deque[np.ndarray] = deque()
+        self.psnr, self.ssim = Psnr(), Ssim()
+        self.reading, self.encoding, self.decoding = _Stopwatch(), _Stopwatch(), _Stopwatch()
+        self.size: tuple[int, int] | None = None
+        self.latent_shape: tuple[int, int, int, int] | None = None
+        self.done = 0
+        self.rule = key_frame_rule(autoencoder, config.key_frames)
+        self.cuts: tuple[int, ...] | None = None
+        self.groups: list[Group] = []
+        self.ended = False
+
+    def begin(self, events: Events, info: video.VideoInfo, frames: int, trained: tuple[int, int] | None) -> None:
+        """Tell what the whole will take, and what to know of its size, before anything is done."""
+        spec, side = self.autoencoder.spec, self.config.size
+        height, width = info.height, info.width
+        if isinstance(side, tuple):
+            height, width = side
+        elif side is not None:
+            height, width = (round(edge * side / min(info.height, info.width)) for edge in (height, width))
+        work = Work(frames, (height, width), trained)
+        note = size_note(work)
+        if note is not None:
+            self.notes.append(note)
+            events.note(note)
+        cost = (
+            None if not isinstance(events, Reporter) else expected_cost(self.autoencoder, work, self.config.precision)
+        )
+        if cost is not None and cost.seconds is not None:
+            events.expect(cost, "a small piece of it", cheaper(spec, work, cost.seconds))
+
+    def pictures(self, images: Iterator[np.ndarray], expected: int, events: Events) -> Iterator[np.ndarray]:
+        """The frames of the file to write: (H, 3 W, 3) uint8, times `upscale`."""
+        for chunk in self.decoding.of(self._rebuilt(self.reading.of(self._chunks(images)))):
+            rebuilt = chunk.float().clamp(-1, 1).cpu()
+            shown = video.to_uint8(rebuilt[0])
+            originals = np.stack([self.waiting.popleft() for _ in range(len(shown))])
+            self._measure(video.to_tensor(originals)[None], rebuilt)
+            for original, reconstruction in zip(originals, shown, strict=True):
+                yield side_by_side(original, reconstruction, self.config.amplify, self.config.upscale)
+            if not self.done and Store.in_files:
+                events.note(f"frames this large wait in a temporary file, of {size(Store.in_files)} now")
+            self.done += len(shown)
+            events.progress(self.done, max(expected, self.done))
+            if events.stopping and self.done < expected:
+                self.ended = True
+                self.notes.append(f"ended after {self.done} of {expected} frames")
+                return
+        assert not self.waiting, "every frame that went in must come out"
+
+    def _chunks(self, images: Iterator[np.ndarray]) -> Iterator[Tensor]:
+        """Chunks (1, 3, t, H, W), up to valid frame counts; frames that fill no latent left out (but for groups)."""
+        spec, held, given, step = self.autoencoder.spec, list[np.ndarray](), 0, 0
+        snap = (lambda frames: frames) if self.mode == "groups" else spec.snap_frames
+        limit = None if self.config.frames is None else snap(self.config.frames)
+        if limit is not None and limit != self.config.frames:
+            self.notes.append(f"{limit} frames instead of {self.config.frames}: {_rule(spec)}")
+        for image in images:
+            if not step:
+                self.size = self._snapped(*image.shape[:2])
+                step = self._step(*self.size)
+            if limit is not None and given + len(held) >= limit:
+                break
+            assert self.size is not None
+            held.append(_centre(image, *self.size))
+            if given + len(held) == snap(given + step + (spec.first_frame and given == 0)):
+                yield self._chunk(held)
+                given, held = given + len(held), []
+        if given + len(held) < spec.least_frames:
+            raise InputError(f"expected at least {spec.least_frames} frames, got {len(held)}: {_rule(spec)}")
+        kept = max(0, snap(given + len(held)) - given)
+        if kept < len(held):
+            left = len(held) - kept
+            self.notes.append(f"the last {left} frame{'s' * (left > 1)} left out: {_rule(spec)}")
+        if kept:
+            yield self._chunk(held[:kept])
+
+    def _chunk(self, images: list[np.ndarray]) -> Tensor:
+        self.waiting.extend(images)
+        return video.to_tensor(np.stack(images))[None].to(self.device)
+
+    def _snapped(self, height: int, width: int) -> tuple[int, int]:
+        spec = self.autoencoder.spec
+        s = spec.spatial_ratio
+        size = height // s * s, width // s * s
+        if min(size) < s:
+            raise InputError(f"expected frames of at least {s} x {s} pixels, got {width}x{height}; give --size")
+        if size != (height, width):
+            self.notes.append(f"cut from {width}x{height} to {size[1]}x{size[0]}: sides are multiples of {s}")
+        return size
+
+    def _step(self, height: int, width: int) -> int:
+        """Frames of every chunk but the first, which has one more where the first frame has a latent of its own."""
+        if self.mode == "whole":
+            return sys.maxsize
+        if self.tile is not None:
+            return self.tile - self.autoencoder.spec.first_frame
+        r = self.autoencoder.spec.frame_step
+        return max(r, min(16, CHUNK_PIXELS // (height * width)) // r * r)
+
+    def _rebuilt(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        if self.mode != "groups":
+            return self._decode(self.encoding.of(self._latents(chunks)))
+        assert isinstance(self.autoencoder, DpVae)
+        return (self.autoencoder.decode_group(group) for group in self.encoding.of(self._groups(chunks)))
+
+    def _groups(self, chunks: Iterator[Tensor]) -> Iterator[Group]:
+        assert isinstance(self.autoencoder, DpVae) and self.rule is not None
+        for group in self.autoencoder.group_stream(chunks, self.rule, self.cuts):
+            self._count(group.latents)
+            # Without their latents: memory must not grow with the clip.
+            self.groups.append(replace(group, latents=group.latents.new_empty(0)))
+            yield group
+        self.notes += group_notes(self.groups, self.autoencoder.spec, self.rule)
+
+    def _count(self, latents: Tensor) -> None:
+        _, c, t, h, w = latents.shape
+        self.latent_shape = c, t + (self.latent_shape[1] if self.latent_shape else 0), h, w
+
+    def _latents(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        means: Iterable[Tensor]
+        if self.mode == "stream":
+            means = (posterior.mean for posterior in self.autoencoder.encode_stream(chunks))
+        else:
+            means = encode_groups(self.autoencoder, chunks)
+        for mean in means:
+            self._count(mean)
+            yield mean
+
+    def _decode(self, latents: Iterator[Tensor]) -> Iterator[Tensor]:
+        return (
+            self.autoencoder.decode_stream(latents)
+            if self.mode == "stream"
+            else decode_groups(self.autoencoder, latents)
+        )
+
+    def _measure(self, original: Tensor, rebuilt: Tensor) -> None:
+        continues = self.done > 0  # all chunks are of one clip
+        self.psnr.update(original, rebuilt, continues=continues)
+        if min(original.shape[3:]) >= WINDOW:
+            self.ssim.update(original, rebuilt, continues=continues)
+
+
+def encode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """`encode_tiled` for chunks that arrive: every group begins with the last frame of the one before.
+
+    That frame's latent is dropped. Chunks are (1, 3, t, H, W), the first of 1 + r*k frames, the others of r*k. Where
+    the first frame has no latent of its own, all are of r*k frames and none overlap.
+    """
+    last: Tensor | None = None
+    for chunk in chunks:
+        if last is None or not autoencoder.spec.first_frame:
+            yield autoencoder.encode(chunk).mean
+        else:
+            yield autoencoder.encode(torch.cat([last, chunk], dim=2)).mean[:, :, 1:]
+        last = chunk[:, :, -1:]
+
+
+def decode_groups(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """`decode_tiled` for chunks of latents that arrive; the overlapping frame (see `encode_groups`) is dropped."""
+    last: Tensor | None = None
+    for chunk in chunks:
+        if last is None or not autoencoder.spec.first_frame:
+            yield autoencoder.decode(chunk)
+        else:
+            yield autoencoder.decode(torch.cat([last, chunk], dim=2))[:, :, 1:]
+        last = chunk[:, :, -1:]
+
+
+def side_by_side(original: np.ndarray, reconstruction: np.ndarray, amplify: float, upscale: int) -> np.ndarray:
+    """original | reconstruction | amplified absolute difference: (H, W, 3) uint8 twice -> (H*u, 3*W*u, 3) uint8."""
+    error = np.abs(original.astype(np.float32) - reconstruction.astype(np.float32)) * amplify
+    row = np.concatenate([original, reconstruction, error.round().clip(0, 255).astype(np.uint8)], axis=1)
+    return enlarged(row, upscale)
+
+
+def enlarged(images: np.ndarray, factor: int) -> np.ndarray:
+    """Every pixel of (..., H, W, 3) as factor x factor equal ones."""
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+class _Stopwatch:
+    """The time spent inside an iterator, that of the iterators it draws from included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def of(self, items: Iterator[Timed]) -> Iterator[Timed]:
+        while True:
+            began = time.perf_counter()
+            item = next(items, None)
+            made = item.latents if isinstance(item, Group) else item
+            if made is not None:
+                devices.synchronize(made.device)
+            self.seconds += time.perf_counter() - began
+            if item is None:
+                return
+            yield item
+
+
+def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of an image (H, W, 3)."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _rule(spec: AutoencoderSpec) -> str:
+    return f"the autoencoder takes {spec.frame_rule} frames"

@@ -1,0 +1,417 @@
+"""How fast a model can sample, and what that costs: time against drift from a full run, on the model's own requests.
+
+Every candidate (steps, sampler, guidance, precision, compilation, step cache) makes the same clips from the same noise
+as the full run. Samplers that draw new noise in every step are left out: two of their runs differ by chance. Times are
+taken in turns, one run of every candidate after the other, since machines are noisy; how many times faster a candidate
+is comes from the runs of one turn. A setting is on the frontier where no other one is both faster and closer.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from kinolab import __version__, video
+from kinolab.config import Config
+from kinolab.data.toy import WorldSource, WorldSourceConfig
+from kinolab.data.world import WorldClip, make_clip
+from kinolab.diffusion import GuidanceConfig
+from kinolab.errors import InputError
+from kinolab.evaluation.records import finite, plain_table
+from kinolab.evaluation.world import Asks, judge, what_to_ask
+from kinolab.evaluation.world_report import Share
+from kinolab.generate import model_hash
+from kinolab.generation.matching import matching_world
+from kinolab.layers.precision import NonFiniteError
+from kinolab.layers.step_cache import StepCache
+from kinolab.metrics.reconstruction import MAX_PSNR, psnr
+from kinolab.metrics.world import read_world
+from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.planning.cost_report import clock
+from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
+from kinolab.world.request import CLASSES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class TuneConfig(Config):
+    """What is made, how often, and which settings are tried."""
+
+    prompts: tuple[str, ...] = ()
+    """One clip for each; none = held-out captions of the toy world for a model of it, else labels, else nothing."""
+    count: int = Field(4, ge=1)
+    """Clips where no prompts are given."""
+    first: int = Field(0, ge=0)
+    """Number of the first held-out request of the toy world."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first clip's noise; the others follow."""
+    batch: int = Field(4, ge=1)
+    """Clips generated at once."""
+    repeats: int = Field(3, ge=1)
+    """Turns that are timed."""
+    all: bool = False
+    """Try every combination of the lists instead of one change at a time."""
+    lists: Lists = Lists()
+    """What is tried."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _some_text(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not prompt.strip() for prompt in prompts):
+            raise ValueError("expected prompts with text in them")
+        return prompts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a setting takes and gives.
+
+    seconds: per clip, sampling and decoding, one value per turn; faster: how many times as fast as the full run, median
+    over turns; warming: seconds of one run before (compilation, for one).
+    psnr: of the decoded clips against the full run's, dB, mean over frames; worst: the lowest of a clip; latents: the
+    largest absolute difference.
+    passed: clips of the toy world that show all they were asked for; none = there is nothing to check.
+    hits, misses: calls of the denoiser without and with its blocks.
+    """
+
+    setting: Setting
+    seconds: tuple[float, ...]
+    faster: float
+    warming: float
+    psnr: float
+    worst: float
+    latents: float
+    passed: Share | None
+    hits: int
+    misses: int
+    frontier: bool = False
+
+    @property
+    def median(self) -> float:
+        """Median seconds per clip."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """All outcomes, the full run first, and everything that was equal for them."""
+
+    protocol: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+    own: ModelConfig
+    notes: tuple[str, ...] = ()
+
+    def choose(self, drift: float) -> Outcome:
+        """The fastest setting whose PSNR against the full run is at least `drift` dB (at worst the full run itself)."""
+        return max((o for o in self.outcomes if o.psnr >= drift), key=lambda o: o.faster, default=self.outcomes[0])
+
+    @property
+    def checked(self) -> bool:
+        """Whether the toy world's reader judged the clips."""
+        return any(o.passed is not None for o in self.outcomes)
+
+    def to_json(self) -> str:
+        """Protocol, notes, and every outcome with the options that give it."""
+        rows = []
+        for outcome in self.outcomes:
+            passed = outcome.passed
+            row = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)}
+            row |= {"setting": outcome.setting.model_dump(mode="json"), "options": outcome.setting.options(self.own)}
+            row["median"] = outcome.median
+            row["passed"] = None
+            if passed is not None:
+                low, high = passed.interval
+                row["passed"] = {"passed": passed.passed, "count": passed.count, "low": low, "high": high}
+            rows.append(finite(row))
+        return json.dumps({"protocol": self.protocol, "notes": self.notes, "outcomes": rows}, indent=1) + "\n"
+
+    def table(self) -> Table:
+        """One row per setting, the fastest last; a star marks the frontier."""
+        p = self.protocol
+        table = plain_table(f"{p['clips']} clips of {p['model']}: time against drift from the full run")
+        checked = self.checked
+        headings = ["  setting", "s/clip", "faster", "PSNR", "worst", "diff.", *(["passed"] if checked else [])]
+        for heading in headings:
+            table.add_column(heading, justify="left" if "setting" in heading else "right", no_wrap=True)
+        for outcome in sorted(self.outcomes, key=lambda o: o.faster):
+            full = outcome is self.outcomes[0]
+            drift = ["-"] * 3 if full else [f"{outcome.psnr:.1f}", f"{outcome.worst:.1f}", f"{outcome.latents:.2f}"]
+            title = ("* " if outcome.frontier else "  ") + outcome.setting.title + (" (full run)" if full else "")
+            row = [title, f"{outcome.median:.3f}", f"{outcome.faster:.1f}x", *drift]
+            table.add_row(
+                *row, *([_passed(outcome.passed)] if checked else []), style="bold" if outcome.frontier else ""
+            )
+        return table
+
+    def lines(self, drift: float) -> list[str]:
+        """What the table does not say: how it was measured, and the options to use for a drift of `drift` dB."""
+        p, best = self.protocol, self.choose(drift)
+        lines = [
+            f"{p['frames']} frames of {p['size'][1]}x{p['size'][0]}, batch {p['batch']}, {p['threads']} threads, "
+            f"{p['device']}; median of {p['repeats']} turns, sampling and decoding",
+            "PSNR in dB against the full run's decoded clips: mean over frames, and of the worst clip; diff.: "
+            "the largest difference of latents; * = nothing else is both faster and closer"
+            + ("; passed: clips that show all they were asked for (95% interval in %)" if self.checked else ""),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        if best is self.outcomes[0]:
+            return [
+                *lines,
+                f"no setting stays within {drift:g} dB of the full run; it is: {best.setting.options(self.own)}",
+            ]
+        return [
+            *lines,
+            f"within {drift:g} dB, {best.faster:.1f} times as fast as the full run ({best.psnr:.1f} dB):",
+            f"  kinolab generate --model {p['model']} {best.setting.options(self.own)}",
+        ]
+
+
+def _passed(share: Share | None) -> str:
+    if share is None:
+        return "-"
+    low, high = share.interval
+    return f"{share.passed}/{share.count} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The requests, and for the toy world the clips they are captions of."""
+
+    requests: tuple[Request, ...]
+    clips: tuple[WorldClip, ...]
+    asks: Asks
+    notes: tuple[str, ...]
+
+
+@torch.no_grad()
+def tune(
+    model: VideoModel,
+    config: TuneConfig | None = None,
+    *,
+    name: str,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
+) -> TuneReport:
+    """Time and drift of every setting on the same requests.
+
+    Args:
+        model: as loaded; its own precision does not matter.
+        name: the model's folder or shipped name, for the protocol and the options.
+        say: called with what is about to happen.
+        progress: called with (runs done, runs in all).
+
+    Raises:
+        InputError: for prompts that the model can't take, or lists that leave nothing to try.
+    """
+    config = config if config is not None else TuneConfig()
+    task = _task(model, config)
+    guided = any(r.prompt is not None or r.label is not None for r in task.requests)
+    own = model.config if guided else model.config.model_copy(update={"guidance": GuidanceConfig()})
+    full, notes = full_run(own, config.lists)
+    others = grid(own, config.lists, model.device) if config.all else quick(own, config.lists, model.device)
+    settings = list(dict.fromkeys([full, *others]))
+    if len(settings) < 2:
+        raise InputError("nothing to try beside the full run: give more steps, samplers or thresholds")
+    runs, rounds = _Runs(model, task, config.batch), 1 + config.repeats
+    drifts, warming, dropped = _first_runs(runs, settings, rounds, say, progress)
+    kept = [s for s in settings if s in drifts]
+    times = _race(runs, kept, config.repeats, progress, len(settings))
+    outcomes = [_outcome(s, times[s], times[full], warming[s], drifts[s]) for s in kept]
+    protocol = _protocol(model, name, config, task, full)
+    return TuneReport(protocol, _mark(outcomes), own, (*task.notes, *notes, *dropped))
+
+
+@dataclass(frozen=True)
+class _Drift:
+    """How far a setting's clips are from the full run's, and what they show."""
+
+    psnr: float
+    worst: float
+    latents: float
+    passed: Share | None
+    hits: int
+    misses: int
+
+
+class _Runs:
+    """Makes all clips with a setting; one model per precision and compilation, which share their weights."""
+
+    def __init__(self, model: VideoModel, task: _Task, batch: int) -> None:
+        self.model, self.task, self.batch = model, task, batch
+        self.variants: dict[tuple[str, bool], VideoModel] = {}
+
+    def variant(self, setting: Setting) -> VideoModel:
+        """The model in the setting's precision, compiled where it says so."""
+        key = (setting.precision, setting.compile)
+        if key not in self.variants:
+            variant = copy.copy(self.model)
+            variant.precision = setting.precision
+            if setting.compile:
+                variant.denoiser = copy.deepcopy(self.model.denoiser)
+                variant.compile()
+            self.variants[key] = variant
+        return self.variants[key]
+
+    def make(self, setting: Setting) -> tuple[Tensor, Tensor, StepCache | None]:
+        """Latents (N, C, T', H', W') and clips (N, 3, T, H, W), on the CPU, and the cache as it was used."""
+        model, cache = self.variant(setting), None if setting.cache is None else StepCache(setting.cache)
+        latents, clips = [], []
+        for start in range(0, len(self.task.requests), self.batch):
+            requests = self.task.requests[start : start + self.batch]
+            z = model.sample_latents(requests, sampler=setting.sampler, guidance=setting.guidance, cache=cache)
+            latents.append(z.float().cpu())
+            clips.append(model.decode(z).cpu())
+        return torch.cat(latents), torch.cat(clips), cache
+
+    def passed(self, clips: Tensor) -> Share | None:
+        """How many clips of the toy world show all that they were asked for."""
+        if not self.task.clips:
+            return None
+        count = 0
+        for made, clip in zip(video.to_uint8(clips), self.task.clips, strict=True):
+            checks = judge(clip.request, read_world(made), self.task.asks, CLASSES[clip.label])
+            count += all(value for value in checks.values() if value is not None)
+        return Share(count, len(self.task.clips))
+
+
+def _first_runs(
+    runs: _Runs, settings: Sequence[Setting], rounds: int, say: Callable[[str], None], progress: Progress | None
+) -> tuple[dict[Setting, _Drift], dict[Setting, float], list[str]]:
+    """One run of each, the full one first: drifts, seconds until it was ready, and what was left out."""
+    drifts, warming, dropped = dict[Setting, _Drift](), dict[Setting, float](), list[str]()
+    for k, setting in enumerate(settings):
+        began = time.perf_counter()
+        try:
+            latents, clips, cache = runs.make(setting)
+        except NonFiniteError:
+            if not k:
+                raise
+            dropped.append(f"{setting.title}: gave NaN or infinity, left out")
+            continue
+        warming[setting] = time.perf_counter() - began
+        if not k:
+            reference = latents, clips
+            most = clock(warming[setting] * len(settings) * rounds)
+            say(f"{len(settings)} settings in {rounds} turns, the first one not timed: at most about {most}")
+        drifts[setting] = _drift(reference, (latents, clips), runs.passed(clips), cache)
+        _report(progress, k + 1, len(settings) * rounds)
+    return drifts, warming, dropped
+
+
+def _drift(
+    full: tuple[Tensor, Tensor], made: tuple[Tensor, Tensor], passed: Share | None, cache: StepCache | None
+) -> _Drift:
+    """Latents and clips of a setting against those of the full run."""
+    by_clip = psnr(full[1], made[1]).mean(1)
+    hits, misses = (0, 0) if cache is None else (cache.hits, cache.misses)
+    apart = float((made[0] - full[0]).abs().max())
+    return _Drift(float(by_clip.mean()), float(by_clip.min()), apart, passed, hits, misses)
+
+
+def _race(
+    runs: _Runs, settings: Sequence[Setting], repeats: int, progress: Progress | None, done: int
+) -> dict[Setting, list[float]]:
+    """Seconds per clip of each setting, in turns; all have run once before."""
+    for setting in settings:
+        if setting.compile:  # once more: a setting with a cache can make one without it compile again
+            runs.make(setting)
+    times: dict[Setting, list[float]] = {s: [] for s in settings}
+    for turn in range(repeats):
+        for k, setting in enumerate(settings):
+            began = time.perf_counter()
+            runs.make(setting)
+            times[setting].append((time.perf_counter() - began) / len(runs.task.requests))
+            _report(progress, done + turn * len(settings) + k + 1, done + repeats * len(settings))
+    return times
+
+
+def _report(progress: Progress | None, done: int, count: int) -> None:
+    if progress is not None:
+        progress(done, count)
+
+
+def _outcome(
+    setting: Setting, seconds: Sequence[float], full: Sequence[float], warming: float, drift: _Drift
+) -> Outcome:
+    faster = statistics.median(f / s for f, s in zip(full, seconds, strict=True))
+    parts = {f.name: getattr(drift, f.name) for f in dataclasses.fields(drift)}
+    return Outcome(setting=setting, seconds=tuple(seconds), faster=faster, warming=warming, **parts)
+
+
+def _mark(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """The same outcomes with those on the frontier marked: no other is at least as good in both, and better in one."""
+
+    def beaten(o: Outcome) -> bool:
+        return any(
+            p.faster >= o.faster and p.psnr >= o.psnr and (p.faster, p.psnr) != (o.faster, o.psnr) for p in outcomes
+        )
+
+    return tuple(dataclasses.replace(o, frontier=not beaten(o)) for o in outcomes)
+
+
+def _task(model: VideoModel, config: TuneConfig) -> _Task:
+    """The person's prompts; else held-out requests of the toy world, labels, or nothing, as the model takes them."""
+    frames, size = model.config.frames, model.config.size
+
+    def request(k: int, prompt: str | None = None, label: int | None = None) -> Request:
+        return Request(prompt, label, frames, size, config.seed + k)
+
+    if config.prompts:
+        return _Task(tuple(request(k, p) for k, p in enumerate(config.prompts)), (), "prompt", ())
+    if model.config.class_names == CLASSES:
+        asks, notes = what_to_ask(model)
+        world, differs = matching_world(model.config, model.autoencoder.spec)
+        held = WorldSourceConfig(world=world, heldout_count=config.first + config.count, split="heldout")
+        source = WorldSource(held, model.autoencoder.spec)
+        clips = [make_clip(source.world, source.seed(config.first + k)) for k in range(config.count)]
+        worded, labelled = asks in ("prompt", "prompt and label"), asks in ("label", "prompt and label")
+        requests = [
+            request(k, c.caption if worded else None, c.label if labelled else None) for k, c in enumerate(clips)
+        ]
+        return _Task(tuple(requests), tuple(clips), asks, (*notes, *differs))
+    classes = model.denoiser.spec.num_classes
+    if classes > 1:
+        return _Task(tuple(request(k, label=k % classes) for k in range(config.count)), (), "label", ())
+    note = ("no prompts were given: the clips are unconditional",) if model.text_encoder is not None else ()
+    return _Task(tuple(request(k) for k in range(config.count)), (), "nothing", note)
+
+
+def _protocol(model: VideoModel, name: str, config: TuneConfig, task: _Task, full: Setting) -> dict[str, Any]:
+    return {
+        "kinolab": __version__,
+        "torch": torch.__version__,
+        "model": name,
+        "model_sha256": model_hash(name),
+        "trained": model.config.trained,
+        "clips": len(task.requests),
+        "asked_with": task.asks,
+        "prompts": [r.prompt for r in task.requests],
+        "labels": [r.label for r in task.requests],
+        "seeds": [r.seed for r in task.requests],
+        "frames": model.config.frames,
+        "size": list(model.config.size),
+        "batch": min(config.batch, len(task.requests)),
+        "repeats": config.repeats,
+        "full_run": full.model_dump(mode="json"),
+        "psnr": f"decoded clips in [-1, 1] against the full run's, mean over frames, at most {MAX_PSNR:g} dB",
+        "passed": "all checks of the toy world's reader that the request asks for; Wilson, 95%",
+        "threads": torch.get_num_threads(),
+        "device": str(model.device),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan,
+    }

@@ -1,0 +1,243 @@
+"""What a plan may say, which cells it makes, and when a cell is another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kinolab.autoencoders import AutoencoderSpec, DpVaeConfig
+from kinolab.comparison.cells import (
+    Cell,
+    cell_folder,
+    cell_hash,
+    cells_of,
+    find_cell,
+    fitted,
+    make_recipe,
+    needs,
+    steps_of,
+)
+from kinolab.comparison.measure import protocol_of
+from kinolab.comparison.plan import Budget, ComparePlan, load_plan
+from kinolab.config import load_config
+from kinolab.errors import InputError
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
+from tests.comparison.tiny_plan import ODVAE, tiny_plan
+from tests.tiny_model import tiny_model
+from tests.training.tiny import autoencoder_recipe
+
+LATTE = tiny_plan()["denoisers"]["latte"]["denoiser"]
+
+
+def plan_of(**changes: Any) -> ComparePlan:
+    return load_config(ComparePlan, tiny_plan(**changes))
+
+
+def test_every_cell_comes_after_those_it_needs() -> None:
+    plan = plan_of(seeds=[0, 1])
+    cells = cells_of(plan)
+    assert len(cells) == 2 * (2 + 2) and len(set(cells)) == len(cells)
+    for k, cell in enumerate(cells):
+        assert all(other in cells[:k] for other in needs(plan, cell))
+    assert [c.autoencoder for c in cells[:2]] == ["image", "odvae"], "the plan lists them the other way round"
+
+
+def test_the_matrix_is_data_by_budgets_by_autoencoders_by_denoisers_by_tasks() -> None:
+    tiny = tiny_plan()
+    plan = plan_of(
+        budgets={"a": tiny["budgets"]["small"], "b": tiny["budgets"]["small"]},
+        tasks={"generate": {}, "predict": {"given_frames": 2}},
+        denoisers=tiny["denoisers"]
+        | {"vdt": {"denoiser": {"kind": "vdt", "hidden_size": 16, "depth": 1, "num_heads": 2}}},
+    )
+    cells = cells_of(plan)
+    assert sum(c.kind == "autoencoder" for c in cells) == 2 * 2
+    assert sum(c.kind == "denoiser" for c in cells) == 2 * 2 * 2 * 2
+    assert len({c.id for c in cells}) == len(cells)
+    assert find_cell(plan, cells[-1].id) == cells[-1]
+
+
+def test_a_cell_changes_with_what_decides_its_weights_and_with_nothing_else() -> None:
+    plan = plan_of()
+    odvae, image = Cell("world", "small", 0, "odvae"), Cell("world", "small", 0, "image")
+    latte = Cell("world", "small", 0, "odvae", "latte", "generate")
+    before = {c: cell_hash(plan, c) for c in (odvae, image, latte)}
+
+    def changed(**changes: Any) -> set[Cell]:
+        other = plan_of(**changes)
+        return {c for c, h in before.items() if cell_hash(other, c) != h}
+
+    assert changed(name="another", description="words", videos=3, sampler={"steps": 9}) == set()
+    assert changed(reconstruction_changes={"samples": 5}) == set(), "measuring differently trains nothing again"
+    assert changed(denoiser_training={}) == {latte}
+    assert changed(autoencoder_training={}) == {odvae, image, latte}
+    smaller = {"odvae": {"autoencoder": {**ODVAE, "latent_channels": 2}}, "image": tiny_plan()["autoencoders"]["image"]}
+    assert changed(autoencoders=smaller) == {odvae, latte}, "the image autoencoder does not start from the OD-VAE"
+
+
+def test_each_seed_is_a_cell_of_its_own() -> None:
+    """A seed decides the weights: cells of two seeds that share a hash would share a training."""
+    plan = ComparePlan.model_validate(tiny_plan(seeds=[0, 1, 7]))
+    cells = cells_of(plan)
+    assert len(cells) == 3 * 4 and {c.seed for c in cells} == {0, 1, 7}
+    assert len({cell_hash(plan, c) for c in cells}) == len(cells)
+    assert len({cell_folder(plan, c, Path("out")) for c in cells}) == len(cells)
+    alone = ComparePlan.model_validate(tiny_plan(seeds=[7]))
+    seven = [c for c in cells if c.seed == 7]
+    assert [cell_hash(alone, c) for c in seven] == [cell_hash(plan, c) for c in seven], "a cell's own seed counts alone"
+    images = [c for c in cells if c.autoencoder == "image" and c.kind == "autoencoder"]
+    assert [make_recipe(plan, c, Path("out")).training.seed for c in images] == [0, 1, 7]
+
+
+def test_what_a_denoiser_starts_from_and_trains_otherwise_makes_another_cell(tmp_path: Path) -> None:
+    for name, scale in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        model = tiny_model(text=False)
+        with torch.no_grad():
+            model.denoiser.get_parameter("blocks.0.attn.qkv.weight").mul_(scale)
+        model.save(tmp_path / name)
+
+    def hashed(**entry: Any) -> str:
+        plan = plan_of(denoisers={"latte": {"denoiser": LATTE, **entry}})
+        return cell_hash(plan, Cell("world", "small", 0, "image", "latte", "generate"))
+
+    def starting(path: str, method: str = "image") -> str:
+        return hashed(initial={"path": str(tmp_path / path), "method": method})
+
+    nothing = hashed()
+    assert hashed(initial=None, recipe={}, autoencoders=["image"]) == nothing, "where else it stands decides nothing"
+    assert starting("a") == starting("b"), "weights count by their content, not by their place"
+    file = tmp_path / "public.safetensors"
+    file.write_bytes((tmp_path / "a/denoiser.safetensors").read_bytes())
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public/config.json").write_text("{}")
+    different = [nothing, hashed(recipe={"trained": "temporal"}), starting("a", "weights")]
+    different += [starting(path) for path in ("a", "c", "public", "public.safetensors")]
+    assert len(set(different)) == len(different)
+
+
+def test_a_denoisers_own_recipe_changes_what_it_names_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(
+        autoencoders={"image": {"path": "world"}},
+        denoisers={"latte": {"denoiser": LATTE, "recipe": {"condition_dropout": 0.3, "training": {"clip": 2.0}}}},
+    )
+    monkeypatch.setattr("kinolab.comparison.cells.latents_of", lambda *given: tmp_path)
+    recipe = make_recipe(plan, Cell("world", "small", 5, "image", "latte", "generate"), tmp_path)
+    assert isinstance(recipe, DenoiserRecipe)
+    assert (recipe.condition_dropout, recipe.training.clip, recipe.heldout_clips) == (0.3, 2.0, 2)
+    assert (recipe.training.seed, recipe.training.steps, recipe.training.batch_size) == (5, 2, 2)
+
+
+def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path) -> None:
+    hashes = []
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip.mp4").write_bytes(content)
+        plan = plan_of(data={"clips": {"kind": "folder", "path": str(tmp_path / name), "size": 32, "frames": 5}})
+        hashes.append(cell_hash(plan, Cell("clips", "small", 0, "image")))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.slow
+def test_a_budget_is_one_of_three() -> None:
+    recipe = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=4))
+    assert steps_of(Budget(steps=7), recipe) == 7
+    assert steps_of(Budget(samples=42), recipe) == 10, "10.5 batches of four"
+    assert steps_of(Budget(steps=7), recipe, 2.0) == 14
+    one, two = (steps_of(Budget(teraflops=t), recipe) for t in (0.5, 1.0))
+    assert one > 1 and abs(two - 2 * one) <= 1, "steps in proportion to the operations"
+    for wrong in ({}, {"steps": 1, "samples": 1}):
+        with pytest.raises(InputError, match="expected one of steps, samples, teraflops"):
+            load_config(Budget, wrong)
+
+
+def test_a_denoiser_is_fitted_to_the_latents_it_stands_behind() -> None:
+    spec = AutoencoderSpec(latent_channels=8, temporal_ratio=4, spatial_ratio=8, causal=True)
+    vdt = {"num_frames": 16, "mask_channels": 1}
+    assert fitted(vdt, spec, (17, 64, 64)) == {
+        "in_channels": 8, "input_size": 8, "num_frames": 5, "mask_channels": 4,
+    }  # fmt: skip
+    assert fitted({}, spec, (17, 64, 128)) == {"in_channels": 8, "input_size": (8, 16)}
+
+
+def test_the_protocol_has_the_size_and_the_split_of_the_clips(tmp_path: Path) -> None:
+    clips = {"kind": "folder", "path": str(tmp_path), "size": [48, 32], "frames": 5, "heldout_fraction": 0.3}
+    plan = plan_of(data={"clips": clips})
+    protocol = protocol_of(plan, Cell("clips", "small", 0, "image"))
+    assert (protocol.size, protocol.heldout_fraction, protocol.frames) == ((48, 32), 0.3, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"autoencoders": {"a": {"autoencoder": ODVAE, "initial": {"entry": "b"}}}}, "'b', which the plan does not"),
+        ({"autoencoders": {"a": {}}}, "either `autoencoder`"),
+        ({"autoencoders": {"a b": {"path": "world"}}}, "without blanks"),
+        ({"autoencoders": {"a": {"path": "world", "initial": {"entry": "a"}}}}, "taken as it is"),
+        ({"bugdets": {}}, "did you mean 'budgets'"),
+        (
+            {"denoisers": {"latte": {"kind": "latte", "depth": 2}}},
+            r"denoisers\.latte: expected the model's kind and fields under denoiser, as in \{denoiser: ",
+        ),
+        ({"denoisers": {"l": {"denoiser": LATTE, "recipe": {"trianed": "lora"}}}}, "trianed: .*did you mean 'trained'"),
+        (
+            {"denoisers": {"l": {"denoiser": LATTE, "recipe": {"tasks": None}}}},
+            r"denoisers\.l\.recipe\.tasks: the plan",
+        ),
+        ({"denoiser_training": {"initial": {"path": "a"}}}, r"denoiser_training\.initial: the plan's entries"),
+        ({"denoiser_training": {"training": {"seed": 3}}}, r"denoiser_training\.training\.seed: the plan's"),
+        ({"denoiser_training": {"training": 3}}, r"denoiser_training\.training: expected fields"),
+        ({"autoencoder_training": {"training": {"steps": 3}}}, r"autoencoder_training\.training\.steps: the plan's"),
+    ],
+)
+def test_a_wrong_plan_is_one_clear_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        plan_of(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_circle_of_first_weights_is_refused() -> None:
+    circle = {
+        "a": {"autoencoder": ODVAE, "initial": {"entry": "b"}},
+        "b": {"autoencoder": ODVAE, "initial": {"entry": "a"}},
+    }
+    with pytest.raises(InputError, match="starts from itself"):
+        plan_of(autoencoders=circle)
+
+
+def test_missing_plan_and_missing_clips() -> None:
+    with pytest.raises(InputError, match="no such plan"):
+        load_plan(Path("nowhere.yaml"))
+    plan = plan_of(autoencoders={"image": {"path": "nowhere"}})
+    with pytest.raises(InputError, match=r"autoencoders\.image\.path: nowhere: no such model"):
+        cell_hash(plan, Cell("world", "small", 0, "image"))
+    plan = plan_of(data={"clips": {"kind": "folder", "path": "nowhere"}})
+    with pytest.raises(InputError, match="no such folder of clips"):
+        cell_hash(plan, Cell("clips", "small", 0, "image"))
+
+
+def test_the_plan_of_videodit_has_what_its_comments_say() -> None:
+    plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "videodit.yaml")
+    starts = {e.initial.path for e in plan.denoisers.values() if e.initial is not None}
+    assert starts == {Path("runs/toy-mmdit-image")}
+    image, dpvae = load_recipe("toy-image-16"), plan.autoencoders["dpvae"].autoencoder
+    assert isinstance(image, AutoencoderRecipe) and isinstance(dpvae, DpVaeConfig)
+    assert dpvae.image == image.autoencoder, "the image autoencoder that the plan takes as it is"
+    assert len([c for c in cells_of(plan) if c.kind == "denoiser"]) == 9 + 3
+
+
+def test_the_plan_in_the_repository_loads() -> None:
+    plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "comparison.yaml")
+    assert len(cells_of(plan)) == 2 * (8 + 16), "two sets of clips, eight autoencoders, two denoisers"
+    variants = {e.autoencoder.variant for e in plan.autoencoders.values() if getattr(e.autoencoder, "variant", None)}  # type: ignore[union-attr]
+    assert len(variants) == 4
+    assert {e.initial.method for e in plan.autoencoders.values() if e.initial} == {
+        "tail",
+        "average",
+        "random",
+        "weights",
+    }

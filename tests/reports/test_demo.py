@@ -1,0 +1,64 @@
+"""The demo leaves a page, a picture, and videos that can be made again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kinolab import video
+from kinolab.data.world import CLASSES, WorldConfig, make_clip, parse_caption
+from kinolab.errors import InputError
+from kinolab.generate import read_provenance, rerun
+from kinolab.reports.demo import FIRST_CLIP, PROMPTS, run_demo
+from kinolab.reports.sheet import FRAME, Strip, write_sheet
+
+
+def test_the_prompts_show_every_scenario_and_one_to_three_objects() -> None:
+    requests = [parse_caption(prompt) for prompt in PROMPTS]
+    assert {r.scenario for r in requests} == set(CLASSES)
+    assert {len(r.objects) for r in requests} == {1, 2, 3}
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_random_model(tiny_model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    out = tmp_path / "demo"
+    result = run_demo(out, str(tiny_model), prompts=PROMPTS[:1], seed=7, clips=1, say=said.append)
+    assert len(said) == 2 and said[0].startswith("1/1") and PROMPTS[0] in said[0]
+    first = result.videos[0]
+    assert read_provenance(first.path)["prompt"] == PROMPTS[0] and first.seed == 7
+    assert video.read(first.path).frames.shape == (17, 64, 64, 3)
+    assert video.probe(out / "view" / first.path.name).height == 256
+    assert not all(first.checks.values()), "noise shows no red ball"
+    words = shlex.split(first.command)
+    assert words[:3] == ["kinolab", "generate", PROMPTS[0]] and words[-1] == str(first.path)
+    _, differences = rerun(first.path, tmp_path / "again.mp4")
+    assert not differences
+    rebuilt = result.reconstructions[0]
+    truth = make_clip(WorldConfig(), FIRST_CLIP)
+    np.testing.assert_array_equal(video.read(rebuilt.source).frames, truth.frames)
+    assert rebuilt.caption == truth.caption and video.probe(rebuilt.path).width == 3 * 256
+    text = result.page.read_text()
+    assert PROMPTS[0] in text and f"{rebuilt.report.psnr.value:.2f} dB" in text and "0 of 1" in text
+    assert {p.name for p in out.iterdir()} == {"index.html", "demo.png", "videos", "view", "clips"}
+
+
+def test_a_model_without_prompts_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="outside the toy world"):
+        run_demo(tmp_path, str(tiny_model), prompts=["a dog runs"])
+
+
+def test_a_contact_sheet_shows_the_frames_in_order(tmp_path: Path) -> None:
+    frames = np.stack([np.full((8, 8, 3), 10 * t, np.uint8) for t in range(9)])
+    strip = Strip("a caption far too long for the little room " * 3, frames, {"count": True, "shapes": False})
+    write_sheet([strip] * 3, tmp_path / "sheet.png", shown=3)
+    with Image.open(tmp_path / "sheet.png") as image:
+        sheet = np.asarray(image)
+    flat = [int(v) for v in range(0, 90, 10) if (sheet == v).all(-1).sum() >= 3 * FRAME * FRAME]
+    assert flat == [0, 40, 80], "the first, the middle and the last frame of each of the three strips"
+    columns = [int(np.argmax((sheet == v).all(-1).any(0))) for v in flat]
+    assert columns == sorted(columns)
