@@ -93,7 +93,7 @@ def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device 
     network = load_autoencoder(model_of(plan, cell, out), device=device)
     clips = plan.data[cell.data]
     frames, height, width = clip_shape(clips, network.spec)
-    source: Any = build(clips, network.spec, split="train")
+    source: Any = build(clips, network.spec, split="train", annotated=False)
     clip = source[0].video[None]
     assert tuple(clip.shape[2:]) == (frames, height, width)
     with torch.no_grad():

@@ -50,6 +50,7 @@ def build(
     spec: ShapeRules | None = None,
     *,
     split: Split | None = None,
+    annotated: bool = True,
 ) -> FolderSource | WorldSource | CacheSource:
     """The source of a config.
 
@@ -57,6 +58,7 @@ def build(
         config: one of the sources' configs.
         spec: the autoencoder's shape rules, which frame counts are snapped to. A cache's shapes are settled already.
         split: train, heldout or all; None = what the config says.
+        annotated: whether captions and labels are needed; where they aren't, broken ones of a folder are a note.
 
     Raises:
         InputError: where the source holds nothing usable (see each source).
@@ -64,7 +66,7 @@ def build(
     if split is not None:
         config = config.model_copy(update={"split": split})
     if isinstance(config, FolderConfig):
-        return FolderSource(config, spec)
+        return FolderSource(config, spec, annotated=annotated)
     if isinstance(config, WorldSourceConfig):
         return WorldSource(config, spec)
     if isinstance(config, CacheConfig):

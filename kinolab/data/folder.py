@@ -121,6 +121,8 @@ class FolderSource(ClipSource):
         spec: the autoencoder's shape rules; frame counts are snapped to them (`notes` says so).
         progress: called with (files scanned, files in all).
         allow_empty: make a source without windows too, for its verdicts.
+        annotated: whether captions and labels are needed. Where they aren't, what is wrong with them is a note, and an
+            error only for those who ask (`require_annotations`).
 
     Raises:
         InputError: where the folder is missing, holds no clip, none is usable (with the verdicts' causes), the split
@@ -134,6 +136,7 @@ class FolderSource(ClipSource):
         progress: Progress | None = None,
         *,
         allow_empty: bool = False,
+        annotated: bool = True,
     ) -> None:
         self.config = config
         self._kept: dict[int, np.ndarray] = {}
@@ -159,14 +162,31 @@ class FolderSource(ClipSource):
             image_fps=config.image_fps,
             progress=progress,
         )
-        self._annotations = annotate(
-            self._base, names, config.captions, config.labels, config.bad_rows, whole=config.path.is_dir()
-        )
+        self._unread: InputError | None = None
+        self._annotations = self._annotate(names, annotated)
         self._notes += self._annotations.notes
         self.classes = self._annotations.classes
         self._decide(files)
         if not allow_empty:
             self._require_some()
+
+    def _annotate(self, names: Sequence[str], needed: bool) -> Annotations:
+        """The captions and labels of the files; none, and a note, where they can't be read and needn't be."""
+        config = self.config
+        try:
+            return annotate(
+                self._base, names, config.captions, config.labels, config.bad_rows, whole=config.path.is_dir()
+            )
+        except InputError as error:
+            if needed:
+                raise
+            self._unread = error
+            return Annotations({}, {}, (), (f"captions and labels are not read, and not needed here: {error}",), {})
+
+    def require_annotations(self) -> None:
+        """Ask for captions and labels after all. Raises InputError where they could not be read."""
+        if self._unread is not None:
+            raise self._unread
 
     def _decide(self, files: Sequence[ScannedFile]) -> None:
         """Cut every file into windows, write the verdicts, and keep this side's windows."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kinolab.contracts.examples import ClipRecord, Verdict
-from kinolab.data import FolderConfig, WorldSourceConfig, build
+from kinolab.data import FolderConfig, FolderSource, WorldSourceConfig, build
 from kinolab.data.clips import ShapeRules
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
@@ -54,7 +54,8 @@ class ProtocolClips:
     ) -> None:
         config = source_config(data, protocol)
         self.name, self.protocol = name or (str(config.path) if isinstance(config, FolderConfig) else "world"), protocol
-        source: Any = build(config, spec)
+        # Most measures need no captions and labels; those that do ask for them.
+        source: Any = build(config, spec, annotated=False)
         self.source, self.indices = source, choose(source, protocol)
         self.frames: int = source.frames
         self.size: tuple[int, int] = source.size
@@ -95,6 +96,11 @@ class ProtocolClips:
         """What is known of clip `index` of the chosen ones, without decoding it."""
         record: ClipRecord = self.source.record(self.indices[index])
         return record
+
+    def require_annotations(self) -> None:
+        """Raises InputError where the captions and labels of the clips could not be read."""
+        if isinstance(self.source, FolderSource):
+            self.source.require_annotations()
 
     def content_hash(self) -> str:
         """sha256 over what is chosen: the files' contents, the times, and what is done to the pixels."""

@@ -104,9 +104,11 @@ class ModelClips:
 
     def _what_to_ask(self) -> str:
         spec = self.model.denoiser.spec
+        text = self.model.text_encoder is not None and bool(spec.text_dim or spec.pooled_dim)
+        if text or spec.num_classes > 1:
+            self.clips.require_annotations()
         records = [self.clips.record(i) for i in range(len(self.clips))]
         world = hasattr(self.clips.source, "world")
-        text = self.model.text_encoder is not None and bool(spec.text_dim or spec.pooled_dim)
         if text and (world or all(r.caption for r in records)):
             return "prompt"
         if text:
@@ -254,6 +256,8 @@ def evaluate_generated(
                 f"{protocol.name} asks for at least {protocol.minimum} {what} clips, got {count}: give it more, or "
                 "lower `minimum` in a copy of the protocol (its scores then stand in another column)"
             )
+    if "prompt_agreement" in protocol.metrics and isinstance(generated, GeneratedClips):
+        generated.require_annotations()
     extractors = Extractors(protocol, device)
     notes = [*real.notes(), *(generated.notes() if isinstance(generated, GeneratedClips) else generated.notes)]
     for note in _unlike(generated, real):

@@ -160,10 +160,11 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
     if isinstance(config, AutoencoderRecipe):
         check_initial(config)
         autoencoder = first_autoencoder(config)
-        return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say))
+        return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say, annotated=False))
     autoencoder = load_autoencoder(config.autoencoder, device="cpu")
     denoiser = first_denoiser(config, say)
-    job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say))
+    annotated = config.text_encoder != "none" or denoiser.spec.num_classes > 0
+    job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say, annotated=annotated))
     for note in job.notes:
         say(note)
     if config.trained != "all":
@@ -172,14 +173,14 @@ def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job
 
 
 def _sources(
-    config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, say: Callable[[str], None]
+    config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, say: Callable[[str], None], *, annotated: bool
 ) -> tuple[Source, Source]:
     """The windows to train on, and the held-out ones; a folder with one clip is measured on what it trains on."""
-    source = data.build(config.data, autoencoder.spec, split="train")
+    source = data.build(config.data, autoencoder.spec, split="train", annotated=annotated)
     for note in source.notes():
         say(note)
     try:
-        heldout = data.build(config.data, autoencoder.spec, split="heldout")
+        heldout = data.build(config.data, autoencoder.spec, split="heldout", annotated=annotated)
     except InputError as error:
         say(f"nothing is held out, so the held-out numbers are of training clips: {error}")
         return source, source
@@ -198,7 +199,7 @@ def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[M
                 f"data.{name}: the encoder learns from clips of one shape, got buckets; set frames and size"
             )
         for side, sources in sides.items():
-            made = data.build(source, split=side)
+            made = data.build(source, split=side, annotated=False)
             assert isinstance(made, ClipSource), "caches are refused above"
             sources.append(made)
             for note in sources[-1].notes():

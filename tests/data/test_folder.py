@@ -298,3 +298,37 @@ def test_copies_can_be_kept(tmp_path: Path) -> None:
     sides = [folder(tmp_path, frames=5, copies="keep", split=s, heldout_fraction=0.5) for s in ("train", "heldout")]
     names = [{s[i].source for i in range(len(s))} for s in sides]
     assert {"a.mkv", "b.mkv"} in names and {"c.mkv"} in names, "copies never stand on both sides"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("captions.csv", b"file,caption\na.mkv,caf\xe9\n"),  # another encoding
+        ("captions.csv", b'file,caption\na.mkv,"never closed\n'),
+        ("captions.jsonl", b'{"file": "a.mkv", "caption": \n'),
+        ("captions.json", b"[1, 2"),
+        ("labels.csv", b"file,label\na.mkv,1\na.mkv,2\n"),
+        ("captions.csv", b"file,caption\nnobody.mkv,a cat\n"),  # names no clip
+        ("a.txt", b"caf\xe9\n"),
+    ],
+)
+def test_broken_captions_stop_those_alone_who_need_them(tmp_path: Path, name: str, content: bytes) -> None:
+    write_numbered(tmp_path / "a.mkv", 5)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        folder(tmp_path, frames=5)
+    config = FolderConfig(path=tmp_path, size=16, split="all", index="none", frames=5)
+    source = FolderSource(config, annotated=False)
+    assert frame_numbers(source[0].video) == list(range(5)) and source.record(0).caption is None
+    assert f"captions and labels are not read, and not needed here: {refused.value}" in source.notes()
+    with pytest.raises(InputError) as later:
+        source.require_annotations()
+    assert str(later.value) == str(refused.value)
+
+
+def test_captions_that_are_whole_are_read_by_those_who_need_none(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mkv", 5)
+    (tmp_path / "a.txt").write_text("a cat")
+    source = FolderSource(FolderConfig(path=tmp_path, size=16, split="all", index="none", frames=5), annotated=False)
+    source.require_annotations()
+    assert source[0].caption == "a cat" and not source.notes()

@@ -216,3 +216,13 @@ def test_missing_and_empty_folders_are_one_line(tmp_path: Path) -> None:
     for kind in (ProtocolClips, GeneratedClips):
         with pytest.raises(InputError, match="no clips; expected"):
             kind(tmp_path, PROTOCOL)
+
+
+def test_broken_captions_are_a_note_until_somebody_needs_them(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mkv", 6)
+    (tmp_path / "captions.csv").write_bytes(b"file,caption\na.mkv,caf\xe9\n")
+    for taken in (ProtocolClips(tmp_path, PROTOCOL), GeneratedClips(tmp_path, PROTOCOL)):
+        assert len(taken) == 1 and "captions.csv" in taken.notes()[0] and "not needed here" in taken.notes()[0]
+        with pytest.raises(InputError, match=r"captions\.csv"):
+            taken.require_annotations()
+    ProtocolClips("world", PROTOCOL.model_copy(update={"size": 64})).require_annotations()

@@ -360,3 +360,17 @@ def test_generated_frames_are_fitted_as_read_ones_are(
     read = next(GeneratedClips(tmp_path, protocol).batches(1)).video
     whole = video.to_tensor(video.read(tmp_path / "a.mkv").frames)[None]
     assert float((fitted(whole, size, resize) - read).abs().mean()) < 0.02
+
+
+def test_broken_captions_stop_the_measures_that_need_them(
+    encoder: Path, conditional: VideoModel, labelled: VideoModel, tmp_path: Path
+) -> None:
+    write_videos(tmp_path, 12)
+    (tmp_path / "captions.csv").write_bytes(b"file,caption\n0.mkv,caf\xe9\n")
+    protocol = generation(encoder)
+    assert asked(tiny_vdt(), tmp_path, protocol).asked == "nothing"
+    for model in (conditional, labelled):
+        with pytest.raises(InputError, match=r"captions\.csv"):
+            asked(model, tmp_path, protocol)
+    with pytest.raises(InputError, match=r"captions\.csv"):
+        folders(tmp_path, tmp_path, generation(encoder, metrics=("prompt_agreement",), text=encoder))

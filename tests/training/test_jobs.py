@@ -21,9 +21,10 @@ from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
-from kinolab.training.run import train
+from kinolab.training.run import make_job, train
 from kinolab.training.settings import TrainingConfig, learning_rate
 from tests.closeness import NETWORK, assert_close, assert_small, difference
+from tests.data.clip_files import write_numbered
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
 
@@ -351,3 +352,18 @@ def test_images_of_clips_are_refused_where_they_make_no_sense(tiny_autoencoder: 
     recipe["denoiser"] |= {"input_size": 8}
     with pytest.raises(InputError, match="a latent of this cache stands for 4 frames; encode the clips by an image"):
         denoiser_job(recipe)
+
+
+def test_broken_captions_stop_no_training_that_takes_none(tmp_path: Path, tiny_autoencoder: Path) -> None:
+    for mark in range(2):
+        write_numbered(tmp_path / f"{mark}.mkv", 5, mark=mark)
+    (tmp_path / "captions.csv").write_bytes(b"file,caption\n0.mkv,caf\xe9\n")
+    clips = {"kind": "folder", "path": str(tmp_path), "frames": 5, "size": 32, "heldout_fraction": 0.5, "index": "none"}
+    said: list[str] = []
+    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), World(), said.append)
+    assert [line for line in said if "captions.csv" in line and "not needed here" in line]
+    told = denoiser_recipe(tiny_autoencoder) | {"data": clips}
+    with pytest.raises(InputError, match=r"captions\.csv"):
+        make_job(load_recipe(told), World(), said.append)
+    blind = told | {"denoiser": told["denoiser"] | {"num_classes": 0}, "samples": {"sampler": {"steps": 2}}}
+    make_job(load_recipe(blind), World(), said.append)
