@@ -7,7 +7,7 @@ import re
 import warnings
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fuzz.readers import HASH
+
+if TYPE_CHECKING:
+    from kinolab.training.state import RunState
 
 CAPTIONS = ("a red ball falls", "two boxes", "")
 
@@ -156,6 +159,31 @@ def run_state() -> dict[str, Any]:
     }
     state["net.ema"] = {"w": torch.arange(12.0).view(3, 4)}
     return state
+
+
+def small_run(step: int = 0) -> RunState:
+    """A linear layer, its optimiser and its average, in training for some steps."""
+    from kinolab.training.ema import Ema
+    from kinolab.training.parallel import World
+    from kinolab.training.state import RunState
+
+    net = nn.Linear(3, 2)
+    nn.init.constant_(net.weight, 0.5)
+    nn.init.constant_(net.bias, 0.25)
+    optimizer, average = torch.optim.AdamW(net.parameters(), lr=0.01), Ema(net, 0.9)
+    for k in range(step):
+        optimizer.zero_grad()
+        net(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+        average.update(k)
+    return RunState({"net": net}, {"net": optimizer}, {"net": average}, World(0, 1, torch.device("cpu")))
+
+
+def run_states(folder: Path) -> None:
+    """A run's checkpoints: two as they are written now, of which the newest may be damaged, and one alone."""
+    for name, steps in (("two", (1, 2)), ("one", (1,))):
+        for step in steps:
+            small_run(step).save(folder / name / "checkpoints", step, keep=2)
 
 
 def checkpoints(folder: Path) -> None:

@@ -77,6 +77,14 @@ def plan(folder: Path) -> None:
     states(load_plan(folder / "plan.yaml"), folder / "out")
 
 
+def compared(folder: Path) -> None:
+    """Write the tables and the page of a plan whose cells are measured, as `compare --table` does."""
+    from kinolab.comparison.pages import write_tables
+    from kinolab.comparison.plan import load_plan
+
+    write_tables(load_plan(folder / "plan.yaml", [f"data.clips.path={folder / 'clips'}"]), folder / "out")
+
+
 def report(folder: Path) -> None:
     """Write a page from everything that lies there: results, runs, logs."""
     from kinolab.reports import build_report, write_report
@@ -155,6 +163,13 @@ def checkpoint(folder: Path) -> None:
         record.texts("optimizers")
         sharded.problems(path)
         sharded.load(run_state(), path, alone=True)
+
+
+def run_state(folder: Path) -> None:
+    """Load the newest whole checkpoint into modules, optimisers and averages, as `train --resume` does."""
+    from fuzz.made import small_run
+
+    small_run().load_newest(folder / "checkpoints", lambda text: None)
 
 
 def cache(folder: Path) -> None:

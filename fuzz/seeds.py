@@ -75,6 +75,18 @@ def _plans(folder: Path, archive: Path) -> None:
     (folder / "world" / "plan.yaml").write_text(PLAN)
 
 
+def _compared(folder: Path, archive: Path) -> None:
+    """The small files of a finished comparison, with the clips that it was measured on."""
+    room = folder / "done"
+    for path in (archive / "compared" / "cells").rglob("*"):
+        if path.name.endswith((".json", ".jsonl", ".yaml")) and "shards" not in path.parts:
+            place = room / "out" / path.relative_to(archive / "compared")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+    shutil.copytree(archive / "clips", room / "clips")
+    shutil.copyfile(archive / "comparison.yaml", room / "plan.yaml")
+
+
 def _reports(folder: Path, archive: Path) -> None:
     for path in (archive / "scores").glob("*.json"):
         room = folder / path.stem
@@ -123,9 +135,10 @@ def _only(make: Callable[[Path], None]) -> Callable[[Path, Path], None]:
 
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "video": _only(made.media), "mask": _only(made.masks), "clips": _only(made.clips), "recipe": _recipes,
-    "protocol": _protocols, "model-yaml": _model_configs, "plan": _plans, "report": _reports,
+    "protocol": _protocols, "model-yaml": _model_configs, "plan": _plans, "compared": _compared, "report": _reports,
     "rerun": made.records, "table": _only(made.tables), "prompts": _only(made.prompts), "file": _only(made.weights),
-    "model": _models, "checkpoint": _only(made.checkpoints), "log": _runs, "cache": _caches, "embeddings": _embeddings,
+    "model": _models, "checkpoint": _only(made.checkpoints), "state": _only(made.run_states), "log": _runs,
+    "cache": _caches, "embeddings": _embeddings,
 }  # fmt: skip
 
 

@@ -62,7 +62,18 @@ def build(commands: list[str]) -> Any:
             app.add_typer(module.app, name=name)
         else:
             app.command(name)(getattr(module, name))
+    _check_numbers(app)
     return app
+
+
+def _check_numbers(app: Any) -> None:
+    """Have every command, those of groups too, refuse numbers that are out of its options' ranges."""
+    from kinolab.cli.options import check_numbers
+
+    for command in app.registered_commands:
+        command.callback = check_numbers(command.callback)
+    for group in app.registered_groups:
+        _check_numbers(group.typer_instance)
 
 
 def _top() -> None:
@@ -86,12 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     options.forget()
     try:
-        try:
-            app(args=words, prog_name="kinolab")
-        except SystemExit as stop:
-            if not stop.code:
-                options.tell()
-            raise
+        status = _run(app, words)
+        if not status:
+            options.tell()
+        sys.exit(status)
     except (InputError, OSError) as error:
         if debug:
             raise
@@ -106,6 +115,35 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("kinolab: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _run(app: Any, words: list[str]) -> int:
+    """Run a command: its exit status.
+
+    Raises:
+        InputError: for what typer makes of wrong options, which it would print in four lines.
+    """
+    import typer
+
+    from kinolab.errors import InputError
+
+    try:
+        status = app(args=words, prog_name="kinolab", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        # Of typer's or click's, by the version; a command without words shows its help.
+        if not isinstance(error, typer.BadParameter.__mro__[1]):
+            raise
+        context, said = getattr(error, "ctx", None), str(getattr(error, "message", error))
+        if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+            print(context.get_help(), file=sys.stderr)
+            return 2
+        if hasattr(error, "format_message"):
+            said = error.format_message()
+        place = "kinolab" if context is None else context.command_path
+        raise InputError(f"{said.rstrip('.')}; see '{place} --help'") from None
+    return status if isinstance(status, int) else 0
 
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "storage size calculation overflowed")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinolab.cli.options import tell
+from kinolab.cli.options import parse_size, tell, whole_number
 from kinolab.errors import InputError
 from kinolab.runtime.progress import Reporter, duration
 
@@ -154,25 +154,22 @@ def spec_of(autoencoder: Any) -> AutoencoderSpec:
         return build(autoencoder).spec
 
 
-def parse_size(text: str | None) -> int | tuple[int, int] | None:
-    """`128` or `96x160` (height x width)."""
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--size {text}: expected a side in pixels, or HEIGHTxWIDTH such as 96x160")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+MOST_RATIO = 64
+"""Of an autoencoder, in time and in space."""
 
 
 def parse_ratio(text: str) -> AutoencoderSpec:
     """`4` or `4x8`: temporal ratio, or temporal x spatial."""
     from kinolab.autoencoders.base import AutoencoderSpec
 
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--ratio {text}: expected the ratio in time such as 4, or in time x space such as 4x8")
-    spatial = int(parts[1]) if len(parts) == 2 else 1
-    return AutoencoderSpec(latent_channels=4, temporal_ratio=int(parts[0]), spatial_ratio=spatial, causal=True)
+    try:
+        parts = [whole_number(part) for part in text.lower().split("x")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2) or not all(1 <= part <= MOST_RATIO for part in parts):
+        raise InputError(f"--ratio {text!r}: expected the ratio in time such as 4, or in time x space such as 4x8")
+    spatial = parts[1] if len(parts) == 2 else 1
+    return AutoencoderSpec(latent_channels=4, temporal_ratio=parts[0], spatial_ratio=spatial, causal=True)
 
 
 def describe(verdicts: Iterable[Verdict], classes: tuple[str, ...]) -> Iterator[str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinolab.cli.data import data_overrides, parse_size, progress_bar
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.data import data_overrides, progress_bar
+from kinolab.cli.options import Device, parse_size, real_number, take_device
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def tasks_config(text: str) -> TasksConfig:
     for part in text.split(","):
         name, _, weight = part.partition("=")
         try:
-            values[name.strip()] = float(weight)
+            values[name.strip()] = real_number(weight)
         except ValueError:
             raise InputError(f"--tasks {part}: expected NAME=WEIGHT with a number, such as predict=2") from None
     return load_config(TasksConfig, values, name="--tasks")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.options import Device, parse_size, real_number, take_device
 
 
 def generate(
@@ -79,7 +79,8 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     same = ("label", "count", "seed", "frames", "fps", "precision", "compile")
     values: dict[str, Any] = {"model": chosen, "prompts": asked, "given": given}
     values["negative"] = options.get("negative")
-    values |= {name: options[name] for name in same} | {"size": parse_size(options["size"])}
+    size = parse_size(options["size"])
+    values |= {name: options[name] for name in same} | {"size": (size, size) if isinstance(size, int) else size}
     values["device"] = str(take_device(options["device"]))
     changes: dict[str, Any] = {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]}
     own = trained.sampler.model_dump()
@@ -129,22 +130,10 @@ def spoken_warnings() -> Iterator[None]:
         typer.echo(f"warning: {note}", err=True)
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """`64` -> (64, 64), `64x96` -> (64, 96)."""
-    from kinolab.errors import InputError
-
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(p.isdigit() for p in parts):
-        raise InputError(f"--size {text!r}: expected pixels as 64, or as height x width: 64x96")
-    return int(parts[0]), int(parts[-1])
-
-
 def _numbers(text: str) -> list[float]:
     from kinolab.errors import InputError
 
     try:
-        return [float(p) for p in text.split(",")]
+        return [real_number(p) for p in text.split(",")]
     except ValueError:
         raise InputError(f"--guidance-interval {text!r}: expected LOW,HIGH such as 0.2,0.8") from None

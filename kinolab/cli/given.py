@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from kinolab.cli.generate import generate, run_request
+from kinolab.cli.options import whole_number
 
 Resize = Annotated[Literal["crop", "pad", "stretch"], typer.Option(help="How pictures are fitted to the size.")]
 Keep = Annotated[
@@ -73,6 +74,6 @@ def numbers(text: str | None, option: str) -> list[int]:
     if text is None:
         return []
     try:
-        return [int(part) for part in text.split(",")]
+        return [whole_number(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option} {text!r}: expected whole numbers with commas between, such as 0,8,-1") from None

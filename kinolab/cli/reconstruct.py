@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.options import Device, parse_size, take_device
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +54,6 @@ def reconstruct(
     at whole pictures, as those of diffusers). The numbers are written as .json beside the video. Ctrl-C ends it and
     keeps the frames so far, as NAME-partial.
     """
-    from kinolab.cli.data import parse_size
     from kinolab.config import load_config
     from kinolab.generate import default_model
     from kinolab.generation.key_frames import chosen_rule

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from kinolab.cli.options import Device
+from kinolab.cli.options import Device, real_number, whole_number
 
 N = TypeVar("N", int, float)
 
@@ -61,10 +61,10 @@ def tune(
     lists: dict[str, Any] = {
         "full_steps": full_steps,
         "full_sampler": full_sampler,
-        "steps": _values(steps, "--steps", int),
+        "steps": _values(steps, "--steps", whole_number),
         "samplers": _words(samplers),
-        "thresholds": _values(thresholds, "--thresholds", float),
-        "intervals": [_values(text, "--guidance-interval", float) for text in guidance_interval or []] or None,
+        "thresholds": _values(thresholds, "--thresholds", real_number),
+        "intervals": [_values(text, "--guidance-interval", real_number) for text in guidance_interval or []] or None,
         "precisions": _words(precisions),
         "compile": compile,
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kinolab.comparison import stored
 from kinolab.comparison.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, on_device
 from kinolab.comparison.plan import ComparePlan
 from kinolab.data import build
@@ -23,7 +24,6 @@ from kinolab.model import Request, VideoModel, load_autoencoder
 from kinolab.runtime.devices import device_of, synchronize
 from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory, training_memory
-from kinolab.runtime.records import read_record
 from kinolab.training.parallel import join_world
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Trainer
@@ -44,7 +44,7 @@ def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None
     path = cost_path(plan, cell, out)
     if not path.exists():
         return None
-    record = read_record(path, "delete it, and the costs are measured again").values
+    record = stored.read_costs(path)
     return record if record.get("sampler") in (None, plan.sampler.model_dump(mode="json")) else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kinolab.comparison import stored
 from kinolab.comparison.cells import Cell, cell_folder, is_trained, model_of, needs
 from kinolab.comparison.plan import ComparePlan
 from kinolab.config import load_config
@@ -28,7 +29,6 @@ from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory
 from kinolab.runtime.reading import read_json
-from kinolab.runtime.records import read_record
 
 
 def protocol_of(plan: ComparePlan, cell: Cell) -> Protocol:
@@ -65,7 +65,7 @@ def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | Non
     path = scores_path(plan, cell, out)
     if not path.exists():
         return None
-    record = read_record(path, "delete it, and the cell is measured again").values
+    record = stored.read_scores(path)
     if cell.kind == "denoiser":
         facts = record["facts"]
         if facts.get("sampler") != plan.sampler.model_dump(mode="json"):
@@ -93,7 +93,7 @@ def measure_cell(
     report = _autoencoder(plan, cell, out, where) if autoencoder else _denoiser(plan, cell, out, where, cache)
     record = json.loads(report.to_json(folder)) | {"cell": cell.id}
     trained = folder / "training.json"
-    record["training"] = read_json(trained) if trained.exists() else None
+    record["training"] = read_json(trained, constants=True) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
     write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
 

@@ -35,6 +35,7 @@ from kinolab.reports import (
 from kinolab.reports.blocks import Mark, Value
 from kinolab.reports.media import clock
 from kinolab.runtime.files import write_text
+from kinolab.runtime.paths import inside
 
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 """Where the tables go in a page that holds other words too."""
@@ -132,7 +133,9 @@ def shown_videos(plan: ComparePlan, group: Group, out: Path, media: Media) -> li
     for row in group.rows:
         cell = row.cells[0]
         for clip in row.records[0]["clips"]:
-            file = cell_folder(plan, cell, out) / (clip["video"] or "")
+            if clip["video"] is None:
+                continue
+            file = inside(cell_folder(plan, cell, out), clip["video"])
             if file.is_file():
                 kept.setdefault(clip["name"], {})[row.name] = (cell, file)
     blocks = []

@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 def test_a_size_that_is_none(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("generate", "a", "--model", folder, "--size", "big", "--out", tmp_path / "x.mp4") == 2
-    assert "64x96" in capsys.readouterr().err
+    assert "96x160" in capsys.readouterr().err
 
 
 def test_prompts_come_from_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

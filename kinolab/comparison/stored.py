@@ -1,0 +1,108 @@
+"""What a comparison keeps of a cell: scores and costs, read back and checked before anything is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from kinolab.runtime.records import as_model, read_record
+
+
+class _Stored(BaseModel):
+    """Fields that tables and pages are made of; others are kept and not looked at."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Interval(_Stored):
+    low: float
+    high: float
+
+
+class _Metric(_Stored):
+    value: float | None
+    count: int
+    interval: _Interval | None
+
+
+class _Protocol(_Stored):
+    name: str
+    kind: Literal["reconstruction", "generation"]
+
+
+class _Clip(_Stored):
+    name: str
+    scores: dict[str, float | None]
+    video: str | None
+
+
+class _Facts(_Stored):
+    latents: list[int] | None = None
+    temporal_compression: float | None = None
+    spatial_compression: float | None = None
+    total_compression: float | None = None
+    latent_channels: int | None = None
+    parameters: int | None = None
+    generated_clips: int | None = None
+    real_clips: int | None = None
+    world_requests: int | None = None
+    sampler: dict[str, Any] | None = None
+
+
+class _Heldout(_Stored):
+    loss: float | None = None
+
+
+class _Training(_Stored):
+    steps: int
+    heldout: _Heldout = _Heldout()
+
+
+class _Data(_Stored):
+    clips: int
+    files: int
+
+
+class _Scores(_Stored):
+    protocol: _Protocol
+    protocol_hash: str
+    metrics: dict[str, _Metric]
+    facts: _Facts
+    clips: list[_Clip]
+    notes: list[str]
+    data: _Data | None = None
+    training: _Training | None = None
+
+
+class _Costs(_Stored):
+    encode_frames_per_second: float | None = None
+    decode_frames_per_second: float | None = None
+    coding_memory: float | None = None
+    training_memory: float | None = None
+    clips_per_second: float | None = None
+    seconds_per_clip: float | None = None
+    sampler: dict[str, Any] | None = None
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """A cell's scores, as they were written.
+
+    Raises:
+        InputError: for a file that is damaged or of another form; says what to do.
+        OSError: where it can't be read.
+    """
+    return _read(path, _Scores, "delete it, and the cell is measured again")
+
+
+def read_costs(path: Path) -> dict[str, Any]:
+    """A cell's costs, as they were written; raises as `read_scores` does."""
+    return _read(path, _Costs, "delete it, and the costs are measured again")
+
+
+def _read(path: Path, form: type[BaseModel], advice: str) -> dict[str, Any]:
+    # A training that went astray has losses that are no numbers, which JSON has no word for, and Python writes as NaN.
+    values = read_record(path, advice, constants=True).values
+    as_model(form, values, str(path), advice)
+    return values
