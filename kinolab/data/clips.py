@@ -7,13 +7,14 @@ what it changed in the request as a whole (`notes()`).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from torch import Tensor
+
+from kinolab.runtime.hashes import Sha256
 
 Split = Literal["train", "heldout", "all"]
 
@@ -195,7 +196,7 @@ def heldout_hashes(hashes: Iterable[str], fraction: float) -> frozenset[str]:
 
 def _uniform(source_hash: str) -> float:
     """A number in [0, 1) from a hash, independent of other uses of the hash."""
-    return int.from_bytes(hashlib.sha256(f"split:{source_hash}".encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(Sha256().text(f"split:{source_hash}").digest()[:8], "big") / 2**64
 
 
 def by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import os
 import statistics
@@ -40,6 +39,7 @@ from kinolab.layers.step_cache import StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.metrics.world import read_world
 from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.runtime.summed import summed
 from kinolab.world.request import CLASSES
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class TuneReport:
                 low, high = passed.interval
                 row["passed"] = {"passed": passed.passed, "count": passed.count, "low": low, "high": high}
             rows.append(finite(row))
-        return json.dumps({"protocol": self.protocol, "notes": self.notes, "outcomes": rows}, indent=1) + "\n"
+        return summed({"protocol": self.protocol, "notes": self.notes, "outcomes": rows}, indent=1) + "\n"
 
     def table(self) -> Table:
         """One row per setting, the fastest last; a star marks the frontier."""
