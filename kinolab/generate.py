@@ -6,7 +6,6 @@ the same machine with the same number of threads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +29,7 @@ from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.records import read_record
 from kinolab.runtime.sets import finish_set, new_set
+from kinolab.runtime.summed import summed
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
@@ -339,7 +339,7 @@ def provenance(
         **({"file_sha256": file_sha256(path)} if path.is_file() else {}),
         "inputs_sha256": dict(inputs or {}),
     }
-    return json.dumps(record, indent=1) + "\n"
+    return summed(record, indent=1) + "\n"
 
 
 def provenance_path(path: Path) -> Path:

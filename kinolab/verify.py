@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinolab import video
-from kinolab.data.cache import LINES, given_file, read_header, read_index
+from kinolab.data.cache import LINES, given_file, lost_items, read_header, read_index
 from kinolab.errors import InputError
 from kinolab.generate import frames_hash, provenance_path, read_provenance
 from kinolab.model import find_model, read_model_config
@@ -20,8 +20,10 @@ from kinolab.runtime.hashes import file_sha256
 from kinolab.runtime.leftovers import surely_dead
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.paths import OWN
-from kinolab.runtime.reading import json_lines, read_json
+from kinolab.runtime.reading import TORN, json_lines, read_json, read_text
 from kinolab.runtime.records import read_record
+from kinolab.runtime.summed import is_summed
+from kinolab.runtime.text import split_lines
 from kinolab.runtime.weights import TensorFile
 from kinolab.runtime.yaml_files import read_yaml
 from kinolab.training.state import RECORD, checkpoints
@@ -29,6 +31,7 @@ from kinolab.training.state import RECORD, checkpoints
 ENCODE = "delete it and run the same kinolab encode again"
 RESUME = "delete the checkpoint; train --resume goes on from the newest whole one"
 WRITE = "write the model again (kinolab pack, convert or train), or get it again"
+LINE = "the other lines are whole, and commands go on without it; or restore the file from a copy"
 CACHE = frozenset({"cache.json", "index.jsonl"})
 
 
@@ -198,6 +201,12 @@ def _cache(folder: Path) -> Iterator[Finding]:
         shards = [entry.shard] + ([given_file(entry.shard)] if header.get("draws") else [])
         for name in shards:
             yield from _tensors(folder / "shards" / name, ENCODE)
+    lost = lost_items(header, entries)
+    if lost:
+        yield Finding(folder / "index.jsonl", f"lacks {lost} windows that were encoded", "run the same encode again")
+    yield from _without_sum(folder / "cache.json")
+    if (folder / "index.jsonl").exists():
+        yield from _without_sums(folder / "index.jsonl")
     known = {name for entry in entries for name in (entry.shard, given_file(entry.shard))}
     for path in sorted((folder / "shards").glob("*.safetensors")):
         if path.name not in known:
@@ -211,6 +220,7 @@ def _cache(folder: Path) -> Iterator[Finding]:
 def _video(path: Path) -> Iterator[Finding]:
     """A video beside which its record stands: its frames have the hash of then."""
     record = read_provenance(path)
+    yield from _without_sum(provenance_path(path))
     source = provenance_path(path)
     todo = f"make it again: kinolab rerun {source.name}"
     if path.is_file() and record.get("file_sha256") == file_sha256(path):
@@ -247,15 +257,34 @@ def _video_record(path: Path) -> Iterator[Finding]:
 def _json(path: Path) -> Iterator[Finding]:
     """A result: it can be read; where it is the record of a video that is gone, that is said."""
     value = read_json(path, constants=True)
+    yield from _without_sum(path)
     if isinstance(value, dict) and "frames_sha256" in value:
         yield Finding(path, "the record of a video that is not beside it")
 
 
 def _lines(path: Path) -> Iterator[Finding]:
-    """A log or table of JSON lines: every one can be read."""
-    for _ in json_lines(path, LINES, constants=True):
+    """A log or table of JSON lines: every one can be read, and is what its sum says."""
+    left_out: list[str] = []
+    for _ in json_lines(path, LINES, damaged="skip", constants=True, say=left_out.append):
         pass
-    yield from ()
+    for text in left_out:
+        yield Finding(path, text, "" if text.endswith(TORN) else LINE)
+    yield from _without_sums(path)
+
+
+def _without_sum(path: Path) -> Iterator[Finding]:
+    """The note about a JSON file of an older version."""
+    if not is_summed(read_text(path)):
+        yield Finding(path, "no sum in it, as older versions write; it can be read, which is all")
+
+
+def _without_sums(path: Path) -> Iterator[Finding]:
+    """The note about the lines of older versions, in what Kinolab alone writes."""
+    if path.name not in ("log.jsonl", "index.jsonl"):
+        return
+    count = sum(1 for line in split_lines(read_text(path, LINES.bytes)) if line.strip() and not is_summed(line))
+    if count:
+        yield Finding(path, f"{count} lines without sums, as older versions write; they can be read, which is all")
 
 
 def _yaml(path: Path) -> Iterator[Finding]:

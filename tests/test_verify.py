@@ -18,6 +18,8 @@ from kinolab.errors import InputError
 from kinolab.generate import frames_hash, provenance_path
 from kinolab.runtime import sets, sharded
 from kinolab.runtime.hashes import file_sha256
+from kinolab.runtime.records import write_record
+from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import write_weights
 from kinolab.verify import Finding, verify
 
@@ -51,7 +53,7 @@ def run(tmp_path: Path) -> Path:
     (checkpoint / "state.json").write_text(json.dumps({"step": 3, "processes": 1, "optimizers": []}) + "\n")
     sharded.save({"net": {"weights": tensors(), "rate": 0.5}}, checkpoint, alone=True)
     sharded.seal(checkpoint)
-    (folder / "log.jsonl").write_text('{"step": 1, "kind": "train", "loss": 0.5}\n' * 3)
+    (folder / "log.jsonl").write_text((summed({"step": 1, "kind": "train", "loss": 0.5}) + "\n") * 3)
     (folder / "recipe.yaml").write_text("kind: autoencoder\n")
     return folder
 
@@ -64,7 +66,7 @@ def clip(tmp_path: Path) -> Path:
     video.write(path, frames, 8.0, lossless=True)
     record = {"request": {"model": "world"}, "index": 0, "model_sha256": "0" * 64, "threads": 1}
     hashes = {"frames_sha256": frames_hash(path), "file_sha256": file_sha256(path)}
-    provenance_path(path).write_text(json.dumps(record | hashes))
+    write_record(provenance_path(path), record | hashes)
     return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
-from kinolab.checkpoints.files import FOLDER_WEIGHTS, write_json, write_safetensors
+from kinolab.checkpoints.files import write_folder
 from kinolab.checkpoints.image_layouts import assume_groups, assume_scaling, settings_of
 from kinolab.errors import InputError
 
@@ -72,9 +72,7 @@ class AutoencoderKLFormat(Format):
         """Write a folder that diffusers' `AutoencoderKL.from_pretrained` loads: config.json and the weights."""
         if path.suffix in (".safetensors", ".json"):
             raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
-        weights = path / f"{FOLDER_WEIGHTS}.safetensors"
-        write_safetensors(weights, public_tensors(self, module), header_of(self, module))
-        write_json(path / "config.json", diffusers_config(module))
+        write_folder(path, public_tensors(self, module), header_of(self, module), diffusers_config(module))
 
 
 def diffusers_config(module: ImageAutoencoder) -> dict[str, Any]:

@@ -8,17 +8,18 @@ Nested mappings become dotted names, so that `{"ema": {"a.b": x}}` is `ema.a.b`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kinolab import storage
 from kinolab.errors import InputError
-from kinolab.runtime import reading
+from kinolab.runtime import reading, sets, weights
+from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import scan
 from kinolab.runtime.paths import inside
 from kinolab.runtime.torch_files import named_tensors, read_torch
@@ -134,6 +135,8 @@ def _read_folder(folder: Path) -> StoredWeights:
     if (folder / "model_index.json").exists():
         parts = ", ".join(sorted(p.parent.name for p in folder.glob("*/config.json")))
         raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
+    with suppress(OSError):  # a folder that can't be written is read as it stands
+        sets.finish_set(folder, FOLDER_WEIGHTS)
     settings = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     indices = [*sorted(folder.glob("*.safetensors.index.json")), *sorted(folder.glob("*.bin.index.json"))]
     if indices:
@@ -246,24 +249,22 @@ def groups(names: Mapping[str, Any]) -> dict[str, int]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors with `header` as JSON in the file's metadata; aside first, then under the final name."""
-    metadata = {"format": "pt", HEADER_KEY: json.dumps(header)}
-    detached = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_aside(path, lambda beside: save_file(detached, beside, metadata))
+    """Write tensors with `header` as JSON in the file's metadata.
+
+    Raises:
+        OSError: where they can't be written.
+    """
+    weights.write_weights(path, tensors, {"format": "pt", HEADER_KEY: json.dumps(header)})
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, aside first."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_aside(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+def write_folder(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Write one part as diffusers stores it, both files or none: its weights with `header`, and config.json.
 
-
-def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` with a name beside `path`, then rename: an interrupted write leaves no half file as `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    Raises:
+        OSError: where they can't be written.
+    """
+    with sets.new_set(path, FOLDER_WEIGHTS) as room:
+        write_safetensors(room / f"{FOLDER_WEIGHTS}.safetensors", tensors, header)
+        write_text(room / "config.json", json.dumps(config, indent=2) + "\n")

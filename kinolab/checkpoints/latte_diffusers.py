@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
-from kinolab.checkpoints.files import FOLDER_WEIGHTS, write_json, write_safetensors
+from kinolab.checkpoints.files import write_folder
 from kinolab.checkpoints.transformers import HEADS
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.errors import InputError
@@ -148,8 +148,7 @@ class LatteDiffusersFormat(Format):
         if path.suffix in (".safetensors", ".json"):
             raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         tensors = {k: v for k, v in public_tensors(self, module).items() if k not in ("pos_embed", "temp_embed")}
-        write_safetensors(path / f"{FOLDER_WEIGHTS}.safetensors", tensors, header_of(self, module))
-        write_json(path / "config.json", diffusers_config(module.config))
+        write_folder(path, tensors, header_of(self, module), diffusers_config(module.config))
 
 
 def diffusers_config(config: LatteConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
-from kinolab.checkpoints.files import FOLDER_WEIGHTS, write_json, write_safetensors
+from kinolab.checkpoints.files import write_folder
 from kinolab.checkpoints.sd3_layouts import (
     NULL,
     Landmarks,
@@ -125,8 +125,7 @@ class Sd3DiffusersFormat(Format):
         if path.suffix in (".safetensors", ".json"):
             raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         tensors = without_empty_null(public_tensors(self, module))
-        write_safetensors(path / f"{FOLDER_WEIGHTS}.safetensors", tensors, header_of(self, module))
-        write_json(path / "config.json", diffusers_config(module.config))
+        write_folder(path, tensors, header_of(self, module), diffusers_config(module.config))
 
 
 def _check_settings(settings: Mapping[str, Any], width: int, channels: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +67,7 @@ def convert(
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
+        from kinolab.runtime.files import new_folder
 
         if autoencoder is not None:
             raise InputError("--autoencoder is for --to model: public layouts hold one part each")
@@ -78,10 +78,12 @@ def convert(
                 raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
         find_format(layout).check_writable(module)  # before anything is replaced
-        if overwrite and out.is_dir() and layout in DIFFUSERS.values():
-            shutil.rmtree(out)
         with progress_bar("writing weights"):
-            save(module, out, layout)
+            if overwrite and out.is_dir() and layout in DIFFUSERS.values():
+                with new_folder(out) as room:  # the old one stands until the new one is whole
+                    save(module, room, layout)
+            else:
+                save(module, out, layout)
     count = sum(p.numel() for p in module.parameters())
     typer.echo(f"{out}: {type(module).__name__}, {count:,} parameters")
 

@@ -358,8 +358,10 @@ def _unused_card(built: set[str]) -> str | None:
 
 def _processor_share() -> float | None:
     """How many cores' time a container may take; none where nothing limits it."""
+    from kinolab.runtime.reading import read_text
+
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = read_text(Path("/sys/fs/cgroup/cpu.max")).split()
         return int(quota) / int(period)
     except (OSError, ValueError):
         return None

@@ -68,12 +68,11 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
 
 def _check_folder(folder: Path) -> list[tuple[str, Any]]:
     """(file, WorldCheck) of every clip that the folder's captions.jsonl lists."""
-    import json
-
     from kinolab import video
     from kinolab.data.world import parse_caption
     from kinolab.errors import InputError
     from kinolab.metrics.world import check, read_world
+    from kinolab.runtime.reading import parse_json
     from kinolab.runtime.text import read_text, split_lines
 
     listing = folder / "captions.jsonl"
@@ -82,7 +81,7 @@ def _check_folder(folder: Path) -> list[tuple[str, Any]]:
     results = []
     for number, line in enumerate(split_lines(read_text(listing)), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line, str(listing), constants=True)
             name, caption = str(row["file"]), str(row["caption"])
         except (ValueError, KeyError, TypeError):
             raise InputError(f'{listing}, line {number}: expected {{"file": ..., "caption": ...}}') from None

@@ -7,7 +7,6 @@ checkpoint. A cell is one command (`kinolab compare PLAN --cell ID`), so that a 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,8 +27,8 @@ from kinolab.runtime.files import make_folder, write_text
 from kinolab.runtime.hashes import json_sha256, sha256
 from kinolab.runtime.locks import held
 from kinolab.runtime.memory import training_memory
-from kinolab.runtime.reading import json_lines
-from kinolab.runtime.records import Record
+from kinolab.runtime.reading import json_lines, parse_json
+from kinolab.runtime.records import Record, write_record
 from kinolab.tasks import CachedDraws
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig
 from kinolab.training.run import train
@@ -160,7 +159,7 @@ LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
 @cache
 def clips_hash(config: str) -> str:
     """sha256 over what is trained on: the settings, and of a folder the content of its files instead of its place."""
-    values = json.loads(config)
+    values = parse_json(config, "clips")
     place = values.pop("path", None)
     if place is not None:
         values["content"] = folder_content(Path(place))
@@ -232,7 +231,7 @@ def train_cell(
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
     record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}
-    write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
+    write_record(folder / "training.json", record)
 
 
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:

@@ -6,7 +6,6 @@ measurements themselves, which may run several at once. On a processor memory is
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -22,8 +21,8 @@ from kinolab.data import build
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
 from kinolab.model import Request, VideoModel, load_autoencoder
 from kinolab.runtime.devices import device_of, synchronize
-from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory, training_memory
+from kinolab.runtime.records import write_record
 from kinolab.training.parallel import join_world
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Trainer
@@ -65,7 +64,7 @@ def cost_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device 
             record |= training_cost(plan, cell, out, device)
     else:
         record |= training_cost(plan, cell, out, device) | _denoiser(plan, cell, out, device)
-    write_text(cost_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_record(cost_path(plan, cell, out), record)
 
 
 def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from kinolab.generate import model_hash
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
 from kinolab.runtime.devices import choose
-from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory
-from kinolab.runtime.reading import read_json
+from kinolab.runtime.reading import parse_json, read_json
+from kinolab.runtime.records import write_record
 
 
 def protocol_of(plan: ComparePlan, cell: Cell) -> Protocol:
@@ -91,11 +90,11 @@ def measure_cell(
     where = choose(device)
     autoencoder = cell.kind == "autoencoder"
     report = _autoencoder(plan, cell, out, where) if autoencoder else _denoiser(plan, cell, out, where, cache)
-    record = json.loads(report.to_json(folder)) | {"cell": cell.id}
+    record = parse_json(report.to_json(folder), cell.id) | {"cell": cell.id}
     trained = folder / "training.json"
     record["training"] = read_json(trained, constants=True) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
-    write_text(scores_path(plan, cell, out), json.dumps(record, indent=1) + "\n")
+    write_record(scores_path(plan, cell, out), record)
 
 
 def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device) -> Any:

@@ -36,6 +36,7 @@ from kinolab.reports.blocks import Mark, Value
 from kinolab.reports.media import clock
 from kinolab.runtime.files import write_text
 from kinolab.runtime.paths import inside
+from kinolab.runtime.reading import read_text
 
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 """Where the tables go in a page that holds other words too."""
@@ -76,7 +77,7 @@ def placed(text: str, page: Path) -> str:
     """
     if not page.exists():
         return text
-    before = page.read_text(encoding="utf-8")
+    before = read_text(page)
     if BEGIN not in before or END not in before.partition(BEGIN)[2]:
         raise InputError(f"{page}: is there already and has no {BEGIN} ... {END} for the tables; name another file")
     head, _, rest = before.partition(BEGIN)

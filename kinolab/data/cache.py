@@ -13,8 +13,6 @@ short names no finished shard, so it is left out; everything before it is valid.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -30,10 +28,12 @@ from kinolab.config import Config
 from kinolab.contracts.examples import ClipRecord, Example, Source, Split, Verdict, by_shape
 from kinolab.data.clips import heldout_hashes
 from kinolab.errors import InputError
+from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, json_lines, read_json
 from kinolab.runtime.records import Record
+from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import read_weights
 
 FORMAT = 1
@@ -99,7 +99,7 @@ def item_key(
     ]
     if record.size is not None:
         parts.append(record.size)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256(parts, default=str)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -131,6 +131,14 @@ def read_index(path: Path) -> list[ShardEntry]:
     return entries
 
 
+def lost_items(header: Mapping[str, Any], entries: Sequence[ShardEntry]) -> int:
+    """How many windows a finished encoding wrote of which the index says nothing: lines of it are damaged or gone."""
+    statistics = header.get("statistics")
+    if not header.get("complete") or not isinstance(statistics, dict):
+        return 0
+    return max(0, Record(statistics, "statistics").integer("items") - sum(len(entry.items) for entry in entries))
+
+
 def format_entry(entry: ShardEntry) -> str:
     """The index line of a shard, newline included."""
     items: list[dict[str, Any]] = []
@@ -139,7 +147,7 @@ def format_entry(entry: ShardEntry) -> str:
         if not item.record.alternatives:
             del told["alternatives"]  # caches of one caption per clip stay as they have always been
         items.append({"key": item.key, "row": item.row, "shape": item.shape, **told})
-    return json.dumps({"shard": entry.shard, "items": items}) + "\n"
+    return summed({"shard": entry.shard, "items": items}) + "\n"
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(ClipRecord))
@@ -217,6 +225,12 @@ class CacheSource(Source):
         self.header = read_header(config.path)
         entries = read_index(config.path)
         located = [(entry.shard, item) for entry in entries for item in entry.items]
+        lost = lost_items(self.header, entries)
+        if lost:
+            raise InputError(
+                f"{config.path}: index.jsonl is damaged: it lacks {lost} of {lost + len(located)} windows; "
+                "run the same kinolab encode again"
+            )
         if not located:
             raise InputError(f"{config.path}: the cache holds no finished shard; run kinolab encode again to go on")
         # Source order, whatever the order in which interrupted or updated encodings wrote the shards.

@@ -4,12 +4,12 @@ held-out.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from kinolab.contracts.examples import Verdict
+from kinolab.runtime.hashes import Sha256
 
 
 class ShapeRules(Protocol):
@@ -76,4 +76,4 @@ def heldout_hashes(hashes: Iterable[str], fraction: float) -> frozenset[str]:
 
 def _uniform(source_hash: str) -> float:
     """A number in [0, 1) from a hash, independent of other uses of the hash."""
-    return int.from_bytes(hashlib.sha256(f"split:{source_hash}".encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(Sha256().text(f"split:{source_hash}").digest()[:8], "big") / 2**64

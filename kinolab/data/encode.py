@@ -8,8 +8,6 @@ not interrupted.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,9 +37,12 @@ from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.runtime import files
 from kinolab.runtime.devices import choose, device_of
+from kinolab.runtime.hashes import Sha256, canonical, sha256
 from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
+from kinolab.runtime.reading import through_json
+from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import write_weights
 
 Stored = Literal["bfloat16", "float32"]
@@ -111,15 +112,14 @@ Progress = Callable[[int, int], None]
 
 def autoencoder_hash(autoencoder: Encoder) -> str:
     """sha256 over the class, config and weights of an autoencoder: equal exactly where its latents are equal."""
-    digest = hashlib.sha256(type(autoencoder).__name__.encode())
+    digest = Sha256().text(type(autoencoder).__name__)
     # The base class leaves `config` to each family; what has none is told apart by its weights.
     config = getattr(autoencoder, "config", None)
     if isinstance(config, BaseModel):
-        digest.update(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+        digest.text(canonical(config.model_dump(mode="json")))
     for name, tensor in sorted(autoencoder.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        digest.text(f"{name}{tuple(tensor.shape)}{tensor.dtype}").tensor(tensor)
+    return digest.hex()
 
 
 def encode_to_cache(
@@ -199,8 +199,8 @@ class _Plan:
         self, source: ClipSource, autoencoder: str, encoding: Mapping[str, object], draws: Draws | None
     ) -> None:
         self.autoencoder, self.encoding = autoencoder, dict(encoding)
-        self.draws = None if draws is None else json.loads(json.dumps(draws.describe()))
-        self.transform = json.loads(json.dumps(dict(source.transform()), default=str))
+        self.draws = None if draws is None else through_json(draws.describe())
+        self.transform = through_json(dict(source.transform()), default=str)
         self.classes = list(source.classes)
         self.records = [source.record(i) for i in range(len(source))]
         self.keys = [item_key(r, self.transform, autoencoder, encoding) for r in self.records]
@@ -339,7 +339,7 @@ class _ShardEncoder:
         ]
         if not items:
             return None, failed
-        name = hashlib.sha256("".join(item.key for item in items).encode()).hexdigest()[:24] + ".safetensors"
+        name = sha256("".join(item.key for item in items))[:24] + ".safetensors"
         write_weights(out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()})
         return ShardEntry(name, tuple(items)), failed
 
@@ -449,9 +449,9 @@ def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complet
         "draws": plan.draws,
         "statistics": statistics,
     }
-    files.write_text(out / "cache.json", json.dumps(header, indent=2) + "\n")
+    files.write_text(out / "cache.json", summed(header, indent=2) + "\n")
 
 
 def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    text = value if isinstance(value, str) else canonical(value)
     return text[:12] if isinstance(value, str) else text

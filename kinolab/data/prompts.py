@@ -10,13 +10,13 @@ processes may write at once (what two of them write is the same).
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections import OrderedDict
 from pathlib import Path
 
 from torch import Tensor
 
+from kinolab.runtime.hashes import sha256
 from kinolab.runtime.weights import TensorFile, write_weights
 
 FILE_CAPTIONS = 64
@@ -73,7 +73,7 @@ class PromptCache:
         """Write what was put; where the folder can't be written, it is let go with one warning."""
         if not self._new:
             return
-        name = hashlib.sha256("".join(sorted(self._new)).encode()).hexdigest()[:24] + ".safetensors"
+        name = sha256("".join(sorted(self._new)))[:24] + ".safetensors"
         file = self.folder / name
         tensors = {f"{key}.states": states.contiguous() for key, (states, _) in self._new.items()}
         tensors |= {f"{key}.pooled": pooled.contiguous() for key, (_, pooled) in self._new.items()}
@@ -107,4 +107,4 @@ class PromptCache:
 
 def caption_key(caption: str) -> str:
     """The address of a caption within its encoder."""
-    return hashlib.sha256(caption.encode()).hexdigest()
+    return sha256(caption)

@@ -6,7 +6,6 @@ What a scan that took long found is kept, so that the next one reads changed fil
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -23,6 +22,7 @@ from kinolab.layers.scene_cuts import detector_cuts
 from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.reading import json_lines
+from kinolab.runtime.summed import summed
 
 STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
 """Endings of files that are images unless they are animated; a .webp is taken for a clip until it shows one frame."""
@@ -255,7 +255,7 @@ def _index_lines(found: dict[_Signature, ScannedFile]) -> Iterator[str]:
     newest = {signature.name: signature for signature in found}
     for signature in newest.values():
         if found[signature].damage is None:
-            yield json.dumps({"signature": asdict(signature), "file": asdict(found[signature])}) + "\n"
+            yield summed({"signature": asdict(signature), "file": asdict(found[signature])}) + "\n"
 
 
 def _one_line(error: Exception, path: Path) -> str:

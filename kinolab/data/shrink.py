@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,11 @@ from kinolab.data.scan import find_clips
 from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 from kinolab.runtime import reading
+from kinolab.runtime.files import copy
 from kinolab.runtime.hashes import file_sha256, json_sha256
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real
+from kinolab.runtime.summed import summed
 
 RECORD = ".shrink.jsonl"
 """In the folder of copies: for each of them what it was made of and how, one line a copy, the last one holds."""
@@ -78,7 +78,7 @@ def shrink(
                 else:
                     partial += _copy(folder / name, target, side, fps)
                     wanted["source_sha256"] = _content_hash(folder / name)
-                    record.write(json.dumps({"copy": _name(out, target), **wanted}, sort_keys=True))
+                    record.write(summed({"copy": _name(out, target), **wanted}))
                     written += 1
                     renewed += there
             except InputError as error:
@@ -157,6 +157,4 @@ def _copy_annotations(folder: Path, out: Path) -> None:
         for file in files:
             kept = Path(file).suffix.lower() in ANNOTATIONS or file.lower() in TABLE_NAMES
             if kept and not file.startswith("."):
-                target = out / Path(place).relative_to(folder) / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(place) / file, target)
+                copy(Path(place) / file, out / Path(place).relative_to(folder) / file)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kinolab.errors import InputError
+from kinolab.runtime.reading import Limits, parse_json
 from kinolab.runtime.text import read_text, split_lines
 
 BadRows = Literal["error", "drop"]
@@ -72,6 +72,10 @@ class Table:
 _Fields = Mapping[str, Any]
 _Entries = Iterator[tuple[str, _Fields | _RowError]]
 """Where each row stands, and its values by column; or what is wrong with it."""
+
+
+LIMITS = Limits(bytes=2**31)
+"""Of a table in JSON, which is in memory already."""
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -353,22 +357,15 @@ def _json_lines(path: Path, text: str) -> _Entries:
             continue
         where = f"line {number}"
         try:
-            value = json.loads(line, object_pairs_hook=_Pairs)
-        except json.JSONDecodeError as error:
-            yield where, _RowError(f"not JSON: {error.msg}")
-        except RecursionError:
-            yield where, _RowError("not JSON that can be read: nested too deeply")
+            value = parse_json(line, where, LIMITS, constants=True, pairs=_Pairs)
+        except InputError as error:
+            yield where, _RowError(str(error).removeprefix(f"{where}: "))
         else:
             yield where, _fields(value)
 
 
 def _json_entries(path: Path, text: str) -> _Entries:
-    try:
-        value = json.loads(text, object_pairs_hook=_Pairs)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise InputError(f"{path}: not JSON that can be read: nested too deeply") from None
+    value = parse_json(text, str(path), LIMITS, constants=True, pairs=_Pairs)
     if isinstance(value, _Pairs):
         role = "label" if path.stem.lower() == "labels" else "caption"
         for name, told in value:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
 from typing import Literal
 
@@ -14,6 +12,7 @@ from kinolab.config import Config
 from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Split, Verdict
 from kinolab.data.clips import ShapeRules
 from kinolab.data.world import CLASSES, WorldConfig, make_clip
+from kinolab.runtime.hashes import canonical, sha256
 
 # Held-out clips take their seeds from here on, far from any that training reaches.
 HELDOUT_SEEDS = 2**40
@@ -62,7 +61,7 @@ class WorldSource(ClipSource):
                 )
                 self.world = self.world.model_copy(update={"frames": frames})
         self.frames, self.size = self.world.frames, (self.world.size, self.world.size)
-        self._config_json = json.dumps(self.world.model_dump(mode="json"), sort_keys=True)
+        self._config_json = canonical(self.world.model_dump(mode="json"))
 
     def __len__(self) -> int:
         counts = {"train": self.config.count, "heldout": self.config.heldout_count}
@@ -94,7 +93,7 @@ class WorldSource(ClipSource):
         seed = self.seed(index)
         return ClipRecord(
             source=f"world/{seed:013d}",
-            source_hash=hashlib.sha256(f"{self._config_json}:{seed}".encode()).hexdigest(),
+            source_hash=sha256(f"{self._config_json}:{seed}"),
             time_range=(0.0, self.frames / self.world.fps),
             frames=self.frames,
             fps=self.world.fps,
@@ -105,7 +104,7 @@ class WorldSource(ClipSource):
 
     def transform(self) -> dict[str, object]:
         """The config of the world, which decides the pixels."""
-        return {"kind": "world", "world": json.loads(self._config_json)}
+        return {"kind": "world", "world": self.world.model_dump(mode="json")}
 
     def verdicts(self) -> list[Verdict]:
         """One verdict per side: generated clips are all kept."""

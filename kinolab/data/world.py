@@ -7,7 +7,6 @@ in one plane and never overlap, so nothing is occluded. The same config and seed
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from kinolab.data.world_scenes import FLOOR, FRAME, PLANS, Cast, Scene, Trajecto
 from kinolab.errors import InputError
 from kinolab.runtime.files import write_text
 from kinolab.runtime.reading import read_json
+from kinolab.runtime.summed import summed
 from kinolab.world.motion import GENERATOR_MARGIN, direction_holds, motion_holds
 from kinolab.world.request import (
     CLASSES,
@@ -185,7 +185,7 @@ def save_state(clip: WorldClip, path: Path | str) -> None:
         "caption": clip.caption, "label": clip.label, "fps": clip.fps, "width": width, "height": height,
         "request": asdict(clip.request), "objects": objects,
     }  # fmt: skip
-    write_text(path, json.dumps(record))
+    write_text(path, summed(record))
 
 
 def load_state(path: Path | str) -> tuple[WorldRequest, list[WorldObject]]:

@@ -409,7 +409,6 @@ class _Keeper:
             for k, clip in enumerate(batch.video):
                 number = self.seen + k
                 if self.folder is not None and number < self.keep:
-                    self.folder.mkdir(parents=True, exist_ok=True)
                     path = self.folder / f"{number:03d}.mp4"
                     video.write(path, video.to_uint8(clip), fps=self.fps)
                     self.written[number] = str(path)

@@ -9,7 +9,6 @@ that stay where they are (copy-last), and that go on as in the last two given fr
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from kinolab.metrics.physics import (
 )
 from kinolab.metrics.world import read_world
 from kinolab.model import Request, VideoModel
+from kinolab.runtime.summed import summed
 from kinolab.tasks import predict_mask
 from kinolab.world.request import CLASSES
 
@@ -124,7 +124,7 @@ class PhysicsReport:
             "means": means,
         }
         record["clips"] = [dataclasses.asdict(r) for r in self.results]
-        return json.dumps(finite(record), indent=1) + "\n"
+        return summed(finite(record), indent=1) + "\n"
 
     def _summary(self, subject: str, given: int) -> dict[str, Any]:
         longest = max(len(r.errors) for r in self.rows(subject, given))

@@ -144,7 +144,6 @@ class ReconstructionScores:
         for rank, (_, number, original, rebuilt) in enumerate(self.kept):
             a, b = video.to_uint8(original), video.to_uint8(rebuilt)
             path = folder / f"worst-{rank:02d}.mp4"
-            folder.mkdir(parents=True, exist_ok=True)
             video.write(path, np.concatenate([a, b, error_heatmap(a, b)], axis=2), fps=fps)
             written[number] = str(path)
         return written

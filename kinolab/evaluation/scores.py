@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.records import finite, plain_table
 from kinolab.metrics.base import MetricValue
+from kinolab.runtime.summed import summed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,7 +78,7 @@ class ScoreReport:
             "clips": clips,
             "notes": list(self.notes),
         }
-        return json.dumps(finite(record), indent=1) + "\n"
+        return summed(finite(record), indent=1) + "\n"
 
     def table(self) -> Table:
         """One row per score."""

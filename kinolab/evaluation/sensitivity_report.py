@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import BETTER, finite
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.distortions import DISTORTIONS
+from kinolab.runtime.summed import summed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -183,7 +183,7 @@ class SensitivityReport:
             "responses": [_record(r) for r in self.responses],
             "notes": list(self.notes),
         }
-        return json.dumps(finite(record), indent=1) + "\n"
+        return summed(finite(record), indent=1) + "\n"
 
     def markdown(self, command: str) -> str:
         """A page: what was measured by which command, how to read it, the verdicts, the values."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from kinolab.layers.precision import resolve
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.world import read_world
 from kinolab.model import Request, VideoModel
+from kinolab.runtime.summed import summed
 from kinolab.tasks import box_mask, every_nth, keyframe_mask, past_mask, predict_mask
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class TasksReport:
         """Protocol and results."""
         tasks = [dataclasses.asdict(r) for r in self.results]
         record = {"protocol": self.protocol, "protocol_hash": settings_hash(self.protocol), "notes": self.notes}
-        return json.dumps(finite(record | {"tasks": tasks}), indent=1) + "\n"
+        return summed(finite(record | {"tasks": tasks}), indent=1) + "\n"
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from kinolab.data.world import parse_caption
 from kinolab.evaluation.records import finite, plain_table, settings_hash
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.statistics import wilson
+from kinolab.runtime.summed import summed
 from kinolab.world.request import CLASSES
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class WorldReport:
             "seconds_per_clip": self.seconds_per_clip,
             "clips": [dataclasses.asdict(r) | {"physics": finite(r.physics)} for r in self.results],
         }
-        return json.dumps(record, indent=1) + "\n"
+        return summed(record, indent=1) + "\n"
 
     def _summary(self, subject: str, scenario: str | None) -> dict[str, Any]:
         summary: dict[str, Any] = {}

@@ -7,9 +7,7 @@ the size of a frame and not on the length of the clip.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -37,10 +35,11 @@ from kinolab.layers.strips import Store
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
-from kinolab.runtime.files import write_text
+from kinolab.runtime.files import place, write_text
 from kinolab.runtime.memory import peak_memory
 from kinolab.runtime.paths import real
 from kinolab.runtime.progress import Events, Reporter, events_of, size
+from kinolab.runtime.summed import summed
 
 CHUNK_PIXELS = 2**20
 """A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
@@ -155,7 +154,7 @@ class ReconstructReport:
         record |= dataclasses.asdict(self)
         record |= {"ratio": self.ratio, "pixel_values": self.pixel_values, "latent_values": self.latent_values}
         record |= {"bits_per_pixel": self.bits_per_pixel}
-        return json.dumps(record | {"threads": torch.get_num_threads()}, indent=1) + "\n"
+        return summed(record | {"threads": torch.get_num_threads()}, indent=1) + "\n"
 
 
 @torch.no_grad()
@@ -200,7 +199,7 @@ def reconstruct(
     if run.ended:
         out = target
     elif target != out:
-        os.replace(target, out)
+        place(target, out)
     assert run.latent_shape is not None and run.size is not None
     report = ReconstructReport(
         clip=str(clip),

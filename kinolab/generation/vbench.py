@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,9 @@ from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.generation.matching import matching_world
 from kinolab.model import VideoModel
-from kinolab.runtime import text
-from kinolab.runtime.files import write_text
+from kinolab.runtime import files, text
 from kinolab.runtime.reading import read_json
+from kinolab.runtime.records import write_record
 
 VIDEOS_PER_PROMPT = 5
 """What VBench expects; with fewer it warns of missing videos."""
@@ -105,20 +104,20 @@ def write_vbench(
     )  # fmt: skip
     config = settle(config, model)
     _check_same(out, config)
-    (out / "videos").mkdir(parents=True, exist_ok=True)
+    files.make_folder(out / "videos")
     _check_cases(out / "videos", lists)
-    _write_json(out / "vbench.json", _record(config, prompts, lists))
+    write_record(out / "vbench.json", _record(config, prompts, lists))
     jobs = [(part, prompt) for part, asked in lists.items() for prompt in asked]
-    files, made = list[Path](), 0
+    videos_made, made = list[Path](), 0
     for part, prompt in jobs:
         targets = [out / "videos" / part / f"{prompt}-{k}.mp4" for k in range(videos)]
-        files += targets
+        videos_made += targets
         made += _make(model, config.model_copy(update={"prompts": (prompt,)}), out, targets)
         if progress is not None:
-            progress(len(files), len(jobs) * videos)
+            progress(len(videos_made), len(jobs) * videos)
     if prompts.suffix == ".json":
-        write_text(out / FULL_INFO, text.read_text(prompts))
-    return VBenchReport(out / "videos", tuple(files), made)
+        files.write_text(out / FULL_INFO, text.read_text(prompts))
+    return VBenchReport(out / "videos", tuple(videos_made), made)
 
 
 def read_prompts(path: Path) -> dict[str, list[str]]:
@@ -193,8 +192,9 @@ def prompts_of_world(model: VideoModel, folder: Path, *, count: int = 256, first
     numbers = range(first, first + count)
     captions = list(dict.fromkeys(make_clip(source.world, source.seed(i)).caption for i in numbers))
     check_names(captions)
-    write_text(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
-    _write_json(folder / FULL_INFO, [{"prompt_en": c, "dimension": list(CUSTOM_DIMENSIONS)} for c in captions])
+    files.write_text(folder / "all_dimension.txt", "".join(f"{caption}\n" for caption in captions))
+    listed = [{"prompt_en": c, "dimension": list(CUSTOM_DIMENSIONS)} for c in captions]
+    files.write_text(folder / FULL_INFO, json.dumps(listed, indent=1) + "\n")
     return folder / FULL_INFO
 
 
@@ -206,17 +206,12 @@ def _make(model: VideoModel, config: GenerateConfig, out: Path, targets: Sequenc
     missing = [k for k, path in enumerate(targets) if not path.exists()]
     if not missing:
         return 0
-    aside = out / ".writing-vbench"
-    try:
+    with files.scratch(out) as aside:
         made = generate(config, aside / "clip.mp4", model=model)
         for k in missing:
             record = out / "provenance" / targets[k].relative_to(out / "videos").with_suffix(".json")
-            for path in (record, targets[k]):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(made[k].with_suffix(".json"), record)
-            os.replace(made[k], targets[k])
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            files.place(made[k].with_suffix(".json"), record)
+            files.place(made[k], targets[k])
     return len(missing)
 
 
@@ -268,7 +263,3 @@ def _check_cases(folder: Path, lists: dict[str, list[str]]) -> None:
 
 def _each_once(path: Path) -> list[str]:
     return list(dict.fromkeys(text.read_prompts(path)))
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kinolab.evaluation.records import finite, plain_table
+from kinolab.runtime.summed import summed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,7 +122,7 @@ class CostReport:
         record |= {"seconds": self.seconds, "disk": self.disk, "cost": self.cost}
         for phase, row in zip(self.phases, record["phases"], strict=True):
             row |= {"step": phase.step, "rate": phase.rate}
-        return json.dumps(finite(record), indent=1) + "\n"
+        return summed(finite(record), indent=1) + "\n"
 
     def table(self) -> Table:
         """What the run needs, a row each."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import os
 import statistics
@@ -41,6 +40,7 @@ from kinolab.metrics.world import read_world
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.planning.cost_report import clock
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
+from kinolab.runtime.summed import summed
 from kinolab.world.request import CLASSES
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class TuneReport:
                 low, high = passed.interval
                 row["passed"] = {"passed": passed.passed, "count": passed.count, "low": low, "high": high}
             rows.append(finite(row))
-        return json.dumps({"protocol": self.protocol, "notes": self.notes, "outcomes": rows}, indent=1) + "\n"
+        return summed({"protocol": self.protocol, "notes": self.notes, "outcomes": rows}, indent=1) + "\n"
 
     def table(self) -> Table:
         """One row per setting, the fastest last; a star marks the frontier."""

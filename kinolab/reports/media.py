@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from kinolab import video
 from kinolab.errors import InputError
 from kinolab.evaluation.heatmap import SCALE, write_heatmap
 from kinolab.reports.blocks import SyncedVideos
+from kinolab.runtime.files import copy
 from kinolab.runtime.paths import real
-from kinolab.video.files import atomic
 
 FOLDER = "media"
 PLAYED = {".mp4": {"h264", "vp9", "av1"}, ".m4v": {"h264"}, ".webm": {"vp8", "vp9", "av1"}}
@@ -64,8 +63,7 @@ class Media:
                 fps = video.probe(source).fps
                 video.write(target, (f.image for f in video.iter_frames(source)), fps, quality=95)
             else:
-                with atomic(target) as beside:
-                    shutil.copyfile(source, beside)
+                copy(source, target)
 
 
 def clock(path: Path) -> tuple[float, int]:

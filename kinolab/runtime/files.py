@@ -4,6 +4,8 @@
     with opened(path) as file:         a handle, for all that is written piece by piece
     with handed(path) as temporary:    a path, for libraries that open it themselves (PyAV, Pillow)
     with new_folder(path) as room:     a folder, of whatever is put into it
+    copy(source, path)                 another file's content
+    place(source, path)                a finished file under another name
 
 All of them write under a temporary name in the target's own folder (`runtime.leftovers`), flush the content, give it
 its name, and flush the folder; then, and only then, do they return. After an error the target is as it was and the
@@ -28,6 +30,7 @@ from kinolab.runtime import leftovers, system
 from kinolab.runtime.failures import failing
 from kinolab.runtime.leftovers import remove as remove
 from kinolab.runtime.paths import COMMITTED
+from kinolab.runtime.reading import open_plain
 
 BUFFER = 2**20
 
@@ -128,6 +131,53 @@ def new_folder(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             remove(room)
         raise
+
+
+def copy(source: Path, path: Path) -> None:
+    """Write what a file holds to another; links to it are followed, its permissions and times are not taken over.
+
+    Raises:
+        InputError: where the source is no plain file.
+        OSError: where it can't be read, or the other not be written.
+    """
+    with open_plain(source) as file, opened(path) as out:
+        while data := file.read(BUFFER):
+            out.write(data)
+
+
+def place(source: Path, path: Path) -> None:
+    """Give a file, on the same disk, another name; whatever stood there goes. On the disk when this returns.
+
+    Raises:
+        OSError: where that fails; then both are as they were.
+    """
+    check_target(path)
+    make_folder(path.parent)
+    with failing(path, source):
+        flush(source)
+        system.calls().rename(source, path)
+        flush(path.parent)
+        if source.parent != path.parent:
+            flush(source.parent)
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder below `parent` for what is made piece by piece and put into its place by `place`; gone at the end.
+
+    Raises:
+        OSError: where it can't be made.
+    """
+    make_folder(parent)
+    leftovers.clean_once(parent)
+    room = parent / leftovers.temporary_name()
+    with failing(parent, room):
+        system.calls().mkdir(room)
+    try:
+        yield room
+    finally:
+        with suppress(OSError):
+            remove(room)
 
 
 def discard(path: Path) -> None:

@@ -98,6 +98,11 @@ def json_sha256(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     return sha256(canonical(value, default))
 
 
+def seed_bytes(text: str) -> bytes:
+    """Eight bytes for the seed of a draw that a text names: its BLAKE2b, the same on every machine."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
 def canonical(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """A value as the one JSON text that stands for it: keys in order, ASCII, `, ` and `: ` between.
 

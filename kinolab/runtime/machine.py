@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from kinolab.errors import InputError
 from kinolab.runtime import devices
+from kinolab.runtime.reading import MIB, read_text
 from kinolab.runtime.text import split_lines
 
 
@@ -36,7 +38,7 @@ def memory_left(device: torch.device) -> int | None:
         left.append(max(0, size - used))
     info = Path("/proc/meminfo")
     if info.exists():
-        lines = split_lines(info.read_text(encoding="ascii"))
+        lines = split_lines(read_text(info, MIB))
         left += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return min(left) if left else size
 
@@ -55,7 +57,7 @@ def folder_size(folder: Path) -> int:
 def _number(path: Path) -> int | None:
     """The number in a file; None where there is no such file or it says something else, such as `max`."""
     try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError:
+        text = read_text(path, MIB).strip()
+    except (OSError, InputError):
         return None
     return int(text) if text.isdigit() else None

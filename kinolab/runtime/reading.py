@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
 from kinolab.errors import InputError
 from kinolab.runtime.lines import one_line, shown
+from kinolab.runtime.summed import checked
 
 MIB = 2**20
 BITS = 64
 """Bits of an integer; torch takes no longer ones, and seeds need no more."""
 MARK = b"\xef\xbb\xbf"
+TORN = "has no end: cut off while it was written"
 PIXELS = 2**26
 """Pixels of an image, 67 million: decoding and turning one takes about 25 bytes for each."""
 
@@ -110,29 +112,59 @@ def read_json(path: Path, limits: Limits = Limits(), *, constants: bool = False)
     return parse_json(read_bytes(path, limits.bytes), str(path), limits, constants=constants)
 
 
-def parse_json(data: bytes | str, name: str, limits: Limits = Limits(), *, constants: bool = False) -> Any:
+def parse_json(
+    data: bytes | str,
+    name: str,
+    limits: Limits = Limits(),
+    *,
+    constants: bool = False,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
     """The value that a JSON text stands for; `name` is what errors call it.
 
+    pairs: for what people write: what an object becomes, where names that come twice are to be told rather than
+        refused; numbers of any length are then taken.
+
+    An object that was written with a sum (`runtime.summed`) is compared with it, and comes without it.
+
     Raises:
-        InputError: as `read_json`.
+        InputError: as `read_json`; a DamagedError where it differs from its sum.
     """
     text = decode(data, name) if isinstance(data, bytes) else data
     if len(text) > limits.bytes:
         raise InputError(f"{name}: longer than the {limits.bytes:,} characters that it may have")
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=None if constants else _refuse_constant)
+        value = json.loads(
+            text, object_pairs_hook=pairs or _once, parse_constant=None if constants else _refuse_constant
+        )
     except json.JSONDecodeError as error:
-        raise InputError(f"{name}: not valid JSON (line {error.lineno}: {error.msg}); damaged or cut off") from None
+        where = f"line {error.lineno}: " if "\n" in text.strip() else ""
+        raise InputError(f"{name}: not valid JSON ({where}{error.msg}); damaged or cut off") from None
     except RecursionError:
         raise InputError(f"{name}: nested deeper than {limits.depth} levels") from None
     except ValueError as error:  # the checks below, and Python's own of numbers with thousands of digits
         raise InputError(f"{name}: not valid JSON ({one_line(error, 120)})") from None
+    if pairs is not None:
+        return value
     check_value(value, name, limits)
-    return value
+    return checked(value, text, name) if isinstance(value, dict) else value
+
+
+def through_json(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
+    """Plain values as they come back from a JSON file: tuples are lists, keys are texts.
+
+    default: what other values are written as, as for json.dumps.
+    """
+    return json.loads(json.dumps(value, default=default))
 
 
 def json_lines(
-    path: Path, limits: Limits = Limits(), *, damaged: Literal["refuse", "skip"] = "refuse", constants: bool = False
+    path: Path,
+    limits: Limits = Limits(),
+    *,
+    damaged: Literal["refuse", "skip"] = "refuse",
+    constants: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[int, Any]]:
     """(number, value) of each line of a file of JSON lines, one in memory at a time; empty lines are left out.
 
@@ -141,6 +173,7 @@ def json_lines(
     Args:
         damaged: what other lines that can't be read are: refused, or left out, too.
         constants: take NaN and Infinity.
+        say: is told of each line that is left out, and why.
 
     Raises:
         InputError: for a line that can't be read (with `damaged: refuse`) or is too long, and for no plain file.
@@ -151,12 +184,15 @@ def json_lines(
             continue
         try:
             value = parse_json(line, f"{path}: line {number}", limits, constants=constants)
-        except InputError:
+        except InputError as error:
             if damaged == "refuse" and not last:
                 raise
+            say(str(error) if line.endswith(b"\n") else f"{path}: line {number}, the last, {TORN}")
             continue
         if not last or line.endswith(b"\n"):
             yield number, value
+        else:
+            say(f"{path}: line {number}, the last, {TORN}")
 
 
 def check_value(value: Any, name: str, limits: Limits = Limits()) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
 from kinolab.errors import InputError
+from kinolab.runtime.files import write_text
 from kinolab.runtime.lines import one_line, shown
 from kinolab.runtime.reading import Limits, read_json
+from kinolab.runtime.summed import summed
 
 M = TypeVar("M", bound=BaseModel)
 D = TypeVar("D")
@@ -158,6 +160,15 @@ def read_record(path: Path, advice: str = "", limits: Limits = Limits(), *, cons
     except InputError as error:
         raise InputError(f"{error}; {advice}" if advice else str(error)) from None
     return Record(value, str(path), advice)
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """Write named values as JSON with their sum (`runtime.summed`).
+
+    Raises:
+        OSError: where it can't be written.
+    """
+    write_text(path, summed(values, indent=1) + "\n")
 
 
 def as_model(cls: type[M], value: Any, name: str, advice: str = "") -> M:

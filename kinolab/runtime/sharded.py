@@ -12,6 +12,7 @@ torch runs. Folders in that format are read too, safely (`runtime.old_checkpoint
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +136,8 @@ def newest_whole(found: Sequence[Path], load: Callable[[Path], T], say: Callable
 @contextmanager
 def _one_error(folder: Path, damaged: type[InputError]) -> Iterator[None]:
     """Of the errors that torch gathers from all processes, the one that says what is wrong."""
+    root = logging.getLogger()
+    root.addFilter(_unsaid)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -152,3 +155,10 @@ def _one_error(folder: Path, damaged: type[InputError]) -> Iterator[None]:
         if isinstance(cause, RuntimeError | ValueError):  # of the planner: names or sizes of another state
             raise InputError(f"{folder}: holds another state: {cause}") from None
         raise cause from None
+    finally:
+        root.removeFilter(_unsaid)
+
+
+def _unsaid(record: logging.LogRecord) -> bool:
+    """Torch logs, with a traceback each, where it finds no metadata; what is wrong is said by the error."""
+    return record.module != "state_dict_loader"

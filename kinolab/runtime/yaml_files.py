@@ -29,6 +29,11 @@ NUMBER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*(?::[0-5]?[0-
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def to_yaml(value: Any) -> str:
+    """Plain values as YAML that `parse_yaml` reads back."""
+    return str(yaml.safe_dump(value, sort_keys=False, width=120))
+
+
 def read_yaml(path: Path, limits: Limits = LIMITS) -> Any:
     """The value in a YAML file; None for an empty one.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
+from kinolab.runtime.hashes import Sha256
 from kinolab.tasks.draw import TasksConfig, draw_mask
 from kinolab.tasks.mask import Encoder, encode_given
 
@@ -42,5 +42,5 @@ class CachedDraws:
 
 
 def _generator(key: str, draw: int) -> torch.Generator:
-    digest = hashlib.sha256(f"{key}:{draw}".encode()).digest()
+    digest = Sha256().text(f"{key}:{draw}").digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

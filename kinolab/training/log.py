@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kinolab.runtime.files import write_text
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.reading import json_lines
+from kinolab.runtime.summed import summed
 
 
 class RunLog:
     """Appends one JSON object a line to `log.jsonl`; every line has the step and the seconds since the run began.
 
     When a run is resumed at step k, the lines of steps after k (written by the part that was lost) are cut off first,
-    so that the log holds each step once.
+    so that the log holds each step once. Lines carry sums (`runtime.summed`); those that are damaged are left out, too,
+    and `say` is told of each.
     """
 
-    def __init__(self, folder: Path, resumed_step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, resumed_step: int, tensorboard: bool, say: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.path = folder / "log.jsonl"
-        self.seconds_before = self._trim(resumed_step)
+        self.seconds_before = self._trim(resumed_step, say)
         self.started = time.perf_counter()
         self._file = Appender(self.path, durable=False)
         self._writer = _summary_writer(folder / "tensorboard", resumed_step) if tensorboard else None
 
-    def _trim(self, step: int) -> float:
+    def _trim(self, step: int, say: Callable[[str], None]) -> float:
         """Leave out the lines after a step, and those that can't be read; the seconds of the last one that stays."""
         if not self.path.exists():
             return 0.0
-        rows = [row for _, row in json_lines(self.path, damaged="skip", constants=True) if _is_row(row)]
+        rows = [row for _, row in json_lines(self.path, damaged="skip", constants=True, say=say) if _is_row(row)]
         kept = [row for row in rows if row["step"] <= step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_text(self.path, "".join(summed(row) + "\n" for row in kept))
         return max((float(row["seconds"]) for row in kept), default=0.0)
 
     @property
@@ -43,7 +47,7 @@ class RunLog:
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """One line: kind is `train`, `heldout`, `samples` or `event`."""
         row = {"step": step, "kind": kind, "seconds": round(self.seconds, 2), **values}
-        self._file.write(json.dumps(row))
+        self._file.write(summed(row))
         if self._writer is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):

@@ -7,17 +7,17 @@ checkpoint needs no generator state.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from kinolab.runtime.hashes import seed_bytes
+
 
 def sample_seed(*parts: int | str) -> int:
     """A 63-bit seed from any integers and words; the same on every machine and in every process."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return int.from_bytes(seed_bytes("/".join(map(str, parts))), "little") >> 1
 
 
 def generators(seed: int, step: int, positions: Sequence[int], purpose: str) -> list[torch.Generator]:

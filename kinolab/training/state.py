@@ -7,7 +7,6 @@ draw (see `randomness`), so nothing else is needed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from kinolab.errors import DamagedError, InputError
 from kinolab.runtime import files, sets, sharded
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.records import read_record
+from kinolab.runtime.summed import summed
 from kinolab.training.ema import Ema
 from kinolab.training.parallel import World
 
@@ -74,7 +74,7 @@ class RunState:
             sharded.save(self._collect(started), room, alone=self.world.size == 1)
             if self.world.first:
                 record = {"step": step, "processes": self.world.size, "optimizers": started}
-                files.write_text(room / RECORD, json.dumps(record) + "\n")
+                files.write_text(room / RECORD, summed(record) + "\n")
                 sharded.seal(room)
         if self.world.first:
             found = checkpoints(folder)

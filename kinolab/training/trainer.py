@@ -97,7 +97,7 @@ class Trainer:
         loaded = self.state.load_newest(self.folder / "checkpoints", self.say)
         step = loaded or 0
         last = min(until or self.config.steps, self.config.steps)
-        log = RunLog(self.folder, step, self.config.tensorboard) if self.world.first else None
+        log = RunLog(self.folder, step, self.config.tensorboard, self.say) if self.world.first else None
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from kinolab.runtime.reading import open_plain
 from kinolab.video.codec import av
 
 SHORTEST, INSTEAD = 0.01, 0.1
@@ -16,7 +17,7 @@ SHORTEST, INSTEAD = 0.01, 0.1
 
 def durations_of(path: Path) -> list[float]:
     """Seconds that each frame of an animated image is shown; empty for a still, or for anything else."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"WEBP":
             seconds = list(_webp(file))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from kinolab.runtime.reading import open_plain
 from kinolab.video.walk import WALKS
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Watch:
         """Whether the bytes from the last packet to an offset are what the container may have there."""
         if self.walk is None or self.at is None:
             return True
-        self.bytes = self.bytes or self.file.path.open("rb")
+        self.bytes = self.bytes or open_plain(self.file.path)
         return self.walk(self.bytes, self.at, stop)
 
     def cut(self, origin: int) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kinolab.runtime import files
+from kinolab.runtime.reading import open_plain
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def unreadable(path: Path) -> str:
     """Why a file that no demuxer accepts cannot be read, from its first bytes."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(64)
         if head[4:8] == b"ftyp":
             boxes = [kind for kind, _ in _boxes(file, path.stat().st_size)]
@@ -41,7 +42,7 @@ def cut_short(path: Path) -> str | None:
     Knows mp4, mov and avif (boxes), mkv and webm (EBML), avi and webp (RIFF), PNG (chunks), gif (its closing byte).
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(64)
         if head[:4] == b"GIF8":
             file.seek(max(0, size - 64))

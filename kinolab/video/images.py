@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 
 from kinolab.errors import InputError
+from kinolab.runtime.reading import read_bytes
 from kinolab.video.animations import durations_of
 from kinolab.video.codec import av
 from kinolab.video.files import cut_short, unreadable
@@ -21,6 +22,7 @@ from kinolab.video.picture import rgb_of
 from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational, ready
 
 # What Pillow raises for data that it can't make a picture of, by format.
+LONGEST = 2**32  # bytes of a webp: what its header can say
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 
 
@@ -146,7 +148,7 @@ class Animated(Source):
 def _with_alpha(path: Path) -> io.BytesIO:
     """A webp whose header says that it has transparency: writers leave that out where frames cover a part only, and
     what no frame covers is transparent all the same (RFC 9649, 2.7.1.1)."""
-    data = bytearray(path.read_bytes())
+    data = bytearray(read_bytes(path, LONGEST))
     if data[12:16] == b"VP8X" and len(data) > 20:
         data[20] |= 0x10
     return io.BytesIO(bytes(data))

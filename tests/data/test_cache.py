@@ -10,10 +10,12 @@ from kinolab.autoencoders.base import Posterior
 from kinolab.contracts.examples import Example
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.data import cache as cache_files
+from kinolab.data.cache import read_header
 from kinolab.errors import InputError
 from kinolab.runtime import weights as weight_files
 from kinolab.runtime.hashes import Scan
 from kinolab.runtime.locks import held
+from kinolab.runtime.records import write_record
 from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
 from tests.processes import Child
@@ -160,10 +162,24 @@ def test_every_moment_of_a_kill_is_recovered_from(tmp_path: Path, folder: Path, 
         index.write_text("".join(lines))
         last.unlink()
     if remains != "no shard":
+        write_record(out / "cache.json", read_header(out) | {"complete": False, "statistics": None})
         assert len(cache(out)) == 8
     summary = encode_to_cache(clips(folder), MeanAutoencoder(), out, shard_size=4)
     assert summary.encoded == 4 and same(contents(out), whole)
     assert len(list((out / "shards").iterdir())) == 3
+
+
+def test_a_finished_cache_notices_lines_that_are_gone(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "c"
+    encode_to_cache(clips(folder), MeanAutoencoder(), out, shard_size=4)
+    whole, index = contents(out), out / "index.jsonl"
+    lines = index.read_text().splitlines(keepends=True)
+    for left in (lines[:-1], [*lines[:-1], lines[-1][:-1]], [*lines[:-1], lines[-1].replace("0", "1", 1)]):
+        index.write_text("".join(left))
+        with pytest.raises(InputError, match="lacks 4 of 12 windows; run the same kinolab encode again"):
+            cache(out)
+    assert encode_to_cache(clips(folder), MeanAutoencoder(), out, shard_size=4).encoded == 4
+    assert same(contents(out), whole)
 
 
 def test_a_changed_file_is_noticed_and_only_it_is_encoded_again(tmp_path: Path, folder: Path) -> None:

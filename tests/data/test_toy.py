@@ -33,7 +33,7 @@ def test_sides_never_share_a_seed() -> None:
 
 def test_frame_counts_follow_the_autoencoder() -> None:
     source = data.build(WorldSourceConfig(world=SMALL), MeanAutoencoder().spec, split="heldout")
-    assert source[0].video.shape == (3, 3, 32, 32) and "3 frames instead of 4" in source.notes()[0]  # type: ignore[union-attr]
+    assert source[0].video.shape == (3, 3, 32, 32) and "3 frames instead of 4" in source.notes()[0]
     with pytest.raises(InputError, match="multiples of 7"):
         data.build(WorldSourceConfig(world=SMALL), MeanAutoencoder(ratio=7).spec)
 

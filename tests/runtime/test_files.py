@@ -244,3 +244,24 @@ def test_only_errors_of_this_file_get_its_name(tmp_path: Path) -> None:
         raise InputError("x: permission denied")
     with pytest.raises(RuntimeError, match="size"), failing(tmp_path / "out"):
         raise RuntimeError("size mismatch")
+
+
+def test_a_copy_holds_the_same_and_a_placed_file_has_the_other_name(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.bin", tmp_path / "new" / "b.bin"
+    source.write_bytes(bytes(range(256)) * 9000)
+    files.copy(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    target.write_bytes(b"old")
+    files.place(source, target)
+    assert not source.exists() and len(target.read_bytes()) == 256 * 9000
+    with pytest.raises(IsADirectoryError):
+        files.place(target, tmp_path)
+
+
+def test_a_scratch_folder_is_gone_at_the_end(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), files.scratch(tmp_path) as room:
+        (room / "a").write_text("x")
+        files.place(room / "a", tmp_path / "kept")
+        (room / "b").write_text("x")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]

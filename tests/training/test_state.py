@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -59,7 +60,9 @@ def test_a_state_comes_back_and_only_the_newest_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["state.json", "metadata.json", "manifest.json", "rank-00000.safetensors"])
 @pytest.mark.parametrize("how", ["empty", "flipped", "missing"])
-def test_a_damaged_one_is_said_and_an_older_one_taken(what: str, how: str, tmp_path: Path) -> None:
+def test_a_damaged_one_is_said_and_an_older_one_taken(
+    what: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (1, 2):
         state(step).save(tmp_path, step, keep=5)
     path = tmp_path / "step-00000002" / what
@@ -72,6 +75,8 @@ def test_a_damaged_one_is_said_and_an_older_one_taken(what: str, how: str, tmp_p
     assert torch.equal(numbers(found), numbers(state(1)))
     assert said[0].startswith("step-00000002 is damaged: ") and what in said[0], said
     assert said[1] == "going on from step-00000001, the newest checkpoint that is whole"
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not loud, "torch's own words about it are tracebacks"
     found.save(tmp_path, 3, keep=5)
     assert [p.name for p in checkpoints(tmp_path)] == ["step-00000001", "step-00000002", "step-00000003"]
 
