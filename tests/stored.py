@@ -227,6 +227,7 @@ def wrongly_resumed(folder: Path, count: int) -> list[str]:
         path = rng.choice(sorted(checkpoints(folder / "run")[-1].iterdir()))
         damage(path, how, rng)
         state, said = run_state(0), list[str]()
+        step: int | None
         try:
             step = state.load_newest(folder / "run", said.append)
         except DamagedError as error:
