@@ -21,6 +21,8 @@ from kinolab.runtime import yaml_files
 from kinolab.runtime.lines import one_line, shown
 
 C = TypeVar("C", bound="Config")
+NESTED = "nested"
+"""The type of an error that holds those of a component's own config (`contracts.table.OneOf`)."""
 
 
 class Config(BaseModel):
@@ -103,11 +105,17 @@ def _deep_copy(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def _explain(cls: type[BaseModel], error: Any) -> str:
-    """One validation error as a phrase: the dotted key, what was expected, what came, the nearest valid key."""
+def _explain(cls: type[BaseModel], error: Any, within: str = "") -> str:
+    """One validation error as a phrase: the dotted key, what was expected, what came, the nearest valid key.
+
+    `within` is the dotted key of the component whose config `cls` is.
+    """
     path = [str(part) for part in error["loc"]]
     names = _field_names(cls)
-    key = ".".join(_keys(cls, path))
+    key = ".".join([*([within] if within else []), *_keys(cls, path)])
+    if error["type"] == NESTED:
+        nested = error["ctx"]
+        return "; ".join(_explain(nested["config"], e, key) for e in nested["errors"][:5])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
         hint = f", did you mean {close[0]!r}?" if close else ""
@@ -115,7 +123,8 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"missing key {key!r}"
     if error["type"] == "invalid_key" or path[-1:] == ["[key]"]:
-        where = ".".join(_keys(cls, path[: path.index("[key]") - 1] if "[key]" in path else path[:-1])) or "keys"
+        inner = _keys(cls, path[: path.index("[key]") - 1] if "[key]" in path else path[:-1])
+        where = ".".join([*([within] if within else []), *inner]) or "keys"
         came = f"{error['input']!r} ({type(error['input']).__name__})"
         hint = "write it in quotes, as YAML reads on, off, yes and no as true or false"
         return f"{where}: expected words as keys, got {came}; {hint}"

@@ -18,13 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kinolab.autoencoders import AnyConfig, AutoencoderConfig, DiffusersConfig
+from kinolab.autoencoders import AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
 from kinolab.conditioning import TextEncoderConfig, check_widths
 from kinolab.conditioning import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
+from kinolab.contracts.table import KindConfig
 from kinolab.data.buckets import BucketShape, outside_buckets
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
@@ -444,7 +445,7 @@ def find_autoencoder(path: Path | str) -> Path:
     return find_model(path)
 
 
-def autoencoder_config(path: Path | str) -> AnyConfig:
+def autoencoder_config(path: Path | str) -> KindConfig:
     """The config of the autoencoder in a folder (see `find_autoencoder`), without reading its weights."""
     folder = find_autoencoder(path)
     if (folder / "model.yaml").exists():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.autoencoders.diffusers_adapter import DiffusersAutoencoder, DiffusersConfig
 from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
@@ -14,28 +12,33 @@ from kinolab.autoencoders.inflate import inflate, inflate_dpvae
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
+from kinolab.contracts.table import KindConfig, Table
 
-AUTOENCODERS: dict[str, type[Autoencoder]] = {
-    "image": ImageAutoencoder,
-    "odvae": OdVae,
-    "dpvae": DpVae,
-    "vqgan": Vqgan,
-    "tats": Tats,
-    "diffusers": DiffusersAutoencoder,
-}
+AUTOENCODERS: Table[Autoencoder] = Table(
+    "autoencoder",
+    {
+        "": {
+            "image": "kinolab.autoencoders.image:ImageAutoencoder",
+            "odvae": "kinolab.autoencoders.odvae:OdVae",
+            "dpvae": "kinolab.autoencoders.dpvae:DpVae",
+            "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
+            "tats": "kinolab.autoencoders.tats:Tats",
+            "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
+        }
+    },
+)
+"""By the `kind` of their config."""
+AutoencoderConfig = Annotated[KindConfig, AUTOENCODERS.one_of()]
+"""The config of any autoencoder."""
 
-AnyConfig = ImageConfig | OdVaeConfig | DpVaeConfig | VqganConfig | TatsConfig | DiffusersConfig
-AutoencoderConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
-
-def build(config: AnyConfig) -> Autoencoder:
+def build(config: KindConfig) -> Autoencoder:
     """The autoencoder of a config, with fresh weights (or those of the folder that a diffusers config names)."""
-    return AUTOENCODERS[config.kind](config)
+    return AUTOENCODERS.of(config)(config)
 
 
 __all__ = [
     "AUTOENCODERS",
-    "AnyConfig",
     "Autoencoder",
     "AutoencoderConfig",
     "AutoencoderSpec",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.frame_rule import frames_above, frames_below, frames_of, latents_of
 from kinolab.layers.latent_scaling import LOGVAR_RANGE
@@ -115,6 +116,8 @@ class Term:
 
 class Autoencoder(nn.Module):
     """Base of the autoencoders; `spec` states the shape rules, latents are already normalised."""
+
+    Config: ClassVar[type[KindConfig]]
 
     spec: AutoencoderSpec
     config: Any

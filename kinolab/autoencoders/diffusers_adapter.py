@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
-from kinolab.config import Config
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError, MissingExtraError
 from kinolab.layers.image_coder import per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
@@ -53,7 +53,7 @@ PIXELS_AT_ONCE = 2**20
 """Without gradients, frames that are independent go through in chunks of about this many pixels."""
 
 
-class DiffusersConfig(Config):
+class DiffusersConfig(KindConfig):
     """An autoencoder that is a public class of diffusers: a folder of it, or a class and its arguments."""
 
     kind: Literal["diffusers"] = "diffusers"
@@ -102,6 +102,8 @@ class DiffusersAutoencoder(ScaledLatents, Autoencoder):
     Raises:
         InputError: where diffusers is not installed, the folder is not complete, or settings do not fit the class.
     """
+
+    Config = DiffusersConfig
 
     untrainable = "an autoencoder of diffusers is measured here, not trained; image, odvae and dpvae can be trained"
 

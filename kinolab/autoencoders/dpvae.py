@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior, Term
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
-from kinolab.config import Config
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.causal_coder import CausalCoderShape, Decoder, Encoder, TimeSteps, Variant
 from kinolab.layers.causal_conv import CausalConv3d, Stream, alike
@@ -50,7 +50,7 @@ from kinolab.layers.normalization import fast_layout
 from kinolab.layers.scene_cuts import detector_cuts
 
 
-class DpVaeConfig(Config):
+class DpVaeConfig(KindConfig):
     """DP-VAE; the 3D encoder and decoder have the widths of the image autoencoder that they are inflated from."""
 
     kind: Literal["dpvae"] = "dpvae"
@@ -116,6 +116,8 @@ class _Coding:
 
 class DpVae(ScaledLatents, Autoencoder):
     """DP-VAE: (B, 3, T, H, W) <-> (B, C', T', h, w), where every group of 1 + r*n frames has 1 + n latents."""
+
+    Config = DpVaeConfig
 
     image: ImageAutoencoder | None
 

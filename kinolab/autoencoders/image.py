@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
-from kinolab.config import Config
+from kinolab.contracts.table import KindConfig
 from kinolab.layers.image_coder import CoderShape, Decoder, Encoder, per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
 
@@ -21,7 +21,7 @@ PIXELS_AT_ONCE = 2**20
 """Without gradients, frames go through the network in chunks of about this many pixels: memory stays bounded."""
 
 
-class ImageConfig(Config):
+class ImageConfig(KindConfig):
     """The image autoencoder of Stable Diffusion, frame by frame; the defaults are those of SD 1.x and 2.x."""
 
     kind: Literal["image"] = "image"
@@ -58,6 +58,8 @@ class ImageConfig(Config):
 
 class ImageAutoencoder(ScaledLatents, Autoencoder):
     """AutoencoderKL on every frame of a video; temporal ratio 1, spatial ratio 2^(resolutions - 1)."""
+
+    Config = ImageConfig
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()

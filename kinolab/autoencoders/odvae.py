@@ -18,7 +18,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
-from kinolab.config import Config
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.causal_coder import CausalCoderShape, Decoder, Encoder, MidAttention, Resampling, TimeSteps, Variant
 from kinolab.layers.causal_conv import CausalConv3d, Stream, alike
@@ -27,7 +27,7 @@ from kinolab.layers.latent_scaling import ScaledLatents
 from kinolab.layers.normalization import NormScope, fast_layout
 
 
-class OdVaeConfig(Config):
+class OdVaeConfig(KindConfig):
     """OD-VAE; the defaults are a new model of the paper's size with an exact stream."""
 
     kind: Literal["odvae"] = "odvae"
@@ -116,6 +116,8 @@ class OdVaeConfig(Config):
 
 class OdVae(ScaledLatents, Autoencoder):
     """OD-VAE: (B, 3, 1 + r*k, H, W) <-> (B, C', 1 + k, H/s, W/s)."""
+
+    Config = OdVaeConfig
 
     def __init__(self, config: OdVaeConfig) -> None:
         super().__init__()

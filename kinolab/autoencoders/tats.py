@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
-from kinolab.config import Config
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers import strips
 from kinolab.layers.codebook import Codebook
@@ -32,7 +32,7 @@ PIXEL_RANGE = 0.5
 Triple = tuple[int, int, int]
 
 
-class TatsConfig(Config):
+class TatsConfig(KindConfig):
     """The 3D VQGAN of TATS; the defaults are those of its published models."""
 
     kind: Literal["tats"] = "tats"
@@ -79,6 +79,8 @@ class TatsConfig(Config):
 
 class Tats(ScaledLatents, Autoencoder):
     """TATS's autoencoder: clips of r*k frames, with r = downsample[0], as codes that see frames on both sides."""
+
+    Config = TatsConfig
 
     untrainable = "a discrete autoencoder is read from its public weights and measured, not trained"
 

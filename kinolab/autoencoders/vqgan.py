@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
-from kinolab.config import Config
+from kinolab.contracts.table import KindConfig
 from kinolab.layers.codebook import Codebook
 from kinolab.layers.image_coder import CoderShape, Decoder, Encoder, per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
@@ -24,7 +24,7 @@ PIXELS_AT_ONCE = 2**20
 """Without gradients, frames go through the network in chunks of about this many pixels: memory stays bounded."""
 
 
-class VqganConfig(Config):
+class VqganConfig(KindConfig):
     """VQGAN, frame by frame, with the names of its public configs; the defaults are the ImageNet model's, f = 16."""
 
     kind: Literal["vqgan"] = "vqgan"
@@ -81,6 +81,8 @@ class VqganConfig(Config):
 
 class Vqgan(ScaledLatents, Autoencoder):
     """VQGAN on every frame of a video; temporal ratio 1, spatial ratio 2^(resolutions - 1)."""
+
+    Config = VqganConfig
 
     untrainable = "a discrete autoencoder is read from its public weights and measured, not trained"
 

@@ -14,7 +14,7 @@ from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.conditioning import TextEncoder
-    from kinolab.data import FolderConfig, FolderSource, WorldSource, WorldSourceConfig
+    from kinolab.data import ClipSource, SourceConfig
     from kinolab.tasks import TasksConfig
 
 
@@ -49,7 +49,7 @@ def encode(
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
-    from kinolab.data import CacheSource, build, encode_to_cache
+    from kinolab.data import ClipSource, build, encode_to_cache
     from kinolab.model import load_autoencoder
     from kinolab.tasks import CachedDraws
 
@@ -60,8 +60,8 @@ def encode(
     where = take_device(device)
     network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
-    source = build(config, network.spec, split="all" if config.kind == "folder" else "train")
-    assert not isinstance(source, CacheSource)
+    source = build(config, network.spec, split="train" if config.kind == "world" else "all")
+    assert isinstance(source, ClipSource), "caches are refused above"
     encoder = None if text is None else text_encoder(text)
     if encoder is not None:
         say_of_captions(source, encoder)
@@ -95,7 +95,7 @@ def encode(
         embed_captions(out, encoder.to(where))
 
 
-def say_of_captions(source: FolderSource | WorldSource, encoder: TextEncoder) -> None:
+def say_of_captions(source: ClipSource, encoder: TextEncoder) -> None:
     """Say which captions the encoder does not know.
 
     Raises:
@@ -103,7 +103,8 @@ def say_of_captions(source: FolderSource | WorldSource, encoder: TextEncoder) ->
     """
     from kinolab.training.annotated import unknown_captions
 
-    records = [source.record(index) for index in range(len(source) if source.config.kind == "folder" else 0)]
+    records = [source.record(index) for index in range(len(source))]
+    records = [record for record in records if record.annotated]
     captions = [caption for r in records for caption in (r.caption, *r.alternatives) if caption]
     if records and not captions:
         raise InputError(
@@ -194,14 +195,14 @@ def tasks_config(text: str) -> TasksConfig:
 
 def data_config(
     data: str, frames: int | None, size: str | None, fps: float | None, count: int | None, overrides: list[str]
-) -> tuple[FolderConfig | WorldSourceConfig, Path | None]:
+) -> tuple[SourceConfig, Path | None]:
     """The source named on the command line with the options on top, and the recipe's autoencoder where it names one.
 
     Raises:
         InputError: where `data` is no folder, recipe or `world`, or the recipe reads a cache.
     """
     from kinolab.config import load_config
-    from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig
+    from kinolab.data import SOURCES, WorldSourceConfig
 
     model: Path | None = None
     values: dict[str, Any]
@@ -216,8 +217,8 @@ def data_config(
         recipe = load_recipe(data, overrides)
         if isinstance(recipe, EncoderRecipe):
             raise InputError(f"{data}: trains on several sources of clips; name one of them instead")
-        if isinstance(recipe.data, CacheConfig):
-            raise InputError(f"{data}: its data is a latent cache already ({recipe.data.path}); name the clips instead")
+        if SOURCES.of(recipe.data).encoded:
+            raise InputError(f"{data}: its data is a latent cache already; name the clips instead")
         values = recipe.data.model_dump()
         model = recipe.autoencoder if isinstance(recipe.autoencoder, Path) else None
     given = {"frames": frames, "size": parse_size(size), "fps": fps}
@@ -227,5 +228,5 @@ def data_config(
         values |= {"count": count} if count is not None else {}
         return load_config(WorldSourceConfig, values), model
     if count is not None:
-        raise InputError("--count is for the toy world; a folder gives all its windows")
-    return load_config(FolderConfig, values | given), model
+        raise InputError(f"--count is for the toy world; a {values['kind']} gives all its windows")
+    return load_config(SOURCES.get(values["kind"]).Config, values | given), model

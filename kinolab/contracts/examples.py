@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
+
+from kinolab.contracts.table import KindConfig
 
 Split = Literal["train", "heldout", "all"]
 
@@ -97,9 +99,43 @@ class Verdict:
     alternatives: tuple[str, ...] = ()
 
 
-class Source(ABC):
-    """Windows of clips. What a subclass leaves alone is right for windows of one shape that are made when asked for."""
+class SourceConfig(KindConfig):
+    """The config of a source. Its field `split` (a `Split`) says which side of the clips is asked for."""
 
+    def clip_shape(self) -> tuple[int, int, int] | None:
+        """Frames, height and width of the clips that are asked for; None where only the clips themselves know."""
+        return None
+
+
+class ShapeRules(Protocol):
+    """What a source needs to know of an autoencoder: its rule for frame counts and sizes (`AutoencoderSpec`)."""
+
+    @property
+    def frame_rule(self) -> str:
+        """The valid frame counts in words, as 1 + 4*k."""
+        ...
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels per latent along each side."""
+        ...
+
+    def snap_frames(self, frames: int) -> int:
+        """The largest valid frame count not above `frames`."""
+        ...
+
+    def check(self, frames: int, height: int, width: int) -> None:
+        """Raises InputError where the shape breaks a rule."""
+        ...
+
+
+class Source(ABC):
+    """Windows of clips. What a subclass leaves alone is right for windows of one shape that are made when asked for.
+
+    A source that is read from a config names the config's class in `Config`, and is made by `from_config`.
+    """
+
+    Config: ClassVar[type[SourceConfig]]
     config: Any
     """The source's own config."""
     encoded: bool = False
@@ -110,6 +146,20 @@ class Source(ABC):
     """Of latents that were encoded with draws of masks: the tasks, and the number of each window's draws."""
     cache: Path | None = None
     """The folder where what is computed of its captions may be kept."""
+
+    @classmethod
+    def from_config(cls, config: Any, rules: ShapeRules | None, *, annotated: bool) -> Source:
+        """The source of its config.
+
+        Args:
+            config: of the class `Config`.
+            rules: the autoencoder's, which frame counts are snapped to; None = none are asked for.
+            annotated: whether captions and labels are needed; where they aren't, broken ones are a note.
+
+        Raises:
+            InputError: where the source holds nothing usable.
+        """
+        return cls(config, rules)  # type: ignore[call-arg]
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
-from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Source, Split, Verdict
+from kinolab.contracts.examples import (
+    ClipRecord,
+    ClipSource,
+    Example,
+    ShapeRules,
+    Source,
+    SourceConfig,
+    Split,
+    Verdict,
+)
+from kinolab.contracts.table import Table
 from kinolab.data.cache import CacheConfig, CacheSource, LatentStatistics
-from kinolab.data.clips import CheckSummary, ShapeRules, summarise
+from kinolab.data.clips import CheckSummary, summarise
 from kinolab.data.encode import EncodeSummary, autoencoder_hash, encode_to_cache
 from kinolab.data.folder import FolderConfig, FolderSource
 from kinolab.data.order import ShuffledOrder
 from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.errors import InputError
 
 __all__ = [
-    "DATA_SOURCES",
+    "SOURCES",
     "CacheConfig",
     "CacheSource",
     "CheckSummary",
@@ -31,6 +38,7 @@ __all__ = [
     "ShapeRules",
     "ShuffledOrder",
     "Source",
+    "SourceConfig",
     "Split",
     "Verdict",
     "WorldSource",
@@ -41,17 +49,28 @@ __all__ = [
     "summarise",
 ]
 
-DATA_SOURCES = {"folder": FolderSource, "world": WorldSource, "cache": CacheSource}
-DataConfig = Annotated[FolderConfig | WorldSourceConfig | CacheConfig, Field(discriminator="kind")]
+SOURCES: Table[Source] = Table(
+    "data source",
+    {
+        "": {
+            "folder": "kinolab.data.folder:FolderSource",
+            "world": "kinolab.data.toy:WorldSource",
+            "cache": "kinolab.data.cache:CacheSource",
+        }
+    },
+)
+"""Where clips come from, by the `kind` of their config."""
+DataConfig = Annotated[SourceConfig, SOURCES.one_of()]
+"""The config of any source."""
 
 
 def build(
-    config: FolderConfig | WorldSourceConfig | CacheConfig,
+    config: SourceConfig,
     spec: ShapeRules | None = None,
     *,
     split: Split | None = None,
     annotated: bool = True,
-) -> FolderSource | WorldSource | CacheSource:
+) -> Source:
     """The source of a config.
 
     Args:
@@ -65,10 +84,4 @@ def build(
     """
     if split is not None:
         config = config.model_copy(update={"split": split})
-    if isinstance(config, FolderConfig):
-        return FolderSource(config, spec, annotated=annotated)
-    if isinstance(config, WorldSourceConfig):
-        return WorldSource(config, spec)
-    if isinstance(config, CacheConfig):
-        return CacheSource(config)
-    raise InputError(f"expected the config of one of {', '.join(DATA_SOURCES)}, got {type(config).__name__}")
+    return SOURCES.of(config).from_config(config, spec, annotated=annotated)

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from kinolab.config import Config
-from kinolab.data.clips import ShapeRules
+from kinolab.contracts.examples import ShapeRules
 
 
 def _positive(value: int | tuple[int, int]) -> int | tuple[int, int]:

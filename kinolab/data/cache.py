@@ -24,8 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kinolab.config import Config
-from kinolab.contracts.examples import ClipRecord, Example, Source, Split, Verdict, by_shape
+from kinolab.contracts.examples import ClipRecord, Example, ShapeRules, Source, SourceConfig, Split, Verdict, by_shape
 from kinolab.data.clips import heldout_hashes
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import json_sha256
@@ -43,7 +42,7 @@ LINES = Limits(bytes=256 * 2**20, depth=16, values=10_000_000)
 GIVEN_ENDING = ".given.safetensors"
 
 
-class CacheConfig(Config):
+class CacheConfig(SourceConfig):
     """A latent cache written by `kinolab encode`."""
 
     kind: Literal["cache"] = "cache"
@@ -218,7 +217,13 @@ class CacheSource(Source):
         InputError: where the folder is not a cache, its encoding never finished a shard, or the split is empty.
     """
 
+    Config = CacheConfig
     encoded = True
+
+    @classmethod
+    def from_config(cls, config: CacheConfig, rules: ShapeRules | None, *, annotated: bool) -> CacheSource:
+        """The cache of a config; its shapes and captions are settled already."""
+        return cls(config)
 
     def __init__(self, config: CacheConfig) -> None:
         self.config, self.cache = config, config.path

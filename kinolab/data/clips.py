@@ -1,37 +1,12 @@
-"""What sources ask of an autoencoder, what is said of all files together, and how files are split into train and
-held-out.
-"""
+"""What is said of all files of a source together, and how files are split into train and held-out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from kinolab.contracts.examples import Verdict
 from kinolab.runtime.hashes import Sha256
-
-
-class ShapeRules(Protocol):
-    """What a source needs to know of an autoencoder: its rule for frame counts and sizes (`AutoencoderSpec`)."""
-
-    @property
-    def frame_rule(self) -> str:
-        """The valid frame counts in words, as 1 + 4*k."""
-        ...
-
-    @property
-    def spatial_ratio(self) -> int:
-        """Pixels per latent along each side."""
-        ...
-
-    def snap_frames(self, frames: int) -> int:
-        """The largest valid frame count not above `frames`."""
-        ...
-
-    def check(self, frames: int, height: int, width: int) -> None:
-        """Raises InputError where the shape breaks a rule."""
-        ...
 
 
 @dataclass(frozen=True)

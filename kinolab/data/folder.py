@@ -11,11 +11,19 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from kinolab import video
-from kinolab.config import Config
-from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Split, Verdict, by_shape
+from kinolab.contracts.examples import (
+    ClipRecord,
+    ClipSource,
+    Example,
+    ShapeRules,
+    SourceConfig,
+    Split,
+    Verdict,
+    by_shape,
+)
 from kinolab.data.annotations import Annotations, annotate
-from kinolab.data.buckets import BucketConfig, Size, snapped
-from kinolab.data.clips import ShapeRules, heldout_hashes, summarise
+from kinolab.data.buckets import BucketConfig, Buckets, Size, snapped
+from kinolab.data.clips import heldout_hashes, summarise
 from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
 from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
@@ -33,7 +41,7 @@ from kinolab.data.windows import (
 from kinolab.errors import InputError
 
 
-class FolderConfig(Config):
+class FolderConfig(SourceConfig):
     """A folder of clips."""
 
     kind: Literal["folder"] = "folder"
@@ -95,6 +103,11 @@ class FolderConfig(Config):
             raise ValueError("lengths=all is for buckets")
         return self
 
+    def clip_shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of the largest windows."""
+        shapes = self.buckets or (BucketConfig(frames=self.frames, size=self.size),)
+        return Buckets(tuple(bucket.shape for bucket in shapes)).largest
+
 
 @dataclass(frozen=True, eq=False)
 class _Window:
@@ -128,6 +141,13 @@ class FolderSource(ClipSource):
         InputError: where the folder is missing, holds no clip, none is usable (with the verdicts' causes), the split
             is empty, or the size breaks the autoencoder's rule.
     """
+
+    Config = FolderConfig
+
+    @classmethod
+    def from_config(cls, config: FolderConfig, rules: ShapeRules | None, *, annotated: bool) -> FolderSource:
+        """The folder of a config; broken captions are a note where they aren't needed."""
+        return cls(config, rules, annotated=annotated)
 
     def __init__(
         self,

@@ -8,9 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from kinolab import video
-from kinolab.config import Config
-from kinolab.contracts.examples import ClipRecord, ClipSource, Example, Split, Verdict
-from kinolab.data.clips import ShapeRules
+from kinolab.contracts.examples import ClipRecord, ClipSource, Example, ShapeRules, SourceConfig, Split, Verdict
 from kinolab.data.world import CLASSES, WorldConfig, make_clip
 from kinolab.runtime.hashes import canonical, sha256
 
@@ -18,7 +16,7 @@ from kinolab.runtime.hashes import canonical, sha256
 HELDOUT_SEEDS = 2**40
 
 
-class WorldSourceConfig(Config):
+class WorldSourceConfig(SourceConfig):
     """Clips of the toy world, made when they are asked for."""
 
     kind: Literal["world"] = "world"
@@ -33,6 +31,10 @@ class WorldSourceConfig(Config):
     split: Split = "train"
     """Which side to yield: train, heldout, or all (train, then heldout)."""
 
+    def clip_shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of every clip."""
+        return self.world.frames, self.world.size, self.world.size
+
 
 class WorldSource(ClipSource):
     """The toy world as a source: `source[i]` is an `Example` of pixels, the same one whenever it is asked for.
@@ -45,6 +47,7 @@ class WorldSource(ClipSource):
         InputError: where the size breaks the autoencoder's rule.
     """
 
+    Config = WorldSourceConfig
     classes: tuple[str, ...] = CLASSES
 
     def __init__(self, config: WorldSourceConfig, spec: ShapeRules | None = None) -> None:

@@ -1,41 +1,43 @@
 """Denoisers: noisy latents (B, C, T, H, W), times and conditions -> prediction. One file per published architecture.
 
-To add one: a file here with a config (its `kind` is the table's key) and a class, and a line in each table below.
+To add one: a file here with a config (its `kind` is the table's key) and a class, and a line in the table below.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec
+from kinolab.contracts.table import Table
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
 
-DENOISERS: dict[str, type[Latte] | type[DiT] | type[Vdt] | type[Mmdit]] = {
-    "latte": Latte,
-    "dit": DiT,
-    "vdt": Vdt,
-    "mmdit": Mmdit,
-}
-"""Name (a config's `kind`) -> class."""
+DENOISERS: Table[Denoiser] = Table(
+    "denoiser",
+    {
+        "": {
+            "latte": "kinolab.denoisers.latte:Latte",
+            "dit": "kinolab.denoisers.dit:DiT",
+            "vdt": "kinolab.denoisers.vdt:Vdt",
+            "mmdit": "kinolab.denoisers.mmdit:Mmdit",
+        }
+    },
+)
+"""By the `kind` of their config."""
+DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS.one_of()]
+"""The config of any denoiser."""
 
-AnyConfig = LatteConfig | DiTConfig | VdtConfig | MmditConfig
-DenoiserConfig = Annotated[AnyConfig, Field(discriminator="kind")]
-"""The config of any denoiser, told apart by `kind`."""
 
-
-def build(config: AnyConfig) -> Denoiser:
+def build(config: BaseDenoiserConfig) -> Denoiser:
     """A freshly initialised denoiser for its config."""
-    return DENOISERS[config.kind](config)  # type: ignore[arg-type]
+    return DENOISERS.of(config)(config)
 
 
 __all__ = [
     "DENOISERS",
-    "AnyConfig",
+    "BaseDenoiserConfig",
     "Conditions",
     "Denoiser",
     "DenoiserConfig",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
 
@@ -112,9 +113,22 @@ def run_blocks(
     return options.cache.run(x, blocks, modulated)
 
 
+class BaseDenoiserConfig(KindConfig):
+    """The config of a denoiser; its field `input_size` is the side of the latents in training, or height and width."""
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(height, width) of the latents in training."""
+        size: int | tuple[int, int] = self.input_size  # type: ignore[attr-defined]
+        return size if isinstance(size, tuple) else (size, size)
+
+
 class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""
 
+    Config: ClassVar[type[BaseDenoiserConfig]]
+    block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
+    """The names of the lists of blocks that FSDP2 shards one by one."""
     spec: DenoiserSpec
     config: Any
     """The denoiser's own config class."""

@@ -15,9 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, place_embedding, sincos_2d
@@ -26,7 +25,7 @@ from kinolab.layers.modulation import AdaptiveParameters, Mlp, gated_add, modula
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 
 
-class DiTConfig(Config):
+class DiTConfig(BaseDenoiserConfig):
     """DiT's fields; the defaults are size S with patches of 2."""
 
     kind: Literal["dit"] = "dit"
@@ -60,11 +59,6 @@ class DiTConfig(Config):
         if any(side % self.patch_size for side in self.latent_size):
             raise ValueError(f"input_size {self.input_size} must be a multiple of patch_size {self.patch_size}")
         return self
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """(height, width) of the latents in training."""
-        return self.input_size if isinstance(self.input_size, tuple) else (self.input_size, self.input_size)
 
 
 class DiTBlock(nn.Module):
@@ -105,6 +99,8 @@ class FinalLayer(nn.Module):
 
 class DiT(Denoiser):
     """DiT with adaLN-Zero blocks; see `DiTConfig`. A label that is not given counts as the null class."""
+
+    Config = DiTConfig
 
     pos_embed: Tensor
 

@@ -18,9 +18,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, attend, spatial_attention, temporal_attention
 from kinolab.layers.embeddings import (
@@ -48,7 +47,7 @@ Role = Literal["spatial", "temporal", "joint", "split"]
 """Along which axes a block's attention runs: one of them, one after the other, or half of the heads along each."""
 
 
-class LatteConfig(Config):
+class LatteConfig(BaseDenoiserConfig):
     """Latte's fields; `size` fills in hidden_size, depth and num_heads where they are not given."""
 
     kind: Literal["latte"] = "latte"
@@ -125,11 +124,6 @@ class LatteConfig(Config):
         if self.temporal_position == "rotary" and self.hidden_size // self.num_heads % 2:
             raise ValueError("rotary positions need an even hidden_size / num_heads")
         return self
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """(height, width) of the latents in training."""
-        return self.input_size if isinstance(self.input_size, tuple) else (self.input_size, self.input_size)
 
     @property
     def roles(self) -> list[Role]:
@@ -281,6 +275,8 @@ class Latte(Denoiser):
     other. Their labels and prompts may differ from the video's: then label is (B, 1 + image_frames), pooled and text
     likewise have 1 + image_frames in their second place.
     """
+
+    Config = LatteConfig
 
     y_embedder: LabelEmbedder
     pooled_embedder: PooledEmbedder

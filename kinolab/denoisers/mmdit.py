@@ -37,9 +37,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, attend
 from kinolab.layers.embeddings import (
@@ -60,7 +59,7 @@ Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each (tokens, D / heads)."""
 
 
-class MmditConfig(Config):
+class MmditConfig(BaseDenoiserConfig):
     """MMDiT's fields; SD3 medium is hidden_size 1536, depth 24, num_heads 24."""
 
     kind: Literal["mmdit"] = "mmdit"
@@ -138,11 +137,6 @@ class MmditConfig(Config):
             if self.pos_embed_max_size < max(self.latent_size) // self.patch_size:
                 raise ValueError(f"pos_embed_max_size {self.pos_embed_max_size} is smaller than the grid of input_size")
         return self
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """(height, width) of the latents in training."""
-        return self.input_size if isinstance(self.input_size, tuple) else (self.input_size, self.input_size)
 
     def token_frames(self, frames: int) -> int:
         """T: how many frames of tokens so many latent frames make."""
@@ -277,6 +271,9 @@ class PooledProjection(nn.Module):
 class Mmdit(Denoiser):
     """MMDiT for images and video; see `MmditConfig`. A condition that the model was built for and that is not given
     counts as null."""
+
+    Config = MmditConfig
+    block_lists = ("joint_blocks",)
 
     pos_embed: Tensor
 

@@ -20,9 +20,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
-from kinolab.denoisers.base import Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, spatial_attention, temporal_attention
 from kinolab.layers.embeddings import (
@@ -49,7 +48,7 @@ SIZES: dict[str, dict[str, int]] = {
 """S and L as released; L has the shape that DiT and Latte call XL, so both names give it."""
 
 
-class VdtConfig(Config):
+class VdtConfig(BaseDenoiserConfig):
     """VDT's fields; `size` fills in hidden_size, depth and num_heads where they are not given."""
 
     kind: Literal["vdt"] = "vdt"
@@ -112,11 +111,6 @@ class VdtConfig(Config):
         if any(side % self.patch_size for side in self.latent_size):
             raise ValueError(f"input_size {self.input_size} must be a multiple of patch_size {self.patch_size}")
         return self
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """(height, width) of the latents in training."""
-        return self.input_size if isinstance(self.input_size, tuple) else (self.input_size, self.input_size)
 
 
 class Context(NamedTuple):
@@ -184,6 +178,8 @@ class Vdt(Denoiser):
 
     With a single class and no prompt, as in the released models, a label that is not given means that class.
     """
+
+    Config = VdtConfig
 
     y_embedder: LabelEmbedder
     pooled_embedder: PooledEmbedder

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinolab.contracts.examples import ClipRecord, Verdict
+from kinolab.contracts.examples import ClipRecord, ShapeRules, Verdict
 from kinolab.data import FolderConfig, FolderSource, WorldSourceConfig, build
-from kinolab.data.clips import ShapeRules
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
 from kinolab.generate import provenance_path

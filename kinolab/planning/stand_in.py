@@ -7,10 +7,7 @@ from typing import Any
 import torch
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
-from kinolab.contracts.examples import Example, Source
-from kinolab.data import FolderConfig, WorldSourceConfig
-from kinolab.data.buckets import BucketConfig, Buckets
-from kinolab.data.cache import CacheConfig
+from kinolab.contracts.examples import Example, Source, SourceConfig
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.training.autoencoder import AutoencoderJob
@@ -72,7 +69,7 @@ def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]
     except InputError:
         autoencoder, there = NoAutoencoder(spec.channels, ratio), False
     drawn = None if config.tasks is None else config.tasks.without_unconditional()
-    if there and not isinstance(config.data, CacheConfig):
+    if there and config.data.clip_shape() is not None:
         shape, latents = (3, *_clip_shape(config.data, autoencoder)), False
     else:
         frames = getattr(config.denoiser, "num_frames", 16)  # DiT makes every frame by itself
@@ -83,13 +80,9 @@ def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]
     return DenoiserJob(config, autoencoder, denoiser, source, source), there
 
 
-def _clip_shape(data: Any, autoencoder: Autoencoder) -> tuple[int, int, int]:
+def _clip_shape(data: SourceConfig, autoencoder: Autoencoder) -> tuple[int, int, int]:
     """(T, H, W) of the clips that a data config asks for, as the autoencoder takes them."""
-    if isinstance(data, WorldSourceConfig):
-        frames, size = data.world.frames, [data.world.size, data.world.size]
-    elif isinstance(data, FolderConfig):
-        shapes = data.buckets or (BucketConfig(frames=data.frames, size=data.size),)
-        frames, *size = Buckets(tuple(b.shape for b in shapes)).largest
-    else:
-        raise InputError("data: an autoencoder is trained on clips; expected kind: folder or world, not a cache")
-    return autoencoder.spec.snap_frames(frames), size[0], size[1]
+    shape = data.clip_shape()
+    if shape is None:
+        raise InputError(f"data: an autoencoder is trained on clips; expected kind: folder or world, not {data.kind}")
+    return autoencoder.spec.snap_frames(shape[0]), *shape[1:]

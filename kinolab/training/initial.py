@@ -38,8 +38,8 @@ def first_autoencoder(config: AutoencoderRecipe) -> Autoencoder:
         InputError: for an autoencoder that can't be trained here, or first weights that don't fit it.
     """
     kind = config.autoencoder.kind
-    if AUTOENCODERS[kind].untrainable:
-        raise InputError(f"autoencoder.kind={kind}: {AUTOENCODERS[kind].untrainable}")
+    if AUTOENCODERS.get(kind).untrainable:
+        raise InputError(f"autoencoder.kind={kind}: {AUTOENCODERS.get(kind).untrainable}")
     if config.initial is None:
         return build_autoencoder(config.autoencoder)
     return inflated_or_equal(config.autoencoder, config.initial)

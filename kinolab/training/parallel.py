@@ -91,8 +91,9 @@ def wrap(module: nn.Module, world: World, how: Literal["ddp", "fsdp"]) -> nn.Mod
     # Meant for who changes outputs in place, which nobody does here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    lists = getattr(module, "block_lists", ())
     for name, child in list(module.named_modules()):
-        if isinstance(child, nn.ModuleList) and name.rsplit(".", 1)[-1] in ("blocks", "joint_blocks"):
+        if isinstance(child, nn.ModuleList) and name.rsplit(".", 1)[-1] in lists:
             for block in child:
                 fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)

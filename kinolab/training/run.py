@@ -192,7 +192,7 @@ def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[M
     """All sources in turn, to train on and held out."""
     sides: dict[Split, list[ClipSource]] = {"train": [], "heldout": []}
     for name, source in config.data.items():
-        if isinstance(source, data.CacheConfig):
+        if data.SOURCES.of(source).encoded:
             raise InputError(f"data.{name}: the encoder learns from pixels, got a cache of latents; name its clips")
         if isinstance(source, data.FolderConfig) and source.buckets:
             raise InputError(

@@ -82,7 +82,7 @@ POSITIONS: dict[str, list[dict[str, str]]] = {
 )
 def test_denoisers(name: str, changes: dict[str, str]) -> None:
     """A clip longer and larger than in training, whose positions are made anew."""
-    config: Any = DENOISERS[name]
+    config: Any = DENOISERS.get(name)
     model = denoisers.build(config.model_copy(update=changes))
     with torch.no_grad():
         for p in model.parameters():

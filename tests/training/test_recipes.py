@@ -12,8 +12,8 @@ from kinolab import video
 from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.inflate import check_match
-from kinolab.data import CacheConfig, FolderConfig, FolderSource
-from kinolab.denoisers import Conditions
+from kinolab.data import FolderConfig, FolderSource
+from kinolab.denoisers import Conditions, DiTConfig, LatteConfig, MmditConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.denoisers.inflate import start_from_image
@@ -42,11 +42,7 @@ def autoencoder_of(path: Path) -> Autoencoder:
 
 def clip_shape(recipe: AutoencoderRecipe | DenoiserRecipe) -> tuple[int, int, int] | None:
     """Frames, height and width of a clip, where the recipe reads clips."""
-    if isinstance(recipe.data, CacheConfig):
-        return None
-    shape = recipe.data if isinstance(recipe.data, FolderConfig) else recipe.data.world
-    size = shape.size if isinstance(shape.size, tuple) else (shape.size, shape.size)
-    return shape.frames, *size
+    return recipe.data.clip_shape()
 
 
 def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, ...]]:
@@ -108,6 +104,7 @@ def test_a_denoiser_takes_the_latents_of_its_autoencoder(name: str) -> None:
     assert isinstance(recipe, DenoiserRecipe)
     denoiser, latents = denoiser_and_latents(recipe)
     config = recipe.denoiser
+    assert isinstance(config, LatteConfig | VdtConfig | DiTConfig | MmditConfig)
     trained_on = (config.in_channels, getattr(config, "num_frames", latents[1]), *config.latent_size)
     assert trained_on == latents
     with torch.device("meta"):
@@ -162,7 +159,7 @@ def test_the_papers_set_ups_are_those_of_the_papers() -> None:
     assert odvae.loss.perceptual is not None and odvae.loss.adversarial is not None
     for name, classes in (("latte-ucf101", 101), ("latte-skytimelapse", 0)):
         latte = RECIPES[name]
-        assert isinstance(latte, DenoiserRecipe) and latte.denoiser.kind == "latte"
+        assert isinstance(latte, DenoiserRecipe) and isinstance(latte.denoiser, LatteConfig)
         assert (latte.denoiser.hidden_size, latte.denoiser.depth, latte.denoiser.num_heads) == (1152, 28, 16)
         assert (latte.denoiser.patch_size, latte.denoiser.num_classes) == (2, classes)
         assert (latte.training.learning_rate, latte.training.ema, latte.diffusion.loss) == (1e-4, 0.9999, "mse_vb")
