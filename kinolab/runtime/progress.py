@@ -121,6 +121,7 @@ class Reporter:
         self.done, self.total, self.stopping = 0, 0, False
         self._began = self._last = self._since = self._reached = clock()
         self._expected: Cost | None = None
+        self._first = (0, self._began)
         self._said, self._advised = False, False
         self._bar: Any = None
         self._task: Any = None
@@ -162,6 +163,9 @@ class Reporter:
                 self._expected = None
             if not done or done < self.done:
                 self._since = self.clock()
+                self._first = (0, self._since)
+            elif not self._first[0]:
+                self._first = (done, self.clock())
             self.done, self.total, self._reached = done, total, self.clock()
             if self._bar is not None:
                 self._bar.update(self._task, completed=done, total=total)
@@ -186,9 +190,10 @@ class Reporter:
         with self._lock:
             now = self.clock()
             passed = now - self._began
-            if not self._said and self.done and passed >= FIRST and now > self._since:
+            each = self._each()
+            if not self._said and each is not None and passed >= FIRST and now > self._since:
                 self._said = True
-                whole = (now - self._since) / self.done * self.total
+                whole = self._reached - self._since + each * (self.total - self.done)
                 if whole >= WORTH and self.total > self.done:
                     known = self._told(whole)
                     cost = Cost(None if known else whole, self.memory())
@@ -201,6 +206,17 @@ class Reporter:
                 self._last = now
                 self._print(self._state(now))
 
+    def _each(self) -> float | None:
+        """Seconds of a piece, from those that are done; None where these tell nothing of the others.
+
+        The first piece sets kernels up, reads weights, or measures the precision, and may take many times as long as
+        another: it tells what a piece takes only where it takes long itself.
+        """
+        first, then = self._first
+        if self.done > first > 0:
+            return (self._reached - then) / (self.done - first)
+        return (then - self._since) / first if first and then - self._since >= WORTH else None
+
     def _told(self, whole: float) -> bool:
         """Whether what was expected before is about what it turns out to be."""
         before = None if self._expected is None else self._expected.seconds
@@ -208,13 +224,15 @@ class Reporter:
 
     def _state(self, now: float) -> str:
         """How far the work is, and what is left."""
-        if not self.done:
+        each = self._each()
+        if each is None:
             left = None if self._expected is None else self._expected.seconds
             left = None if left is None else left - (now - self._began)
             rest = "" if left is None or left <= 0 else f", about {duration(left)} left"
-            return f"at work for {duration(now - self._began)}{rest}"
+            far = f"{self.done} of {self._counted(self.total)}" if self.done else None
+            return f"{far or f'at work for {duration(now - self._began)}'}{rest}"
         # By the pieces that are done: the one at work would make what is left grow until it is done.
-        left = (self._reached - self._since) / self.done * (self.total - self.done) - (now - self._reached)
+        left = each * (self.total - self.done) - (now - self._reached)
         return f"{self.done} of {self._counted(self.total)}" + (f", about {duration(left)} left" if left >= 1 else "")
 
     def _counted(self, count: int) -> str:
