@@ -19,7 +19,7 @@ from kinolab.runtime import sets, sharded
 from kinolab.runtime.hashes import file_sha256
 from kinolab.runtime.leftovers import surely_dead
 from kinolab.runtime.lines import one_line
-from kinolab.runtime.paths import OWN
+from kinolab.runtime.paths import OWN, is_passed_over, visible
 from kinolab.runtime.reading import json_lines, read_json
 from kinolab.runtime.records import read_record
 from kinolab.runtime.weights import TensorFile
@@ -115,7 +115,7 @@ def _parts(folder: Path) -> Iterator[tuple[Path, Check]]:
             continue
         if path.name.startswith(OWN):
             yield path, _leftover
-        elif path.name.startswith("."):
+        elif is_passed_over(path.name):
             continue
         elif path.is_dir():
             yield from _parts(path)
@@ -154,7 +154,7 @@ def _model(folder: Path) -> Iterator[Finding]:
         except InputError as error:
             yield Finding(folder / "model.yaml", str(error), "correct it, or restore it from a copy")
     named = set() if manifest is None else set(manifest.files)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in visible(folder, "*.safetensors"):
         if path.name not in named:
             yield from _tensors(path, WRITE)
         else:
@@ -199,10 +199,10 @@ def _cache(folder: Path) -> Iterator[Finding]:
         for name in shards:
             yield from _tensors(folder / "shards" / name, ENCODE)
     known = {name for entry in entries for name in (entry.shard, given_file(entry.shard))}
-    for path in sorted((folder / "shards").glob("*.safetensors")):
+    for path in visible(folder / "shards", "*.safetensors"):
         if path.name not in known:
             yield Finding(path, "not in the index: of an encoding that was cut off, and not used")
-    for path in sorted(folder.glob("text/*/*.safetensors")):
+    for path in visible(folder, "text/*/*.safetensors"):
         yield from _tensors(path, ENCODE)
     if not header.get("complete"):
         yield Finding(folder, "the encoding was interrupted; the same kinolab encode goes on")
