@@ -196,3 +196,37 @@ def test_durations_and_sizes_read_as_people_say_them() -> None:
     seconds = {3.2: "3 s", 89: "89 s", 95: "2 min", 3600: "60 min", 7800: "2 h 10 min", 36000: "10 h", 300000: "3 days"}
     assert {s: duration(s) for s in seconds} == seconds
     assert (size(640e6), size(2.14e9)) == ("640 MB", "2.1 GB")
+
+
+def test_what_is_measured_within_the_first_piece_corrects_what_was_expected() -> None:
+    report, clock = reporter(memory=9_000_000_000)
+    report.expect(Cost(70.0), "a small piece", lambda seconds: f"--size 9 would take about {duration(seconds / 10)}")
+    clock.now = 2.0
+    report.progress(0, 8)
+    for reached in range(1, 20):
+        clock.now = 2.0 + 5.0 * reached
+        report.within(reached / 4, 8)
+    assert lines(report)[:4] == [
+        "encoding: about 70 s (told by a small piece); --size 9 would take about 7 s",
+        "encoding: about 3 min, 9.0 GB of memory for 8 windows; --size 9 would take about 16 s",
+        "encoding: 0.5 of 8 windows, about 2 min left",
+        "encoding: 0.8 of 8 windows, about 2 min left",
+    ]
+    clock.now = 100.0
+    report.progress(5, 8)
+    clock.now = 105.0
+    report.beat()
+    assert lines(report)[-2:] == ["encoding: 9.0 GB of memory so far", "encoding: 5 of 8 windows, about 54 s left"]
+
+
+def test_a_first_piece_as_long_as_expected_is_not_told_twice() -> None:
+    report, clock = reporter()
+    report.expect(Cost(100.0))
+    report.progress(0, 10)
+    for second in range(1, 12):
+        clock.now = float(second)
+        report.within(second / 11, 10)
+    assert lines(report) == [
+        "encoding: about 2 min", "encoding: 0.5 of 10 windows, about 2 min left",
+        "encoding: 0.9 of 10 windows, about 2 min left",
+    ]  # fmt: skip
