@@ -27,6 +27,7 @@ from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
+from kinolab.runtime.paths import visible
 from kinolab.runtime.records import read_record
 from kinolab.runtime.sets import finish_set, new_set
 from kinolab.runtime.summed import summed
@@ -435,7 +436,7 @@ def model_hash(model: str) -> str:
     """sha256 over the files of a model folder (or an autoencoder's in diffusers' layout), wherever it lies."""
     folder, digest = find_autoencoder(model), Sha256()
     config = next(path for name in ("model.yaml", "config.json") if (path := folder / name).exists())
-    for path in [*sorted(folder.glob("*.safetensors")), config]:
+    for path in [*visible(folder, "*.safetensors"), config]:
         digest.text(path.name).data(Sha256().file(path).digest())
     return digest.hex()
 

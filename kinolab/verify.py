@@ -19,7 +19,7 @@ from kinolab.runtime import sets, sharded
 from kinolab.runtime.hashes import file_sha256
 from kinolab.runtime.leftovers import surely_dead
 from kinolab.runtime.lines import one_line
-from kinolab.runtime.paths import OWN
+from kinolab.runtime.paths import OWN, is_passed_over, visible
 from kinolab.runtime.reading import TORN, json_lines, read_json, read_text
 from kinolab.runtime.records import read_record
 from kinolab.runtime.summed import is_summed
@@ -118,7 +118,7 @@ def _parts(folder: Path) -> Iterator[tuple[Path, Check]]:
             continue
         if path.name.startswith(OWN):
             yield path, _leftover
-        elif path.name.startswith("."):
+        elif is_passed_over(path.name):
             continue
         elif path.is_dir():
             yield from _parts(path)
@@ -157,7 +157,7 @@ def _model(folder: Path) -> Iterator[Finding]:
         except InputError as error:
             yield Finding(folder / "model.yaml", str(error), "correct it, or restore it from a copy")
     named = set() if manifest is None else set(manifest.files)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in visible(folder, "*.safetensors"):
         if path.name not in named:
             yield from _tensors(path, WRITE)
         else:
@@ -208,10 +208,10 @@ def _cache(folder: Path) -> Iterator[Finding]:
     if (folder / "index.jsonl").exists():
         yield from _without_sums(folder / "index.jsonl")
     known = {name for entry in entries for name in (entry.shard, given_file(entry.shard))}
-    for path in sorted((folder / "shards").glob("*.safetensors")):
+    for path in visible(folder / "shards", "*.safetensors"):
         if path.name not in known:
             yield Finding(path, "not in the index: of an encoding that was cut off, and not used")
-    for path in sorted(folder.glob("text/*/*.safetensors")):
+    for path in visible(folder, "text/*/*.safetensors"):
         yield from _tensors(path, ENCODE)
     if not header.get("complete"):
         yield Finding(folder, "the encoding was interrupted; the same kinolab encode goes on")

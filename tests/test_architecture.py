@@ -165,3 +165,20 @@ def test_no_text_is_read_with_replacement_characters() -> None:
     """What can't be decoded is an error with its place, never U+FFFD in a caption."""
     lenient = re.compile(r"""(read_text|open|decode)\([^)\n]*\berrors=["']replace["']""")
     assert not [str(p) for p in FILES if lenient.search(p.read_text(encoding="utf-8"))]
+
+
+SEARCHED = re.compile(r"\.(?:glob|rglob|iterdir)\(|\bos\.(?:walk|scandir|listdir)\(")
+OWN_FOLDERS = {
+    # what Kinolab itself wrote, or ships
+    "model.py", "training/recipe.py", "training/state.py", "evaluation/machine.py", "packing.py", "runtime/files.py",
+    "runtime/leftovers.py", "runtime/sets.py", "runtime/stores.py",
+    # the rule, and those that ask it of each name, or take names of their own alone
+    "runtime/paths.py", "video/names.py", "data/scan.py", "data/texts.py", "data/shrink.py", "data/annotations.py",
+    "data/encode.py", "evaluation/protocol.py", "verify.py", "autoencoders/diffusers_adapter.py",
+}  # fmt: skip
+
+
+def test_folders_of_a_person_are_searched_by_one_rule() -> None:
+    """What file managers leave (`._x`, `Thumbs.db`) is no file of a person's: kinolab.runtime.paths.visible knows."""
+    users = {str(p.relative_to(PACKAGE)) for p in FILES if SEARCHED.search(p.read_text(encoding="utf-8"))}
+    assert users == OWN_FOLDERS, "use kinolab.runtime.paths.visible"

@@ -627,3 +627,40 @@ def test_probe_command(tmp_path: Path) -> None:
     assert (info["width"], info["height"], info["frames"], info["fps"]) == (48, 32, 5, 10.0)
     table = CliRunner().invoke(app, [str(tmp_path / "a.mp4"), "--exact"])
     assert table.exit_code == 0 and "48x32" in table.stdout and "h264 in mov" in table.stdout
+
+
+def test_probe_shows_all_clips_of_a_folder(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(probe_command.probe)
+
+    def shown(folder: Path) -> list[str]:
+        run = CliRunner().invoke(app, ["--json", str(folder)])
+        assert run.exit_code == 0, run.stderr
+        return [Path(info["path"]).relative_to(folder).as_posix() for info in json.loads(run.stdout)]
+
+    Image.fromarray(clip(1)[0]).save(tmp_path / "poster.png")
+    for name in ("a.mp4", "b.gif", "deep/c.mkv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        video.write(tmp_path / name, clip(5), 10)
+    video.write(tmp_path / "numbered", clip(5), 10)
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "._a.mp4").write_bytes(b"x")
+    assert shown(tmp_path) == ["a.mp4", "b.gif", "deep/c.mkv", "numbered", "poster.png"]
+    assert shown(tmp_path / "numbered") == ["."] and shown(tmp_path / "deep") == ["c.mkv"]
+    for index in range(3):  # images that are no series are one clip where nothing else lies there, as for every command
+        Image.fromarray(clip(1)[0]).save(tmp_path / "deep" / f"{'abc'[index]}.png")
+    assert shown(tmp_path / "deep") == ["a.png", "b.png", "c.mkv", "c.png"]
+    (tmp_path / "deep" / "c.mkv").unlink()
+    assert shown(tmp_path / "deep") == ["."]
+
+
+def test_a_folder_of_videos_is_no_clip(tmp_path: Path) -> None:
+    Image.fromarray(clip(1)[0]).save(tmp_path / "poster.png")
+    video.write(tmp_path / "a.mp4", clip(5), 10)
+    for action in (video.probe, video.read, lambda p: next(video.iter_frames(p))):
+        with pytest.raises(InputError, match=r"no clip, as it holds the video a\.mp4 beside 1 image; name one of them"):
+            action(tmp_path)
+    (tmp_path / "poster.png").unlink()
+    video.write(tmp_path / "b.mp4", clip(5), 10)
+    with pytest.raises(InputError, match=r"as it holds a\.mp4 and 1 more video; name one of them"):
+        video.read(tmp_path)

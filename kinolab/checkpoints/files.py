@@ -21,7 +21,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import reading, sets, weights
 from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import scan
-from kinolab.runtime.paths import inside
+from kinolab.runtime.paths import inside, visible
 from kinolab.runtime.torch_files import named_tensors, read_torch
 
 EMA_WRAPPINGS = ("ema", "ema_state_dict", "ema_model", "model_ema", "params_ema")
@@ -133,16 +133,16 @@ def _read_folder(folder: Path) -> StoredWeights:
     if (folder / "model.yaml").exists():
         raise InputError(f"{folder}: a model folder of Kinolab's own; load it with kinolab.model")
     if (folder / "model_index.json").exists():
-        parts = ", ".join(sorted(p.parent.name for p in folder.glob("*/config.json")))
+        parts = ", ".join(p.parent.name for p in visible(folder, "*/config.json"))
         raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
     with suppress(OSError):  # a folder that can't be written is read as it stands
         sets.finish_set(folder, FOLDER_WEIGHTS)
     settings = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    indices = [*sorted(folder.glob("*.safetensors.index.json")), *sorted(folder.glob("*.bin.index.json"))]
+    indices = [*visible(folder, "*.safetensors.index.json"), *visible(folder, "*.bin.index.json")]
     if indices:
         container, tensors = _read_shards(folder, indices[0])
         return StoredWeights(folder, container, tensors, settings)
-    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    files = [p for p in visible(folder) if p.suffix in SUFFIXES]
     chosen = [p for p in files if p.name == f"{FOLDER_WEIGHTS}.safetensors"] or files
     if len(chosen) != 1:
         found = f"found {', '.join(p.name for p in files)}; name one of them" if files else "found none"

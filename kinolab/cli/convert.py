@@ -56,8 +56,9 @@ def convert(
     """
     from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
+    from kinolab.runtime.paths import visible
 
-    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+    if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
     with progress_bar("reading weights"):
         module = read_source(source, format, prefix, setting or [], part)

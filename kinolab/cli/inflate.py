@@ -51,8 +51,9 @@ def inflate(
     from kinolab.cli.inspect import locate
     from kinolab.config import apply_overrides
     from kinolab.errors import InputError
+    from kinolab.runtime.paths import visible
 
-    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+    if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
     fields = apply_overrides({}, setting or [])
     if "kind" in fields:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def probe(
-    files: Annotated[list[Path], typer.Argument(help="Video files, animated images or folders of numbered images.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Video files, animated images, folders of numbered images, or of clips.")
+    ],
     exact: Annotated[
         bool, typer.Option("--exact", help="Decode the whole file to count frames and measure the duration.")
     ] = False,
@@ -20,14 +22,15 @@ def probe(
 ) -> None:
     """Show size, length, frame rate and codec of video files: of the frames that are shown.
 
-    A file that cannot be read gives one line on standard error that says why, and exit status 2; the others are shown.
+    Of a folder that is no clip itself, every clip in it and below is shown. A file that cannot be read gives one line
+    on standard error that says why, and exit status 2; the others are shown.
     """
     from kinolab import video
     from kinolab.errors import InputError
 
     found: list[video.VideoInfo] = []
     failed = False
-    for file in files:
+    for file in (clip for named in files for clip in clips_of(named)):
         try:
             found.append(video.probe(file, exact=exact))
         except (InputError, OSError) as error:
@@ -43,6 +46,22 @@ def probe(
             typer.echo(line)
     if failed:
         raise typer.Exit(2)
+
+
+def clips_of(path: Path) -> list[Path]:
+    """A file, or a folder whose images are one clip, as it is; of another folder its clips, as training takes them."""
+    from kinolab import video
+    from kinolab.runtime.paths import visible
+
+    if not path.is_dir():
+        return [path]
+    folders = any(entry.is_dir() for entry in visible(path))
+    if video.images_of(path) and not folders and not video.videos_of(path):
+        return [path]
+    from kinolab.data.scan import find_clips
+
+    names, _ = find_clips(path)
+    return [path / name for name in names] or [path]
 
 
 def table(infos: list[video.VideoInfo]) -> list[str]:

@@ -19,6 +19,7 @@ from kinolab.config import Config
 from kinolab.errors import InputError
 from kinolab.runtime.devices import no_autocast
 from kinolab.runtime.hashes import Sha256, canonical, file_sha256
+from kinolab.runtime.paths import visible
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,6 @@ def known_files(folders: Iterable[Path]) -> list[Path]:
     """The files in folders of encoders and tokenizers that they are read from; weights as safetensors before .bin."""
     found: list[Path] = []
     for folder in dict.fromkeys(folders):
-        weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-        found += [f for f in sorted(folder.iterdir()) if f.suffix in (".json", ".txt", ".model")] + weights
+        weights = visible(folder, "*.safetensors") or visible(folder, "*.bin")
+        found += [f for f in visible(folder) if f.suffix in (".json", ".txt", ".model")] + weights
     return found

@@ -41,6 +41,7 @@ from kinolab.runtime.hashes import Sha256, canonical, sha256
 from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
+from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import through_json
 from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import write_weights
@@ -425,7 +426,7 @@ def _locked(out: Path) -> Iterator[None]:
     """Hold the cache's folder for writing; refuses a folder that holds something else."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; expected a folder to write the latent cache in")
-    strange = [f.name for f in out.glob("*") if not f.name.startswith(".") and f.name != "shards"]
+    strange = [f.name for f in visible(out) if f.name != "shards"]
     if strange and not (out / "cache.json").exists():
         raise InputError(f"{out}: holds other files and no cache.json; choose an empty or new folder")
     files.make_folder(out / "shards")

@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from kinolab.runtime.hashes import sha256
+from kinolab.runtime.paths import visible
 from kinolab.runtime.weights import TensorFile, write_weights
 
 FILE_CAPTIONS = 64
@@ -41,7 +42,7 @@ class PromptCache:
         self._open: OrderedDict[Path, TensorFile] = OrderedDict()
         self._new: dict[str, tuple[Tensor, Tensor]] = {}
         self._writable = True
-        for file in sorted(f for f in self.folder.glob("*.safetensors") if not f.name.startswith(".")):
+        for file in visible(self.folder, "*.safetensors"):
             self._where |= {name.removesuffix(".states"): file for name in self._names(file)}
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from kinolab.runtime import reading
 from kinolab.runtime.files import copy
 from kinolab.runtime.hashes import file_sha256, json_sha256
 from kinolab.runtime.logs import Appender
-from kinolab.runtime.paths import real
+from kinolab.runtime.paths import is_passed_over, real, visible
 from kinolab.runtime.summed import summed
 
 RECORD = ".shrink.jsonl"
@@ -104,7 +104,7 @@ def _name(out: Path, target: Path) -> str:
 
 def _making(source: Path, side: int, fps: float | None) -> dict[str, Any]:
     """The settings of a copy, and the marks by which a changed source is noticed without reading it."""
-    files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
+    files = [p for p in visible(source) if p.is_file()] if source.is_dir() else [source]
     marks = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     return {"side": side, "fps": fps, "quality": QUALITY, "marks": marks}
 
@@ -120,7 +120,7 @@ def _content_hash(source: Path) -> str:
     """sha256 of a file, or of the names and contents of a folder of images."""
     if not source.is_dir():
         return file_sha256(source)
-    return json_sha256([[p.name, file_sha256(p)] for p in sorted(source.iterdir()) if p.is_file()])
+    return json_sha256([[p.name, file_sha256(p)] for p in visible(source) if p.is_file()])
 
 
 def _targets(folder: Path, out: Path) -> dict[str, Path]:
@@ -153,8 +153,9 @@ def _copy(source: Path, target: Path, side: int, fps: float | None) -> list[str]
 
 
 def _copy_annotations(folder: Path, out: Path) -> None:
-    for place, _, files in os.walk(folder):
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         for file in files:
             kept = Path(file).suffix.lower() in ANNOTATIONS or file.lower() in TABLE_NAMES
-            if kept and not file.startswith("."):
+            if kept and not is_passed_over(file):
                 copy(Path(place) / file, out / Path(place).relative_to(folder) / file)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from kinolab.data.naming import ClipNames, SeveralClipsError, folded, without_suffix
 from kinolab.data.tables import BadRows, refuse
 from kinolab.errors import InputError
+from kinolab.runtime.paths import is_passed_over
 from kinolab.runtime.text import read_text
 
 PROMPT_FILES = ("prompts.txt", "prompt.txt", "captions.txt", "caption.txt")
@@ -89,7 +90,7 @@ def _beside(root: Path, files: Sequence[str], tables: Collection[str]) -> list[s
             for entry in entries:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 wanted = suffix in (".txt", ".csv", ".tsv", ".jsonl") or entry.name.lower() in tables
-                if wanted and not entry.name.startswith(".") and entry.is_file():
+                if wanted and not is_passed_over(entry.name) and entry.is_file():
                     found.append(f"{folder}/{entry.name}" if folder else entry.name)
     return sorted(found)
 

@@ -19,6 +19,7 @@ from kinolab.errors import InputError
 from kinolab.metrics.extractors import OUTPUTS, ExtractorConfig
 from kinolab.metrics.perceptual import LpipsConfig
 from kinolab.runtime.hashes import Sha256, json_sha256
+from kinolab.runtime.paths import visible
 
 VERSION = {"reconstruction": 2, "generation": 1}
 """Counts up when the meaning of fields or metrics changes, so that scores of before and after never mix."""
@@ -148,7 +149,7 @@ def file_hash(path: Path) -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file; the protocol names it as weights")
     digest = Sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    for file in (p for p in visible(path, "**/*") if p.is_file()) if path.is_dir() else [path]:
         digest.text(file.relative_to(path).as_posix() if path.is_dir() else "").file(file)
     return digest.hex()
 

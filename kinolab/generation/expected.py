@@ -33,9 +33,17 @@ class Work:
         return self.frames * self.size[0] * self.size[1]
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What encoding and decoding take, and the share of the encoding in it."""
+
+    cost: Cost
+    encoding: float
+
+
 @torch.no_grad()
-def expected_cost(autoencoder: Autoencoder, work: Work, precision: PrecisionPolicy = "auto") -> Cost | None:
-    """The seconds of encoding and decoding a clip, by a piece of its first frames' size; None for small clips.
+def expected_cost(autoencoder: Autoencoder, work: Work, precision: PrecisionPolicy = "auto") -> Expected | None:
+    """The seconds of encoding and of decoding a clip, by a piece of its first frames' size; None for small clips.
 
     Attention over whole frames, whose cost grows with the square of the area, makes it longer than this says.
     """
@@ -49,11 +57,14 @@ def expected_cost(autoencoder: Autoencoder, work: Work, precision: PrecisionPoli
     with autocast(precision, device):
         for _ in range(2):  # the first time sets the kernels up
             began = time.perf_counter()
-            float(autoencoder.decode(autoencoder.encode(piece).mean).sum())  # which waits for a GPU
+            latents = autoencoder.encode(piece).mean
+            float(latents.sum())  # which waits for a GPU
+            encoded = time.perf_counter()
+            float(autoencoder.decode(latents).sum())
             seconds = time.perf_counter() - began
             if seconds > 2:
                 break
-    return Cost(seconds * work.pixels / pixels)
+    return Expected(Cost(seconds * work.pixels / pixels), (encoded - began) / max(seconds, 1e-9))
 
 
 def cheaper(spec: AutoencoderSpec, work: Work, seconds: float) -> str:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,9 +30,9 @@ from kinolab.errors import InputError
 from kinolab.generate import model_hash, provenance_path
 from kinolab.generation.expected import Work, cheaper, expected_cost, size_note
 from kinolab.generation.key_frames import group_notes, key_frame_rule, known_cuts, listed
+from kinolab.layers import strips
 from kinolab.layers.key_frames import Group, KeyFrameConfig
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
-from kinolab.layers.strips import Store
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
@@ -194,7 +195,7 @@ def reconstruct(
     images = (frame.image for frame in video.until_damage(frames, run.notes))
     # Under another name until it is whole, so that what there is can stay where the work is ended early.
     target = out.with_stem(f"{out.stem}-partial") if out.suffix else out
-    with autocast(config.precision, run.device):
+    with autocast(config.precision, run.device), strips.watched(partial(run.hear, events, expected)):
         video.write(target, run.pictures(images, expected, events), fps, quality=95)
     if run.ended:
         out = target
@@ -283,6 +284,8 @@ class _Run:
         self.cuts: tuple[int, ...] | None = None
         self.groups: list[Group] = []
         self.ended = False
+        self.reached = 0.0
+        self.encoding_share = 0.3  # of the time, until a piece has told; decoders do more
 
     def begin(self, events: Events, info: video.VideoInfo, frames: int, trained: tuple[int, int] | None) -> None:
         """Tell what the whole will take, and what to know of its size, before anything is done."""
@@ -300,8 +303,20 @@ class _Run:
         cost = (
             None if not isinstance(events, Reporter) else expected_cost(self.autoencoder, work, self.config.precision)
         )
-        if cost is not None and cost.seconds is not None:
-            events.expect(cost, "a small piece of it", cheaper(spec, work, cost.seconds))
+        if cost is not None:
+            self.encoding_share = cost.encoding
+            events.expect(cost.cost, "a small piece of it", partial(cheaper, spec, work))
+        if isinstance(events, Reporter):
+            events.progress(0, frames)  # what was done so far is no part of the first frames
+
+    def hear(self, events: Events, expected: int, frames: float, encodes: bool) -> None:
+        """So many more frames' worth of the encoder's or the decoder's work on large frames is done."""
+        if encodes:
+            self.reached += self.encoding_share * frames
+        else:
+            self.reached += (1 - self.encoding_share) * frames * self.autoencoder.spec.temporal_ratio
+        # Both networks count about as many frames as there are, and none beyond those that are at work.
+        events.within(min(self.reached, self.done + len(self.waiting) - 0.1), max(expected, self.done))
 
     def pictures(self, images: Iterator[np.ndarray], expected: int, events: Events) -> Iterator[np.ndarray]:
         """The frames of the file to write: (H, 3 W, 3) uint8, times `upscale`."""
@@ -312,9 +327,10 @@ class _Run:
             self._measure(video.to_tensor(originals)[None], rebuilt)
             for original, reconstruction in zip(originals, shown, strict=True):
                 yield side_by_side(original, reconstruction, self.config.amplify, self.config.upscale)
-            if not self.done and Store.in_files:
-                events.note(f"frames this large wait in a temporary file, of {size(Store.in_files)} now")
+            if not self.done and strips.Store.in_files:
+                events.note(f"frames this large wait in a temporary file, of {size(strips.Store.in_files)} now")
             self.done += len(shown)
+            self.reached = float(self.done)
             events.progress(self.done, max(expected, self.done))
             if events.stopping and self.done < expected:
                 self.ended = True

@@ -33,6 +33,7 @@ from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.generation.matching import matching_world
 from kinolab.model import VideoModel
 from kinolab.runtime import files, text
+from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.records import write_record
 
@@ -134,7 +135,7 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
             f"{path}: no such file; expected a text file of prompts, a {FULL_INFO}, or a folder of .txt files"
         )
     if path.is_dir():
-        files = sorted(path.glob("*.txt"))
+        files = [file for file in visible(path, "*.txt") if file.is_file()]
         if not files:
             raise InputError(f"{path}: expected a folder of .txt files with a prompt per line, found none")
         return {file.stem: _each_once(file) for file in files}
@@ -231,7 +232,7 @@ def _check_same(out: Path, config: GenerateConfig) -> None:
     """Refuse to go on with a folder whose videos another model or other settings made."""
     path = out / "vbench.json"
     if not path.exists():
-        if (out / "videos").exists() and any((out / "videos").iterdir()):
+        if (out / "videos").exists() and visible(out / "videos"):
             raise InputError(f"{out}: holds videos, but no vbench.json that says what made them; choose another folder")
         return
     try:

@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import IO, Any, ClassVar
 
 import torch
@@ -27,6 +31,9 @@ from kinolab.layers.causal_conv import Stream
 from kinolab.layers.normalization import GroupNorm, add, fast_layout, fold_frames, silu, unfold_frames
 
 Layer = Callable[[Tensor, Stream | None], Tensor]
+Watcher = Callable[[float, bool], None]
+"""Hears after every strip how many more frames' worth of a network's input is done, and whether it is an encoder's."""
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher of strips", default=None)
 
 LARGE = 64 * 2**20
 """A frame is large where its finest features take more bytes than this in float32 (836 x 836 at a width of 24)."""
@@ -92,6 +99,31 @@ def wanted(x: Tensor, width: int, scale: int = 1) -> bool:
     return not torch.is_grad_enabled() and 4 * width * scale**2 * x.shape[-2] * x.shape[-1] > large
 
 
+@contextmanager
+def watched(tell: Watcher) -> Iterator[None]:
+    """Within it, `tell` hears how far every network is that runs in strips: a chunk of large frames takes minutes."""
+    before = _watcher.set(tell)
+    try:
+        yield
+    finally:
+        _watcher.reset(before)
+
+
+class _Meter:
+    """How far one run of a network is, in frames of its input; a step counts as the pixels times the squared width."""
+
+    def __init__(self, steps: Sequence[Step], frames: int) -> None:
+        scales = list(accumulate((step.scale for step in steps), mul))
+        work = [float(scale) ** 2 * step.width**2 for step, scale in zip(steps, scales, strict=True)]
+        self.frames = [frames * part / sum(work) for part in work]
+        self.encodes, self.tell = scales[-1] <= 1, _watcher.get()
+
+    def done(self, step: int, share: float) -> None:
+        """A share of a step is done."""
+        if self.tell is not None:
+            self.tell(share * self.frames[step], self.encodes)
+
+
 def run(steps: Sequence[Step], x: Tensor, stream: Stream | None = None) -> Tensor:
     """The steps' result on pictures (B, C, T, H, W): that of running them on the whole, up to rounding.
 
@@ -102,16 +134,18 @@ def run(steps: Sequence[Step], x: Tensor, stream: Stream | None = None) -> Tenso
     """
     memory = None if stream is None else _strip_stream(stream)
     store, picture, kept = Store(), Picture.of(x), list[Picture]()
-    for step, after in zip(steps, [*steps[1:], None], strict=True):
+    meter = _Meter(steps, x.shape[2])
+    for number, (step, after) in enumerate(zip(steps, [*steps[1:], None], strict=True)):
         if step.keeps:
             kept.append(picture)
         if step.whole:
             made = _whole(step, picture, store)
+            meter.done(number, 1.0)
         else:
             skipped = None if step.skip is None else kept.pop()
             # While strips are at hand, the statistics that the next step's norm needs are gathered.
             groups = None if after is None or after.norm is None else after.norm.num_groups
-            made = _in_strips(step, picture, skipped, store, groups, memory)
+            made = _in_strips(step, picture, skipped, store, groups, memory, partial(meter.done, number))
             if skipped is not None:
                 skipped.drop()
         if picture not in kept:
@@ -129,6 +163,7 @@ def _in_strips(
     store: Store,
     groups: int | None,
     stream: StripStream | None,
+    tell: Callable[[float], None],
 ) -> Picture:
     """One step, strip by strip of what it gives; `groups` are those of the norm that follows."""
     moments = None if step.norm is None else picture.moments(step.norm.num_groups)
@@ -151,6 +186,7 @@ def _in_strips(
             assert skipped is not None
             y = add(y, step.skip(skipped.rows(first, last), None))
         made.append(store, y)
+        tell((last - first) / made.height)
     return made
 
 

@@ -21,6 +21,7 @@ from kinolab.metrics.clips import ClipScores, Protocol, unit_pixels
 from kinolab.metrics.extractors.base import Resize, resize_frames
 from kinolab.metrics.weights import file_hash
 from kinolab.runtime.hashes import sha256
+from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.text import first_line
 
@@ -115,7 +116,7 @@ class PromptAgreement(ClipScores):
 
 def weights_hash(folder: Path) -> str:
     """sha256 of a folder's file of weights; of several, over their names and hashes. safetensors before .bin."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    files = visible(folder, "*.safetensors") or visible(folder, "*.bin")
     if not files:
         raise InputError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin")
     if len(files) == 1:

@@ -9,6 +9,7 @@ from pathlib import Path
 from kinolab.errors import InputError
 from kinolab.reports.blocks import Block, Curves, Fold, Section, SyncedVideos, Table, Text
 from kinolab.reports.media import Media, clock, spread
+from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import MIB, json_lines, read_text
 
 LOG = "log.jsonl"
@@ -112,7 +113,7 @@ def samples_of_run(run: Path, name: str, media: Media) -> list[Block]:
     """The videos of each sample at several steps, side by side in order: the same seed as the training goes on."""
     found: dict[str, list[tuple[int, Path]]] = {}
     folder = run / "samples"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in visible(folder) if folder.is_dir() else ():
         if match := _SAMPLE.fullmatch(path.name):
             found.setdefault(match[2] or "", []).append((int(match[1]), path))
     blocks: list[Block] = []

@@ -22,6 +22,30 @@ LONGEST = 255
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
 """Names that mean a device on Windows, with any ending."""
 
+# What file managers, other systems and archives leave in folders: never a person's data.
+_LEFT_BEHIND = frozenset(
+    {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
+)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is one that a file manager or an archive leaves: `.DS_Store`, `Thumbs.db`, `._x`."""
+    return name.startswith("._") or name.lower() in _LEFT_BEHIND
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder is hidden or left behind: not what a person means by "all that is in this folder"."""
+    return name.startswith(".") or is_left_behind(name)
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder and fits a pattern, files and folders, sorted, but for what is hidden or left behind.
+
+    Every search of a person's folder is made by this, or asks `is_passed_over` of each name.
+    """
+    found = (path for path in folder.glob(pattern))
+    return sorted(path for path in found if not any(map(is_passed_over, path.relative_to(folder).parts)))
+
 
 def real(path: Path) -> Path:
     """Where a path leads, every link followed as far as it goes; of links in a ring, as far as they can be followed."""

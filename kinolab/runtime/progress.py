@@ -51,14 +51,18 @@ class Events(Protocol):
         """So many of so many pieces are done."""
         ...
 
+    def within(self, reached: float, total: int) -> None:
+        """How far the work is, parts of the piece at work included."""
+        ...
+
     def note(self, text: str) -> None:
         """Something that a person should know now."""
         ...
 
-    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+    def expect(self, cost: Cost, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
         """What the whole will take, as far as it can be told before a piece is done.
 
-        by: what that is told by; cheaper: what would take less.
+        by: what that is told by; cheaper: from the seconds that are expected, what would take less.
         """
         ...
 
@@ -81,10 +85,13 @@ class Callback:
         if self.callback is not None:
             self.callback(done, total)
 
+    def within(self, reached: float, total: int) -> None:
+        """Nobody listens."""
+
     def note(self, text: str) -> None:
         """Nobody listens."""
 
-    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+    def expect(self, cost: Cost, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
         """Nobody listens."""
 
 
@@ -121,7 +128,9 @@ class Reporter:
         self.done, self.total, self.stopping = 0, 0, False
         self._began = self._last = self._since = self._reached = clock()
         self._expected: Cost | None = None
-        self._said, self._advised = False, False
+        self._first = (0, self._began)
+        self._within = (0.0, self._began)
+        self._said, self._foretold, self._advised = False, False, False
         self._bar: Any = None
         self._task: Any = None
         self._lock, self._ended = threading.RLock(), threading.Event()
@@ -129,7 +138,7 @@ class Reporter:
         self._before: Any = None
 
     def __enter__(self) -> Reporter:
-        self._began = self._last = self._since = self.clock()
+        self._began = self._last = self._since = self._reached = self.clock()
         if self.stream.isatty():
             self._bar, self._task = _bar(self.title, self.stream)
             self._bar.start()
@@ -162,9 +171,20 @@ class Reporter:
                 self._expected = None
             if not done or done < self.done:
                 self._since = self.clock()
+                self._first, self._within = (0, self._since), (0.0, self._since)
+            elif not self._first[0]:
+                self._first = (done, self.clock())
             self.done, self.total, self._reached = done, total, self.clock()
             if self._bar is not None:
                 self._bar.update(self._task, completed=done, total=total)
+            self.beat()
+
+    def within(self, reached: float, total: int) -> None:
+        """How far the work is, parts of the piece at work included: told where a piece takes long."""
+        with self._lock:
+            self._within, self.total = (reached, self.clock()), total
+            if self._bar is not None and reached > self.done:
+                self._bar.update(self._task, completed=reached, total=total)
             self.beat()
 
     def note(self, text: str) -> None:
@@ -172,12 +192,12 @@ class Reporter:
         with self._lock:
             self._print(text)
 
-    def expect(self, cost: Cost, by: str = "", cheaper: str = "") -> None:
+    def expect(self, cost: Cost, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
         """What the whole will take, before a piece of it is done."""
         with self._lock:
             self._expected = cost
-            if cheaper:
-                self.cheaper, self._advised = lambda seconds: cheaper, False
+            if cheaper is not None:
+                self.cheaper, self._advised = cheaper, False
             if cost.seconds is not None and cost.seconds >= WORTH:
                 self._print(f"{cost}" + (f" (told by {by})" if by else "") + self._advice(cost.seconds))
 
@@ -186,20 +206,41 @@ class Reporter:
         with self._lock:
             now = self.clock()
             passed = now - self._began
-            if not self._said and self.done and passed >= FIRST and now > self._since:
-                self._said = True
-                whole = (now - self._since) / self.done * self.total
-                if whole >= WORTH and self.total > self.done:
-                    known = self._told(whole)
-                    cost = Cost(None if known else whole, self.memory())
-                    if known and cost.memory is not None:
-                        self._print(f"{cost} so far")
-                    elif not known:
-                        self._print(f"{cost} for {self._counted(self.total)}{self._advice(whole)}")
-                        self._last = now
+            each = self._each()
+            due = not self._said and (self.done or not self._foretold)
+            if due and each is not None and passed >= FIRST and now > self._since:
+                self._foretold, self._said = True, bool(self.done)
+                self._tell(self._reached - self._since + each * (self.total - self.done), now)
             if self._bar is None and now - self._last >= max(EVERY, min(30.0, passed / 50)):
                 self._last = now
                 self._print(self._state(now))
+
+    def _tell(self, whole: float, now: float) -> None:
+        """Say what the whole takes, unless it is short, or known and as was said."""
+        if whole < WORTH or self.total <= self.done:
+            return
+        known = self._told(whole)
+        cost = Cost(None if known else whole, self.memory())
+        if not known:
+            self._advised = False  # by the better number
+            self._print(f"{cost} for {self._counted(self.total)}{self._advice(whole)}")
+            self._last, self._expected = now, cost
+        elif cost.memory is not None:
+            self._print(f"{cost} so far")
+
+    def _each(self) -> float | None:
+        """Seconds of a piece, from those that are done; None where these tell nothing of the others.
+
+        The first piece sets kernels up, reads weights, or measures the precision, and may take many times as long as
+        another: it tells what a piece takes only where it takes long itself.
+        """
+        first, then = self._first
+        if not self.done:
+            reached, at = self._within
+            return (at - self._since) / reached if reached > 0 and at - self._since >= EVERY else None
+        if self.done > first > 0:
+            return (self._reached - then) / (self.done - first)
+        return (then - self._since) / first if first and then - self._since >= WORTH else None
 
     def _told(self, whole: float) -> bool:
         """Whether what was expected before is about what it turns out to be."""
@@ -208,13 +249,20 @@ class Reporter:
 
     def _state(self, now: float) -> str:
         """How far the work is, and what is left."""
-        if not self.done:
+        each = self._each()
+        if each is None:
             left = None if self._expected is None else self._expected.seconds
             left = None if left is None else left - (now - self._began)
             rest = "" if left is None or left <= 0 else f", about {duration(left)} left"
-            return f"at work for {duration(now - self._began)}{rest}"
+            far = f"{self.done} of {self._counted(self.total)}" if self.done else None
+            return f"{far or f'at work for {duration(now - self._began)}'}{rest}"
+        if not self.done:
+            reached, at = self._within
+            left = each * (self.total - reached) - (now - at)
+            rest = f", about {duration(left)} left" if left >= 1 else ""
+            return f"{reached:.1f} of {self._counted(self.total)}{rest}"
         # By the pieces that are done: the one at work would make what is left grow until it is done.
-        left = (self._reached - self._since) / self.done * (self.total - self.done) - (now - self._reached)
+        left = each * (self.total - self.done) - (now - self._reached)
         return f"{self.done} of {self._counted(self.total)}" + (f", about {duration(left)} left" if left >= 1 else "")
 
     def _counted(self, count: int) -> str:

@@ -26,6 +26,7 @@ from kinolab.errors import DamagedError, InputError
 from kinolab.runtime import sets
 from kinolab.runtime.files import write_text
 from kinolab.runtime.old_checkpoints import FILE as OLD_FILE
+from kinolab.runtime.paths import visible
 from kinolab.runtime.shard_storage import METADATA, Planner, Reader, Writer
 from kinolab.runtime.weights import TensorFile
 
@@ -92,7 +93,7 @@ def verify(folder: Path) -> list[sets.Problem]:
     found = problems(folder)
     if found:
         return found
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in visible(folder, "*.safetensors"):
         try:
             file = TensorFile(path)
             for name in file.names:

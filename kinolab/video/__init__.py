@@ -28,14 +28,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinolab.errors import InputError
+from kinolab.runtime.paths import is_passed_over as is_passed_over
 from kinolab.video.animations import durations_of
 from kinolab.video.files import atomic, cut_short
 from kinolab.video.images import open_folder, open_image
 from kinolab.video.masks import Mask, is_image_mask, read_image_mask, read_video_mask
 from kinolab.video.names import IMAGE_SUFFIXES, only_numbered_images
+from kinolab.video.names import VIDEO_SUFFIXES as VIDEO_SUFFIXES
+from kinolab.video.names import images_of as images_of
 from kinolab.video.names import is_image as is_image
-from kinolab.video.names import is_passed_over as is_passed_over
 from kinolab.video.names import series as series
+from kinolab.video.names import videos_of as videos_of
 from kinolab.video.names import visible_files as visible_files
 from kinolab.video.picture import Fit, Resize, Size
 from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational
@@ -52,8 +55,6 @@ if TYPE_CHECKING:
     import av
     import torch
 
-VIDEO_SUFFIXES = frozenset(WRITE_SUFFIXES) | {".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv"}
-"""Endings that `probe`, `iter_frames` and `read` take for video files (a folder of images and a still work too)."""
 IMAGE_FPS = 10.0
 """Frame rate of sources that carry none: folders of images, stills."""
 

@@ -17,7 +17,7 @@ from kinolab.runtime.reading import read_bytes
 from kinolab.video.animations import durations_of
 from kinolab.video.codec import av
 from kinolab.video.files import cut_short, unreadable
-from kinolab.video.names import IMAGE_SUFFIXES, images_of, series
+from kinolab.video.names import IMAGE_SUFFIXES, images_of, series, videos_of
 from kinolab.video.picture import rgb_of
 from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational, ready
 
@@ -39,12 +39,17 @@ def open_image(path: Path, fps: float) -> Source:
 def open_folder(path: Path, fps: float) -> Source:
     """A folder of images as one clip, in natural order; frames that are missing in a numbered series leave gaps."""
     names = images_of(path)
+    if found := videos_of(path):
+        more = len(found) - 1
+        some = f"{found[0]} and {more} more video{'s' * (more > 1)}" if more else f"the video {found[0]}"
+        beside = f" beside {len(names)} image{'s' * (len(names) != 1)}" if names else ""
+        raise InputError(f"{path}: a folder of clips and no clip, as it holds {some}{beside}; name one of them")
     if not names:
         raise InputError(f"{path}: a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    found = series(names)
-    if found is None:
+    numbered = series(names)
+    if numbered is None:
         return Images(path, [path / name for name in names], fps)
-    return Images(path, [path / name for name in found.names], fps, found.places)
+    return Images(path, [path / name for name in numbered.names], fps, numbered.places)
 
 
 class Images(Source):

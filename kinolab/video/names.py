@@ -8,18 +8,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from kinolab.runtime.paths import is_left_behind, is_passed_over
+
 IMAGE_SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"})
 """Endings of images that can be frames of a series, or stills."""
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv",
+        ".flv", ".ogv",
+    }
+)  # fmt: skip
+"""Endings that `probe`, `iter_frames` and `read` take for video files (a folder of images and a still work too)."""
 
 FILLED = 0.9
 """Share of the places of a series that must hold an image; with fewer, images are no frames of one clip."""
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
 _WRITTEN_IMAGE = re.compile(r"\d+\.png")
-# What file managers, other systems and archives leave in folders: never a person's data.
-_LEFT_BEHIND = frozenset(
-    {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
-)
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,6 @@ class Series:
         return self.places[-1] + 1 - len(self.places)
 
 
-def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is one that a file manager or an archive leaves: `.DS_Store`, `Thumbs.db`, `._x`."""
-    return name.startswith("._") or name.lower() in _LEFT_BEHIND
-
-
-def is_passed_over(name: str) -> bool:
-    """Whether a file or folder is hidden or left behind: not what a person means by "all that is in this folder"."""
-    return name.startswith(".") or is_left_behind(name)
-
-
 def visible_files(folder: Path) -> list[Path]:
     """All files below a folder, sorted, but for what is hidden or left behind."""
     found = (path for path in folder.rglob("*") if not any(map(is_passed_over, path.relative_to(folder).parts)))
@@ -57,6 +53,17 @@ def visible_files(folder: Path) -> list[Path]:
 def images_of(folder: Path) -> list[str]:
     """The names of the images in a folder, in natural order; hidden files and others are left aside."""
     return in_order(entry.name for entry in folder.iterdir() if is_image(entry.name) and entry.is_file())
+
+
+def videos_of(folder: Path) -> list[str]:
+    """The names of the videos in a folder, in natural order, but for what is hidden, and images that move."""
+    return in_order(entry.name for entry in folder.iterdir() if is_video(entry.name) and entry.is_file())
+
+
+def is_video(name: str) -> bool:
+    """Whether a name is that of a video, or a gif, which isn't hidden; images that may move are images."""
+    suffix = PurePath(name).suffix.lower()
+    return suffix in VIDEO_SUFFIXES and suffix not in IMAGE_SUFFIXES and not is_passed_over(name)
 
 
 def is_image(name: str) -> bool:

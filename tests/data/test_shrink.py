@@ -110,3 +110,16 @@ def test_a_folder_that_is_not_there_or_empty_is_an_error(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no clips"):
         shrink(tmp_path / "empty", tmp_path / "small", 32)
+
+
+def test_what_systems_leave_behind_is_neither_copied_nor_a_change(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    shrink(folder, out, 32)
+    (folder / "numbered" / "Thumbs.db").write_bytes(b"x")
+    (folder / "numbered" / "._000000.png").write_bytes(b"x")
+    (folder / "__MACOSX").mkdir()
+    for name in ("__MACOSX/a.txt", "a/._wide.txt"):
+        (folder / name).write_bytes(b"x")
+    summary = shrink(folder, out, 32)
+    assert (summary.written, summary.present) == (0, 4)
+    assert not (out / "__MACOSX").exists() and not (out / "a" / "._wide.txt").exists()

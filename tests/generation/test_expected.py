@@ -36,7 +36,8 @@ def test_the_piece_scales_to_the_clip(size: tuple[int, int], monkeypatch: pytest
     model = Timed()
     monkeypatch.setattr(expected.time, "perf_counter", lambda: model.now)
     cost = expected_cost(model, Work(91, size), "float32")
-    assert cost is not None and cost.seconds == pytest.approx(91 * size[0] * size[1] * 1e-6)
+    assert cost is not None and cost.cost.seconds == pytest.approx(91 * size[0] * size[1] * 1e-6)
+    assert cost.encoding == 1.0, "this decoder takes no time"
     assert set(model.shapes) == {(5, 96, 96 if size[1] > 96 else 56)}
 
 

@@ -361,3 +361,29 @@ def test_large_frames_go_through_in_strips_with_the_same_result(
     assert inside.frames == 13
     rows = [video.read(tmp_path / name).frames.astype(int) for name in ("w.mkv", "s.mkv")]
     assert np.abs(rows[0] - rows[1]).mean() < 0.5
+
+
+def test_large_frames_tell_how_far_they_are_within_the_first_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "c.mkv", 33, 40, 24)
+    for name in ("LARGE", "STRIP"):
+        monkeypatch.setattr(strips, name, 0)
+    heard: list[tuple[float, int]] = []
+
+    class Hearing(Stopping):
+        def within(self, reached: float, total: int) -> None:
+            heard.append((reached, total))
+            super().within(reached, total)
+
+        def progress(self, done: int, total: int) -> None:
+            heard.append((done, total))
+            super().progress(done, total)
+
+    reconstruct(tmp_path / "c.mkv", tmp_path / "r.mkv", autoencoder(), CONFIG, Hearing(99))
+    numbers = [reached for reached, _ in heard]
+    assert numbers == sorted(numbers) and numbers[0] == 0 and numbers[-1] == 33 and {n for _, n in heard} == {33}
+    first = numbers[: numbers.index(17)]
+    assert len(first) > 50 and 0 < first[1] < 1 and 15 < first[-1] < 17
+    steps = np.diff(first)
+    assert steps.max() < 3, "no step takes most of it"

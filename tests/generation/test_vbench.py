@@ -206,3 +206,11 @@ def test_the_worlds_prompts_are_captions_in_vbenchs_layout(model: VideoModel, tm
     assert later[0]["prompt_en"] in prompts
     with pytest.raises(InputError, match="count of at least 1"):
         prompts_of_world(model, tmp_path, count=0)
+
+
+def test_what_systems_leave_behind_is_no_list_of_prompts(tmp_path: Path) -> None:
+    listing(tmp_path / "colour.txt", "a red ball")
+    for name in ("._colour.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"\xff\x00")
+    (tmp_path / "folder.txt").mkdir()
+    assert read_prompts(tmp_path) == {"colour": ["a red ball"]}

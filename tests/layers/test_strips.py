@@ -227,3 +227,22 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _tensors(item)
+
+
+@pytest.mark.parametrize("name", ["image", "half2d", "residual", "vqgan", "tats"])
+@torch.no_grad()
+def test_how_far_a_network_is_adds_up_to_its_frames(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "LARGE", 0)
+    monkeypatch.setattr(strips, "STRIP", 0)
+    model = AUTOENCODERS[name]().eval()
+    frames = model.spec.snap_frames(9)
+    heard: dict[bool, list[float]] = {True: [], False: []}
+    with strips.watched(lambda more, encodes: heard[encodes].append(more)):
+        latents = model.encode(torch.rand(1, 3, frames, 64, 64)).mean
+        model.decode(latents)
+    assert sum(heard[True]) == pytest.approx(frames) and sum(heard[False]) == pytest.approx(latents.shape[2])
+    for steps in heard.values():
+        assert min(steps) > 0 and max(steps) < 0.4 * sum(steps), "many steps, none of which is most of it"
+    before = {key: len(steps) for key, steps in heard.items()}
+    model.encode(torch.rand(1, 3, frames, 64, 64))
+    assert {key: len(steps) for key, steps in heard.items()} == before, "nobody listens any more"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinolab.errors import InputError
-from kinolab.runtime.paths import inside, single
+from kinolab.runtime.paths import inside, is_passed_over, single, visible
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,18 @@ def test_whatever_is_accepted_stays_inside(name: str) -> None:
     for part in path.parts:  # the folder that the text leads to, without asking the disk
         parts = parts[:-1] if part == ".." else [*parts, part]
     assert tuple(parts[:3]) == root.parts and len(parts) > 3
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "thumbs.DB", "._a.mp4", ".hidden", "desktop.ini", "@eaDir"])
+def test_what_systems_leave_behind_is_nobodys_data(name: str, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "c.txt").touch()
+    (tmp_path / "a" / name).touch()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "d.txt").touch()
+    assert is_passed_over(name) and not is_passed_over(f"x{name}")
+    assert visible(tmp_path) == [tmp_path / "a", tmp_path / "b.txt"]
+    assert visible(tmp_path, "*.txt") == [tmp_path / "b.txt"]
+    assert visible(tmp_path, "*/*") == visible(tmp_path, "*/*.txt") == [tmp_path / "a" / "c.txt"]
+    assert visible(tmp_path / name) == [tmp_path / name / "d.txt"], "a folder that is named is meant"

@@ -33,9 +33,31 @@ def lines(report: Reporter) -> list[str]:
 def test_what_it_takes_is_said_after_the_first_piece_with_the_cheaper_way() -> None:
     report, clock = reporter(lambda seconds: f"--size 32 would take about {duration(seconds / 4)}", 2_100_000_000)
     report(0, 60)
-    clock.now = 4.0
+    clock.now = 12.0
     report(1, 60)
-    assert lines(report) == ["encoding: about 4 min, 2.1 GB of memory for 60 windows; --size 32 would take about 60 s"]
+    assert lines(report) == [
+        "encoding: about 12 min, 2.1 GB of memory for 60 windows; --size 32 would take about 3 min"
+    ]
+
+
+def test_a_short_first_piece_sets_up_and_tells_nothing_of_the_others() -> None:
+    """The first step of a sampling run took 2.9 s and the others 0.08 s: "about 6 min" for what took 12 s."""
+    report, clock = reporter()
+    report(0, 125)
+    clock.now = 2.9
+    report(1, 125)
+    clock.now = 5.5
+    report.beat()
+    assert lines(report) == ["encoding: 1 of 125 windows"], "how far it is, and no guess of what is left"
+    clock.now = 5.6
+    report(2, 125)
+    assert lines(report)[1:] == ["encoding: about 6 min for 125 windows"]
+    report, clock = reporter()
+    for done in range(126):
+        report(done, 125)
+        clock.now += 0.08 if done else 2.9
+    assert lines(report)[0] == "encoding: about 13 s for 125 windows"
+    assert lines(report)[1].endswith("of 125 windows, about 5 s left")
 
 
 def test_a_line_comes_every_few_seconds_and_rarer_in_long_work() -> None:
@@ -75,8 +97,9 @@ def test_an_estimate_is_repeated_only_where_it_was_wrong() -> None:
         report, clock = reporter()
         report.expect(Cost(first))
         report(0, 50)
-        clock.now = 2.5
-        report(1, 50)
+        for done in (1, 2):
+            clock.now = 1.2 * done
+            report(done, 50)
         assert len(lines(report)) == said, lines(report)
 
 
@@ -106,9 +129,11 @@ def test_the_next_part_of_the_work_is_counted_from_its_own_start() -> None:
     clock.now = 3.0
     report(2, 2)
     report(0, 10)
+    clock.now = 6.0
+    report(1, 10)
     clock.now = 9.0
     report(2, 10)
-    assert lines(report)[-1] == "encoding: 2 of 10 windows, about 24 s left"
+    assert lines(report)[-1] == "encoding: about 30 s for 10 windows"
 
 
 def test_the_thread_speaks_while_the_work_is_silent_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,11 +173,11 @@ def test_a_terminal_gets_a_bar_and_the_estimate_above_it() -> None:
     said, clock = Terminal(), Clock()
     with Reporter("encoding", "windows", stream=said, clock=clock) as report:
         report(0, 60)
-        clock.now = 4.0
+        clock.now = 12.0
         report(1, 60)
         clock.now = 90.0
         report(2, 60)
-    assert "encoding: about 4 min for 60 windows" in said.getvalue() and "2 of 60" not in said.getvalue()
+    assert "encoding: about 12 min for 60 windows" in said.getvalue() and "2 of 60" not in said.getvalue()
 
 
 def test_a_plain_callback_hears_progress_and_nothing_else() -> None:
@@ -171,3 +196,37 @@ def test_durations_and_sizes_read_as_people_say_them() -> None:
     seconds = {3.2: "3 s", 89: "89 s", 95: "2 min", 3600: "60 min", 7800: "2 h 10 min", 36000: "10 h", 300000: "3 days"}
     assert {s: duration(s) for s in seconds} == seconds
     assert (size(640e6), size(2.14e9)) == ("640 MB", "2.1 GB")
+
+
+def test_what_is_measured_within_the_first_piece_corrects_what_was_expected() -> None:
+    report, clock = reporter(memory=9_000_000_000)
+    report.expect(Cost(70.0), "a small piece", lambda seconds: f"--size 9 would take about {duration(seconds / 10)}")
+    clock.now = 2.0
+    report.progress(0, 8)
+    for reached in range(1, 20):
+        clock.now = 2.0 + 5.0 * reached
+        report.within(reached / 4, 8)
+    assert lines(report)[:4] == [
+        "encoding: about 70 s (told by a small piece); --size 9 would take about 7 s",
+        "encoding: about 3 min, 9.0 GB of memory for 8 windows; --size 9 would take about 16 s",
+        "encoding: 0.5 of 8 windows, about 2 min left",
+        "encoding: 0.8 of 8 windows, about 2 min left",
+    ]
+    clock.now = 100.0
+    report.progress(5, 8)
+    clock.now = 105.0
+    report.beat()
+    assert lines(report)[-2:] == ["encoding: 9.0 GB of memory so far", "encoding: 5 of 8 windows, about 54 s left"]
+
+
+def test_a_first_piece_as_long_as_expected_is_not_told_twice() -> None:
+    report, clock = reporter()
+    report.expect(Cost(100.0))
+    report.progress(0, 10)
+    for second in range(1, 12):
+        clock.now = float(second)
+        report.within(second / 11, 10)
+    assert lines(report) == [
+        "encoding: about 2 min", "encoding: 0.5 of 10 windows, about 2 min left",
+        "encoding: 0.9 of 10 windows, about 2 min left",
+    ]  # fmt: skip

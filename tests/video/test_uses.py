@@ -12,11 +12,14 @@ from PIL import Image
 
 from kinolab import video
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.conditioning.base import known_files
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.shrink import shrink
-from kinolab.generate import GenerateConfig, input_hashes
+from kinolab.evaluation.protocol import file_hash
+from kinolab.generate import GenerateConfig, input_hashes, model_hash
 from kinolab.generation import reconstruct as module
 from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
+from kinolab.metrics.text import weights_hash
 from kinolab.tasks.request import GivenConfig, Shape, prepare
 from kinolab.video import times
 from tests.closeness import assert_within
@@ -130,6 +133,16 @@ def test_what_is_left_behind_in_a_folder_is_no_input(tmp_path: Path) -> None:
     (tmp_path / "frames" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "frames" / "Thumbs.db").write_bytes(b"x")
     assert input_hashes(config) == before
+
+
+def test_what_is_left_behind_changes_no_hash_of_weights(tmp_path: Path) -> None:
+    for name in ("model.yaml", "model.safetensors", "vocab.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    hashes = (file_hash, weights_hash, lambda folder: model_hash(str(folder)), lambda folder: known_files([folder]))
+    before = [found(tmp_path) for found in hashes]
+    for name in ("._model.safetensors", "._config.json", "._vocab.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [found(tmp_path) for found in hashes] == before
 
 
 # --- reconstruction ------------------------------------------------------------------------------------------------
