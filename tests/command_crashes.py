@@ -21,7 +21,6 @@ from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, frames_hash, generate, read_provenance
 from kinolab.model import VideoModel
 from kinolab.packing import pack
-from kinolab.reports.html import write_html
 from kinolab.runtime import sharded
 from kinolab.training.run import train
 from kinolab.training.state import checkpoints

@@ -18,20 +18,20 @@ from kinolab.autoencoders import ImageConfig, OdVaeConfig, build
 from kinolab.checkpoints import load
 from kinolab.cli.convert import convert
 from kinolab.cli.world import world
+from kinolab.comparison.pages import write_tables
+from kinolab.comparison.plan import load_plan
+from kinolab.comparison.run import compare, finished_cells, states
 from kinolab.data.shrink import RECORD, shrink
-from kinolab.evaluation.compare.pages import write_tables
-from kinolab.evaluation.compare.plan import load_plan
-from kinolab.evaluation.compare.run import compare, finished_cells, states
-from kinolab.evaluation.reconstruct import ReconstructConfig, reconstruct
-from kinolab.evaluation.report import build_report, write_report
 from kinolab.generate import frames_hash
+from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
 from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.reports import build_report, write_report
 from kinolab.runtime import sharded
 from kinolab.runtime.sets import finish_set_of
 from kinolab.training.state import checkpoints
 from tests.command_crashes import Command, copied, copy_of
+from tests.comparison.tiny_plan import tiny_plan
 from tests.data.clip_files import write_numbered
-from tests.evaluation.compare.tiny_plan import tiny_plan
 from tests.tiny_model import tiny_model
 
 PAGES = {"table.md": "", "table.csv": "cell,kind,name,value", "report.html": "<!doctype html>"}
