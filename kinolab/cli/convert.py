@@ -56,7 +56,9 @@ def convert(
     """
     from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
+    from kinolab.runtime.files import finish_folder, new_folder
 
+    finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
     with progress_bar("reading weights"):
@@ -67,7 +69,6 @@ def convert(
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
-        from kinolab.runtime.files import new_folder
 
         if autoencoder is not None:
             raise InputError("--autoencoder is for --to model: public layouts hold one part each")
