@@ -27,7 +27,7 @@ def main(words: list[str]) -> int:
 
     torch.set_num_threads(1)
     found = 0
-    print(f"{'command':10}{'calls':>7}{'crashes':>9}{'errors':>8}{'findings':>10}{'seconds':>9}")
+    print(f"{'command':12}{'calls':>7}{'crashes':>9}{'errors':>8}{'findings':>10}{'seconds':>9}")
     with TemporaryDirectory(prefix="crash-") as made:
         for command in commands(Path(made)):
             if options.command and command.name not in options.command:
@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
                         findings.append(f"{command.name}, {after}: {after.error} names no file")
                     look(after, False)
             seconds = time.perf_counter() - began
-            print(f"{command.name:10}{calls:7}{counts[0]:9}{counts[1]:8}{len(findings):10}{seconds:9.0f}", flush=True)
+            print(f"{command.name:12}{calls:7}{counts[0]:9}{counts[1]:8}{len(findings):10}{seconds:9.0f}", flush=True)
             for finding in findings[:20]:
                 print(f"    {finding[:300]}", flush=True)
             found += len(findings)

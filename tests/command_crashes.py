@@ -21,7 +21,6 @@ from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, frames_hash, generate, read_provenance
 from kinolab.model import VideoModel
 from kinolab.packing import pack
-from kinolab.reports.html import write_html
 from kinolab.runtime import sharded
 from kinolab.training.run import train
 from kinolab.training.state import checkpoints
@@ -52,7 +51,9 @@ def commands(room: Path) -> Iterator[Command]:
     yield encode_command(room / "encode")
     yield pack_command(room / "pack")
     yield generate_command(room / "generate")
-    yield report_command()
+    from tests.crash_measuring import measuring_commands
+
+    yield from measuring_commands(room)
 
 
 def check(command: Command, after: After, goes_on: bool) -> None:
@@ -185,25 +186,6 @@ def generate_command(room: Path) -> Command:
         assert pair(root) == 1
 
     return Command("generate", copied(room / "before"), lambda root: write(root, 1), whole, done)
-
-
-def report_command() -> Command:
-    """A page over another."""
-    old, new = "<p>old</p>", "<p>new</p>" * 500
-
-    def read(root: Path) -> str:
-        return (root / "page.html").read_text(encoding="utf-8")
-
-    def whole(root: Path) -> None:
-        assert read(root) in (old, new)
-
-    def done(root: Path) -> None:
-        assert read(root) == new
-
-    return Command(
-        "report", lambda root: write_html(root / "page.html", old, ()),
-        lambda root: write_html(root / "page.html", new, ()), whole, done,
-    )  # fmt: skip
 
 
 def copy_of(source: Path, target: Path) -> Path:

@@ -56,8 +56,10 @@ def convert(
     """
     from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
+    from kinolab.runtime.files import finish_folder, new_folder
     from kinolab.runtime.paths import visible
 
+    finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
     with progress_bar("reading weights"):
@@ -68,7 +70,6 @@ def convert(
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
-        from kinolab.runtime.files import new_folder
 
         if autoencoder is not None:
             raise InputError("--autoencoder is for --to model: public layouts hold one part each")

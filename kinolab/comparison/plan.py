@@ -8,6 +8,7 @@ compared differs.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.runtime.lines import shown
+from kinolab.runtime.paths import single
 from kinolab.tasks import TasksConfig
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe
 
@@ -137,7 +140,7 @@ class ComparePlan(Config):
     """What the denoisers are asked."""
     budgets: dict[str, CellBudget] = Field(min_length=1)
     """How long everything is trained."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1, max_length=1000)
     """Every cell is trained once with each: the spread between them is the noise of training."""
     autoencoder_training: dict[str, Any] = Field(default_factory=dict)
     """Fields of an autoencoder's recipe that all share: loss, training, window_frames, ..."""
@@ -184,7 +187,12 @@ class ComparePlan(Config):
         for names in (self.data, self.autoencoders, self.denoisers, self.tasks, self.budgets):
             bad = [n for n in names if not n or set(n) & set("/\\ ")]
             if bad:
-                raise ValueError(f"{bad[0]!r}: expected a name without blanks and slashes")
+                raise ValueError(f"{shown(bad[0])}: expected a name without blanks and slashes")
+            for entry_name in names:
+                single(Path("cells"), entry_name)  # they become folders
+        twice = [seed for seed, count in Counter(self.seeds).items() if count > 1]
+        if twice:
+            raise ValueError(f"seeds: {shown(twice[0])} stands there twice, and would train the same cells again")
         return self
 
 

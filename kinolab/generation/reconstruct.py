@@ -36,10 +36,11 @@ from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
-from kinolab.runtime.files import place, write_text
+from kinolab.runtime.files import place, remove, write_text
 from kinolab.runtime.memory import peak_memory
 from kinolab.runtime.paths import real
 from kinolab.runtime.progress import Events, Reporter, events_of, size
+from kinolab.runtime.sets import new_set
 from kinolab.runtime.summed import summed
 
 CHUNK_PIXELS = 2**20
@@ -193,37 +194,25 @@ def reconstruct(
     run.begin(events, info, expected, trained)
     frames = video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace)
     images = (frame.image for frame in video.until_damage(frames, run.notes))
-    # Under another name until it is whole, so that what there is can stay where the work is ended early.
-    target = out.with_stem(f"{out.stem}-partial") if out.suffix else out
-    with autocast(config.precision, run.device), strips.watched(partial(run.hear, events, expected)):
-        video.write(target, run.pictures(images, expected, events), fps, quality=95)
-    if run.ended:
-        out = target
-    elif target != out:
-        place(target, out)
-    assert run.latent_shape is not None and run.size is not None
-    report = ReconstructReport(
-        clip=str(clip),
-        out=str(out),
-        mode=mode,
-        frames=run.done,
-        size=run.size,
-        fps=fps,
-        psnr=run.psnr.compute(),
-        ssim=run.ssim.compute() if min(run.size) >= WINDOW else None,
-        latent_shape=run.latent_shape,
-        encode_seconds=run.encoding.seconds - run.reading.seconds,
-        decode_seconds=run.decoding.seconds - run.encoding.seconds,
-        peak_memory=peak_memory(),
-        precision=describe(config.precision, run.device),
-        notes=tuple(run.notes),
-        bits_per_latent=autoencoder.bits_per_latent,
-        groups=tuple(group.start for group in run.groups),
-        key_frames=tuple(group.key_frame for group in run.groups),
-        ended=run.ended,
-    )
-    target = provenance_path(out)
-    write_text(target, report.to_json(config))
+
+    def pictures(path: Path) -> None:
+        with autocast(config.precision, run.device), strips.watched(partial(run.hear, events, expected)):
+            video.write(path, run.pictures(images, expected, events), fps, quality=95)
+
+    if not out.suffix:  # a folder of images
+        remove(provenance_path(out))  # of other frames from here on
+        pictures(out)
+        report = run.report(clip, out, fps)
+        write_text(provenance_path(out), report.to_json(config))
+        return report
+    with new_set(out.parent, out.name) as room:
+        pictures(room / out.name)
+        if run.ended:  # what there was before stays
+            part = out.with_stem(f"{out.stem}-partial")
+            place(room / out.name, room / part.name)
+            out = part
+        report = run.report(clip, out, fps)
+        write_text(room / provenance_path(out).name, report.to_json(config))
     return report
 
 
@@ -337,6 +326,30 @@ class _Run:
                 self.notes.append(f"ended after {self.done} of {expected} frames")
                 return
         assert not self.waiting, "every frame that went in must come out"
+
+    def report(self, clip: Path, out: Path, fps: float) -> ReconstructReport:
+        """What came out, once all frames are written."""
+        assert self.latent_shape is not None and self.size is not None
+        return ReconstructReport(
+            clip=str(clip),
+            out=str(out),
+            mode=self.mode,
+            frames=self.done,
+            size=self.size,
+            fps=fps,
+            psnr=self.psnr.compute(),
+            ssim=self.ssim.compute() if min(self.size) >= WINDOW else None,
+            latent_shape=self.latent_shape,
+            encode_seconds=self.encoding.seconds - self.reading.seconds,
+            decode_seconds=self.decoding.seconds - self.encoding.seconds,
+            peak_memory=peak_memory(),
+            precision=describe(self.config.precision, self.device),
+            notes=tuple(self.notes),
+            bits_per_latent=self.autoencoder.bits_per_latent,
+            groups=tuple(group.start for group in self.groups),
+            key_frames=tuple(group.key_frame for group in self.groups),
+            ended=self.ended,
+        )
 
     def _chunks(self, images: Iterator[np.ndarray]) -> Iterator[Tensor]:
         """Chunks (1, 3, t, H, W), up to valid frame counts; frames that fill no latent left out (but for groups)."""

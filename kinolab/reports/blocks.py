@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kinolab.errors import InputError
+from kinolab.runtime.lines import shown
 
 Mark = Literal["", "noise", "better"]
 """How a score stands to the others of its column: nothing said, within the noise of the best, better beyond noise."""
@@ -55,6 +56,7 @@ class Table:
 
     Raises:
         InputError: where a row has another length than the columns.
+        TypeError: for a cell that is neither number nor words.
     """
 
     columns: tuple[str, ...]
@@ -65,6 +67,9 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise InputError(f"table {self.caption!r}: {len(self.columns)} columns, but a row of {len(row)} cells")
+            for value in row:
+                if not isinstance(value, Cell | str | int | float | None):
+                    raise TypeError(f"a table holds numbers and words, got {shown(value)}")
 
     @property
     def cells(self) -> list[list[Cell]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from kinolab.reports.blocks import (
 from kinolab.reports.media import Media, clock
 from kinolab.reports.systems import Score, System, canonical, good_is, goodness
 from kinolab.runtime.lines import one_line
+from kinolab.runtime.paths import inside
 from kinolab.runtime.reading import read_json
+from kinolab.runtime.sets import finish_set_of
 
 MOST_ROWS = 200
 """Rows of a list in a file of no known kind."""
@@ -53,6 +56,8 @@ def read_result(path: Path, name: str, media: Media, worst: int) -> Result:
     Raises:
         InputError: for a file that is no JSON object, or not in the form that its kind has.
     """
+    with suppress(OSError):  # a folder that can't be written is read as it stands
+        finish_set_of(path)
     record = read_json(path, constants=True)
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a JSON object, as kinolab evaluate writes it, got {type(record).__name__}")
@@ -121,7 +126,7 @@ def _metrics(
     if per_metric:
         parts += (Facts(per_metric, "of each metric"),)
     blocks.append(Fold("protocol", parts))
-    system = System(name, record["kind"], _key(record), scores)
+    system = System(name, str(record["kind"]), _key(record), scores)
     return Result(Section(f"{str(record['kind']).capitalize()}: {name}", "", tuple(blocks)), system)
 
 
@@ -167,14 +172,28 @@ def worst_clips(
         ScoredClip(
             str(clip["name"]),
             {m: _number(clip["scores"].get(m)) for m in scored},
-            media.use(path.parent / clip["video"], name),
+            media.use(file, name),
         )
         for clip in chosen
-        if clip.get("video")
+        if (file := _video_of(path, clip)) is not None
     )
+    out = sum(bool(clip.get("video")) for clip in chosen) - len(shown)
+    notes = [Text(f"Videos outside the folder of {path.name} are not shown: {out}.")] if out else []
     if not shown:
-        return [table]
-    return [WorstFirst(title, shown, f"{text}, {len(shown)} of them as videos"), Fold("all of these clips", (table,))]
+        return [table, *notes]
+    words = f"{text}, {len(shown)} of them as videos"
+    return [WorstFirst(title, shown, words), *notes, Fold("all of these clips", (table,))]
+
+
+def _video_of(path: Path, clip: Mapping[str, Any]) -> Path | None:
+    """The video that a result names for a clip; none where it lies outside the result's folder, which a file that
+    somebody else made could use to have any file copied into the page."""
+    if not clip.get("video"):
+        return None
+    try:
+        return inside(path.parent, clip["video"])
+    except InputError:
+        return None
 
 
 def _reconstruction(path: Path, record: Mapping[str, Any], name: str, media: Media) -> Section:

@@ -27,7 +27,7 @@ from kinolab.runtime.failures import failing
 from kinolab.runtime.files import committed, flush, flush_tree, make_folder, remove
 from kinolab.runtime.hashes import file_sha256, head_sha256
 from kinolab.runtime.lines import shown
-from kinolab.runtime.paths import inside, single
+from kinolab.runtime.paths import COMMITTED, inside, single
 from kinolab.runtime.reading import Limits, read_json
 from kinolab.runtime.records import Record
 
@@ -129,6 +129,22 @@ def finish_set(folder: Path, key: str) -> bool:
     with failing(folder, hidden):
         _move(hidden, folder, record)
     return True
+
+
+def finish_set_of(path: Path) -> None:
+    """Put the committed set that holds a file into its place, where a kill came in between; for who reads a file and
+    doesn't know by which key it was written.
+
+    Raises:
+        OSError: where that fails.
+    """
+    for hidden in path.parent.glob(f".*{COMMITTED}"):
+        try:
+            record = _committed_record(hidden)
+        except InputError:  # of a damaged set, which its own readers will name
+            continue
+        if record is not None and path.name in record.files:
+            finish_set(path.parent, hidden.name.removeprefix(".").removesuffix(COMMITTED))
 
 
 def _move(hidden: Path, folder: Path, record: Manifest) -> None:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from kinolab.errors import InputError
+from kinolab.runtime.reading import read_bytes
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
@@ -20,6 +21,8 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+LONGEST = 2**29
+"""Bytes of a text: a table of some million captions."""
 LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -27,10 +30,11 @@ def read_text(path: Path) -> str:
     """The text of a file: UTF-8 with or without its mark, or UTF-16 or UTF-32 as its mark or first character says.
 
     Raises:
-        InputError: for a missing file, a folder, or bytes that are no text; names the first byte and its place.
+        InputError: for a missing file, a folder, a pipe, more than `LONGEST` bytes, or bytes that are no text; names
+            the first byte and its place.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, LONGEST)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:

@@ -177,6 +177,9 @@ def test_the_protocol_has_the_size_and_the_split_of_the_clips(tmp_path: Path) ->
         ({"autoencoders": {"a": {"autoencoder": ODVAE, "initial": {"entry": "b"}}}}, "'b', which the plan does not"),
         ({"autoencoders": {"a": {}}}, "either `autoencoder`"),
         ({"autoencoders": {"a b": {"path": "world"}}}, "without blanks"),
+        ({"budgets": {"..": {"autoencoder": {"steps": 1}, "denoiser": {"steps": 1}}}}, "'..' is no name of something"),
+        ({"seeds": [1, 2, 1]}, "seeds: 1 stands there twice"),
+        ({"seeds": [0] * 2000}, "at most 1000 items"),
         ({"autoencoders": {"a": {"path": "world", "initial": {"entry": "a"}}}}, "taken as it is"),
         ({"bugdets": {}}, "did you mean 'budgets'"),
         (

@@ -183,3 +183,22 @@ def test_mistakes_are_one_line(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said) as error:
         read(path)
     assert "\n" not in str(error.value) and "x.json" in str(error.value)
+
+
+def test_videos_outside_of_the_results_folder_are_not_shown(tmp_path: Path) -> None:
+    video.write(tmp_path / "secret.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8.0)
+    record = metrics_record(videos=False)
+    for clip, name in zip(record["clips"], ["../secret.mp4", str(tmp_path / "secret.mp4"), "a\nb", None], strict=True):
+        clip["video"] = name
+    media = Media()
+    section = read_result(write(tmp_path / "in" / "x.json", record), "x", media, 24).section
+    assert not of_kind(section, WorstFirst)
+    assert "Videos outside the folder of x.json are not shown: 3." in [t.text for t in of_kind(section, Text)]
+    media.write(tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_kind_that_is_no_word_and_a_cell_that_is_no_number(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "x.json", metrics_record(videos=False) | {"kind": [1]})).system is not None
+    with pytest.raises(TypeError, match="numbers and words"):
+        Table(("a",), (([1],),))  # type: ignore[arg-type]

@@ -115,6 +115,17 @@ def test_a_reader_needs_not_write(tmp_path: Path) -> None:
         whole(after, (OLD, NEW))
 
 
+def test_who_reads_one_file_finds_its_set_in_place(tmp_path: Path) -> None:
+    for after in crashes(old_set, new_set, tmp_path, ("kill",)):
+        folder = after.root / "m"
+        (folder / ".broken.committed").mkdir()
+        (folder / ".broken.committed" / ".commit.json").write_text("{")
+        expected = read(after.root)
+        sets.finish_set_of(folder / "autoencoder.bin")
+        names = [name for name in expected if (folder / name).exists()]
+        assert {name: (folder / name).read_text() for name in names} == expected, after
+
+
 def test_two_sets_stand_in_one_folder(tmp_path: Path) -> None:
     for key in ("a.mp4", "b.mp4"):
         with sets.new_set(tmp_path, key) as room:

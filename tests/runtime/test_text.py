@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,9 @@ def test_a_file_of_prompts_has_one_on_each_line_that_holds_anything(tmp_path: Pa
 def test_the_first_line_of_an_error() -> None:
     assert first_line(ValueError("\n  one \ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError" and first_line(ValueError(" \n")) == "ValueError"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "prompts.txt")
+    with pytest.raises(InputError, match=r"prompts.txt: neither a file nor a folder"):
+        read_text(tmp_path / "prompts.txt")

@@ -17,18 +17,22 @@ from kinolab.errors import InputError
 from kinolab.training import parallel
 from kinolab.training.parallel import World, any_process, full_state, join_world, mean_over_world
 from tests.closeness import assert_close
-from tests.training.two_processes import network, steps
+from tests.training.two_processes import DAMAGES, network, steps
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes wrote what they found to; one start serves all tests."""
-    out = tmp_path_factory.mktemp("two")
+    return run_two(tmp_path_factory.mktemp("two"))
+
+
+def run_two(out: Path, *parts: str) -> Path:
+    """Run two processes that write what they find to a folder."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.two_processes", str(out)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.two_processes", str(out), *parts]
     processes = [
         subprocess.Popen(
             command, env={**os.environ, **common, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE,
@@ -118,3 +122,15 @@ def test_accelerators_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("GROUP_WORLD_SIZE", "3")  # machines do not count restarts alike
     with join_world("cpu"):
         assert calls == [(("gloo",), {"device_id": None})]
+
+
+@pytest.mark.wide
+def test_both_processes_go_on_from_the_same_whole_checkpoint(tmp_path: Path) -> None:
+    """Whatever is damaged in the newest one, and whichever process alone could see it."""
+    ranks = [found(run, rank) for run in [run_two(tmp_path, "damaged")] for rank in range(2)]
+    for name in DAMAGES:
+        step = 2 if name == "nothing" else 1
+        for rank in ranks:
+            assert rank[name] == [step, True, 0 if step == 2 else 2], name
+    for rank in ranks:
+        assert "none of 2 checkpoints is whole; the newest: " in rank["none"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,4 +116,28 @@ def test_a_process_that_is_killed_is_started_again_and_the_run_ends_as_an_unbrok
     assert process.returncode == 0, errors
     assert out.count("done: ") == 1
     ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.wide
+def test_a_damaged_checkpoint_is_passed_over_by_all_processes(tmp_path: Path) -> None:
+    """The newest checkpoint is damaged; the same words go on from the one before it and end as an unbroken run does."""
+    path = write(tmp_path, "recipe", autoencoder_recipe(steps=4, save_every=1, keep=3))
+    command = filled(commands(ROOT / "README.md")[0], path, tmp_path / "whole")
+    subprocess.run([*command, "--until", "3"], env=environment(), capture_output=True, check=True)
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
+    newest = tmp_path / "damaged" / "checkpoints" / "step-00000003"
+    file = sorted(newest.glob("*.safetensors"))[-1]
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    told = []
+    for name in ("whole", "damaged"):
+        words = [str(tmp_path / name) if w == str(tmp_path / "whole") else w for w in command]
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout + done.stderr)
+    assert "damaged" not in told[0].replace(str(tmp_path), "")
+    assert told[1].count("step-00000003 is damaged") == told[1].count("going on from step-00000002") == 1
+    ours, theirs = weights(tmp_path / "damaged"), weights(tmp_path / "whole")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)

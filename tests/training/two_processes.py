@@ -5,17 +5,30 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from kinolab.training.parallel import World, any_process, full_state, join_world, mean_over_world, whole, wrap
+from kinolab.errors import DamagedError
+from kinolab.training.parallel import (
+    World,
+    any_process,
+    full_state,
+    join_world,
+    mean_over_world,
+    wait_for_all,
+    whole,
+    wrap,
+)
 from kinolab.training.run import train
 from kinolab.training.settings import TrainingConfig, make_optimizer
+from kinolab.training.state import RunState
 from tests.training.tiny import autoencoder_recipe
 
 CONFIG = TrainingConfig(
@@ -91,10 +104,65 @@ def stopped(world: World, out: Path) -> dict[str, object]:
     return {"step": train(path, out / "run", progress=stop, resume="auto").step}
 
 
-def main(out: Path) -> None:
-    """Do all of it and write what was found, a file for each process."""
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda checkpoint: None,
+    "a bit of the first process's tensors": lambda c: flip(c / "rank-00000.safetensors", -5),
+    "a bit of the second process's tensors": lambda c: flip(c / "rank-00001.safetensors", -5),
+    "the second process's file is missing": lambda c: (c / "rank-00001.safetensors").unlink(),
+    "the second process's file is cut": lambda c: os.truncate(c / "rank-00001.safetensors", 100),
+    "no step": lambda c: (c / "state.json").write_text(""),
+    "no metadata": lambda c: (c / "metadata.json").unlink(),
+    "metadata of another form": lambda c: (c / "metadata.json").write_text("[[]]"),
+    "no manifest": lambda c: (c / "manifest.json").unlink(),
+    "a damaged manifest": lambda c: (c / "manifest.json").write_text("{"),
+}
+"""What can happen to a checkpoint."""
+
+
+def damaged(world: World, out: Path) -> dict[str, object]:
+    """Which step both processes load after each kind of damage, and whether it is the state of that step; then what
+    they raise where no checkpoint is whole."""
+    module = wrap(network(), world, "fsdp")
+    expected = {}
+    for step in (1, 2):
+        optimizer = steps(module, slice(2 * world.rank, 2 * world.rank + 2), 1)
+        state = RunState({"net": module}, {"net": optimizer}, {}, world)
+        state.save(out / "saved", step, keep=2)
+        expected[step] = full_state(module, world)
+    found: dict[str, object] = {}
+    for name, damage in DAMAGES.items():
+        folder, said = out / name, list[str]()
+        if world.first:
+            shutil.copytree(out / "saved", folder)
+            damage(folder / "step-00000002")
+        wait_for_all(world)
+        step_found = state.load_newest(folder, said.append)
+        now = full_state(module, world)
+        same = step_found is not None and all(torch.equal(now[k], v) for k, v in expected[step_found].items())
+        found[name] = [step_found, same, len(said)]
+    if world.first:
+        flip(out / "no metadata" / "step-00000001" / "rank-00001.safetensors", -5)
+    wait_for_all(world)
+    try:
+        state.load_newest(out / "no metadata", lambda text: None)
+    except DamagedError as error:
+        found["none"] = str(error)
+    return found
+
+
+def main(out: Path, parts: Sequence[str]) -> None:
+    """Do all of it and write what was found, a file for each process. parts: only these, where some are named."""
     torch.set_num_threads(1)
     with join_world("cpu") as world:
+        if "damaged" in parts:
+            (out / f"{world.rank}.json").write_text(json.dumps(damaged(world, out)))
+            return
         found: dict[str, object] = {
             "mean": mean_over_world({"a": float(world.rank), "b": 1e-9 * world.rank}, world),
             "any": [any_process(flag, world) for flag in (False, world.rank == 1, True)],
@@ -105,4 +173,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
