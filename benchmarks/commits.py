@@ -92,16 +92,24 @@ def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
 
 
-def measure(tree: Path, work: Path, only: Sequence[str] = (), steps: int = 3) -> Side:
-    """Compute the quantities with the package in `tree`, in a process of one thread.
+def measure(
+    tree: Path,
+    work: Path,
+    only: Sequence[str] = (),
+    steps: int = 3,
+    *,
+    archive: Path = NET,
+    variants: Path = VARIANTS,
+) -> Side:
+    """Compute the quantities of a net with the package in `tree`, in a process of one thread.
 
     Raises:
         InputError: where the process ended before it wrote anything, or took another package.
     """
     work.mkdir(parents=True)
-    with tarfile.open(NET) as tar:
+    with tarfile.open(archive) as tar:
         tar.extractall(work / "net", filter="data")
-    unfold(VARIANTS, work / "net")
+    unfold(variants, work / "net")
     # In a folder of its own, as a script's folder is searched before all others: for what goes with it too.
     script = Path(shutil.copy(Path(__file__).with_name("quantities.py"), work / "script.py"))
     (work / "benchmarks").mkdir()

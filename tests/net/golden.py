@@ -1,9 +1,10 @@
 """Writes the golden numbers: the early quantities of a version, thinned to some values each.
 
     git worktree add --detach OLD COMMIT
-    python -m tests.net.golden OLD tests/net/golden_variants.safetensors
+    python -m tests.net.golden OLD OUT.safetensors [NET.tar.xz VARIANTS.json.xz]
 
-Those that `golden.safetensors` has are left out: its numbers stand.
+Without another net they are computed on that of d564d33, and those that `golden.safetensors` has are left out: its
+numbers stand.
 """
 
 from __future__ import annotations
@@ -51,18 +52,19 @@ def stored(path: Path) -> dict[str, dict[str, tuple[list[int], Tensor]]]:
     return found
 
 
-def main(tree: str, out: str) -> None:
+def main(tree: str, out: str, *net: str) -> None:
     """Compute everything with the package in a folder, and keep what is early and not kept already."""
-    from benchmarks.commits import measure
+    from benchmarks.commits import NET, VARIANTS, measure
     from benchmarks.quantities import quantities
 
     with tempfile.TemporaryDirectory() as work:
         place = Path(work) / "values"
-        side = measure(Path(tree), place)
+        archive, variants = map(Path, net) if net else (NET, VARIANTS)
+        side = measure(Path(tree), place, archive=archive, variants=variants)
         if side.failed:
             raise RuntimeError(f"failed: {side.failed}")
         early = {k for k, q in quantities(place / "net", Path(work)).items() if q.early}
-        write(place / "values.safetensors", Path(out), early - set(stored(FILES[0])))
+        write(place / "values.safetensors", Path(out), early - (set() if net else set(stored(FILES[0]))))
 
 
 if __name__ == "__main__":
