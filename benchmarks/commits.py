@@ -30,10 +30,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from benchmarks.folders import unfold
 from kinolab.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 NET = ROOT / "tests" / "net" / "d564d33.tar.xz"
+VARIANTS = NET.with_name("variants.json.xz")
 HERE = "."
 """Stands for the working tree as it is, changes that aren't committed included."""
 
@@ -90,17 +92,29 @@ def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
 
 
-def measure(tree: Path, work: Path, only: Sequence[str] = (), steps: int = 3) -> Side:
-    """Compute the quantities with the package in `tree`, in a process of one thread.
+def measure(
+    tree: Path,
+    work: Path,
+    only: Sequence[str] = (),
+    steps: int = 3,
+    *,
+    archive: Path = NET,
+    variants: Path = VARIANTS,
+) -> Side:
+    """Compute the quantities of a net with the package in `tree`, in a process of one thread.
 
     Raises:
         InputError: where the process ended before it wrote anything, or took another package.
     """
     work.mkdir(parents=True)
-    with tarfile.open(NET) as tar:
+    with tarfile.open(archive) as tar:
         tar.extractall(work / "net", filter="data")
-    # Alone in its folder, as a script's folder is searched before all others.
+    unfold(variants, work / "net")
+    # In a folder of its own, as a script's folder is searched before all others: for what goes with it too.
     script = Path(shutil.copy(Path(__file__).with_name("quantities.py"), work / "script.py"))
+    (work / "benchmarks").mkdir()
+    for name in ("__init__.py", "adapter.py", "folders.py", "computing.py", "recipes.py"):
+        shutil.copy(Path(__file__).with_name(name), work / "benchmarks" / name)
     out = work / "values.safetensors"
     environment = os.environ | {
         "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HOME": str(work / "home"),

@@ -1,61 +1,47 @@
 """What two versions of Kinolab are compared on: forward passes, sampling, losses, gradients, caches, videos, scores.
 
-    PYTHONPATH=VERSION python benchmarks/quantities.py NET OUT.safetensors STEPS [NAME ...]
+    PYTHONPATH=VERSION python SCRIPT NET OUT.safetensors STEPS [NAME ...]
 
-NET is an unpacked folder of the net (tests/net/): its models, recipes and clips are what is computed on; STEPS are how
-many are sampled and trained. Every quantity is some tensors by name; a version whose modules have moved is found
-through `PLACES`. This file imports nothing else of the project, so that one copy of it runs with any version.
+SCRIPT is a copy of this file beside a folder `benchmarks` with the files that it imports, which import nothing else of
+the project, so that they run with any version (`benchmarks/commits.py` makes the copies). NET is an unpacked folder of
+the net (tests/net/), variants included: its models, recipes and clips are what is computed on; STEPS are how many are
+sampled and trained. Every quantity is some tensors by name. How they are computed stands in `benchmarks/computing.py`,
+and what is used of a version in `benchmarks/adapter.py`.
 """
 
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor
 
-Values = dict[str, Tensor]
-PLACES = {
-    "VideoModel": ("kinolab.model", "kinolab.models", "kinolab.models.model", "kinolab.models.folder"),
-    "Request": ("kinolab.request", "kinolab.contracts", "kinolab.contracts.request"),
-    "load_autoencoder": ("kinolab.model", "kinolab.models", "kinolab.models.folder"),
-    "SamplerConfig": ("kinolab.diffusion", "kinolab.diffusion.samplers"),
-    "GuidanceConfig": ("kinolab.diffusion", "kinolab.methods", "kinolab.methods.guidance"),
-    "SteeringConfig": ("kinolab.diffusion", "kinolab.methods", "kinolab.methods.steering"),
-    "StepCache": ("kinolab.layers.step_cache", "kinolab.methods", "kinolab.methods.step_cache"),
-    "StepCacheConfig": ("kinolab.layers.step_cache", "kinolab.methods", "kinolab.methods.step_cache"),
-    "train": ("kinolab.training.run", "kinolab.training"),
-    "CacheConfig": ("kinolab.data", "kinolab.data.cache"),
-    "CacheSource": ("kinolab.data", "kinolab.data.cache"),
-    "read": ("kinolab.video",),
-    "main": ("kinolab.cli",),
-}
-"""Where a version may keep what is used of it; the first module that has it counts. What moves gets a line."""
-
-
-def find(name: str) -> Any:
-    """The function or class of a name, wherever this version keeps it."""
-    for place in PLACES[name]:
-        try:
-            found = getattr(importlib.import_module(place), name, None)
-        except ModuleNotFoundError:
-            continue
-        if found is not None:
-            return found
-    raise LookupError(f"{name}: in none of {', '.join(PLACES[name])}; add where it is now to PLACES")
+from benchmarks.adapter import Values
+from benchmarks.computing import (
+    TASKS,
+    autoencoder,
+    averaged,
+    cache,
+    compared,
+    exported,
+    forward,
+    generated,
+    imported,
+    latents,
+    sample,
+    scores,
+    task,
+    training,
+)
+from benchmarks.recipes import GIVEN, Start, recipes, variants
 
 
 @dataclass(frozen=True)
@@ -64,248 +50,6 @@ class Quantity:
 
     compute: Callable[[], Values]
     early: bool = True
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers that every version draws alike."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-# Models
-
-
-@lru_cache(maxsize=4)
-def load(path: str) -> Any:
-    """A model in float32. The last ones are kept, as several quantities are computed with each."""
-    return find("VideoModel").load(path, precision="float32")
-
-
-def asked(path: str) -> list[Any]:
-    """Two requests that use what a model takes."""
-    request = find("Request")
-    if path.endswith(("world", "latte")):
-        return [request(label=1, seed=3), request(label=2, seed=4)]
-    if path.endswith(("text", "mmdit", "int8", "float16")):
-        return [request(prompt="a red ball falls", seed=3), request(prompt="two blue boxes", seed=4)]
-    return [request(seed=3), request(seed=4)]
-
-
-def forward(path: str) -> Values:
-    """One call of a denoiser: (2, C, T, H, W)."""
-    model = load(path)
-    shape = model.autoencoder.spec.latent_shape(model.config.frames, *model.config.size)
-    with torch.no_grad():
-        found = model.denoiser(noise(2, *shape), torch.tensor([300.0, 800.0]), model.conditions(asked(path)))
-    return {"prediction": found}
-
-
-def sample(path: str, steps: int = 3, sampler: str = "euler", **guidance: Any) -> Values:
-    """Latents after so many steps, and what they decode to."""
-    model = load(path)
-    how = find("SamplerConfig")(name=sampler, steps=steps)
-    guided = find("GuidanceConfig")(**guidance) if guidance else None
-    latents = model.sample_latents(asked(path), sampler=how, guidance=guided)
-    return {"latents": latents, "video": model.decode(latents)}
-
-
-def cached(path: str) -> Values:
-    """Sampling with features and guidance reused between steps."""
-    cache = find("StepCache")(find("StepCacheConfig")(every=2, guidance_every=2))
-    how = find("SamplerConfig")(name="euler", steps=4)
-    guided = find("GuidanceConfig")(scale=2.0)
-    return {"latents": load(path).sample_latents(asked(path), sampler=how, guidance=guided, cache=cache)}
-
-
-def masks(frames: int, side: int) -> dict[str, Tensor]:
-    """(1, 1, T, H, W) of every task: 1 = generate, 0 = given."""
-    made = {name: torch.ones(1, 1, frames, side, side) for name in TASKS}
-    made["predict"][:, :, : frames // 2] = 0
-    made["past"][:, :, -1:] = 0
-    made["interpolate"][:, :, [0, -1]] = 0
-    made["animate"][:, :, 0] = 0
-    made["complete"][:, :, :, : side // 2] = 0
-    return made
-
-
-TASKS = ("predict", "past", "interpolate", "animate", "complete")
-
-
-def task(path: str, name: str, steered: str | None = None) -> Values:
-    """A clip of which a part is given, completed in three steps."""
-    model = load(path)
-    frames, side = model.config.frames, model.config.size[0]
-    clip = noise(1, 3, frames, side // 8, side // 8).repeat_interleave(8, 3).repeat_interleave(8, 4).clamp(-1, 1)
-    how = find("SamplerConfig")(name="euler", steps=3)
-    steering = None if steered is None else find("SteeringConfig")(method=steered)
-    made = model.complete(clip, masks(frames, side)[name], [find("Request")(seed=3)], sampler=how, steering=steering)
-    return {"video": made}
-
-
-# Autoencoders
-
-
-def autoencoder(path: str, frames: int, side: int, stream: bool = True) -> Values:
-    """Mean and log variance of a clip's latents, what they decode to, and the mean by chunks."""
-    coder = find("load_autoencoder")(path)
-    video = noise(1, 3, frames, side, side, seed=1).clamp(-1, 1)
-    with torch.no_grad():
-        whole = coder.encode(video)
-        found = {"mean": whole.mean, "logvar": whole.logvar, "decoded": coder.decode(whole.mean)}
-        if stream:
-            parts = coder.encode_stream([video[:, :, :1], video[:, :, 1:]])
-            found["stream"] = torch.cat([part.mean for part in parts], 2)
-    return found
-
-
-# Training
-
-
-@contextmanager
-def gradients() -> Iterator[list[Tensor]]:
-    """Collects every parameter's gradient before an optimiser's step, as long as the context is open."""
-    from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-    found: list[Tensor] = []
-
-    def keep(optimizer: Any, *rest: Any) -> None:
-        held = [p.grad.flatten().clone() for group in optimizer.param_groups for p in group["params"]
-                if p.grad is not None]  # fmt: skip
-        found.extend(held)
-
-    handle = register_optimizer_step_pre_hook(keep)
-    try:
-        yield found
-    finally:
-        handle.remove()
-
-
-def training(
-    recipe: Mapping[str, Any], work: Path, steps: int = 1, initial: str | None = None, method: str = "weights"
-) -> Values:
-    """The numbers of the first steps, and the gradients: sorted, so that the order of parameters doesn't count."""
-    values = json.loads(json.dumps(recipe))
-    values["training"] |= {"clip": 1e9, "save_every": 1000, "steps": 1000, "learning_rate": 1e-3}
-    values.pop("initial", None)
-    if initial is not None:
-        values["initial"] = {"path": initial, "method": method}
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    (work / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    threads = torch.get_num_threads()
-    with gradients() as found:
-        find("train")(work / "recipe.yaml", work / "run", until=steps)
-    torch.set_num_threads(threads)
-    lines = [json.loads(line) for line in (work / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    kept = [line for line in lines if line["kind"] == "train"]
-    numbers = {
-        k: torch.tensor([line[k] for line in kept if k in line], dtype=torch.float64)
-        for k in kept[-1]
-        if k not in ("step", "kind", "seconds", "step_seconds", "learning_rate")
-        and isinstance(kept[-1][k], int | float)
-    }
-    norms = torch.stack([g.norm() for g in found])
-    return numbers | {"gradient norms": norms.sort().values, "gradient": torch.cat(found).sort().values}
-
-
-def recipes(net: Path) -> dict[str, tuple[dict[str, Any], str | None]]:
-    """Recipes of every family and task, and the model folder whose weights each one starts from."""
-    stored = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted((net / "recipes").glob("*.yaml"))}
-    stored.pop("latte-sharded", None)  # the same computation on two processes
-    clips = stored["image"]["data"]
-
-    def changed(name: str, part: str, **changes: Any) -> dict[str, Any]:
-        return {**stored[name], part: {**stored[name].get(part, {}), **changes}}
-
-    made: dict[str, tuple[dict[str, Any], str | None]] = {
-        name: (values, None if name == "encoder" else f"models/{name}") for name, values in stored.items()
-    }
-    for name in ("unconditional", *TASKS):
-        made[f"vdt {name}"] = ({**stored["vdt"], "data": clips, "tasks": {"predict": 0, name: 1}}, "models/vdt")
-    for given in ("tokens", "mask", "adaln", "cross_attention"):
-        made[f"vdt given {given}"] = ({**changed("vdt", "denoiser", given=given), "data": clips}, None)
-    made["latte images"] = ({**stored["latte"], "image_frames": 2}, "models/latte")
-    for variant in ("late_fusion", "split_heads"):
-        made[f"latte {variant}"] = (changed("latte", "denoiser", variant=variant), None)
-    made["mmdit 2d+3d"] = (changed("mmdit", "denoiser", attention="2d+3d"), None)
-    image = {k: v for k, v in stored["image"]["autoencoder"].items() if k != "kind"}
-    dpvae = {"kind": "dpvae", "temporal_ratio": 4, "group_frames": 5, "regularisation": {"samples": 16}, "image": image}
-    made["dpvae"] = ({**stored["image"], "autoencoder": dpvae}, "models/image")
-    for prediction in ("noise", "v", "sample"):
-        how = {"schedule": "linear", "prediction": prediction, "time_sampling": "uniform"}
-        made[f"latte {prediction}"] = ({**stored["latte"], "diffusion": how}, "models/latte")
-    return made
-
-
-# Commands
-
-
-def command(*words: object) -> None:
-    """Run one command in this process; its output is kept back unless it fails."""
-    said = io.StringIO()
-    status: Any = 0
-    with redirect_stdout(said), redirect_stderr(said):
-        try:
-            find("main")([str(w) for w in words])
-        except SystemExit as stop:
-            status = stop.code
-    if status:
-        raise RuntimeError(f"{' '.join(map(str, words))}: status {status}: {said.getvalue().strip()}")
-
-
-def frames(path: Path) -> Tensor:
-    """The decoded frames of a file: (T, H, W, 3)."""
-    return torch.from_numpy(find("read")(path).frames.copy())
-
-
-def cache(work: Path, *options: str) -> Values:
-    """What `encode` stores of each clip."""
-    out = work / "cache"
-    shutil.rmtree(out, ignore_errors=True)
-    clips = ["--frames", "5", "--size", "32", "--dtype", "float32", "-s", "data.index=none"]
-    command("encode", "clips", "-a", "models/odvae", *clips, *options, "--out", out)
-    stored = find("CacheSource")(find("CacheConfig")(path=out, split="all"))
-    values: Values = {}
-    for k in range(len(stored)):
-        for field in ("latents", "given", "mask"):
-            value = getattr(stored[k], field, None)
-            if value is not None:
-                values[f"{field}{k}"] = value
-    return values
-
-
-def generated(work: Path, line: str) -> Values:
-    """The frames of a video that a command makes, without loss."""
-    out = work / "generated"
-    shutil.rmtree(out, ignore_errors=True)
-    command(*line.split(), "--precision", "float32", "--out", out)
-    return {"frames": frames(out)}
-
-
-UNLIKE = ("seconds", "second", "time", "memory", "bytes", "speed", "threads", "sha256", "machine", "faster", "rss")
-"""Parts of names that hold measurements of the machine, or hashes."""
-
-
-def numbers_of(record: Any, name: str = "") -> dict[str, float]:
-    """Every number of a JSON value that says what was computed, by its path."""
-    if isinstance(record, bool) or record is None or isinstance(record, str):
-        return {}
-    if isinstance(record, int | float):
-        return {name: float(record)}
-    items = record.items() if isinstance(record, dict) else ((str(k), v) for k, v in enumerate(record))
-    found: dict[str, float] = {}
-    for key, value in items:
-        if not any(part in key.lower() for part in UNLIKE):
-            found |= numbers_of(value, f"{name}.{key}" if name else key)
-    return found
-
-
-def scores(work: Path, line: str) -> Values:
-    """The numbers of an evaluation."""
-    work.mkdir(parents=True, exist_ok=True)
-    out = work / "scores.json"
-    command(*line.replace("features", str(work / "features")).split(), "--out", out)
-    found = numbers_of(json.loads(out.read_text(encoding="utf-8")))
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
 
 SMALL = "-s frames=5 -s size=32 -s minimum=4 -s samples=6 -s split=all"
@@ -318,14 +62,98 @@ EVALUATIONS = {
     "world": "evaluate world --model models/mmdit --count 4 --precision float32",
     "physics": "evaluate physics --model models/vdt --given 3,1 --count 3 --precision float32",
     "tasks": "evaluate tasks --model models/vdt --count 2 --precision float32",
+    "sensitivity": "evaluate sensitivity clips --count 4 --reconstruction protocols/pairs.yaml"
+    " --generation protocols/sets.yaml",
 }
+SETTLED = {
+    "tune": "tune models/vdt --count 1 --steps 2 --samplers euler --thresholds 0.1 --precisions float32 --repeats 1"
+    " --full-steps 4",
+    "plan": "plan recipes/latte.yaml --steps 1 --price 2.5 --currency EUR",
+    "every reconstruction metric": f"evaluate reconstruction models/odvae clips {SMALL} --precision float32"
+    " -s metrics=[psnr,ssim,ssim3d,flicker,warp,seam,grid,rfvd] -s video.path=models/encoder",
+    "every generation metric": f"evaluate generation models/latte clips {SMALL} --precision float32 --cache features"
+    " -s metrics=[fvd,fvd_infinite,kvd,fid,kid,precision,recall,density,coverage,subject_consistency,"
+    "background_consistency,temporal_flickering,motion_smoothness,dynamic_degree]"
+    " -s video.path=models/encoder -s image.path=models/encoder",
+    "given frames": f"evaluate generation models/vdt clips {SMALL} --precision float32 --cache features"
+    " -s metrics=[temporal_flickering] --given-frames 2 --sampler heun --steps 2",
+}
+"""Measurements that the net's own scores have no numbers of, or none but those of the machine."""
 GENERATED = {
     "generate": "generate --label throw --seed 5 --guidance 3 --model models/latte",
     "predict": "predict clips/clip-000000.mp4 --given 3 --model models/vdt",
     "interpolate": "interpolate clips/clip-000001.mp4 --keyframes 0,-1 --frames 5 --model models/vdt",
     "complete": "complete clips/clip-000002.mp4 --box 2,2,20,20 --frames 5 --model models/vdt",
     "extend": "extend clips/clip-000003.mp4 --frames 13 --overlap 2 --model models/vdt",
+    "past": "predict clips/clip-000000.mp4 --past --given 2 --keep exact --model models/vdt",
+    "animate": "animate stills/000000.png stills/000001.png --at 0,4 --model models/vdt",
+    "prompt": "generate ball --negative box --guidance 2 --seed 6 --model models/mmdit",
+    "step cache": "generate ball --seed 6 --cache 0.1 --steps 4 --model models/mmdit",
+    "steered": "predict clips/clip-000004.mp4 --method reconstruction --weight 1 --given 2 --model models/vdt",
+    "reconstruct": "reconstruct clips/clip-000000.mp4 -a models/odvae --frames 5",
 }
+BETWEEN = {"name": "euler", "steps": 3}
+GUIDED: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "interval": ("models/latte", {"scale": 3.0, "interval": (0.5, 0.9)}, False),
+    "rescale": ("models/latte", {"scale": 3.0, "rescale": 0.7}, False),
+    "not batched": ("models/latte", {"scale": 3.0, "batched": False}, False),
+    "of a learned variance": ("variants/latte-split", {"scale": 3.0}, False),
+    "of text": ("models/mmdit", {"scale": 3.0}, False),
+    "away from a prompt": ("models/mmdit", {"scale": 3.0}, True),
+    "away from a prompt, not batched": ("models/mmdit", {"scale": 3.0, "batched": False}, True),
+    "from the empty prompt": ("variants/latte-text", {"scale": 3.0}, False),
+    "from the empty prompt and away": ("variants/latte-text", {"scale": 3.0}, True),
+    "of label and text": ("variants/mmdit-both", {"scale": 3.0}, False),
+}
+"""Name -> model, guidance, and whether a negative prompt is moved away from."""
+CACHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "interval": ("models/latte", {"method": "interval", "every": 2}, {}),
+    "interval, guided": ("models/latte", {"method": "interval", "every": 3}, {"scale": 2.0}),
+    "interval, one after the other": (
+        "models/latte", {"method": "interval", "every": 2}, {"scale": 2.0, "batched": False},
+    ),
+    "residual": ("models/latte", {"threshold": 0.5}, {"scale": 2.0}),
+    "guidance only": ("models/latte", {"threshold": 0, "guidance_every": 2}, {"scale": 2.0}),
+    "start and end": ("models/latte", {"method": "interval", "every": 5, "start": 0.4, "end": 0.4}, {}),
+    "vdt": ("models/vdt", {"method": "interval", "every": 2}, {}),
+    "mmdit": ("models/mmdit", {"method": "interval", "every": 2, "guidance_every": 2}, {"scale": 2.0}),
+    "dit": ("variants/dit", {"method": "interval", "every": 2}, {"scale": 2.0}),
+}  # fmt: skip
+"""Name -> model, step cache, and guidance."""
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "ddpm": {"name": "ddpm"}, "ddpm, small": {"name": "ddpm", "variance": "small"}, "ddim": {"name": "ddim"},
+    "ddim, eta": {"name": "ddim", "eta": 0.5, "spacing": "leading"}, "dpmpp_2m": {"name": "dpmpp_2m"},
+    "euler": {"name": "euler", "spacing": "trailing"}, "heun": {"name": "heun"},
+}  # fmt: skip
+"""Samplers of a discrete schedule with a learned variance; those of rectified flow are the net's own."""
+STEERED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "pixels": ("models/latte", "animate", "reconstruction", {"error": "pixels", "weight": 2.0}),
+    "one pixel frame": ("models/latte", "past", "reconstruction", {"error": "pixels"}),
+    "a trained model": ("models/vdt", "predict", "reconstruction", {"weight": 2.0}),
+    "replacing in places": ("models/latte", "complete", "replacement", {}),
+    "text": ("models/mmdit", "predict", "reconstruction", {}),
+}
+"""Name -> model, task, method and the rest of the steering."""
+DENOISERS = (
+    *("latte-joint", "latte-late", "latte-split", "latte-text", "vdt-text", "vdt-public", "mmdit-both", "mmdit-sd3"),
+    *("dit", *(f"vdt-{given}" for given in GIVEN)),
+)
+AUTOENCODERS = {"image": (5, 32), "odvae": (5, 32), "dpvae": (5, 32), "vqgan": (3, 32), "tats": (4, 32)}
+"""Variants of autoencoders, and the frames and side of a clip for them."""
+PUBLIC = {
+    "latte": ("inflated/latte", "-a models/odvae -s num_heads=2"),
+    "dit": ("variants/dit", "-a variants/image -s num_heads=2"),
+    "vdt": ("variants/vdt-public", "-a models/odvae -s num_heads=2"),
+    "autoencoder_kl": ("variants/image", ""),
+    "ldm_autoencoder": ("variants/image", "-s norm_num_groups=2"),
+    "causal_vae": ("inflated/odvae", "-s norm_num_groups=2"),
+    "vqgan": ("variants/vqgan", "-s norm_num_groups=2"),
+    "tats": ("variants/tats", ""),
+    "latte_diffusers": ("variants/latte-text", "-a models/odvae"),
+    "sd3": ("variants/mmdit-sd3", "-a variants/image -s num_heads=2"),
+    "sd3_diffusers": ("variants/mmdit-sd3", "-a variants/image"),
+}
+"""Public format -> a folder that can be written in it, and what `convert` has to be told about one."""
 
 
 def quantities(net: Path, work: Path, steps: int = 3) -> dict[str, Quantity]:
@@ -339,7 +167,8 @@ def quantities(net: Path, work: Path, steps: int = 3) -> dict[str, Quantity]:
     for name in ("ddpm", "ddim", "dpmpp_2m", "heun"):
         found[f"sampler {name}"] = Quantity(partial(sample, "models/latte", steps, name))
     found["guidance"] = Quantity(partial(sample, "models/latte", steps, scale=3.0, interval=(0.2, 1.0), rescale=0.5))
-    found["step cache"] = Quantity(partial(cached, "models/latte"))
+    reused = {"sampler": BETWEEN | {"steps": 4}, "guidance": {"scale": 2.0}, "cache": {"every": 2, "guidance_every": 2}}
+    found["step cache"] = Quantity(partial(latents, "models/latte", reused))
     for name in TASKS:
         found[f"task {name}"] = Quantity(partial(task, "models/vdt", name))
     found["task predict world"] = Quantity(partial(task, "world", "predict"))
@@ -362,7 +191,63 @@ def quantities(net: Path, work: Path, steps: int = 3) -> dict[str, Quantity]:
         found[f"frames {name}"] = Quantity(partial(generated, work, line), early=False)
     for name, line in EVALUATIONS.items():
         found[f"scores {name}"] = Quantity(partial(scores, work, line), early=False)
+    if not (net / "variants").exists():
+        return found
+    return found | sampling(steps) | weights_and_tasks(work) | trainings(net, work) | measurements(work)
+
+
+def sampling(steps: int) -> dict[str, Quantity]:
+    """Variants of guidance, step cache, samplers and steering."""
+    found: dict[str, Quantity] = {}
+    few = {"name": "euler", "steps": steps}
+    for name, (path, guidance, away) in GUIDED.items():
+        how = {"sampler": few, "guidance": guidance}
+        found[f"guidance {name}"] = Quantity(partial(latents, path, how, away=away))
+    for name, (path, reused, guidance) in CACHED.items():
+        how = {"sampler": few | {"steps": steps + 3}, "cache": reused, **({"guidance": guidance} if guidance else {})}
+        found[f"step cache {name}"] = Quantity(partial(latents, path, how))
+    for name, sampler in SAMPLERS.items():
+        how = {"sampler": sampler | {"steps": steps}}
+        found[f"discrete sampler {name}"] = Quantity(partial(latents, "variants/latte-split", how))
+    for name, (path, given, method, steering) in STEERED.items():
+        how = {"steering": {"method": method, **steering}}
+        found[f"steered {name}"] = Quantity(partial(task, path, given, None, how))
+    both = {"steering": {"method": "reconstruction"}, "guidance": {"scale": 2.0}}
+    found["steered and guided"] = Quantity(partial(task, "models/latte", "animate", None, both, told=True))
     return found
+
+
+def weights_and_tasks(work: Path) -> dict[str, Quantity]:
+    """Variants of denoisers and autoencoders, each way of taking what is given, and public weights."""
+    found: dict[str, Quantity] = {}
+    for name in DENOISERS:
+        found[f"forward {name}"] = Quantity(partial(forward, f"variants/{name}"))
+        if name.removeprefix("vdt-") in GIVEN:
+            for given in ("predict", "complete"):
+                found[f"task {given} {name}"] = Quantity(partial(task, f"variants/{name}", given))
+    found["task extend"] = Quantity(partial(averaged, work, GENERATED["extend"]))
+    for name, (frames, side) in AUTOENCODERS.items():
+        found[f"autoencoder {name}"] = Quantity(partial(autoencoder, f"variants/{name}", frames, side, stream=False))
+    for name, (source, options) in PUBLIC.items():
+        frames, side = AUTOENCODERS.get(source.removeprefix("variants/"), (5, 32))
+        found[f"export {name}"] = Quantity(partial(exported, work, source, name))
+        found[f"import {name}"] = Quantity(partial(imported, work, name, options, frames, side))
+    return found
+
+
+def trainings(net: Path, work: Path) -> dict[str, Quantity]:
+    """The first steps of the variants' recipes."""
+
+    def first(start: Start) -> Values:
+        return training(start.recipe, work / "train", start.steps, start.initial, start.method)
+
+    return {f"train {name}": Quantity(partial(first, start)) for name, start in variants(net).items()}
+
+
+def measurements(work: Path) -> dict[str, Quantity]:
+    """Results that come from many steps."""
+    found = {f"scores {name}": Quantity(partial(scores, work, line), early=False) for name, line in SETTLED.items()}
+    return found | {"comparison": Quantity(partial(compared, work), early=False)}
 
 
 def exact_arithmetic() -> None:

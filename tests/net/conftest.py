@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.folders import unfold
 from kinolab.cli import main
 
 ARCHIVE = Path(__file__).parent / "d564d33.tar.xz"
+VARIANTS = ARCHIVE.with_name("variants.json.xz")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("net") / "d564d33"
     with tarfile.open(ARCHIVE) as tar:
         tar.extractall(folder, filter="data")
+    unfold(VARIANTS, folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.quantities import EVALUATIONS, find, numbers_of
+from benchmarks.adapter import find
+from benchmarks.computing import compared, numbers_of
+from benchmarks.quantities import EVALUATIONS
 from tests.closeness import assert_close, assert_small
 from tests.net.conftest import Command
 from tests.net.make import RECIPES, SCORES, VIDEOS
@@ -122,6 +125,18 @@ def test_a_comparison_is_taken_as_done(here: Path, kinolab: Command) -> None:
     assert Path("compared/table.md").read_text(encoding="utf-8") == table
     listed = kinolab("compare", "comparison.yaml", "--out", "compared", "--list")
     assert listed.status == 0 and "latte" in listed.out
+
+
+def test_cells_of_a_comparison_are_trained_and_measured_again(here: Path, tmp_path: Path) -> None:
+    with (here / "compared" / "table.csv").open(encoding="utf-8", newline="") as file:
+        then = {f"{Path(r['cell']).name} {r['name']}": r for r in csv.DictReader(file) if r["kind"] == "score"}
+    found = compared(tmp_path)
+    assert set(then) == set(found) and len({name.split()[0] for name in then}) == 2, "an autoencoder and a denoiser"
+    for name, row in then.items():
+        expected = [float(row[k] or "nan") for k in ("value", "low", "high")]
+        for value, number in zip(found[name].tolist(), expected, strict=True):
+            if number == number:
+                assert_close(value, number, MEASURED, name)
 
 
 def test_plans_and_settings_are_made_again(here: Path, kinolab: Command) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.quantities import find
+from benchmarks.adapter import find
 from tests.net.conftest import Command
 from tests.net.make import VIDEOS
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quantities import find
+from benchmarks.adapter import find
 from tests.closeness import assert_close
 from tests.net.conftest import Command
 from tests.net.make import END, HALF, RECIPES
