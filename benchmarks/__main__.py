@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import key_frames, latte, mmdit, odvae, step_cache, toy_clip, vdt
+from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, toy_clip, vdt
 from benchmarks.measure import Result, machine
 from kinolab.errors import InputError
 
@@ -40,6 +40,7 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
     ],
     "toy_clip": [lambda say: toy_clip.clip(3, say)],
     "step_cache": [lambda say: step_cache.sampling(5, say)],
+    "integrity": [lambda say: integrity.commands(5, say), lambda say: integrity.checkpoint(9, say)],
 }
 """The comparisons by name. Sampling runs at 128 px: 50 steps of all entrants at 256 px would take six minutes."""
 QUICK: dict[str, list[Callable[[Say], Result]]] = {
@@ -59,6 +60,7 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
     ],
     "toy_clip": [lambda say: toy_clip.clip(1, say)],
     "step_cache": [lambda say: step_cache.sampling(1, say, 10)],
+    "integrity": [lambda say: integrity.commands(1, say, True), lambda say: integrity.checkpoint(3, say, True)],
 }
 """The same in about a minute: small sizes, few turns; only good to see that everything runs."""
 COMMANDS: dict[str, Callable[[Sequence[str], Say], None]] = {"key_frames": key_frames.main}

@@ -44,7 +44,7 @@ from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import through_json
 from kinolab.runtime.summed import summed
-from kinolab.runtime.weights import write_weights
+from kinolab.runtime.weights import read_weights, write_weights
 
 Stored = Literal["bfloat16", "float32"]
 SHARD_BYTES = 64 * 2**20
@@ -387,7 +387,11 @@ def _encode_draws(
     done = 0
     for entry in entries:
         target = out / "shards" / given_file(entry.shard)
-        if not target.is_file():
+        if target.is_file():
+            read_weights(
+                target, advice="delete it and run the same kinolab encode again"
+            )  # latents are read for statistics
+        else:
             items = entry.items
             pairs = encoder.draw(draws, [where[item.key] for item in items], [item.key for item in items])
             rows = 1 + max(item.row for item in items)  # a row whose item was dropped by --update is never read

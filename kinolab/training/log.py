@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinolab.runtime.files import write_text
+from kinolab.runtime.files import write_bytes
 from kinolab.runtime.logs import Appender
-from kinolab.runtime.reading import json_lines
+from kinolab.runtime.reading import json_lines, read_bytes
 from kinolab.runtime.summed import summed
+
+LONGEST = 2**32
+"""Bytes of a log."""
 
 
 class RunLog:
@@ -34,10 +37,11 @@ class RunLog:
         """Leave out the lines after a step, and those that can't be read; the seconds of the last one that stays."""
         if not self.path.exists():
             return 0.0
-        rows = [row for _, row in json_lines(self.path, damaged="skip", constants=True, say=say) if _is_row(row)]
-        kept = [row for row in rows if row["step"] <= step]
-        write_text(self.path, "".join(summed(row) + "\n" for row in kept))
-        return max((float(row["seconds"]) for row in kept), default=0.0)
+        rows = json_lines(self.path, damaged="skip", constants=True, say=say)
+        kept = {number: row for number, row in rows if _is_row(row) and row["step"] <= step}
+        lines = read_bytes(self.path, LONGEST).split(b"\n")  # as they stand: an older version's have no sums
+        write_bytes(self.path, b"".join(lines[number - 1] + b"\n" for number in kept))
+        return max((float(row["seconds"]) for row in kept.values()), default=0.0)
 
     @property
     def seconds(self) -> float:

@@ -99,3 +99,17 @@ def test_what_has_nothing_to_draw_is_refused() -> None:
         CachedDraws(TasksConfig(predict=0, unconditional=1), 2)
     with pytest.raises(InputError, match="at least 1 draw"):
         CachedDraws(TasksConfig(), 0)
+
+
+def test_a_damaged_file_of_draws_is_not_taken_for_whole(tmp_path: Path, source: WorldSource) -> None:
+    encode(tmp_path / "c", source)
+    whole = [stored.given for stored in cache(tmp_path / "c")]
+    path = min((tmp_path / "c" / "shards").glob("*.given.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 16
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=f"{path.name}: damaged .*; delete it and run the same kinolab encode again"):
+        encode(tmp_path / "c", source)
+    path.unlink()
+    encode(tmp_path / "c", source)
+    assert all(torch.equal(a, b.given) for a, b in zip(whole, cache(tmp_path / "c"), strict=True))  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from kinolab.evaluation.scores import (
     shown,
 )
 from kinolab.metrics.base import Interval, MetricValue
+from kinolab.runtime.summed import ENTRY
 
 PROTOCOL = Protocol(name="p", kind="generation", metrics=("fvd", "kvd", "dynamic_degree"))
 REPORT = ScoreReport(
@@ -45,9 +46,10 @@ REPORT = ScoreReport(
 
 def test_json_holds_everything_and_what_is_no_number_is_null() -> None:
     record = json.loads(REPORT.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert set(record) == {
+    assert set(record) - {ENTRY} == {
         "kind", "subject", "data", "protocol", "protocol_hash", "metrics", "facts", "clips", "notes",
     }  # fmt: skip
+    assert list(record)[-1] == ENTRY, "its sum"
     assert record["kind"] == "generation" and record["protocol_hash"] == "0123456789abcdef"
     assert record["metrics"]["fvd"] == {
         "value": 12.3456, "count": 20, "protocol": {"extractor": "encoder"},

@@ -21,6 +21,7 @@ from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder, read_model_config, save_autoencoder
+from kinolab.runtime.records import write_record
 from kinolab.training.annotated import check_annotations, drawn, unknown_captions, worded
 from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
@@ -362,7 +363,7 @@ def test_the_classes_names_come_from_the_data_and_hold_for_the_run(place: Path, 
         "changed since the last start: training.steps: 1 -> 2"
     ]
     header = json.loads((cache / "cache.json").read_text())
-    (cache / "cache.json").write_text(json.dumps(header | {"classes": ["b", "a", "c"]}))
+    write_record(cache / "cache.json", header | {"classes": ["b", "a", "c"]})
     values["training"]["steps"] = 3
     with pytest.raises(InputError, match="class_names: 'a' is number 0 there and 1 in the data"):
         run(tmp_path, values, resume=True)
