@@ -27,7 +27,6 @@ from kinolab import __version__, video
 from kinolab.config import Config
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
-from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.cost_report import clock
 from kinolab.evaluation.records import finite, plain_table
@@ -36,7 +35,7 @@ from kinolab.evaluation.world import Asks, judge, matching_world, what_to_ask
 from kinolab.evaluation.world_report import Share
 from kinolab.generate import model_hash
 from kinolab.layers.precision import NonFiniteError
-from kinolab.layers.step_cache import StepCache
+from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.metrics.world import read_world
 from kinolab.model import ModelConfig, Request, VideoModel

@@ -28,10 +28,11 @@ import torch
 from kinolab import __version__
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world import matching_world
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
+from kinolab.methods import GuidanceConfig
 from kinolab.model import VideoModel
 from kinolab.runtime import text
 from kinolab.runtime.files import write_text

@@ -18,11 +18,12 @@ from kinolab import __version__, video
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import EVENT_SECONDS, WorldClip, WorldConfig, make_clip
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generate import model_hash
 from kinolab.layers.precision import autocast, resolve
+from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.metrics.world import WorldReading, check, read_world, roughness
 from kinolab.model import ModelConfig, Request, VideoModel

@@ -14,8 +14,8 @@ from kinolab import data
 from kinolab.config import load_config
 from kinolab.data import encode_to_cache
 from kinolab.denoisers import Conditions, Denoiser, DenoiserSpec
-from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig
 from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.training.batches import MicroBatch, micro_batches
 from kinolab.training.denoiser import DenoiserJob
