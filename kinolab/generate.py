@@ -317,10 +317,10 @@ def make_requests(config: GenerateConfig) -> list[Request]:
 
 def fit_guidance(model: VideoModel, requests: Sequence[Request], config: GenerateConfig) -> None:
     """Refuse guidance where there is no condition to be guided by, and a negative prompt where there is no guidance."""
-    scale = (config.guidance or model.config.guidance).scale
-    if config.negative is not None and scale == 1.0 and model.text_encoder is not None:
+    guidance = config.guidance or model.config.guidance
+    if config.negative is not None and not guidance.active and model.text_encoder is not None:
         raise InputError("--negative is what guidance moves away from, and --guidance is 1: set it to 2 to 8")
-    unguided = config.guidance is None or config.guidance.scale == 1.0
+    unguided = config.guidance is None or not config.guidance.active
     if unguided or any(r.prompt is not None or r.label is not None for r in requests):
         return
     spec = model.denoiser.spec

@@ -40,6 +40,12 @@ class Conditions:
     fps: Tensor | None = None
     image_frames: int = 0
 
+    @property
+    def rows(self) -> int | None:
+        """B; none where nothing is told."""
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return next((len(v) for v in values if isinstance(v, Tensor)), None)
+
     def tensor(self, name: str) -> Tensor | None:
         """The condition of a name; None where it is not given."""
         value = getattr(self, name, None)
@@ -89,8 +95,8 @@ class Conditions:
                 continue
             a, b = getattr(first, f.name), getattr(second, f.name)
             if f.name == "null" and (a is None) != (b is None):
-                a = a if a is not None else torch.zeros_like(b)
-                b = b if b is not None else torch.zeros_like(a)
+                a = a if a is not None else b.new_zeros(first.rows or len(b))
+                b = b if b is not None else a.new_zeros(second.rows or len(a))
             if (a is None) != (b is None):
                 raise ValueError(f"conditions.{f.name} is given in one batch and not in the other")
             merged[f.name] = None if a is None else torch.cat([a, b])

@@ -5,12 +5,12 @@ Shapes: B batch, L query tokens, M key tokens, N heads, D width, d = D / N; vide
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kinolab.contracts.reach import Lists
 from kinolab.layers.embeddings import apply_rotary
@@ -82,8 +82,11 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
     """
     short = max(q.shape[2], k.shape[2]) <= SHORT
     if short and q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
-        with sdpa_kernel(SDPBackend.MATH):
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # The operator itself: `sdpa_kernel` throws a switch of the whole process, which another thread's run would see.
+        if torch.is_autocast_enabled("cpu"):
+            q, k, v = (a.to(torch.get_autocast_dtype("cpu")) for a in (q, k, v))
+        bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, bias)[0]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 

@@ -157,3 +157,66 @@ def test_nothing_to_guide_towards_is_an_error() -> None:
 def test_bad_intervals_are_refused(interval: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
         GuidanceConfig(interval=interval)
+
+
+class Parts:
+    """Tells a label and what is given apart: 10 for the prompt, 100 for the given part."""
+
+    def __call__(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        assert conditions.mask is not None
+        prompt = torch.ones(len(z)) if conditions.null is None else (~conditions.null).float()
+        given = 1.0 - conditions.mask.flatten(1).amin(1)
+        return (10.0 * prompt + 100.0 * given + 1.0).view(-1, 1, 1, 1, 1) + 0.0 * z
+
+
+BOTH = Conditions(label=torch.tensor([1, 2]), given=torch.zeros(2, 4, 1, 2, 2), mask=torch.zeros(2, 1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_conditions_have_scales_of_their_own(batched: bool) -> None:
+    """Brooks et al. 2023, eq. 3: nothing told, towards what is given, and from there towards the prompt too."""
+
+    def value(scales: Any) -> float:
+        config = GuidanceConfig.model_validate({"scales": scales, "batched": batched})
+        return float(predict(config, Parts(), BOTH)[0, 0, 0, 0, 0])
+
+    assert value({"given": 1.5, "prompt": 7}) == 1 + 1.5 * 100 + 7 * 10
+    assert value({"given": 3}) == 11 + 3 * 100, "what is not named is always told"
+    assert value({"prompt": 3}) == 101 + 3 * 10
+    assert value([["prompt", 2], ["given", 0.5]]) == 1 + 2 * 10 + 0.5 * 100
+
+
+def test_scales_are_read_back_as_they_were_written() -> None:
+    config = GuidanceConfig.model_validate({"scales": {"given": 1.5, "prompt": 7}, "rescale": 0.5})
+    assert config.active and config.scales == (("given", 1.5), ("prompt", 7.0))
+    assert GuidanceConfig.model_validate_json(config.model_dump_json()) == config and hash(config)
+
+
+def test_frames_have_scales_of_their_own() -> None:
+    out = predict(GuidanceConfig(frames=(1.0, 3.0)), Counting(), frames=5)
+    assert out[0, 0, :, 0, 0].tolist() == [-1 + 2 * s for s in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    assert out[1, 0, :, 0, 0].tolist() == [-1 + 3 * s for s in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    assert not GuidanceConfig(frames=(1.0, 1.0)).active
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"scale": 2.0, "frames": (1.0, 2.0)}, "give one"),
+        ({"scales": {"text": 2.0}, "frames": (1.0, 2.0)}, "give one"),
+        ({"frames": (2.0,)}, "two or more"),
+        ({"scales": {"text": -1.0}}, "at least 0"),
+        ({"scales": [["text", 1.0], ["text", 2.0]]}, "each condition once"),
+    ],
+)
+def test_scales_that_contradict_each_other_are_refused(values: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GuidanceConfig.model_validate(values)
+
+
+def test_a_condition_that_was_not_told_can_not_be_guided_towards() -> None:
+    config = GuidanceConfig.model_validate({"scales": {"given": 2.0}})
+    with pytest.raises(InputError, match="no given was given"):
+        predict(config, Counting())
+    with pytest.raises(InputError, match="leave scales out"):
+        predict(config, Parts(), BOTH, negative=LABELS)
