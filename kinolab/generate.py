@@ -320,7 +320,8 @@ def fit_guidance(model: VideoModel, requests: Sequence[Request], config: Generat
     guidance = config.guidance or model.config.guidance
     if config.negative is not None and not guidance.active and model.text_encoder is not None:
         raise InputError("--negative is what guidance moves away from, and --guidance is 1: set it to 2 to 8")
-    unguided = config.guidance is None or not config.guidance.active
+    # Of scales by condition each is checked by itself (`kinolab.methods.Guidance.check`).
+    unguided = config.guidance is None or not config.guidance.active or bool(config.guidance.scales)
     if unguided or any(r.prompt is not None or r.label is not None for r in requests):
         return
     spec = model.denoiser.spec

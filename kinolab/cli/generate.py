@@ -94,10 +94,13 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
     nothing = not asked and options["label"] is None and values["negative"] is None
-    if guidance is None and nothing:
+    override = options.get("override") or []
+    # Scales by frame or by condition take the place of the model's own one.
+    others = any(item.startswith(("guidance.frames=", "guidance.scales=")) for item in override)
+    if guidance is None and (nothing or others):
         values["guidance"]["scale"] = 1.0
     values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])
-    config = load_config(GenerateConfig, values, options.get("override") or [])
+    config = load_config(GenerateConfig, values, override)
     with (
         spoken_warnings(),
         progress_bar("sampling", "steps", cheaper=less("--steps ", values["sampler"]["steps"])) as bar,
