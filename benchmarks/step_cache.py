@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.measure import Entrant, Result, compared, faster, race
 from benchmarks.toy_clip import toy_model
 from kinolab.diffusion import SamplerConfig
-from kinolab.layers.step_cache import StepCache, StepCacheConfig
+from kinolab.methods import StepCache, StepCacheConfig
 from kinolab.metrics.reconstruction import psnr
 from kinolab.model import Request, VideoModel
 

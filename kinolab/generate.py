@@ -14,15 +14,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from kinolab import __version__, video
 from kinolab.config import Config, load_config
-from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+from kinolab.contracts.reach import Lists, ReachName
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, resolve
-from kinolab.layers.step_cache import StepCache, StepCacheConfig
+from kinolab.methods import (
+    FrameReach,
+    FrameReachConfig,
+    GuidanceConfig,
+    Method,
+    SteeringConfig,
+    StepCache,
+    StepCacheConfig,
+)
+from kinolab.methods import build as build_methods
+from kinolab.methods import checked as checked_methods
 from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
@@ -66,6 +77,11 @@ class GenerateConfig(Config):
     """Classifier-free guidance; none = the model's own."""
     cache: StepCacheConfig | None = None
     """Reuse of the denoiser's features between steps: faster, and not quite the same; none = every step in full."""
+    reach: ReachName | Lists | None = None
+    """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
+    tokens the frames that it reads; none = as trained."""
+    methods: dict[str, Any] = Field(default_factory=dict)
+    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
     precision: PrecisionPolicy = "auto"
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
@@ -74,6 +90,20 @@ class GenerateConfig(Config):
     """Where to compute: auto, or a device by name (`devices.choose`); the file records what was taken."""
     given: GivenConfig | None = None
     """What is given of the video, for every task but generating it from nothing."""
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return checked_methods(asked)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def wrappers(self) -> list[Method]:
+        """The methods beside guidance, cache and steering."""
+        reach = [] if self.reach is None else [FrameReach(FrameReachConfig(frames=self.reach))]
+        return [*reach, *build_methods(self.methods)]
 
 
 def generate(
@@ -149,7 +179,12 @@ def make_clips(
     if prepared is None:
         callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
         latents = model.sample_latents(
-            requests, sampler=config.sampler, guidance=config.guidance, callback=callback, cache=cache
+            requests,
+            sampler=config.sampler,
+            guidance=config.guidance,
+            callback=callback,
+            cache=cache,
+            methods=config.wrappers,
         )
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
@@ -163,6 +198,7 @@ def make_clips(
         sampler=config.sampler,
         guidance=config.guidance,
         cache=cache,
+        methods=config.wrappers,
         progress=progress,
     )
     return lambda k: made[k][:, prepared.shown]
@@ -179,6 +215,7 @@ def fill_canvas(
     sampler: SamplerConfig | None = None,
     guidance: GuidanceConfig | None = None,
     cache: StepCache | None = None,
+    methods: Sequence[Method] = (),
     progress: Progress | None = None,
 ) -> Tensor:
     """Generate what a canvas lacks, window by window: (B, 3, T, H, W) in [-1, 1].
@@ -203,7 +240,7 @@ def fill_canvas(
             if bool((mask == 1).all()):
                 asked = [replace(r, size=(video.shape[3], video.shape[4])) for r in asked]
                 latents = model.sample_latents(
-                    asked, sampler=sampler, guidance=guidance, callback=callback, cache=cache
+                    asked, sampler=sampler, guidance=guidance, callback=callback, cache=cache, methods=methods
                 )
                 made = model.decode(latents)
             else:
@@ -216,6 +253,7 @@ def fill_canvas(
                     guidance=guidance,
                     callback=callback,
                     cache=cache,
+                    methods=methods,
                 )
         made = made.to(shown)
         first = unseen[:, :, list(frames)] == 1
@@ -280,10 +318,11 @@ def make_requests(config: GenerateConfig) -> list[Request]:
 
 def fit_guidance(model: VideoModel, requests: Sequence[Request], config: GenerateConfig) -> None:
     """Refuse guidance where there is no condition to be guided by, and a negative prompt where there is no guidance."""
-    scale = (config.guidance or model.config.guidance).scale
-    if config.negative is not None and scale == 1.0 and model.text_encoder is not None:
+    guidance = config.guidance or model.config.guidance
+    if config.negative is not None and not guidance.active and model.text_encoder is not None:
         raise InputError("--negative is what guidance moves away from, and --guidance is 1: set it to 2 to 8")
-    unguided = config.guidance is None or config.guidance.scale == 1.0
+    # Of scales by condition each is checked by itself (`kinolab.methods.Guidance.check`).
+    unguided = config.guidance is None or not config.guidance.active or bool(config.guidance.scales)
     if unguided or any(r.prompt is not None or r.label is not None for r in requests):
         return
     spec = model.denoiser.spec

@@ -29,12 +29,12 @@ from kinolab.contracts.table import KindConfig
 from kinolab.data.buckets import BucketShape, outside_buckets
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.masking import fully_given, place_given
 from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
-from kinolab.layers.step_cache import StepCache
+from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
 from kinolab.request import Request as Request
 from kinolab.request import listed_prompts
 from kinolab.runtime.devices import choose
@@ -250,20 +250,24 @@ class VideoModel:
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
         cache: StepCache | None = None,
+        methods: Sequence[Method] = (),
     ) -> Tensor:
         """Generate one clip for each prompt: (B, 3, T, H, W) in [-1, 1].
 
         frames and size (height, width) default to those of training; other sizes are interpolated with a warning.
         Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in (but with a
         step cache, which leaves blocks out only where every clip of the batch may do without). `negative` is a prompt
-        that guidance moves away from.
+        that guidance moves away from; `methods` wrap the sampling run beside guidance and cache, which may be told to
+        read other frames so: `[FrameReach(FrameReachConfig(frames="first_previous"))]`.
 
         Raises:
             InputError: for a prompt that is no text and no list of texts, and for what the model can't take.
         """
         asked = Request(None, label, frames, size, seed, negative)
         requests = [replace(asked, prompt=p, seed=seed + k) for k, p in enumerate(listed_prompts(prompt))]
-        latents = self.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback, cache=cache)
+        latents = self.sample_latents(
+            requests, sampler=sampler, guidance=guidance, callback=callback, cache=cache, methods=methods
+        )
         return self.decode(latents)
 
     @torch.no_grad()
@@ -279,6 +283,7 @@ class VideoModel:
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
         cache: StepCache | None = None,
+        methods: Sequence[Method] = (),
     ) -> Tensor:
         """Generate what a mask leaves open: video (B, 3, T, H, W) in [-1, 1] and mask (B, 1, T, H, W) -> the video.
 
@@ -291,6 +296,7 @@ class VideoModel:
                 reconstruction guidance for a denoiser that was not trained to take any.
             exact: put the given pixels back as they were; else they are what the decoder makes of them.
             cache: reuses the denoiser's features between steps; not with reconstruction guidance.
+            methods: what else wraps the sampling run.
 
         Raises:
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
@@ -314,6 +320,7 @@ class VideoModel:
             guidance=guidance,
             callback=callback,
             cache=cache,
+            methods=methods,
             given=GivenPart(given, folded, video, mask),
             steering=steering,
         )
@@ -329,6 +336,7 @@ class VideoModel:
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
         cache: StepCache | None = None,
+        methods: Sequence[Method] = (),
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
     ) -> Tensor:
@@ -347,26 +355,24 @@ class VideoModel:
             warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
-        conditions, steered, trained = self.conditions(requests), None, self.denoiser.spec.given
+        conditions, trained, wrapped = self.conditions(requests), self.denoiser.spec.given, list(methods)
         if given is not None and trained != "none" and steering is None:
             conditions = replace(conditions, given=given.latents, mask=given.mask)
         elif given is not None:
-            steered = self._steering(given, steering or SteeringConfig())
+            wrapped.append(self._steering(given, steering or SteeringConfig()))
         guidance = guidance or self.config.guidance
         away = any(r.negative is not None for r in requests)
         negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
+        wrapped += [Guidance(guidance, negative), *([cache] if cache is not None else [])]
         with autocast(self.precision, self.device):
             latents = self.diffusion.sample(
                 self.denoiser,
                 noise,
                 conditions,
                 sampler=sampler or self.config.sampler,
-                guidance=guidance,
+                methods=wrapped,
                 generator=sources[0],
-                steering=steered,
                 callback=callback,
-                cache=cache,
-                negative=negative,
             )
         if given is not None and trained not in ("none", "channels"):
             latents = place_given(latents, given.latents, given.mask)
@@ -376,13 +382,13 @@ class VideoModel:
         if not bool(fully_given(mask).flatten(1).any(1).all()):
             raise InputError(f"no latent of the video is given whole, and {advice}")
 
-    def _steering(self, given: GivenPart, config: SteeringConfig) -> Steering:
-        """Steering to latents that are given whole, by an error in latents or in the pixels they decode to."""
+    def _steering(self, given: GivenPart, config: SteeringConfig) -> Method:
+        """What holds a sample to latents that are given whole, by the error in latents or in their pixels."""
         known = fully_given(given.mask)
         if config.error == "latents" or config.method == "replacement":
             advice = "there is nothing to steer by: use reconstruction guidance with --error pixels, or give more"
             self._check_whole(given.mask, advice)
-            return Steering(config, given.latents, known)
+            return config.build(Held(given.latents, known))
         # As many squares as the given pixels amount to in latents, so that one weight suits both errors.
         pixels = (given.pixel_mask == 0).expand_as(given.video)
         scale = (given.latents[0].numel() / given.video[0].numel()) ** 0.5
@@ -392,7 +398,7 @@ class VideoModel:
                 video = self.autoencoder.decode(latents.to(given.latents))
             return scale * torch.where(pixels, given.video - video.float(), torch.zeros_like(given.video))
 
-        return Steering(config, given.latents, known, residual)
+        return config.build(Held(given.latents, known, residual))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ FAULTS = (
           "autoencoders/test_base.py training/test_autoencoder_loss.py"),
     Fault("diffusion/samplers/heun.py", "slope = 0.5 * (slope + sample", "slope = 1.0 * (slope + sample",
           "diffusion/test_samplers.py"),
-    Fault("diffusion/guidance.py", "+ 1.0 - config.rescale", "+ 1.0", "diffusion/test_guidance.py"),
+    Fault("methods/guidance.py", "+ 1.0 - config.rescale", "+ 1.0", "methods/test_guidance.py"),
     Fault("metrics/statistics.py", "(len(values) - 1) / len(values) * np.square", "1 / len(values) * np.square",
           "metrics/test_statistics.py"),
     Fault("metrics/kernel.py", "float(np.var(values, ddof=1)) / len(values)", "float(np.var(values, ddof=1))",

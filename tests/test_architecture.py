@@ -20,6 +20,7 @@ LEVELS = [
     {"contracts"},
     {"world", "layers", "video", "storage"},
     {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics", "request"},
+    {"methods"},
     {"model", "checkpoints"},
     {"generate", "training", "packing"},
     {"generation"},

@@ -116,3 +116,26 @@ def test_the_seeds_of_windows_are_far_apart_and_the_first_is_the_requests() -> N
     assert window_seed(2**63 - 1, 1) == 1_000_002, "a seed stays one that torch takes"
     seeds = [window_seed(seed, n) for seed in range(100) for n in range(100)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_reach_is_recorded_and_made_again(folder: Path, tmp_path: Path) -> None:
+    [plain] = generate(request(folder, prompts=["a ball"]), tmp_path / "plain.webp")
+    [path] = generate(request(folder, prompts=["a ball"], reach="first_previous"), tmp_path / "clip.webp")
+    assert (video.read(path).frames != video.read(plain).frames).any()
+    assert json.loads(provenance_path(path).read_text())["request"]["reach"] == "first_previous"
+    again, changed = rerun(path, tmp_path / "again.webp")
+    assert changed == [] and (video.read(again).frames == video.read(path).frames).all()
+    [listed] = generate(request(folder, prompts=["a ball"], reach=[[0, 0], [0, 0]]), tmp_path / "listed.webp")
+    assert (video.read(listed).frames == video.read(path).frames).all(), "two frames of tokens"
+
+
+def test_a_reach_that_changes_nothing_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="reach own: this model's frames read just that as they are"):
+        generate(request(folder, prompts=["a ball"], reach="own"), tmp_path / "own.webp")
+    with pytest.raises(InputError, match="lists for 3 frames, but the clip has 2"):
+        generate(request(folder, prompts=["a ball"], reach=[[0], [0], [0]]), tmp_path / "no.webp")
+
+
+def test_what_has_a_field_of_its_own_is_not_named_among_methods(folder: Path) -> None:
+    with pytest.raises(ValueError, match="guidance has a field of its own in a request: set guidance"):
+        request(folder, methods={"guidance": {"scale": 2.0}})

@@ -16,10 +16,10 @@ import kinolab.training.tasks
 from kinolab import tasks, video
 from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import Conditions
-from kinolab.diffusion import SteeringConfig
 from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, fill_canvas, generate, rerun
 from kinolab.layers.masking import fully_given
+from kinolab.methods import SteeringConfig
 from kinolab.model import Request, VideoModel
 from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predict_mask
 from kinolab.tasks.extend import Canvas, looped, sliding

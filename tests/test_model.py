@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from kinolab import VideoModel
 from kinolab.conditioning import ClipTextConfig
-from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig
 from kinolab.model import Request, find_model, load_autoencoder, save_autoencoder
 from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.tiny_text import make_clip

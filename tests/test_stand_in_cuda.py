@@ -16,8 +16,9 @@ from benchmarks.gpu.cases import Case, tensors
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.data.encode import _ShardEncoder
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.layers.key_frames import KeyFrameConfig
+from kinolab.methods import GuidanceConfig
 from kinolab.model import Request, save_autoencoder
 from kinolab.tasks import encode_given
 from kinolab.training.autoencoder import calibrate

@@ -10,7 +10,8 @@ from kinolab.autoencoders import OdVaeConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import LatteConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.diffusion import DiffusionConfig, SamplerConfig
+from kinolab.methods import GuidanceConfig
 from kinolab.model import ModelConfig, VideoModel
 from kinolab.tasks import TasksConfig
 

@@ -23,6 +23,8 @@ from kinolab.autoencoders import (
     VqganConfig,
 )
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Reach
 from kinolab.denoisers import (
     Conditions,
     DiT,
@@ -119,6 +121,18 @@ def denoisers(small: bool) -> Iterator[Case]:
             )  # fmt: skip
     joint = LatteConfig(**sizes.fields({"num_classes": CLASSES}))
     yield Case("latte: joint images", fresh(_maker(Latte, joint)), lambda: _joint(sizes))
+    beside_text = MmditConfig(**sizes.fields({"attention": "2d", "temporal_position": "none", "text": True}))
+    for name, module, config in (("latte", Latte, joint), ("mmdit", Mmdit, beside_text)):
+        for reach in ("first", "first_previous", "all"):
+            yield Case(
+                f"{name}: reach {reach}", fresh(_maker(module, config)),
+                _inputs_of(sizes, module, config, sizes.frames), _reaching(Reach(reach)),
+            )  # fmt: skip
+
+
+def _reaching(reach: Reach) -> Callable[..., Tensor]:
+    options = ForwardOptions(reach=reach)
+    return lambda module, z, t, conditions: module(z, t, conditions, options)
 
 
 def _maker(module: Callable[[Any], nn.Module], config: Any) -> Callable[[], nn.Module]:

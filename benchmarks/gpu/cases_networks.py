@@ -18,8 +18,8 @@ from kinolab.conditioning.clip import ClipText, ClipTextConfig
 from kinolab.conditioning.t5 import T5Text, T5TextConfig
 from kinolab.conditioning.text import Bert
 from kinolab.denoisers import Conditions, Latte, LatteConfig
-from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig, Steering, SteeringConfig
-from kinolab.layers.step_cache import StepCache, StepCacheConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache, StepCacheConfig
 from kinolab.metrics.extractors.c3d import C3d
 from kinolab.metrics.extractors.encoder import VideoEncoder, VideoEncoderConfig, shipped_encoder
 from kinolab.metrics.extractors.i3d import I3d
@@ -177,14 +177,15 @@ def _sampled(
     diffusion: Diffusion, sampler: SamplerConfig, guidance: GuidanceConfig, *, steering: str = "", cache: bool = False
 ) -> Callable[..., Tensor]:
     def run(module: nn.Module, noise: Tensor, conditions: Conditions) -> Tensor:
-        steer = None
+        methods: list[Method] = [Guidance(guidance)]
         if steering:
             known = torch.zeros_like(noise[:, :1], dtype=torch.bool)
             known[:, :, 0] = True
-            steer = Steering(SteeringConfig(method="reconstruction"), noise.flip(2), known)
-        kept = StepCache(StepCacheConfig(every=2)) if cache else None
+            methods.append(SteeringConfig(method="reconstruction").build(Held(noise.flip(2), known)))
+        if cache:
+            methods.append(StepCache(StepCacheConfig(every=2)))
         return diffusion.sample(
-            module, noise, conditions, sampler=sampler, guidance=guidance, steering=steer, cache=kept,
+            module, noise, conditions, sampler=sampler, methods=methods,
             generator=torch.Generator().manual_seed(3), device=noise.device,
         )  # fmt: skip
 

@@ -27,7 +27,8 @@ from benchmarks.measure import processor_name
 from kinolab import video
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import CLASSES, WorldClip, WorldConfig, make_clip
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
+from kinolab.methods import GuidanceConfig
 from kinolab.metrics.world import read_spots
 from kinolab.model import Request, VideoModel
 from kinolab.tasks import predict_mask

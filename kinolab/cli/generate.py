@@ -53,6 +53,9 @@ def generate(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: pays off over many videos.")] = False,
     device: Device = "auto",
+    override: Annotated[
+        list[str] | None, typer.Option("-s", "--set", help="A field of the request: -s reach=first. Repeatable.")
+    ] = None,
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again."""
     options = dict(locals())
@@ -92,10 +95,13 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
     changes = {"scale": guidance, "interval": interval, "rescale": options["guidance_rescale"]}
     values["guidance"] = trained.guidance.model_dump() | {k: v for k, v in changes.items() if v is not None}
     nothing = not asked and options["label"] is None and values["negative"] is None
-    if guidance is None and nothing:
+    override = options.get("override") or []
+    # Scales by frame or by condition take the place of the model's own one.
+    others = any(item.startswith(("guidance.frames=", "guidance.scales=")) for item in override)
+    if guidance is None and (nothing or others):
         values["guidance"]["scale"] = 1.0
     values["cache"] = cache_values(options["cache"], options["cache_every"], options["guidance_every"])
-    config = load_config(GenerateConfig, values)
+    config = load_config(GenerateConfig, values, override)
     with (
         spoken_warnings(),
         progress_bar("sampling", "steps", cheaper=less("--steps ", values["sampler"]["steps"])) as bar,

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+    from kinolab.diffusion import SamplerConfig
+    from kinolab.methods import GuidanceConfig, SteeringConfig
     from kinolab.model import ModelConfig, VideoModel
 
 PromptModel = Annotated[
@@ -62,8 +63,8 @@ def load_model(
 def steering(method: str, weight: float | None, error: str | None = None) -> SteeringConfig | None:
     """The steering that the options name; none = the model's own way, or the default for one that has none."""
     from kinolab.config import load_config
-    from kinolab.diffusion import SteeringConfig
     from kinolab.errors import InputError
+    from kinolab.methods import SteeringConfig
 
     changes = {"weight": weight, "error": error}
     values = {k: v for k, v in changes.items() if v is not None}
@@ -77,7 +78,8 @@ def sampling(
 ) -> tuple[SamplerConfig, GuidanceConfig]:
     """The model's own sampler and guidance with the options on top; another sampler keeps the steps only."""
     from kinolab.config import load_config
-    from kinolab.diffusion import GuidanceConfig, SamplerConfig
+    from kinolab.diffusion import SamplerConfig
+    from kinolab.methods import GuidanceConfig
 
     own = trained.sampler.model_dump()
     values = own if sampler in (None, own["name"]) else {"name": sampler, "steps": own["steps"]}

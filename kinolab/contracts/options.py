@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -25,6 +25,10 @@ class BlockCache(Protocol):
         """
         ...
 
+    def of(self, branches: tuple[str, ...]) -> BlockCache:
+        """The cache as a call uses it whose batch holds so many equal parts, each of a branch of guidance."""
+        ...
+
 
 @dataclass(frozen=True)
 class ForwardOptions:
@@ -36,6 +40,14 @@ class ForwardOptions:
 
     reach: Reach | None = None
     cache: BlockCache | None = None
+
+    def of(self, branches: tuple[str, ...]) -> ForwardOptions:
+        """The options of a call whose batch holds the rows of these branches, one after the other."""
+        return self if self.cache is None else replace(self, cache=self.cache.of(branches))
+
+
+AS_TRAINED = ForwardOptions()
+"""Nothing is asked for."""
 
 
 def takes_options(denoiser: Any) -> bool:

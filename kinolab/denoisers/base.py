@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Lists, Reach
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
@@ -40,6 +41,17 @@ class Conditions:
     fps: Tensor | None = None
     image_frames: int = 0
 
+    @property
+    def rows(self) -> int | None:
+        """B; none where nothing is told."""
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return next((len(v) for v in values if isinstance(v, Tensor)), None)
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The condition of a name; None where it is not given."""
+        value = getattr(self, name, None)
+        return value if isinstance(value, Tensor) else None
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply a tensor function to every tensor that is given."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -53,9 +65,25 @@ class Conditions:
         """The same conditions with the rows where `null` (B,) is True replaced by the null condition."""
         return dataclasses.replace(self, null=null if self.null is None else self.null | null)
 
-    def all_null(self, batch: int, device: torch.device | str = "cpu") -> Conditions:
-        """The unconditional counterpart, used by classifier-free guidance."""
-        return self.with_null(torch.ones(batch, dtype=torch.bool, device=device))
+    def all_null(
+        self, batch: int, device: torch.device | str = "cpu", names: Sequence[str] | None = None
+    ) -> Conditions:
+        """The unconditional counterpart, used by classifier-free guidance: what is asked null, or what is named.
+
+        Raises:
+            InputError: for names that have no null of their own: label, text and pooled are null together.
+        """
+        prompt = {name for name in ("label", "text", "pooled") if self.tensor(name) is not None}
+        named = prompt if names is None else {*names} - {"label", "text", "pooled"} | prompt & {*names}
+        if named - prompt - {"given"} or named & prompt not in (prompt, set()):
+            raise InputError(f"{', '.join(sorted(named))}: expected prompt (label and text together) or given")
+        result = self
+        if "given" in named and self.given is not None and self.mask is not None:
+            nothing = torch.zeros_like(self.given), torch.ones_like(self.mask)
+            result = dataclasses.replace(self, given=nothing[0], mask=nothing[1])
+        if names is not None and not named & prompt:
+            return result
+        return result.with_null(torch.ones(batch, dtype=torch.bool, device=device))
 
     @staticmethod
     def cat(first: Conditions, second: Conditions) -> Conditions:
@@ -68,8 +96,8 @@ class Conditions:
                 continue
             a, b = getattr(first, f.name), getattr(second, f.name)
             if f.name == "null" and (a is None) != (b is None):
-                a = a if a is not None else torch.zeros_like(b)
-                b = b if b is not None else torch.zeros_like(a)
+                a = a if a is not None else b.new_zeros(first.rows or len(b))
+                b = b if b is not None else a.new_zeros(second.rows or len(a))
             if (a is None) != (b is None):
                 raise ValueError(f"conditions.{f.name} is given in one batch and not in the other")
             merged[f.name] = None if a is None else torch.cat([a, b])
@@ -106,8 +134,6 @@ def run_blocks(
     x: Tensor, options: ForwardOptions | None, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """blocks(x), or what the run's cache makes of it (`kinolab.contracts.options.BlockCache.run`)."""
-    if options is not None and options.reach is not None:
-        raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
     if options is None or options.cache is None:
         return blocks(x)
     return options.cache.run(x, blocks, modulated)
@@ -132,6 +158,25 @@ class Denoiser(nn.Module):
     spec: DenoiserSpec
     config: Any
     """The denoiser's own config class."""
+    reach: Reach | None = None
+    """Which frames a frame's self-attention reads as trained; none = it can't be told to read others."""
+
+    def token_frames(self, frames: int) -> int:
+        """How many frames of tokens so many latent frames make."""
+        return frames
+
+    def reach_lists(self, frames: int, options: ForwardOptions | None) -> Lists | None:
+        """Which of so many frames of tokens each one reads; none = as trained.
+
+        Raises:
+            InputError: where another reach is asked for and the denoiser has none to change, or of other frames.
+        """
+        if options is None or options.reach is None:
+            return None
+        if self.reach is None:
+            raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
+        lists = options.reach.lists(frames)
+        return None if lists == self.reach.lists(frames) else lists
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W).

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
-from kinolab.layers.attention import Attention
+from kinolab.layers.attention import Attention, spatial_attention
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, place_embedding, sincos_2d
 from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, Mlp, gated_add, modulate
@@ -73,10 +74,10 @@ class DiTBlock(nn.Module):
         self.mlp = Mlp(D, int(D * config.mlp_ratio))
         self.adaLN_modulation = AdaptiveParameters(D, 6)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Tokens x (B, T, S, D), condition c (B, 1, D) -> (B, T, S, D)."""
+    def forward(self, x: Tensor, c: Tensor, lists: Lists | None) -> Tensor:
+        """Tokens x (B, T, S, D), condition c (B, 1, D), which frames each reads -> (B, T, S, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)
-        h = self.attn(modulate(self.norm1(x), shift1, scale1).flatten(0, 1)).view_as(x)
+        h = spatial_attention(self.attn, modulate(self.norm1(x), shift1, scale1), lists)
         x = gated_add(x, gate1, h)
         return gated_add(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
@@ -103,6 +104,7 @@ class DiT(Denoiser):
     Config = DiTConfig
 
     pos_embed: Tensor
+    reach = Reach("own")
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -124,7 +126,8 @@ class DiT(Denoiser):
         initialize_transformer(self)
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
-        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W), every frame by itself.
+        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W), every frame by itself
+        unless the options say which others it reads.
 
         Raises:
             InputError: where a shape is wrong or a condition is given that the model was not built for.
@@ -136,16 +139,16 @@ class DiT(Denoiser):
         grid = (z.shape[3] // p, z.shape[4] // p)
         x = self.x_embedder(z)
         x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
-        c = self._condition(t, conditions)
-        x = run_blocks(x, options, lambda x: self._blocks(x, c), lambda x: self._modulated(x, c))
+        c, lists = self._condition(t, conditions), self.reach_lists(x.shape[1], options)
+        x = run_blocks(x, options, lambda x: self._blocks(x, c, lists), lambda x: self._modulated(x, c))
         return unpatchify(self.final_layer(x, c), grid, p)
 
-    def _blocks(self, x: Tensor, c: Tensor) -> Tensor:
+    def _blocks(self, x: Tensor, c: Tensor, lists: Lists | None) -> Tensor:
         for block in self.blocks:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, c, use_reentrant=False)
+                x = checkpoint(block, x, c, lists, use_reentrant=False)
             else:
-                x = block(x, c)
+                x = block(x, c, lists)
         return x
 
     def _modulated(self, x: Tensor, c: Tensor) -> Tensor:

@@ -19,9 +19,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
-from kinolab.layers.attention import Attention, CrossAttention, attend, spatial_attention, temporal_attention
+from kinolab.layers.attention import (
+    Attention,
+    CrossAttention,
+    attend,
+    attend_frames,
+    spatial_attention,
+    temporal_attention,
+)
 from kinolab.layers.embeddings import (
     LabelEmbedder,
     PooledEmbedder,
@@ -141,13 +149,15 @@ class Context:
     """What every block of one forward pass shares.
 
     text: (B, L, D) prompt tokens, or (B, 1 + image_frames, L, D) with a prompt for each image; text_mask: the same
-    without D; rotary: (cos, sin), each (T, d); image_frames: how many of the last frames are single images.
+    without D; rotary: (cos, sin), each (T, d); image_frames: how many of the last frames are single images; lists:
+    which frames each frame's attention in space reads, none = its own.
     """
 
     text: Tensor | None
     text_mask: Tensor | None
     rotary: tuple[Tensor, Tensor] | None
     image_frames: int
+    lists: Lists | None = None
 
 
 def split_frames(x: Tensor, image_frames: int) -> tuple[Tensor, Tensor]:
@@ -165,9 +175,12 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     B, T, S, _ = x.shape
     half, images = attention.num_heads // 2, context.image_frames
     q, k, v = attention.project(x)
-    q_s, k_s, v_s = (a[..., :half, :].flatten(0, 1) for a in (q, k, v))
+    in_space = (a[..., :half, :] for a in (q, k, v))
     q_t, k_t, v_t = (a[:, : T - images, :, half:].transpose(1, 2).flatten(0, 1) for a in (q, k, v))
-    within = attend(q_s, k_s, v_s).unflatten(0, (B, T))
+    if context.lists is None:
+        within = attend(*(a.flatten(0, 1) for a in in_space)).unflatten(0, (B, T))
+    else:
+        within = attend_frames(*in_space, context.lists)
     over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)
     if images:
         over = torch.cat([over, v[:, T - images :, :, half:].flatten(-2)], dim=1)
@@ -240,7 +253,7 @@ class LatteBlock(nn.Module):
         elif self.role == "split":
             h = split_attention(self.attn, h, context)
         else:
-            h = spatial_attention(self.attn, h)
+            h = spatial_attention(self.attn, h, context.lists)
         x = _add(x, parts[2], h)
         if context.text is not None and self.role != "temporal":
             x = x + cross_attention(self.cross_attn, x, context)
@@ -284,6 +297,7 @@ class Latte(Denoiser):
     t_block: AdaptiveParameters
     pos_embed: Tensor
     temp_embed: Tensor
+    reach = Reach("own")
 
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
@@ -341,7 +355,8 @@ class Latte(Denoiser):
         if self.modulation == "none":
             tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)
             x = torch.cat([x, tokens.to(x.dtype)], dim=2)
-        context = self._context(conditions, len(t), frames, image_frames)
+        lists = self.reach_lists(frames, options)
+        context = self._context(conditions, len(t), frames, image_frames, lists)
         x = run_blocks(
             x, options, lambda x: self._blocks(x, c, shared, context), lambda x: self._modulated(x, c, shared)
         )
@@ -363,6 +378,10 @@ class Latte(Denoiser):
         first: Any = self.blocks[0]
         m = first.modulate(c, shared)
         return first.norm1(x) if m is None else modulate(first.norm1(x), m[0], m[1])
+
+    def token_frames(self, frames: int) -> int:
+        """Tubelets make one frame of tokens of several."""
+        return frames // self.config.temporal_patch
 
     def models_time(self, name: str) -> bool:
         """Temporal blocks, and the temporal attention of joint blocks; its modulation is in a layer with the rest."""
@@ -417,7 +436,9 @@ class Latte(Denoiser):
             parts.append(_per_frame(self.pooled_embedder(pooled, _fit(null, rank)), rank, frames, images))
         return parts
 
-    def _context(self, conditions: Conditions, batch: int, frames: int, image_frames: int) -> Context:
+    def _context(
+        self, conditions: Conditions, batch: int, frames: int, image_frames: int, lists: Lists | None
+    ) -> Context:
         """Prompt tokens and rotary tables for the blocks."""
         text = mask = rotary = None
         if self.config.text_dim:
@@ -429,7 +450,9 @@ class Latte(Denoiser):
             positions = frame_positions(frames - image_frames, self.length, self.config.temporal_patch)
             cos, sin = rotary_table(positions, self.config.hidden_size // self.config.num_heads)
             rotary = (cos.to(self.pos_embed.device), sin.to(self.pos_embed.device))
-        return Context(text, mask, rotary, image_frames)
+        if lists is not None and image_frames:
+            raise InputError("reach: single images beside a clip read their own tokens alone: leave it out")
+        return Context(text, mask, rotary, image_frames, lists)
 
     def _add_frame_embedding(self, x: Tensor, image_frames: int) -> Tensor:
         """Add the table of frame positions to the video's tokens (B, T, S, D); single images have no position."""

@@ -28,7 +28,7 @@ Shapes: B batch, C channels, T frames (after pairing), S tokens per frame, L tex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -38,12 +38,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
-from kinolab.layers.attention import Attention, attend
+from kinolab.layers.attention import Attention, Beside, attend, attend_frames
 from kinolab.layers.embeddings import (
     LabelEmbedder,
     TimestepEmbedder,
+    apply_rotary,
     frame_positions,
     place_embedding,
     sincos_1d,
@@ -153,7 +155,8 @@ class Context:
 
     sequences: F; allowed: (B * F, tokens + L), which tokens of a sequence and its text may be attended to, none = all;
     rotary: positions of a sequence's tokens, joint_rotary: the same with the text's after them, which are not turned;
-    global_rotary: positions of all T * S tokens.
+    global_rotary: positions of all T * S tokens; lists: which frames each frame's tokens read, none = those of their
+    sequence; text_allowed: (B, L), which text tokens are there, none = all.
     """
 
     sequences: int
@@ -161,6 +164,8 @@ class Context:
     rotary: Rotary | None
     joint_rotary: Rotary | None
     global_rotary: Rotary | None
+    lists: Lists | None = None
+    text_allowed: Tensor | None = None
 
 
 def joint_attention(
@@ -170,12 +175,54 @@ def joint_attention(
 
     x (B, T, S, D), text (B, F, L, D) -> (B, T, S, D), and the text's heads (B, F, L, D), not projected.
     """
+    if context.lists is not None:
+        return reaching_attention(of_x, x, of_text, text, context)
     own = of_x.project(x.reshape(len(x) * context.sequences, -1, x.shape[-1]))
     told = of_text.project(text.flatten(0, 1))
     q, k, v = (torch.cat(pair, dim=1) for pair in zip(own, told, strict=True))
     heads = attend(q, k, v, context.joint_rotary, context.allowed)
     tokens = own[0].shape[1]
     return of_x.proj(heads[:, :tokens]).view_as(x), heads[:, tokens:].unflatten(0, text.shape[:2])
+
+
+def reaching_attention(
+    of_x: Attention, x: Tensor, of_text: Attention, text: Tensor, context: Context
+) -> tuple[Tensor, Tensor]:
+    """`joint_attention` of frames that read others' tokens: each of them beside its own text, which reads the same.
+
+    Where a clip has one text (attention 3d), that text reads all frames.
+    """
+    lists, apart = context.lists, context.sequences > 1
+    assert lists is not None
+    q, k, v = of_x.project(x)  # (B, T, S, N, d)
+    q, k = turned(q, context), turned(k, context)
+    text_q, text_k, text_v = of_text.project(text)  # (B, F, L, N, d)
+    allowed = None if context.text_allowed is None else context.text_allowed[:, None].expand(-1, text.shape[1], -1)
+    beside = Beside(text_k, text_v, allowed)
+    S = x.shape[2]
+    if apart:
+        heads = attend_frames(torch.cat([q, text_q], 2), k, v, lists, beside)
+        return of_x.proj(heads[:, :, :S]), heads[:, :, S:]
+    told = attend_frames(text_q, k.flatten(1, 2)[:, None], v.flatten(1, 2)[:, None], ((0,),), beside)
+    return of_x.proj(attend_frames(q, k, v, lists, beside)), told
+
+
+def turned(a: Tensor, context: Context) -> Tensor:
+    """Queries or keys (B, T, S, N, d) turned by their positions, in a frame or, where all frames are one sequence, in
+    the clip."""
+    if context.rotary is None:
+        return a
+    tables = context.rotary if context.sequences > 1 else tuple(r.unflatten(0, a.shape[1:3]) for r in context.rotary)
+    cos, sin = (r[..., None, :] for r in tables)  # (S, 1, d) or (T, S, 1, d): broadcast over the heads
+    return apply_rotary(a, cos, sin)
+
+
+def frame_attention(attention: Attention, x: Tensor, context: Context) -> Tensor:
+    """Attention of each frame's tokens over those that it reads, without text: (B, T, S, D) -> (B, T, S, D)."""
+    if context.lists is None:
+        return self_attention(attention, x, context.sequences, context.rotary)
+    q, k, v = attention.project(x)
+    return attention.proj(attend_frames(turned(q, context), turned(k, context), v, context.lists))
 
 
 def self_attention(attention: Attention, x: Tensor, sequences: int, rotary: Rotary | None) -> Tensor:
@@ -240,7 +287,7 @@ class JointBlock(nn.Module):
         m, normed = video.adaLN_modulation(c), video.norm1(x)
         h = modulate(normed, m[0], m[1])
         if text is None:
-            update = self_attention(video.attn, h, context.sequences, context.rotary)
+            update = frame_attention(video.attn, h, context)
         else:
             of_text = self.context_block
             n = of_text.adaLN_modulation(c)
@@ -252,7 +299,7 @@ class JointBlock(nn.Module):
         x = gated_add(x, m[2], update)
         if video.dual:
             h = modulate(normed, m[6], m[7])
-            x = gated_add(x, m[8], self_attention(video.attn2, h, context.sequences, context.rotary))
+            x = gated_add(x, m[8], frame_attention(video.attn2, h, context))
         return gated_add(x, m[5], video.mlp(modulate(video.norm2(x), m[3], m[4]))), text
 
 
@@ -281,6 +328,7 @@ class Mmdit(Denoiser):
         super().__init__()
         self.config = config
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
+        self.reach = Reach("all" if config.attention == "3d" else "own")
         self.spec = DenoiserSpec(
             C, False, config.num_classes, config.text_dim, config.pooled_dim, fps=config.fps_condition
         )
@@ -366,6 +414,10 @@ class Mmdit(Denoiser):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
+    def token_frames(self, frames: int) -> int:
+        """Pairs make one frame of tokens of two."""
+        return self.config.token_frames(frames)
+
     @property
     def partly_used(self) -> bool:
         """With pairs of frames: images have no pair, and clips of an even length no single frame."""
@@ -405,7 +457,9 @@ class Mmdit(Denoiser):
         x = self._embed(z).to(z.dtype) + self._positions(grid, times)
         c = self._condition(t, conditions)
         text, mask = self._prompt(conditions, len(t))
-        context = self._context(x, text, mask, times, grid)
+        context = replace(
+            self._context(x, text, mask, times, grid), lists=self.reach_lists(x.shape[1], options), text_allowed=mask
+        )
         if text is not None:
             text = text[:, None].expand(-1, context.sequences, -1, -1)
         x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context), lambda x: self._modulated(x, c))

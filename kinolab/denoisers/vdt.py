@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, spatial_attention, temporal_attention
@@ -114,14 +115,15 @@ class VdtConfig(BaseDenoiserConfig):
 
 
 class Context(NamedTuple):
-    """What every block is told beside time: tokens (B, L, D) to attend to, their masks (B, L), and which tokens of the
-    sequence itself (B, T, S) may be attended to in time."""
+    """What every block is told beside time: tokens (B, L, D) to attend to, their masks (B, L), which tokens of the
+    sequence itself (B, T, S) may be attended to in time, and which frames each frame reads in space, none = its own."""
 
     text: Tensor | None = None
     text_mask: Tensor | None = None
     given: Tensor | None = None
     given_mask: Tensor | None = None
     visible: Tensor | None = None
+    lists: Lists | None = None
 
 
 class VdtBlock(nn.Module):
@@ -153,7 +155,7 @@ class VdtBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         if self.time_first:
             x = self._over_time(x, context.visible)
-        x = gated_add(x, gate1, spatial_attention(self.attn, modulate(self.norm1(x), shift1, scale1)))
+        x = gated_add(x, gate1, spatial_attention(self.attn, modulate(self.norm1(x), shift1, scale1), context.lists))
         if not self.time_first:
             x = self._over_time(x, context.visible)
         if context.given is not None:
@@ -186,6 +188,7 @@ class Vdt(Denoiser):
     text_embedder: TextEmbedder
     pos_embed: Tensor
     time_embed: Tensor
+    reach = Reach("own")
 
     def __init__(self, config: VdtConfig) -> None:
         super().__init__()
@@ -246,7 +249,10 @@ class Vdt(Denoiser):
         # The tables keep their float32 under autocast, and so the residual stream.
         positions = place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames)
         x = self.x_embedder(self._input(z, given, mask)) + positions
-        c, context = self._condition(t, conditions), Context(*self._prompt(conditions, z.shape[0]))
+        c, context = (
+            self._condition(t, conditions),
+            Context(*self._prompt(conditions, z.shape[0]))._replace(lists=self.reach_lists(frames, options)),
+        )
         x, told, context = self._tell(x, c, context, positions, given, mask)
         if self.config.adaln == "single":
             told = self.t_block(told)
@@ -306,7 +312,10 @@ class Vdt(Denoiser):
             allowed = torch.cat([torch.ones_like(there[:, 0, :1]), there.flatten(1)], 1)
             return x, c, context._replace(given=keys, given_mask=allowed)
         visible = torch.cat([torch.ones_like(there), there], 1)
-        return torch.cat([x, tokens], 1), c, context._replace(visible=visible)
+        lists = context.lists
+        if lists is not None:  # the given frames read one another as the noisy ones do
+            lists += tuple(tuple(frame + len(lists) for frame in read) for read in lists)
+        return torch.cat([x, tokens], 1), c, context._replace(visible=visible, lists=lists)
 
     def _frame_embedding(self, frames: int) -> Tensor:
         """Position embedding (T, 1, D) of the frames."""

@@ -1,8 +1,6 @@
-"""Noise paths, prediction types, losses, guidance and samplers."""
+"""Noise paths, prediction types, losses and samplers."""
 
 from kinolab.diffusion.diffusion import Diffusion, DiffusionConfig, NonFiniteError
-from kinolab.diffusion.given import Steering, SteeringConfig
-from kinolab.diffusion.guidance import GuidanceConfig
 from kinolab.diffusion.samplers import SAMPLERS, Denoised, SamplerConfig
 
 __all__ = [
@@ -10,9 +8,6 @@ __all__ = [
     "Denoised",
     "Diffusion",
     "DiffusionConfig",
-    "GuidanceConfig",
     "NonFiniteError",
     "SamplerConfig",
-    "Steering",
-    "SteeringConfig",
 ]

@@ -7,24 +7,27 @@ autocast the caller has set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
+from kinolab.contracts.method import CONDITIONAL, Call, Denoise, Denoised, Method, Predict, Run, check_methods
+from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
-from kinolab.diffusion.given import Steering, steered
-from kinolab.diffusion.guidance import Conditions, DenoiserLike, GuidanceConfig, guided
 from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas, resolution_shift
-from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, Denoised, SamplerConfig
+from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
-from kinolab.layers.step_cache import StepCache, caching
+
+DenoiserLike = Callable[..., Tensor]
+"""denoiser(z (B, C, T, H, W), t (B,), conditions, options if the run has some) -> prediction, (B, C or 2C, T, H, W)."""
 
 
 class DiffusionConfig(Config):
@@ -300,71 +303,82 @@ class Diffusion:
         self,
         denoiser: DenoiserLike,
         noise: Tensor | Sequence[int],
-        conditions: Conditions,
+        conditions: Any,
         *,
         sampler: SamplerConfig | None = None,
-        guidance: GuidanceConfig | None = None,
+        methods: Sequence[Method] = (),
         generator: torch.Generator | None = None,
-        steering: Steering | None = None,
         callback: Callback | None = None,
-        cache: StepCache | None = None,
-        negative: Conditions | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Clean latents (B, C, T, H, W) from noise.
 
         Args:
-            denoiser: z, t (B,), conditions -> prediction.
+            denoiser: z, t (B,), conditions, and options where a method has some -> prediction.
             noise: unit Gaussian noise to start from, or the shape (B, C, T, H, W) to draw.
             conditions: one row per sample.
             sampler: 50 steps of DDIM by default.
-            guidance: none by default.
+            methods: what wraps the run (`kinolab.contracts.method`): guidance, a step cache, ...
             generator: on the CPU; the same draws on every device.
-            steering: holds a denoiser that takes nothing given to the given part of the sample.
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
-            cache: reuses the denoiser's features between steps, begun anew here; none = every step runs in full.
-            negative: conditions that guidance moves away from; none = the null condition.
             device: where noise that is drawn here goes.
 
         Raises:
-            InputError: for steps, spacing or guidance that this diffusion has not, and for a cache where it can't be.
+            InputError: for steps or spacing that this diffusion has not, and for a method that can't wrap this run.
             NonFiniteError: where the denoiser gives NaN or infinity.
         """
         sampler = sampler if sampler is not None else SamplerConfig()
-        guidance = guidance if guidance is not None else GuidanceConfig()
         if not isinstance(noise, Tensor):
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         times = self.times(sampler, positions=noise[0, 0].numel())
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        if cache is not None and steering is not None and steering.config.guided:
-            raise InputError(
-                "a step cache cuts the gradient that reconstruction guidance follows: leave it out, or use replacement"
-            )
+        run = Run(denoiser, conditions, tuple(z.shape), sampler.steps, self.path, methods)
+        check_methods(run)
+        predict = calls(denoiser)
+        for method in methods:
+            predict = method.network(predict, run)
+        for method in methods:
+            predict = method.branches(predict, run)
 
         def denoise(z: Tensor, t: float) -> Denoised:
-            prediction, variance = self.split(predict(z, t), z.shape[1])
+            output = predict(Call(z, t, {CONDITIONAL: conditions}))[CONDITIONAL]
+            prediction, variance = self.split(output, z.shape[1])
             x = self.to_sample(prediction, z, torch.full((z.shape[0],), t, dtype=torch.float64))
             if not torch.isfinite(x).all():
-                step = int((times >= t).sum())
                 raise NonFiniteError(
-                    f"the denoiser gave NaN or infinity at step {step} of {sampler.steps} (t = {t:g}): "
+                    f"the denoiser gave NaN or infinity at step {int((times >= t).sum())} of {run.steps} (t = {t:g}): "
                     "try precision float32, or check that the weights themselves are finite"
                 )
             return Denoised(x, variance)
 
-        estimate = denoise if steering is None else steered(denoise, steering, self.path)
-        if cache is not None:
-            callback = cache.counting(callback)
-        run, channels, fraction = SAMPLERS[sampler.name], z.shape[1], self.path.fraction
-        with caching(denoiser, cache, sampler.steps) as options:
-            predict = guided(
-                denoiser,
-                conditions,
-                guidance,
-                channels=channels,
-                fraction=fraction,
-                cache=cache,
-                negative=negative,
-                options=options,
-            )
-            return run(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=callback)
+        estimate: Denoise = denoise
+        for method in methods:
+            estimate = method.estimate(estimate, run)
+
+        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> None:
+            run.step = step
+            if callback is not None:
+                callback(step, steps, z, denoised)
+
+        sample = SAMPLERS[sampler.name]
+        return sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
+
+
+def calls(denoiser: DenoiserLike) -> Predict:
+    """The innermost prediction: the denoiser called with its branches' rows as one batch, or branch by branch."""
+
+    def predict(call: Call) -> dict[str, Tensor]:
+        groups = [tuple(call.branches)] if call.batched else [(name,) for name in call.branches]
+        found: dict[str, Tensor] = {}
+        for names in groups:
+            rows = [call.branches[name] for name in names]
+            told = reduce(rows[0].cat, rows) if len(rows) > 1 else rows[0]
+            z = torch.cat([call.z] * len(rows)) if len(rows) > 1 else call.z
+            t = torch.full((z.shape[0],), call.t, dtype=torch.float32, device=z.device)
+            options = call.options.of(names)
+            plain = options == AS_TRAINED
+            output = (denoiser(z, t, told) if plain else denoiser(z, t, told, options)).to(z.dtype)
+            found |= dict(zip(names, output.chunk(len(rows)), strict=True))
+        return found
+
+    return predict

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.data.world import make_clip
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
@@ -23,6 +23,7 @@ from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport, clip_scores
 from kinolab.layers.precision import resolve
+from kinolab.methods import GuidanceConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.metrics.frechet import FrechetDistance

@@ -22,13 +22,14 @@ from kinolab import __version__, video
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
 from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
-from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import finite, plain_table, settings_hash
 from kinolab.evaluation.world import Progress, autoencode
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import resolve
+from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.physics import (
     EVENT,
     TrueObject,

@@ -23,6 +23,7 @@ from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldR
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import autocast, resolve
+from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.metrics.world import WorldReading, check, read_world, roughness
 from kinolab.model import Request, VideoModel

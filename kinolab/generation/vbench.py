@@ -27,10 +27,11 @@ import torch
 from kinolab import __version__
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.generation.matching import matching_world
+from kinolab.methods import GuidanceConfig
 from kinolab.model import VideoModel
 from kinolab.runtime import files, text
 from kinolab.runtime.paths import visible

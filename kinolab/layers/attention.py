@@ -5,11 +5,14 @@ Shapes: B batch, L query tokens, M key tokens, N heads, D width, d = D / N; vide
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kinolab.contracts.reach import Lists
 from kinolab.layers.embeddings import apply_rotary
 
 
@@ -79,8 +82,11 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
     """
     short = max(q.shape[2], k.shape[2]) <= SHORT
     if short and q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
-        with sdpa_kernel(SDPBackend.MATH):
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # The operator itself: `sdpa_kernel` throws a switch of the whole process, which another thread's run would see.
+        if torch.is_autocast_enabled("cpu"):
+            q, k, v = (a.to(torch.get_autocast_dtype("cpu")) for a in (q, k, v))
+        bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, bias)[0]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -109,9 +115,93 @@ class CrossAttention(nn.Module):
         return self.proj(dot_product_attention(q, k, v, allowed).transpose(1, 2).flatten(2))
 
 
-def spatial_attention(attention: Attention, x: Tensor) -> Tensor:
-    """Attention within each frame: (B, T, S, D) -> (B, T, S, D), without moving data."""
-    return attention(x.flatten(0, 1)).view_as(x)
+@dataclass(frozen=True)
+class Beside:
+    """Keys and values (B, F, L, N, d) that a frame reads beside other frames' tokens: its text. F = 1: all the same.
+
+    `allowed` (B, F, L) bool, True = a key to attend to; none = all.
+    """
+
+    k: Tensor
+    v: Tensor
+    allowed: Tensor | None = None
+
+
+COPIED = 2
+"""Frames whose keys may be copied for each frame at once; of more, each frame's are put together when it reads them."""
+
+
+def attend_frames(q: Tensor, k: Tensor, v: Tensor, lists: Lists, beside: Beside | None = None) -> Tensor:
+    """Each frame's queries over the tokens of the frames that it reads: -> (B, T, Q, N * d).
+
+    Where all frames read the same ones, these are one sequence that all queries of the clip read: no key is copied for
+    a frame's sake, and of the first frame or of all of them none at all.
+
+    Args:
+        q: (B, T, Q, N, d), turned by their positions inside the frame, as are the keys.
+        k, v: (B, T, S, N, d).
+        lists: for each of T frames those that it reads.
+        beside: what each frame reads too.
+    """
+    T, Q = q.shape[1:3]
+    if len(set(lists)) == 1 and (beside is None or beside.k.shape[1] == 1):
+        keys, values = (_read(a, lists[0]) for a in (k, v))  # (B, R * S, N, d)
+        more = None if beside is None else (beside.k[:, 0], beside.v[:, 0], beside.allowed)
+        mask = None
+        if more is not None:
+            keys, values = torch.cat([keys, more[0]], 1), torch.cat([values, more[1]], 1)
+            mask = None if more[2] is None else F.pad(more[2][:, 0], (keys.shape[1] - more[2].shape[-1], 0), value=True)
+        return attend(q.flatten(1, 2), keys, values, None, mask).unflatten(1, (T, Q))
+    if len({len(read) for read in lists}) == 1 and len(lists[0]) <= COPIED:
+        keys, values = (_read_each(a, lists) for a in (k, v))  # (B, T, R * S, N, d)
+        return _attend_beside(q, keys, values, beside)
+    each = []
+    for frame, read in enumerate(lists):
+        own = None
+        if beside is not None:
+            at = slice(frame, frame + 1) if beside.k.shape[1] > 1 else slice(0, 1)
+            own = Beside(beside.k[:, at], beside.v[:, at], None if beside.allowed is None else beside.allowed[:, at])
+        keys, values = (_read(a, read)[:, None] for a in (k, v))
+        each.append(_attend_beside(q[:, frame : frame + 1], keys, values, own))
+    return torch.cat(each, 1)
+
+
+def _read(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
+    """The tokens of some frames as one sequence, (B, T, S, N, d) -> (B, R * S, N, d): a view of neighbours."""
+    first, count = frames[0], len(frames)
+    if frames == tuple(range(first, first + count)):
+        return tokens[:, first : first + count].flatten(1, 2)
+    return torch.cat([tokens[:, frame] for frame in frames], 1)
+
+
+def _read_each(tokens: Tensor, lists: Lists) -> Tensor:
+    """The tokens that each frame reads, (B, T, S, N, d) -> (B, T, R * S, N, d): a view where all read the same."""
+    if len(set(lists)) == 1:
+        return _read(tokens, lists[0])[:, None].expand(-1, len(lists), -1, -1, -1)
+    index = torch.tensor(lists, device=tokens.device).flatten()  # (T * R,)
+    return tokens.index_select(1, index).unflatten(1, (len(lists), -1)).flatten(2, 3)
+
+
+def _attend_beside(q: Tensor, k: Tensor, v: Tensor, beside: Beside | None) -> Tensor:
+    """Attention of each frame over keys of its own, (B, T, Q, N, d) over (B, T, K, N, d) and what is beside them."""
+    B, T = q.shape[:2]
+    mask = None
+    if beside is not None:
+        more_k, more_v = (a.expand(-1, T, -1, -1, -1) for a in (beside.k, beside.v))
+        if beside.allowed is not None:
+            mask = F.pad(beside.allowed.expand(-1, T, -1), (k.shape[2], 0), value=True).flatten(0, 1)
+        k, v = torch.cat([k, more_k], 2), torch.cat([v, more_v], 2)
+    return attend(*(a.flatten(0, 1) for a in (q, k, v)), None, mask).unflatten(0, (B, T))
+
+
+def spatial_attention(attention: Attention, x: Tensor, lists: Lists | None = None) -> Tensor:
+    """Attention within each frame, or over the frames that each reads: (B, T, S, D) -> (B, T, S, D).
+
+    Within a frame nothing is moved.
+    """
+    if lists is None:
+        return attention(x.flatten(0, 1)).view_as(x)
+    return attention.proj(attend_frames(*attention.project(x), lists))
 
 
 def temporal_attention(

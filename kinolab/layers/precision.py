@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -125,23 +126,51 @@ def fast_float32(device: torch.device | str = "cpu") -> Iterator[None]:
     in it to have the backward pass gain as well. On a GPU, and where a program has set PyTorch's newer per-backend
     precision switches by itself, it changes nothing.
     """
-    before = _matmul_precision()
-    if torch.device(device).type != "cpu" or before is None or not measure().onednn_wanted:
+    if torch.device(device).type != "cpu" or _matmul_precision() is None or not measure().onednn_wanted:
         yield
         return
-    torch.set_float32_matmul_precision("medium")
+    _MEDIUM.enter()
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _MEDIUM.leave()
 
 
-@functools.cache
+class _Medium:
+    """The process's switch to oneDNN, for several threads at once: the first one sets it, the last one puts it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, "highest"
+
+    def enter(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("medium")
+            self.inside += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                torch.set_float32_matmul_precision(self.before)
+
+
+_MEDIUM, _MEASURING = _Medium(), threading.Lock()
+
+
 def measure() -> Measurement:
     """Time this processor once per process; some 50 ms.
 
-    On one thread and by the time the processor spent on it, so that a busy machine does not change the answer.
+    On one thread and by the time the processor spent on it, so that a busy machine does not change the answer. Other
+    threads wait for it, as it changes how many compute.
     """
+    with _MEASURING:
+        return _measured()
+
+
+@functools.cache
+def _measured() -> Measurement:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

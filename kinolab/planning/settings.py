@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 
 from kinolab.config import Config
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.layers.precision import resolve
-from kinolab.layers.step_cache import StepCacheConfig
+from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.model import ModelConfig
 
 Precision = Literal["float32", "bfloat16"]

@@ -26,7 +26,6 @@ from kinolab import __version__, video
 from kinolab.config import Config
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
-from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import finite, plain_table
 from kinolab.evaluation.world import Asks, judge, what_to_ask
@@ -34,7 +33,7 @@ from kinolab.evaluation.world_report import Share
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import NonFiniteError
-from kinolab.layers.step_cache import StepCache
+from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.metrics.world import read_world
 from kinolab.model import ModelConfig, Request, VideoModel

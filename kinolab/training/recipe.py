@@ -16,8 +16,9 @@ from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.trained import Trained
-from kinolab.diffusion import DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig

@@ -52,6 +52,7 @@ COMMANDS = {
     "complete clip.mp4 --mask mask --frames 5": 5,
     "extend clip.mp4 --frames 14 --overlap 2": 14,
     "predict clip.mp4 --method reconstruction --weight 1 --error pixels --given 2": 5,
+    'predict clip.mp4 --given 3 -s reach=first -s guidance.scales={"given":2}': 5,
 }
 
 

@@ -16,12 +16,12 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip, parse_caption
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import GuidanceConfig, SamplerConfig, SteeringConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import CHECKS, Share, summary_lines
 from kinolab.generate import model_hash
-from kinolab.layers.step_cache import StepCache
+from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.model import GivenPart, ModelConfig, Request, VideoModel
 

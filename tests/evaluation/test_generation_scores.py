@@ -15,13 +15,14 @@ from torch import Tensor
 from kinolab import video
 from kinolab.data import FolderConfig
 from kinolab.data.world import CLASSES
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation import generation as module
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.generation import ModelClips, evaluate_generated, fitted
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport
+from kinolab.methods import GuidanceConfig
 from kinolab.model import VideoModel
 from tests.closeness import assert_close, difference
 from tests.evaluation.tiny import EVERY_GENERATION, generation, moving_frames, tiny_encoder, write_videos

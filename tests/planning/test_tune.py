@@ -11,10 +11,10 @@ import torch
 
 from kinolab.config import load_config
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import Share
-from kinolab.layers.step_cache import StepCacheConfig
+from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.reconstruction import psnr
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.planning import settings
@@ -114,7 +114,7 @@ def test_a_report_holds_what_a_direct_run_gives() -> None:
     requests = [Request(None, k, seed=7 + k) for k in range(2)]
     sampler = SamplerConfig(name="euler", steps=6)
     latents = model.sample_latents(requests, sampler=sampler)
-    from kinolab.layers.step_cache import StepCache
+    from kinolab.methods import StepCache
 
     cached = model.sample_latents(requests, cache=StepCache(StepCacheConfig(threshold=1e6)))
     assert loose.latents == pytest.approx(float((cached - latents).abs().max()))

@@ -12,9 +12,10 @@ from torch import Tensor
 from kinolab import denoisers
 from kinolab.data import encode_to_cache
 from kinolab.denoisers import Conditions
-from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.diffusion.samplers import SAMPLERS
 from kinolab.layers.embeddings import rotary_table, sincos_1d, video_rotary_table
+from kinolab.methods import Guidance, GuidanceConfig
 from kinolab.metrics.flow import visible, warp
 from kinolab.metrics.quality import DynamicDegree, MotionSmoothness, TemporalFlickering, consistency
 from kinolab.metrics.reconstruction import Psnr, Ssim, Ssim3d
@@ -115,7 +116,7 @@ def test_samplers(name: str, schedule: Any) -> None:
     def sampled(z: Tensor) -> Tensor:
         told = Conditions(label=torch.zeros(2, dtype=torch.long, device=z.device))
         return diffusion.sample(
-            denoiser, z, told, sampler=SamplerConfig(name=name, steps=4), guidance=GuidanceConfig(scale=2.0),
+            denoiser, z, told, sampler=SamplerConfig(name=name, steps=4), methods=[Guidance(GuidanceConfig(scale=2.0))],
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
 
@@ -144,7 +145,7 @@ def test_positions_are_made_in_float64_and_sent_in_float32() -> None:
 
 @pytest.mark.parametrize("kind", ["text", "given", "steered", "pixels"])
 def test_a_model_generates_what_it_does_on_the_cpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kinolab.diffusion import SteeringConfig
+    from kinolab.methods import SteeringConfig
 
     model = tiny_model() if kind == "text" else tiny_vdt("channels", TasksConfig(predict=1))
     video, mask = torch.rand(1, 3, 5, 32, 32) * 2 - 1, torch.ones(1, 1, 5, 32, 32)

@@ -15,8 +15,8 @@ from kinolab.config import load_config
 from kinolab.contracts.examples import Example, Source
 from kinolab.data import encode_to_cache
 from kinolab.denoisers import Conditions, Denoiser, DenoiserSpec
-from kinolab.diffusion import GuidanceConfig
 from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig
 from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.training.batches import MicroBatch, micro_batches
 from kinolab.training.denoiser import DenoiserJob

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -11,6 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
+from kinolab.contracts.method import Denoise
+from kinolab.contracts.method import Denoised as Denoised
 from kinolab.diffusion.path import NoisePath, Spacing
 
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "euler", "heun"]
@@ -47,17 +48,6 @@ class SamplerConfig(Config):
             raise ValueError(f"variance is for the ddpm sampler only, not {self.name}: leave it auto or choose ddpm")
         return self
 
-
-@dataclass(frozen=True)
-class Denoised:
-    """The estimate of the clean sample, and the raw learned variance in about [-1, 1] where there is one."""
-
-    sample: Tensor
-    variance: Tensor | None = None
-
-
-Denoise = Callable[[Tensor, float], Denoised]
-"""denoise(z, t): z (B, C, T, H, W) noisy at the one time t of all samples, in the path's units."""
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 """callback(step, steps, z, denoised) after each step, counted from 1: the new z and the clean estimate it came from."""

@@ -24,21 +24,22 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kinolab.config import Config
-from kinolab.contracts.options import ForwardOptions, takes_options
+from kinolab.config import Config as BaseConfig
+from kinolab.contracts.method import Call, Method, Predict, Run
+from kinolab.contracts.options import takes_options
 from kinolab.errors import InputError
 
 
-class StepCacheConfig(Config):
+class StepCacheConfig(BaseConfig):
     """When a denoiser's blocks are left out between sampling steps; the first and the last step always run."""
 
     method: Literal["residual", "interval"] = "residual"
@@ -69,6 +70,61 @@ class StepCacheConfig(Config):
         return self.threshold > 0 if self.method == "residual" else self.every > 1
 
 
+class StepCache(Method):
+    """The method, and how often it left the blocks out (`hits`) or they ran (`misses`).
+
+    `hits` and `misses` count calls of the denoiser over all runs since this was made; everything else belongs to one
+    run (`CachedRun`).
+
+    >>> cache = StepCache(StepCacheConfig(threshold=0.2))
+    >>> latents = diffusion.sample(denoiser, noise, conditions, methods=[cache])
+    >>> cache.hits, cache.misses
+    """
+
+    Config: ClassVar[type[BaseConfig]] = StepCacheConfig
+    option = "cache"
+    config: StepCacheConfig
+
+    def __init__(self, config: StepCacheConfig | None = None) -> None:
+        super().__init__(config)
+        self.hits = self.misses = 0
+        self._counting = threading.Lock()
+
+    def count(self, *, hit: bool) -> None:
+        """Count one call of the denoiser."""
+        with self._counting:
+            self.hits, self.misses = self.hits + hit, self.misses + (not hit)
+
+    def check(self, run: Run) -> None:
+        """Raises InputError for a denoiser without blocks to leave out, and beside what follows a gradient."""
+        if any(method.follows_gradient for method in run.methods):
+            raise InputError(
+                "a step cache cuts the gradient that reconstruction guidance follows: leave it out, or use replacement"
+            )
+        if not takes_options(run.denoiser):
+            name = type(run.denoiser).__name__
+            raise InputError(f"a step cache needs a transformer denoiser, got {name}: leave it out")
+
+    def network(self, inner: Predict, run: Run) -> Predict:
+        """Leaves out blocks, and branches other than the first."""
+        cached, differences = CachedRun(self, run), dict[str, Tensor]()
+
+        def predict(call: Call) -> dict[str, Tensor]:
+            call = replace(call, options=replace(call.options, cache=cached))
+            first, *others = call.branches
+            due = cached.always or run.step % self.config.guidance_every == 0
+            if others and not due and all(name in differences for name in others):
+                found = inner(replace(call, branches={first: call.branches[first]}))
+                known = found[first][:, : run.channels]
+                return found | {name: known - differences[name] for name in others}
+            found = inner(call)
+            if self.config.guidance_every > 1:
+                differences.update({name: (found[first] - found[name])[:, : run.channels] for name in others})
+            return found
+
+        return predict
+
+
 @dataclass
 class _Branch:
     """What is known of one branch of guidance: the modulated input of its last call (B, ...), its change added up over
@@ -79,33 +135,46 @@ class _Branch:
     residual: Tensor | None = None
 
 
-class StepCache:
-    """The state of one sampling run after another, and how often the blocks were left out (`hits`) or ran (`misses`).
+class CachedRun:
+    """What a step cache remembers of one run, branch by branch (`kinolab.contracts.options.BlockCache`).
 
-    `hits` and `misses` count calls of the denoiser over all runs since the cache was made; everything else begins anew
-    with each run. The conditional and the unconditional branch have features of their own, whether guidance computes
-    them as one batch or one after the other.
-
-    >>> cache = StepCache(StepCacheConfig(threshold=0.2))
-    >>> latents = diffusion.sample(denoiser, noise, conditions, cache=cache)
-    >>> cache.hits, cache.misses
+    The branches of guidance have features of their own, whether they are computed as one batch or one after the other.
     """
 
-    def __init__(self, config: StepCacheConfig) -> None:
-        self.config = config
-        self.hits = self.misses = 0
-        self.begin(1)
+    def __init__(self, cache: StepCache, of: Run) -> None:
+        self.cache, self.config, self.sampling = cache, cache.config, of
+        self.branches: dict[str, _Branch] = {}
 
-    def begin(self, steps: int) -> None:
-        """Forget everything of the last run; the next one has `steps` steps."""
-        self.step, self.steps = 0, steps
-        self.rows: tuple[str, ...] = ("conditional",)
-        self.difference: Tensor | None = None
-        self._branches: dict[str, _Branch] = {}
-        self.recall, self.keep = _outside_compilation(StepCache._recall), _outside_compilation(StepCache._keep)
+    @property
+    def always(self) -> bool:
+        """Whether everything runs in the present step: the first, the last, and those of `start` and `end`."""
+        step, steps = self.sampling.step, self.sampling.steps
+        first = max(1, math.ceil(self.config.start * steps - 1e-9))
+        last = steps - max(1, math.ceil(self.config.end * steps - 1e-9))
+        return step < first or step >= last
+
+    def of(self, branches: tuple[str, ...]) -> CachedRows:
+        """The cache for a batch that holds the rows of these branches, one after the other."""
+        return CachedRows(self, branches)
 
     def run(self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]) -> Tensor:
-        """blocks(x), or x and what the blocks added when they last ran (`kinolab.contracts.options.BlockCache`)."""
+        """As `CachedRows.run`, of one branch."""
+        return self.of(("conditional",)).run(x, blocks, modulated)
+
+
+class CachedRows:
+    """The cache of a run for one call of the denoiser, which knows whose rows the batch holds."""
+
+    def __init__(self, run: CachedRun, names: tuple[str, ...]) -> None:
+        self.cached, self.names = run, names
+        self.recall, self.keep = _outside_compilation(CachedRows._recall), _outside_compilation(CachedRows._keep)
+
+    def of(self, branches: tuple[str, ...]) -> CachedRows:
+        """The same cache for other rows."""
+        return CachedRows(self.cached, branches)
+
+    def run(self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]) -> Tensor:
+        """blocks(x), or x and what the blocks added when they last ran."""
         residual = self.recall(self, lambda: modulated(x))
         if residual is not None:
             return x + residual
@@ -113,55 +182,32 @@ class StepCache:
         self.keep(self, result - x)
         return result
 
-    @property
-    def always(self) -> bool:
-        """Whether everything runs in the present step: the first, the last, and those of `start` and `end`."""
-        first = max(1, math.ceil(self.config.start * self.steps - 1e-9))
-        last = self.steps - max(1, math.ceil(self.config.end * self.steps - 1e-9))
-        return self.step < first or self.step >= last
-
-    def counting(self, callback: Callable[[int, int, Tensor, Tensor], None] | None) -> Callable[..., None]:
-        """A sampler's callback that tells the cache how many steps are done, and then calls `callback`.
-
-        Steps are counted by the sampler, not by calls: heun calls the denoiser twice in a step.
-        """
-
-        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> None:
-            self.step = step
-            if callback is not None:
-                callback(step, steps, z, denoised)
-
-        return after_step
-
-    def unconditional_due(self) -> bool:
-        """Whether guidance has to run its unconditional branch in the present step."""
-        return self.difference is None or self.always or self.step % self.config.guidance_every == 0
-
     def _recall(self, modulated: Callable[[], Tensor]) -> Tensor | None:
         """What the blocks added when they last ran, where it may be added again; None where they have to run."""
-        branches = [self._branches.setdefault(name, _Branch()) for name in self.rows]
+        cached, config = self.cached, self.cached.config
+        branches = [cached.branches.setdefault(name, _Branch()) for name in self.names]
         known = all(branch.residual is not None for branch in branches)
-        if not self.config.reuses_features:
+        if not config.reuses_features:
             still = False
-        elif self.config.method == "interval":
-            still = self.step % self.config.every != 0
+        elif config.method == "interval":
+            still = cached.sampling.step % config.every != 0
         else:
             for branch, seen in zip(branches, modulated().detach().chunk(len(branches)), strict=True):
                 _add_change(branch, seen)
-            still = known and all(bool((_change(branch) < self.config.threshold).all()) for branch in branches)
-        if self.always or not known or not still:
-            self.misses += 1
+            still = known and all(bool((_change(branch) < config.threshold).all()) for branch in branches)
+        hit = known and still and not cached.always
+        cached.cache.count(hit=hit)
+        if not hit:
             return None
-        self.hits += 1
         residuals = [cast(Tensor, branch.residual) for branch in branches]
         return residuals[0] if len(residuals) == 1 else torch.cat(residuals)
 
     def _keep(self, residual: Tensor) -> None:
         """Remember what the blocks added in this call."""
-        if not self.config.reuses_features:
+        if not self.cached.config.reuses_features:
             return
-        for name, part in zip(self.rows, residual.detach().chunk(len(self.rows)), strict=True):
-            branch = self._branches[name]
+        for name, part in zip(self.names, residual.detach().chunk(len(self.names)), strict=True):
+            branch = self.cached.branches[name]
             branch.residual, branch.change = part, None
 
 
@@ -190,22 +236,3 @@ def _outside_compilation(function: Callable[..., Any]) -> Callable[..., Any]:
     Where nothing was compiled the compiler is not loaded, which takes a second.
     """
     return _disabled(function) if "torch._dynamo" in sys.modules else function
-
-
-@contextmanager
-def caching(denoiser: object, cache: StepCache | None, steps: int) -> Iterator[ForwardOptions | None]:
-    """One sampling run of `steps` steps: the options with which the denoiser leaves its blocks out as the cache says.
-
-    Raises:
-        InputError: for a denoiser that has no blocks to leave out.
-    """
-    if cache is None:
-        yield None
-        return
-    if not takes_options(denoiser):
-        raise InputError(f"a step cache needs a transformer denoiser, got {type(denoiser).__name__}: leave it out")
-    cache.begin(steps)
-    try:
-        yield ForwardOptions(cache=cache)
-    finally:
-        cache.begin(1)

@@ -8,12 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinolab.contracts.method import CONDITIONAL, Call, Run, check_methods
 from kinolab.denoisers.base import Conditions
-from kinolab.diffusion import Diffusion, DiffusionConfig, GuidanceConfig, SamplerConfig
-from kinolab.diffusion.guidance import combine, guided
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from kinolab.diffusion.diffusion import calls
 from kinolab.errors import InputError
+from kinolab.methods import Guidance, GuidanceConfig
+from kinolab.methods.guidance import mix
 from tests.closeness import assert_close
 
+FLOW = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))
 LABELS = Conditions(label=torch.tensor([1, 2]))
 
 
@@ -33,9 +37,18 @@ class Counting:
         return torch.cat([out, 10.0 * out], 1) if self.variance else out
 
 
-def predict(config: GuidanceConfig, denoiser: Any, t: float = 500.0, conditions: Conditions = LABELS) -> Tensor:
-    z = torch.zeros(2, 4, 1, 2, 2)
-    return guided(denoiser, conditions, config, channels=4, fraction=lambda t: t / 1000)(z, t)
+def predict(
+    config: GuidanceConfig,
+    denoiser: Any,
+    conditions: Conditions = LABELS,
+    negative: Conditions | None = None,
+    frames: int = 1,
+) -> Tensor:
+    """The guided prediction (2, 4 or 8, T, 2, 2) half way."""
+    method, z = Guidance(config, negative), torch.zeros(2, 4, frames, 2, 2)
+    run = Run(denoiser, conditions, tuple(z.shape), 1, FLOW.path, [method])
+    check_methods(run)
+    return method.branches(calls(denoiser), run)(Call(z, 500.0, {CONDITIONAL: conditions}))[CONDITIONAL]
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -57,11 +70,10 @@ def test_dropped_rows_stay_unconditional() -> None:
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_negative_takes_the_place_of_the_unconditional_branch(batched: bool) -> None:
     negative = Conditions(label=torch.tensor([5, 7]), null=torch.tensor([False, True]))
-    config, z = GuidanceConfig(scale=3.0, batched=batched), torch.zeros(2, 4, 1, 2, 2)
-    predict = guided(Counting(), LABELS, config, channels=4, fraction=lambda t: t / 1000, negative=negative)
-    assert predict(z, 500.0)[:, 0, 0, 0, 0].tolist() == [5 + 3 * (1 - 5), -1 + 3 * (2 + 1)]
+    config = GuidanceConfig(scale=3.0, batched=batched)
+    assert predict(config, Counting(), negative=negative)[:, 0, 0, 0, 0].tolist() == [5 + 3 * (1 - 5), -1 + 3 * (2 + 1)]
     with pytest.raises(InputError, match="scale 1 has none"):
-        guided(Counting(), LABELS, GuidanceConfig(), channels=4, fraction=lambda t: t / 1000, negative=negative)
+        predict(GuidanceConfig(), Counting(), negative=negative)
 
 
 def test_scale_one_costs_one_call() -> None:
@@ -81,7 +93,7 @@ def test_outside_the_interval_the_unconditional_branch_is_not_run(schedule: str)
         (2, 4, 1, 2, 2),
         LABELS,
         sampler=SamplerConfig(name="ddim", steps=10, spacing="trailing"),
-        guidance=GuidanceConfig(scale=3.0, interval=(0.3, 0.8)),
+        methods=[Guidance(GuidanceConfig(scale=3.0, interval=(0.3, 0.8)))],
     )
     for t, batch in denoiser.batches:
         inside = diffusion.path.fraction(t) + 1e-6 >= 0.3 and diffusion.path.fraction(t) - 1e-6 <= 0.8
@@ -102,9 +114,9 @@ def test_rescaling_sets_the_deviation_back() -> None:
     conditional, unconditional = torch.randn(2, 3, 4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
     unconditional = 0.5 * unconditional
     dims = (1, 2, 3, 4)
-    plain = combine(conditional, unconditional, GuidanceConfig(scale=6.0))
-    full = combine(conditional, unconditional, GuidanceConfig(scale=6.0, rescale=1.0))
-    part = combine(conditional, unconditional, GuidanceConfig(scale=6.0, rescale=0.7))
+    plain = mix([unconditional], conditional, GuidanceConfig(scale=6.0))
+    full = mix([unconditional], conditional, GuidanceConfig(scale=6.0, rescale=1.0))
+    part = mix([unconditional], conditional, GuidanceConfig(scale=6.0, rescale=0.7))
     assert (plain.std(dims) > 3 * conditional.std(dims)).all()
     assert_close(full.std(dims), conditional.std(dims))
     assert_close(part, 0.7 * full + 0.3 * plain)
@@ -130,7 +142,7 @@ def test_guidance_shifts_a_gaussian_as_its_closed_form_says() -> None:
         noise,
         LABELS,
         sampler=SamplerConfig(name="heun", steps=100),
-        guidance=GuidanceConfig(scale=2.5),
+        methods=[Guidance(GuidanceConfig(scale=2.5))],
     )
     means = 2.5 * torch.tensor([1.0, 2.0]).double().reshape(2, 1, 1, 1, 1)
     assert_close(z, noise + means, within=0.002)
@@ -145,3 +157,66 @@ def test_nothing_to_guide_towards_is_an_error() -> None:
 def test_bad_intervals_are_refused(interval: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
         GuidanceConfig(interval=interval)
+
+
+class Parts:
+    """Tells a label and what is given apart: 10 for the prompt, 100 for the given part."""
+
+    def __call__(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        assert conditions.mask is not None
+        prompt = torch.ones(len(z)) if conditions.null is None else (~conditions.null).float()
+        given = 1.0 - conditions.mask.flatten(1).amin(1)
+        return (10.0 * prompt + 100.0 * given + 1.0).view(-1, 1, 1, 1, 1) + 0.0 * z
+
+
+BOTH = Conditions(label=torch.tensor([1, 2]), given=torch.zeros(2, 4, 1, 2, 2), mask=torch.zeros(2, 1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_conditions_have_scales_of_their_own(batched: bool) -> None:
+    """Brooks et al. 2023, eq. 3: nothing told, towards what is given, and from there towards the prompt too."""
+
+    def value(scales: Any) -> float:
+        config = GuidanceConfig.model_validate({"scales": scales, "batched": batched})
+        return float(predict(config, Parts(), BOTH)[0, 0, 0, 0, 0])
+
+    assert value({"given": 1.5, "prompt": 7}) == 1 + 1.5 * 100 + 7 * 10
+    assert value({"given": 3}) == 11 + 3 * 100, "what is not named is always told"
+    assert value({"prompt": 3}) == 101 + 3 * 10
+    assert value([["prompt", 2], ["given", 0.5]]) == 1 + 2 * 10 + 0.5 * 100
+
+
+def test_scales_are_read_back_as_they_were_written() -> None:
+    config = GuidanceConfig.model_validate({"scales": {"given": 1.5, "prompt": 7}, "rescale": 0.5})
+    assert config.active and config.scales == (("given", 1.5), ("prompt", 7.0))
+    assert GuidanceConfig.model_validate_json(config.model_dump_json()) == config and hash(config)
+
+
+def test_frames_have_scales_of_their_own() -> None:
+    out = predict(GuidanceConfig(frames=(1.0, 3.0)), Counting(), frames=5)
+    assert out[0, 0, :, 0, 0].tolist() == [-1 + 2 * s for s in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    assert out[1, 0, :, 0, 0].tolist() == [-1 + 3 * s for s in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    assert not GuidanceConfig(frames=(1.0, 1.0)).active
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"scale": 2.0, "frames": (1.0, 2.0)}, "give one"),
+        ({"scales": {"text": 2.0}, "frames": (1.0, 2.0)}, "give one"),
+        ({"frames": (2.0,)}, "two or more"),
+        ({"scales": {"text": -1.0}}, "at least 0"),
+        ({"scales": [["text", 1.0], ["text", 2.0]]}, "each condition once"),
+    ],
+)
+def test_scales_that_contradict_each_other_are_refused(values: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GuidanceConfig.model_validate(values)
+
+
+def test_a_condition_that_was_not_told_can_not_be_guided_towards() -> None:
+    config = GuidanceConfig.model_validate({"scales": {"given": 2.0}})
+    with pytest.raises(InputError, match="no given was given"):
+        predict(config, Counting())
+    with pytest.raises(InputError, match="leave scales out"):
+        predict(config, Parts(), BOTH, negative=LABELS)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig, Steering, SteeringConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from kinolab.methods import Held, SteeringConfig
 from tests.closeness import ALLOWED, assert_small
 
 FRAMES, RHO = 6, 0.9
@@ -50,7 +51,7 @@ def sampled(schedule: Any, sampler: Any, config: SteeringConfig) -> torch.Tensor
     diffusion, denoiser, given, known = setup(schedule)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(given.shape, generator=generator, dtype=torch.float64)
-    steering = Steering(config, given, known)
+    steering = config.build(Held(given, known))
     conditions: Any = Nothing()
     return diffusion.sample(
         denoiser,
@@ -58,7 +59,7 @@ def sampled(schedule: Any, sampler: Any, config: SteeringConfig) -> torch.Tensor
         conditions,
         sampler=SamplerConfig(name=sampler, steps=50),
         generator=generator,
-        steering=steering,
+        methods=[steering],
     ).flatten(1)
 
 
@@ -96,8 +97,8 @@ def test_replacement_follows_the_forward_process_of_the_given_part(sampler: Any)
         return denoiser(z, t, conditions)
 
     conditions: Any = Nothing()
-    steering = Steering(SteeringConfig(method="replacement"), given, known)
-    diffusion.sample(watched, noise, conditions, sampler=SamplerConfig(name=sampler, steps=8), steering=steering)
+    steering = SteeringConfig(method="replacement").build(Held(given, known))
+    diffusion.sample(watched, noise, conditions, sampler=SamplerConfig(name=sampler, steps=8), methods=[steering])
     assert len(seen) >= 8 and max(seen) < ALLOWED[torch.float64]
 
 
@@ -112,10 +113,10 @@ def test_an_error_of_ones_own_is_followed() -> None:
     conditions: Any = Nothing()
     sums = []
     for weight in (0.0, 4.0):
-        steering = Steering(SteeringConfig(weight=weight), given, nowhere, residual)
+        steering = SteeringConfig(weight=weight).build(Held(given, nowhere, residual))
         noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
         samples = diffusion.sample(
-            denoiser, noise, conditions, sampler=SamplerConfig(name="euler", steps=40), steering=steering
+            denoiser, noise, conditions, sampler=SamplerConfig(name="euler", steps=40), methods=[steering]
         )
         sums.append(float(samples[:, 0, :2].sum(1).mean()))
     assert abs(sums[0]) < 0.3 and abs(sums[1] - 3.0) < 0.4

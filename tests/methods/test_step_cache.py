@@ -10,19 +10,14 @@ from torch import Tensor
 
 from kinolab import denoisers
 from kinolab.config import Config
+from kinolab.contracts.method import Method, Run
+from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers import Conditions, Denoiser
-from kinolab.diffusion import (
-    SAMPLERS,
-    Diffusion,
-    DiffusionConfig,
-    GuidanceConfig,
-    SamplerConfig,
-    Steering,
-    SteeringConfig,
-)
+from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.step_cache import StepCache, StepCacheConfig, caching
+from kinolab.methods import Guidance, GuidanceConfig, Held, SteeringConfig, StepCache, StepCacheConfig
+from kinolab.methods.step_cache import CachedRun
 from tests.closeness import assert_close
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 5}
@@ -61,10 +56,24 @@ def cache_of(**values: Any) -> StepCache:
     return StepCache(StepCacheConfig.model_validate(values))
 
 
-def sample(model: Any, cache: StepCache | None = None, *, name: str = "euler", steps: int = 8, **values: Any) -> Tensor:
+def running(model: Any, steps: int) -> Run:
+    return Run(model, LABELS, (2, 4, 3, 4, 4), steps, DIFFUSION.path)
+
+
+def sample(
+    model: Any,
+    cache: StepCache | None = None,
+    *,
+    name: str = "euler",
+    steps: int = 8,
+    guidance: GuidanceConfig | None = None,
+    others: tuple[Method, ...] = (),
+    **values: Any,
+) -> Tensor:
+    methods = [Guidance(guidance), *others, *([cache] if cache is not None else [])]
     noise = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     sampler = SamplerConfig.model_validate({"name": name, "steps": steps})
-    return DIFFUSION.sample(model, noise, LABELS, sampler=sampler, cache=cache, **values)
+    return DIFFUSION.sample(model, noise, LABELS, sampler=sampler, methods=methods, **values)
 
 
 def test_every_denoiser_is_here() -> None:
@@ -104,9 +113,11 @@ def test_a_residual_is_added_again_exactly() -> None:
     model.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     model.final_layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model.x_embedder.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    with torch.no_grad(), caching(model, cache, 5) as options:
+    run = running(model, 5)
+    options = ForwardOptions(cache=CachedRun(cache, run))
+    with torch.no_grad():
         model(first, t, LABELS, options)
-        cache.step = 1
+        run.step = 1
         model(second, t, LABELS, options)
     embedded, before, after, _, embedded_again, last = seen
     assert_close(last, embedded_again + (before - embedded) + (after - before))
@@ -114,33 +125,32 @@ def test_a_residual_is_added_again_exactly() -> None:
 
 def test_the_blocks_run_when_the_added_up_change_reaches_the_threshold() -> None:
     """A modulated input that grows by a known relative change in each call."""
-    model, cache = build("dit"), cache_of(threshold=0.25)
+    run, cache = running(None, 12), cache_of(threshold=0.25)
+    cached = CachedRun(cache, run)
     ran: list[int] = []
 
     def blocks(x: Tensor) -> Tensor:
-        ran.append(cache.step)
+        ran.append(run.step)
         return x + 1.0
 
-    with caching(model, cache, 12):
-        for step in range(12):
-            cache.step = step
-            factor = 1.1**step
-            out = cache.run(torch.zeros(2, 3), blocks, lambda x, factor=factor: x + factor)  # type: ignore[misc]
-            assert_close(out, torch.ones(2, 3))
+    for step in range(12):
+        run.step = step
+        factor = 1.1**step
+        out = cached.run(torch.zeros(2, 3), blocks, lambda x, factor=factor: x + factor)  # type: ignore[misc]
+        assert_close(out, torch.ones(2, 3))
     assert ran == [0, 3, 6, 9, 11], "0.1 a call adds up to 0.3 at every third; the last step always runs"
     assert (cache.hits, cache.misses) == (7, 5)
 
 
 def test_a_batch_runs_where_one_of_its_clips_has_to() -> None:
-    model = build("dit")
 
     def run(changes: list[float]) -> int:
-        cache = cache_of(threshold=0.25)
-        with caching(model, cache, 12):
-            for step in range(12):
-                cache.step = step
-                scale = torch.tensor([[(1 + c) ** step] for c in changes])
-                cache.run(torch.zeros(2, 3), lambda x: x, lambda x, scale=scale: x + scale)  # type: ignore[misc]
+        sampling, cache = running(None, 12), cache_of(threshold=0.25)
+        cached = CachedRun(cache, sampling)
+        for step in range(12):
+            sampling.step = step
+            scale = torch.tensor([[(1 + c) ** step] for c in changes])
+            cached.run(torch.zeros(2, 3), lambda x: x, lambda x, scale=scale: x + scale)  # type: ignore[misc]
         return cache.misses
 
     assert run([0.0, 0.0]) == 2 and run([0.0, 0.1]) == 5 and run([0.1, 0.1]) == 5
@@ -221,8 +231,8 @@ def test_a_learned_variance_stays_the_conditional_one() -> None:
     diffusion = Diffusion(DiffusionConfig(learned_variance=True, loss="mse_vb"))
     cache = cache_of(threshold=1e9, guidance_every=2)
     out = diffusion.sample(
-        model, torch.randn(2, 4, 3, 4, 4), LABELS, sampler=SamplerConfig(name="ddpm", steps=6), guidance=GUIDED,
-        cache=cache, generator=torch.Generator().manual_seed(0),
+        model, torch.randn(2, 4, 3, 4, 4), LABELS, sampler=SamplerConfig(name="ddpm", steps=6),
+        methods=[cache, Guidance(GUIDED)], generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert out.shape == (2, 4, 3, 4, 4) and cache.hits == 4
 
@@ -231,11 +241,11 @@ def test_what_can_not_be_cached_is_refused() -> None:
     with pytest.raises(InputError, match="needs a transformer denoiser, got function"):
         sample(lambda z, t, conditions: z, cache_of())
     model, known = build("dit"), torch.ones(2, 1, 3, 4, 4, dtype=torch.bool)
-    steering = Steering(SteeringConfig(method="reconstruction"), torch.zeros(2, 4, 3, 4, 4), known)
+    held = Held(torch.zeros(2, 4, 3, 4, 4), known)
     with pytest.raises(InputError, match="cuts the gradient"):
-        sample(model, cache_of(), steering=steering)
-    kept = Steering(SteeringConfig(method="replacement"), torch.zeros(2, 4, 3, 4, 4), known)
-    assert_close(sample(model, cache_of(), steering=kept), torch.zeros(2, 4, 3, 4, 4))
+        sample(model, cache_of(), others=(SteeringConfig(method="reconstruction").build(held),))
+    kept = SteeringConfig(method="replacement").build(held)
+    assert_close(sample(model, cache_of(), others=(kept,)), torch.zeros(2, 4, 3, 4, 4))
     for values in ({"every": 3}, {"method": "interval", "threshold": 0.3}):
         with pytest.raises(ValueError, match="is for the method"):
             StepCacheConfig.model_validate(values)
@@ -243,9 +253,12 @@ def test_what_can_not_be_cached_is_refused() -> None:
 
 def test_a_run_that_fails_leaves_nothing_in_the_cache() -> None:
     model, cache = build("dit"), cache_of(threshold=1e9)
-    with pytest.raises(RuntimeError, match="stop"), caching(model, cache, 3) as options:
-        model(torch.randn(2, 4, 3, 4, 4), torch.tensor([900.0, 900.0]), LABELS, options)
+
+    def stop(step: int, *_: Any) -> None:
         raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        sample(model, cache, callback=stop)
     assert torch.equal(sample(model, cache), sample(model, cache_of(threshold=1e9)))
 
 

@@ -1,0 +1,132 @@
+"""A method wraps a sampling run: guidance, a step cache, attention across frames, steering to a given part.
+
+Three places are wrapped, from inside to outside:
+
+    network    the calls of the denoiser, of one or more branches: which features, which frames, which branches run
+    branches   the prediction that the sampler's estimate is made of: asks for several branches and mixes them
+    estimate   the estimate of the clean sample, for any sampler
+
+so that methods of different places may be listed in any order; within one place the first one listed is innermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from kinolab.config import Config as BaseConfig
+from kinolab.contracts.options import AS_TRAINED, ForwardOptions
+from kinolab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """The estimate of the clean sample, and the raw learned variance in about [-1, 1] where there is one."""
+
+    sample: Tensor
+    variance: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, float], Denoised]
+"""denoise(z, t): z (B, C, T, H, W) noisy at the one time t of all samples, in the path's units."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is asked of the denoiser at one point of a run.
+
+    z: (B, C, T, H, W), noisy at time t. branches: conditions of B samples by the branch's name; the first is the one
+    whose learned variance counts. batched: whether all branches run as one batch, or one after the other.
+    """
+
+    z: Tensor
+    t: float
+    branches: Mapping[str, Any]
+    batched: bool = True
+    options: ForwardOptions = AS_TRAINED
+
+
+Predict = Callable[[Call], dict[str, Tensor]]
+"""predict(call) -> the denoiser's output (B, C or 2C, T, H, W) for each of the call's branches, in the type of z."""
+
+CONDITIONAL = "conditional"
+"""The branch that a run asks for; methods add others, and answer under this name."""
+
+
+class Path(Protocol):
+    """What methods use of a noise path."""
+
+    def scalars(self, t: float) -> tuple[float, float]:
+        """alpha and sigma at time t."""
+        ...
+
+    def fraction(self, t: float) -> float:
+        """Time t as a fraction, 0 clean and 1 noise."""
+        ...
+
+
+@dataclass
+class Run:
+    """One sampling run as its methods see it; made anew for each, as is all that methods remember of it.
+
+    shape: (B, C, T, H, W) of the latents. step: steps done so far, as the sampler counts them (heun calls the denoiser
+    twice in one).
+    """
+
+    denoiser: Any
+    conditions: Any
+    shape: tuple[int, ...]
+    steps: int
+    path: Path
+    methods: Sequence[Method] = ()
+    step: int = field(default=0)
+
+    @property
+    def channels(self) -> int:
+        """C; what a denoiser gives behind them is a learned variance."""
+        return self.shape[1]
+
+
+class Method:
+    """Base of the methods: a config, and wrappers made for one run. What a run remembers is kept in the wrappers.
+
+    One object may wrap any number of runs, at once too.
+    """
+
+    Config: ClassVar[type[BaseConfig]]
+    """The class of the method's config."""
+    option: ClassVar[str | None] = None
+    """The field of a request that asks for it; none = a request names it under `methods`."""
+    follows_gradient: bool = False
+    """Whether it differentiates the denoiser by its input."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = self.Config() if config is None else config
+
+    def check(self, run: Run) -> None:
+        """Raises InputError where the method can't wrap this run, or not beside its other methods."""
+
+    def network(self, inner: Predict, run: Run) -> Predict:
+        """Wraps the denoiser's calls."""
+        return inner
+
+    def branches(self, inner: Predict, run: Run) -> Predict:
+        """Wraps what is asked of the denoiser: answers the branch `CONDITIONAL`, and may ask for more."""
+        return inner
+
+    def estimate(self, inner: Denoise, run: Run) -> Denoise:
+        """Wraps the estimate of the clean sample."""
+        return inner
+
+
+def check_methods(run: Run) -> None:
+    """Raises InputError where a method is there twice, or can't wrap the run."""
+    kinds = [type(method) for method in run.methods]
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice.__name__} wraps this run twice: leave one of them out")
+    for method in run.methods:
+        method.check(run)

@@ -1,0 +1,74 @@
+"""Methods: wrappers of a sampling run, one file each (`kinolab.contracts.method`).
+
+To add one: a file here with a config and a class, and a line in the table; a request then names it under `methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kinolab.config import load_config
+from kinolab.contracts.method import Method
+from kinolab.errors import InputError
+from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
+from kinolab.methods.guidance import Guidance, GuidanceConfig
+from kinolab.methods.held import Held
+from kinolab.methods.reconstruction import Reconstruction
+from kinolab.methods.replacement import Replacement
+from kinolab.methods.steering import SteeringConfig
+from kinolab.methods.step_cache import StepCache, StepCacheConfig
+
+METHODS: dict[str, type[Method]] = {
+    "guidance": Guidance,
+    "frame_reach": FrameReach,
+    "step_cache": StepCache,
+    "reconstruction": Reconstruction,
+    "replacement": Replacement,
+}
+"""Name -> class; its config is the class's `Config`."""
+
+
+def checked(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a request names under `methods`, with every default filled in.
+
+    Raises:
+        InputError: for a name that is not in the table, or a method that a request asks for in a field of its own.
+    """
+    return {name: _config(name, values).model_dump(mode="json") for name, values in asked.items()}
+
+
+def build(asked: Mapping[str, Any]) -> Sequence[Method]:
+    """The methods that a request names, in its order."""
+    return [METHODS[name](_config(name, values)) for name, values in asked.items()]
+
+
+def _config(name: str, values: Any) -> Any:
+    own = [n for n, kind in METHODS.items() if kind.option is None]
+    if name not in METHODS:
+        known = ", ".join(own) or "none that are named here"
+        raise InputError(f"methods: no method {name!r}; expected {known}")
+    option = METHODS[name].option
+    if option is not None:
+        raise InputError(f"methods: {name} has a field of its own in a request: set {option} instead")
+    if not isinstance(values, Mapping | None):
+        raise InputError(f"methods.{name}: expected fields and their values, got {values!r}")
+    return load_config(METHODS[name].Config, values or {}, name=f"methods.{name}")
+
+
+__all__ = [
+    "METHODS",
+    "FrameReach",
+    "FrameReachConfig",
+    "Guidance",
+    "GuidanceConfig",
+    "Held",
+    "Method",
+    "Reconstruction",
+    "Replacement",
+    "SteeringConfig",
+    "StepCache",
+    "StepCacheConfig",
+    "build",
+    "checked",
+]
