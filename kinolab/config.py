@@ -47,7 +47,7 @@ def load_config(
     try:
         return cls.model_validate(merged)
     except ValidationError as error:
-        raise InputError(f"{name}: " + "; ".join(_explain(cls, e) for e in error.errors()[:5])) from None
+        raise InputError(f"{name}: " + "; ".join(explain(cls, e) for e in error.errors()[:5])) from None
     except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError, LookupError) as error:
         # Of a validator that meets a value no one thought of, such as `path: true`.
         raise InputError(f"{name}: holds a value that can't be taken ({one_line(error, 160)})") from None
@@ -103,7 +103,7 @@ def _deep_copy(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def _explain(cls: type[BaseModel], error: Any) -> str:
+def explain(cls: type[BaseModel], error: Any) -> str:
     """One validation error as a phrase: the dotted key, what was expected, what came, the nearest valid key."""
     path = [str(part) for part in error["loc"]]
     names = _field_names(cls)
