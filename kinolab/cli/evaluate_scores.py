@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kinolab.cli.measuring import check_out, load_model, sampling, show_report
 from kinolab.cli.options import Device, take_device
-from kinolab.metrics import METRICS
 
 if TYPE_CHECKING:
     from kinolab.evaluation.scores import ScoreReport
 
+Changes = Annotated[
+    list[str] | None, typer.Option("-s", "--set", help="Change a field of the protocol: -s samples=512. Repeatable.")
+]
 Out = Annotated[Path | None, typer.Option(help="Write the scores, every clip's own included, as JSON.")]
 Videos = Annotated[Path | None, typer.Option(help="Folder for some of the clips, as videos.")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="What the model's networks compute in.")
 ]
-
-
-def _changes(kind: str) -> Any:
-    """The option that changes a protocol, with the names of all metrics that it can ask for."""
-    text = f"Change a field of the protocol: -s samples=512. Repeatable. -s metrics=[...] takes {METRICS.help(kind)}."
-    return typer.Option("-s", "--set", help=text)
 
 
 def reconstruction(
@@ -37,7 +33,7 @@ def reconstruction(
     ],
     data: Annotated[str, typer.Argument(help="A folder of clips or frames, or `world`.")],
     protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-reconstruction",
-    setting: Annotated[list[str] | None, _changes("reconstruction")] = None,
+    setting: Changes = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 4,
     out: Out = None,
     videos: Videos = None,
@@ -79,7 +75,7 @@ def generation(
     subject: Annotated[str, typer.Argument(help="A model (folder, run folder, shipped), or a folder of videos.")],
     data: Annotated[str, typer.Argument(help="The real ones: a folder of clips or frames, or `world`.")],
     protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-generation",
-    setting: Annotated[list[str] | None, _changes("generation")] = None,
+    setting: Changes = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,

@@ -82,8 +82,8 @@ class ReconstructionScores:
         shown = Shown(rebuilt, original, chunked=pieces, borders=() if chunked is None else chunked[1], whole=whole)
         self.measured.see(shown, sets=False)
         if self.measured.wants("sets"):
-            features = {"real_features": self.extractors(original), "features": self.extractors(rebuilt)}
-            self.measured.see(Shown(**features), sets=True)
+            real, made = self.extractors(original), self.extractors(rebuilt)
+            self.measured.see(Shown(features=made, real_features=real), sets=True)
         if keep:
             errors = (original - rebuilt).square().mean((1, 2, 3, 4)).tolist()
             start = len(self.names)

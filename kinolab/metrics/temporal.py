@@ -208,7 +208,7 @@ class SeamError(ClipScores):
 
     def see(self, shown: Shown) -> None:
         """The batches that were put through in chunks."""
-        if shown.chunked is not None:
+        if shown.chunked is not None and shown.original is not None:
             self.update(shown.original, shown.chunked, shown.borders, whole=shown.whole)
 
     def update(
