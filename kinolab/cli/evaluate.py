@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
 from kinolab.cli.options import Device
@@ -18,9 +19,24 @@ def register(app: typer.Typer) -> None:
 
     group = typer.Typer(help="Measure a model, an autoencoder or a folder of videos.", no_args_is_help=True)
     group.callback()(_evaluate)
-    for command in (reconstruction, generation, sensitivity, world, physics, tasks):
+    group.command(cls=_listing("reconstruction"))(reconstruction)
+    group.command(cls=_listing("generation"))(generation)
+    for command in (sensitivity, world, physics, tasks):
         group.command()(command)
     app.add_typer(group, name="evaluate")
+
+
+def _listing(kind: str) -> type[TyperCommand]:
+    """A command whose help ends with the metrics of a kind of protocol, as they are when it is asked for."""
+
+    class Listing(TyperCommand):
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:
+            from kinolab.metrics import METRICS  # the configs behind it are slow to import, and few ask for help
+
+            formatter.write_paragraph()
+            formatter.write_text(f"Metrics, for -s metrics=[...]: {METRICS.help(kind)}.")
+
+    return Listing
 
 
 def _evaluate() -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from kinolab.comparison.cells import Cell, cells_of
 from kinolab.comparison.plan import ComparePlan
-from kinolab.evaluation.scores import BETTER, shown
+from kinolab.evaluation.scores import shown
+from kinolab.metrics import better_of
 from kinolab.metrics.statistics import paired_difference
 
 Record = Mapping[str, Any]
@@ -146,7 +147,7 @@ def marks(group: Group, metric: str) -> list[str]:
 
     Nothing is said ("alone") where neither more nor less is better, and where there is no interval to say it by.
     """
-    good = BETTER.get(metric)
+    good = better_of(metric)
     values = [row.mean(metric) for row in group.rows]
     known = [(k, v) for k, v in enumerate(values) if v is not None]
     if good is None or len(known) < 2:
@@ -196,7 +197,8 @@ def beyond(best: Row, other: Row, metric: str) -> bool:
 
 
 def _beyond(a: Record, b: Record, metric: str) -> bool:
-    good = BETTER[metric]
+    good = better_of(metric)
+    assert good is not None
     paired = _clip_by_clip(a, b, metric)
     if paired is not None:
         x, y = ([_goodness(good, v) for v in side] for side in paired)
@@ -264,7 +266,7 @@ def samples_text(record: Record) -> str:
 
 
 def heading(metric: str) -> str:
-    good = {"higher": " (more)", "lower": " (less)", "one": " (near 1)"}.get(BETTER.get(metric, ""), "")
+    good = {"higher": " (more)", "lower": " (less)", "one": " (near 1)"}.get(better_of(metric) or "", "")
     return metric.replace("_", " ") + good
 
 

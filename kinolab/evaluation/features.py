@@ -13,6 +13,7 @@ from torch import Tensor
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import Batch, ProtocolClips
 from kinolab.evaluation.protocol import Protocol
+from kinolab.metrics import METRICS
 from kinolab.metrics.extractors import load_extractor
 from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.features import load_tensors, save_tensors
@@ -60,12 +61,7 @@ class Extractors:
 
 def needed(role: str, protocol: Protocol) -> bool:
     """Whether any metric of the protocol reads features of this role."""
-    by = {
-        "video": {"fvd", "fvd_infinite", "kvd", "precision", "recall", "density", "coverage", "rfvd"},
-        "image": {"fid", "kid", "subject_consistency", "background_consistency"},
-        "classifier": {"inception_score"},
-    }
-    return bool(by[role] & set(protocol.metrics))
+    return any(METRICS.get(name).weights == role for name in protocol.metrics)
 
 
 def extract(

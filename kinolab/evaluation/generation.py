@@ -20,23 +20,13 @@ from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.features import Extractors, extract, reference_features
+from kinolab.evaluation.measured import Measured
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport, clip_scores
 from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig
-from kinolab.metrics.base import MetricValue
+from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
-from kinolab.metrics.frechet import FrechetDistance
-from kinolab.metrics.inception_score import InceptionScore
-from kinolab.metrics.kernel import KernelDistance
-from kinolab.metrics.manifold import COVERAGE_NEIGHBOURS, ManifoldMetrics
-from kinolab.metrics.quality import (
-    BackgroundConsistency,
-    DynamicDegree,
-    MotionSmoothness,
-    SubjectConsistency,
-    TemporalFlickering,
-)
 from kinolab.model import Request, VideoModel
 from kinolab.video import Resize
 
@@ -267,12 +257,11 @@ def evaluate_generated(
     reference, cached = reference_features(real, protocol, extractors, cache, batch=batch)
     if cached:
         notes.append("features of the real clips were read from the cache")
-    scores = QualityScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
-                      else generated.model.config.fps)  # fmt: skip
+    scores = GenerationScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
+                              else generated.model.config.fps)  # fmt: skip
     keeper = _Keeper(videos, keep, scores.fps)
     features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), progress)
-    metrics = distribution_scores(protocol, extractors, reference, features, notes)
-    metrics |= scores.values(notes)
+    metrics = scores.values(reference, features, notes)
     facts: dict[str, Any] = {"real_clips": len(real), "generated_clips": len(generated)}
     if isinstance(generated, ModelClips):
         facts |= {"seconds_per_clip": generated.seconds / len(generated), "threads": torch.get_num_threads()}
@@ -295,106 +284,28 @@ def _unlike(generated: ModelClips | GeneratedClips, real: ProtocolClips) -> list
     return unlike(rates, made, stored, real.size)
 
 
-def distribution_scores(
-    protocol: Protocol,
-    extractors: Extractors,
-    real: dict[str, Tensor],
-    made: dict[str, Tensor],
-    notes: list[str],
-) -> dict[str, MetricValue]:
-    """Every score that compares two sets of features; what can't be given is said in `notes`."""
-    wanted, seed, minimum = set(protocol.metrics), protocol.seed, protocol.minimum
-    values: dict[str, MetricValue] = {}
-
-    def attempt(work: Callable[[], dict[str, MetricValue]]) -> None:
-        try:
-            values.update(work())
-        except InputError as error:
-            notes.append(f"left out: {error}")
-
-    for role, frechet, kernel in (("video", "fvd", "kvd"), ("image", "fid", "kid")):
-        if role not in made:
-            continue
-        states = extractors.protocol(role)
-        x, y = real[role], made[role]
-        # The frames of one clip depend on each other: they are left out together when noise is estimated.
-        per = protocol.frames if states["unit"] == "frame" else 1
-        if {frechet, f"{frechet}_infinite"} & wanted:
-            distance = FrechetDistance(frechet, minimum=minimum, seed=seed, per=per, protocol=states)
-            distance.update(x, True)
-            distance.update(y, False)
-            attempt(lambda d=distance, n=frechet: {n: d.compute()})  # type: ignore[misc]
-            if f"{frechet}_infinite" in wanted:
-                attempt(lambda d=distance, n=frechet: {f"{n}_infinite": d.extrapolated()})  # type: ignore[misc]
-        if kernel in wanted:
-            mmd = KernelDistance(kernel, minimum=minimum, seed=seed, per=per, protocol=states)
-            mmd.update(x, True)
-            mmd.update(y, False)
-            attempt(lambda m=mmd, n=kernel: {n: m.full()})  # type: ignore[misc]
-    if {"precision", "recall", "density", "coverage"} & wanted and "video" in made:
-        least = max(minimum, 2 * COVERAGE_NEIGHBOURS)  # with fewer, neighbours say nothing
-        manifold = ManifoldMetrics(minimum=least, seed=seed, protocol=extractors.protocol("video"))
-        manifold.update(real["video"], True)
-        manifold.update(made["video"], False)
-        attempt(manifold.compute)
-    if "inception_score" in wanted and "classifier" in made:
-        score = InceptionScore("inception_score", minimum=minimum, seed=seed,
-                               protocol=extractors.protocol("classifier"))  # fmt: skip
-        score.update(made["classifier"])
-        attempt(lambda: {"inception_score": score.compute()})
-    return {name: value for name, value in values.items() if name in wanted}
-
-
-class QualityScores:
-    """The scores that look at one generated clip at a time."""
+class GenerationScores:
+    """Every metric of a protocol of generation: those of clips on the way, those of sets from features of all clips."""
 
     def __init__(self, protocol: Protocol, extractors: Extractors, fps: float) -> None:
         self.fps, self.names = fps, list[str]()
-        image = extractors.networks.get("image")
-        made: dict[str, Callable[[], Any]] = {
-            "temporal_flickering": lambda: TemporalFlickering(static_only=False),
-            "motion_smoothness": MotionSmoothness,
-            "dynamic_degree": lambda: DynamicDegree(fps),
-        }
-        if image is not None:
-            made["subject_consistency"] = lambda: SubjectConsistency(image)
-            made["background_consistency"] = lambda: BackgroundConsistency(image)
-        self.metrics = {name: make() for name, make in made.items() if name in protocol.metrics}
-        self.agreement = None
-        if "prompt_agreement" in protocol.metrics:
-            from kinolab.metrics.text import PromptAgreement
-
-            assert protocol.text is not None
-            self.agreement = PromptAgreement(protocol.text)
+        self.measured = Measured(protocol, extractors.networks, fps=fps)
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; every clip is scored on its way."""
         for batch in batches:
-            for metric in self.metrics.values():
-                metric.update(batch.video)
-            if self.agreement is not None:
-                if not batch.captions or not all(batch.captions):
-                    raise InputError("prompt_agreement needs a prompt for every clip; these have none")
-                self.agreement.update(batch.video, [str(c) for c in batch.captions])
+            self.measured.see(Shown(batch.video, captions=[c or "" for c in batch.captions]), sets=False)
             self.names += batch.names
             yield batch
 
-    def values(self, notes: list[str]) -> dict[str, MetricValue]:
-        """The means; what can't be given is said in `notes`."""
-        found = {}
-        for name, metric in self._all().items():
-            try:
-                found[name] = metric.compute()
-            except InputError as error:
-                notes.append(f"left out: {error}")
-        return found
+    def values(self, real: dict[str, Tensor], made: dict[str, Tensor], notes: list[str]) -> dict[str, MetricValue]:
+        """All scores, with the features of both sets by role; what can't be given is said in `notes`."""
+        self.measured.see(Shown(features=made, real_features=real), sets=True)
+        return self.measured.values(notes, sets=True) | self.measured.values(notes, sets=False)
 
     def per_clip(self) -> dict[str, list[float]]:
         """Every clip's own scores."""
-        return {name: metric.per_clip for name, metric in self._all().items()}
-
-    def _all(self) -> dict[str, Any]:
-        return self.metrics | ({} if self.agreement is None else {"prompt_agreement": self.agreement})
+        return self.measured.per_clip()
 
 
 class _Keeper:

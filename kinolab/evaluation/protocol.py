@@ -16,6 +16,7 @@ from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
+from kinolab.metrics import METRICS
 from kinolab.metrics.extractors import OUTPUTS, ExtractorConfig
 from kinolab.metrics.perceptual import LpipsConfig
 from kinolab.runtime.hashes import Sha256, json_sha256
@@ -23,13 +24,6 @@ from kinolab.runtime.paths import visible
 
 VERSION = {"reconstruction": 2, "generation": 1}
 """Counts up when the meaning of fields or metrics changes, so that scores of before and after never mix."""
-
-RECONSTRUCTION = ("psnr", "ssim", "ssim3d", "lpips", "flicker", "warp", "seam", "grid", "rfvd")
-GENERATION = (
-    "fvd", "fvd_infinite", "kvd", "fid", "kid", "inception_score", "precision", "recall", "density", "coverage",
-    "subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness", "dynamic_degree",
-    "prompt_agreement",
-)  # fmt: skip
 
 
 HOW_TO_NAME = {
@@ -94,6 +88,8 @@ class Protocol(Config):
     """Frames of a chunk that the seam error looks at the borders of; none = those of a stream."""
     speed_frames: int | None = Field(None, ge=1)
     """Frames of the clip that encoding and decoding are timed on; none = `frames`."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of single metrics, by name; what is not named has the metric's own default."""
 
     def hash(self) -> str:
         """sha256 of what decides the score, in hexadecimal.
@@ -106,6 +102,10 @@ class Protocol(Config):
         for role in ("video", "image", "classifier", "perceptual"):
             values[role] = _by_content(values[role])
         values["text"] = None if self.text is None else file_hash(self.text)
+        given = {k: (settings_of(self, k), METRICS.get(k).Config()) for k in values.pop("settings")}
+        settings = {k: own.model_dump(mode="json") for k, (own, usual) in given.items() if own != usual}
+        if settings:  # hashes without are older than settings
+            values["settings"] = settings
         return json_sha256({"version": VERSION[self.kind], **values})
 
 
@@ -181,19 +181,15 @@ def load_protocol(name: str | Path, overrides: list[str] | None = None, *, kind:
 
 def check_protocol(protocol: Protocol) -> None:
     """Raises InputError for a metric that is not known, or lacks the network that it needs."""
-    known = RECONSTRUCTION if protocol.kind == "reconstruction" else GENERATION
-    unknown = [m for m in protocol.metrics if m not in known]
-    if unknown:
-        raise InputError(f"{protocol.name}: unknown metric {unknown[0]!r}; {protocol.kind} has {', '.join(known)}")
-    needs = {
-        "video": ("rfvd", "fvd", "fvd_infinite", "kvd", "precision", "recall", "density", "coverage"),
-        "image": ("fid", "kid", "subject_consistency", "background_consistency"),
-        "classifier": ("inception_score",),
-        "text": ("prompt_agreement",),
-        "perceptual": ("lpips",),
-    }
-    for role, metrics in needs.items():
-        lacking, network = [m for m in metrics if m in protocol.metrics], getattr(protocol, role)
+    try:
+        metrics = {name: METRICS.get(name, protocol.kind) for name in protocol.metrics}
+    except InputError as error:
+        raise InputError(f"{protocol.name}: {error}") from None
+    for name in protocol.settings:
+        settings_of(protocol, name)
+    for role in HOW_TO_NAME:
+        lacking = [m for m in METRICS if m in metrics and metrics[m].weights == role]
+        network = getattr(protocol, role)
         if lacking and network is None:
             raise InputError(
                 f"{protocol.name}: {lacking[0]} needs `{role}`; name its network ({HOW_TO_NAME[role]}, or in a copy of "
@@ -204,6 +200,18 @@ def check_protocol(protocol: Protocol) -> None:
                 f"{protocol.name}: {lacking[0]} needs the weights of {network.name}, which don't come with kinolab; "
                 f"name your own file of them (-s {role}.path=FILE)"
             )
+
+
+def settings_of(protocol: Protocol, name: str) -> Config:
+    """The settings of one metric of a protocol, its own defaults filled in.
+
+    Raises:
+        InputError: for a metric that the protocol does not name, or settings that it does not have.
+    """
+    if name not in protocol.metrics:
+        raise InputError(f"{protocol.name}: settings of {name}, which is not among its metrics")
+    cls = METRICS.get(name, protocol.kind).Config
+    return load_config(cls, protocol.settings.get(name, {}), name=f"{protocol.name}: settings.{name}")
 
 
 def source_config(

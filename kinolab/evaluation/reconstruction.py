@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,21 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import check_pairs
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
+from kinolab.evaluation.features import Extractors
+from kinolab.evaluation.measured import Measured
 from kinolab.evaluation.protocol import Protocol, at_frames
 from kinolab.evaluation.scores import ScoreReport, clip_scores
 from kinolab.generation.reconstruct import can_stream, decode_groups, encode_groups
 from kinolab.layers.precision import PrecisionPolicy, autocast, describe
-from kinolab.metrics.extractors import load_extractor
-from kinolab.metrics.extractors.base import Extractor
-from kinolab.metrics.frechet import FrechetDistance
-from kinolab.metrics.perceptual import Lpips
-from kinolab.metrics.reconstruction import Psnr, Ssim, Ssim3d
-from kinolab.metrics.temporal import (
-    NEIGHBOURS,
-    Flicker,
-    FrequencyProfile,
-    GridArtefacts,
-    SeamError,
-    WarpError,
-    chunk_borders,
-)
+from kinolab.metrics.base import MetricValue, Need, Shown
+from kinolab.metrics.temporal import chunk_borders
 from kinolab.runtime import devices
 from kinolab.runtime.memory import peak_memory
 
 Progress = Callable[[int, int], None]
 CHUNK = 8
 """Frames of a chunk, after the first one of CHUNK + 1, that the seam error looks at the borders of."""
+NOBODY_KNOWS = "of two folders nobody knows the decoder's grid and chunks"
 REPEATS = 3
 """How often encoding and decoding are timed, after a first time that does not count."""
 
@@ -51,34 +42,21 @@ REPEATS = 3
 class ReconstructionScores:
     """Every reconstruction metric of a protocol, streaming over pairs of clips.
 
-    spatial_ratio: of the decoder whose grid is looked for; none = the grid is not measured.
+    spatial_ratio: of the decoder whose grid is looked for. lacking: what is not known, and why.
     """
 
-    def __init__(self, protocol: Protocol, spatial_ratio: int | None, device: torch.device | str = "auto") -> None:
-        self.protocol, self.names, self.device = protocol, list[str](), devices.choose(device)
-        wanted = protocol.metrics
-        self.pairs: dict[str, Any] = {
-            name: make() for name, make in (("psnr", Psnr), ("ssim", Ssim), ("ssim3d", Ssim3d), ("flicker", Flicker),
-                                            ("warp", WarpError)) if name in wanted
-        }  # fmt: skip
-        if spatial_ratio is not None and spatial_ratio > 1 and "grid" in wanted:
-            size = protocol.size if isinstance(protocol.size, int) else min(protocol.size)
-            if size // spatial_ratio > NEIGHBOURS:  # else no frequency lies between those of the grid
-                self.pairs["grid"] = GridArtefacts(spatial_ratio)
-            self.pairs["detail"] = FrequencyProfile()
-        if "lpips" in wanted:
-            assert protocol.perceptual is not None
-            self.pairs["lpips"] = Lpips(protocol.perceptual)
-        self.seam = SeamError() if "seam" in wanted else None
-        self.extractor: Extractor | None = None
-        self.rfvd: FrechetDistance | None = None
-        if "rfvd" in wanted:
-            assert protocol.video is not None
-            self.extractor = load_extractor(protocol.video, unit="clip").to(self.device)
-            self.rfvd = FrechetDistance(
-                "rfvd", minimum=protocol.minimum, seed=protocol.seed, paired=True,
-                protocol=self.extractor.spec.protocol(),
-            )  # fmt: skip
+    def __init__(
+        self,
+        protocol: Protocol,
+        spatial_ratio: int | None,
+        device: torch.device | str = "auto",
+        lacking: Mapping[Need, str] | None = None,
+    ) -> None:
+        self.protocol, self.names = protocol, list[str]()
+        self.extractors = Extractors(protocol, device)
+        if spatial_ratio == 1:
+            lacking = {"grid": "a decoder of spatial ratio 1 leaves none to be seen in frames of this size"}
+        self.measured = Measured(protocol, self.extractors.networks, lacking, spatial_ratio=spatial_ratio)
         self.kept: list[tuple[float, int, Tensor, Tensor]] = []
 
     def update(
@@ -98,15 +76,14 @@ class ReconstructionScores:
             if not bool(torch.isfinite(clip).all()):  # seen before clamping, which would hide infinity
                 raise InputError(f"{name}: the reconstruction is not finite; try --precision float32")
         original, rebuilt = batch.video, rebuilt.float().clamp(-1, 1).cpu()
-        for metric in self.pairs.values():
-            metric.update(original, rebuilt)
-        if self.seam is not None and chunked is not None:
+        pieces = None
+        if chunked is not None:
             pieces, whole = (x.float().clamp(-1, 1).cpu() for x in (chunked[0], rebuilt if whole is None else whole))
-            self.seam.update(original, pieces, chunked[1], whole=whole)
-        if self.rfvd is not None:
-            assert self.extractor is not None
-            self.rfvd.update(self.extractor(original.to(self.device)), True)
-            self.rfvd.update(self.extractor(rebuilt.to(self.device)), False)
+        shown = Shown(rebuilt, original, chunked=pieces, borders=() if chunked is None else chunked[1], whole=whole)
+        self.measured.see(shown, sets=False)
+        if self.measured.wants("sets"):
+            real, made = self.extractors(original), self.extractors(rebuilt)
+            self.measured.see(Shown(features=made, real_features=real), sets=True)
         if keep:
             errors = (original - rebuilt).square().mean((1, 2, 3, 4)).tolist()
             start = len(self.names)
@@ -114,27 +91,13 @@ class ReconstructionScores:
             self.kept = sorted(self.kept, key=lambda item: -item[0])[:keep]
         self.names += batch.names
 
-    def values(self, notes: list[str]) -> dict[str, Any]:
+    def values(self, notes: list[str]) -> dict[str, MetricValue]:
         """Every score; what can't be given is said in `notes`."""
-        metrics = dict(self.pairs)
-        if self.seam is not None and self.seam.per_clip:
-            metrics["seam"] = self.seam
-        if self.rfvd is not None:
-            metrics["rfvd"] = self.rfvd
-        values: dict[str, Any] = {}
-        for name, metric in metrics.items():
-            try:
-                values[name] = metric.compute()
-            except InputError as error:
-                notes.append(f"left out: {error}")
-        if "warp" in values:
-            notes.append(f"warp: the originals themselves have {self.pairs['warp'].floor.value:.5f}")
-        return values
+        return self.measured.values(notes)
 
     def per_clip(self) -> dict[str, list[float]]:
         """The scores of every clip, by metric."""
-        metrics = self.pairs | ({} if self.seam is None else {"seam": self.seam})
-        return {name: metric.per_clip for name, metric in metrics.items()}
+        return self.measured.per_clip()
 
     def write_videos(self, folder: Path, fps: float) -> dict[int, str]:
         """The kept clips as videos, original | reconstruction | heat map of the error; clip number -> path."""
@@ -179,7 +142,7 @@ def evaluate_autoencoder(
         with autocast(precision, where):
             rebuilt = _rebuild(autoencoder, group.video.to(where), protocol, generator)
             chunked, whole = None, None
-            if scores.seam is not None:
+            if scores.measured.wants("chunks"):
                 chunked = _chunked(autoencoder, group.video.to(where), protocol)
                 if protocol.latents == "sample":  # chunks are of the posterior's mean, or noise would pass for a seam
                     whole = autoencoder.decode(autoencoder.encode(group.video.to(where)).mean)
@@ -187,13 +150,10 @@ def evaluate_autoencoder(
         done += len(group.names)
         if progress is not None:
             progress(done, len(clips))
-    if scores.seam is not None and not scores.seam.per_clip:
-        notes.append("seam: left out, the clips are too short to be put through in chunks")
-    if "grid" in protocol.metrics and "grid" not in scores.pairs:
-        ratio = autoencoder.spec.spatial_ratio
-        notes.append(
-            f"grid: left out, a decoder of spatial ratio {ratio} leaves none to be seen in frames of this size"
-        )
+    for name in scores.measured.unseen():
+        notes.append(f"{name}: left out, the clips are too short to be put through in chunks")
+    for name, why in scores.measured.left.items():
+        notes.append(f"{name}: left out, {why}")
     first = next(iter(clips.batches(1))).video.to(where)
     fps = float(clips.record(0).fps)
     written = {} if videos is None else scores.write_videos(videos, fps)
@@ -230,14 +190,14 @@ def evaluate_folders(
     unlike = check_pairs(partners, str(originals), str(reconstructions))
     for note in unlike:
         warnings.warn(note, stacklevel=2)
-    scores, notes = ReconstructionScores(protocol, None, device), [*unlike, *left.notes(), *right.notes()]
+    scores = ReconstructionScores(protocol, None, device, dict.fromkeys(("grid", "chunks"), NOBODY_KNOWS))
+    notes = [*unlike, *left.notes(), *right.notes()]
     for a, b in zip(left.batches(batch), right.batches(batch), strict=True):
         scores.update(a, b.video, keep if videos is not None else 0)
         if progress is not None:
             progress(len(scores.names), len(left))
-    if "grid" in protocol.metrics or "seam" in protocol.metrics:
-        notes.append("grid and seam are left out: of two folders nobody knows the decoder's grid and chunks")
-    scores.seam = None
+    if scores.measured.left:
+        notes.append(f"{' and '.join(scores.measured.left)} are left out: {NOBODY_KNOWS}")
     written = {} if videos is None else scores.write_videos(videos, float(left.record(0).fps))
     subject = {"name": str(reconstructions), "kind": "folder", "sha256": right.content_hash()}
     return ScoreReport(

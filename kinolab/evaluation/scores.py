@@ -12,27 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.records import finite, plain_table
+from kinolab.metrics import better_of, digits_of
 from kinolab.metrics.base import MetricValue
 from kinolab.runtime.summed import summed
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-BETTER: dict[str, str] = {
-    **dict.fromkeys(
-        ("psnr", "ssim", "ssim3d", "precision", "recall", "density", "coverage", "inception_score",
-         "prompt_agreement", "subject_consistency", "background_consistency", "temporal_flickering",
-         "motion_smoothness", "asked_colours", "asked_shapes", "asked_count", "asked_direction", "asked_motion",
-         "asked_identity", "asked_all"), "higher"),
-    **dict.fromkeys(("lpips", "flicker", "warp", "rfvd", "fvd", "fvd_infinite", "kvd", "fid", "kid"), "lower"),
-    "seam": "one",
-    "grid": "one",
-    "detail": "one",
-}  # fmt: skip
-"""What a good value of a score is: "higher", "lower", or near "one"; a score that is not here is neither."""
-
-DIGITS = {"psnr": 2, "fvd": 2, "fvd_infinite": 2, "rfvd": 2, "fid": 2, "warp": 5, "seam": 3, "inception_score": 3}
-"""Decimals that a score is shown with; 4 where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ class ScoreReport:
             table.add_column(heading, justify="left" if heading in ("score", "good is") else "right")
         for name, value in self.metrics.items():
             table.add_row(name, shown(name, value.value), interval_text(name, value), str(value.count),
-                          BETTER.get(name, "-"))  # fmt: skip
+                          better_of(name) or "-")  # fmt: skip
         return table
 
     def lines(self) -> list[str]:
@@ -99,7 +84,7 @@ class ScoreReport:
 
 def shown(name: str, value: float) -> str:
     """A score with its decimals."""
-    return f"{value:.{DIGITS.get(name, 4)}f}" if math.isfinite(value) else "-"
+    return f"{value:.{digits_of(name)}f}" if math.isfinite(value) else "-"
 
 
 def interval_text(name: str, value: MetricValue) -> str:

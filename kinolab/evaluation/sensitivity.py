@@ -19,14 +19,15 @@ from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import Batch, ProtocolClips
 from kinolab.evaluation.features import Extractors, extract
-from kinolab.evaluation.generation import QualityScores, distribution_scores
+from kinolab.evaluation.generation import GenerationScores
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.reconstruction import CHUNK, ReconstructionScores
 from kinolab.evaluation.sensitivity_report import Response, SensitivityReport
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics import METRICS
+from kinolab.metrics.base import Interval, Metric, MetricValue, Need
 from kinolab.metrics.distortions import DISTORTIONS, distort
 from kinolab.metrics.features import GROUPS, group_numbers
-from kinolab.metrics.frechet import frechet_distance
+from kinolab.metrics.frechet import FrechetDistance, frechet_distance
 from kinolab.metrics.moments import GroupedMoments
 from kinolab.metrics.statistics import MIN_SAMPLES, paired_difference, spread_interval
 from kinolab.metrics.temporal import chunk_borders
@@ -44,10 +45,6 @@ STRENGTHS = (0.25, 0.5, 1.0)
 PLAIN: Condition = ("none", 0.0)
 SPATIAL_RATIO = 8
 """The decoder grid that is looked for: that of the shipped autoencoder, and of most published ones."""
-LEFT_OUT = {
-    "fvd_infinite": "it is fvd, extrapolated, and at few clips has no interval",
-    "prompt_agreement": "it looks at the prompt",
-}
 
 
 @torch.no_grad()
@@ -73,8 +70,9 @@ def evaluate_sensitivity(
     levels = tuple(float(s) for s in strengths)
     if not levels or min(levels) <= 0 or max(levels) > 1 or any(b <= a for a, b in pairwise(levels)):
         raise InputError(f"expected growing strengths above 0 and up to 1, got {', '.join(map(str, strengths))}")
-    notes = [f"{name} is left out: {why}" for name, why in LEFT_OUT.items() if name in generation.metrics]
-    kept = tuple(m for m in generation.metrics if m not in LEFT_OUT)
+    left = _left_out(generation)
+    notes = [f"{name} is left out: {why}" for name, why in left.items()]
+    kept = tuple(m for m in generation.metrics if m not in left)
     pairs = reconstruction.model_copy(update={"samples": count})
     sets = generation.model_copy(update={"samples": 2 * count, "metrics": kept})
     clips = {"reconstruction": ProtocolClips(data, pairs), "generation": ProtocolClips(data, sets)}
@@ -93,6 +91,18 @@ def evaluate_sensitivity(
     described = {kind: c.describe() for kind, c in clips.items()}
     protocols = {"reconstruction": pairs, "generation": sets}
     return SensitivityReport(levels, protocols, described, tuple(responses), tuple(dict.fromkeys(notes)))
+
+
+def _left_out(protocol: Protocol) -> dict[str, str]:
+    """The metrics of a protocol that a distortion says nothing new of, and why."""
+    found = {}
+    for name in METRICS.names(protocol.kind):
+        cls = METRICS.get(name) if name in protocol.metrics else Metric
+        if name in cls.derived:
+            found[name] = cls.derived[name]
+        elif "captions" in cls.needs:
+            found[name] = "it looks at the prompt"
+    return found
 
 
 def distorted(video: Tensor, condition: Condition, seed: int, first: int) -> Tensor:
@@ -151,7 +161,8 @@ def _reconstruction(
         notes.append(f"grid and detail are left out: the sides are not multiples of {SPATIAL_RATIO}")
     step = protocol.chunk or CHUNK
     borders = chunk_borders(clips.frames, 1 + step, step) if clips.frames > 3 else []
-    scores = {c: ReconstructionScores(protocol, ratio, device) for c in conditions}
+    lacking: dict[Need, str] = {} if ratio else {"grid": f"the sides are not multiples of {SPATIAL_RATIO}"}
+    scores = {c: ReconstructionScores(protocol, ratio, device, lacking) for c in conditions}
     done = 0
     for group in watch(clips.batches(batch)):
         for condition, score in scores.items():
@@ -172,7 +183,7 @@ def _generation(
     notes: list[str],
 ) -> list[Response]:
     extractors, fps = Extractors(protocol, device), float(clips.record(0).fps)
-    quality = {c: QualityScores(protocol, extractors, fps) for c in conditions}
+    quality = {c: GenerationScores(protocol, extractors, fps) for c in conditions}
     real: list[dict[str, Tensor]] = []
     made: dict[Condition, list[dict[str, Tensor]]] = {c: [] for c in conditions}
     done = 0
@@ -186,13 +197,10 @@ def _generation(
             made[c].append(extract(quality[c].watch(iter([spoiled])), extractors, pairs))
         done += pairs
     truth, features = _joined(real), {c: _joined(parts) for c, parts in made.items()}
-    values = {
-        c: distribution_scores(protocol, extractors, truth, features[c], notes) | quality[c].values(notes)
-        for c in conditions
-    }
-    roles = [
-        (n, role) for n, role in (("fvd", "video"), ("fid", "image")) if n in values[PLAIN] and done >= MIN_SAMPLES
-    ]
+    values = {c: quality[c].values(truth, features[c], notes) for c in conditions}
+    classes = [(n, METRICS.get(n)) for n in values[PLAIN]]
+    roles = [(n, cls.weights) for n, cls in classes if issubclass(cls, FrechetDistance) and cls.weights]
+    roles = roles if done >= MIN_SAMPLES else []
     known = {n: frechet_differences(truth[r], {c: f[r] for c, f in features.items()}, done) for n, r in roles}
     return responses_of(values, {c: q.per_clip() for c, q in quality.items()}, known)
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from kinolab.evaluation.protocol import Protocol
-from kinolab.evaluation.scores import BETTER, finite
+from kinolab.evaluation.scores import finite
+from kinolab.metrics import assumed_of
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.distortions import DISTORTIONS
 from kinolab.runtime.summed import summed
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 Verdict = Literal["sees", "blind", "misled", "unsteady"]
 Order = Literal["worse", "better", "same", "mixed"]
 
-GOOD = BETTER | {"dynamic_degree": "higher"}
-"""What a good value is. VBench counts motion as good."""
 ROUNDING = 1e-6
 """Differences smaller than this, relative to the values, are none."""
 MARKS: dict[Verdict, str] = {"sees": "✓", "blind": "·", "misled": "✗", "unsteady": "~"}
@@ -61,7 +60,7 @@ class Response:
     @property
     def order(self) -> Order:
         """Which way the plain values go, noise or not; "mixed" where not one way."""
-        bad = badness(GOOD[self.metric], self.numbers)
+        bad = badness(assumed_of(self.metric), self.numbers)
         up, down = rises(bad), rises([-b for b in bad])
         return "same" if up and down else "worse" if up else "better" if down else "mixed"
 
@@ -73,7 +72,7 @@ class Response:
     @property
     def verdict(self) -> Verdict:
         """sees, blind, misled or unsteady (`judge`)."""
-        return judge(GOOD[self.metric], self.numbers, self.differences)
+        return judge(assumed_of(self.metric), self.numbers, self.differences)
 
     @property
     def seen_from(self) -> float | None:
@@ -204,7 +203,7 @@ class SensitivityReport:
         found = [self.response(metric, kind) for kind in DISTORTIONS]
         since = ["" if r.seen_from is None else f" from {r.seen_from:g}" for r in found]
         cells = [f"{MARKS[r.verdict]} {r.verdict}{s}" for r, s in zip(found, since, strict=True)]
-        return [metric, GOOD[metric], *cells]
+        return [metric, assumed_of(metric), *cells]
 
     def _headings(self) -> list[str]:
         return ["metric", "distortion", "0", *(f"{s:g}" for s in self.strengths), "order", "verdict"]
@@ -216,7 +215,8 @@ class SensitivityReport:
 def _record(response: Response) -> dict[str, Any]:
     values = [{"value": v.value, "count": v.count, "interval": _plain(v.interval)} for v in response.values]
     return {
-        "metric": response.metric, "good": GOOD[response.metric], "distortion": response.distortion, "values": values,
+        "metric": response.metric, "good": assumed_of(response.metric), "distortion": response.distortion,
+        "values": values,
         "differences": [_plain(d) for d in response.differences], "order": response.order,
         "monotone": response.monotone, "seen_from": response.seen_from, "verdict": response.verdict,
     }  # fmt: skip

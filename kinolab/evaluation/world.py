@@ -17,7 +17,7 @@ import torch
 from kinolab import __version__, video
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generate import model_hash

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import Interval, Metric, MetricValue
 from kinolab.metrics.statistics import mean_interval
 from kinolab.runtime.devices import has_float64
 
 Protocol = dict[str, str | int | float | bool]
 
 
-class ClipScores:
+class ClipScores(Metric):
     """One score per clip, in the order of the updates, and their mean.
 
     A subclass has a `name`, an `update` that calls `_add`, and says in `_settings` what else two values must share.

@@ -9,12 +9,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
+from kinolab.metrics.base import Metric, Need
 from kinolab.runtime.lines import shown
 from kinolab.runtime.reading import parse_json
 from kinolab.runtime.weights import read_weights, write_weights
@@ -31,7 +33,7 @@ GROUPS = 10
 _HEADER = "kinolab"
 
 
-class DistributionMetric:
+class DistributionMetric(Metric):
     """Base of the metrics that compare two sets of features: checks what comes in, refuses where it is too little.
 
     name: what the score is called, e.g. "fvd". minimum: samples of each kind that `compute` asks for.
@@ -40,6 +42,8 @@ class DistributionMetric:
     Raises:
         InputError: for a minimum below `HARD_MINIMUM`.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"sets"})
 
     def __init__(self, name: str, minimum: int, seed: int, protocol: Protocol | None) -> None:
         if minimum < HARD_MINIMUM:

@@ -23,6 +23,15 @@ PROTOCOL: dict[str, str | int | float | bool] = {"flow": "opencv-dis-medium, fin
 VISIBLE: dict[str, str | int | float | bool] = {"occlusions": "left out where |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5"}
 
 
+def need_flow() -> Any:
+    """OpenCV. Raises MissingExtraError where it is not installed: seen before anything is measured, not after."""
+    try:
+        import cv2
+    except ImportError:
+        raise MissingExtraError("opencv-python-headless", "eval", "optical flow") from None
+    return cv2
+
+
 def flow(frames: np.ndarray, *, backward: bool = False) -> np.ndarray:
     """Flow between neighbouring frames: (T, H, W, 3) uint8 -> (T - 1, H, W, 2) float32, (x, y) in pixels, y down.
 
@@ -39,10 +48,7 @@ def flow(frames: np.ndarray, *, backward: bool = False) -> np.ndarray:
     if min(frames.shape[1:3]) < MIN_SIDE:
         height, width = frames.shape[1:3]
         raise InputError(f"optical flow needs frames of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {height}x{width}")
-    try:
-        import cv2
-    except ImportError:
-        raise MissingExtraError("opencv-python-headless", "eval", "optical flow") from None
+    cv2 = need_flow()
     method: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     method.setFinestScale(0)  # full resolution: the preset's half loses a tenth of a pixel on small frames
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]

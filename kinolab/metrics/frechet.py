@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import Interval, MetricValue, Setup
 from kinolab.metrics.features import GROUPS, HARD_MINIMUM, MINIMUM, DistributionMetric, Protocol, Setting
 from kinolab.metrics.moments import FeatureMoments, GroupedMoments
 from kinolab.metrics.statistics import MIN_SAMPLES, spread_interval
@@ -92,6 +93,9 @@ class FrechetDistance(DistributionMetric):
     Raises:
         InputError: for a minimum below 2, or a reference that was made with another protocol.
     """
+
+    better = "lower"
+    digits = 2
 
     def __init__(
         self,
@@ -244,3 +248,42 @@ class FrechetDistance(DistributionMetric):
         return self._protocol(
             groups=self.groups, seed=self.seed, paired=self.paired, per=self.per, covariance="divided by N - 1"
         )  # fmt: skip
+
+
+class Fvd(FrechetDistance):
+    """The Frechet distance of clips, and the same at infinitely many samples."""
+
+    weights = "video"
+    derived = MappingProxyType({"fvd_infinite": "it is fvd, extrapolated, and at few clips has no interval"})
+
+    @classmethod
+    def build(cls, setup: Setup) -> Fvd:
+        """Of the protocol's features."""
+        return cls(minimum=setup.minimum, seed=setup.seed, per=setup.unit("video"), protocol=setup.states("video"))
+
+    def score(self, name: str) -> MetricValue:
+        """The distance of all samples, or extrapolated."""
+        return self.extrapolated() if name in self.derived else self.compute()
+
+
+class Fid(FrechetDistance):
+    """The Frechet distance of frames."""
+
+    weights = "image"
+
+    @classmethod
+    def build(cls, setup: Setup) -> Fid:
+        """Of the protocol's features."""
+        unit, states = setup.unit("image"), setup.states("image")
+        return cls("fid", minimum=setup.minimum, seed=setup.seed, per=unit, protocol=states)
+
+
+class Rfvd(FrechetDistance):
+    """The Frechet distance of clips and their reconstructions, which belong together."""
+
+    weights = "video"
+
+    @classmethod
+    def build(cls, setup: Setup) -> Rfvd:
+        """Of the protocol's features."""
+        return cls("rfvd", minimum=setup.minimum, seed=setup.seed, paired=True, protocol=setup.states("video"))

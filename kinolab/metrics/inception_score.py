@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import Interval, Metric, MetricValue, Need, Setup, Shown
 from kinolab.metrics.features import GROUPS, HARD_MINIMUM, MINIMUM, Protocol, Setting, check_features, group_numbers
 from kinolab.metrics.statistics import MIN_SAMPLES, jackknife
 
@@ -20,7 +20,7 @@ SPLITS = 10
 _SUM_TOLERANCE = 1e-3
 
 
-class InceptionScore:
+class InceptionScore(Metric):
     """Inception Score of generated samples from their class probabilities, streaming, with an interval.
 
     Higher is better. The mean over `splits` parts of the samples, as papers report it; samples are dealt to the parts
@@ -30,6 +30,11 @@ class InceptionScore:
     Memory: the class sums of every part. minimum: samples below which nothing is given; every split needs two.
     protocol: entries that the caller adds to the score, e.g. `ExtractorSpec.protocol()`.
     """
+
+    better = "higher"
+    digits = 3
+    needs = frozenset[Need]({"sets"})
+    weights = "classifier"
 
     def __init__(
         self,
@@ -50,6 +55,15 @@ class InceptionScore:
         self._entropies = torch.zeros(self._groups, dtype=torch.float64)
         self._count = 0
         self._given: dict[str, Setting] = dict(protocol or {})
+
+    @classmethod
+    def build(cls, setup: Setup) -> InceptionScore:
+        """Of the protocol's classifier."""
+        return cls("inception_score", minimum=setup.minimum, seed=setup.seed, protocol=setup.states("classifier"))
+
+    def see(self, shown: Shown) -> None:
+        """The classes of what is measured: there is no reference."""
+        self.update(shown.features["classifier"])
 
     def update(self, probabilities: Tensor) -> None:
         """Add class probabilities (N, classes), after the softmax.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import Interval, MetricValue, Setup
 from kinolab.metrics.features import (
     GROUPS,
     HARD_MINIMUM,
@@ -102,6 +102,8 @@ class KernelDistance(DistributionMetric):
     Raises:
         InputError: for settings that can't be met.
     """
+
+    better = "lower"
 
     def __init__(
         self,
@@ -198,3 +200,34 @@ class KernelDistance(DistributionMetric):
             paired=self.paired,
             per=self.per,
         )
+
+
+class Kvd(KernelDistance):
+    """The kernel distance of clips, from all samples."""
+
+    weights = "video"
+
+    @classmethod
+    def build(cls, setup: Setup) -> Kvd:
+        """Of the protocol's features."""
+        return cls(minimum=setup.minimum, seed=setup.seed, per=setup.unit("video"), protocol=setup.states("video"))
+
+    def score(self, name: str) -> MetricValue:
+        """The estimate from all samples."""
+        return self.full()
+
+
+class Kid(KernelDistance):
+    """The kernel distance of frames, from all samples."""
+
+    weights = "image"
+
+    @classmethod
+    def build(cls, setup: Setup) -> Kid:
+        """Of the protocol's features."""
+        unit, states = setup.unit("image"), setup.states("image")
+        return cls("kid", minimum=setup.minimum, seed=setup.seed, per=unit, protocol=states)
+
+    def score(self, name: str) -> MetricValue:
+        """The estimate from all samples."""
+        return self.full()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import Interval, MetricValue, Setup
 from kinolab.metrics.features import GROUPS, MINIMUM, DistributionMetric, FeatureBank, Protocol, Setting, group_numbers
 from kinolab.metrics.statistics import MIN_SAMPLES, jackknife_variance, spread_interval, wilson
 
@@ -57,6 +57,9 @@ class ManifoldMetrics(DistributionMetric):
         InputError: for settings that can't be met.
     """
 
+    better = "higher"
+    weights = "video"
+
     def __init__(
         self,
         *,
@@ -79,10 +82,23 @@ class ManifoldMetrics(DistributionMetric):
         self.manifold_neighbours, self.coverage_neighbours = manifold_neighbours, coverage_neighbours
         self.maximum, self.groups = maximum, groups
         self._banks = {real: FeatureBank(maximum, seed) for real in (True, False)}
+        self._scores: dict[str, MetricValue] = {}
+
+    @classmethod
+    def build(cls, setup: Setup) -> ManifoldMetrics:
+        """Of the protocol's features; with fewer samples than twice the neighbours, neighbours say nothing."""
+        least = max(setup.minimum, 2 * COVERAGE_NEIGHBOURS)
+        return cls(minimum=least, seed=setup.seed, protocol=setup.states("video"))
+
+    def score(self, name: str) -> MetricValue:
+        """One of the four, which are computed together."""
+        self._scores = self._scores or self.compute()
+        return self._scores[name]
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add features (N, D) of real or generated samples. Raises InputError for values that are not finite."""
         self._banks[real].update(self._accept(features, real))
+        self._scores = {}
 
     def compute(self) -> dict[str, MetricValue]:
         """The scores by name: precision, recall, density, coverage; higher is better, only density may pass 1.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.metrics.base import Need, Setup
 from kinolab.metrics.clips import ClipScores, Protocol, pixels
 from kinolab.metrics.weights import file_hash, read_tensors
 
@@ -211,6 +212,9 @@ class Lpips(ClipScores):
     """
 
     name = "lpips"
+    better = "lower"
+    needs = frozenset[Need]({"pairs"})
+    weights = "perceptual"
 
     def __init__(self, config: LpipsConfig) -> None:
         """Raises InputError for a missing file, or one that does not hold the network's weights."""
@@ -219,6 +223,12 @@ class Lpips(ClipScores):
         self._files: Protocol = {"network": config.network, "features_sha256": file_hash(config.features)}
         if config.heads is not None:
             self._files["heads_sha256"] = file_hash(config.heads)
+
+    @classmethod
+    def build(cls, setup: Setup) -> Lpips:
+        """Over the protocol's weights."""
+        assert setup.perceptual is not None
+        return cls(setup.perceptual)
 
     def to(self, device: torch.device | str) -> Lpips:
         """Move the network; clips may come on any device."""

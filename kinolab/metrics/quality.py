@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kinolab.config import Config
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval
+from kinolab.metrics.base import Interval, Need, Setup
 from kinolab.metrics.clips import ClipScores, Protocol, unit_pixels
 from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.flow import PROTOCOL, flow, visible, warp
@@ -42,6 +43,27 @@ MIN_STATIC = 0.1
 """With less than this share of pixels that never move there is no background to look at."""
 
 
+class SubjectConfig(Config):
+    """What is compared."""
+
+    region: Literal["moving", "whole"] = "moving"
+    """A square around what moves, or whole frames."""
+
+
+class BackgroundConfig(Config):
+    """What is compared."""
+
+    region: Literal["static", "whole"] = "static"
+    """What never moves, or whole frames."""
+
+
+class FlickeringConfig(Config):
+    """Which videos count."""
+
+    static_only: bool = False
+    """Only those that hold still, as VBench asks for."""
+
+
 class _Consistency(ClipScores):
     """Mean over frames 2 .. T of the average of two cosine similarities: with the first frame, with the one before.
 
@@ -50,6 +72,9 @@ class _Consistency(ClipScores):
     """
 
     judge: str
+    better = "higher"
+    needs = frozenset[Need]({"clips", "flow"})
+    weights = "image"
 
     def __init__(self, extractor: Extractor, region: Region) -> None:
         if extractor.spec.unit != "frame":
@@ -84,8 +109,15 @@ class SubjectConsistency(_Consistency):
     name = "subject_consistency_offline"
     judge = "VBench: DINO ViT-B/16, whole frames"
 
+    Config = SubjectConfig
+
     def __init__(self, extractor: Extractor, region: Literal["moving", "whole"] = "moving") -> None:
         super().__init__(extractor, region)
+
+    @classmethod
+    def build(cls, setup: Setup) -> SubjectConsistency:
+        """By the protocol's network of frames."""
+        return cls(setup.networks["image"], setup.settings.region)
 
 
 class BackgroundConsistency(_Consistency):
@@ -99,8 +131,15 @@ class BackgroundConsistency(_Consistency):
     name = "background_consistency_offline"
     judge = "VBench: CLIP ViT-B/32, whole frames"
 
+    Config = BackgroundConfig
+
     def __init__(self, extractor: Extractor, region: Literal["static", "whole"] = "static") -> None:
         super().__init__(extractor, region)
+
+    @classmethod
+    def build(cls, setup: Setup) -> BackgroundConsistency:
+        """By the protocol's network of frames."""
+        return cls(setup.networks["image"], setup.settings.region)
 
 
 def consistency(features: Tensor) -> float:
@@ -207,11 +246,18 @@ class TemporalFlickering(ClipScores):
     """
 
     name = "temporal_flickering_offline"
+    better = "higher"
+    Config = FlickeringConfig
 
     def __init__(self, static_only: bool = True) -> None:
         super().__init__()
         self.static_only = static_only
         self.left_out = 0
+
+    @classmethod
+    def build(cls, setup: Setup) -> TemporalFlickering:
+        """Of all videos, or of those that hold still."""
+        return cls(setup.settings.static_only)
 
     def update(self, video: Tensor) -> None:
         """Add videos (B, 3, T, H, W) of at least two frames."""
@@ -243,6 +289,8 @@ class MotionSmoothness(ClipScores):
     """
 
     name = "motion_smoothness_offline"
+    better = "higher"
+    needs = frozenset[Need]({"clips", "flow"})
 
     def update(self, video: Tensor) -> None:
         """Add videos (B, 3, T, H, W) of at least three frames."""
@@ -283,12 +331,20 @@ class DynamicDegree(ClipScores):
     """
 
     name = "dynamic_degree_offline"
+    assumed = "higher"  # more motion is neither good nor bad, but VBench counts it as good
+    needs = frozenset[Need]({"clips", "flow"})
 
     def __init__(self, fps: float = 8.0) -> None:
         if not fps > 0:
             raise InputError(f"expected a frame rate above 0, got {fps}")
         super().__init__()
         self.fps = fps
+
+    @classmethod
+    def build(cls, setup: Setup) -> DynamicDegree:
+        """At the rate of the clips."""
+        assert setup.fps is not None
+        return cls(setup.fps)
 
     def update(self, video: Tensor) -> None:
         """Add videos (B, 3, T, H, W); a score is 1 for a dynamic video and 0 for another."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import Interval, Metric, MetricValue, Need
 from kinolab.metrics.clips import ClipScores, Protocol, pixels
 from kinolab.metrics.statistics import mean_interval
 
@@ -87,7 +87,7 @@ def _similarity(moments: Tensor) -> Tensor:
     return (luminance * structure).mean((1, 2, 3))
 
 
-class _FrameMean:
+class _FrameMean(Metric):
     """Mean over all frames seen so far of a score per frame; the frames of a clip are kept together for its own mean.
 
     The clips are the independent samples, so the interval comes from them. With clips of different lengths the mean
@@ -95,6 +95,8 @@ class _FrameMean:
     """
 
     name: str
+    better = "higher"
+    needs = frozenset[Need]({"pairs"})
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -148,6 +150,7 @@ class Psnr(_FrameMean):
     """Mean PSNR over frames, in dB."""
 
     name = "psnr"
+    digits = 2
 
     def update(self, original: Tensor, reconstruction: Tensor, *, continues: bool = False) -> None:
         """Add clips (B, 3, T, H, W): both float in [-1, 1], or both uint8.
@@ -180,6 +183,8 @@ class Ssim3d(ClipScores):
     """Mean over clips of the SSIM over space and time (`ssim3d`)."""
 
     name = "ssim3d"
+    better = "higher"
+    needs = frozenset[Need]({"pairs"})
 
     def update(self, original: Tensor, reconstruction: Tensor) -> None:
         """Add whole clips (B, 3, T, H, W): both float in [-1, 1], or both uint8."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from kinolab import video as video_files
+from kinolab.config import Config
 from kinolab.errors import InputError
-from kinolab.metrics.base import MetricValue
+from kinolab.metrics.base import MetricValue, Need, NotOnSuchClipsError, Setup, Shown
 from kinolab.metrics.clips import ClipScores, Protocol, unit_pair, unit_pixels
 from kinolab.metrics.flow import PROTOCOL, VISIBLE, flow, visible, warp
 
@@ -39,6 +40,8 @@ class Flicker(ClipScores):
     """
 
     name = "flicker"
+    better = "lower"
+    needs = frozenset[Need]({"pairs"})
 
     def update(self, original: Tensor, reconstruction: Tensor) -> None:
         """Add clips (B, 3, T, H, W) of at least two frames."""
@@ -87,6 +90,9 @@ class WarpError(_Warp):
     """
 
     name = "warp_error"
+    better = "lower"
+    digits = 5
+    needs = frozenset[Need]({"pairs", "flow"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,6 +108,10 @@ class WarpError(_Warp):
                 continue
             self._add([errors[0]], original)
             self._floor._add([errors[1]], original)
+
+    def notes(self) -> list[str]:
+        """What the originals have."""
+        return [f"warp: the originals themselves have {self.floor.value:.5f}"]
 
     @property
     def floor(self) -> MetricValue:
@@ -157,6 +167,13 @@ def frames_of(video: Tensor) -> np.ndarray:
     return video_files.to_uint8(video * 2.0 - 1.0)
 
 
+class SeamConfig(Config):
+    """Which jump of the error is looked at."""
+
+    kind: SeamKind = "difference"
+    """difference: of the error itself; error: of its mean size."""
+
+
 class SeamError(ClipScores):
     """How much more the reconstruction's error jumps at the borders of chunks than elsewhere; 1 = no seam.
 
@@ -174,11 +191,25 @@ class SeamError(ClipScores):
     """
 
     name = "seam_error"
+    better = "one"
+    digits = 3
+    needs = frozenset[Need]({"pairs", "chunks"})
+    Config = SeamConfig
 
     def __init__(self, kind: SeamKind = "difference") -> None:
         super().__init__()
         self.kind = kind
         self._relative: bool | None = None
+
+    @classmethod
+    def build(cls, setup: Setup) -> SeamError:
+        """With the protocol's kind of jump."""
+        return cls(setup.settings.kind)
+
+    def see(self, shown: Shown) -> None:
+        """The batches that were put through in chunks."""
+        if shown.chunked is not None and shown.original is not None:
+            self.update(shown.original, shown.chunked, shown.borders, whole=shown.whole)
 
     def update(
         self, original: Tensor, reconstruction: Tensor, borders: Sequence[int], whole: Tensor | None = None
@@ -261,6 +292,8 @@ class FrequencyProfile(ClipScores):
     """
 
     name = "detail_power"
+    better = "one"
+    needs = frozenset[Need]({"pairs"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,10 +334,23 @@ class GridArtefacts(ClipScores):
     """
 
     name = "grid_artefacts"
+    better = "one"
+    needs = frozenset[Need]({"pairs", "grid"})
+    also = ("detail",)
 
     def __init__(self, spatial_ratio: int) -> None:
         super().__init__()
         self.spatial_ratio = spatial_ratio
+
+    @classmethod
+    def build(cls, setup: Setup) -> GridArtefacts:
+        """Of the decoder's grid, unless no frequency of such small frames lies between those of the grid."""
+        ratio = setup.spatial_ratio or 1
+        if min(setup.size) // ratio <= NEIGHBOURS:
+            raise NotOnSuchClipsError(
+                f"a decoder of spatial ratio {ratio} leaves none to be seen in frames of this size"
+            )
+        return cls(ratio)
 
     def update(self, original: Tensor, reconstruction: Tensor) -> None:
         """Add clips (B, 3, T, H, W) whose sides are multiples of the spatial ratio."""

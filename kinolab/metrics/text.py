@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.metrics.base import Need, Setup
 from kinolab.metrics.clips import ClipScores, Protocol, unit_pixels
 from kinolab.metrics.extractors.base import Resize, resize_frames
 from kinolab.metrics.weights import file_hash
@@ -41,6 +42,9 @@ class PromptAgreement(ClipScores):
     """
 
     name = "prompt_agreement"
+    better = "higher"
+    needs = frozenset[Need]({"captions"})
+    weights = "text"
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError where the folder holds no such model, or not all of its weights."""
@@ -54,6 +58,12 @@ class PromptAgreement(ClipScores):
         self.frames: int | None = vision.num_frames if self.kind == "xclip" else None
         self.tokens: int = text.max_position_embeddings
         self.mean, self.std, self.filter = _preprocessing(folder)
+
+    @classmethod
+    def build(cls, setup: Setup) -> PromptAgreement:
+        """By the protocol's encoder."""
+        assert setup.text is not None
+        return cls(setup.text)
 
     def to(self, device: torch.device | str) -> PromptAgreement:
         """Move the encoder; clips may come on any device."""

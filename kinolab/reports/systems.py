@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kinolab.evaluation.scores import BETTER
+from kinolab.metrics import METRICS, better_of
 from kinolab.reports.blocks import Cell, Mark, Section, Table, Value
 
 SHARE = "share, %"
@@ -45,8 +45,8 @@ def good_is(metric: str) -> str | None:
     """
     if metric.endswith(SHARE):
         return "higher"
-    known = [name for name in BETTER if metric == name or metric.startswith(f"{name}_")]
-    return BETTER[max(known, key=len)] if known else None
+    known = [name for name in METRICS if metric == name or metric.startswith(f"{name}_")]
+    return better_of(max(known, key=len)) if known else None
 
 
 def goodness(metric: str, value: float) -> float:

@@ -340,9 +340,10 @@ def test_guidance_needs_something_to_guide_towards(encoder: Path, real: Path) ->
 
 
 def test_agreement_needs_a_prompt_for_every_clip(encoder: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import kinolab.metrics.text as text
+    from kinolab.metrics.text import PromptAgreement
 
-    monkeypatch.setattr(text, "PromptAgreement", lambda path: object())
+    unread = PromptAgreement.__new__(PromptAgreement)  # what it reads of the folder comes after the question
+    monkeypatch.setattr(PromptAgreement, "build", lambda setup: unread)
     protocol = generation(encoder, metrics=("prompt_agreement",), text=encoder)
     with pytest.raises(InputError, match="prompt_agreement needs a prompt for every clip"):
         folders(real, real, protocol)

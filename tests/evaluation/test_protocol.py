@@ -12,20 +12,19 @@ from kinolab.config import to_yaml
 from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import (
-    GENERATION,
-    RECONSTRUCTION,
     Protocol,
     check_protocol,
     load_protocol,
+    settings_of,
     shipped_protocols,
     source_config,
 )
-from kinolab.evaluation.scores import BETTER
+from kinolab.metrics import METRICS, better_of
 from kinolab.metrics.extractors import ExtractorConfig
 from kinolab.metrics.extractors.encoder import VideoEncoder, VideoEncoderConfig, save_encoder
 from kinolab.metrics.perceptual import LpipsConfig
 
-BASE = Protocol(name="base", kind="generation", metrics=("fvd",), video=ExtractorConfig())
+BASE = Protocol(name="base", kind="generation", metrics=("fvd", "temporal_flickering"), video=ExtractorConfig())
 
 
 def weights(path: Path, content: bytes) -> Path:
@@ -50,7 +49,7 @@ def other_values(tmp_path: Path) -> dict[str, Any]:
         "split": "heldout", "heldout_fraction": 0.1, "samples": 100, "minimum": 20, "seed": 1,
         "video": ExtractorConfig(name="inception", path=Path(__file__)), "image": ExtractorConfig(),
         "classifier": ExtractorConfig(name="i3d", path=file), "text": file, "perceptual": LpipsConfig(features=file),
-        "latents": "sample", "chunk": 4, "speed_frames": 9,
+        "latents": "sample", "chunk": 4, "speed_frames": 9, "settings": {"temporal_flickering": {"static_only": True}},
     }  # fmt: skip
 
 
@@ -188,10 +187,10 @@ def test_a_wrong_name_or_kind_says_which_there_are(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_known_to_the_tables() -> None:
-    assert {*RECONSTRUCTION, *GENERATION} - set(BETTER) == {"dynamic_degree"}, "more motion is neither good nor bad"
-    every = {"reconstruction": RECONSTRUCTION, "generation": GENERATION}
-    for kind, metrics in every.items():
-        for metric in metrics:
+    neither = {name for name in METRICS if better_of(name) is None}
+    assert neither == {"dynamic_degree"}, "more motion is neither good nor bad"
+    for kind in ("reconstruction", "generation"):
+        for metric in METRICS.names(kind):
             check_protocol(
                 Protocol.model_validate({
                     "name": "x", "kind": kind, "metrics": [metric], "video": {}, "image": {}, "text": "t",
@@ -240,3 +239,17 @@ def test_what_a_source_cannot_follow_is_refused(data: str, changes: dict[str, An
     protocol = Protocol(name="p", kind="generation", metrics=("fvd",))
     with pytest.raises(InputError, match=message):
         source_config(data, protocol.model_copy(update=changes))
+
+
+def test_settings_of_a_metric_are_its_own_and_decide_the_hash() -> None:
+    plain = load_protocol("toy-reconstruction", ["metrics=[psnr,seam]"])
+    usual = load_protocol("toy-reconstruction", ["metrics=[psnr,seam]", "settings.seam.kind=difference"])
+    other = load_protocol("toy-reconstruction", ["metrics=[psnr,seam]", "settings.seam.kind=error"])
+    assert settings_of(plain, "seam") == settings_of(usual, "seam") != settings_of(other, "seam")
+    assert plain.hash() == usual.hash() != other.hash()
+    with pytest.raises(InputError, match="settings of grid, which is not among its metrics"):
+        load_protocol("toy-reconstruction", ["metrics=[psnr]", "settings.grid.kind=error"])
+    with pytest.raises(InputError, match=r"settings.seam: unknown key 'kinds', did you mean 'kind'"):
+        load_protocol("toy-reconstruction", ["metrics=[seam]", "settings.seam.kinds=error"])
+    with pytest.raises(InputError, match=r"settings.psnr: unknown key 'kind'"):
+        load_protocol("toy-reconstruction", ["metrics=[psnr]", "settings.psnr.kind=error"])

@@ -11,8 +11,6 @@ from rich.console import Console
 
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import (
-    BETTER,
-    DIGITS,
     ClipScore,
     ScoreReport,
     clip_scores,
@@ -20,6 +18,7 @@ from kinolab.evaluation.scores import (
     interval_text,
     shown,
 )
+from kinolab.metrics import METRICS, digits_of
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.runtime.summed import ENTRY
 
@@ -93,7 +92,7 @@ def test_lines_are_facts_and_notes() -> None:
 
 
 def test_scores_are_shown_with_their_digits() -> None:
-    assert set(DIGITS) <= set(BETTER)
+    assert {digits_of(name) for name in METRICS} >= {2, 3, 4, 5} and digits_of("of nobody") == 4
     assert (shown("psnr", 30.126), shown("ssim", 0.98765), shown("fvd", math.inf)) == ("30.13", "0.9877", "-")
     assert interval_text("psnr", MetricValue(1.0, 2)) == "-"
     assert interval_text("psnr", MetricValue(1.0, 2, {}, Interval(0.5, 1.5, "bootstrap"))) == "0.50 to 1.50"
