@@ -254,8 +254,8 @@ def _write_cache(folder: Path, model: Path, windows: int) -> None:
     """A latent cache of random latents, as an encoding leaves it."""
     import torch
 
+    from kinolab.contracts.examples import ClipRecord
     from kinolab.data.cache import FORMAT, CacheItem, ShardEntry, format_entry
-    from kinolab.data.clips import ClipRecord
     from kinolab.data.encode import autoencoder_hash
     from kinolab.model import load_autoencoder
     from kinolab.runtime.files import write_text

@@ -218,8 +218,8 @@ def wrongly_resumed(folder: Path, count: int) -> list[str]:
 
     rows = {step: _row(run_state(step)) for step in (1, 2)}
     wrong = []
-    for step in (1, 2):
-        run_state(step).save(folder / "whole", step, keep=5)
+    for done in (1, 2):
+        run_state(done).save(folder / "whole", done, keep=5)
     for seed, how in damages(count):
         shutil.rmtree(folder / "run", ignore_errors=True)
         shutil.copytree(folder / "whole", folder / "run")

@@ -168,6 +168,9 @@ class Source(ABC):
     def __getitem__(self, index: int) -> Example:
         """Window `index`, read."""
 
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
     def shape(self, index: int) -> tuple[int, int, int]:
         """Frames, height and width of window `index`, in latents where it is encoded."""
         frames, height, width = self[index].clip.shape[1:]

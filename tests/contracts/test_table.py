@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
@@ -30,7 +30,7 @@ LAMPS: Table[Any] = Table("lamp", {"": {"path": Lamp}})
 class Room(Config):
     """Holds one of the table's configs."""
 
-    lamp: LAMPS.union() = PathConfig()  # type: ignore[valid-type]
+    lamp: Annotated[Config, LAMPS.one_of()] = PathConfig()
 
 
 def table() -> Table[Any]:
@@ -85,9 +85,9 @@ def test_a_union_takes_what_joins_later() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"kind": "path", "dept": 3}, "lamp: unknown key 'dept', did you mean 'depth'"),
-        ({"kind": "path", "depth": "x"}, "lamp: depth: .*integer"),
-        ({"depth": 3}, "lamp: expected a mapping with `kind`: one of path"),
+        ({"kind": "path", "dept": 3}, "unknown key 'lamp.dept', did you mean 'depth'"),
+        ({"kind": "path", "depth": "x"}, "lamp.depth: .*integer"),
+        ({"depth": 3}, "lamp: expected a mapping with `kind`, one of path"),
         (7, "lamp: expected a mapping with `kind`"),
     ],
 )

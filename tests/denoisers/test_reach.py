@@ -218,5 +218,6 @@ def test_compiled_denoisers_read_the_same(name: str) -> None:
 
 
 def test_the_signature_is_every_familys() -> None:
-    for kind in denoisers.DENOISERS.values():
+    for name in denoisers.DENOISERS:
+        kind = denoisers.DENOISERS.get(name)
         assert [*inspect.signature(kind.forward).parameters] == ["self", "z", "t", "conditions", "options"]

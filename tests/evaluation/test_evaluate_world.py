@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
+from kinolab.contracts.method import Method
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip, parse_caption
 from kinolab.denoisers import build as build_denoiser
@@ -59,6 +60,7 @@ class Oracle(VideoModel):
         guidance: GuidanceConfig | None = None,
         callback: Callable[..., None] | None = None,
         cache: StepCache | None = None,
+        methods: Sequence[Method] = (),
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
     ) -> Tensor:

@@ -234,7 +234,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def test_how_far_a_network_is_adds_up_to_its_frames(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "LARGE", 0)
     monkeypatch.setattr(strips, "STRIP", 0)
-    model = AUTOENCODERS[name]().eval()
+    model: Any = AUTOENCODERS[name]().eval()
     frames = model.spec.snap_frames(9)
     heard: dict[bool, list[float]] = {True: [], False: []}
     with strips.watched(lambda more, encodes: heard[encodes].append(more)):
