@@ -18,6 +18,7 @@ LEVELS = [
     {"runtime"},
     {"config"},
     {"contracts"},
+    {"tables"},
     {"world", "layers", "video", "storage"},
     {"autoencoders", "denoisers", "conditioning", "diffusion", "tasks", "data", "metrics", "request"},
     {"methods"},

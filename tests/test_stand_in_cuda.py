@@ -21,7 +21,7 @@ from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.model import Request, save_autoencoder
 from kinolab.tasks import encode_given
-from kinolab.training.autoencoder import calibrate
+from kinolab.training.jobs.autoencoder import calibrate
 from kinolab.training.parallel import World
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import make_job
@@ -114,7 +114,7 @@ def test_groups_are_found_and_aligned_there() -> None:
 
 def job_there(recipe: dict[str, Any], there: StandIn) -> Any:
     """A training job, everything it trains and uses moved to the device that isn't there."""
-    job: Any = make_job(load_recipe(recipe), World(), lambda note: None)
+    job: Any = make_job(load_recipe(recipe), lambda note: None)
     for part in job.parts.values():
         part.wrapped = there.module(part.module)
     for name in ("autoencoder", "losses"):

@@ -111,10 +111,10 @@ def plan(
     values: dict[str, Any] = {}
     spec = None
     if recipe is not None:
-        from kinolab.training.recipe import EncoderRecipe, load_recipe
+        from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 
         loaded = load_recipe(recipe, overrides)
-        if isinstance(loaded, EncoderRecipe):
+        if not isinstance(loaded, AutoencoderRecipe | DenoiserRecipe):
             raise InputError(f"{recipe}: trains on several sources of clips; name the folder of one of them instead")
         values = loaded.data.model_dump() if isinstance(loaded.data, FolderConfig) else {}
         spec = spec_of(loaded.autoencoder) if ratio is None else None

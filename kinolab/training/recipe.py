@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.conditioning import TextEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
+from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
@@ -20,6 +21,8 @@ from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
+from kinolab.runtime.lines import shown
+from kinolab.tables import JOBS
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
 from kinolab.training.mix import MixConfig
@@ -67,7 +70,20 @@ class SamplesConfig(Config):
     """Classifier-free guidance."""
 
 
-class AutoencoderRecipe(Config):
+class BaseRecipe(KindConfig):
+    """What every recipe has: what it trains (`kind`), the name of what it makes, and `training`."""
+
+    name: str
+
+    if TYPE_CHECKING:
+        training: TrainingConfig
+
+    def resumed(self, former: BaseRecipe) -> BaseRecipe:
+        """The recipe of a run that goes on, with what the data decided when it began (see `Job.settled`)."""
+        return self
+
+
+class AutoencoderRecipe(BaseRecipe):
     """Trains an autoencoder on clips."""
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -107,7 +123,7 @@ class AutoencoderRecipe(Config):
         return self
 
 
-class DenoiserRecipe(Config):
+class DenoiserRecipe(BaseRecipe):
     """Trains a denoiser on the latents of an autoencoder."""
 
     kind: Literal["denoiser"] = "denoiser"
@@ -174,8 +190,14 @@ class DenoiserRecipe(Config):
                 raise ValueError("frames_per_clip trains on images alone: leave image_frames out")
         return self
 
+    def resumed(self, former: BaseRecipe) -> DenoiserRecipe:
+        """The recipe with the names of the classes that the run began with."""
+        if self.class_names or not isinstance(former, DenoiserRecipe):
+            return self
+        return self.model_copy(update={"class_names": former.class_names})
 
-class EncoderRecipe(Config):
+
+class EncoderRecipe(BaseRecipe):
     """Trains the video encoder that distribution metrics run on where no public network is at hand."""
 
     kind: Literal["encoder"] = "encoder"
@@ -193,10 +215,6 @@ class EncoderRecipe(Config):
     """Held-out clips that the losses are measured on."""
     training: TrainingConfig = TrainingConfig()
     """Steps, batch, optimiser, precision, and when to save."""
-
-
-Recipe = Annotated[AutoencoderRecipe | DenoiserRecipe | EncoderRecipe, Field(discriminator="kind")]
-AnyRecipe = AutoencoderRecipe | DenoiserRecipe | EncoderRecipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -220,17 +238,12 @@ def find_recipe(name: str | Path) -> Path:
     raise InputError(f"{name}: no such recipe; expected a YAML file or one of {', '.join(known)}")
 
 
-def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> BaseRecipe:
     """A recipe from a file, a shipped name or a mapping, with dotted overrides on top."""
     values = source if isinstance(source, dict) else read_yaml(find_recipe(source))
     merged = apply_overrides(values, overrides)
-    kinds: dict[Any, type[AutoencoderRecipe] | type[DenoiserRecipe] | type[EncoderRecipe]] = {
-        "autoencoder": AutoencoderRecipe,
-        "denoiser": DenoiserRecipe,
-        "encoder": EncoderRecipe,
-    }
     name = "recipe" if isinstance(source, dict) else str(source)
     kind = merged.get("kind")
-    if kind not in kinds:
-        raise InputError(f"{name}: expected kind: autoencoder, denoiser or encoder, got {kind!r}")
-    return load_config(kinds[kind], merged, name=name)
+    if not isinstance(kind, str) or kind not in JOBS:
+        raise InputError(f"{name}: expected kind: {' or '.join(JOBS)}, got {shown(kind)}")
+    return load_config(JOBS.get(kind).Recipe, merged, name=name)

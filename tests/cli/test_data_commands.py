@@ -14,7 +14,7 @@ from kinolab.conditioning import MiniLm
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder, save_autoencoder
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from tests.data.clip_files import numbered_frames
 

@@ -15,10 +15,10 @@ from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
-from kinolab.training.autoencoder import AutoencoderJob, calibrate
 from kinolab.training.batches import MicroBatch, micro_positions, spread
-from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.initial import first_autoencoder, first_denoiser
+from kinolab.training.jobs.autoencoder import AutoencoderJob, calibrate
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.run import make_job, train
@@ -360,10 +360,10 @@ def test_broken_captions_stop_no_training_that_takes_none(tmp_path: Path, tiny_a
     (tmp_path / "captions.csv").write_bytes(b"file,caption\n0.mkv,caf\xe9\n")
     clips = {"kind": "folder", "path": str(tmp_path), "frames": 5, "size": 32, "heldout_fraction": 0.5, "index": "none"}
     said: list[str] = []
-    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), World(), said.append)
+    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), said.append)
     assert [line for line in said if "captions.csv" in line and "not needed here" in line]
     told = denoiser_recipe(tiny_autoencoder) | {"data": clips}
     with pytest.raises(InputError, match=r"captions\.csv"):
-        make_job(load_recipe(told), World(), said.append)
+        make_job(load_recipe(told), said.append)
     blind = told | {"denoiser": told["denoiser"] | {"num_classes": 0}, "samples": {"sampler": {"steps": 2}}}
-    make_job(load_recipe(blind), World(), said.append)
+    make_job(load_recipe(blind), said.append)

@@ -19,7 +19,7 @@ from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.training.batches import MicroBatch, micro_batches
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.mix import BucketMix, MixConfig, bucket_mix
 from kinolab.training.parallel import World
 from kinolab.training.recipe import DenoiserRecipe, load_recipe

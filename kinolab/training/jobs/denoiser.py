@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,44 @@ from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
 from kinolab.layers.masking import generated_weight, partly_given
 from kinolab.layers.precision import autocast
-from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder
 from kinolab.runtime.files import make_folder
 from kinolab.training.annotated import check_annotations, drawn, worded
 from kinolab.training.batches import MicroBatch, micro_batches, spread
+from kinolab.training.initial import first_denoiser
 from kinolab.training.mix import bucket_mix
 from kinolab.training.parallel import World, full_state
 from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.randomness import generators, normal, sample_seed, uniform
 from kinolab.training.recipe import DenoiserRecipe
+from kinolab.training.sources import sources_of
 from kinolab.training.tasks import TaskDraws
-from kinolab.training.trainer import Part
+from kinolab.training.trainer import Job, Part
 
 
-class DenoiserJob:
+class DenoiserJob(Job):
     """Computes the steps of a denoiser's training (Latte, section 3; any denoiser of the table)."""
+
+    Recipe = DenoiserRecipe
+
+    @classmethod
+    def make(cls, recipe: DenoiserRecipe, say: Callable[[str], None]) -> DenoiserJob:
+        """The job of a recipe: its clips or latents, their autoencoder, and its denoiser with first weights."""
+        autoencoder = load_autoencoder(recipe.autoencoder, device="cpu")
+        denoiser = first_denoiser(recipe, say)
+        annotated = recipe.text_encoder != "none" or denoiser.spec.num_classes > 0
+        sides = sources_of(recipe.data, autoencoder.spec, say, annotated=annotated)
+        job = cls(recipe, autoencoder, denoiser, *sides)
+        for note in job.notes:
+            say(note)
+        if recipe.trained != "all":
+            say(f"{recipe.trained}: {job.count}")
+        return job
+
+    def settled(self, recipe: DenoiserRecipe) -> DenoiserRecipe:
+        """The recipe with the classes' names that came from the data, so that a resumed run's labels still mean
+        them."""
+        return recipe.model_copy(update={"class_names": self.class_names})
 
     def __init__(
         self, recipe: DenoiserRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Source, heldout: Source
