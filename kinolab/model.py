@@ -22,8 +22,8 @@ from kinolab.autoencoders import AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
-from kinolab.conditioning import TextEncoderConfig, check_widths
-from kinolab.conditioning import build as build_text_encoder
+from kinolab.conditioning.text import TextEncoderConfig, check_widths
+from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data.buckets import BucketShape, outside_buckets

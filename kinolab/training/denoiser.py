@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.conditioning import build as build_text_encoder
-from kinolab.conditioning import check_widths
+from kinolab.conditioning.text import build as build_text_encoder
+from kinolab.conditioning.text import check_widths
 from kinolab.contracts.examples import Example, Source
 from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, Denoiser

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
-from kinolab.conditioning import TextEncoderConfig
+from kinolab.conditioning.text import TextEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
