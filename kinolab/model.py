@@ -204,8 +204,8 @@ class VideoModel:
         if self.config.null_prompt == "learned":
             null = torch.tensor([r.negative is None for r in requests])
         told = Conditions(label, text, mask, pooled, null).to(self.device)
-        return replace(
-            conditions, label=label, text=told.text, text_mask=told.text_mask, pooled=told.pooled, null=told.null
+        return conditions.replace(
+            label=label, text=told.text, text_mask=told.text_mask, pooled=told.pooled, null=told.null
         )
 
     def _embed(self, prompts: Sequence[str]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -357,7 +357,7 @@ class VideoModel:
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
         conditions, trained, wrapped = self.conditions(requests), self.denoiser.spec.given, list(methods)
         if given is not None and trained != "none" and steering is None:
-            conditions = replace(conditions, given=given.latents, mask=given.mask)
+            conditions = conditions.replace(given=given.latents, mask=given.mask)
         elif given is not None:
             wrapped.append(self._steering(given, steering or SteeringConfig()))
         guidance = guidance or self.config.guidance

@@ -164,7 +164,7 @@ class DiT(Denoiser):
             label = conditions.label
             if label is None:
                 label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
-            c = c + self.y_embedder(label, conditions.null)
+            c = c + self.y_embedder(label, conditions.null_of("label"))
         return c[:, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

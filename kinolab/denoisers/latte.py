@@ -342,7 +342,6 @@ class Latte(Denoiser):
         self.check_inputs(z, t, conditions)
         image_frames = conditions.image_frames
         self._check_frames(z, image_frames)
-        self._check_conditions(len(t), conditions, image_frames)
         p = self.config.patch_size
         grid = (z.shape[3] // p, z.shape[4] // p)
         x = self.x_embedder(z)
@@ -402,34 +401,17 @@ class Latte(Denoiser):
         if image_frames and pt > 1:
             raise InputError("single images need patch_embedding uniform: a tubelet would mix them with other frames")
 
-    def _check_conditions(self, batch: int, conditions: Conditions, image_frames: int) -> None:
-        L = 0 if conditions.text is None else conditions.text.shape[-2]
-        spec = self.spec
-        tails: dict[str, tuple[int, ...]] = {
-            "label": (),
-            "text": (L, spec.text_dim),
-            "text_mask": (L,),
-            "pooled": (spec.pooled_dim,),
-        }
-        for name, tail in tails.items():
-            value = getattr(conditions, name)
-            if value is None:
-                continue
-            allowed = [(batch, *tail), (batch, 1 + image_frames, *tail)][: 2 if image_frames else 1]
-            if tuple(value.shape) not in allowed:
-                raise InputError(f"expected {name} of shape {' or '.join(map(str, allowed))}, got {tuple(value.shape)}")
-
     def _condition_parts(self, t: Tensor, conditions: Conditions, frames: int, images: int) -> list[Tensor]:
         """Embeddings of time, label and pooled prompt, each (B, 1, D), or (B, T, D) where frames differ."""
-        null, B = conditions.null, t.shape[0]
+        B = t.shape[0]
         parts = [self.t_embedder(t)[:, None]]
         if self.config.num_classes:
-            label = conditions.label
+            label, null = conditions.label, conditions.null_of("label")
             if label is None:
                 label = torch.full((B,), self.spec.unlabelled, device=t.device)
             parts.append(_per_frame(self.y_embedder(label, _fit(null, label.ndim)), label.ndim, frames, images))
         if self.config.pooled_dim:
-            pooled = conditions.pooled
+            pooled, null = conditions.pooled, conditions.null_of("pooled")
             if pooled is None:
                 pooled, null = self.pooled_embedder.null.expand(B, -1), torch.ones_like(t, dtype=torch.bool)
             rank = pooled.ndim - 1
@@ -442,7 +424,7 @@ class Latte(Denoiser):
         """Prompt tokens and rotary tables for the blocks."""
         text = mask = rotary = None
         if self.config.text_dim:
-            text, mask, null = conditions.text, conditions.text_mask, conditions.null
+            text, mask, null = conditions.text, conditions.text_mask, conditions.null_of("text")
             if text is None:
                 text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
             text, mask = self.text_embedder(text, mask, _fit(null, text.ndim - 2))

@@ -447,7 +447,6 @@ class Mmdit(Denoiser):
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
         self.check_inputs(z, t, conditions)
-        self._check_conditions(len(t), conditions)
         p, frames = self.config.patch_size, z.shape[2]
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
@@ -557,17 +556,17 @@ class Mmdit(Denoiser):
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
         """Embedding (B, 1, D) of time, pooled prompt, class and frame rate."""
-        c, null = self.t_embedder(t), conditions.null
+        c = self.t_embedder(t)
         if self.config.pooled_dim:
             pooled = conditions.pooled
             if pooled is not None and self.config.pooled_norm:
                 pooled = F.rms_norm(pooled, pooled.shape[-1:])
-            c = c + self.y_embedder(self.null_prompt.fill_pooled(pooled, null, len(t)))
+            c = c + self.y_embedder(self.null_prompt.fill_pooled(pooled, conditions.null_of("pooled"), len(t)))
         if self.config.num_classes:
             label = conditions.label
             if label is None:
                 label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
-            c = c + self.label_embedder(label, null)
+            c = c + self.label_embedder(label, conditions.null_of("label"))
         if conditions.fps is not None:
             c = c + self.fps_embedder(conditions.fps) * (conditions.fps > 0)[:, None]
         return c[:, None]
@@ -576,22 +575,10 @@ class Mmdit(Denoiser):
         """Tokens (B, L, D) of the prompt and which of them are there (B, L), none = all."""
         if not self.config.text_dim:
             return None, None
-        states, mask = self.null_prompt.fill_text(conditions.text, conditions.text_mask, conditions.null, batch)
+        states, mask = self.null_prompt.fill_text(
+            conditions.text, conditions.text_mask, conditions.null_of("text"), batch
+        )
         return self.context_embedder(states).to(states.dtype), mask
-
-    def _check_conditions(self, batch: int, conditions: Conditions) -> None:
-        L = 0 if conditions.text is None else conditions.text.shape[1]
-        expected: dict[str, tuple[int, ...]] = {
-            "label": (batch,),
-            "text": (batch, L, self.config.text_dim),
-            "text_mask": (batch, L),
-            "pooled": (batch, self.config.pooled_dim),
-            "fps": (batch,),
-        }
-        for name, shape in expected.items():
-            value = getattr(conditions, name)
-            if value is not None and tuple(value.shape) != shape:
-                raise InputError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Fixed tables may be absent from a checkpoint: they are what this config makes them."""

@@ -326,14 +326,14 @@ class Vdt(Denoiser):
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
         """Embedding (B, 1, D) of time, class and pooled prompt."""
-        c, null = self.t_embedder(t), conditions.null
+        c = self.t_embedder(t)
         if self.config.num_classes:
             label = conditions.label
             if label is None:
                 label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
-            c = c + self.y_embedder(label, null)
+            c = c + self.y_embedder(label, conditions.null_of("label"))
         if self.config.pooled_dim:
-            pooled = conditions.pooled
+            pooled, null = conditions.pooled, conditions.null_of("pooled")
             if pooled is None:
                 pooled, null = self.pooled_embedder.null.expand(len(t), -1), torch.ones_like(t, dtype=torch.bool)
             c = c + self.pooled_embedder(pooled, null)
@@ -343,7 +343,7 @@ class Vdt(Denoiser):
         """Tokens (B, L, D) of the prompt and their mask (B, L)."""
         if not self.config.text_dim:
             return None, None
-        text, mask, null = conditions.text, conditions.text_mask, conditions.null
+        text, mask, null = conditions.text, conditions.text_mask, conditions.null_of("text")
         if text is None:
             text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
         tokens, allowed = self.text_embedder(text, mask, null)

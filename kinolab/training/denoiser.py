@@ -134,7 +134,7 @@ class DenoiserJob:
             conditions = self._dropped(conditions, dropped.to(self.device))
         if conditions.label is not None and self.recipe.label_dropout:
             alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
-            conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
+            conditions = conditions.replace(label=self._without(conditions.label, alone.to(self.device)))
         weight = self.tasks.weight(conditions)
         parts = self.diffusion.loss(self.parts["denoiser"].wrapped, z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
@@ -166,7 +166,7 @@ class DenoiserJob:
                 changes[name] = torch.where(rows.view(-1, *[1] * (value.ndim - 1)), none.to(value), value)
         if conditions.label is not None:
             changes["label"] = self._without(conditions.label, rows)
-        return replace(conditions, **changes)
+        return conditions.replace(**changes)
 
     def _untold(self, examples: Sequence[Example]) -> Tensor:
         """Which examples (B,) have nothing that the denoiser could be told of: these are trained with the null
@@ -203,7 +203,7 @@ class DenoiserJob:
             told += [example, *(drawn(other, source) for other in others)]
         images = torch.stack(rows).transpose(1, 2)
         conditions = self.conditions(told).map(lambda v: v.unflatten(0, (len(z0), 1 + count)))
-        return torch.cat([z0, images], dim=2), replace(conditions, image_frames=count)
+        return torch.cat([z0, images], dim=2), conditions.replace(image_frames=count)
 
     def conditions(self, examples: Sequence[Example]) -> Conditions:
         """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""
@@ -211,10 +211,10 @@ class DenoiserJob:
         conditions = self._text([e.caption or "" for e in examples])
         if spec.num_classes:
             known = [spec.unlabelled if e.label is None else int(e.label) for e in examples]
-            conditions = replace(conditions, label=torch.tensor(known, device=self.device))
+            conditions = conditions.replace(label=torch.tensor(known, device=self.device))
         if spec.fps:
             rates = [0.0 if self._frames(e) == 1 else float(e.fps) for e in examples]  # 0 = a still image
-            conditions = replace(conditions, fps=torch.tensor(rates, device=self.device))
+            conditions = conditions.replace(fps=torch.tensor(rates, device=self.device))
         return conditions
 
     def _text(self, captions: list[str]) -> Conditions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ class TaskDraws:
             masks = [draw_mask(self.tasks, frames, height, width, source)[1] for source in sources]
             with torch.no_grad():
                 given, mask = encode_given(self.autoencoder, video, torch.stack(masks)[:, None].to(self.device))
-        return replace(conditions, given=given, mask=mask)
+        return conditions.replace(given=given, mask=mask)
 
     def _from_cache(self, examples: Sequence[Example], sources: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         given, masks = [], []
