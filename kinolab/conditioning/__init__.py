@@ -1,1 +1,235 @@
-"""What a denoiser is told of a clip. `text/` holds the text encoders."""
+"""What a denoiser is told of a clip: one file per condition, used by training and sampling alike.
+
+To add one: a file here with a `Condition` (its `name` is the table's key and the port's name), a line in the table
+below, and a port in a denoiser, which Latte, DiT, VDT and MMDiT have for any `vectors` and `fields` of their configs.
+`text/` holds the text encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator, SerializeAsAny
+
+from kinolab.conditioning.base import (
+    Condition,
+    ConditionConfig,
+    Draws,
+    FieldCondition,
+    Setting,
+    VectorCondition,
+    request_draws,
+    uniform,
+)
+from kinolab.conditioning.control import MAPS, Control
+from kinolab.conditioning.fps import Fps
+from kinolab.conditioning.given import Given, GivenPart
+from kinolab.conditioning.images import joined
+from kinolab.conditioning.label import Label, label_index, without_label
+from kinolab.conditioning.low_resolution import LowResolution
+from kinolab.conditioning.noise_level import NoiseLevel
+from kinolab.conditioning.prompt import Prompt, dropped, negative, unasked, warn_blank
+from kinolab.config import load_config
+from kinolab.contracts.conditions import Conditions
+from kinolab.contracts.examples import Example
+from kinolab.errors import InputError
+from kinolab.layers.masking import partly_given
+from kinolab.request import Request
+from kinolab.tasks import TasksConfig
+
+__all__ = [
+    "CONDITIONS",
+    "MAPS",
+    "Condition",
+    "ConditionConfig",
+    "ConditionsConfig",
+    "Draws",
+    "FieldCondition",
+    "GivenPart",
+    "Rates",
+    "Setting",
+    "VectorCondition",
+    "asked_files",
+    "check_asked",
+    "check_conditions",
+    "drop",
+    "dropped",
+    "joined",
+    "label_index",
+    "negative",
+    "of_examples",
+    "of_requests",
+    "request_draws",
+    "without_label",
+]
+
+CONDITIONS: dict[str, type[Condition[Any]]] = {
+    "text": Prompt,
+    "label": Label,
+    "fps": Fps,
+    "given": Given,
+    "noise_level": NoiseLevel,
+    "low_resolution": LowResolution,
+    "control": Control,
+}
+"""Name -> class, in the order in which they are told: one may look at what those before it told."""
+FIXED = ("text", "label", "fps", "given")
+"""Conditions that recipes and requests set by fields of their own."""
+
+
+def read_settings(values: Any) -> Any:
+    """The configs of conditions, each of the class of its name.
+
+    Raises:
+        InputError: for a name that is no condition, or that has fields of its own in recipes; names the nearest.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    found = {}
+    for name, value in values.items():
+        check_asked([name])
+        cls = CONDITIONS[name].Config
+        found[name] = value if isinstance(value, cls) else load_config(cls, value or {}, name=f"conditions.{name}")
+    return found
+
+
+ConditionsConfig = Annotated[dict[str, SerializeAsAny[ConditionConfig]], BeforeValidator(read_settings)]
+"""A recipe's or a model's settings of conditions, by name; one that is left out has its defaults."""
+
+
+def check_asked(names: Iterable[str]) -> None:
+    """Raises InputError for what is no condition, or one that recipes and requests have fields of their own for."""
+    known = [name for name in CONDITIONS if name not in FIXED]
+    for name in names:
+        if name not in known:
+            raise InputError(f"{name!r} is none that is asked for here; expected one of {', '.join(known)}")
+
+
+def asked_files(values: Mapping[str, Any]) -> list[Path]:
+    """The files that a request's conditions name."""
+    return [path for name, value in values.items() for path in CONDITIONS[name]().files(value)]
+
+
+def taken(setting: Setting, tasks: TasksConfig | None = None) -> list[Condition[Any]]:
+    """The conditions that a model takes, in the table's order; `tasks` are what training examples are given."""
+    made: list[Condition[Any]] = []
+    for name, cls in CONDITIONS.items():
+        condition = Given(tasks=tasks) if cls is Given else cls(setting.settings.get(name))  # type: ignore[arg-type]
+        made += [condition] if condition.taken(setting) else []
+    return made
+
+
+def check_conditions(setting: Setting) -> None:
+    """Check that every port of a denoiser belongs to a condition, and every condition that is set to a port.
+
+    Raises:
+        InputError: where one does not; says which there are.
+    """
+    known = {port for name, cls in CONDITIONS.items() for port in (cls.ports or (name,))}
+    for name in setting.spec.ports:
+        if name not in known:
+            names = ", ".join(name for name in CONDITIONS if name not in FIXED)
+            raise InputError(f"the denoiser has a port {name!r}, which no condition tells; expected one of {names}")
+    for name in setting.settings:
+        if name not in setting.spec.ports:
+            raise InputError(f"conditions.{name}: the denoiser takes no {name}; name it in its vectors or fields")
+
+
+def of_requests(requests: Sequence[Request], setting: Setting) -> Conditions:
+    """The conditions of a batch of requests.
+
+    Raises:
+        InputError: for what the model can't take.
+    """
+    made = taken(setting)
+    _refuse(requests, setting, made)
+    warn_blank(requests)
+    told = {condition.name: [condition.asked(r, setting) for r in requests] for condition in made}
+    conditions = _tell(made, told, setting, request_draws(requests))
+    # An empty prompt and no label say the same as the null condition where that is not learned.
+    if setting.null_prompt == "learned":
+        conditions = _unasked(conditions, told, setting)
+    return conditions
+
+
+def of_examples(
+    examples: Sequence[Example], setting: Setting, draws: Draws, tasks: TasksConfig | None = None, *, whole: bool = True
+) -> Conditions:
+    """The conditions of training examples.
+
+    Args:
+        examples: clips or latents, with what is known of them.
+        setting: what conditions are made with.
+        draws: the randomness of each.
+        tasks: what is given of them.
+        whole: mark rows null of which neither prompt nor label is known, as a request for nothing is.
+    """
+    made = taken(setting, tasks)
+    told = {condition.name: condition.shown(examples, setting, draws) for condition in made}
+    conditions = _tell(made, told, setting, draws)
+    return _unasked(conditions, told, setting) if whole else conditions
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares of samples that are trained without their prompt and label (`given_prompt`: of those of which something is
+    given, None = alike), and without their label alone. All other conditions have theirs in their config."""
+
+    prompt: float = 0.0
+    given_prompt: float | None = None
+    label: float = 0.0
+
+
+def drop(conditions: Conditions, setting: Setting, draws: Draws, rates: Rates) -> Conditions:
+    """Conditions of training with some left out in some rows, so that sampling can do without them, or guide away."""
+    if {"label", "text", "pooled"} & set(conditions):
+        rows = uniform(draws("dropout"))
+        rate = torch.full(rows.shape, rates.prompt)
+        if rates.given_prompt is not None and conditions.mask is not None:
+            some = partly_given(conditions.mask).flatten(1).any(1).cpu()
+            rate = torch.where(some, rates.given_prompt, rate)
+        conditions = dropped(conditions, rows < rate, setting)
+    if conditions.label is not None and rates.label:
+        rows = (uniform(draws("label")) < rates.label).to(setting.device)
+        conditions = conditions.replace(label=without_label(conditions.label, rows, setting.spec))
+    for condition in taken(setting):
+        if condition.name in FIXED or condition.name not in conditions or not condition.config.dropout:
+            continue
+        rows = uniform(draws(f"dropout {condition.name}")) < condition.config.dropout
+        conditions = conditions.with_null(rows.to(setting.device), condition.tells)
+    return conditions
+
+
+def _tell(
+    made: Sequence[Condition[Any]], told: Mapping[str, Sequence[Any]], setting: Setting, draws: Draws
+) -> Conditions:
+    conditions = Conditions()
+    for condition in made:
+        conditions = conditions.told(condition.tell(told[condition.name], setting, conditions, draws))
+    return conditions
+
+
+def _unasked(conditions: Conditions, told: Mapping[str, Sequence[Any]], setting: Setting) -> Conditions:
+    """The conditions with the null one in rows that are told neither prompt nor label; as they are where none is."""
+    asked = [told[name] for name in ("text", "label") if name in told]
+    if not asked or not {"label", "text", "pooled"} & set(conditions):
+        return conditions
+    rows = torch.tensor(unasked(asked, setting))
+    return dropped(conditions, rows, setting) if bool(rows.any()) else conditions
+
+
+def _refuse(requests: Sequence[Request], setting: Setting, made: Sequence[Condition[Any]]) -> None:
+    """Raises InputError for what a request asks of a model that doesn't take it; says what it takes."""
+    names = {condition.name for condition in made}
+    takes = [c.called for c in made if c.name not in ("fps", "given")]
+    says = f"it takes {' and '.join(takes)}" if takes else "it is unconditional"
+    for request in requests:
+        check_asked(name for name in request.conditions if name != "given")
+    for name, cls in CONDITIONS.items():
+        condition = cls()
+        if name not in names and any(condition.asks(r) for r in requests):
+            raise InputError(f"this model takes no {condition.called.removeprefix('a ')}; {says}")

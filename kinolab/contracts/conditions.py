@@ -203,10 +203,10 @@ class Conditions(Mapping[str, Value]):
         kept = {name: changes.pop(name, value) for name, value in known.items()}
         nulled, null = "null" in changes, changes.pop("null", None)
         images = changes.pop("image_frames", self.image_frames)
-        others = {name: told for name, told in (others | changes).items() if told is not None}
-        made = Conditions(**kept, null=null, **others)
+        others = {name: told for name, told in {**others, **changes}.items() if told is not None}
+        made = Conditions(null=null, **kept)
         nulls = {name: rows for name, rows in self._nulls.items() if not (nulled and name in PROMPT)}
-        return Conditions.of(made, nulls | made.nulls, images)
+        return Conditions.of({**made, **others}, {**nulls, **made.nulls}, images)
 
     def told(self, more: Conditions) -> Conditions:
         """These conditions and more of other names, or new values of the same ones."""
@@ -319,7 +319,7 @@ class Port:
             raise InputError(f"{self.name} is a {self.kind}, got a {told.kind}")
         pairs = self.shapes(told, latents, images)
         for part, got in enumerate((told.value, told.mask)):
-            name = self.name if part == 0 else f"{self.name}'s mask"
+            name = self.name if part == 0 else f"{self.name}_mask"
             allowed = [pair[part] for pair in pairs]
             if got is None:
                 if self.kind == "field" and self.mask:

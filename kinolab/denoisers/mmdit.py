@@ -56,6 +56,7 @@ from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.patchify import PatchEmbed, unpatchify
+from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each (tokens, D / heads)."""
@@ -116,9 +117,15 @@ class MmditConfig(BaseDenoiserConfig):
     """Take the frame rate, embedded like the time; its last layer starts at zero, so that it changes nothing then."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
+    vectors: dict[str, int] = Field(default_factory=dict)
+    """More conditions that join the time's embedding, by name (`kinolab.conditioning`), and their widths; 0 = one
+    number, such as noise_level: 0."""
+    fields: dict[str, int] = Field(default_factory=dict)
+    """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
 
     @model_validator(mode="after")
     def _check(self) -> MmditConfig:
+        check_port_names(self.vectors, self.fields)
         width = self.hidden_size // self.num_heads
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
@@ -138,6 +145,8 @@ class MmditConfig(BaseDenoiserConfig):
                 raise ValueError("pos_embed_max_size is for a table: leave it out with spatial_position rotary")
             if self.pos_embed_max_size < max(self.latent_size) // self.patch_size:
                 raise ValueError(f"pos_embed_max_size {self.pos_embed_max_size} is smaller than the grid of input_size")
+        if self.fields and self.temporal_patch == 2:
+            raise ValueError("fields need temporal_patch 1: a pair of frames has no token of each")
         return self
 
     def token_frames(self, frames: int) -> int:
@@ -330,7 +339,13 @@ class Mmdit(Denoiser):
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
         self.reach = Reach("all" if config.attention == "3d" else "own")
         self.spec = DenoiserSpec(
-            C, False, config.num_classes, config.text_dim, config.pooled_dim, fps=config.fps_condition
+            C,
+            False,
+            config.num_classes,
+            config.text_dim,
+            config.pooled_dim,
+            fps=config.fps_condition,
+            more=named_ports(config.vectors, config.fields),
         )
         self.x_embedder = PatchEmbed(C, D, p)
         self.t_embedder = TimestepEmbedder(D)
@@ -344,6 +359,7 @@ class Mmdit(Denoiser):
         self.null_prompt = NullPrompt(config.text_dim, config.pooled_dim, config.null_tokens, learned=learned)
         if config.fps_condition:
             self.fps_embedder = TimestepEmbedder(D)
+        self.ports = ConditionPorts(config.vectors, config.fields, D, p)
         self.joint_blocks = nn.ModuleList(JointBlock(config, i) for i in range(config.depth))
         self.final_layer = FinalLayer(D, p**2 * C, "block")
         if config.temporal_patch == 2:
@@ -453,7 +469,7 @@ class Mmdit(Denoiser):
         grid = (z.shape[3] // p, z.shape[4] // p)
         times = self._times(self.config.token_frames(frames))
         # Both residual streams keep their float32 under autocast.
-        x = self._embed(z).to(z.dtype) + self._positions(grid, times)
+        x = self.ports.add_fields(self._embed(z), conditions).to(z.dtype) + self._positions(grid, times)
         c = self._condition(t, conditions)
         text, mask = self._prompt(conditions, len(t))
         context = replace(
@@ -555,8 +571,8 @@ class Mmdit(Denoiser):
         return Context(sequences, allowed, own, joint, whole)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
-        """Embedding (B, 1, D) of time, pooled prompt, class and frame rate."""
-        c = self.t_embedder(t)
+        """Embedding (B, 1, D) of time, pooled prompt, class, frame rate and other vectors."""
+        c = self.ports.add_vectors(self.t_embedder(t), conditions)
         if self.config.pooled_dim:
             pooled = conditions.pooled
             if pooled is not None and self.config.pooled_norm:
