@@ -97,7 +97,7 @@ class GenerateConfig(Config):
 
     @field_validator("conditions")
     @classmethod
-    def _known(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _asked(cls, values: dict[str, Any]) -> dict[str, Any]:
         check_asked(values)
         return values
 

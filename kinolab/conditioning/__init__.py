@@ -36,6 +36,7 @@ from kinolab.conditioning.prompt import Prompt, dropped, negative, unasked, warn
 from kinolab.config import load_config
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
+from kinolab.contracts.table import Table
 from kinolab.errors import InputError
 from kinolab.layers.masking import partly_given
 from kinolab.request import Request
@@ -67,18 +68,16 @@ __all__ = [
     "without_label",
 ]
 
-CONDITIONS: dict[str, type[Condition[Any]]] = {
-    "text": Prompt,
-    "label": Label,
-    "fps": Fps,
-    "given": Given,
-    "noise_level": NoiseLevel,
-    "low_resolution": LowResolution,
-    "control": Control,
-}
-"""Name -> class, in the order in which they are told: one may look at what those before it told."""
-FIXED = ("text", "label", "fps", "given")
-"""Conditions that recipes and requests set by fields of their own."""
+CONDITIONS: Table[Condition[Any]] = Table(
+    "condition",
+    {
+        # Recipes and requests have fields of their own for these.
+        "with fields": {"text": Prompt, "label": Label, "fps": Fps, "given": Given},
+        "": {"noise_level": NoiseLevel, "low_resolution": LowResolution, "control": Control},
+    },
+)
+"""In the order in which they are told: one may look at what those before it told."""
+FIXED = CONDITIONS.names("with fields")
 
 
 def read_settings(values: Any) -> Any:
@@ -92,7 +91,7 @@ def read_settings(values: Any) -> Any:
     found = {}
     for name, value in values.items():
         check_asked([name])
-        cls = CONDITIONS[name].Config
+        cls = CONDITIONS.get(name).Config
         found[name] = value if isinstance(value, cls) else load_config(cls, value or {}, name=f"conditions.{name}")
     return found
 
@@ -103,22 +102,23 @@ ConditionsConfig = Annotated[dict[str, SerializeAsAny[ConditionConfig]], BeforeV
 
 def check_asked(names: Iterable[str]) -> None:
     """Raises InputError for what is no condition, or one that recipes and requests have fields of their own for."""
-    known = [name for name in CONDITIONS if name not in FIXED]
     for name in names:
-        if name not in known:
-            raise InputError(f"{name!r} is none that is asked for here; expected one of {', '.join(known)}")
+        if name in FIXED:
+            raise InputError(f"{name} has fields of its own; here stand {CONDITIONS.help('')}")
+        CONDITIONS.get(name)
 
 
 def asked_files(values: Mapping[str, Any]) -> list[Path]:
     """The files that a request's conditions name."""
-    return [path for name, value in values.items() for path in CONDITIONS[name]().files(value)]
+    return [path for name, value in values.items() for path in CONDITIONS.get(name)().files(value)]
 
 
 def taken(setting: Setting, tasks: TasksConfig | None = None) -> list[Condition[Any]]:
     """The conditions that a model takes, in the table's order; `tasks` are what training examples are given."""
     made: list[Condition[Any]] = []
-    for name, cls in CONDITIONS.items():
-        condition = Given(tasks=tasks) if cls is Given else cls(setting.settings.get(name))  # type: ignore[arg-type]
+    for name in CONDITIONS:
+        cls, config = CONDITIONS.get(name), setting.settings.get(name)
+        condition = Given(tasks=tasks) if cls is Given else cls(config)
         made += [condition] if condition.taken(setting) else []
     return made
 
@@ -129,11 +129,11 @@ def check_conditions(setting: Setting) -> None:
     Raises:
         InputError: where one does not; says which there are.
     """
-    known = {port for name, cls in CONDITIONS.items() for port in (cls.ports or (name,))}
+    known = {port for name in CONDITIONS for port in (CONDITIONS.get(name).ports or (name,))}
     for name in setting.spec.ports:
         if name not in known:
-            names = ", ".join(name for name in CONDITIONS if name not in FIXED)
-            raise InputError(f"the denoiser has a port {name!r}, which no condition tells; expected one of {names}")
+            expected = f"expected one of {CONDITIONS.help('')}"
+            raise InputError(f"the denoiser has a port {name!r}, which no condition tells; {expected}")
     for name in setting.settings:
         if name not in setting.spec.ports:
             raise InputError(f"conditions.{name}: the denoiser takes no {name}; name it in its vectors or fields")
@@ -229,7 +229,7 @@ def _refuse(requests: Sequence[Request], setting: Setting, made: Sequence[Condit
     says = f"it takes {' and '.join(takes)}" if takes else "it is unconditional"
     for request in requests:
         check_asked(name for name in request.conditions if name != "given")
-    for name, cls in CONDITIONS.items():
-        condition = cls()
+    for name in CONDITIONS:
+        condition = CONDITIONS.get(name)()
         if name not in names and any(condition.asks(r) for r in requests):
             raise InputError(f"this model takes no {condition.called.removeprefix('a ')}; {says}")

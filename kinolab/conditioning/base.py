@@ -56,7 +56,7 @@ class Setting:
     frames: int = 1
     size: tuple[int, int] = (1, 1)
     fps: float = 1.0
-    settings: Mapping[str, Config] = field(default_factory=dict)
+    settings: Mapping[str, ConditionConfig] = field(default_factory=dict)
 
 
 class Condition(Generic[T]):

@@ -15,6 +15,7 @@ from kinolab.conditioning import MAPS, of_examples, of_requests
 from kinolab.conditioning.low_resolution import shrunk
 from kinolab.conditioning.noise_level import noised
 from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig
 from kinolab.model import Request, VideoModel, save_autoencoder
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train
@@ -91,6 +92,10 @@ def test_a_control_map_is_followed(autoencoder: Path, tmp_path: Path) -> None:
     assert (one - other).abs().max() > 1e-4
     ready = {"map": MAPS["luminance"](clip(0))}
     assert_close(sampled(model, control=ready), one)
+    guidance = GuidanceConfig(scales=(("control", 4.0),))
+    far = model.sample_latents([Request(seed=1, conditions={"control": clip(0)})], guidance=guidance)
+    nothing = sampled(model)
+    assert (far - nothing).norm() > 2 * (one - nothing).norm(), "guidance moves away from no map"
     with pytest.raises(InputError, match="has 3 frames, and 5 are generated"):
         sampled(model, control=clip()[:, :3])
 
@@ -156,7 +161,7 @@ def test_the_maps_show_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"conditions": {"contrl": {}}}, "'contrl' is none .* noise_level, low_resolution, control"),
+        ({"conditions": {"contrl": {}}}, "unknown condition .contrl.; .* noise_level, low_resolution, control"),
         ({"conditions": {"control": {"map": "depth"}}}, r"conditions.control: map: expected one of edges, luminance"),
         ({"conditions": {"low_resolution": {}}}, "the denoiser takes no low_resolution"),
         ({"image_frames": 1}, "joint images are told a label and a prompt alone"),
@@ -175,7 +180,7 @@ def test_a_model_says_what_it_does_not_take() -> None:
     model = tiny_model(text=False)
     with pytest.raises(InputError, match="this model takes no control; it takes a label"):
         model.conditions([Request(conditions={"control": clip()})])
-    with pytest.raises(InputError, match="'depth' is none that is asked for here"):
+    with pytest.raises(InputError, match="unknown condition .depth."):
         model.conditions([Request(conditions={"depth": 1})])
 
 

@@ -35,9 +35,10 @@ def command(*words: object) -> None:
 
 
 def test_a_condition_from_outside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(CONDITIONS, "brightness", Brightness)
+    CONDITIONS.register("brightness")(Brightness)
+    request.addfinalizer(lambda: CONDITIONS.remove("brightness"))
     save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "autoencoder")
     recipe = denoiser_recipe(tmp_path / "autoencoder", steps=6)
     recipe["denoiser"] |= {"input_size": 8, "num_frames": 2, "num_classes": 0, "vectors": {"brightness": 0}}
@@ -53,4 +54,5 @@ def test_a_condition_from_outside(
     assert not np.array_equal(made[0], made[1]) and not np.array_equal(made[1], made[3])
     with pytest.raises(SystemExit):
         main(["generate", "--model", str(tmp_path / "run"), "-s", "conditions.brightnes=1"])
-    assert "expected one of noise_level, low_resolution, control, brightness" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "unknown condition" in said and "low_resolution, control, brightness" in said
