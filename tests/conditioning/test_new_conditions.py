@@ -180,7 +180,7 @@ def test_a_model_says_what_it_does_not_take() -> None:
     model = tiny_model(text=False)
     with pytest.raises(InputError, match="this model takes no control; it takes a label"):
         model.conditions([Request(conditions={"control": clip()})])
-    with pytest.raises(InputError, match="unknown condition .depth."):
+    with pytest.raises(InputError, match="unknown condition"):
         model.conditions([Request(conditions={"depth": 1})])
 
 
