@@ -4,7 +4,6 @@ CUDA device that isn't there (`stand_in_cuda`), so that a tensor left on the CPU
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_a_given_part_is_taken_there(given: str) -> None:
     with torch.no_grad(), there:
         model = put(tiny_vdt(given), there)
         latents, folded = encode_given(model.autoencoder, torch.zeros(2, 3, 5, 32, 32).to(CUDA), mask.to(CUDA))
-        told = replace(model.conditions([Request(seed=0), Request(seed=1)]), given=latents, mask=folded)
+        told = model.conditions([Request(seed=0), Request(seed=1)]).replace(given=latents, mask=folded)
         noise, t = torch.zeros(2, 4, 2, 8, 8).to(CUDA), torch.zeros(2).to(CUDA)
         assert model.denoiser(noise, t, told).device.type == "cuda"
 

@@ -237,7 +237,7 @@ def check_told(recipe: str, overrides: list[str], source: FolderSource) -> list[
     """
     import torch
 
-    from kinolab.conditioning import build as build_text_encoder
+    from kinolab.conditioning.text import build as build_text_encoder
     from kinolab.denoisers import build as build_denoiser
     from kinolab.training.annotated import check_annotations
     from kinolab.training.recipe import DenoiserRecipe, load_recipe

@@ -13,7 +13,7 @@ from kinolab.cli.options import Device, parse_size, real_number, take_device
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
-    from kinolab.conditioning import TextEncoder
+    from kinolab.conditioning.text import TextEncoder
     from kinolab.data import ClipSource, SourceConfig
     from kinolab.tasks import TasksConfig
 
@@ -156,7 +156,7 @@ def text_encoder(text: str) -> TextEncoder:
     Raises:
         InputError: where it is neither.
     """
-    from kinolab.conditioning import MiniLm, build
+    from kinolab.conditioning.text import MiniLm, build
     from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
     if text == "minilm":

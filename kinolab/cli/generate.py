@@ -54,7 +54,8 @@ def generate(
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: pays off over many videos.")] = False,
     device: Device = "auto",
     override: Annotated[
-        list[str] | None, typer.Option("-s", "--set", help="A field of the request: -s reach=first. Repeatable.")
+        list[str] | None,
+        typer.Option("-s", "--set", help="A field of the request: -s reach=first, -s conditions.control=clip.mp4."),
     ] = None,
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
-from kinolab.conditioning import TextEncoderConfig
+from kinolab.conditioning import ConditionsConfig
+from kinolab.conditioning.text import TextEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
@@ -162,6 +163,9 @@ class DenoiserRecipe(BaseRecipe):
     """The same for samples of which something is given, so that tasks work without a prompt; none = alike."""
     label_dropout: float = Field(0.0, ge=0, le=1)
     """Share of samples whose label alone is left out, so that a prompt works without a label too."""
+    conditions: ConditionsConfig = Field(default_factory=dict)
+    """Settings of the conditions that the denoiser takes by its `vectors` and `fields`, by name, such as
+    control: {map: edges, dropout: 0.1}; one that is left out has its defaults."""
     tasks: TasksConfig | None = None
     """What is given, how often, for a denoiser that takes given latents; none = nothing is ever given. A cache has to
     hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""

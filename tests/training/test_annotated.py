@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab.conditioning import TextEncoder
+from kinolab.conditioning.text import TextEncoder
 from kinolab.config import Config, read_yaml
 from kinolab.contracts.examples import ClipRecord, Example, Source
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache

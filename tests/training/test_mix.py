@@ -203,7 +203,7 @@ def test_a_frame_rate_is_checked() -> None:
     z, t = torch.zeros(2, 4, 1, 4, 4), torch.zeros(2)
     with pytest.raises(InputError, match="built without fps conditions"):
         tiny_model().denoiser.check_inputs(z, t, Conditions(fps=torch.ones(2)))
-    with pytest.raises(InputError, match=r"one frame rate per sample, shape \(2,\), got \(3,\)"):
+    with pytest.raises(InputError, match=r"expected fps of shape \(2,\), got \(3,\)"):
         Told().check_inputs(z, t, Conditions(fps=torch.ones(3)))
 
 
