@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kinolab.cli.options import Device, parse_size, real_number, take_device
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, with a help that ends with the methods that have joined."""
+    app.command("generate", cls=_Listing)(generate)
+
+
+class _Listing(TyperCommand):
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        # A method joins the table from a module that has imported it; without one there is nothing to load it for.
+        methods = sys.modules.get("kinolab.methods")
+        if methods is not None and methods.METHODS.names(""):
+            formatter.write_paragraph()
+            formatter.write_text(f"Methods, for -s methods.NAME.field=value: {methods.METHODS.help('')}.")
 
 
 def generate(

@@ -182,12 +182,12 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     B, T, S, _ = x.shape
     half, images = attention.num_heads // 2, context.image_frames
     q, k, v = attention.project(x)
-    in_space = (a[..., :half, :] for a in (q, k, v))
+    q_s, k_s, v_s = (a[..., :half, :] for a in (q, k, v))
     q_t, k_t, v_t = (a[:, : T - images, :, half:].transpose(1, 2).flatten(0, 1) for a in (q, k, v))
     if context.lists is None:
-        within = attend(*(a.flatten(0, 1) for a in in_space)).unflatten(0, (B, T))
+        within = attend(q_s.flatten(0, 1), k_s.flatten(0, 1), v_s.flatten(0, 1)).unflatten(0, (B, T))
     else:
-        within = attend_frames(*in_space, context.lists)
+        within = attend_frames(q_s, k_s, v_s, context.lists)
     over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)
     if images:
         over = torch.cat([over, v[:, T - images :, :, half:].flatten(-2)], dim=1)
