@@ -145,7 +145,7 @@ def _protocol(record: Mapping[str, Any], scores: Mapping[str, Score]) -> Fold:
     facts = {"hash": str(record.get("protocol_hash", "-"))} | flat(record.get("protocol") or {})
     facts |= flat({key: record.get(key) or {} for key in ("subject", "data")})
     parts: tuple[Block, ...] = (Facts(facts),)
-    if per_metric and record["kind"] not in VIEWS:  # there it is what stands above, once per score
+    if per_metric and str(record["kind"]) not in VIEWS:  # there it is what stands above, once per score
         parts += (Facts(per_metric, "of each metric"),)
     return Fold("protocol", parts)
 
