@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def denoisers(stored: dict[str, Any], net: Path) -> dict[str, Start]:
         "dit frames": of("dit", latte, **frames),
     }
     return made | {
-        "latte-late buckets": replace(of("latte-late", plain | {"data": buckets, "mix": mix}), steps=3),
+        "mmdit buckets": Start(text | {"data": buckets, "mix": mix}, "models/mmdit", steps=3),
         "latte lora": Start(changed(latte, trained="lora", lora_rank=2, training=adamw), "models/latte", steps=2),
         "latte temporal": Start(changed(latte, trained="temporal"), "models/latte"),
         "latte muon": Start(latte, "models/latte", steps=2),
