@@ -127,13 +127,13 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Samplers of a discrete schedule with a learned variance; those of rectified flow are the net's own."""
 STEERED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
-    "pixels": ("models/latte", "animate", "reconstruction", {"error": "pixels", "weight": 2.0}),
-    "one pixel frame": ("models/latte", "past", "reconstruction", {"error": "pixels"}),
+    "pixels": ("models/latte", "animate", "reconstruction", {"error": "pixels", "weight": 2000.0}),
+    "one pixel frame": ("models/latte", "past", "reconstruction", {"error": "pixels", "weight": 2000.0}),
     "a trained model": ("models/vdt", "predict", "reconstruction", {"weight": 2.0}),
     "replacing in places": ("models/latte", "complete", "replacement", {}),
     "text": ("models/mmdit", "predict", "reconstruction", {}),
 }
-"""Name -> model, task, method and the rest of the steering."""
+"""Name -> model, task, method and the rest of the steering. Through a decoder of small weights a gradient is small."""
 DENOISERS = (
     *("latte-joint", "latte-late", "latte-split", "latte-text", "vdt-text", "vdt-public", "mmdit-both", "mmdit-sd3"),
     *("dit", *(f"vdt-{given}" for given in GIVEN)),
