@@ -189,8 +189,8 @@ def test_single_images_may_have_their_own_conditions(kind: dict[str, Any]) -> No
     both: dict[str, Any] = {
         k: torch.stack([getattr(conditions, k), getattr(other, k)], 1) for k in ("label", "text", "text_mask")
     }
-    null = torch.tensor([False, True])
-    joined = Conditions(**both, pooled=torch.stack([conditions.pooled, other.pooled], 1), null=null)
+    null, pooled = torch.tensor([False, True]), [c.pooled for c in (conditions, other) if c.pooled is not None]
+    joined = Conditions(**both, pooled=torch.stack(pooled, 1), null=null)
     with torch.no_grad():
         joint = latte(z, t, joined.replace(image_frames=1))
         video = latte(z[:, :, :3], t, conditions.with_null(null))
