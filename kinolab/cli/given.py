@@ -33,6 +33,9 @@ Start = Annotated[float, typer.Option(min=0, help="Seconds of the clip to leave 
 Overlap = Annotated[
     int | None, typer.Option(min=1, help="Frames that windows share in videos longer than the model's clips.")
 ]
+Out = Annotated[
+    Path | None, typer.Option(help=".mp4, .webm, .gif, ...; several get -0, -1, ...; default CLIP-TASK.mp4, here.")
+]
 Prompt = Annotated[list[str] | None, typer.Option(help="What the video shows, for a model that takes prompts.")]
 
 
@@ -46,7 +49,7 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     common = get_type_hints(generate, include_extras=True)
     extra: dict[str, tuple[Any, Any]] = {
         "resize": (Resize, "crop"), "keep": (Keep, "model"), "method": (Method, "auto"), "weight": (Weight, None),
-        "error": (Error, None), "prompt": (Prompt, None),
+        "error": (Error, None), "prompt": (Prompt, None), "out": (Out, None),
     }  # fmt: skip
     parameters = [p.replace(annotation=hints[name]) for name, p in own.items()]
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -58,13 +61,19 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         given = task(**{name: values[name] for name in own})
         given |= {name: values[name] for name in ("resize", "keep", "method", "weight", "error")}
-        run_request(values["out"], values, given)
+        run_request(values["out"] or default_out(given), values, given)
 
     parameters.sort(key=lambda p: p.kind)
     command.__name__, command.__doc__ = task.__name__, task.__doc__
     command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
+
+
+def default_out(given: dict[str, Any]) -> Path:
+    """CLIP-TASK.mp4, here: so that no task's video takes the place of another's."""
+    source: Path = given["images"][0] if given["task"] == "animate" else given["video"]
+    return Path(f"{source.resolve().stem}-{given['task']}.mp4")
 
 
 def numbers(text: str | None, option: str) -> list[int]:
