@@ -7,6 +7,7 @@ checkpoint. A cell is one command (`kinolab compare PLAN --cell ID`), so that a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
