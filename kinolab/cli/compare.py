@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kinolab.cli.options import Device, say, take_device
+
+if TYPE_CHECKING:
+    from kinolab.comparison.run import CellState
 
 
 def compare(
@@ -31,6 +36,7 @@ def compare(
     ] = False,
     table: Annotated[bool, typer.Option("--table", help="Write the tables of what is measured; run nothing.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Also write the Markdown table here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: print a JSON list of the cells.")] = False,
 ) -> None:
     """Train and measure every cell of a plan under one split and one budget; write one table as Markdown, CSV and HTML.
 
@@ -54,13 +60,10 @@ def compare(
     loaded = load_plan(plan, setting or [])
     folder = out if out is not None else Path("runs") / loaded.name
     if list_cells:
-        known = states(loaded, folder)
-        for state in known:
-            done = "measured" if state.measured else "trained" if state.trained else "to do"
-            typer.echo(f"{'missing' if state.problem is not None else done:9} {state.cell.id}")
-        for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
-            typer.echo(f"missing: {problem}", err=True)
+        list_states(states(loaded, folder), as_json)
         return
+    if as_json:
+        raise InputError("--json is for --list; the tables stand in the folder, table.csv among them")
     if not table and stage != "train":  # a training says by itself where it runs
         where = take_device(device)
         device = device if device == "auto" else str(where)  # of cells that train, auto is what the plan says
@@ -92,3 +95,19 @@ def compare(
             typer.echo(path)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the first: {failed[0]}")
+
+
+def list_states(known: Sequence[CellState], as_json: bool) -> None:
+    """How far the cells of a plan are, a line or a JSON object each."""
+    words = {
+        s.cell.id: "missing" if s.problem else "measured" if s.measured else "trained" if s.trained else "to do"
+        for s in known
+    }
+    if as_json:
+        cells = [{"cell": s.cell.id, "state": words[s.cell.id], "problem": s.problem} for s in known]
+        typer.echo(json.dumps(cells, indent=1))
+        return
+    for name, word in words.items():
+        typer.echo(f"{word:9} {name}")
+    for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
+        typer.echo(f"missing: {problem}", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
+from kinolab.cli.measuring import AsJson, PromptModel, load_model, sampling, show_report, steering
 from kinolab.cli.options import Device
 
 
@@ -66,6 +66,7 @@ def world(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Ask for held-out clips of the toy world, and count from the pixels how many show what was asked.
 
@@ -86,7 +87,7 @@ def world(
             raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
         with progress_bar("reading", "videos") as advance:
             report = evaluate_videos(videos, advance)
-        show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+        show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out, as_json)
         return
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
@@ -104,7 +105,7 @@ def world(
             progress=advance,
         )
     tables = [report.table(), report.scenario_table(), report.objects_table()]
-    show_report(tables, summary_lines(report), report.to_json(), out)
+    show_report(tables, summary_lines(report), report.to_json(), out, as_json)
 
 
 def physics(
@@ -129,6 +130,7 @@ def physics(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
 
@@ -157,7 +159,7 @@ def physics(
             name=chosen,
             progress=advance,
         )
-    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out, as_json)
 
 
 def tasks(
@@ -180,6 +182,7 @@ def tasks(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
 
@@ -203,4 +206,4 @@ def tasks(
             name=chosen,
             progress=advance,
         )
-    show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)
+    show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out, as_json)

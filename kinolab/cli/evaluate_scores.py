@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import check_out, load_model, sampling, show_report
+from kinolab.cli.measuring import AsJson, check_out, load_model, sampling, show_report
 from kinolab.cli.options import Device, take_device
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def reconstruction(
     videos: Videos = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Measure how much of a clip comes back from an autoencoder, with compression and speed beside it.
 
@@ -68,7 +69,7 @@ def reconstruction(
                 autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=where,
                 videos=videos, progress=advance,
             )  # fmt: skip
-    show(report, out)
+    show(report, out, as_json)
 
 
 def generation(
@@ -88,6 +89,7 @@ def generation(
     videos: Videos = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Measure generated videos against real ones: distances of distributions, and how steady each video is.
 
@@ -124,7 +126,7 @@ def generation(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
             device=where, progress=advance,
         )  # fmt: skip
-    show(report, out)
+    show(report, out, as_json)
 
 
 def video_folder(subject: str) -> Path | None:
@@ -146,6 +148,6 @@ def video_folder(subject: str) -> Path | None:
     return None
 
 
-def show(report: ScoreReport, out: Path | None) -> None:
+def show(report: ScoreReport, out: Path | None, as_json: bool) -> None:
     """Print a report; write it where a file is named."""
-    show_report([report.table()], report.lines(), report.to_json(None if out is None else out.parent), out)
+    show_report([report.table()], report.lines(), report.to_json(None if out is None else out.parent), out, as_json)

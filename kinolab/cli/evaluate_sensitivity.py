@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.measuring import AsJson
 from kinolab.cli.options import Device, take_device
 
 
@@ -25,6 +26,7 @@ def sensitivity(
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report as a Markdown page.")] = None,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Blur clips, add noise, shuffle and freeze their frames, each at three strengths, and watch every metric.
 
@@ -48,10 +50,11 @@ def sensitivity(
     where = take_device(device)
     with progress_bar("measuring", cheaper=less("--count ", count)) as advance:
         report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=where, progress=advance)
-    show_report([report.table()], report.lines(), report.to_json(), out)
+    show_report([report.table()], report.lines(), report.to_json(), out, as_json)
     if markdown is not None:
         parts = ["kinolab evaluate sensitivity", data, f"--count {count}"]
         parts += [f"--reconstruction {reconstruction}"] * (reconstruction != "toy-reconstruction")
         parts += [f"--generation {generation}"] * (generation != "toy-generation")
         write_text(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
-        typer.echo(markdown)
+        if not as_json:
+            typer.echo(markdown)

@@ -22,13 +22,23 @@ PromptModel = Annotated[
 ]
 """The option of a command that asks a model by prompts."""
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")]
+"""The option of a command that prints a result."""
 
-def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:
-    """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
+
+def show_report(
+    tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None, as_json: bool = False
+) -> None:
+    """Print the tables of an evaluation and what they don't say, or its JSON; write that where a file is named."""
     from rich.console import Console
 
     from kinolab.runtime.files import write_text
 
+    if out is not None:
+        write_text(out, json)
+    if as_json:
+        typer.echo(json, nl=False)
+        return
     # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables:
@@ -36,7 +46,6 @@ def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: P
     for line in lines:
         typer.echo(line)
     if out is not None:
-        write_text(out, json)
         typer.echo(out)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.measuring import AsJson
 from kinolab.cli.options import TrainingDevice, device_override
 
 
@@ -21,6 +22,7 @@ def plan(
     price: Annotated[float | None, typer.Option(min=0, help="Price of this machine per hour.")] = None,
     currency: Annotated[str, typer.Option(help="What the price is in: EUR, USD, ...")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a few steps of a recipe, and say what the whole run takes: memory, disk, time and cost.
 
@@ -39,4 +41,4 @@ def plan(
         currency=currency,
         say=lambda text: typer.echo(text, err=True),
     )
-    show_report([report.table()], report.lines(), report.to_json(), out)
+    show_report([report.table()], report.lines(), report.to_json(), out, as_json)

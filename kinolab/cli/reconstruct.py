@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.measuring import AsJson
 from kinolab.cli.options import Device, parse_size, take_device
 
 
@@ -47,6 +48,7 @@ def reconstruct(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "auto",
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Write original, reconstruction and error side by side, and print what the autoencoder costs and keeps.
 
@@ -83,7 +85,9 @@ def reconstruct(
     target = out if out is not None else Path(f"{clip.stem}-reconstruction.mp4")
     with Reporter("reconstructing", "frames", memory=peak_memory, keeps="the frames so far") as report:
         made = run(clip, target, network, config, report, trained=trained_size(config.autoencoder))
-    for line in made.lines():
+    if as_json:
+        typer.echo(made.to_json(config), nl=False)
+    for line in () if as_json else made.lines():
         typer.echo(line)
     if made.ended:
         raise typer.Exit(130)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from kinolab.cli.measuring import AsJson
 from kinolab.cli.options import Device, real_number, whole_number
 
 N = TypeVar("N", int, float)
@@ -42,6 +43,7 @@ def tune(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Try sampling settings on your own prompts: what each costs in time, and how far it drifts from a full run.
 
@@ -84,7 +86,7 @@ def tune(
     chosen, loaded = load_model(model, device, "float32", prompts=True)
     with progress_bar("trying", "runs", cheaper=less("--count ", count)) as advance:
         report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
-    show_report([report.table()], report.lines(drift), report.to_json(), out)
+    show_report([report.table()], report.lines(drift), report.to_json(), out, as_json)
 
 
 def _words(text: str | None) -> list[str] | None:
