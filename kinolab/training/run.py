@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from kinolab import data
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
+from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.contracts.examples import ClipSource, Source, Split
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
@@ -59,14 +60,13 @@ def train(
     *,
     resume: Resume = False,
     until: int | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    events: Listener = None,
 ) -> RunReport:
     """Train a recipe in a run folder; with `resume`, go on from the folder's newest checkpoint.
 
     Without a recipe a resumed run uses the one in its folder. Every setting that differs from the recorded one is
-    said. `until` stops early at that step, to be resumed. With `resume="auto"` a folder without a run begins one, so
-    that the same call starts and restarts.
+    said. `until` stops early at that step, to be resumed, and so do `events` that ask to stop. With `resume="auto"` a
+    folder without a run begins one, so that the same call starts and restarts.
 
     Raises:
         InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it), or one
@@ -75,21 +75,19 @@ def train(
     config, changes = _settle(recipe, folder, overrides, resume)
     with join_world(config.training.device) as world:
         wait_for_all(world)  # nobody writes to the folder while another still looks whether it holds a run
-        aloud = say if world.first else lambda text: None
+        told = events_of(events if world.first else None)
         for change in changes:
-            aloud(f"changed since the last start: {change}")
+            told.note(f"changed since the last start: {change}")
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         several = f"; {world.size} processes" if world.size > 1 else ""
-        aloud(announce(world.device, config.training.device) + several)
+        told.note(announce(world.device, config.training.device) + several)
         torch.manual_seed(config.training.seed)
-        job = make_job(config, world, aloud)
+        job = make_job(config, world, told)
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
                 write_text(folder / "recipe.yaml", to_yaml(_as_run(config, job)))
-            trainer = Trainer(job, config.training, folder, world, aloud)
-            report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
-            step = trainer.run(until, report)
+            step = Trainer(job, config.training, folder, world, told).run(until)
     return RunReport(folder, step, config.training.steps, changes, world)
 
 
@@ -120,12 +118,6 @@ def _alone_in(folder: Path, patience: float) -> Iterator[None]:
         yield
 
 
-def _reporter(
-    progress: Callable[[int, int, dict[str, float]], None], steps: int
-) -> Callable[[int, dict[str, float]], None]:
-    return lambda step, numbers: progress(step, steps, numbers)
-
-
 def _settle(
     recipe: Path | str | None, folder: Path, overrides: Sequence[str], resume: Resume
 ) -> tuple[AnyRecipe, list[str]]:
@@ -153,42 +145,43 @@ def _settle(
     return config, changes
 
 
-def make_job(config: AnyRecipe, world: World, say: Callable[[str], None]) -> Job:
+def make_job(config: AnyRecipe, world: World, listener: Listener = None) -> Job:
     """The job of a recipe: its sources, its model with first weights, its losses."""
+    events = events_of(listener)
     if isinstance(config, EncoderRecipe):
-        return EncoderJob(config, *_mixed_sources(config, say))
+        return EncoderJob(config, *_mixed_sources(config, events))
     if isinstance(config, AutoencoderRecipe):
         check_initial(config)
         autoencoder = first_autoencoder(config)
-        return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, say, annotated=False))
+        return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, events, annotated=False))
     autoencoder = load_autoencoder(config.autoencoder, device="cpu")
-    denoiser = first_denoiser(config, say)
+    denoiser = first_denoiser(config, events)
     annotated = config.text_encoder != "none" or denoiser.spec.num_classes > 0
-    job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, say, annotated=annotated))
+    job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, events, annotated=annotated))
     for note in job.notes:
-        say(note)
+        events.note(note)
     if config.trained != "all":
-        say(f"{config.trained}: {job.count}")
+        events.note(f"{config.trained}: {job.count}")
     return job
 
 
 def _sources(
-    config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, say: Callable[[str], None], *, annotated: bool
+    config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, events: Events, *, annotated: bool
 ) -> tuple[Source, Source]:
     """The windows to train on, and the held-out ones; a folder with one clip is measured on what it trains on."""
     source = data.build(config.data, autoencoder.spec, split="train", annotated=annotated)
     for note in source.notes():
-        say(note)
+        events.note(note)
     try:
         heldout = data.build(config.data, autoencoder.spec, split="heldout", annotated=annotated)
     except InputError as error:
-        say(f"nothing is held out, so the held-out numbers are of training clips: {error}")
+        events.note(f"nothing is held out, so the held-out numbers are of training clips: {error}")
         return source, source
-    say(f"data: {len(source)} windows to train on, {len(heldout)} held out")
+    events.note(f"data: {len(source)} windows to train on, {len(heldout)} held out")
     return source, heldout
 
 
-def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[MixedSource, MixedSource]:
+def _mixed_sources(config: EncoderRecipe, events: Events) -> tuple[MixedSource, MixedSource]:
     """All sources in turn, to train on and held out."""
     sides: dict[Split, list[ClipSource]] = {"train": [], "heldout": []}
     for name, source in config.data.items():
@@ -203,7 +196,7 @@ def _mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[M
             assert isinstance(made, ClipSource), "caches are refused above"
             sources.append(made)
             for note in sources[-1].notes():
-                say(note)
+                events.note(note)
     for shown, heldout in zip(sides["train"], sides["heldout"], strict=True):
-        say(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
+        events.note(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
     return MixedSource(sides["train"]), MixedSource(sides["heldout"])
