@@ -40,7 +40,7 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
     ],
     "toy_clip": [lambda say: toy_clip.clip(3, say)],
     "step_cache": [lambda say: step_cache.sampling(5, say)],
-    "integrity": [lambda say: integrity.commands(5, say), lambda say: integrity.checkpoint(9, say)],
+    "integrity": [lambda say: integrity.commands(3, say), lambda say: integrity.checkpoint(9, say)],
 }
 """The comparisons by name. Sampling runs at 128 px: 50 steps of all entrants at 256 px would take six minutes."""
 QUICK: dict[str, list[Callable[[Say], Result]]] = {

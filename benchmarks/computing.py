@@ -38,9 +38,9 @@ def asked(path: str) -> list[Any]:
     request, name = find("Request"), Path(path).name
     if name in LABELLED:
         return [request(label=1, seed=3), request(label=2, seed=4)]
-    labels = ({"label": 1}, {}) if name in BOTH else ({}, {})
     prompts = ("a red ball falls", "two blue boxes") if name in BOTH + PROMPTED else (None, None)
-    return [request(prompt=prompts[k], seed=3 + k, **labels[k]) for k in range(2)]
+    labels = (1, None) if name in BOTH else (None, None)
+    return [request(prompt=prompts[k], label=labels[k], seed=3 + k) for k in range(2)]
 
 
 def asked_away(path: str) -> list[Any]:

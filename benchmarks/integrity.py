@@ -160,9 +160,9 @@ def commands(repeats: int, say: Callable[[str], None], quick: bool = False) -> R
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model = _stored_model(folder / "model")
-        windows = 64 if quick else 512
+        windows = 64 if quick else 256
         _write_cache(folder / "cache", model, windows)
-        values = {"cache": folder / "cache", "model": model, "steps": windows // 32, "depth": 1 if quick else 8}
+        values = {"cache": folder / "cache", "model": model, "steps": windows // 32, "depth": 2 if quick else 8}
         for name, every in (("epoch", 10**6), ("saving", 4)):
             (folder / f"{name}.yaml").write_text(RECIPE.format(**values, every=every), encoding="utf-8")
         steps = ["--steps", "2"] if quick else []

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.adapter import Values
+from benchmarks.adapter import How, Values
 from benchmarks.computing import (
     TASKS,
     autoencoder,
@@ -127,13 +127,13 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Samplers of a discrete schedule with a learned variance; those of rectified flow are the net's own."""
 STEERED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
-    "pixels": ("models/latte", "animate", "reconstruction", {"error": "pixels", "weight": 2.0}),
-    "one pixel frame": ("models/latte", "past", "reconstruction", {"error": "pixels"}),
+    "pixels": ("models/latte", "animate", "reconstruction", {"error": "pixels", "weight": 2000.0}),
+    "one pixel frame": ("models/latte", "past", "reconstruction", {"error": "pixels", "weight": 2000.0}),
     "a trained model": ("models/vdt", "predict", "reconstruction", {"weight": 2.0}),
     "replacing in places": ("models/latte", "complete", "replacement", {}),
     "text": ("models/mmdit", "predict", "reconstruction", {}),
 }
-"""Name -> model, task, method and the rest of the steering."""
+"""Name -> model, task, method and the rest of the steering. Through a decoder of small weights a gradient is small."""
 DENOISERS = (
     *("latte-joint", "latte-late", "latte-split", "latte-text", "vdt-text", "vdt-public", "mmdit-both", "mmdit-sd3"),
     *("dit", *(f"vdt-{given}" for given in GIVEN)),
@@ -167,7 +167,11 @@ def quantities(net: Path, work: Path, steps: int = 3) -> dict[str, Quantity]:
     for name in ("ddpm", "ddim", "dpmpp_2m", "heun"):
         found[f"sampler {name}"] = Quantity(partial(sample, "models/latte", steps, name))
     found["guidance"] = Quantity(partial(sample, "models/latte", steps, scale=3.0, interval=(0.2, 1.0), rescale=0.5))
-    reused = {"sampler": BETWEEN | {"steps": 4}, "guidance": {"scale": 2.0}, "cache": {"every": 2, "guidance_every": 2}}
+    reused: How = {
+        "sampler": BETWEEN | {"steps": 4},
+        "guidance": {"scale": 2.0},
+        "cache": {"every": 2, "guidance_every": 2},
+    }
     found["step cache"] = Quantity(partial(latents, "models/latte", reused))
     for name in TASKS:
         found[f"task {name}"] = Quantity(partial(task, "models/vdt", name))
@@ -199,7 +203,8 @@ def quantities(net: Path, work: Path, steps: int = 3) -> dict[str, Quantity]:
 def sampling(steps: int) -> dict[str, Quantity]:
     """Variants of guidance, step cache, samplers and steering."""
     found: dict[str, Quantity] = {}
-    few = {"name": "euler", "steps": steps}
+    few: dict[str, Any] = {"name": "euler", "steps": steps}
+    how: How
     for name, (path, guidance, away) in GUIDED.items():
         how = {"sampler": few, "guidance": guidance}
         found[f"guidance {name}"] = Quantity(partial(latents, path, how, away=away))
@@ -212,7 +217,7 @@ def sampling(steps: int) -> dict[str, Quantity]:
     for name, (path, given, method, steering) in STEERED.items():
         how = {"steering": {"method": method, **steering}}
         found[f"steered {name}"] = Quantity(partial(task, path, given, None, how))
-    both = {"steering": {"method": "reconstruction"}, "guidance": {"scale": 2.0}}
+    both: How = {"steering": {"method": "reconstruction"}, "guidance": {"scale": 2.0}}
     found["steered and guided"] = Quantity(partial(task, "models/latte", "animate", None, both, told=True))
     return found
 

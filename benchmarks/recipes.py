@@ -119,7 +119,7 @@ def denoisers(stored: dict[str, Any], net: Path) -> dict[str, Start]:
         "dit frames": of("dit", latte, **frames),
     }
     return made | {
-        "latte buckets": Start(changed(latte, data=None) | {"data": buckets, "mix": mix}, "models/latte", steps=3),
+        "mmdit buckets": Start(text | {"data": buckets, "mix": mix}, "models/mmdit", steps=3),
         "latte lora": Start(changed(latte, trained="lora", lora_rank=2, training=adamw), "models/latte", steps=2),
         "latte temporal": Start(changed(latte, trained="temporal"), "models/latte"),
         "latte muon": Start(latte, "models/latte", steps=2),

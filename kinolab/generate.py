@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kinolab import __version__, video
+from kinolab.conditioning import asked_files, check_asked
 from kinolab.config import Config, apply_overrides, load_config
 from kinolab.contracts.events import Events, Listener, Turn, events_of
 from kinolab.contracts.reach import Lists, ReachName
@@ -91,6 +92,15 @@ class GenerateConfig(Config):
     """Where to compute: auto, or a device by name (`devices.choose`); the file records what was taken."""
     given: GivenConfig | None = None
     """What is given of the video, for every task but generating it from nothing."""
+    conditions: dict[str, Any] = Field(default_factory=dict)
+    """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
+    {noise_level: 0.2, low_resolution: small.mp4}."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _asked(cls, values: dict[str, Any]) -> dict[str, Any]:
+        check_asked(values)
+        return values
 
     @field_validator("methods")
     @classmethod
@@ -148,7 +158,7 @@ def generate(
     """
     if isinstance(config, Mapping):
         config = request_of(config)
-    for path in [] if config.given is None else config.given.files():
+    for path in input_files(config):
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
     told = events_of(events)
@@ -212,6 +222,10 @@ def make_clips(
         )
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
+    if len(prepared.windows) > 1 and asked_files(config.conditions):
+        # A window would be told of the clip's beginning, wherever it stands.
+        names = ", ".join(config.conditions)
+        raise InputError(f"conditions: {names} are of one clip of {model.config.frames} frames; ask for no longer one")
     made = fill_canvas(
         model,
         Canvas(*(t.expand(len(requests), -1, -1, -1, -1) for t in prepared.canvas.window(prepared.canvas.all))),
@@ -287,6 +301,11 @@ def window_seed(seed: int, window: int) -> int:
     return seed if window == 0 else (seed + 1_000_003 * window) % 2**63
 
 
+def input_files(config: GenerateConfig) -> list[Path]:
+    """The files that a request reads."""
+    return [*([] if config.given is None else config.given.files()), *asked_files(config.conditions)]
+
+
 def steering(given: GivenConfig) -> SteeringConfig | None:
     """How a request wants the given part taken; none = as the model was trained, or its default."""
     changes = {"weight": given.weight, "error": given.error}
@@ -298,7 +317,7 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 
 def check_writable(targets: Sequence[Path], config: GenerateConfig) -> None:
     """Refuse to write over a file that the request reads."""
-    files = [] if config.given is None else config.given.files()
+    files = input_files(config)
     for out in targets:
         if any(out.exists() and path.exists() and out.samefile(path) for path in files):
             raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
@@ -335,7 +354,8 @@ def make_requests(config: GenerateConfig) -> list[Request]:
     prompts: Sequence[str | None] = config.prompts or (None,)
     pairs = [(p, config.seed + k) for p in prompts for k in range(config.count)]
     return [
-        Request(p, config.label, config.frames, config.size, seed, config.negative, config.fps) for p, seed in pairs
+        Request(p, config.label, config.frames, config.size, seed, config.negative, config.fps, config.conditions)
+        for p, seed in pairs
     ]
 
 
@@ -506,9 +526,7 @@ def model_hash(model: str) -> str:
 def input_hashes(config: GenerateConfig) -> dict[str, str]:
     """sha256 of each file that a request reads; of a folder, over the names and contents of its files."""
     hashes = {}
-    if isinstance(config, Mapping):
-        config = request_of(config)
-    for path in [] if config.given is None else config.given.files():
+    for path in input_files(config):
         if not path.exists():
             raise InputError(f"{path}: no such file")
         digest = Sha256()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,10 @@ from kinolab.autoencoders import AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
-from kinolab.conditioning import TextEncoderConfig, check_widths
-from kinolab.conditioning import build as build_text_encoder
+from kinolab.conditioning import ConditionsConfig, Setting, label_index, negative, of_requests
+from kinolab.conditioning import GivenPart as GivenPart
+from kinolab.conditioning.text import TextEmbedding, TextEncoderConfig, check_widths
+from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.contracts.sampling import settled_guidance, settled_sampler
@@ -84,20 +86,12 @@ class ModelConfig(Config):
     """Frames, height and width of all clips that it was trained on, where they differ."""
     fps: float = Field(8.0, gt=0)
     """Frame rate of the training clips."""
+    conditions: ConditionsConfig = Field(default_factory=dict)
+    """Settings of the conditions that have some, by name."""
     guidance: GuidanceConfig = GuidanceConfig()
     """The guidance to sample with by default."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler to use by default."""
-
-
-@dataclass(frozen=True)
-class GivenPart:
-    """What is given of a batch of clips: latents and folded mask (`encode_given`), and the pixels they came from."""
-
-    latents: Tensor
-    mask: Tensor
-    video: Tensor
-    pixel_mask: Tensor
 
 
 class VideoModel:
@@ -170,73 +164,44 @@ class VideoModel:
         Raises:
             InputError: for a prompt or label that the model can't take, or a mix of requests with and without.
         """
-        spec = self.denoiser.spec
-        label = None
-        dropped = spec.unlabelled == spec.num_classes  # a request for nothing is the null condition
-        nothing = torch.tensor([dropped and r.prompt is None and r.label is None for r in requests])
-        if any(r.prompt is not None or r.negative is not None for r in requests) and self.text_encoder is None:
-            raise InputError(f"this model takes no prompt; {self._says_what_it_takes()}")
-        if any(r.label is not None for r in requests) and not spec.num_classes:
-            raise InputError(f"this model takes no label; {self._says_what_it_takes()}")
-        blank = sum(r.blank for r in requests)
-        if blank:
-            warnings.warn(f"empty prompt ({blank} of {len(requests)}): nothing is asked for there", stacklevel=4)
-        text, mask, pooled = self._embed([r.prompt or "" for r in requests])
-        if spec.num_classes:
-            label = torch.tensor([self.label_index(r.label) for r in requests])
-        null = nothing if bool(nothing.any()) and self.config.null_prompt == "learned" else None
-        fps = None
-        if spec.fps:
-            still = [(r.frames or self.config.frames) == 1 for r in requests]
-            rates = [0.0 if s else r.fps or self.config.fps for r, s in zip(requests, still, strict=True)]
-            fps = torch.tensor(rates)
-        return Conditions(label, text, mask, pooled, null, fps=fps).to(self.device)
+        with autocast(self.precision, self.device):
+            return of_requests(requests, self.setting)
 
     def negative_conditions(self, requests: Sequence[Request], conditions: Conditions) -> Conditions | None:
-        """What guidance moves away from: negative prompts, without a label and with the same given part.
+        """What guidance moves away from: negative prompts, without a label and with all else the same.
 
         A request without a negative prompt has the null condition; none = all have, and it is the learned one.
         """
-        if self.config.null_prompt == "learned" and all(r.negative is None for r in requests):
-            return None
-        text, mask, pooled = self._embed([r.negative or "" for r in requests])
-        label, null = conditions.label, None
-        if label is not None:
-            label = torch.full_like(label, self.denoiser.spec.num_classes)
-        if self.config.null_prompt == "learned":
-            null = torch.tensor([r.negative is None for r in requests])
-        told = Conditions(label, text, mask, pooled, null).to(self.device)
-        return replace(
-            conditions, label=label, text=told.text, text_mask=told.text_mask, pooled=told.pooled, null=told.null
+        return negative(requests, conditions, self.setting)
+
+    @property
+    def setting(self) -> Setting:
+        """What conditions of this model are made with."""
+        config = self.config
+        return Setting(
+            spec=self.denoiser.spec,
+            autoencoder=self.autoencoder,
+            device=self.device,
+            embed=None if self.text_encoder is None else self._embed,
+            null_prompt=config.null_prompt,
+            class_names=config.class_names,
+            frames=config.frames,
+            size=config.size,
+            fps=config.fps,
+            settings=config.conditions,
         )
 
-    def _embed(self, prompts: Sequence[str]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """States, their mask and pooled embeddings of prompts, as far as the denoiser takes them."""
-        spec = self.denoiser.spec
-        if self.text_encoder is None or not (spec.text_dim or spec.pooled_dim):
-            return None, None, None
-        check_widths(self.text_encoder, spec.text_dim, spec.pooled_dim)
+    def _embed(self, prompts: Sequence[str]) -> TextEmbedding:
+        """The embeddings of prompts; a warning says which of them the encoder doesn't know."""
+        assert self.text_encoder is not None
+        check_widths(self.text_encoder, self.denoiser.spec.text_dim, self.denoiser.spec.pooled_dim)
         self.text_encoder.warn_unknown(prompts)
-        embedded = self.text_encoder.encode(prompts)
-        text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
-        return text, mask, embedded.pooled if spec.pooled_dim else None
+        return self.text_encoder.encode(prompts)
 
     def label_index(self, label: int | str | None) -> int:
         """The index of a class given by number or name; none is the null class (or the only one)."""
-        count = self.denoiser.spec.num_classes
-        if label is None:
-            return self.denoiser.spec.unlabelled
-        names = self.config.class_names
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if str(label).isdecimal() and int(label) < count:
-            return int(label)
-        known = ", ".join(f"{i} ({n})" for i, n in enumerate(names)) if names else f"0 to {count - 1}"
-        raise InputError(f"label {label!r}: expected one of {known}")
-
-    def _says_what_it_takes(self) -> str:
-        kinds = [n for n, yes in (("a prompt", self.text_encoder), ("a label", self.denoiser.spec.num_classes)) if yes]
-        return f"it takes {' and '.join(kinds)}" if kinds else "it is unconditional"
+        spec = self.denoiser.spec
+        return spec.unlabelled if label is None else label_index(label, spec, self.config.class_names)
 
     @torch.no_grad()
     def generate(
@@ -372,12 +337,14 @@ class VideoModel:
             warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
-        conditions, trained, wrapped = self.conditions(requests), self.denoiser.spec.given, list(methods)
+        trained, wrapped = self.denoiser.spec.given, list(methods)
         if given is not None and trained != "none" and steering is None:
-            conditions = replace(conditions, given=given.latents, mask=given.mask)
+            rows = zip(requests, given.rows(), strict=True)
+            requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
         elif given is not None:
             wrapped.append(self._steering(given, steering or SteeringConfig()))
-        guidance, told = guidance or self.config.guidance, events_of(events)
+        conditions, guidance = self.conditions(requests), guidance or self.config.guidance
+        told = events_of(events)
         away = any(r.negative is not None for r in requests)
         negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
         wrapped += [Guidance(guidance, negative), *([cache] if cache is not None else [])]

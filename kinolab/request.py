@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
@@ -27,6 +27,9 @@ class Request:
     seed: int = 0
     negative: str | None = None
     fps: float | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """More that is asked of the clip, by the names of conditions (`kinolab.conditioning`): numbers, or a clip's file or
+    pixels."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative"):
@@ -39,6 +42,8 @@ class Request:
             raise InputError(f"frames: expected a whole number of at least 1, got {_shown(self.frames)}")
         if self.size is not None and not _is_size(self.size):
             raise InputError(f"size: expected (height, width) in pixels, such as (64, 96), got {_shown(self.size)}")
+        if not isinstance(self.conditions, Mapping) or not all(isinstance(name, str) for name in self.conditions):
+            raise InputError(f"conditions: expected values by the names of conditions, got {_shown(self.conditions)}")
         if self.fps is not None and not _is_rate(self.fps):
             raise InputError(f"fps: expected frames per second above 0, got {_shown(self.fps)}")
 

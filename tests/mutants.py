@@ -36,7 +36,7 @@ FAULTS = (
     Fault("comparison/cells.py", '{"seed": cell.seed, "clips"', '{"clips"', "comparison/test_plan.py"),
     Fault("training/randomness.py", "sample_seed(seed, step, p, purpose)", "sample_seed(seed, p, purpose)",
           "training/test_randomness.py"),
-    Fault("conditioning/base.py", 'f"{path.name} {file_hash(path)}\\n"', 'f"{path.name}\\n"', "conditioning"),
+    Fault("conditioning/text/base.py", 'f"{path.name} {file_hash(path)}\\n"', 'f"{path.name}\\n"', "conditioning"),
     # an axis, an index, a border
     Fault("data/order.py", "first = step * total + mine.start", "first = step * total", "data/test_order.py"),
     Fault("data/windows.py", "used = starts[-1] + frames", "used = starts[-1] + stride", "data/test_check.py"),

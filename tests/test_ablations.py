@@ -10,14 +10,14 @@ from benchmarks import ablations
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import build
 from kinolab.model import autoencoder_config, find_autoencoder, save_autoencoder
-from kinolab.training.recipe import load_recipe
+from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
 
 @pytest.mark.parametrize("cell", ablations.cells(), ids=lambda c: c.name)
 def test_every_row_is_a_model_of_its_own(cell: ablations.Cell) -> None:
     recipe = load_recipe(ablations.RECIPE, cell.overrides)
     base = load_recipe(ablations.RECIPE)
-    assert recipe.kind == "denoiser" and base.kind == "denoiser"
+    assert isinstance(recipe, DenoiserRecipe) and isinstance(base, DenoiserRecipe)
     assert (recipe.denoiser == base.denoiser) == (cell is ablations.BASE)
     assert build(recipe.denoiser).spec.given != "none"
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from kinolab import autoencoders, conditioning, data, denoisers
+from kinolab import autoencoders, data, denoisers
+from kinolab.conditioning import text as conditioning
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.data import SOURCES as TABLE
 from kinolab.denoisers import Conditions
@@ -18,7 +19,7 @@ from kinolab.errors import InputError
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe
 from tests.closeness import NETWORK, assert_close, assert_same
-from tests.conditioning import tiny_text
+from tests.conditioning.text import tiny_text
 
 AUTOENCODERS: dict[str, Config] = {
     "image": autoencoders.ImageConfig(

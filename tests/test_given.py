@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+import kinolab.conditioning.given
 import kinolab.model
-import kinolab.training.tasks
 from kinolab import tasks, video
-from kinolab.contracts.examples import Example, Source
+from kinolab.conditioning import of_examples
+from kinolab.contracts.examples import Example
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, fill_canvas, generate, rerun
@@ -24,7 +25,6 @@ from kinolab.model import Request, VideoModel
 from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predict_mask
 from kinolab.tasks.extend import Canvas, looped, sliding
 from kinolab.tasks.request import GivenConfig
-from kinolab.training.tasks import TaskDraws
 from tests.closeness import assert_close
 from tests.listening import Listening
 from tests.tiny_model import tiny_model, tiny_vdt
@@ -57,27 +57,13 @@ def told(model: VideoModel) -> list[Conditions]:
     return seen
 
 
-class One(Source):
-    """A source of one example."""
-
-    def __init__(self, example: Example) -> None:
-        self.example = example
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Example:
-        return self.example
-
-
 def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> None:
-    assert kinolab.model.encode_given is kinolab.training.tasks.encode_given is tasks.encode_given
+    assert kinolab.model.encode_given is kinolab.conditioning.given.encode_given is tasks.encode_given
     model, video_ = tiny_vdt(), clip()
     seen = told(model)
     example = Example(video_[0], 8.0, None, None, "x", (0.0, 1.0))
-    draws = TaskDraws(model.config.tasks, model.autoencoder, model.denoiser.spec, One(example))
     [mask] = [tasks.draw_mask(TasksConfig(predict=1, complete=1, predict_frames=(1, 3)), 5, 32, 32, _generator())[1]]
-    trained = draws.give(Conditions(), [example], [_generator()])
+    trained = of_examples([example], model.setting, lambda purpose: [_generator()], model.config.tasks)
     model.complete(video_, mask.expand(1, 1, -1, -1, -1))
     assert trained.given is not None and trained.mask is not None
     assert len(seen) == model.config.sampler.steps
@@ -87,7 +73,7 @@ def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> N
         )
         assert_close(conditions.given, trained.given)
     # The denoiser itself puts it in: no other place of sampling or training touches a model's input.
-    for function in (kinolab.model.VideoModel.sample_latents, kinolab.training.tasks.TaskDraws.give):
+    for function in (kinolab.model.VideoModel.sample_latents, kinolab.conditioning.of_examples):
         assert "torch.where" not in inspect.getsource(function)
 
 

@@ -21,7 +21,7 @@ from benchmarks.gpu.cases import seeded
 from benchmarks.gpu.running import Clock, OutOfTimeError, Place, Results, run_parts
 from kinolab import video
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig
-from kinolab.conditioning.text import Bert, MiniLm
+from kinolab.conditioning.text.minilm import Bert, MiniLm
 from kinolab.data import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError

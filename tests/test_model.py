@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kinolab import VideoModel
-from kinolab.conditioning import ClipTextConfig
+from kinolab.conditioning.text import ClipTextConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.model import Request, find_model, load_autoencoder, save_autoencoder
 from tests.closeness import NETWORK, assert_close, assert_same
-from tests.conditioning.tiny_text import make_clip
+from tests.conditioning.text.tiny_text import make_clip
 from tests.runtime.crashing import crashes
 from tests.tiny_model import save_tiny_model, tiny_model
 

@@ -48,6 +48,7 @@ PICTURE = "Pillow writes to the path that runtime hands it"
 ALLOWED = {
     "autoencoders/diffusers_adapter.py": {"x.from_pretrained": CHECKED},
     "cli/doctor.py": {"tempfile": SCRATCH + ": whether codecs, locks and disks work"},
+    "cli/evaluate.py": {"x.write_text": "a line of a help text, and no file"},
     "comparison/costs.py": {"tempfile": SCRATCH + ": a run that is timed"},
     "comparison/tables.py": {"csv": "writes the table as a text, which runtime puts into a file"},
     "conditioning/public.py": {"x.from_pretrained": CHECKED},

@@ -4,7 +4,6 @@ CUDA device that isn't there (`stand_in_cuda`), so that a tensor left on the CPU
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.model import Request, save_autoencoder
 from kinolab.tasks import encode_given
-from kinolab.training.autoencoder import calibrate
+from kinolab.training.jobs.autoencoder import calibrate
 from kinolab.training.parallel import World
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import make_job
@@ -95,7 +94,7 @@ def test_a_given_part_is_taken_there(given: str) -> None:
     with torch.no_grad(), there:
         model = put(tiny_vdt(given), there)
         latents, folded = encode_given(model.autoencoder, torch.zeros(2, 3, 5, 32, 32).to(CUDA), mask.to(CUDA))
-        told = replace(model.conditions([Request(seed=0), Request(seed=1)]), given=latents, mask=folded)
+        told = model.conditions([Request(seed=0), Request(seed=1)]).replace(given=latents, mask=folded)
         noise, t = torch.zeros(2, 4, 2, 8, 8).to(CUDA), torch.zeros(2).to(CUDA)
         assert model.denoiser(noise, t, told).device.type == "cuda"
 
@@ -114,7 +113,7 @@ def test_groups_are_found_and_aligned_there() -> None:
 
 def job_there(recipe: dict[str, Any], there: StandIn) -> Any:
     """A training job, everything it trains and uses moved to the device that isn't there."""
-    job: Any = make_job(load_recipe(recipe), World())
+    job: Any = make_job(load_recipe(recipe))
     for part in job.parts.values():
         part.wrapped = there.module(part.module)
     for name in ("autoencoder", "losses"):

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from kinolab import video
 from kinolab.cli import probe as probe_command
 from kinolab.errors import InputError
 from tests.closeness import assert_within
+from tests.runtime.crashing import crashes
 
 
 def clip(frames: int, height: int = 32, width: int = 48) -> np.ndarray:
@@ -664,3 +665,13 @@ def test_a_folder_of_videos_is_no_clip(tmp_path: Path) -> None:
     video.write(tmp_path / "b.mp4", clip(5), 10)
     with pytest.raises(InputError, match=r"as it holds a\.mp4 and 1 more video; name one of them"):
         video.read(tmp_path)
+
+
+def test_a_folder_of_images_is_the_old_or_the_new_one_whenever_its_writing_is_killed(tmp_path: Path) -> None:
+    def write(shade: int) -> Callable[[Path], None]:
+        return lambda root: video.write(root / "clip", np.full((2, 8, 8, 3), shade, np.uint8), 8.0)
+
+    for after in crashes(write(10), write(200), tmp_path, ("kill", "names")):
+        shades = {int(frame.mean()) for frame in video.read(after.root / "clip").frames}
+        assert shades in ({10}, {200}), after
+        assert (after.root / "clip").is_dir(), "who reads it puts it in its place"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -87,19 +86,19 @@ class Sizes:
         z = seeded(10, B, spec.channels, frames, self.side, self.side)
         told = Conditions(null=torch.tensor([False] * (B - 1) + [True]))
         if spec.num_classes:
-            told = replace(told, label=torch.arange(B) % spec.num_classes)
+            told = told.replace(label=torch.arange(B) % spec.num_classes)
         if spec.text_dim:
             mask = torch.arange(self.tokens)[None] < torch.tensor([self.tokens] + [self.tokens - 2] * (B - 1))[:, None]
-            told = replace(told, text=seeded(11, B, self.tokens, spec.text_dim), text_mask=mask)
-            told = replace(told, pooled=seeded(12, B, spec.pooled_dim))
+            told = told.replace(text=seeded(11, B, self.tokens, spec.text_dim), text_mask=mask)
+            told = told.replace(pooled=seeded(12, B, spec.pooled_dim))
         if spec.fps:
-            told = replace(told, fps=torch.arange(1, B + 1) * 8.0)
+            told = told.replace(fps=torch.arange(1, B + 1) * 8.0)
         if spec.given != "none":
             mask = torch.ones(B, spec.mask_channels, frames, self.side, self.side)
             mask[:, :, 0] = 0  # the first frame is given
-            told = replace(told, given=seeded(13, *z.shape) * (mask[:, :1] == 0), mask=mask)
+            told = told.replace(given=seeded(13, *z.shape) * (mask[:, :1] == 0), mask=mask)
         if not (spec.num_classes or spec.text_dim):
-            told = replace(told, null=None)
+            told = told.replace(null=None)
         return z, torch.linspace(50, 900, B).round(), told
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from benchmarks.gpu.cases import Case, fresh, seeded
 from benchmarks.gpu.cases_models import CLASSES, Sizes
 from kinolab.autoencoders.base import Posterior
-from kinolab.conditioning.clip import ClipText, ClipTextConfig
-from kinolab.conditioning.t5 import T5Text, T5TextConfig
-from kinolab.conditioning.text import Bert
+from kinolab.conditioning.text.clip import ClipText, ClipTextConfig
+from kinolab.conditioning.text.minilm import Bert
+from kinolab.conditioning.text.t5 import T5Text, T5TextConfig
 from kinolab.denoisers import Conditions, Latte, LatteConfig
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache, StepCacheConfig

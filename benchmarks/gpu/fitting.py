@@ -16,8 +16,8 @@ import torch
 from benchmarks.gpu.running import OutOfTimeError, Place, Record
 from kinolab.config import to_yaml
 from kinolab.contracts.events import Losses, Silent
-from kinolab.training.autoencoder import AutoencoderJob
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.autoencoder import AutoencoderJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe
 from kinolab.training.trainer import Trainer

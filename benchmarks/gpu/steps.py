@@ -24,9 +24,9 @@ from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import build as build_denoiser
-from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.batches import MicroBatch
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.autoencoder import AutoencoderJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.trainer import Trainer

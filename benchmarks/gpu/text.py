@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kinolab.conditioning.text import Bert, MiniLm, MiniLmConfig
+from kinolab.conditioning.text.minilm import Bert, MiniLm, MiniLmConfig
 from kinolab.errors import InputError
 from kinolab.storage import load_weights, save_weights
 from kinolab.world.request import COLOURS, SCENARIO_COUNTS, SCENARIO_DIRECTIONS, SHAPES, WorldRequest, phrasings

@@ -16,7 +16,6 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def listening(model: VideoModel, clips: Sequence[WorldClip], given: int, times: 
     nothing = torch.zeros_like(told), torch.ones_like(folded)
     found: dict[str, Any] = {}
     for name, (part, hole) in {"own": (told, folded), "another's": (told.roll(1, 0), folded), "none": nothing}.items():
-        conditions = replace(plain, given=part, mask=hole)
+        conditions = plain.replace(given=part, mask=hole)
         generator = torch.Generator().manual_seed(0)
         losses = model.diffusion.loss_at(model.denoiser, latents, conditions, times, generator, weight=weight)
         found[name] = {str(t): round(v, 4) for t, v in losses.items()}

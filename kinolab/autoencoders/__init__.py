@@ -1,4 +1,4 @@
-"""Autoencoders: pixels <-> normalised latents. A new one is a file here and a line in `AUTOENCODERS`."""
+"""Autoencoders: pixels <-> normalised latents. A new one is a file here and a line in `kinolab.tables`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,9 @@ from kinolab.autoencoders.inflate import inflate, inflate_dpvae
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
-from kinolab.contracts.table import KindConfig, Table
+from kinolab.contracts.table import KindConfig
+from kinolab.tables import AUTOENCODERS
 
-AUTOENCODERS: Table[Autoencoder] = Table(
-    "autoencoder",
-    {
-        "": {
-            "image": "kinolab.autoencoders.image:ImageAutoencoder",
-            "odvae": "kinolab.autoencoders.odvae:OdVae",
-            "dpvae": "kinolab.autoencoders.dpvae:DpVae",
-            "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
-            "tats": "kinolab.autoencoders.tats:Tats",
-            "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
-        }
-    },
-)
-"""By the `kind` of their config."""
 AutoencoderConfig = Annotated[KindConfig, AUTOENCODERS.one_of()]
 """The config of any autoencoder."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from kinolab import storage
 from kinolab.errors import InputError
 from kinolab.runtime import reading, sets, weights
-from kinolab.runtime.files import finish_folder, standing, write_text
+from kinolab.runtime.files import settled, write_text
 from kinolab.runtime.hashes import scan
 from kinolab.runtime.paths import inside, visible
 from kinolab.runtime.torch_files import named_tensors, read_torch
@@ -85,9 +85,7 @@ def read_weights(path: Path) -> StoredWeights:
     Raises:
         InputError: where there is none, or it is damaged.
     """
-    with suppress(OSError):  # of a conversion that was killed; where nothing can be written it is read as it stands
-        finish_folder(path)
-    path = standing(path)
+    path = settled(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.exists():

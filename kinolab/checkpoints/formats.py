@@ -1,47 +1,21 @@
-"""The table of public formats. A new one is a file here and a line in `FORMATS`."""
+"""Public formats by name, and which one a file is in. A new one is a file here and a line in `kinolab.tables`."""
 
 from __future__ import annotations
 
-from kinolab.checkpoints.autoencoder_kl import AutoencoderKLFormat
 from kinolab.checkpoints.base import Format, Shapes
-from kinolab.checkpoints.causal_vae import CausalVaeFormat
-from kinolab.checkpoints.dit import DiTFormat
-from kinolab.checkpoints.latte import LatteFormat
-from kinolab.checkpoints.latte_diffusers import LatteDiffusersFormat
-from kinolab.checkpoints.ldm_autoencoder import LdmAutoencoderFormat
-from kinolab.checkpoints.sd3 import Sd3Format
-from kinolab.checkpoints.sd3_diffusers import Sd3DiffusersFormat
-from kinolab.checkpoints.tats import TatsFormat
-from kinolab.checkpoints.vdt import VdtFormat
-from kinolab.checkpoints.vqgan import VqganFormat
-from kinolab.errors import InputError
+from kinolab.tables import FORMATS
 
-FORMATS: dict[str, Format] = {
-    "latte": LatteFormat(),
-    "dit": DiTFormat(),
-    "vdt": VdtFormat(),
-    "autoencoder_kl": AutoencoderKLFormat(),
-    "ldm_autoencoder": LdmAutoencoderFormat(),
-    "causal_vae": CausalVaeFormat(),
-    "vqgan": VqganFormat(),
-    "tats": TatsFormat(),
-    "latte_diffusers": LatteDiffusersFormat(),
-    "sd3": Sd3Format(),
-    "sd3_diffusers": Sd3DiffusersFormat(),
-}
-"""Every format that is read and written, by name."""
+__all__ = ["FORMATS", "find_format", "recognise", "unsupported"]
 
 
 def find_format(name: str) -> Format:
     """The format of a name; raises InputError listing all names."""
-    if name not in FORMATS:
-        raise InputError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
-    return FORMATS[name]
+    return FORMATS.get(name)()
 
 
 def recognise(shapes: Shapes) -> Format | None:
     """The format that these names and shapes are of, or None."""
-    return next((format for format in FORMATS.values() if format.matches(shapes)), None)
+    return next((format for format in map(find_format, FORMATS) if format.matches(shapes)), None)
 
 
 def unsupported(shapes: Shapes) -> str | None:

@@ -93,7 +93,7 @@ def build(commands: list[str]) -> Any:
             app.add_typer(module.app, name=name)
         else:
             command = getattr(module, name)
-            app.command(name, epilog=getattr(command, "epilog", None))(command)
+            app.command(name, cls=getattr(command, "listing", None))(command)
     _check_numbers(app)
     return app
 

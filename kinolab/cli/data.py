@@ -114,10 +114,10 @@ def plan(
     values: dict[str, Any] = {}
     spec = None
     if recipe is not None:
-        from kinolab.training.recipe import EncoderRecipe, load_recipe
+        from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 
         loaded = load_recipe(recipe, overrides)
-        if isinstance(loaded, EncoderRecipe):
+        if not isinstance(loaded, AutoencoderRecipe | DenoiserRecipe):
             raise InputError(f"{recipe}: trains on several sources of clips; name the folder of one of them instead")
         values = loaded.data.model_dump() if isinstance(loaded.data, FolderConfig) else {}
         spec = spec_of(loaded.autoencoder) if ratio is None else None
@@ -240,7 +240,7 @@ def check_told(recipe: str, overrides: list[str], source: FolderSource) -> list[
     """
     import torch
 
-    from kinolab.conditioning import build as build_text_encoder
+    from kinolab.conditioning.text import build as build_text_encoder
     from kinolab.denoisers import build as build_denoiser
     from kinolab.training.annotated import check_annotations
     from kinolab.training.recipe import DenoiserRecipe, load_recipe

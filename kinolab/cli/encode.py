@@ -23,7 +23,7 @@ from kinolab.cli.options import (
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
-    from kinolab.conditioning import TextEncoder
+    from kinolab.conditioning.text import TextEncoder
     from kinolab.data import ClipSource, SourceConfig
     from kinolab.tasks import TasksConfig
 
@@ -170,7 +170,7 @@ def text_encoder(text: str) -> TextEncoder:
     Raises:
         InputError: where it is neither.
     """
-    from kinolab.conditioning import MiniLm, build
+    from kinolab.conditioning.text import MiniLm, build
     from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
     if text == "minilm":
@@ -224,12 +224,12 @@ def data_config(
         values = {"kind": "world"} if data == "world" else {"kind": "folder", "path": data}
         values = data_overrides(values, overrides)
     else:
-        from kinolab.training.recipe import EncoderRecipe, load_recipe, shipped_recipes
+        from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
 
         if Path(data).suffix not in (".yaml", ".yml") and data not in shipped_recipes():
             raise InputError(f"{data}: expected a folder of clips, a recipe, or `world`; there is none of that name")
         recipe = load_recipe(data, overrides)
-        if isinstance(recipe, EncoderRecipe):
+        if not isinstance(recipe, AutoencoderRecipe | DenoiserRecipe):
             raise InputError(f"{data}: trains on several sources of clips; name one of them instead")
         if SOURCES.of(recipe.data).encoded:
             raise InputError(f"{data}: its data is a latent cache already; name the clips instead")

@@ -7,6 +7,7 @@ should come at once. So the class alone is read, without running anything.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,14 +39,27 @@ class Described:
         return re.split(r"(?<=[^.]\.)\s", self.text, maxsplit=1)[0]
 
 
-def about(name: str, *, listed: bool = False) -> str:
+def about(name: str, *, listed: bool = False, table: str = "") -> str:
     """The help of an option that sets a field of the settled run, as `sampler.steps`: the field's line.
 
-    listed: with the words that it takes, for an option that takes any text.
+    Args:
+        listed: with the words that it takes, for an option that takes any text.
+        table: with the names of that table of `kinolab.tables`.
     """
     group, _, field = name.rpartition(".")
     found = described(*RUN[group])[field]
-    return f"{found.line} One of {', '.join(found.choices)}." if listed else found.line
+    names = found.choices if listed else names_of(table) if table else ()
+    return f"{found.line} One of {', '.join(names)}." if names else found.line
+
+
+def names_of(table: str) -> tuple[str, ...]:
+    """The names in a table of `kinolab.tables`, those that joined too: nobody can have joined one that isn't loaded."""
+    loaded = sys.modules.get("kinolab.tables")
+    if loaded is not None:
+        return tuple(getattr(loaded, table).names(""))
+    text = read_text(ROOT / "tables.py")
+    begin = text.index(f"\n{table}: ")
+    return tuple(re.findall(r'"(\w+)": "kinolab\.', text[begin : text.index("\n)", begin)]))
 
 
 def settable(*, given: bool = False) -> str:

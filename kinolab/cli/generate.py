@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kinolab.cli.fields import about, settable
 from kinolab.cli.options import (
@@ -22,8 +24,35 @@ from kinolab.cli.options import (
 
 Setting = Annotated[
     list[str] | None,
-    typer.Option("-s", "--set", help="Any field of the run: -s guidance.interval=[0.2,0.8]. Repeatable."),
+    typer.Option("-s", "--set", help="Any field of the run, named below: -s reach=first. Repeatable."),
 ]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, with a help that ends with what -s sets."""
+    app.command("generate", cls=Listing)(generate)
+
+
+class Listing(TyperCommand):
+    """A command whose help ends with the fields of the run, and knows the samplers and methods that have joined."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """With the names of all samplers."""
+        for parameter in self.params:
+            if parameter.name == "sampler":
+                parameter.help = about("sampler.name", table="SAMPLERS")  # type: ignore[attr-defined]
+        super().format_options(ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Both are asked for when the help is shown."""
+        lines = [settable(given=self.name != "generate")]
+        # A method joins the table from a module that has imported it; without one there is nothing to load it for.
+        methods = sys.modules.get("kinolab.methods")
+        if methods is not None and methods.METHODS.names(""):
+            lines.append(f"Methods, for -s methods.NAME.field=value: {methods.METHODS.help('')}.")
+        for line in lines:
+            formatter.write_paragraph()
+            formatter.write_text(line)
 
 
 @common(events=True)
@@ -44,7 +73,7 @@ def generate(
     size: Annotated[str | None, typer.Option(help="Pixels: 64, or 64x96 (height x width); none = as trained.")] = None,
     fps: Annotated[float | None, typer.Option(help=about("fps"))] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; none = the model's own.")] = None,
-    sampler: Annotated[str | None, typer.Option(help=about("sampler.name", listed=True))] = None,
+    sampler: Annotated[str | None, typer.Option(help=about("sampler.name"))] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off; none = the model's own.")
     ] = None,
@@ -58,9 +87,6 @@ def generate(
     precision: Annotated[str | None, typer.Option(hidden=True, help=about("precision", listed=True))] = None,
     compile: Annotated[bool, typer.Option("--compile", hidden=True, help=about("compile"))] = False,
     device: Device = "auto",
-    override: Annotated[
-        list[str] | None, typer.Option("-s", "--set", help="A field of the request: -s reach=first. Repeatable.")
-    ] = None,
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again.
 
@@ -68,9 +94,6 @@ def generate(
     """
     options = dict(locals())
     run_request(out, options)
-
-
-generate.epilog = settable()  # type: ignore[attr-defined]
 
 
 def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:

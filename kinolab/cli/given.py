@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from kinolab.cli.fields import about, settable
-from kinolab.cli.generate import generate, run_request
+from kinolab.cli.fields import about
+from kinolab.cli.generate import Listing, generate, run_request
 from kinolab.cli.options import common
 
 Resize = Annotated[Literal["crop", "pad", "stretch"], typer.Option(help=about("given.resize"))]
@@ -55,5 +55,5 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     whole = common(events=True)(command)
-    whole.epilog = settable(given=True)  # type: ignore[attr-defined]
+    whole.listing = Listing  # type: ignore[attr-defined]
     return whole

@@ -22,7 +22,7 @@ from kinolab.evaluation.reconstruction import evaluate_autoencoder
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import WorldReport
 from kinolab.generate import model_hash
-from kinolab.metrics.base import Interval, MetricValue
+from kinolab.metrics.base import MetricValue
 from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
 from kinolab.runtime.devices import choose
 from kinolab.runtime.memory import peak_memory
@@ -151,7 +151,7 @@ def world_shares(report: WorldReport) -> dict[str, MetricValue]:
     """The shares of generated clips that show what was asked, as scores: `asked_colours`, ..., `asked_all`."""
     protocol = {k: v for k, v in report.protocol.items() if isinstance(v, str | int | float | bool)}
     return {
-        f"asked_{name}": MetricValue(share.value, share.count, protocol, Interval(*share.interval, method="wilson"))
-        for name, share in report.shares().items()
-        if share.count
+        name: dataclasses.replace(score, protocol=protocol)
+        for name, score in report.scores().metrics.items()
+        if name.startswith("asked_")
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from kinolab.runtime.records import as_model, read_record
 
@@ -72,8 +72,15 @@ class _Scores(_Stored):
     facts: _Facts
     clips: list[_Clip]
     notes: list[str]
-    data: _Data | None = None
+    data: _Data
     training: _Training | None = None
+
+    @model_validator(mode="after")
+    def _says_of_what(self) -> _Scores:
+        counts = (self.facts.generated_clips, self.facts.real_clips)
+        if "generated_clips" in self.facts.model_fields_set and None in counts:
+            raise ValueError("facts: expected generated_clips and real_clips")
+        return self
 
 
 class _Costs(_Stored):

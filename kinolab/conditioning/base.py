@@ -1,196 +1,173 @@
-"""What every text encoder takes and gives, and what they share: a memory of prompts, cutting, and the weights' hash.
+"""What every condition says of itself: how it comes from a request and from a training example, and what it tells.
 
-Shapes: B prompts, L tokens, D width of a token's state, P width of the pooled embedding.
+Training and sampling differ in the first step alone. Each turns what it has, examples or requests, into the same plain
+things (a caption, a label's number, a clip), None where there is none; one function, `tell`, makes of these what a
+denoiser is told. So a model can't be sampled with other conditions than it was trained with.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.conditioning.text import TextEmbedding
 from kinolab.config import Config
+from kinolab.contracts.conditions import Conditions, Value
+from kinolab.contracts.examples import Example
+from kinolab.denoisers.base import DenoiserSpec
 from kinolab.errors import InputError
-from kinolab.runtime.devices import no_autocast
-from kinolab.runtime.hashes import Sha256, canonical, file_sha256
-from kinolab.runtime.paths import visible
+from kinolab.request import Request
+
+T = TypeVar("T")
+Draws = Callable[[str], list[torch.Generator]]
+"""For a purpose, one CPU generator for each row of a batch, which belongs to the row alone."""
+
+
+class ConditionConfig(Config):
+    """What a recipe may set of any condition."""
+
+    dropout: float = Field(0.1, ge=0, le=1)
+    """Share of samples that are trained without it, so that it may be left out, or be guided away from, in sampling."""
 
 
 @dataclass(frozen=True)
-class TextEmbedding:
-    """What a text encoder says of B prompts; on the CPU.
+class Setting:
+    """What conditions are made with; a model that samples and a job that trains it fill it in alike.
 
-    states: (B, L, D) float32, zero after a prompt's end; mask: (B, L) bool, True = a token to attend to;
-    pooled: (B, P) float32, one vector per prompt (P = 0 where the encoder has none). MiniLM's has length 1.
+    spec: what the denoiser takes. autoencoder: makes latents of clips. device: where conditions go. embed: captions ->
+    their embeddings, None = the model reads none. null_prompt, class_names: as in the model's config. frames, size,
+    fps: of a training clip, for what a request leaves open. settings: the configs of conditions, by name.
     """
 
-    states: Tensor
-    mask: Tensor
-    pooled: Tensor
+    spec: DenoiserSpec
+    autoencoder: Autoencoder
+    device: torch.device
+    embed: Callable[[Sequence[str]], TextEmbedding] | None = None
+    null_prompt: Literal["learned", "empty"] = "learned"
+    class_names: tuple[str, ...] = ()
+    frames: int = 1
+    size: tuple[int, int] = (1, 1)
+    fps: float = 1.0
+    settings: Mapping[str, ConditionConfig] = field(default_factory=dict)
 
 
-class TextEncoder:
-    """Base of the text encoders: prompts -> states, mask and pooled embedding.
+class Condition(Generic[T]):
+    """Base of the conditions: of a batch, plain things of type T -> what a denoiser is told.
 
-    Prompts are encoded one by one and in full precision of the weights, so that a prompt gets the same numbers, bit for
-    bit, in whichever batch it comes; the last ones are remembered. Weights are read at the first prompt.
+    A vector of numbers needs `shown` alone; see `VectorCondition`.
     """
 
-    def __init__(self, config: Config, cache_size: int) -> None:
-        self.config, self.cache_size = config, cache_size
-        self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+    name: ClassVar[str]
+    """Its name in the table, in recipes and requests, and of its port."""
+    ports: ClassVar[tuple[str, ...]] = ()
+    """Names of what it tells; none = its own."""
+    Config: ClassVar[type[ConditionConfig]] = ConditionConfig
+
+    def __init__(self, config: ConditionConfig | None = None) -> None:
+        self.config: Any = self.Config() if config is None else config
 
     @property
-    def name(self) -> str:
-        """The config's `kind`."""
-        return str(getattr(self.config, "kind"))  # noqa: B009  (a field of every encoder's config, not of the base)
+    def tells(self) -> tuple[str, ...]:
+        """The ports that it tells something to."""
+        return self.ports or (self.name,)
 
     @property
-    def length(self) -> int:
-        """Tokens L of an embedding."""
-        raise NotImplementedError
+    def called(self) -> str:
+        """What an error calls it."""
+        return self.name
 
-    @property
-    def dim(self) -> int:
-        """Width D of a token's state."""
-        raise NotImplementedError
+    def files(self, value: Any) -> list[Path]:
+        """The files that a request's value names."""
+        return []
 
-    @property
-    def pooled_dim(self) -> int:
-        """Width P of the pooled embedding; 0 = none."""
-        raise NotImplementedError
+    def taken(self, setting: Setting) -> bool:
+        """Whether a model takes it."""
+        return any(name in setting.spec.ports for name in self.tells)
 
-    def to(self, device: torch.device | str) -> TextEncoder:
-        """Where to compute, now or once the weights are read; what comes out is on the CPU. Returns itself."""
-        return self
+    def asks(self, request: Request) -> bool:
+        """Whether a request asks for it, so that a model that doesn't take it has to refuse."""
+        return request.conditions.get(self.name) is not None
 
-    def encode(self, prompts: Sequence[str]) -> TextEmbedding:
-        """B prompts, empty ones allowed -> states (B, L, D), mask (B, L), pooled (B, P).
+    def asked(self, request: Request, setting: Setting) -> T | None:
+        """What a request says; None = nothing.
 
         Raises:
-            InputError: unless `prompts` is a non-empty list of strings, and where the weights can't be read.
+            InputError: for what can't be meant.
         """
-        if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) for p in prompts):
-            raise InputError(f"expected a list of prompts, got {prompts!r}")
-        rows = [self._remembered(prompt) for prompt in prompts]
-        states = torch.zeros(len(rows), self.length, self.dim)
-        mask = torch.zeros(len(rows), self.length, dtype=torch.bool)
-        for i, (row, _) in enumerate(rows):
-            states[i, : len(row)] = row
-            mask[i, : len(row)] = True
-        return TextEmbedding(states, mask, torch.stack([pooled for _, pooled in rows]))
+        value: T | None = request.conditions.get(self.name)
+        return value
 
-    def knows(self, prompt: str) -> bool:
-        """Whether the encoder knows any token of a prompt, so that it is told apart from others; true of a blank one.
-
-        A tokenizer with a fixed vocabulary reads emoji and many scripts as the one token for what it doesn't know.
-        """
-        return not prompt.strip() or self._known_tokens(prompt) > 0
-
-    def warn_unknown(self, prompts: Sequence[str]) -> None:
-        """Warn, in a line for each, of prompts of which no token is known."""
-        for prompt in dict.fromkeys(prompts):
-            if not self.knows(prompt):
-                text = f"the text encoder {self.name} knows no token of the prompt {shortened(prompt)!r}"
-                warnings.warn(f"{text}, and can't tell it from others that it doesn't know", stacklevel=3)
-
-    def _known_tokens(self, prompt: str) -> int:
-        """How many tokens of a prompt are neither marks nor the one for what is unknown; one of an encoder that has no
-        such token."""
-        return 1
-
-    def _remembered(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """States (L', D) of the prompt's own L' tokens and its pooled embedding (P,), float32 on the CPU."""
-        known = self.cache.get(prompt)
-        if known is not None:
-            self.cache.move_to_end(prompt)
-            return known
-        # Exact and the same whatever precision surrounds the call: what is remembered must not depend on it.
-        with torch.no_grad(), no_autocast():
-            states, pooled = self._compute(prompt)
-        result = states.to("cpu", torch.float32), pooled.to("cpu", torch.float32)
-        if not bool(torch.isfinite(result[0]).all() and torch.isfinite(result[1]).all()):
-            raise InputError(f"the text encoder {self.name} gave NaN or infinity for {shortened(prompt)!r}")
-        self.cache[prompt] = result
-        if len(self.cache) > self.cache_size:
-            self.cache.popitem(last=False)
-        return result
-
-    def _compute(self, prompt: str) -> tuple[Tensor, Tensor]:
+    def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[T | None]:
+        """What training examples say, one each; None = nothing."""
         raise NotImplementedError
 
-    def files(self) -> list[Path]:
-        """The files that decide an embedding: weights, tokenizer and their configs."""
+    def tell(self, told: Sequence[T | None], setting: Setting, before: Conditions, draws: Draws) -> Conditions:
+        """What the denoiser is told of B things, of which some may be None.
+
+        `before` is what conditions earlier in the table told, `draws` the randomness of each row.
+        """
         raise NotImplementedError
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 over the config and the files' contents, wherever they lie: equal where the embeddings are equal.
 
-        Raises:
-            InputError: where a file is missing.
-        """
-        settings = self.config.model_dump(mode="json", exclude=PLACES)
-        digest = Sha256().text(canonical(settings))
-        for path in self.files():
-            digest.text(f"{path.name} {file_hash(path)}\n")
-        return digest.hex()
+class VectorCondition(Condition[Any]):
+    """A condition of one number, or of some, for each clip."""
 
+    def tell(self, told: Sequence[Any | None], setting: Setting, before: Conditions, draws: Draws) -> Conditions:
+        """A vector (B,), or (B, D) where the port is D wide; null where there is none."""
+        width = setting.spec.ports[self.name].width or 0
+        rows = [[0.0] * max(width, 1) if v is None else self._numbers(v, max(width, 1)) for v in told]
+        value = torch.tensor(rows, device=setting.device)
+        return alone(self.name, Value("vector", value if width else value[:, 0]), told)
 
-PLACES = {"folder", "clip_l", "clip_g", "t5", "cache_size"}
-"""Fields of the encoders' configs that no embedding depends on: where files lie, and how many prompts are kept."""
-
-
-def check_widths(encoder: TextEncoder, text_dim: int, pooled_dim: int) -> None:
-    """Raises InputError where a denoiser takes states or pooled embeddings (0 = none) of other widths."""
-    for field, takes, gives in (("text_dim", text_dim, encoder.dim), ("pooled_dim", pooled_dim, encoder.pooled_dim)):
-        if takes and not gives:
-            raise InputError(f"denoiser.{field}={takes}: the text encoder {encoder.name} gives none; set it to 0")
-        if takes and takes != gives:
-            raise InputError(f"denoiser.{field}={takes}: the text encoder {encoder.name} gives {gives}; set {gives}")
+    def _numbers(self, value: Any, count: int) -> list[float]:
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if len(numbers) != count or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise InputError(f"{self.name}: expected {'a number' if count == 1 else f'{count} numbers'}, got {value!r}")
+        return [float(number) for number in numbers]
 
 
-def cut(ids: Sequence[int], limit: int, prompt: str, reader: str = "") -> list[int]:
-    """At most `limit` token ids, the last one (the end mark) kept; a warning says how many were left out.
+class FieldCondition(Condition[Tensor]):
+    """A condition of latents (C, T, H, W) for each clip, on the grid of its own latents."""
 
-    `reader` names the encoder where several read the prompt.
-    """
-    if len(ids) <= limit:
-        return list(ids)
-    by = f" for {reader}" if reader else ""
-    text = f"prompt of {len(ids)} tokens is cut to {limit}{by}, {len(ids) - limit} left out: {shortened(prompt)!r}"
-    warnings.warn(text, stacklevel=2)
-    return [*ids[: limit - 1], ids[-1]]
+    def files(self, value: Any) -> list[Path]:
+        """The clip's file."""
+        if isinstance(value, Mapping):
+            return [path for part in value.values() for path in self.files(part)]
+        return [Path(value)] if isinstance(value, str | Path) else []
 
-
-def shortened(prompt: str) -> str:
-    """The first 40 characters of a prompt."""
-    return prompt if len(prompt) <= 40 else prompt[:37] + "..."
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file; read once in a process as long as it does not change."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing; the text encoder is not complete")
-    seen = path.stat()
-    return _file_hash(path, seen.st_size, seen.st_mtime_ns)
+    def stacked(self, latents: Sequence[Tensor | None], setting: Setting) -> Conditions:
+        """A field (B, C, T, H, W), null and 0 where there is none; nothing is told where nobody has one."""
+        some = next((z for z in latents if z is not None), None)
+        if some is None:
+            return Conditions()
+        rows = [torch.zeros_like(some) if z is None else z for z in latents]
+        return alone(self.name, Value("field", torch.stack(rows).to(setting.device)), latents)
 
 
-@lru_cache(maxsize=64)
-def _file_hash(path: Path, size: int, changed: int) -> str:
-    return file_sha256(path)
+def alone(name: str, value: Value, told: Sequence[Any]) -> Conditions:
+    """One condition, null where nothing was told."""
+    null = torch.tensor([thing is None for thing in told], device=value.value.device)
+    return Conditions.of({name: value}, {name: null} if any(thing is None for thing in told) else None)
 
 
-def known_files(folders: Iterable[Path]) -> list[Path]:
-    """The files in folders of encoders and tokenizers that they are read from; weights as safetensors before .bin."""
-    found: list[Path] = []
-    for folder in dict.fromkeys(folders):
-        weights = visible(folder, "*.safetensors") or visible(folder, "*.bin")
-        found += [f for f in visible(folder) if f.suffix in (".json", ".txt", ".model")] + weights
-    return found
+def request_draws(requests: Sequence[Request]) -> Draws:
+    """The randomness of requests: each by its own seed, apart from the noise that sampling begins with."""
+
+    def draws(purpose: str) -> list[torch.Generator]:
+        digests = (hashlib.blake2b(f"{r.seed}/{purpose}".encode(), digest_size=8).digest() for r in requests)
+        return [torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1) for digest in digests]
+
+    return draws
+
+
+def uniform(sources: Sequence[torch.Generator]) -> Tensor:
+    """One uniform number in [0, 1) for each generator: (len(sources),)."""
+    return torch.cat([torch.rand(1, generator=g) for g in sources])

@@ -14,13 +14,13 @@ from kinolab.contracts.examples import (
     Split,
     Verdict,
 )
-from kinolab.contracts.table import Table
 from kinolab.data.cache import CacheConfig, CacheSource, LatentStatistics
 from kinolab.data.clips import CheckSummary, summarise
 from kinolab.data.encode import EncodeSummary, autoencoder_hash, encode_to_cache
 from kinolab.data.folder import FolderConfig, FolderSource
 from kinolab.data.order import ShuffledOrder
 from kinolab.data.toy import WorldSource, WorldSourceConfig
+from kinolab.tables import SOURCES
 
 __all__ = [
     "SOURCES",
@@ -49,17 +49,6 @@ __all__ = [
     "summarise",
 ]
 
-SOURCES: Table[Source] = Table(
-    "data source",
-    {
-        "": {
-            "folder": "kinolab.data.folder:FolderSource",
-            "world": "kinolab.data.toy:WorldSource",
-            "cache": "kinolab.data.cache:CacheSource",
-        }
-    },
-)
-"""Where clips come from, by the `kind` of their config."""
 DataConfig = Annotated[SourceConfig, SOURCES.one_of()]
 """The config of any source."""
 

@@ -1,31 +1,19 @@
 """Denoisers: noisy latents (B, C, T, H, W), times and conditions -> prediction. One file per published architecture.
 
-To add one: a file here with a config (its `kind` is the table's key) and a class, and a line in the table below.
+To add one: a file here with a config (its `kind` is the table's key) and a class, and a line in `kinolab.tables`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from kinolab.contracts.table import Table
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
+from kinolab.tables import DENOISERS
 
-DENOISERS: Table[Denoiser] = Table(
-    "denoiser",
-    {
-        "": {
-            "latte": "kinolab.denoisers.latte:Latte",
-            "dit": "kinolab.denoisers.dit:DiT",
-            "vdt": "kinolab.denoisers.vdt:Vdt",
-            "mmdit": "kinolab.denoisers.mmdit:Mmdit",
-        }
-    },
-)
-"""By the `kind` of their config."""
 DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS.one_of()]
 """The config of any denoiser."""
 

@@ -24,6 +24,7 @@ from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder, place_emb
 from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
+from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 
 
 class DiTConfig(BaseDenoiserConfig):
@@ -50,9 +51,15 @@ class DiTConfig(BaseDenoiserConfig):
     """Predict 2C channels: the second half interpolates the log variance (as the public checkpoints do)."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
+    vectors: dict[str, int] = Field(default_factory=dict)
+    """More conditions that join the time's embedding, by name (`kinolab.conditioning`), and their widths; 0 = one
+    number, such as noise_level: 0."""
+    fields: dict[str, int] = Field(default_factory=dict)
+    """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
 
     @model_validator(mode="after")
     def _check(self) -> DiTConfig:
+        check_port_names(self.vectors, self.fields)
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size {self.hidden_size}: expected a multiple of num_heads {self.num_heads} and of 4"
@@ -109,11 +116,13 @@ class DiT(Denoiser):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.spec = DenoiserSpec(config.in_channels, config.learned_variance, config.num_classes)
+        more = named_ports(config.vectors, config.fields)
+        self.spec = DenoiserSpec(config.in_channels, config.learned_variance, config.num_classes, more=more)
         self.x_embedder = PatchEmbed(config.in_channels, config.hidden_size, config.patch_size)
         self.t_embedder = TimestepEmbedder(config.hidden_size)
         if config.num_classes:
             self.y_embedder = LabelEmbedder(config.num_classes, config.hidden_size)
+        self.ports = ConditionPorts(config.vectors, config.fields, config.hidden_size, config.patch_size)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(config)
         h, w = (side // config.patch_size for side in config.latent_size)
@@ -137,7 +146,7 @@ class DiT(Denoiser):
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
-        x = self.x_embedder(z)
+        x = self.ports.add_fields(self.x_embedder(z), conditions)
         x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
         c, lists = self._condition(t, conditions), self.reach_lists(x.shape[1], options)
         x = run_blocks(x, options, lambda x: self._blocks(x, c, lists), lambda x: self._modulated(x, c))
@@ -158,13 +167,13 @@ class DiT(Denoiser):
         return modulate(first.norm1(x), shift, scale)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
-        """Embedding (B, 1, D) of time and class."""
-        c = self.t_embedder(t)
+        """Embedding (B, 1, D) of time, class and other vectors."""
+        c = self.ports.add_vectors(self.t_embedder(t), conditions)
         if self.config.num_classes:
             label = conditions.label
             if label is None:
                 label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
-            c = c + self.y_embedder(label, conditions.null)
+            c = c + self.y_embedder(label, conditions.null_of("label"))
         return c[:, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -44,6 +44,7 @@ from kinolab.layers.embeddings import (
 from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
+from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 
 SIZES: dict[str, dict[str, int]] = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -102,6 +103,11 @@ class LatteConfig(BaseDenoiserConfig):
     """Normalise queries and keys per head."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
+    vectors: dict[str, int] = Field(default_factory=dict)
+    """More conditions that join the time's embedding, by name (`kinolab.conditioning`), and their widths; 0 = one
+    number, such as noise_level: 0."""
+    fields: dict[str, int] = Field(default_factory=dict)
+    """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +118,7 @@ class LatteConfig(BaseDenoiserConfig):
 
     @model_validator(mode="after")
     def _check(self) -> LatteConfig:
+        check_port_names(self.vectors, self.fields)
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size {self.hidden_size}: expected a multiple of num_heads {self.num_heads} and of 4"
@@ -175,12 +182,12 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     B, T, S, _ = x.shape
     half, images = attention.num_heads // 2, context.image_frames
     q, k, v = attention.project(x)
-    in_space = (a[..., :half, :] for a in (q, k, v))
+    q_s, k_s, v_s = (a[..., :half, :] for a in (q, k, v))
     q_t, k_t, v_t = (a[:, : T - images, :, half:].transpose(1, 2).flatten(0, 1) for a in (q, k, v))
     if context.lists is None:
-        within = attend(*(a.flatten(0, 1) for a in in_space)).unflatten(0, (B, T))
+        within = attend(q_s.flatten(0, 1), k_s.flatten(0, 1), v_s.flatten(0, 1)).unflatten(0, (B, T))
     else:
-        within = attend_frames(*in_space, context.lists)
+        within = attend_frames(q_s, k_s, v_s, context.lists)
     over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)
     if images:
         over = torch.cat([over, v[:, T - images :, :, half:].flatten(-2)], dim=1)
@@ -304,7 +311,13 @@ class Latte(Denoiser):
         self.config = config
         D, C = config.hidden_size, config.in_channels
         self.spec = DenoiserSpec(
-            C, config.learned_variance, config.num_classes, config.text_dim, config.pooled_dim, joint_images=True
+            C,
+            config.learned_variance,
+            config.num_classes,
+            config.text_dim,
+            config.pooled_dim,
+            joint_images=True,
+            more=named_ports(config.vectors, config.fields),
         )
         self.x_embedder = PatchEmbed(C, D, config.patch_size, config.temporal_patch)
         self.t_embedder = TimestepEmbedder(D)
@@ -314,6 +327,7 @@ class Latte(Denoiser):
             self.pooled_embedder = PooledEmbedder(config.pooled_dim, D)
         if config.text_dim:
             self.text_embedder = TextEmbedder(config.text_dim, D)
+        self.ports = ConditionPorts(config.vectors, config.fields, D, config.patch_size, config.temporal_patch)
         self.modulation: Literal["block", "single", "none"] = config.adaln if config.injection == "adaln" else "none"
         if self.modulation == "single":
             self.t_block = AdaptiveParameters(D, 9 if config.variant == "joint_block" else 6)
@@ -342,10 +356,9 @@ class Latte(Denoiser):
         self.check_inputs(z, t, conditions)
         image_frames = conditions.image_frames
         self._check_frames(z, image_frames)
-        self._check_conditions(len(t), conditions, image_frames)
         p = self.config.patch_size
         grid = (z.shape[3] // p, z.shape[4] // p)
-        x = self.x_embedder(z)
+        x = self.ports.add_fields(self.x_embedder(z), conditions)
         frames, places = x.shape[1:3]
         # The tables keep their float32 under autocast, and so the residual stream: in bfloat16 it loses 1.5% by itself.
         x = x + place_embedding(self.pos_embed, self.grid, grid, self.config.patch_size)
@@ -402,34 +415,17 @@ class Latte(Denoiser):
         if image_frames and pt > 1:
             raise InputError("single images need patch_embedding uniform: a tubelet would mix them with other frames")
 
-    def _check_conditions(self, batch: int, conditions: Conditions, image_frames: int) -> None:
-        L = 0 if conditions.text is None else conditions.text.shape[-2]
-        spec = self.spec
-        tails: dict[str, tuple[int, ...]] = {
-            "label": (),
-            "text": (L, spec.text_dim),
-            "text_mask": (L,),
-            "pooled": (spec.pooled_dim,),
-        }
-        for name, tail in tails.items():
-            value = getattr(conditions, name)
-            if value is None:
-                continue
-            allowed = [(batch, *tail), (batch, 1 + image_frames, *tail)][: 2 if image_frames else 1]
-            if tuple(value.shape) not in allowed:
-                raise InputError(f"expected {name} of shape {' or '.join(map(str, allowed))}, got {tuple(value.shape)}")
-
     def _condition_parts(self, t: Tensor, conditions: Conditions, frames: int, images: int) -> list[Tensor]:
-        """Embeddings of time, label and pooled prompt, each (B, 1, D), or (B, T, D) where frames differ."""
-        null, B = conditions.null, t.shape[0]
-        parts = [self.t_embedder(t)[:, None]]
+        """Embeddings of time and other vectors, label, pooled prompt: (B, 1, D), or (B, T, D) where frames differ."""
+        B = t.shape[0]
+        parts = [self.ports.add_vectors(self.t_embedder(t), conditions)[:, None]]
         if self.config.num_classes:
-            label = conditions.label
+            label, null = conditions.label, conditions.null_of("label")
             if label is None:
                 label = torch.full((B,), self.spec.unlabelled, device=t.device)
             parts.append(_per_frame(self.y_embedder(label, _fit(null, label.ndim)), label.ndim, frames, images))
         if self.config.pooled_dim:
-            pooled = conditions.pooled
+            pooled, null = conditions.pooled, conditions.null_of("pooled")
             if pooled is None:
                 pooled, null = self.pooled_embedder.null.expand(B, -1), torch.ones_like(t, dtype=torch.bool)
             rank = pooled.ndim - 1
@@ -442,7 +438,7 @@ class Latte(Denoiser):
         """Prompt tokens and rotary tables for the blocks."""
         text = mask = rotary = None
         if self.config.text_dim:
-            text, mask, null = conditions.text, conditions.text_mask, conditions.null
+            text, mask, null = conditions.text, conditions.text_mask, conditions.null_of("text")
             if text is None:
                 text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
             text, mask = self.text_embedder(text, mask, _fit(null, text.ndim - 2))

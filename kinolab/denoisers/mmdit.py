@@ -56,6 +56,7 @@ from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.patchify import PatchEmbed, unpatchify
+from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each (tokens, D / heads)."""
@@ -116,9 +117,15 @@ class MmditConfig(BaseDenoiserConfig):
     """Take the frame rate, embedded like the time; its last layer starts at zero, so that it changes nothing then."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
+    vectors: dict[str, int] = Field(default_factory=dict)
+    """More conditions that join the time's embedding, by name (`kinolab.conditioning`), and their widths; 0 = one
+    number, such as noise_level: 0."""
+    fields: dict[str, int] = Field(default_factory=dict)
+    """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
 
     @model_validator(mode="after")
     def _check(self) -> MmditConfig:
+        check_port_names(self.vectors, self.fields)
         width = self.hidden_size // self.num_heads
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
@@ -138,6 +145,8 @@ class MmditConfig(BaseDenoiserConfig):
                 raise ValueError("pos_embed_max_size is for a table: leave it out with spatial_position rotary")
             if self.pos_embed_max_size < max(self.latent_size) // self.patch_size:
                 raise ValueError(f"pos_embed_max_size {self.pos_embed_max_size} is smaller than the grid of input_size")
+        if self.fields and self.temporal_patch == 2:
+            raise ValueError("fields need temporal_patch 1: a pair of frames has no token of each")
         return self
 
     def token_frames(self, frames: int) -> int:
@@ -330,7 +339,13 @@ class Mmdit(Denoiser):
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
         self.reach = Reach("all" if config.attention == "3d" else "own")
         self.spec = DenoiserSpec(
-            C, False, config.num_classes, config.text_dim, config.pooled_dim, fps=config.fps_condition
+            C,
+            False,
+            config.num_classes,
+            config.text_dim,
+            config.pooled_dim,
+            fps=config.fps_condition,
+            more=named_ports(config.vectors, config.fields),
         )
         self.x_embedder = PatchEmbed(C, D, p)
         self.t_embedder = TimestepEmbedder(D)
@@ -344,6 +359,7 @@ class Mmdit(Denoiser):
         self.null_prompt = NullPrompt(config.text_dim, config.pooled_dim, config.null_tokens, learned=learned)
         if config.fps_condition:
             self.fps_embedder = TimestepEmbedder(D)
+        self.ports = ConditionPorts(config.vectors, config.fields, D, p)
         self.joint_blocks = nn.ModuleList(JointBlock(config, i) for i in range(config.depth))
         self.final_layer = FinalLayer(D, p**2 * C, "block")
         if config.temporal_patch == 2:
@@ -447,14 +463,13 @@ class Mmdit(Denoiser):
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
         self.check_inputs(z, t, conditions)
-        self._check_conditions(len(t), conditions)
         p, frames = self.config.patch_size, z.shape[2]
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
         times = self._times(self.config.token_frames(frames))
         # Both residual streams keep their float32 under autocast.
-        x = self._embed(z).to(z.dtype) + self._positions(grid, times)
+        x = self.ports.add_fields(self._embed(z), conditions).to(z.dtype) + self._positions(grid, times)
         c = self._condition(t, conditions)
         text, mask = self._prompt(conditions, len(t))
         context = replace(
@@ -556,18 +571,18 @@ class Mmdit(Denoiser):
         return Context(sequences, allowed, own, joint, whole)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
-        """Embedding (B, 1, D) of time, pooled prompt, class and frame rate."""
-        c, null = self.t_embedder(t), conditions.null
+        """Embedding (B, 1, D) of time, pooled prompt, class, frame rate and other vectors."""
+        c = self.ports.add_vectors(self.t_embedder(t), conditions)
         if self.config.pooled_dim:
             pooled = conditions.pooled
             if pooled is not None and self.config.pooled_norm:
                 pooled = F.rms_norm(pooled, pooled.shape[-1:])
-            c = c + self.y_embedder(self.null_prompt.fill_pooled(pooled, null, len(t)))
+            c = c + self.y_embedder(self.null_prompt.fill_pooled(pooled, conditions.null_of("pooled"), len(t)))
         if self.config.num_classes:
             label = conditions.label
             if label is None:
                 label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
-            c = c + self.label_embedder(label, null)
+            c = c + self.label_embedder(label, conditions.null_of("label"))
         if conditions.fps is not None:
             c = c + self.fps_embedder(conditions.fps) * (conditions.fps > 0)[:, None]
         return c[:, None]
@@ -576,22 +591,10 @@ class Mmdit(Denoiser):
         """Tokens (B, L, D) of the prompt and which of them are there (B, L), none = all."""
         if not self.config.text_dim:
             return None, None
-        states, mask = self.null_prompt.fill_text(conditions.text, conditions.text_mask, conditions.null, batch)
+        states, mask = self.null_prompt.fill_text(
+            conditions.text, conditions.text_mask, conditions.null_of("text"), batch
+        )
         return self.context_embedder(states).to(states.dtype), mask
-
-    def _check_conditions(self, batch: int, conditions: Conditions) -> None:
-        L = 0 if conditions.text is None else conditions.text.shape[1]
-        expected: dict[str, tuple[int, ...]] = {
-            "label": (batch,),
-            "text": (batch, L, self.config.text_dim),
-            "text_mask": (batch, L),
-            "pooled": (batch, self.config.pooled_dim),
-            "fps": (batch,),
-        }
-        for name, shape in expected.items():
-            value = getattr(conditions, name)
-            if value is not None and tuple(value.shape) != shape:
-                raise InputError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Fixed tables may be absent from a checkpoint: they are what this config makes them."""

@@ -39,6 +39,7 @@ from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.masking import Given, partly_given, place_given
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, patchify, unpatchify
+from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 
 SIZES: dict[str, dict[str, int]] = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -95,6 +96,11 @@ class VdtConfig(BaseDenoiserConfig):
     """Predict 2C channels: the second half interpolates the log variance (as the public checkpoints do)."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
+    vectors: dict[str, int] = Field(default_factory=dict)
+    """More conditions that join the time's embedding, by name (`kinolab.conditioning`), and their widths; 0 = one
+    number, such as noise_level: 0."""
+    fields: dict[str, int] = Field(default_factory=dict)
+    """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +111,7 @@ class VdtConfig(BaseDenoiserConfig):
 
     @model_validator(mode="after")
     def _check(self) -> VdtConfig:
+        check_port_names(self.vectors, self.fields)
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size {self.hidden_size}: expected a multiple of num_heads {self.num_heads} and of 4"
@@ -202,6 +209,7 @@ class Vdt(Denoiser):
             config.pooled_dim,
             config.given,
             config.mask_channels,
+            more=named_ports(config.vectors, config.fields),
         )
         told = C + config.mask_channels
         self.x_embedder = PatchEmbed(C + told if config.given == "channels" else C, D, config.patch_size)
@@ -216,6 +224,7 @@ class Vdt(Denoiser):
             self.pooled_embedder = PooledEmbedder(config.pooled_dim, D)
         if config.text_dim:
             self.text_embedder = TextEmbedder(config.text_dim, D)
+        self.ports = ConditionPorts(config.vectors, config.fields, D, config.patch_size)
         self.blocks = nn.ModuleList(VdtBlock(config) for _ in range(config.depth))
         channels = C * (2 if config.learned_variance else 1)
         self.final_layer = FinalLayer(D, config.patch_size**2 * channels, config.adaln)
@@ -248,7 +257,7 @@ class Vdt(Denoiser):
         given, mask = self._given(z, conditions)
         # The tables keep their float32 under autocast, and so the residual stream.
         positions = place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames)
-        x = self.x_embedder(self._input(z, given, mask)) + positions
+        x = self.ports.add_fields(self.x_embedder(self._input(z, given, mask)), conditions) + positions
         c, context = (
             self._condition(t, conditions),
             Context(*self._prompt(conditions, z.shape[0]))._replace(lists=self.reach_lists(frames, options)),
@@ -325,15 +334,15 @@ class Vdt(Denoiser):
         return sincos_1d(positions, self.config.hidden_size)[:, None].to(self.time_embed)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
-        """Embedding (B, 1, D) of time, class and pooled prompt."""
-        c, null = self.t_embedder(t), conditions.null
+        """Embedding (B, 1, D) of time, class, pooled prompt and other vectors."""
+        c = self.ports.add_vectors(self.t_embedder(t), conditions)
         if self.config.num_classes:
             label = conditions.label
             if label is None:
                 label = torch.full(t.shape, self.spec.unlabelled, device=t.device)
-            c = c + self.y_embedder(label, null)
+            c = c + self.y_embedder(label, conditions.null_of("label"))
         if self.config.pooled_dim:
-            pooled = conditions.pooled
+            pooled, null = conditions.pooled, conditions.null_of("pooled")
             if pooled is None:
                 pooled, null = self.pooled_embedder.null.expand(len(t), -1), torch.ones_like(t, dtype=torch.bool)
             c = c + self.pooled_embedder(pooled, null)
@@ -343,7 +352,7 @@ class Vdt(Denoiser):
         """Tokens (B, L, D) of the prompt and their mask (B, L)."""
         if not self.config.text_dim:
             return None, None
-        text, mask, null = conditions.text, conditions.text_mask, conditions.null
+        text, mask, null = conditions.text, conditions.text_mask, conditions.null_of("text")
         if text is None:
             text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
         tokens, allowed = self.text_embedder(text, mask, null)

@@ -21,7 +21,7 @@ from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
 from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas, resolution_shift
-from kinolab.diffusion.samplers import PREFERRED_SPACING, SAMPLERS, Callback, SamplerConfig
+from kinolab.diffusion.samplers import SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
 from kinolab.layers.precision import NonFiniteError
@@ -295,7 +295,7 @@ class Diffusion:
         """
         spacing = sampler.spacing
         if spacing == "auto" and isinstance(self.path, DiscretePath):
-            spacing = PREFERRED_SPACING.get(sampler.name, spacing)
+            spacing = SAMPLERS.get(sampler.name).spacing or spacing
         return self.shifted_path(positions).times(sampler.steps, spacing)
 
     @torch.no_grad()
@@ -360,7 +360,7 @@ class Diffusion:
             if callback is not None:
                 callback(step, steps, z, denoised)
 
-        sample = SAMPLERS[sampler.name]
+        sample = SAMPLERS.get(sampler.name).sample
         return sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
 
 

@@ -25,12 +25,14 @@ from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
 from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.records import finite, plain_table, settings_hash
+from kinolab.evaluation.records import plain_table
+from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.world import autoencode
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, SteeringConfig
+from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (
     EVENT,
     TrueObject,
@@ -42,9 +44,9 @@ from kinolab.metrics.physics import (
     momentum_drift,
     positions_of,
 )
+from kinolab.metrics.summaries import scores_of
 from kinolab.metrics.world import read_world
 from kinolab.model import Request, VideoModel
-from kinolab.runtime.summed import summed
 from kinolab.tasks import predict_mask
 from kinolab.world.request import CLASSES
 
@@ -78,6 +80,14 @@ class Motion:
     energy: float
     timing: float
     hits: float
+
+    def score(self) -> ClipScore:
+        """The clip's own scores, and all that is known of it."""
+        known = [e for e in self.errors[:AHEAD] if math.isfinite(e)]
+        scores = {"position_error": statistics.fmean(known) if known else math.nan}
+        scores |= {name: float(v) for name in _MEASURES if (v := getattr(self, name)) is not None}
+        name = f"{self.subject} {self.clip_seed}, {self.given} given"
+        return ClipScore(name, scores, None, dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
@@ -113,20 +123,28 @@ class PhysicsReport:
         """The scenarios that occur."""
         return [name for name in CLASSES if any(r.scenario == name for r in self.results)]
 
+    def scores(self) -> ScoreReport:
+        """The model's scores from the most given frames; beside them every number of given frames and every subject."""
+        p, protocol = self.protocol, Settings("physics", self.protocol)
+        most = max(p["given"])
+        groups = {f"{subject}, {given} given": self._scores(subject, given) for given in p["given"]
+                  for subject in SUBJECTS if (subject, given) != ("model", most)}  # fmt: skip
+        means = {str(given): {subject: self._summary(subject, given) for subject in SUBJECTS} for given in p["given"]}
+        subject = {"name": p["model"], "kind": "model", "sha256": p["model_sha256"]}
+        return ScoreReport(
+            subject, {"name": "toy world", "clips": p["count"]}, protocol, protocol.hash(), self._scores("model", most),
+            tuple(r.score() for r in self.results), {}, self.notes, groups, {"means": means},
+        )  # fmt: skip
+
+    def _scores(self, subject: str, given: int) -> dict[str, MetricValue]:
+        rows, contacts = self.rows(subject, given), self.rows(subject, given, CONTACTS)
+        values: dict[str, Any] = {name: [getattr(r, name) for r in rows] for name in _MEASURES}
+        values |= {"position_error": [r.errors[:AHEAD] for r in rows]}
+        return scores_of(values | {"contact_error": [r.errors[:AHEAD] for r in contacts]})
+
     def to_json(self) -> str:
-        """Protocol, means, and every clip's own result."""
-        means = {
-            str(given): {subject: self._summary(subject, given) for subject in SUBJECTS}
-            for given in self.protocol["given"]
-        }
-        record: dict[str, Any] = {
-            "protocol": self.protocol,
-            "protocol_hash": settings_hash(self.protocol),
-            "notes": self.notes,
-            "means": means,
-        }
-        record["clips"] = [dataclasses.asdict(r) for r in self.results]
-        return summed(finite(record), indent=1) + "\n"
+        """Protocol, scores with their intervals, means, and every clip's own result."""
+        return self.scores().to_json()
 
     def _summary(self, subject: str, given: int) -> dict[str, Any]:
         longest = max(len(r.errors) for r in self.rows(subject, given))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinolab.evaluation.protocol import Protocol
-from kinolab.evaluation.records import finite, plain_table
+from kinolab.evaluation.records import finite, plain_table, settings_hash
 from kinolab.metrics import better_of, digits_of
 from kinolab.metrics.base import MetricValue
 from kinolab.runtime.summed import summed
@@ -21,12 +21,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """The protocol of an evaluation that no YAML file names: its settings, among them what made the subject."""
+
+    kind: str
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What it is called: by its kind."""
+        return self.kind
+
+    def model_dump(self, *, mode: str = "json") -> dict[str, Any]:
+        """The settings."""
+        return dict(self.settings)
+
+    def hash(self) -> str:
+        """sha256 of what must be equal for two scores to be comparable: not of the model, nor of the machine."""
+        return settings_hash(self.settings)
+
+
+@dataclass(frozen=True)
 class ClipScore:
-    """One clip: what it is called, its scores by metric, and the video that shows it, where one was written."""
+    """One clip: what it is called, its scores by metric, the video that shows it, where one was written, and what else
+    is known of it."""
 
     name: str
     scores: Mapping[str, float]
     video: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self, folder: Path | None) -> dict[str, Any]:
+        """As in JSON; the video's path relative to `folder`, where one is given."""
+        shown = self.video if folder is None or self.video is None else os.path.relpath(self.video, folder)
+        return {"name": self.name, "scores": dict(self.scores), "video": shown, **self.details}
 
 
 @dataclass(frozen=True)
@@ -34,24 +62,24 @@ class ScoreReport:
     """Scores of one subject under one protocol.
 
     subject: what was measured, with the hash of its weights or files; facts: what is no score, such as parameters,
-    compression and speed; notes: what a person should know about the values.
+    compression and speed; notes: what a person should know about the values. groups: the same scores of others, which
+    they are held against (the true clips, a baseline, each setting), or of a part of the clips. details: what else the
+    JSON of this kind has at its top.
     """
 
     subject: Mapping[str, Any]
     data: Mapping[str, Any]
-    protocol: Protocol
+    protocol: Protocol | Settings
     protocol_hash: str
     metrics: Mapping[str, MetricValue]
     clips: tuple[ClipScore, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    groups: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self, folder: Path | None = None) -> str:
         """Everything, as JSON; not a number becomes null. Videos are named relative to `folder`, where one is given."""
-        clips = [dataclasses.asdict(c) for c in self.clips]
-        for clip in clips:
-            if folder is not None and clip["video"] is not None:
-                clip["video"] = os.path.relpath(clip["video"], folder)
         record = {
             "kind": self.protocol.kind,
             "subject": dict(self.subject),
@@ -59,11 +87,12 @@ class ScoreReport:
             "protocol": self.protocol.model_dump(mode="json"),
             "protocol_hash": self.protocol_hash,
             "metrics": {k: dataclasses.asdict(v) for k, v in self.metrics.items()},
+            "groups": {n: {k: dataclasses.asdict(v) for k, v in g.items()} for n, g in self.groups.items()},
             "facts": dict(self.facts),
-            "clips": clips,
+            "clips": [clip.record(folder) for clip in self.clips],
             "notes": list(self.notes),
         }
-        return summed(finite(record), indent=1) + "\n"
+        return summed(finite(record | dict(self.details)), indent=1) + "\n"
 
     def table(self) -> Table:
         """One row per score."""

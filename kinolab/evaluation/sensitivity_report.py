@@ -10,11 +10,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from kinolab.evaluation.protocol import Protocol
-from kinolab.evaluation.scores import finite
+from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.metrics import assumed_of
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.distortions import DISTORTIONS
-from kinolab.runtime.summed import summed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -173,16 +172,29 @@ class SensitivityReport:
             found.append(f"{kind}: " + "; ".join(f"{WORDS[v]}: {', '.join(m)}" for v, m in by.items() if m))
         return found + [f"note: {n}" for n in self.notes]
 
+    def scores(self) -> ScoreReport:
+        """Every metric without a distortion; beside them those under each distortion, by its name and strength."""
+        hashes = {kind: p.hash() for kind, p in self.protocols.items()}
+        protocol = Settings("sensitivity", {"strengths": list(self.strengths), **hashes})
+        plain, groups = dict[str, MetricValue](), dict[str, dict[str, MetricValue]]()
+        for r in self.responses:
+            plain[r.metric] = r.values[0]
+            for strength, value in zip(r.strengths, r.values[1:], strict=True):
+                groups.setdefault(f"{r.distortion} {strength:g}", {})[r.metric] = value
+        data = {kind: dict(d) for kind, d in self.data.items()}
+        return ScoreReport(
+            {"name": "metrics", "kind": "metrics"}, {"name": next(iter(self.data.values()), {}).get("name"), **data},
+            protocol, protocol.hash(), plain, (), {}, self.notes, groups,
+            {
+                "strengths": list(self.strengths),
+                "protocols": {k: p.model_dump(mode="json") | {"hash": hashes[k]} for k, p in self.protocols.items()},
+                "responses": [_record(r) for r in self.responses],
+            },
+        )  # fmt: skip
+
     def to_json(self) -> str:
         """Everything, as JSON; not a number becomes null."""
-        record = {
-            "strengths": list(self.strengths),
-            "protocols": {k: p.model_dump(mode="json") | {"hash": p.hash()} for k, p in self.protocols.items()},
-            "data": {k: dict(d) for k, d in self.data.items()},
-            "responses": [_record(r) for r in self.responses],
-            "notes": list(self.notes),
-        }
-        return summed(finite(record), indent=1) + "\n"
+        return self.scores().to_json()
 
     def markdown(self, command: str) -> str:
         """A page: what was measured by which command, how to read it, the verdicts, the values."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,16 +19,17 @@ from kinolab.data.world import WorldClip, make_clip
 from kinolab.data.world_scenes import FRAME
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.evaluation.records import finite, plain_table, settings_hash
+from kinolab.evaluation.records import plain_table
+from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.world import autoencode
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.physics import positions_of
+from kinolab.metrics.summaries import scores_of
 from kinolab.metrics.world import read_world
 from kinolab.model import Request, VideoModel
-from kinolab.runtime.summed import summed
 from kinolab.tasks import box_mask, every_nth, keyframe_mask, past_mask, predict_mask
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class TaskResult:
     made_ceiling: float
     error: float
     found: float
+    clips: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The numbers of each clip, by the name of their score."""
+    ceilings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The same of clips that are only put through the autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,36 @@ class TasksReport:
             table.add_row(r.task, *(f"{v:.1f}" for v in numbers), f"{r.error:.2f}", f"{100 * r.found:.0f}%")
         return table
 
+    def scores(self) -> ScoreReport:
+        """The scores over all tasks; beside them those of each task, and of clips that only the autoencoder saw."""
+        p, protocol = self.protocol, Settings("tasks", self.protocol)
+        every: dict[str, list[Any]] = {}
+        groups = {}
+        for result in self.results:
+            groups[result.task] = scores_of(result.clips)
+            groups[f"{result.task}, autoencoder"] = scores_of(result.ceilings)
+            for name, values in result.clips.items():
+                every.setdefault(name, []).append(values)
+        # A clip is one sample: its numbers of all tasks stay together.
+        alike = {name: [_flat(own) for own in zip(*lists, strict=True)] for name, lists in every.items()}
+        subject = {"name": p["model"], "kind": "model", "sha256": p["model_sha256"]}
+        tasks = [{k: getattr(r, k) for k in ("task", *_MEANS)} for r in self.results]
+        return ScoreReport(
+            subject, {"name": "toy world", "clips": p["count"]}, protocol, protocol.hash(), scores_of(alike), (), {},
+            self.notes, groups, {"tasks": tasks},
+        )  # fmt: skip
+
     def to_json(self) -> str:
-        """Protocol and results."""
-        tasks = [dataclasses.asdict(r) for r in self.results]
-        record = {"protocol": self.protocol, "protocol_hash": settings_hash(self.protocol), "notes": self.notes}
-        return summed(finite(record | {"tasks": tasks}), indent=1) + "\n"
+        """Protocol, scores with their intervals, and the means of each task."""
+        return self.scores().to_json()
+
+
+_MEANS = ("given_psnr", "given_ceiling", "made_psnr", "made_ceiling", "error", "found")
+
+
+def _flat(values: Sequence[Any]) -> list[float]:
+    """Numbers, and those of lists among them, in one list."""
+    return [float(v) for value in values for v in (value if isinstance(value, list) else [value])]
 
 
 @torch.no_grad()
@@ -178,29 +207,39 @@ def evaluate_tasks(
 def _result(
     task: str, clips: Sequence[WorldClip], original: Tensor, rebuilt: Tensor, made: Tensor, mask: Tensor
 ) -> TaskResult:
-    errors, found = [], []
+    errors, found = list[list[float]](), list[list[float]]()
     open_frames = (mask[0, 0] == 1).flatten(1).any(1).numpy()
     for clip, shown in zip(clips, video.to_uint8(made), strict=True):
         reading = read_world(shown)
+        errors.append([])
+        found.append([])
         for o in clip.state:
             path = positions_of(reading.find(o.colour), len(shown))
             distance = np.linalg.norm(path - o.position, axis=-1)[open_frames] * FRAME / shown.shape[1]
-            found.append(bool(np.isfinite(distance).all()))
-            errors += distance[np.isfinite(distance)].tolist()
+            found[-1].append(float(np.isfinite(distance).all()))
+            errors[-1] += distance[np.isfinite(distance)].tolist()
     given = mask == 0
+    made_psnrs = {"given_psnr": _psnrs(made, original, given), "made_psnr": _psnrs(made, original, ~given)}
+    ceilings = {"given_psnr": _psnrs(rebuilt, original, given), "made_psnr": _psnrs(rebuilt, original, ~given)}
+    means = [float(x.mean()) for k in ("given_psnr", "made_psnr") for x in (made_psnrs[k], ceilings[k])]
     return TaskResult(
         task,
-        _psnr(made, original, given),
-        _psnr(rebuilt, original, given),
-        _psnr(made, original, ~given),
-        _psnr(rebuilt, original, ~given),
-        statistics.fmean(errors) if errors else math.nan,
-        statistics.fmean(found) if found else math.nan,
+        *means,
+        _mean(errors),
+        _mean(found),
+        {k: x.tolist() for k, x in made_psnrs.items()} | {"position_error": errors, "found": found},
+        {k: x.tolist() for k, x in ceilings.items()},
     )
 
 
-def _psnr(a: Tensor, b: Tensor, where: Tensor) -> float:
-    """Mean over the clips of the PSNR in dB over the pixels `where` (B, 1, T, H, W), for values in [-1, 1]."""
+def _mean(clips: Sequence[Sequence[float]]) -> float:
+    """The mean of the numbers of all clips."""
+    values = [v for clip in clips for v in clip]
+    return statistics.fmean(values) if values else math.nan
+
+
+def _psnrs(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
+    """The PSNR in dB of each clip over the pixels `where` (B, 1, T, H, W), for values in [-1, 1]: (B,)."""
     squared = (a - b).square().mean(1, keepdim=True)
     error = (squared * where).flatten(1).sum(1) / where.flatten(1).sum(1)
-    return float((10 * torch.log10(4 / error.clamp(min=1e-10))).mean())
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kinolab.data.world import parse_caption
-from kinolab.evaluation.records import finite, plain_table, settings_hash
+from kinolab.evaluation.records import finite, plain_table
+from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.statistics import wilson
-from kinolab.runtime.summed import summed
+from kinolab.metrics.summaries import scores_of
 from kinolab.world.request import CLASSES
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class ClipResult:
         """Whether everything that was asked for shows."""
         return all(value for value in self.checks.values() if value is not None)
 
+    def score(self) -> ClipScore:
+        """The clip's own scores, and all that is known of it."""
+        scores = {f"asked_{name}": float(ok) for name, ok in self.checks.items() if ok is not None}
+        scores |= {"asked_all": float(self.passed), "roughness": self.physics}
+        return ClipScore(f"{self.subject} {self.clip_seed}", scores, None, dataclasses.asdict(self))
+
 
 @dataclass(frozen=True)
 class WorldReport:
@@ -97,22 +104,39 @@ class WorldReport:
         """The scenarios that occur."""
         return [name for name in CLASSES if any(r.scenario == name for r in self.results)]
 
-    def to_json(self) -> str:
-        """Protocol, shares with their intervals, and every clip's own result."""
-        record = {
-            "protocol": self.protocol,
-            "protocol_hash": settings_hash(self.protocol),
-            "notes": self.notes,
-            "checks": {s: self._summary(s, None) for s in SUBJECTS},
-            "scenarios": {name: {s: self._summary(s, name) for s in SUBJECTS} for name in self.scenarios},
-            "reconstruction": {
-                name: None if value is None else dataclasses.asdict(value)
-                for name, value in (("psnr", self.psnr), ("ssim", self.ssim))
+    def scores(self) -> ScoreReport:
+        """The generated clips' scores; beside them those of the other subjects, and of each scenario."""
+        p, beside = self.protocol, {} if self.psnr is None else {"psnr": self.psnr, "ssim": self.ssim}
+        groups = {subject: self._scores(subject) for subject in SUBJECTS[1:] if self._rows(subject, None)}
+        if beside:
+            groups["reconstructed"] |= {k: v for k, v in beside.items() if v is not None}
+        groups |= {f"generated, {name}": self._scores("generated", name, rough=False) for name in self.scenarios}
+        subject = {"name": p["model"], "kind": "folder" if self.psnr is None else "model"}
+        subject |= {"sha256": p["model_sha256"]} if "model_sha256" in p else {}
+        protocol = Settings("world", p)
+        return ScoreReport(
+            subject, {"name": "toy world", "clips": p["count"]}, protocol, protocol.hash(), self._scores("generated"),
+            tuple(r.score() for r in self.results), {}, self.notes, groups,
+            {
+                "checks": {s: self._summary(s, None) for s in SUBJECTS},
+                "scenarios": {name: {s: self._summary(s, name) for s in SUBJECTS} for name in self.scenarios},
+                "reconstruction": {
+                    name: None if value is None else dataclasses.asdict(value)
+                    for name, value in (("psnr", self.psnr), ("ssim", self.ssim))
+                },
+                "seconds_per_clip": self.seconds_per_clip,
             },
-            "seconds_per_clip": self.seconds_per_clip,
-            "clips": [dataclasses.asdict(r) | {"physics": finite(r.physics)} for r in self.results],
-        }
-        return summed(record, indent=1) + "\n"
+        )  # fmt: skip
+
+    def _scores(self, subject: str, scenario: str | None = None, *, rough: bool = True) -> dict[str, MetricValue]:
+        rows = self._rows(subject, scenario)
+        values: dict[str, Any] = {f"asked_{name}": [r.checks[name] for r in rows] for name in CHECKS}
+        values |= {"asked_all": [r.passed for r in rows]} | ({"roughness": [r.physics for r in rows]} if rough else {})
+        return scores_of(values)
+
+    def to_json(self) -> str:
+        """Protocol, scores with their intervals, shares of every check, and every clip's own result."""
+        return self.scores().to_json()
 
     def _summary(self, subject: str, scenario: str | None) -> dict[str, Any]:
         summary: dict[str, Any] = {}

@@ -191,7 +191,8 @@ def _attend_beside(q: Tensor, k: Tensor, v: Tensor, beside: Beside | None) -> Te
         if beside.allowed is not None:
             mask = F.pad(beside.allowed.expand(-1, T, -1), (k.shape[2], 0), value=True).flatten(0, 1)
         k, v = torch.cat([k, more_k], 2), torch.cat([v, more_v], 2)
-    return attend(*(a.flatten(0, 1) for a in (q, k, v)), None, mask).unflatten(0, (B, T))
+    q, k, v = (a.flatten(0, 1) for a in (q, k, v))
+    return attend(q, k, v, None, mask).unflatten(0, (B, T))
 
 
 def spatial_attention(attention: Attention, x: Tensor, lists: Lists | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from kinolab.layers.attention import CrossAttention
 from kinolab.layers.modulation import AdaptiveParameters
+from kinolab.layers.ports import ConditionPorts
 
 
 def initialize_transformer(model: Any) -> None:
@@ -35,4 +36,6 @@ def initialize_transformer(model: Any) -> None:
             module.reset()
         elif isinstance(module, CrossAttention):
             nn.init.zeros_(module.proj.weight)
+        elif isinstance(module, ConditionPorts):
+            module.reset()
     nn.init.zeros_(model.final_layer.linear.weight)

@@ -1,6 +1,7 @@
 """Methods: wrappers of a sampling run, one file each (`kinolab.contracts.method`).
 
 To add one: a file here with a config and a class, and a line in the table; a request then names it under `methods`.
+From outside the package a class joins by `METHODS.register(name)`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kinolab.config import load_config
+from kinolab.config import Config, load_config
 from kinolab.contracts.method import Method
+from kinolab.contracts.table import Table
 from kinolab.errors import InputError
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
@@ -19,14 +21,21 @@ from kinolab.methods.replacement import Replacement
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
 
-METHODS: dict[str, type[Method]] = {
-    "guidance": Guidance,
-    "frame_reach": FrameReach,
-    "step_cache": StepCache,
-    "reconstruction": Reconstruction,
-    "replacement": Replacement,
-}
-"""Name -> class; its config is the class's `Config`."""
+OWN_FIELD = "asked for by a field"
+METHODS: Table[Method] = Table(
+    "method",
+    {
+        OWN_FIELD: {
+            "guidance": "kinolab.methods.guidance:Guidance",
+            "frame_reach": "kinolab.methods.frame_reach:FrameReach",
+            "step_cache": "kinolab.methods.step_cache:StepCache",
+            "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
+            "replacement": "kinolab.methods.replacement:Replacement",
+        },
+        "": {},
+    },
+)
+"""By name, each with its `Config`: those that a request asks for by a field of its own, and those that it names."""
 
 
 def checked(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -40,20 +49,18 @@ def checked(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def build(asked: Mapping[str, Any]) -> Sequence[Method]:
     """The methods that a request names, in its order."""
-    return [METHODS[name](_config(name, values)) for name, values in asked.items()]
+    return [METHODS.get(name)(_config(name, values)) for name, values in asked.items()]
 
 
-def _config(name: str, values: Any) -> Any:
-    own = [n for n, kind in METHODS.items() if kind.option is None]
-    if name not in METHODS:
-        known = ", ".join(own) or "none that are named here"
-        raise InputError(f"methods: no method {name!r}; expected {known}")
-    option = METHODS[name].option
-    if option is not None:
-        raise InputError(f"methods: {name} has a field of its own in a request: set {option} instead")
+def _config(name: str, values: Any) -> Config:
+    if name in METHODS.names(OWN_FIELD):
+        raise InputError(f"methods: {name} has a field of its own in a request: set {METHODS.get(name).option} instead")
+    if not METHODS.names(""):
+        raise InputError(f"methods: {name} is unknown, and no method has joined the table to be named here")
+    kind = METHODS.get(name, "")
     if not isinstance(values, Mapping | None):
         raise InputError(f"methods.{name}: expected fields and their values, got {values!r}")
-    return load_config(METHODS[name].Config, values or {}, name=f"methods.{name}")
+    return load_config(kind.Config, values or {}, name=f"methods.{name}")
 
 
 __all__ = [

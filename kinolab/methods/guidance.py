@@ -98,9 +98,9 @@ class Guidance(Method):
         if self.negative is not None and config.scales:
             raise InputError("a negative prompt takes the place of the null condition of one scale: leave scales out")
         if config.active and not config.scales and not _is_told(told, PROMPT):
-            scale = f"{config.scale:g}" if not config.frames else ", ".join(f"{s:g}" for s in config.frames)
+            said = ", ".join(f"{s:g}" for s in config.frames or (config.scale,))
             raise InputError(
-                f"guidance scale {scale} needs a label or a text to guide towards, and none was given: use scale 1"
+                f"guidance scale {said} needs a label or a text to guide towards, and none was given: use scale 1"
             )
         for name, scale in config.scales:
             if not _is_told(told, name):

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from kinolab.errors import InputError
+from kinolab.metrics import METRICS
 from kinolab.metrics.base import Interval, Metric, MetricValue
 from kinolab.metrics.statistics import bootstrap, mean_interval, wilson
 
@@ -39,26 +42,35 @@ class Passed(Metric):
 
 
 class Mean(Metric):
-    """The mean over clips of a number of each, with a bootstrap interval; what is not finite is left out."""
+    """The mean of the numbers of all clips, with a bootstrap interval; what is not finite is left out.
+
+    A clip has one number or several, as its frames: they count alike, and stay together when the interval is found
+    (the mean is then a ratio of sums over clips, and the interval that of its linear form: Cochran 1977, section 6.3).
+    """
 
     def __init__(self) -> None:
-        self.values: list[float] = []
+        self.clips: list[list[float]] = []
 
-    def update(self, values: Sequence[float]) -> None:
-        """Add a number per clip."""
-        self.values += [float(v) for v in values if math.isfinite(v)]
+    def update(self, values: Sequence[float | Sequence[float]]) -> None:
+        """Add the number, or the numbers, of each clip."""
+        for value in values:
+            known = [float(v) for v in (value if isinstance(value, Sequence) else (value,)) if math.isfinite(v)]
+            if known:
+                self.clips.append(known)
 
     def compute(self) -> MetricValue:
-        """The mean. Raises InputError where no clip has the number."""
-        if not self.values:
+        """The mean; its count is that of the clips. Raises InputError where no clip has a number."""
+        if not self.clips:
             raise InputError("no clip has a number that is finite")
-        return MetricValue(self._middle(self.values), len(self.values), {}, self._interval())
+        value = self._middle([v for clip in self.clips for v in clip])
+        return MetricValue(value, len(self.clips), {}, self._interval(value))
 
     def _middle(self, values: Sequence[float]) -> float:
         return statistics.fmean(values)
 
-    def _interval(self) -> Interval | None:
-        return mean_interval(self.values)
+    def _interval(self, value: float) -> Interval | None:
+        weight = len(self.clips) / sum(map(len, self.clips))
+        return mean_interval([value + weight * (math.fsum(c) - len(c) * value) for c in self.clips])
 
 
 class MoreIsBetter(Mean):
@@ -79,8 +91,8 @@ class Median(LessIsBetter):
     def _middle(self, values: Sequence[float]) -> float:
         return statistics.median(values)
 
-    def _interval(self) -> Interval | None:
-        values = np.asarray(self.values)
+    def _interval(self, value: float) -> Interval | None:
+        values = np.asarray([clip[0] for clip in self.clips])
         return bootstrap(lambda chosen: float(np.median(values[chosen])), len(values))
 
 
@@ -94,3 +106,14 @@ class Amount(LessIsBetter):
     """Seconds, bytes or money: what a run takes; its interval is from the fastest step to the slowest."""
 
     digits = 3
+
+
+def scores_of(values: Mapping[str, Any]) -> dict[str, MetricValue]:
+    """Scores by name from what `update` of their metric takes; one that no clip has a number for is left out."""
+    found = {}
+    for name, clips in values.items():
+        metric = METRICS.get(name)()
+        metric.update(clips)
+        with suppress(InputError):
+            found[name] = metric.score(name)
+    return found

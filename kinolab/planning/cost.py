@@ -33,7 +33,7 @@ from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_
 from kinolab.runtime.memory import training_memory
 from kinolab.training.batches import MicroBatch
 from kinolab.training.parallel import World, join_world
-from kinolab.training.recipe import AnyRecipe, AutoencoderRecipe, DenoiserRecipe, load_recipe
+from kinolab.training.recipe import AutoencoderRecipe, BaseRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Job, Trainer
 
@@ -79,7 +79,7 @@ def measure_cost(
         return measured.report(price, currency)
 
 
-def flops_per_step(config: AnyRecipe) -> float:
+def flops_per_step(config: BaseRecipe) -> float:
     """Floating-point operations of one optimiser step of a recipe, forward and backward, counted on a step.
 
     Raises:
@@ -92,7 +92,7 @@ def flops_per_step(config: AnyRecipe) -> float:
     config = config.model_copy(update={"training": plain})
     with join_world(config.training.device) as world:
         torch.manual_seed(config.training.seed)
-        job = make_job(config, world)
+        job = make_job(config)
         trainer = Trainer(job, config.training, Path("."), world)
         batch = next(job.batches(0, world))
         trainer.train_step(0, batch)  # the first step may also measure the processor, which does not count
@@ -104,7 +104,7 @@ def flops_per_step(config: AnyRecipe) -> float:
 class _Measured:
     """The recipe's job and trainer with what was found out about them."""
 
-    def __init__(self, config: AnyRecipe, world: World, steps: int, folder: Path, events: Events) -> None:
+    def __init__(self, config: BaseRecipe, world: World, steps: int, folder: Path, events: Events) -> None:
         self.config, self.world, self.steps, self.folder, self.events = config, world, steps, folder, events
         self.notes: list[str] = []
         self.warnings: list[str] = []
@@ -136,7 +136,7 @@ class _Measured:
             changes["initial"] = None
         config = self.config.model_copy(update=changes)
         try:
-            return make_job(config, self.world, self.events), True
+            return make_job(config, self.events), True
         except (InputError, FileNotFoundError) as error:
             if not isinstance(config, AutoencoderRecipe | DenoiserRecipe):
                 raise
@@ -216,7 +216,10 @@ class _Measured:
 
     def _evaluate(self) -> Once:
         """The held-out measurement with as many clips as a pass holds, times what the recipe asks for."""
-        wanted, recipe = self.config.heldout_clips, self.job.recipe
+        wanted: int = getattr(self.config, "heldout_clips", 0)
+        recipe = self.job.recipe
+        if not wanted:  # a job that measures nothing in between
+            return Once()
         count = min(wanted, self.config.training.micro_batch or self.config.training.batch_size)
         count = count if self.fits else 1
         self.job.recipe = recipe.model_copy(update={"heldout_clips": count})

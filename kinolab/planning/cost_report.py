@@ -7,8 +7,9 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kinolab.evaluation.records import finite, plain_table
-from kinolab.runtime.summed import summed
+from kinolab.evaluation.records import plain_table
+from kinolab.evaluation.scores import ScoreReport, Settings
+from kinolab.metrics.base import Interval, MetricValue
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -116,13 +117,29 @@ class CostReport:
         low, middle, high = (self.price * s / 3600 for s in self.seconds)
         return low, middle, high
 
+    def scores(self) -> ScoreReport:
+        """What the run takes, as scores; intervals are from the fastest step to the slowest."""
+        steps = sum(len(p.computing) for p in self.phases)
+        found = {"disk_bytes": MetricValue(float(self.disk), 1)}
+        if self.memory.peak is not None:
+            found["peak_memory"] = MetricValue(float(self.memory.peak), 1)
+        for name, span in (("run_seconds", self.seconds), ("cost", self.cost)):
+            if span is not None:
+                low, middle, high = span
+                found[name] = MetricValue(middle, steps, {}, Interval(low, high, "range of steps", 1.0))
+        protocol, details = Settings("plan", self.protocol), dataclasses.asdict(self)
+        details |= {"seconds": self.seconds, "disk": self.disk, "cost": self.cost}
+        for phase, row in zip(self.phases, details["phases"], strict=True):
+            row |= {"step": phase.step, "rate": phase.rate}
+        name = self.protocol["name"]
+        return ScoreReport(
+            {"name": name, "kind": "recipe"}, {"name": name}, protocol, protocol.hash(), found, (), {}, self.notes, {},
+            details,
+        )  # fmt: skip
+
     def to_json(self) -> str:
         """All of it, with the totals."""
-        record = dataclasses.asdict(self)
-        record |= {"seconds": self.seconds, "disk": self.disk, "cost": self.cost}
-        for phase, row in zip(self.phases, record["phases"], strict=True):
-            row |= {"step": phase.step, "rate": phase.rate}
-        return summed(finite(record), indent=1) + "\n"
+        return self.scores().to_json()
 
     def table(self) -> Table:
         """What the run needs, a row each."""

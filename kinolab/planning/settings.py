@@ -7,16 +7,28 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
+from kinolab.diffusion.samplers.base import sampler_of
 from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.model import ModelConfig
+from kinolab.tables import SAMPLERS
 
 Precision = Literal["float32", "bfloat16"]
-Deterministic = Literal["ddim", "dpmpp_2m", "euler", "heun"]
+
+
+def _deterministic(name: str) -> str:
+    if not sampler_of(name).deterministic:
+        known = ", ".join(n for n in SAMPLERS if SAMPLERS.get(n).deterministic)
+        raise ValueError(f"{name} is stochastic, and its runs can't be held against each other; expected {known}")
+    return name
+
+
+Deterministic = Annotated[str, AfterValidator(_deterministic)]
+"""The name of a sampler of which the same noise always becomes the same sample."""
 
 
 class Setting(Config):

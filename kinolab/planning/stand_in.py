@@ -10,9 +10,9 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.contracts.examples import Example, Source, SourceConfig
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
-from kinolab.training.autoencoder import AutoencoderJob
-from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.initial import first_autoencoder, first_denoiser
+from kinolab.training.jobs.autoencoder import AutoencoderJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe
 from kinolab.training.trainer import Job
 

@@ -29,18 +29,20 @@ from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
 from kinolab.errors import InputError
 from kinolab.evaluation.records import finite, plain_table
+from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.world import Asks, judge, what_to_ask
 from kinolab.evaluation.world_report import Share
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import NonFiniteError
 from kinolab.methods import GuidanceConfig, StepCache
+from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
+from kinolab.metrics.summaries import scores_of
 from kinolab.metrics.world import read_world
 from kinolab.model import ModelConfig, Request, VideoModel
 from kinolab.planning.cost_report import clock
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
-from kinolab.runtime.summed import summed
 from kinolab.world.request import CLASSES
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class Outcome:
     psnr: of the decoded clips against the full run's, dB, mean over frames; worst: the lowest of a clip; latents: the
     largest absolute difference.
     passed: clips of the toy world that show all they were asked for; none = there is nothing to check.
-    hits, misses: calls of the denoiser without and with its blocks.
+    hits, misses: calls of the denoiser without and with its blocks. psnrs: of each clip.
     """
 
     setting: Setting
@@ -98,6 +100,18 @@ class Outcome:
     hits: int
     misses: int
     frontier: bool = False
+    psnrs: tuple[float, ...] = ()
+
+    def scores(self) -> dict[str, MetricValue]:
+        """As scores; the interval of times is from the fastest turn to the slowest."""
+        turns = Interval(min(self.seconds), max(self.seconds), "range of turns", 1.0)
+        found = {"seconds_per_clip": MetricValue(self.median, len(self.seconds), {}, turns)}
+        found |= {"faster": MetricValue(self.faster, len(self.seconds))}
+        found |= scores_of({"drift_psnr": self.psnrs})
+        if self.passed is not None:
+            shares = [k < self.passed.passed for k in range(self.passed.count)]
+            found |= scores_of({"asked_all": shares})
+        return found
 
     @property
     def median(self) -> float:
@@ -123,8 +137,22 @@ class TuneReport:
         """Whether the toy world's reader judged the clips."""
         return any(o.passed is not None for o in self.outcomes)
 
+    def scores(self) -> ScoreReport:
+        """The full run's scores; beside them those of every setting, by its title."""
+        p, protocol = self.protocol, Settings("tune", self.protocol)
+        subject = {"name": p["model"], "kind": "model", "sha256": p.get("model_sha256")}
+        data = {"name": "prompts" if any(p.get("prompts") or ()) else "nothing asked", "clips": p["clips"]}
+        full, *others = self.outcomes
+        return ScoreReport(
+            subject, data, protocol, protocol.hash(), full.scores(), (), {}, self.notes,
+            {o.setting.title: o.scores() for o in others}, {"outcomes": self._rows()},
+        )  # fmt: skip
+
     def to_json(self) -> str:
-        """Protocol, notes, and every outcome with the options that give it."""
+        """Protocol, notes, scores, and every outcome with the options that give it."""
+        return self.scores().to_json()
+
+    def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for outcome in self.outcomes:
             passed = outcome.passed
@@ -136,7 +164,7 @@ class TuneReport:
                 low, high = passed.interval
                 row["passed"] = {"passed": passed.passed, "count": passed.count, "low": low, "high": high}
             rows.append(finite(row))
-        return summed({"protocol": self.protocol, "notes": self.notes, "outcomes": rows}, indent=1) + "\n"
+        return rows
 
     def table(self) -> Table:
         """One row per setting, the fastest last; a star marks the frontier."""
@@ -242,6 +270,7 @@ class _Drift:
     passed: Share | None
     hits: int
     misses: int
+    psnrs: tuple[float, ...]
 
 
 class _Runs:
@@ -316,7 +345,7 @@ def _drift(
     by_clip = psnr(full[1], made[1]).mean(1)
     hits, misses = (0, 0) if cache is None else (cache.hits, cache.misses)
     apart = float((made[0] - full[0]).abs().max())
-    return _Drift(float(by_clip.mean()), float(by_clip.min()), apart, passed, hits, misses)
+    return _Drift(float(by_clip.mean()), float(by_clip.min()), apart, passed, hits, misses, tuple(by_clip.tolist()))
 
 
 def _race(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
+from kinolab.evaluation.old_results import in_one_form
 from kinolab.reports import toy
 from kinolab.reports.blocks import (
     Block,
@@ -73,30 +74,35 @@ def read_result(path: Path, name: str, media: Media, worst: int) -> Result:
         ) from None
 
 
-def _result(path: Path, record: Mapping[str, Any], name: str, media: Media, worst: int) -> Result:
-    notes = tuple(Text(str(note)) for note in record.get("notes") or ())
-    protocol = record.get("protocol")
-    ends: tuple[Block, ...] = (Fold("protocol", (Facts(flat(protocol)),)),) if protocol else ()
-    if "kind" in record and "metrics" in record:
-        return _metrics(path, record, name, media, worst, notes)
-    if "checks" in record and "scenarios" in record:
-        section = Section(f"Toy world: {name}", toy.WORLD_TEXT, (*notes, *toy.world_blocks(record, worst), *ends))
-        return Result(section, toy.world_system(record, name))
-    if "means" in record and "clips" in record:
-        section = Section(f"Physics: {name}", toy.PHYSICS_TEXT, (*notes, *toy.physics_blocks(record, worst), *ends))
-        return Result(section)
-    if "tasks" in record:
-        return Result(Section(f"Tasks: {name}", toy.TASKS_TEXT, (*notes, *toy.tasks_blocks(record), *ends)))
-    if "reconstruct" in record and "out" in record:
-        return Result(_reconstruction(path, record, name, media))
-    return Result(_anything(path, record, name))
+VIEWS: Mapping[str, tuple[str, str, Callable[[Mapping[str, Any], int], Iterator[Block]]]] = {
+    "world": ("Toy world", toy.WORLD_TEXT, toy.world_blocks),
+    "physics": ("Physics", toy.PHYSICS_TEXT, toy.physics_blocks),
+    "tasks": ("Tasks", toy.TASKS_TEXT, toy.tasks_blocks),
+}
+"""Kinds that show more than a table of their scores: title, text, and what shows them."""
+
+
+def _result(path: Path, written: Mapping[str, Any], name: str, media: Media, worst: int) -> Result:
+    if "reconstruct" in written and "out" in written:
+        return Result(_reconstruction(path, written, name, media))
+    record = in_one_form(written)
+    if "metrics" not in record:
+        return Result(_anything(path, record, name))
+    kind, notes = str(record["kind"]), tuple(Text(str(note)) for note in record.get("notes") or ())
+    scores = {metric: _score(found) for metric, found in record["metrics"].items()}
+    title, text, view = VIEWS.get(kind, (kind.capitalize(), "", None))
+    if view is None:
+        blocks: Sequence[Block] = _metrics(path, record, scores, name, media, worst)
+    else:
+        blocks = list(view(record, worst))
+    section = Section(f"{title}: {name}", text, (*notes, *blocks, _protocol(record, scores)))
+    return Result(section, System(name, kind, _key(record), scores))
 
 
 def _metrics(
-    path: Path, record: Mapping[str, Any], name: str, media: Media, worst: int, notes: Sequence[Block]
-) -> Result:
-    """`evaluate reconstruction` and `evaluate generation`: scores, their spread over the clips, the worst clips."""
-    scores = {metric: _score(found) for metric, found in record["metrics"].items()}
+    path: Path, record: Mapping[str, Any], scores: Mapping[str, Score], name: str, media: Media, worst: int
+) -> list[Block]:
+    """Any kind: scores, those of what they are held against, their spread over the clips, the worst clips."""
     rows = tuple(
         (
             metric,
@@ -109,7 +115,7 @@ def _metrics(
     )
     table = Table(("metric", "value", "samples", "good is", "interval by"), rows, "scores with their intervals")
     clips = record.get("clips") or []
-    blocks: list[Block] = [*notes, table]
+    blocks: list[Block] = [table, *_groups(record)]
     if costs := flat(record.get("facts") or {}):
         blocks.append(Facts(costs, "beside the scores"))
     for metric in dict.fromkeys(m for clip in clips for m in clip["scores"]):
@@ -118,16 +124,30 @@ def _metrics(
         if known:
             lines = {"mean": statistics.fmean(known), "median": statistics.median(known)}
             blocks.append(Histogram(f"{metric} of each clip", values, metric, lines))
-    blocks += worst_clips(path, clips, list(scores), name, media, worst)
+    return blocks + worst_clips(path, clips, list(scores), name, media, worst)
+
+
+def _groups(record: Mapping[str, Any]) -> Iterator[Table]:
+    """The scores of what the subject is held against, one row each."""
+    groups = {name: {m: _score(v) for m, v in group.items()} for name, group in (record.get("groups") or {}).items()}
+    heads = list(dict.fromkeys(metric for group in groups.values() for metric in group))
+    if groups:
+        rows = tuple(
+            (name, *(Cell.of(s.value, s.interval) if (s := group.get(m)) else Cell.of(None) for m in heads))
+            for name, group in groups.items()
+        )
+        yield Table(("beside", *heads), rows, "what the scores are held against")
+
+
+def _protocol(record: Mapping[str, Any], scores: Mapping[str, Score]) -> Fold:
+    """All that must be equal for two results to be comparable, and who was measured."""
     per_metric = {f"{m}, {k}": v for m, s in scores.items() for k, v in flat(s.protocol).items()}
     facts = {"hash": str(record.get("protocol_hash", "-"))} | flat(record.get("protocol") or {})
     facts |= flat({key: record.get(key) or {} for key in ("subject", "data")})
     parts: tuple[Block, ...] = (Facts(facts),)
-    if per_metric:
+    if per_metric and str(record["kind"]) not in VIEWS:  # there it is what stands above, once per score
         parts += (Facts(per_metric, "of each metric"),)
-    blocks.append(Fold("protocol", parts))
-    system = System(name, str(record["kind"]), _key(record), scores)
-    return Result(Section(f"{str(record['kind']).capitalize()}: {name}", "", tuple(blocks)), system)
+    return Fold("protocol", parts)
 
 
 def _key(record: Mapping[str, Any]) -> str:

@@ -10,8 +10,6 @@ from typing import Any
 from kinolab.metrics import METRICS, better_of
 from kinolab.reports.blocks import Cell, Mark, Section, Table, Value
 
-SHARE = "share, %"
-"""How the name of a share of clips ends; more is better."""
 NOISE = (
     "Better beyond noise: the interval of the best score lies apart from that of every other one, which is a careful "
     "rule (intervals that overlap a little may still differ). Where intervals overlap, nothing is decided."
@@ -43,8 +41,6 @@ def good_is(metric: str) -> str | None:
 
     A longer name is that of its first words: "lpips_alex" is an LPIPS.
     """
-    if metric.endswith(SHARE):
-        return "higher"
     known = [name for name in METRICS if metric == name or metric.startswith(f"{name}_")]
     return better_of(max(known, key=len)) if known else None
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kinolab.reports.blocks import Block, Cell, Curves, Histogram, Table, Value
-from kinolab.reports.systems import SHARE, Score, System, canonical
 
 WORLD_TEXT = (
     "Held-out requests of the toy world: the share of clips whose pixels show what was asked, in percent, with 95% "
@@ -24,8 +23,6 @@ TASKS_TEXT = (
 )
 AHEAD = 8
 """Frames over which the error of a predicted clip is averaged, as in `evaluate physics`."""
-SYSTEM_KEYS = ("count", "first", "clip_seeds", "asked_with", "frames", "size", "true_size", "fps", "reconstruction")
-"""What must be equal for two evaluations on the toy world to be comparable; the rest belongs to the system."""
 MEASURES = ("found", "identity", "momentum", "energy", "hits", "timing")
 
 
@@ -73,17 +70,6 @@ def _roughness(record: Mapping[str, Any], made: Sequence[Mapping[str, Any]]) -> 
     return Histogram("Distance from constant acceleration, generated clips", values, "64ths of the frame", middle)
 
 
-def world_system(record: Mapping[str, Any], name: str) -> System:
-    """The generated clips' shares as scores, so that two models can be compared."""
-    protocol = record["protocol"]
-    scores = {
-        f"{n} {SHARE}": Score(100 * share["share"], (100 * share["low"], 100 * share["high"]), {}, share["count"])
-        for n, share in record["checks"]["generated"].items()
-        if isinstance(share, Mapping) and share["count"]
-    }
-    return System(name, "toy world", canonical([protocol.get(key) for key in SYSTEM_KEYS]), scores)
-
-
 def physics_blocks(record: Mapping[str, Any], worst: int) -> Iterator[Block]:
     """Means by given frames and subject, the error frame by frame, its spread over the clips, the worst clips."""
     means: Mapping[str, Mapping[str, Any]] = record["means"]
@@ -120,8 +106,8 @@ def physics_blocks(record: Mapping[str, Any], worst: int) -> Iterator[Block]:
     )  # fmt: skip
 
 
-def tasks_blocks(record: Mapping[str, Any]) -> Iterator[Block]:
-    """One row per task."""
+def tasks_blocks(record: Mapping[str, Any], worst: int) -> Iterator[Block]:
+    """One row per task; clips have no scores of their own there."""
     keys = ("given_psnr", "given_ceiling", "made_psnr", "made_ceiling", "error", "found")
     heads = ("task", "given", "given, autoencoder", "generated", "generated, autoencoder", "distance", "found, %")
     rows = list[tuple[Value, ...]]()

@@ -234,6 +234,13 @@ def standing(path: Path) -> Path:
     return hidden if _is_folder(hidden) else path
 
 
+def settled(path: Path) -> Path:
+    """`standing`, and the folder is put into its place where that can be done, for all who look at it."""
+    with suppress(OSError):
+        finish_folder(path)
+    return standing(path)
+
+
 def committed(path: Path) -> Path:
     """The hidden name of what is committed and not yet in its place."""
     return path.with_name(f".{path.name}{COMMITTED}")

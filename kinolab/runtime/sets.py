@@ -14,7 +14,6 @@ beginnings of files, which takes no time; `verify` reads all of it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import COMMITTED, inside, single
 from kinolab.runtime.reading import Limits, read_json
 from kinolab.runtime.records import Record
+from kinolab.runtime.summed import summed
 
 FORMAT = 1
 """Of a manifest."""
@@ -61,9 +61,9 @@ class Manifest:
     removed: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """As it is written."""
+        """As it is written, with its own sum."""
         files = {name: {k: v for k, v in asdict(e).items() if v != ""} for name, e in sorted(self.files.items())}
-        return json.dumps({"format": FORMAT, "files": files, "removed": sorted(self.removed)}, indent=1) + "\n"
+        return summed({"format": FORMAT, "files": files, "removed": sorted(self.removed)}, indent=1) + "\n"
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kinolab.conditioning import TextEncoder
-from kinolab.conditioning.base import shortened
+from kinolab.conditioning.text import TextEncoder
+from kinolab.conditioning.text.base import shortened
 from kinolab.contracts.examples import ClipRecord, Example, Source
 from kinolab.denoisers import DenoiserSpec
 from kinolab.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kinolab.conditioning import TextEmbedding, TextEncoder
+from kinolab.conditioning.text import TextEmbedding, TextEncoder
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.prompts import PromptCache
 

@@ -28,8 +28,3 @@ def generators(seed: int, step: int, positions: Sequence[int], purpose: str) -> 
 def normal(shape: Sequence[int], sources: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise (len(sources), *shape), each row from its own generator."""
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in sources])
-
-
-def uniform(sources: Sequence[torch.Generator]) -> Tensor:
-    """One uniform number in [0, 1) for each generator: (len(sources),)."""
-    return torch.cat([torch.rand(1, generator=g) for g in sources])

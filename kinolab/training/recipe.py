@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
-from kinolab.conditioning import TextEncoderConfig
+from kinolab.conditioning import ConditionsConfig
+from kinolab.conditioning.text import TextEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
+from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
@@ -20,6 +22,8 @@ from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
+from kinolab.runtime.lines import shown
+from kinolab.tables import JOBS
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
 from kinolab.training.mix import MixConfig
@@ -67,7 +71,20 @@ class SamplesConfig(Config):
     """Classifier-free guidance."""
 
 
-class AutoencoderRecipe(Config):
+class BaseRecipe(KindConfig):
+    """What every recipe has: what it trains (`kind`), the name of what it makes, and `training`."""
+
+    name: str
+
+    if TYPE_CHECKING:
+        training: TrainingConfig
+
+    def resumed(self, former: BaseRecipe) -> BaseRecipe:
+        """The recipe of a run that goes on, with what the data decided when it began (see `Job.settled`)."""
+        return self
+
+
+class AutoencoderRecipe(BaseRecipe):
     """Trains an autoencoder on clips."""
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -107,7 +124,7 @@ class AutoencoderRecipe(Config):
         return self
 
 
-class DenoiserRecipe(Config):
+class DenoiserRecipe(BaseRecipe):
     """Trains a denoiser on the latents of an autoencoder."""
 
     kind: Literal["denoiser"] = "denoiser"
@@ -146,6 +163,9 @@ class DenoiserRecipe(Config):
     """The same for samples of which something is given, so that tasks work without a prompt; none = alike."""
     label_dropout: float = Field(0.0, ge=0, le=1)
     """Share of samples whose label alone is left out, so that a prompt works without a label too."""
+    conditions: ConditionsConfig = Field(default_factory=dict)
+    """Settings of the conditions that the denoiser takes by its `vectors` and `fields`, by name, such as
+    control: {map: edges, dropout: 0.1}; one that is left out has its defaults."""
     tasks: TasksConfig | None = None
     """What is given, how often, for a denoiser that takes given latents; none = nothing is ever given. A cache has to
     hold draws of the same tasks (`kinolab encode --tasks RECIPE`); its share of unconditional ones is free."""
@@ -174,8 +194,14 @@ class DenoiserRecipe(Config):
                 raise ValueError("frames_per_clip trains on images alone: leave image_frames out")
         return self
 
+    def resumed(self, former: BaseRecipe) -> DenoiserRecipe:
+        """The recipe with the names of the classes that the run began with."""
+        if self.class_names or not isinstance(former, DenoiserRecipe):
+            return self
+        return self.model_copy(update={"class_names": former.class_names})
 
-class EncoderRecipe(Config):
+
+class EncoderRecipe(BaseRecipe):
     """Trains the video encoder that distribution metrics run on where no public network is at hand."""
 
     kind: Literal["encoder"] = "encoder"
@@ -193,10 +219,6 @@ class EncoderRecipe(Config):
     """Held-out clips that the losses are measured on."""
     training: TrainingConfig = TrainingConfig()
     """Steps, batch, optimiser, precision, and when to save."""
-
-
-Recipe = Annotated[AutoencoderRecipe | DenoiserRecipe | EncoderRecipe, Field(discriminator="kind")]
-AnyRecipe = AutoencoderRecipe | DenoiserRecipe | EncoderRecipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -220,17 +242,12 @@ def find_recipe(name: str | Path) -> Path:
     raise InputError(f"{name}: no such recipe; expected a YAML file or one of {', '.join(known)}")
 
 
-def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> BaseRecipe:
     """A recipe from a file, a shipped name or a mapping, with dotted overrides on top."""
     values = source if isinstance(source, dict) else read_yaml(find_recipe(source))
     merged = apply_overrides(values, overrides)
-    kinds: dict[Any, type[AutoencoderRecipe] | type[DenoiserRecipe] | type[EncoderRecipe]] = {
-        "autoencoder": AutoencoderRecipe,
-        "denoiser": DenoiserRecipe,
-        "encoder": EncoderRecipe,
-    }
     name = "recipe" if isinstance(source, dict) else str(source)
     kind = merged.get("kind")
-    if kind not in kinds:
-        raise InputError(f"{name}: expected kind: autoencoder, denoiser or encoder, got {kind!r}")
-    return load_config(kinds[kind], merged, name=name)
+    if not isinstance(kind, str) or kind not in JOBS:
+        raise InputError(f"{name}: expected kind: {' or '.join(JOBS)}, got {shown(kind)}")
+    return load_config(JOBS.get(kind).Recipe, merged, name=name)

@@ -11,22 +11,15 @@ from typing import Literal
 
 import torch
 
-from kinolab import data
-from kinolab.autoencoders.base import Autoencoder
 from kinolab.config import differences, read_yaml, to_yaml
-from kinolab.contracts.events import Events, Listener, events_of
-from kinolab.contracts.examples import ClipSource, Source, Split
+from kinolab.contracts.events import Listener, events_of
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder
 from kinolab.runtime.devices import announce
 from kinolab.runtime.files import write_text
 from kinolab.runtime.locks import held
-from kinolab.training.autoencoder import AutoencoderJob
-from kinolab.training.denoiser import DenoiserJob
-from kinolab.training.encoder import EncoderJob, MixedSource
-from kinolab.training.initial import check_initial, first_autoencoder, first_denoiser
+from kinolab.tables import JOBS
 from kinolab.training.parallel import World, join_world, wait_for_all
-from kinolab.training.recipe import AnyRecipe, AutoencoderRecipe, DenoiserRecipe, EncoderRecipe, load_recipe
+from kinolab.training.recipe import BaseRecipe, load_recipe
 from kinolab.training.state import checkpoints
 from kinolab.training.trainer import Job, Trainer
 
@@ -83,19 +76,12 @@ def train(
         several = f"; {world.size} processes" if world.size > 1 else ""
         told.note(announce(world.device, config.training.device) + several)
         torch.manual_seed(config.training.seed)
-        job = make_job(config, world, told)
+        job = make_job(config, told)
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
-                write_text(folder / "recipe.yaml", to_yaml(_as_run(config, job)))
+                write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
             step = Trainer(job, config.training, folder, world, told).run(until)
     return RunReport(folder, step, config.training.steps, changes, world)
-
-
-def _as_run(config: AnyRecipe, job: Job) -> AnyRecipe:
-    """The recipe with the classes' names that came from the data, so that a resumed run's labels still mean them."""
-    if not isinstance(config, DenoiserRecipe) or not isinstance(job, DenoiserJob):
-        return config
-    return config.model_copy(update={"class_names": job.class_names})
 
 
 @contextmanager
@@ -120,7 +106,7 @@ def _alone_in(folder: Path, patience: float) -> Iterator[None]:
 
 def _settle(
     recipe: Path | str | None, folder: Path, overrides: Sequence[str], resume: Resume
-) -> tuple[AnyRecipe, list[str]]:
+) -> tuple[BaseRecipe, list[str]]:
     """The recipe to run and how it differs from the one the folder records."""
     recorded = folder / "recipe.yaml"
     if resume not in (True, False, "auto"):
@@ -138,65 +124,12 @@ def _settle(
     if not resume:
         return config, []
     former = load_recipe(read_yaml(recorded))
-    if isinstance(config, DenoiserRecipe) and isinstance(former, DenoiserRecipe) and not config.class_names:
-        config = config.model_copy(update={"class_names": former.class_names})
+    config = config.resumed(former)
     before = former.model_dump(mode="json")
     changes = list(differences(before, config.model_dump(mode="json")))
     return config, changes
 
 
-def make_job(config: AnyRecipe, world: World, listener: Listener = None) -> Job:
+def make_job(config: BaseRecipe, events: Listener = None) -> Job:
     """The job of a recipe: its sources, its model with first weights, its losses."""
-    events = events_of(listener)
-    if isinstance(config, EncoderRecipe):
-        return EncoderJob(config, *_mixed_sources(config, events))
-    if isinstance(config, AutoencoderRecipe):
-        check_initial(config)
-        autoencoder = first_autoencoder(config)
-        return AutoencoderJob(config, autoencoder, *_sources(config, autoencoder, events, annotated=False))
-    autoencoder = load_autoencoder(config.autoencoder, device="cpu")
-    denoiser = first_denoiser(config, events)
-    annotated = config.text_encoder != "none" or denoiser.spec.num_classes > 0
-    job = DenoiserJob(config, autoencoder, denoiser, *_sources(config, autoencoder, events, annotated=annotated))
-    for note in job.notes:
-        events.note(note)
-    if config.trained != "all":
-        events.note(f"{config.trained}: {job.count}")
-    return job
-
-
-def _sources(
-    config: AutoencoderRecipe | DenoiserRecipe, autoencoder: Autoencoder, events: Events, *, annotated: bool
-) -> tuple[Source, Source]:
-    """The windows to train on, and the held-out ones; a folder with one clip is measured on what it trains on."""
-    source = data.build(config.data, autoencoder.spec, split="train", annotated=annotated)
-    for note in source.notes():
-        events.note(note)
-    try:
-        heldout = data.build(config.data, autoencoder.spec, split="heldout", annotated=annotated)
-    except InputError as error:
-        events.note(f"nothing is held out, so the held-out numbers are of training clips: {error}")
-        return source, source
-    events.note(f"data: {len(source)} windows to train on, {len(heldout)} held out")
-    return source, heldout
-
-
-def _mixed_sources(config: EncoderRecipe, events: Events) -> tuple[MixedSource, MixedSource]:
-    """All sources in turn, to train on and held out."""
-    sides: dict[Split, list[ClipSource]] = {"train": [], "heldout": []}
-    for name, source in config.data.items():
-        if data.SOURCES.of(source).encoded:
-            raise InputError(f"data.{name}: the encoder learns from pixels, got a cache of latents; name its clips")
-        if isinstance(source, data.FolderConfig) and source.buckets:
-            raise InputError(
-                f"data.{name}: the encoder learns from clips of one shape, got buckets; set frames and size"
-            )
-        for side, sources in sides.items():
-            made = data.build(source, split=side, annotated=False)
-            assert isinstance(made, ClipSource), "caches are refused above"
-            sources.append(made)
-            for note in sources[-1].notes():
-                events.note(note)
-    for shown, heldout in zip(sides["train"], sides["heldout"], strict=True):
-        events.note(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
-    return MixedSource(sides["train"]), MixedSource(sides["heldout"])
+    return JOBS.of(config).make(config, events_of(events))

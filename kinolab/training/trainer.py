@@ -9,53 +9,79 @@ from __future__ import annotations
 import math
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kinolab.contracts.events import Listener, events_of
+from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.layers.precision import NonFiniteError, autocast, fast_float32, watch_finite
+from kinolab.training.batches import MicroBatch
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
 from kinolab.training.parallel import World, any_process, mean_over_world, no_sync, wrap
+from kinolab.training.recipe import BaseRecipe
 from kinolab.training.settings import TrainingConfig, learning_rate, make_optimizer
 from kinolab.training.state import RunState, checkpoints
 
 
 @dataclass
 class Part:
-    """One module that is trained: its own optimiser, an average where it is wanted, and the step it starts at."""
+    """One module that is trained: its own optimiser, an average where it is wanted, and when it steps: from step
+    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5)."""
 
     module: nn.Module
     averaged: bool = True
     starts: int = 0
+    every: int = 1
     wrapped: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema | None = field(init=False, default=None)
 
 
-class Job(Protocol):
-    """What is trained. `parts` maps names to modules; the first one's loss is computed first."""
+class Job(ABC):
+    """What is trained. `parts` maps names to modules, in the order in which they step.
 
+    A job that is read from a recipe names the recipe's class in `Recipe`, and is made by `make`.
+    """
+
+    Recipe: ClassVar[type[BaseRecipe]]
     parts: dict[str, Part]
 
-    def batches(self, first_step: int, world: World) -> Iterator[list[Any]]:
+    @classmethod
+    def make(cls, recipe: Any, events: Events) -> Job:
+        """The job of a recipe of the class `Recipe`: its sources, its modules with first weights, its losses.
+
+        Raises:
+            InputError: where the recipe's data, weights and model don't fit each other.
+        """
+        raise NotImplementedError(f"{cls.__name__} is not made from a recipe")
+
+    def settled(self, recipe: Any) -> Any:
+        """The recipe with what the data decided, as a resumed run has to find it."""
+        return recipe
+
+    @abstractmethod
+    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
         """For each step from `first_step`, this process's micro-batches."""
 
-    def loss(self, name: str, micro_batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
+    @abstractmethod
+    def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of part `name` over one micro-batch, and numbers for the log."""
 
     def evaluate(self, world: World) -> dict[str, float]:
         """Numbers on held-out data; called with the averages in place."""
+        return {}
 
-    def sample(self, folder: Path, step: int, world: World) -> None:
+    def sample(self, folder: Path, step: int, world: World) -> None:  # noqa: B027 - a job may have none
         """Write sample videos from fixed seeds; called with the averages in place."""
 
+    @abstractmethod
     def export(self, folder: Path, step: int, world: World) -> None:
         """Write the model folder; called with the averages in place."""
 
@@ -127,11 +153,11 @@ class Trainer:
                 log.close()
         return step
 
-    def train_step(self, step: int, micro_batches: Sequence[Any]) -> dict[str, float]:
+    def train_step(self, step: int, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
         """One step of every part's optimiser (step counts from 0), and the numbers of its losses."""
         numbers: dict[str, float] = {}
         for name, part in self.job.parts.items():
-            if step < part.starts:
+            if step < part.starts or (step - part.starts) % part.every:
                 continue
             part.optimizer.zero_grad(set_to_none=True)
             for k, batch in enumerate(micro_batches):
@@ -151,7 +177,7 @@ class Trainer:
                 part.ema.update(step)
         return numbers
 
-    def _backward(self, name: str, batch: Any, step: int, count: int) -> dict[str, float]:
+    def _backward(self, name: str, batch: MicroBatch, step: int, count: int) -> dict[str, float]:
         with autocast(self.config.precision, self.world.device):
             loss, parts = self.job.loss(name, batch, step)
         if not bool(torch.isfinite(loss)):
@@ -160,7 +186,7 @@ class Trainer:
             (loss / count).backward()
         return parts
 
-    def _fail(self, what: str, name: str, batch: Any, step: int) -> None:
+    def _fail(self, what: str, name: str, batch: MicroBatch, step: int) -> None:
         """Run the step once more with every module watched, to name the first one that breaks; then stop."""
         where = "no module's output; the loss itself or a gradient overflowed"
         try:

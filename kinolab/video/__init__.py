@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinolab.errors import InputError
+from kinolab.runtime.files import settled
 from kinolab.runtime.paths import is_passed_over as is_passed_over
 from kinolab.video.animations import durations_of
 from kinolab.video.files import atomic, cut_short
@@ -220,8 +221,7 @@ def read_mask(
     Raises:
         InputError: for files that can't be read.
     """
-    path = Path(path)
-    _check_plain(path)
+    path = _plain(Path(path))
     if is_image_mask(path):
         return read_image_mask(path, size, resize)
     if probe(path).frames == 1:
@@ -329,16 +329,18 @@ class _Opening:
     seek: bool = True
 
 
-def _check_plain(path: Path) -> None:
-    """Raises InputError where there is nothing, or something that is waited for when it is opened, as a pipe is."""
+def _plain(path: Path) -> Path:
+    """Where a file or folder stands; raises InputError where there is none, or what is waited for, as a pipe is."""
+    path = settled(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if not path.is_file() and not path.is_dir():
         raise InputError(f"{path}: neither a file nor a folder (a pipe or a device); expected a file")
+    return path
 
 
 def _open(path: Path, how: _Opening) -> Source:
-    _check_plain(path)
+    path = _plain(path)
     if path.is_dir():
         return open_folder(path, how.image_fps)
     if path.stat().st_size == 0:

@@ -230,4 +230,4 @@ def test_inspection_says_whether_a_file_would_load(tmp_path: Path, state: dict[s
 
 
 def test_every_format_has_a_name_and_a_title() -> None:
-    assert all(name == format.name and format.title for name, format in FORMATS.items())
+    assert all(name == format.name and format.title for name, format in ((name, FORMATS.get(name)) for name in FORMATS))

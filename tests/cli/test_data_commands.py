@@ -10,11 +10,11 @@ from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.cli import main
 from kinolab.cli.data import check, parse_ratio, parse_size
 from kinolab.cli.encode import data_config, encode, text_encoder
-from kinolab.conditioning import MiniLm
+from kinolab.conditioning.text import MiniLm
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder, save_autoencoder
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from tests.data.clip_files import numbered_frames
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 import typer
 import yaml
-from kinolab.layers.step_cache import StepCacheConfig
 
 from kinolab import video
 from kinolab.cli import COMING, COMMANDS, HEADINGS, build, main
-from kinolab.cli.fields import RUN, about, described
-from kinolab.diffusion import GuidanceConfig, SamplerConfig
+from kinolab.cli.fields import RUN, about, described, names_of
+from kinolab.diffusion import SamplerConfig
 from kinolab.generate import GenerateConfig
+from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
 from kinolab.model import save_autoencoder
 from kinolab.planning import settings
+from kinolab.tables import SAMPLERS
 from kinolab.tasks.request import GivenConfig
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
@@ -98,7 +99,8 @@ def test_options_say_what_their_fields_say() -> None:
         assert {name: " ".join(str(f.description).split()) for name, f in fields.items()} == {
             name: each.text for name, each in found.items()
         }
-    assert about("sampler.name", listed=True).endswith("One of ddpm, ddim, dpmpp_2m, euler, heun.")
+    assert about("sampler.name", table="SAMPLERS").endswith("One of ddpm, ddim, dpmpp_2m, euler, heun.")
+    assert names_of("SAMPLERS") == tuple(SAMPLERS.names(""))
     assert described(*RUN["given"])["method"].choices == ("auto", "trained", "reconstruction", "replacement")
 
 

@@ -18,6 +18,7 @@ def scores() -> dict[str, Any]:
     return {
         "protocol": {"name": "toy", "kind": "generation", "frames": 5}, "protocol_hash": "0" * 64, "notes": ["a note"],
         "metrics": {"fvd": metric, "psnr": metric | {"value": None, "interval": None}},
+        "data": {"clips": 6, "files": 6},
         "facts": {"latents": [4, 5, 8, 8], "total_compression": 12.0, "parameters": 10, "else": ["?"]},
         "clips": [{"name": "0", "scores": {"fvd": 1.0, "psnr": None}, "video": None}],
         "training": {"steps": 1, "heldout": {"loss": math.nan, "step": 1}},
@@ -36,7 +37,8 @@ def test_scores_come_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("facts", None), ("facts.latents", "4x5"), ("facts.parameters", "10"), ("metrics", []), ("metrics.fvd", 1.5),
+        ("data", None), ("facts", None), ("facts.latents", "4x5"), ("facts.parameters", "10"), ("metrics", []),
+        ("metrics.fvd", 1.5),
         ("metrics.fvd.interval", [1, 2]), ("metrics.fvd.value", "1.5"), ("clips", {}), ("clips", [3]), ("notes", "a"),
         ("protocol.kind", "else"), ("protocol_hash", 3), ("training", [1]), ("training.steps", "1"),
     ],
@@ -50,6 +52,17 @@ def test_scores_of_another_form_are_one_line(path: str, value: Any, tmp_path: Pa
     place[last] = value
     (tmp_path / "a.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=rf"a.json: {path}.*; delete it, and the cell is measured again"):
+        read_scores(tmp_path / "a.json")
+
+
+def test_scores_say_of_how_many_clips_they_are(tmp_path: Path) -> None:
+    record = scores()
+    record["facts"] |= {"generated_clips": 6, "real_clips": 5}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    assert read_scores(tmp_path / "a.json")["facts"]["real_clips"] == 5
+    del record["facts"]["real_clips"]
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="expected generated_clips and real_clips"):
         read_scores(tmp_path / "a.json")
 
 

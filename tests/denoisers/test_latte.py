@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +176,9 @@ def test_positions_tell_frames_apart(kind: dict[str, Any]) -> None:
 def test_single_images_and_video_do_not_see_each_other(kind: dict[str, Any]) -> None:
     latte, (z, t, conditions) = make(**{"num_frames": 2, **kind}), given()
     with torch.no_grad():
-        joint = latte(z, t, replace(conditions, image_frames=2))
+        joint = latte(z, t, conditions.replace(image_frames=2))
         video = latte(z[:, :, :2], t, conditions)
-        images = [latte(z[:, :, i : i + 1], t, replace(conditions, image_frames=1)) for i in (2, 3)]
+        images = [latte(z[:, :, i : i + 1], t, conditions.replace(image_frames=1)) for i in (2, 3)]
     assert_close(joint, torch.cat([video, *images], dim=2), within=0.001)
 
 
@@ -191,9 +190,9 @@ def test_single_images_may_have_their_own_conditions(kind: dict[str, Any]) -> No
     null = torch.tensor([False, True])
     joined = Conditions(**both, pooled=torch.stack([conditions.pooled, other.pooled], 1), null=null)  # type: ignore[list-item]
     with torch.no_grad():
-        joint = latte(z, t, replace(joined, image_frames=1))
+        joint = latte(z, t, joined.replace(image_frames=1))
         video = latte(z[:, :, :3], t, conditions.with_null(null))
-        image = latte(z[:, :, 3:], t, replace(other.with_null(null), image_frames=1))
+        image = latte(z[:, :, 3:], t, other.with_null(null).replace(image_frames=1))
     assert_close(joint, torch.cat([video, image], dim=2), within=0.001)
 
 
@@ -285,9 +284,9 @@ def test_latents_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="multiple of 2 latent frames"):
         make(**COMPRESSED)(z[:, :, :3], t, conditions)
     with pytest.raises(InputError, match="image_frames from 0 to 4"):
-        make()(z, t, replace(conditions, image_frames=5))
+        make()(z, t, conditions.replace(image_frames=5))
     with pytest.raises(InputError, match="tubelet"):
-        make(**COMPRESSED)(z, t, replace(conditions, image_frames=2))
+        make(**COMPRESSED)(z, t, conditions.replace(image_frames=2))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ That the image model is SD3's is tested in tests/checkpoints/test_sd3.py, agains
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,10 +109,10 @@ def test_a_prompt_reaches_every_frame_and_its_padding_none() -> None:
     base, padded, other = run(model, z, given), given.text.clone(), given.text.clone()
     padded[0, 3:] = 9.0
     other[0, 2] = 9.0
-    assert_close(run(model, z, replace(given, text=padded)), base)
-    changed = run(model, z, replace(given, text=other)) - base
+    assert_close(run(model, z, given.replace(text=padded)), base)
+    changed = run(model, z, given.replace(text=other)) - base
     assert (changed[0].abs().amax((0, 2, 3)) > 1e-4).all() and not changed[1].any()
-    short = replace(given, text=given.text[:, :3], text_mask=None)
+    short = given.replace(text=given.text[:, :3], text_mask=None)
     assert_close(run(model, z, short)[0], base[0])
 
 
@@ -148,7 +147,7 @@ def test_the_empty_prompts_embedding_is_the_null_condition() -> None:
 def test_a_pooled_prompt_of_any_scale_is_the_same_where_it_is_normalised() -> None:
     given = told()
     assert given.pooled is not None
-    large = replace(given, pooled=given.pooled * 50)
+    large = given.replace(pooled=given.pooled * 50)
     model = build()
     assert_close(run(model, latents(), large), run(model, latents(), given))
     raw = build(pooled_norm=False)

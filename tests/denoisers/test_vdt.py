@@ -254,7 +254,7 @@ def test_given_latents_that_do_not_fit_are_refused() -> None:
     vdt = make(given="channels", mask_channels=2)
     with pytest.raises(InputError, match="go together"):
         vdt(z, t, Conditions(given=z))
-    with pytest.raises(InputError, match="expected given latents"):
+    with pytest.raises(InputError, match="expected given_mask of shape"):
         vdt(z, t, part([0], channels=1))
 
 

@@ -84,7 +84,7 @@ def test_one_ddim_step(golden: dict[str, Tensor], diffusion: Diffusion) -> None:
             return Denoised(diffusion.to_sample(prediction[row : row + 1], z, torch.tensor([t])))
 
         x, expected = golden["x"][i : i + 1], golden["ddim_next"][i : i + 1]
-        actual = SAMPLERS["ddim"](denoise, x, pair, path=diffusion.path, config=SamplerConfig(eta=0.0))
+        actual = SAMPLERS.get("ddim").sample(denoise, x, pair, path=diffusion.path, config=SamplerConfig(eta=0.0))
         assert_near(actual, expected)
 
 

@@ -92,7 +92,7 @@ def error_at(name: str, steps: int, *, start: float = 950.0, end: float = 50.0) 
     def denoise(z: Tensor, t: float) -> Denoised:
         return Denoised(best(path, z, t))
 
-    actual = SAMPLERS[name](denoise, z, times, path=path, config=SamplerConfig(name=name))
+    actual = SAMPLERS.get(name).sample(denoise, z, times, path=path, config=SamplerConfig(name=name))
     alpha_start, alpha_end = path.scalars(start)[0], path.scalars(end)[0]
     exact = alpha_end * MU + spread(path, end) / spread(path, start) * (z - alpha_start * MU)
     return float((actual - exact).abs().max())
@@ -152,7 +152,8 @@ def test_learned_variance_is_used_between_its_bounds() -> None:
         learned = None if variance is None else torch.full_like(z, variance)
         config = SamplerConfig(name="ddpm", variance=choice)
         denoise: Denoise = lambda z, t: Denoised(torch.zeros_like(z), learned)  # noqa: E731
-        return SAMPLERS["ddpm"](denoise, z, times, path=path, config=config, generator=torch.Generator().manual_seed(0))
+        source = torch.Generator().manual_seed(0)
+        return SAMPLERS.get("ddpm").sample(denoise, z, times, path=path, config=config, generator=source)
 
     assert_close(step(-1.0, "auto"), step(None, "small"))
     assert_close(step(1.0, "learned"), step(None, "large"))

@@ -46,7 +46,7 @@ REPORT = ScoreReport(
 def test_json_holds_everything_and_what_is_no_number_is_null() -> None:
     record = json.loads(REPORT.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert set(record) - {ENTRY} == {
-        "kind", "subject", "data", "protocol", "protocol_hash", "metrics", "facts", "clips", "notes",
+        "kind", "subject", "data", "protocol", "protocol_hash", "metrics", "groups", "facts", "clips", "notes",
     }  # fmt: skip
     assert list(record)[-1] == ENTRY, "its sum"
     assert record["kind"] == "generation" and record["protocol_hash"] == "0123456789abcdef"

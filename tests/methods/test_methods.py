@@ -104,7 +104,9 @@ def test_a_method_wraps_a_run_once(dit: DiT) -> None:
 
 
 def test_every_method_of_the_table_says_what_it_takes() -> None:
-    for name, kind in METHODS.items():
+    assert len([*METHODS]) >= 5
+    for name in METHODS:
+        kind = METHODS.get(name)
         assert kind.Config.model_fields is not None and kind.__doc__, name
 
 

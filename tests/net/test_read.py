@@ -20,6 +20,9 @@ from tests.net.make import RECIPES, SCORES, VIDEOS
 MEASURED = 2e-3
 """Share by which a measurement may differ on another processor: its clips come from several steps and a codec."""
 
+TRAINED = 3e-2
+"""The same after a step of training: AdamW's first one goes by the signs of the gradients, also of those near zero."""
+
 
 def cache(path: str) -> Any:
     """Every window of a cache."""
@@ -136,7 +139,7 @@ def test_cells_of_a_comparison_are_trained_and_measured_again(here: Path, tmp_pa
         expected = [float(row[k] or "nan") for k in ("value", "low", "high")]
         for value, number in zip(found[name].tolist(), expected, strict=True):
             if number == number:
-                assert_close(value, number, MEASURED, name)
+                assert_close(value, number, TRAINED, name)
 
 
 def test_plans_and_settings_are_made_again(here: Path, kinolab: Command) -> None:

@@ -41,10 +41,8 @@ def kinolab(*words: object) -> int | str | None:
     return stop.value.code
 
 
-def test_a_method_is_named_by_a_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(METHODS, "pinned", Pinned)
+def test_a_method_is_named_by_a_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    METHODS.register("pinned")(Pinned)
     folder, out = save_tiny_model(tmp_path / "model", text=False), tmp_path / "clip"  # a folder of images: without loss
     asked = ["generate", "--model", folder, "--precision", "float32"]
     assert kinolab(*asked, "--out", out, "-s", "methods.pinned.value=0.5") in (0, None)
@@ -55,4 +53,7 @@ def test_a_method_is_named_by_a_request(
     assert json.loads(provenance_path(out).read_text())["request"]["methods"] == {"pinned": {"value": 0.5}}
     assert kinolab("rerun", out, "--out", tmp_path / "again") in (0, None)
     assert kinolab(*asked, "--out", tmp_path / "no", "-s", "methods.pined={}") not in (0, None)
-    assert "no method 'pined'; expected pinned" in capsys.readouterr().err
+    assert "unknown method 'pined'; expected one of pinned" in capsys.readouterr().err
+    kinolab("generate", "--help")
+    assert "methods.NAME.field=value: pinned." in " ".join(capsys.readouterr().out.split())
+    METHODS.remove("pinned")

@@ -120,7 +120,7 @@ def test_the_toy_world(tmp_path: Path) -> None:
     assert len(worst.rows) == 10
     shown = [row[4].number for row in worst.cells]
     assert shown == sorted(shown, key=lambda v: v or 0)
-    assert result.system is not None and result.system.scores["all share, %"].count == 256
+    assert result.system is not None and result.system.scores["asked_all"].count == 256
 
 
 def test_physics() -> None:
@@ -164,6 +164,18 @@ def test_any_other_json_is_a_table_of_its_numbers(tmp_path: Path) -> None:
     (table,) = read(write(tmp_path / "y.json", {"outcomes": outcomes})).section.blocks
     assert isinstance(table, Table) and table.columns == ("setting", "faster", "own")
     assert table.rows == (("20 steps", 2.5, "no"), ("full", None, None))
+
+
+@pytest.mark.parametrize("kind", ["world", "physics", "tasks", "tune", "sensitivity", "plan"])
+def test_every_kind_is_a_score_of_a_protocol_with_a_hash(kind: str, net: Path) -> None:
+    """What 0.1.0 wrote, each kind in a form of its own, is read as scores like any other."""
+    result = read(net / "scores" / f"{kind}.json")
+    assert (result.system is not None and result.system.kind == kind and result.system.scores) or kind == "tasks"
+    protocol = of_kind(result.section, Fold)[-1].blocks[0].values
+    assert len(protocol["hash"]) == 64
+    if kind in ("tune", "sensitivity"):
+        _, beside = of_kind(result.section, Table)
+        assert len(beside.rows) > 1 and beside.columns[0] == "beside"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab.conditioning import TextEncoder
+from kinolab.conditioning.text import TextEncoder
 from kinolab.config import Config, read_yaml
 from kinolab.contracts.examples import ClipRecord, Example, Source
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
@@ -23,7 +23,7 @@ from kinolab.errors import InputError
 from kinolab.model import load_autoencoder, read_model_config, save_autoencoder
 from kinolab.runtime.records import write_record
 from kinolab.training.annotated import check_annotations, drawn, unknown_captions, worded
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from kinolab.training.run import train
 from tests.data.clip_files import write_numbered
@@ -283,7 +283,7 @@ class Lengths(torch.nn.Module):
 
 
 def listening_job(place: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[DenoiserJob, Listening]:
-    monkeypatch.setattr("kinolab.training.denoiser.build_text_encoder", lambda config: Words())
+    monkeypatch.setattr("kinolab.training.jobs.denoiser.build_text_encoder", lambda config: Words())
     text = cached(place, condition_dropout=0.0, samples={}, **values)
     text["denoiser"] = text["denoiser"] | {"num_classes": 0, "text_dim": 4}
     made = load_recipe(text)

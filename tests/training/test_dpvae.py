@@ -15,9 +15,9 @@ from kinolab import data
 from kinolab.autoencoders import DpVae, ImageAutoencoder
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
-from kinolab.training.autoencoder import AutoencoderJob
 from kinolab.training.batches import MicroBatch
 from kinolab.training.initial import first_autoencoder
+from kinolab.training.jobs.autoencoder import AutoencoderJob
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from kinolab.training.run import train
 from tests.training.test_trainer import largest_difference, run_two

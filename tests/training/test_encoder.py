@@ -21,7 +21,7 @@ from kinolab.errors import InputError
 from kinolab.metrics.distortions import DISTORTIONS
 from kinolab.metrics.extractors.encoder import load_encoder
 from kinolab.training.batches import MicroBatch
-from kinolab.training.encoder import (
+from kinolab.training.jobs.encoder import (
     FACTS,
     MANY,
     EncoderJob,
@@ -70,7 +70,7 @@ def write(folder: Path, values: dict[str, Any]) -> Path:
 def job_of(values: dict[str, Any]) -> EncoderJob:
     config = load_recipe(values)
     assert isinstance(config, EncoderRecipe)
-    job = make_job(config, World())
+    job = make_job(config)
     assert isinstance(job, EncoderJob)
     for part in job.parts.values():
         part.wrapped = part.module

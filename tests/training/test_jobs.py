@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import torch
 from safetensors.torch import load_file
 
 from kinolab import data, denoisers
+from kinolab.conditioning import dropped as without_prompt
+from kinolab.conditioning import of_examples
 from kinolab.contracts.examples import ClipSource, Example
 from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
-from kinolab.training.autoencoder import AutoencoderJob, calibrate
 from kinolab.training.batches import MicroBatch, micro_positions, spread
-from kinolab.training.denoiser import DenoiserJob
 from kinolab.training.initial import first_autoencoder, first_denoiser
+from kinolab.training.jobs.autoencoder import AutoencoderJob, calibrate
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.parallel import World
+from kinolab.training.randomness import generators
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.run import make_job, train
 from kinolab.training.settings import TrainingConfig, learning_rate
@@ -148,7 +152,8 @@ def test_joint_images_come_with_their_own_conditions(tiny_autoencoder: Path) -> 
     job = denoiser_job(recipe)
     batch = batch_of(job, 3)
     z0 = job.latents(batch.examples)
-    joined, conditions = job._with_images(z0, batch, step=0)
+    draws = partial(generators, 0, 0, batch.positions)
+    joined, conditions = job._with_images(z0, of_examples(batch.examples, job.setting, draws), batch, draws)
     assert joined.shape[2] == z0.shape[2] + 2 and conditions.label is not None
     assert conditions.label.shape == (3, 3)
     assert conditions.label[:, 0].tolist() == [e.label for e in batch.examples]
@@ -181,9 +186,9 @@ def test_a_dropped_caption_may_be_the_empty_prompt(tiny_autoencoder: Path) -> No
     recipe |= {"text_encoder": "minilm", "null_prompt": "empty", "condition_dropout": 1.0}
     job = denoiser_job(recipe)
     batch = batch_of(job, 2)
-    told = job.conditions(batch.examples)
+    told = of_examples(batch.examples, job.setting, lambda purpose: [])
     rows = torch.tensor([True, False])
-    dropped = job._dropped(told, rows)
+    dropped = without_prompt(told, rows, job.setting)
     assert job.text is not None and dropped.text is not None and dropped.label is not None and told.text is not None
     assert torch.equal(dropped.text[:1], job.text([""]).states) and torch.equal(dropped.text[1], told.text[1])
     assert dropped.text_mask is not None and dropped.text_mask[0].sum() == 2
@@ -193,7 +198,7 @@ def test_a_dropped_caption_may_be_the_empty_prompt(tiny_autoencoder: Path) -> No
     joint = denoiser_job(recipe)
     loss, _ = joint.loss("denoiser", batch_of(joint, 2), step=0)
     assert torch.isfinite(loss)
-    learned = denoiser_job({**recipe, "null_prompt": "learned", "image_frames": 0})._dropped(told, rows)
+    learned = without_prompt(told, rows, denoiser_job({**recipe, "null_prompt": "learned", "image_frames": 0}).setting)
     assert learned.null is not None and learned.null.tolist() == [True, False]
 
 
@@ -361,10 +366,10 @@ def test_broken_captions_stop_no_training_that_takes_none(tmp_path: Path, tiny_a
     (tmp_path / "captions.csv").write_bytes(b"file,caption\n0.mkv,caf\xe9\n")
     clips = {"kind": "folder", "path": str(tmp_path), "frames": 5, "size": 32, "heldout_fraction": 0.5, "index": "none"}
     said: list[str] = []
-    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), World(), said.append)
+    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), said.append)
     assert [line for line in said if "captions.csv" in line and "not needed here" in line]
     told = denoiser_recipe(tiny_autoencoder) | {"data": clips}
     with pytest.raises(InputError, match=r"captions\.csv"):
-        make_job(load_recipe(told), World(), said.append)
+        make_job(load_recipe(told), said.append)
     blind = told | {"denoiser": told["denoiser"] | {"num_classes": 0}, "samples": {"sampler": {"steps": 2}}}
-    make_job(load_recipe(blind), World(), said.append)
+    make_job(load_recipe(blind), said.append)

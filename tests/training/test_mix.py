@@ -19,7 +19,7 @@ from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.training.batches import MicroBatch, micro_batches
-from kinolab.training.denoiser import DenoiserJob
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.mix import BucketMix, MixConfig, bucket_mix
 from kinolab.training.parallel import World
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
@@ -203,7 +203,7 @@ def test_a_frame_rate_is_checked() -> None:
     z, t = torch.zeros(2, 4, 1, 4, 4), torch.zeros(2)
     with pytest.raises(InputError, match="built without fps conditions"):
         tiny_model().denoiser.check_inputs(z, t, Conditions(fps=torch.ones(2)))
-    with pytest.raises(InputError, match=r"one frame rate per sample, shape \(2,\), got \(3,\)"):
+    with pytest.raises(InputError, match=r"expected fps of shape \(2,\), got \(3,\)"):
         Told().check_inputs(z, t, Conditions(fps=torch.ones(3)))
 
 

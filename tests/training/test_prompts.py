@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kinolab.conditioning import MiniLm, MiniLmConfig
+from kinolab.conditioning.text import MiniLm, MiniLmConfig
 from kinolab.training import prompts
 from kinolab.training.prompts import CaptionEmbedder
 

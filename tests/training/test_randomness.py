@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from kinolab.training.randomness import generators, normal, sample_seed, uniform
+from kinolab.conditioning.base import uniform
+from kinolab.training.randomness import generators, normal, sample_seed
 
 
 def test_a_seed_is_the_same_on_every_machine_and_fits_63_bits() -> None:

@@ -170,7 +170,9 @@ def test_a_frame_rate_of_every_third_frame_is_met(tmp_path: Path) -> None:
     levels = np.arange(0, 240, 5, dtype=np.uint8)
     frames = np.broadcast_to(levels[:, None, None, None], (len(levels), 16, 16, 3))
     video.write(tmp_path / "clip.mkv", frames, 25, lossless=True)
-    config = RECIPES["latte-ucf101"].data
+    recipe = RECIPES["latte-ucf101"]
+    assert isinstance(recipe, DenoiserRecipe)
+    config = recipe.data
     assert isinstance(config, FolderConfig)
     changes = {"path": tmp_path, "size": 16, "split": "all", "index": "none", "labels": "none"}
     source = FolderSource(config.model_copy(update=changes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 import yaml
 
+from kinolab.conditioning import Draws, of_examples
+from kinolab.conditioning.given import Given
 from kinolab.data import encode_to_cache
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.model import VideoModel, load_autoencoder
 from kinolab.tasks import CachedDraws, TasksConfig
+from kinolab.training.randomness import generators
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train
 from tests.training.test_jobs import batch_of, denoiser_job
@@ -63,16 +67,16 @@ def test_a_step_draws_its_masks_from_the_positions_of_the_batch(
     [(_, first)], [(_, again)] = calls(job), calls(job)
     assert torch.equal(first.mask, again.mask) and torch.equal(first.given, again.given)
     assert len({m.numpy().tobytes() for m in first.mask}) > 3, "samples of a batch have tasks of their own"
-    halves = [job.tasks.give(type(first)(), batch_of(job, 8).examples[k : k + 1], _sources(k)) for k in range(8)]
+    halves = [
+        of_examples(batch_of(job, 8).examples[k : k + 1], job.setting, _sources(k), job.recipe.tasks) for k in range(8)
+    ]
     assert torch.equal(torch.cat([h.mask for h in halves if h.mask is not None]), first.mask), (
         "whatever the micro-batch"
     )
 
 
-def _sources(position: int) -> list[torch.Generator]:
-    from kinolab.training.randomness import generators
-
-    return generators(0, 3, [position], "tasks")
+def _sources(position: int) -> Draws:
+    return partial(generators, 0, 3, [position])
 
 
 @pytest.mark.parametrize(("given", "weighed"), [("channels", False), ("mask", True), ("tokens", True)])
@@ -98,15 +102,12 @@ def test_given_latents_take_no_part_in_the_loss_unless_the_model_makes_them(
 
 
 def test_unconditional_samples_come_in_their_share(tiny_autoencoder: Path, cached: Path) -> None:
-    from kinolab.training.randomness import generators
-
     recipe = from_cache(tiny_autoencoder, cached)
     recipe["tasks"] = recipe["tasks"] | {"unconditional": 6}
     job = denoiser_job(recipe)
     example, count = job.source[0], 400
-    masks = job.tasks.give(
-        type(calls(job)[0][1])(), [example] * count, generators(0, 0, list(range(count)), "tasks")
-    ).mask
+    draws = partial(generators, 0, 0, list(range(count)))
+    masks = of_examples([example] * count, job.setting, draws, job.recipe.tasks).mask
     assert masks is not None
     share = float((masks == 1).flatten(1).all(1).float().mean())
     assert abs(share - 0.5) < 0.08
@@ -156,7 +157,7 @@ def test_parts_that_do_not_fit_are_refused(
 def test_weights_may_have_another_sum(tiny_autoencoder: Path, cached: Path) -> None:
     recipe = from_cache(tiny_autoencoder, cached)
     recipe["tasks"] = {k: 3 * v for k, v in recipe["tasks"].items()} | {"unconditional": 1}
-    assert denoiser_job(recipe).tasks.unconditional == pytest.approx(1 / 19)
+    assert Given(tasks=denoiser_job(recipe).recipe.tasks).unconditional == pytest.approx(1 / 19)
 
 
 def test_a_cache_without_draws_says_how_to_get_them(tiny_autoencoder: Path, tmp_path: Path) -> None:

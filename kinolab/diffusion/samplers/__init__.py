@@ -1,14 +1,6 @@
-"""The samplers, one file each: pure functions from noise to a sample."""
+"""The samplers, one file each: pure functions from noise to a sample, and what the table knows of them."""
 
-from kinolab.diffusion.samplers import ddim, ddpm, dpmpp_2m, euler, heun
-from kinolab.diffusion.samplers.base import PREFERRED_SPACING, Callback, Denoise, Denoised, Sampler, SamplerConfig
+from kinolab.diffusion.samplers.base import Callback, Denoise, Denoised, Sampler, SamplerConfig
+from kinolab.tables import SAMPLERS
 
-SAMPLERS: dict[str, Sampler] = {
-    "ddpm": ddpm.sample,
-    "ddim": ddim.sample,
-    "dpmpp_2m": dpmpp_2m.sample,
-    "euler": euler.sample,
-    "heun": heun.sample,
-}
-
-__all__ = ["PREFERRED_SPACING", "SAMPLERS", "Callback", "Denoise", "Denoised", "Sampler", "SamplerConfig"]
+__all__ = ["SAMPLERS", "Callback", "Denoise", "Denoised", "Sampler", "SamplerConfig"]

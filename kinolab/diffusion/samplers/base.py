@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -13,20 +13,14 @@ from kinolab.config import Config
 from kinolab.contracts.method import Denoise
 from kinolab.contracts.method import Denoised as Denoised
 from kinolab.diffusion.path import NoisePath, Spacing
-
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "euler", "heun"]
-
-
-PREFERRED_SPACING: dict[str, Spacing] = {"dpmpp_2m": "trailing", "heun": "linspace"}
-"""What spacing "auto" means where the sampler decides: on a Gaussian target at 50 steps of the linear schedule, 2M
-errs 20 times less with trailing (its last steps are then of like length in log SNR), Heun 50 times less with linspace
-(its last step, of first order, is then the shortest)."""
+from kinolab.errors import InputError
+from kinolab.tables import SAMPLERS
 
 
 class SamplerConfig(Config):
     """Which sampler, how many steps and where they lie."""
 
-    name: SamplerName = "ddim"
+    name: str = "ddim"
     """Sampler: ddpm is stochastic, ddim by its eta, heun costs twice as much per step; each suits every schedule."""
     steps: int = Field(default=50, ge=1)
     """Number of steps; heun calls the denoiser twice in each but the last."""
@@ -42,9 +36,10 @@ class SamplerConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
-        if self.eta and self.name != "ddim":
+        takes = sampler_of(self.name).fields
+        if self.eta and "eta" not in takes:
             raise ValueError(f"eta is for the ddim sampler only, not {self.name}: leave it 0 or choose ddim")
-        if self.variance != "auto" and self.name != "ddpm":
+        if self.variance != "auto" and "variance" not in takes:
             raise ValueError(f"variance is for the ddpm sampler only, not {self.name}: leave it auto or choose ddpm")
         return self
 
@@ -53,7 +48,7 @@ Callback = Callable[[int, int, Tensor, Tensor], None]
 """callback(step, steps, z, denoised) after each step, counted from 1: the new z and the clean estimate it came from."""
 
 
-class Sampler(Protocol):
+class SampleFunction(Protocol):
     """A pure function from noise at times[0] to a sample at times[-1]."""
 
     def __call__(
@@ -67,6 +62,28 @@ class Sampler(Protocol):
         generator: torch.Generator | None = None,
         callback: Callback | None = None,
     ) -> Tensor: ...
+
+
+class Sampler:
+    """What the table knows of a sampler beside its function."""
+
+    sample: ClassVar[SampleFunction]
+    spacing: ClassVar[Spacing | None] = None
+    """What the spacing `auto` of a discrete schedule means for it; None = what the schedule says."""
+    fields: ClassVar[tuple[str, ...]] = ()
+    """The fields of `SamplerConfig` that it takes beside those that all take."""
+    deterministic: ClassVar[bool] = True
+    """Whether the same noise always becomes the same sample."""
+    calls: ClassVar[int] = 1
+    """Calls of the denoiser in a step."""
+
+
+def sampler_of(name: str) -> type[Sampler]:
+    """The sampler of a name. Raises ValueError, as a config's check does, where there is none; lists the names."""
+    try:
+        return SAMPLERS.get(name)
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 def draw_noise(z: Tensor, generator: torch.Generator | None) -> Tensor:

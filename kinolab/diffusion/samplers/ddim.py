@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, SamplerConfig, draw_noise
+from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig, draw_noise
 
 
 def sample(
@@ -36,3 +36,10 @@ def sample(
         if callback is not None:
             callback(i + 1, steps, z, x)
     return z
+
+
+class Ddim(Sampler):
+    """DDIM: deterministic, or with a share eta of ddpm's noise."""
+
+    fields = ("eta",)
+    sample = staticmethod(sample)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kinolab.diffusion.path import NoisePath, Posterior
-from kinolab.diffusion.samplers.base import Callback, Denoise, Denoised, SamplerConfig, draw_noise
+from kinolab.diffusion.samplers.base import Callback, Denoise, Denoised, Sampler, SamplerConfig, draw_noise
 from kinolab.diffusion.variational import learned_log_variance
 from kinolab.errors import InputError
 
@@ -51,3 +51,11 @@ def _deviation(q: Posterior, denoised: Denoised, config: SamplerConfig) -> Tenso
     if denoised.variance is None:
         raise InputError("variance=learned needs a denoiser that predicts its variance: use small, large or auto")
     return torch.exp(0.5 * learned_log_variance(denoised.variance, float(q.variance.log()), float(q.transition.log())))
+
+
+class Ddpm(Sampler):
+    """Ancestral sampling: stochastic."""
+
+    fields = ("variance",)
+    deterministic = False
+    sample = staticmethod(sample)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, SamplerConfig
+from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
 
 
 def sample(
@@ -37,3 +37,9 @@ def sample(
         if callback is not None:
             callback(i + 1, steps, z, x)
     return z
+
+
+class Euler(Sampler):
+    """Euler's steps: deterministic, of first order."""
+
+    sample = staticmethod(sample)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, SamplerConfig
+from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
 
 
 def sample(
@@ -42,3 +42,13 @@ def sample(
         if callback is not None:
             callback(i + 1, steps, z, x)
     return z
+
+
+class Heun(Sampler):
+    """Heun's steps: deterministic, of second order, two calls of the denoiser in each but the last."""
+
+    spacing = "linspace"
+    """On a Gaussian target at 50 steps of the linear schedule it errs 50 times less so: its last step, of first order,
+    is then the shortest."""
+    calls = 2
+    sample = staticmethod(sample)

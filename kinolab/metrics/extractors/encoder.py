@@ -1,6 +1,6 @@
 """A small video encoder that ships with Kinolab, so that every distribution metric runs offline from the first minute.
 
-It is trained on the toy world and on real clips (`kinolab train video-encoder`, `kinolab.training.encoder`): to tell
+It is trained on the toy world and on real clips (`kinolab train video-encoder`, `training/jobs/encoder.py`): to tell
 what a clip of the world shows, how strongly a clip is blurred, noisy, shuffled or frozen, and which two views are of
 one clip. Its distances are its own: they are comparable with each other, never with those on I3D.
 """

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.conditioning import build as build_text_encoder
-from kinolab.conditioning import check_widths
+from kinolab.conditioning import Draws, Rates, Setting, check_conditions, drop, joined, of_examples
+from kinolab.conditioning.text import build as build_text_encoder
+from kinolab.conditioning.text import check_widths
+from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Example, Source
 from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, Denoiser
@@ -23,29 +25,53 @@ from kinolab.denoisers.trained import trainable_parameters
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
-from kinolab.layers.masking import generated_weight, partly_given
+from kinolab.layers.masking import generated_weight
 from kinolab.layers.precision import autocast
-from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder
 from kinolab.runtime.files import make_folder
 from kinolab.training.annotated import check_annotations, drawn, worded
 from kinolab.training.batches import MicroBatch, micro_batches, spread
+from kinolab.training.initial import first_denoiser
 from kinolab.training.mix import bucket_mix
 from kinolab.training.parallel import World, full_state
 from kinolab.training.prompts import CaptionEmbedder
-from kinolab.training.randomness import generators, normal, sample_seed, uniform
+from kinolab.training.randomness import generators, normal, sample_seed
 from kinolab.training.recipe import DenoiserRecipe
+from kinolab.training.sources import sources_of
 from kinolab.training.tasks import TaskDraws
-from kinolab.training.trainer import Part
+from kinolab.training.trainer import Job, Part
 
 
-class DenoiserJob:
+class DenoiserJob(Job):
     """Computes the steps of a denoiser's training (Latte, section 3; any denoiser of the table)."""
+
+    Recipe = DenoiserRecipe
+
+    @classmethod
+    def make(cls, recipe: DenoiserRecipe, events: Events) -> DenoiserJob:
+        """The job of a recipe: its clips or latents, their autoencoder, and its denoiser with first weights."""
+        autoencoder = load_autoencoder(recipe.autoencoder, device="cpu")
+        denoiser = first_denoiser(recipe, events)
+        annotated = recipe.text_encoder != "none" or denoiser.spec.num_classes > 0
+        sides = sources_of(recipe.data, autoencoder.spec, events, annotated=annotated)
+        job = cls(recipe, autoencoder, denoiser, *sides)
+        for note in job.notes:
+            events.note(note)
+        if recipe.trained != "all":
+            events.note(f"{recipe.trained}: {job.count}")
+        return job
+
+    def settled(self, recipe: DenoiserRecipe) -> DenoiserRecipe:
+        """The recipe with the classes' names that came from the data, so that a resumed run's labels still mean
+        them."""
+        return recipe.model_copy(update={"class_names": self.class_names})
 
     def __init__(
         self, recipe: DenoiserRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Source, heldout: Source
     ) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout
         self.autoencoder.requires_grad_(False)
+        self.device = torch.device("cpu")
         self.diffusion = Diffusion(recipe.diffusion)
         self.denoiser = denoiser
         spec = self.denoiser.spec
@@ -72,6 +98,12 @@ class DenoiserJob:
             self.text = CaptionEmbedder(encoder, source.cache)
         checked = check_annotations(recipe, spec, (source, heldout), encoder)
         self.class_names, self.notes = checked.class_names, checked.notes
+        check_conditions(self.setting)
+        if recipe.image_frames and spec.more:
+            raise InputError(
+                f"image_frames={recipe.image_frames}: joint images are told a label and a prompt alone; leave out the "
+                "denoiser's vectors and fields"
+            )
         self.groups = source.groups()
         if recipe.image_frames and len({shape[1:] for shape in self._shapes()}) > 1:
             raise InputError(
@@ -79,11 +111,10 @@ class DenoiserJob:
                 "give the data a bucket of one frame"
             )
         self.parts = {"denoiser": Part(self.denoiser)}
-        self.device = torch.device("cpu")
 
     def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
-        self.device = self.tasks.device = world.device
+        self.device = world.device
         self.autoencoder.to(world.device)
         if self.text is not None:
             self.text.encoder.to(world.device)
@@ -116,25 +147,18 @@ class DenoiserJob:
         micro_batch = self._images(micro_batch, step)
         positions = micro_batch.positions
         micro_batch = replace(micro_batch, examples=worded(micro_batch.examples, seed, step, positions))
-        z0, conditions = self.latents(micro_batch.examples), self.conditions(micro_batch.examples)
+        draws = partial(generators, seed, step, positions)
+        z0 = self.latents(micro_batch.examples)
+        conditions = of_examples(micro_batch.examples, self.setting, draws, self.recipe.tasks)
         size = z0[0, 0].numel()  # of the clip, without images beside it
         if self.recipe.image_frames:
-            z0, conditions = self._with_images(z0, micro_batch, step)
-        sources = generators(seed, step, positions, "noise")
+            z0, conditions = self._with_images(z0, conditions, micro_batch, draws)
+        sources = draws("noise")
         times = torch.cat([self.diffusion.draw_times(1, g, positions=size) for g in sources]).to(self.device)
         noise = normal(z0.shape[1:], sources).to(self.device)
-        conditions = self.tasks.give(conditions, micro_batch.examples, generators(seed, step, positions, "tasks"))
-        rate = torch.full((len(positions),), self.recipe.condition_dropout)
-        if self.recipe.given_condition_dropout is not None and conditions.mask is not None:
-            some = partly_given(conditions.mask).flatten(1).any(1).cpu()
-            rate = torch.where(some, self.recipe.given_condition_dropout, rate)
-        dropped = uniform(generators(seed, step, positions, "dropout")) < rate
-        dropped |= self._untold(micro_batch.examples)
-        if conditions.label is not None or conditions.text is not None or conditions.pooled is not None:
-            conditions = self._dropped(conditions, dropped.to(self.device))
-        if conditions.label is not None and self.recipe.label_dropout:
-            alone = uniform(generators(seed, step, positions, "label")) < self.recipe.label_dropout
-            conditions = replace(conditions, label=self._without(conditions.label, alone.to(self.device)))
+        recipe = self.recipe
+        rates = Rates(recipe.condition_dropout, recipe.given_condition_dropout, recipe.label_dropout)
+        conditions = drop(conditions, self.setting, draws, rates)
         weight = self.tasks.weight(conditions)
         parts = self.diffusion.loss(self.parts["denoiser"].wrapped, z0, conditions, t=times, noise=noise, weight=weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
@@ -154,32 +178,19 @@ class DenoiserJob:
             positions += range(position * count, (position + 1) * count)
         return MicroBatch(positions, images)
 
-    def _dropped(self, conditions: Conditions, rows: Tensor) -> Conditions:
-        """Conditions whose rows (B,) are the null ones: the learned ones, or the empty prompt without a label."""
-        if self.text is None or self.recipe.null_prompt == "learned":
-            return conditions.with_null(rows)
-        empty = self._text([""])
-        changes: dict[str, Any] = {}
-        for name in ("text", "text_mask", "pooled"):
-            value, none = getattr(conditions, name), getattr(empty, name)
-            if value is not None:
-                changes[name] = torch.where(rows.view(-1, *[1] * (value.ndim - 1)), none.to(value), value)
-        if conditions.label is not None:
-            changes["label"] = self._without(conditions.label, rows)
-        return replace(conditions, **changes)
-
-    def _untold(self, examples: Sequence[Example]) -> Tensor:
-        """Which examples (B,) have nothing that the denoiser could be told of: these are trained with the null
-        condition, as a request for nothing is sampled."""
-        spec = self.denoiser.spec
-        silent = [(self.text is None or not e.caption) and (e.label is None or not spec.num_classes) for e in examples]
-        only = spec.num_classes > 0 and spec.unlabelled != spec.num_classes  # a single class is told of every clip
-        return torch.tensor(silent) & (not only)
-
-    def _without(self, label: Tensor, rows: Tensor) -> Tensor:
-        """Labels (B,) or (B, 1 + images) with those of the given rows (B,) replaced by the null class."""
-        null = torch.full_like(label, self.denoiser.spec.num_classes)
-        return torch.where(rows.view(-1, *[1] * (label.ndim - 1)), null, label)
+    @property
+    def setting(self) -> Setting:
+        """What conditions of the trained model are made with."""
+        recipe = self.recipe
+        return Setting(
+            spec=self.denoiser.spec,
+            autoencoder=self.autoencoder,
+            device=self.device,
+            embed=self.text,
+            null_prompt=recipe.null_prompt,
+            class_names=self.class_names,
+            settings=recipe.conditions,
+        )
 
     def latents(self, examples: Sequence[Example]) -> Tensor:
         """Latents (B, C, T, H, W) of cached examples, or of clips encoded here."""
@@ -189,48 +200,20 @@ class DenoiserJob:
         with torch.no_grad():
             return self.autoencoder.encode(clips).mean.float()
 
-    def _with_images(self, z0: Tensor, micro_batch: MicroBatch, step: int) -> tuple[Tensor, Conditions]:
-        """Latents with first frames of random other clips appended, and conditions with a row for each of them.
+    def _with_images(
+        self, z0: Tensor, conditions: Conditions, micro_batch: MicroBatch, draws: Draws
+    ) -> tuple[Tensor, Conditions]:
+        """Latents and conditions of clips with the first frames of random other clips behind them (`joined`).
 
-        z0 (B, C, T, H, W) -> (B, C, T + image_frames, H, W); conditions have 1 + image_frames in their second place
-        (Latte, joint image-video training). The first latent of a causal autoencoder stands for one image.
+        The first latent of a causal autoencoder stands for one image.
         """
         count, rows, told = self.recipe.image_frames, [], []
-        sources = generators(self.recipe.training.seed, step, micro_batch.positions, "images")
-        for example, source in zip(micro_batch.examples, sources, strict=True):
+        for example, source in zip(micro_batch.examples, draws("images"), strict=True):
             others = [self.source[i] for i in torch.randint(len(self.source), (count,), generator=source).tolist()]
             rows.append(self.latents(others)[:, :, 0])
             told += [example, *(drawn(other, source) for other in others)]
-        images = torch.stack(rows).transpose(1, 2)
-        conditions = self.conditions(told).map(lambda v: v.unflatten(0, (len(z0), 1 + count)))
-        return torch.cat([z0, images], dim=2), replace(conditions, image_frames=count)
-
-    def conditions(self, examples: Sequence[Example]) -> Conditions:
-        """Labels and text of examples, as far as the denoiser takes them; what an example lacks is the null one."""
-        spec = self.denoiser.spec
-        conditions = self._text([e.caption or "" for e in examples])
-        if spec.num_classes:
-            known = [spec.unlabelled if e.label is None else int(e.label) for e in examples]
-            conditions = replace(conditions, label=torch.tensor(known, device=self.device))
-        if spec.fps:
-            rates = [0.0 if self._frames(e) == 1 else float(e.fps) for e in examples]  # 0 = a still image
-            conditions = replace(conditions, fps=torch.tensor(rates, device=self.device))
-        return conditions
-
-    def _text(self, captions: list[str]) -> Conditions:
-        """The embeddings of captions, as far as the denoiser takes them."""
-        spec = self.denoiser.spec
-        if self.text is None or not (spec.text_dim or spec.pooled_dim):
-            return Conditions()
-        embedded = self.text(captions)
-        text, mask = (embedded.states, embedded.mask) if spec.text_dim else (None, None)
-        pooled = embedded.pooled if spec.pooled_dim else None
-        return Conditions(text=text, text_mask=mask, pooled=pooled).to(self.device)
-
-    def _frames(self, example: Example) -> int:
-        """Frames of a clip, encoded or not."""
-        frames = example.clip.shape[1]
-        return self.autoencoder.spec.pixel_frames(frames) if example.encoded else frames
+        theirs = of_examples(told, self.setting, draws, whole=False)
+        return joined(z0, torch.stack(rows), conditions, theirs)
 
     def _heldout_batches(self, chosen: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Held-out clips in batches of one shape, each with the place of its first clip among all."""
@@ -249,13 +232,9 @@ class DenoiserJob:
             positions = list(range(first, first + len(indices)))
             batch = self._images(MicroBatch(positions, [self.heldout[i] for i in indices]), 0)
             examples, positions = batch.examples, batch.positions
-            z0, conditions = self.latents(examples), self.conditions(examples)
-            seed = self.recipe.training.seed
+            z0, seed = self.latents(examples), self.recipe.training.seed
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
-            untold = self._untold(examples)
-            if bool(untold.any()) and (conditions.label is not None or self.text is not None):
-                conditions = self._dropped(conditions, untold.to(self.device))
-            conditions = self.tasks.give(conditions, examples, generators(seed, 0, positions, "heldout tasks"))
+            conditions = of_examples(examples, self.setting, _heldout_draws(seed, positions), self.recipe.tasks)
             # Over what is generated, however a model takes what is given, so that models can be compared.
             weight = None if conditions.mask is None else generated_weight(conditions.mask)
             times = self.recipe.heldout_times
@@ -281,6 +260,7 @@ class DenoiserJob:
             null_prompt=recipe.null_prompt,
             class_names=self.class_names,
             tasks=recipe.tasks,
+            conditions=recipe.conditions,
             frames=frames,
             size=(size[0], size[1]),
             buckets=tuple(shapes) if len(shapes) > 1 else (),
@@ -320,6 +300,11 @@ class DenoiserJob:
             model.denoiser = build_denoiser(self.recipe.denoiser)
             model.denoiser.load_state_dict(state)
         model.save(folder)
+
+
+def _heldout_draws(seed: int, positions: Sequence[int]) -> Draws:
+    """The randomness of held-out clips, the same in every step."""
+    return lambda purpose: generators(seed, 0, positions, f"heldout {purpose}")
 
 
 def _version() -> str:

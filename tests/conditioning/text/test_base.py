@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinolab.conditioning import (
+from kinolab.conditioning.text import (
     ClipTextConfig,
     MiniLm,
     MiniLmConfig,

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kinolab.contracts.examples import ClipSource, Example, Source
+from kinolab import data
+from kinolab.contracts.events import Events
+from kinolab.contracts.examples import ClipSource, Example, Source, Split
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.distortions import DISTORTIONS, distort
@@ -28,7 +30,7 @@ from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import World, full_state
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import EncoderRecipe
-from kinolab.training.trainer import Part
+from kinolab.training.trainer import Job, Part
 from kinolab.world.request import CLASSES, COLOURS, DIRECTIONS, SHAPES, parse_caption
 
 FACTS = {"scenario": len(CLASSES), "direction": len(DIRECTIONS) + 1, "count": 3}
@@ -70,8 +72,15 @@ class Learner(nn.Module):
         return {**outputs, "strengths": self.strengths(h), "projection": self.projection(h)}
 
 
-class EncoderJob:
+class EncoderJob(Job):
     """Computes the steps of the encoder's training."""
+
+    Recipe = EncoderRecipe
+
+    @classmethod
+    def make(cls, recipe: EncoderRecipe, events: Events) -> EncoderJob:
+        """The job of a recipe: all its sources in turn."""
+        return cls(recipe, *mixed_sources(recipe, events))
 
     def __init__(self, recipe: EncoderRecipe, source: MixedSource, heldout: MixedSource) -> None:
         for side in (source, heldout):
@@ -215,3 +224,24 @@ def facts_of(caption: str | None) -> dict[str, Any]:
         "colours": [float(any(c == name for c, _ in request.objects)) for name in COLOURS],
         "shapes": [float(any(s == name for _, s in request.objects)) for name in SHAPES],
     }
+
+
+def mixed_sources(config: EncoderRecipe, events: Events) -> tuple[MixedSource, MixedSource]:
+    """All sources in turn, to train on and held out."""
+    sides: dict[Split, list[ClipSource]] = {"train": [], "heldout": []}
+    for name, source in config.data.items():
+        if data.SOURCES.of(source).encoded:
+            raise InputError(f"data.{name}: the encoder learns from pixels, got a cache of latents; name its clips")
+        if isinstance(source, data.FolderConfig) and source.buckets:
+            raise InputError(
+                f"data.{name}: the encoder learns from clips of one shape, got buckets; set frames and size"
+            )
+        for side, sources in sides.items():
+            made = data.build(source, split=side, annotated=False)
+            assert isinstance(made, ClipSource), "caches are refused above"
+            sources.append(made)
+            for note in sources[-1].notes():
+                events.note(note)
+    for shown, heldout in zip(sides["train"], sides["heldout"], strict=True):
+        events.note(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
+    return MixedSource(sides["train"]), MixedSource(sides["heldout"])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab.conditioning import ClipText, ClipTextConfig
+from kinolab.conditioning.text import ClipText, ClipTextConfig
 from kinolab.errors import InputError
 from tests.closeness import assert_close
-from tests.conditioning.tiny_text import TOKENS, clip_ids, make_clip
+from tests.conditioning.text.tiny_text import TOKENS, clip_ids, make_clip
 
 transformers = pytest.importorskip("transformers")
 PROMPTS = ["a red", "", "abc de fg"]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kinolab.conditioning.base import TextEncoder, cut
+from kinolab.conditioning.text.base import TextEncoder, cut
 from kinolab.config import Config
 from kinolab.runtime.weights import read_weights
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab.conditioning import Sd3Text, Sd3TextConfig
+from kinolab.conditioning.text import Sd3Text, Sd3TextConfig
 from kinolab.config import load_config
 from kinolab.errors import InputError
 from tests.closeness import NETWORK, assert_close
-from tests.conditioning.tiny_text import TOKENS, clip_ids, make_sd3, t5_ids
+from tests.conditioning.text.tiny_text import TOKENS, clip_ids, make_sd3, t5_ids
 
 transformers = pytest.importorskip("transformers")
 PROMPTS = ["a red", "", "abcd ef"]

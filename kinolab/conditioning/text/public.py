@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from kinolab.conditioning.base import TextEncoder, cut, known_files
+from kinolab.conditioning.text.base import TextEncoder, cut, known_files
 from kinolab.errors import InputError, MissingExtraError
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.text import first_line

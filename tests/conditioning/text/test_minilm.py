@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinolab.conditioning import TEXT_ENCODERS, MiniLm, MiniLmConfig, build
+from kinolab.conditioning.text import TEXT_ENCODERS, MiniLm, MiniLmConfig, build
 from kinolab.errors import InputError
 from tests.closeness import NETWORK, assert_close
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kinolab.conditioning.base import TextEncoder
-from kinolab.conditioning.clip import ClipText, ClipTextConfig
-from kinolab.conditioning.public import TextDtype
-from kinolab.conditioning.t5 import T5Text, T5TextConfig
+from kinolab.conditioning.text.base import TextEncoder
+from kinolab.conditioning.text.clip import ClipText, ClipTextConfig
+from kinolab.conditioning.text.public import TextDtype
+from kinolab.conditioning.text.t5 import T5Text, T5TextConfig
 from kinolab.config import Config
 from kinolab.errors import InputError
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, Posterior, Term
+from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
@@ -20,10 +21,12 @@ from kinolab.model import save_autoencoder
 from kinolab.runtime.files import make_folder
 from kinolab.training.autoencoder_loss import AutoencoderLoss
 from kinolab.training.batches import MicroBatch, micro_batches, spread
+from kinolab.training.initial import check_initial, first_autoencoder
 from kinolab.training.parallel import World, full_state
 from kinolab.training.randomness import generators, normal
 from kinolab.training.recipe import AutoencoderRecipe
-from kinolab.training.trainer import Part
+from kinolab.training.sources import sources_of
+from kinolab.training.trainer import Job, Part
 
 
 class Rebuilt(NamedTuple):
@@ -54,8 +57,17 @@ class Reconstructor(nn.Module):
         return results
 
 
-class AutoencoderJob:
+class AutoencoderJob(Job):
     """Computes the steps of an autoencoder's training (OD-VAE paper, section 4: L1 + LPIPS + KL + adversarial)."""
+
+    Recipe = AutoencoderRecipe
+
+    @classmethod
+    def make(cls, recipe: AutoencoderRecipe, events: Events) -> AutoencoderJob:
+        """The job of a recipe: its clips, and its autoencoder with first weights."""
+        check_initial(recipe)
+        autoencoder = first_autoencoder(recipe)
+        return cls(recipe, autoencoder, *sources_of(recipe.data, autoencoder.spec, events, annotated=False))
 
     def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Source, heldout: Source) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab.conditioning import T5Text, T5TextConfig
+from kinolab.conditioning.text import T5Text, T5TextConfig
 from kinolab.errors import InputError
 from tests.closeness import assert_close
-from tests.conditioning.tiny_text import make_t5, t5_ids
+from tests.conditioning.text.tiny_text import make_t5, t5_ids
 
 pytest.importorskip("transformers")
 

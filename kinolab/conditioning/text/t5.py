@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kinolab.conditioning.public import FolderText, TextDtype, encoder_config, load_encoder
+from kinolab.conditioning.text.public import FolderText, TextDtype, encoder_config, load_encoder
 from kinolab.config import Config
 
 

@@ -1,0 +1,66 @@
+"""The noise level: a vector of one number, how much noise was put into what a denoiser is given beside its latents.
+
+Noise conditioning augmentation (Ho et al. 2021, Cascaded Diffusion Models, section 4.2; Saharia et al. 2022, Imagen,
+section 2.5): a model that refines another's output is trained on inputs with noise of a random level that it is told,
+so that in sampling it neither trusts small faults of that output nor needs to be trained on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kinolab.conditioning.base import ConditionConfig, Draws, Setting, VectorCondition
+from kinolab.contracts.conditions import Conditions
+from kinolab.contracts.examples import Example
+from kinolab.errors import InputError
+from kinolab.request import Request
+
+
+class NoiseLevelConfig(ConditionConfig):
+    """Levels from 0 (clean) to 1 (noise alone)."""
+
+    dropout: float = Field(0.0, ge=0, le=1)
+    """Share of samples that are not told the level; what the level is of has a rate of its own."""
+    most: float = Field(0.5, gt=0, le=1)
+    """Highest level in training; each is drawn evenly from 0 on."""
+    level: float = Field(0.1, ge=0, le=1)
+    """Level of a request that names none."""
+
+
+class NoiseLevel(VectorCondition):
+    """The level of the noise in the low-resolution field (`low_resolution`)."""
+
+    name = "noise_level"
+    Config = NoiseLevelConfig
+
+    def asked(self, request: Request, setting: Setting) -> float:
+        """The request's level, or the config's.
+
+        Raises:
+            InputError: for a level outside of 0 to 1.
+        """
+        value = request.conditions.get(self.name)
+        level = self.config.level if value is None else self._numbers(value, 1)[0]
+        if not 0 <= level <= 1:
+            raise InputError(f"noise_level: expected a level from 0 (clean) to 1 (noise), got {value!r}")
+        return float(level)
+
+    def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[float]:
+        """A random level for each example."""
+        return [self.config.most * float(torch.rand((), generator=source)) for source in draws(self.name)]
+
+
+def noised(latents: Tensor, level: float, source: torch.Generator) -> Tensor:
+    """Latents (C, T, H, W) with noise: sqrt(1 - s^2) x + s e, of the same variance where theirs is 1."""
+    noise = torch.randn(latents.shape, generator=source).to(latents)
+    return (1 - level**2) ** 0.5 * latents + level * noise
+
+
+def levels(before: Conditions, count: int) -> list[float]:
+    """The level of each row as told so far; 0 for a model that is told none."""
+    told = before.tensor(NoiseLevel.name)
+    return [0.0] * count if told is None else told.tolist()

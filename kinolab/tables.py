@@ -1,0 +1,105 @@
+"""The tables: every component that is chosen by a name, and where it is. To add one: a file in its room, a line here.
+
+Nothing is imported before it is asked for, so that help and errors can list the names at once. A class from elsewhere
+joins with `TABLE.register("name")`. Metrics are listed in `kinolab.metrics`, by what they compare.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kinolab.contracts.table import Table
+
+if TYPE_CHECKING:
+    from kinolab.autoencoders.base import Autoencoder
+    from kinolab.checkpoints.base import Format
+    from kinolab.contracts.examples import Source
+    from kinolab.denoisers.base import Denoiser
+    from kinolab.diffusion.samplers.base import Sampler
+    from kinolab.training.trainer import Job
+
+AUTOENCODERS: Table[Autoencoder] = Table(
+    "autoencoder",
+    {
+        "": {
+            "image": "kinolab.autoencoders.image:ImageAutoencoder",
+            "odvae": "kinolab.autoencoders.odvae:OdVae",
+            "dpvae": "kinolab.autoencoders.dpvae:DpVae",
+            "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
+            "tats": "kinolab.autoencoders.tats:Tats",
+            "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
+        }
+    },
+)
+"""Pixels <-> latents, by the `kind` of their config."""
+
+DENOISERS: Table[Denoiser] = Table(
+    "denoiser",
+    {
+        "": {
+            "latte": "kinolab.denoisers.latte:Latte",
+            "dit": "kinolab.denoisers.dit:DiT",
+            "vdt": "kinolab.denoisers.vdt:Vdt",
+            "mmdit": "kinolab.denoisers.mmdit:Mmdit",
+        }
+    },
+)
+"""Noisy latents -> prediction, by the `kind` of their config."""
+
+SAMPLERS: Table[Sampler] = Table(
+    "sampler",
+    {
+        "": {
+            "ddpm": "kinolab.diffusion.samplers.ddpm:Ddpm",
+            "ddim": "kinolab.diffusion.samplers.ddim:Ddim",
+            "dpmpp_2m": "kinolab.diffusion.samplers.dpmpp_2m:DpmPp2m",
+            "euler": "kinolab.diffusion.samplers.euler:Euler",
+            "heun": "kinolab.diffusion.samplers.heun:Heun",
+        }
+    },
+)
+"""From noise to a sample, by the `name` in their config."""
+
+SOURCES: Table[Source] = Table(
+    "data source",
+    {
+        "": {
+            "folder": "kinolab.data.folder:FolderSource",
+            "world": "kinolab.data.toy:WorldSource",
+            "cache": "kinolab.data.cache:CacheSource",
+        }
+    },
+)
+"""Where clips come from, by the `kind` of their config."""
+
+FORMATS: Table[Format] = Table(
+    "format",
+    {
+        "": {
+            "latte": "kinolab.checkpoints.latte:LatteFormat",
+            "dit": "kinolab.checkpoints.dit:DiTFormat",
+            "vdt": "kinolab.checkpoints.vdt:VdtFormat",
+            "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
+            "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
+            "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
+            "vqgan": "kinolab.checkpoints.vqgan:VqganFormat",
+            "tats": "kinolab.checkpoints.tats:TatsFormat",
+            "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
+            "sd3": "kinolab.checkpoints.sd3:Sd3Format",
+            "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
+        }
+    },
+)
+"""Layouts of public weights, in the order in which a file's names and shapes are held against them."""
+
+JOBS: Table[Job] = Table(
+    "training job",
+    {
+        "": {
+            "autoencoder": "kinolab.training.jobs.autoencoder:AutoencoderJob",
+            "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
+            "encoder": "kinolab.training.jobs.encoder:EncoderJob",
+        }
+    },
+)
+"""What a recipe trains, by its `kind`."""
