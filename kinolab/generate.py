@@ -19,8 +19,10 @@ from torch import Tensor
 
 from kinolab import __version__, video
 from kinolab.conditioning import asked_files, check_asked
-from kinolab.config import Config, load_config
+from kinolab.config import Config, apply_overrides, load_config
+from kinolab.contracts.events import Events, Listener, Turn, events_of
 from kinolab.contracts.reach import Lists, ReachName
+from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import PrecisionPolicy, resolve
@@ -35,7 +37,7 @@ from kinolab.methods import (
 )
 from kinolab.methods import build as build_methods
 from kinolab.methods import checked as checked_methods
-from kinolab.model import Request, VideoModel, find_autoencoder, shipped_models
+from kinolab.model import Request, VideoModel, find_autoencoder, find_model, read_model_config, shipped_models
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
@@ -46,7 +48,6 @@ from kinolab.runtime.summed import summed
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
-Progress = Callable[[int, int], None]
 MOST_THREADS, MOST_VIDEOS, MOST_FRAMES = 4096, 1_000_000, 1_000_000
 """What a request may ask for; a record that says more is damaged, or made to hurt."""
 
@@ -116,17 +117,38 @@ class GenerateConfig(Config):
         return [*reach, *build_methods(self.methods)]
 
 
+def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> GenerateConfig:
+    """The run that values ask for, with the model, its sampler and its guidance filled in where they are left out.
+
+    values: fields of a `GenerateConfig`; of `sampler`, `guidance` and `cache` those that differ from the model's own
+    (`kinolab.contracts.sampling`). overrides: `key=value` on top, as `guidance.scale=4`.
+
+    Raises:
+        InputError: for an unknown field or a value of the wrong type, or a model that is not there.
+    """
+    asked = {key: value for key, value in apply_overrides(values, expanded(overrides)).items() if value is not None}
+    if "model" not in asked:
+        asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
+    trained = read_model_config(find_model(str(asked["model"])))
+    told = any(asked.get(name) not in (None, (), []) for name in ("prompts", "label", "negative"))
+    settled = {
+        "sampler": sampler_values(trained.sampler.model_dump(), asked.get("sampler")),
+        "guidance": guidance_values(trained.guidance.model_dump(), asked.get("guidance"), told=told),
+        "cache": cache_values(asked.get("cache")),
+    }
+    return load_config(GenerateConfig, asked | settled)
+
+
 def generate(
-    config: GenerateConfig,
+    config: GenerateConfig | Mapping[str, Any],
     out: Path,
     *,
     model: VideoModel | None = None,
-    progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    events: Listener = None,
 ) -> list[Path]:
     """Generate the videos of a request; several get numbered names. Returns the files written.
 
-    `say` is called with what was adjusted.
+    A mapping is a request whose defaults are still to be filled in (see `request_of`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
     again.
@@ -134,9 +156,12 @@ def generate(
     Raises:
         InputError: for a request that the model can't fulfil; nothing is written then.
     """
+    if isinstance(config, Mapping):
+        config = request_of(config)
     for path in input_files(config):
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
+    told = events_of(events)
     if model is None:
         model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     settled = settle(config, model)
@@ -151,16 +176,16 @@ def generate(
     if prepared is not None:
         fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
         for note in prepared.notes:
-            if say is not None:
-                say(note)
-    clips = make_clips(model, settled, requests, prepared, progress)
+            told.note(note)
+    clips = make_clips(model, settled, requests, prepared, told)
     lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS
-    if settled.given is not None and settled.given.keep == "exact" and not lossless and say is not None:
-        say(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
+    if settled.given is not None and settled.given.keep == "exact" and not lossless:
+        told.note(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
     for k, (request, path) in enumerate(zip(requests, files, strict=True)):
         write_with_provenance(
             path, video.to_uint8(clips(k)), settled.model_copy(update={"fps": fps}), k, request, inputs, lossless
         )
+        told.wrote(path)
     return files
 
 
@@ -182,17 +207,16 @@ def make_clips(
     config: GenerateConfig,
     requests: Sequence[Request],
     prepared: Prepared | None,
-    progress: Progress | None,
+    events: Events,
 ) -> Callable[[int], Tensor]:
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
     cache = None if config.cache is None else StepCache(config.cache)
     if prepared is None:
-        callback = None if progress is None else (lambda step, steps, *_: progress(step, steps))
         latents = model.sample_latents(
             requests,
             sampler=config.sampler,
             guidance=config.guidance,
-            callback=callback,
+            events=events,
             cache=cache,
             methods=config.wrappers,
         )
@@ -213,7 +237,7 @@ def make_clips(
         guidance=config.guidance,
         cache=cache,
         methods=config.wrappers,
-        progress=progress,
+        events=events,
     )
     return lambda k: made[k][:, prepared.shown]
 
@@ -230,31 +254,26 @@ def fill_canvas(
     guidance: GuidanceConfig | None = None,
     cache: StepCache | None = None,
     methods: Sequence[Method] = (),
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> Tensor:
     """Generate what a canvas lacks, window by window: (B, 3, T, H, W) in [-1, 1].
 
     A window with nothing given yet is generated freely; noise of clip k and window n comes from its seed and n. With
     `exact` the given pixels come out as they were; else as the decoder makes them in the first window that shows them.
     """
+    told = events_of(events)
     shown, unseen = canvas.video.clone(), torch.ones_like(canvas.mask)
     for n, frames in enumerate(windows):
         video, mask = canvas.window(frames)
         if not canvas.missing(frames):
             made = video
         else:
-            callback = None
-            if progress is not None:
-                count = len(windows)
-
-                def callback(step: int, steps: int, *_: object, n: int = n, count: int = count) -> None:
-                    progress(n * steps + step, count * steps)
-
+            window = Turn(told, n, len(windows))
             asked = [replace(r, seed=window_seed(r.seed, n), frames=len(frames), size=None) for r in requests]
             if bool((mask == 1).all()):
                 asked = [replace(r, size=(video.shape[3], video.shape[4])) for r in asked]
                 latents = model.sample_latents(
-                    asked, sampler=sampler, guidance=guidance, callback=callback, cache=cache, methods=methods
+                    asked, sampler=sampler, guidance=guidance, events=window, cache=cache, methods=methods
                 )
                 made = model.decode(latents)
             else:
@@ -265,7 +284,7 @@ def fill_canvas(
                     steering=steering,
                     sampler=sampler,
                     guidance=guidance,
-                    callback=callback,
+                    events=window,
                     cache=cache,
                     methods=methods,
                 )
@@ -305,7 +324,10 @@ def check_writable(targets: Sequence[Path], config: GenerateConfig) -> None:
 
 
 def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
-    """The request with every open choice filled in, so that a rerun does not depend on later defaults."""
+    """The request with every open choice filled in, so that a rerun does not depend on later defaults.
+
+    What is settled stays as it is when it is settled again.
+    """
     spec = model.autoencoder.spec
     size = config.size or model.config.size
     frames = config.frames if config.given is not None else config.frames or model.config.frames
@@ -313,13 +335,14 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
     spec.check(model.config.frames if config.given is not None or frames is None else frames, *size)
     if config.given is not None and config.given.method == "trained" and model.denoiser.spec.given == "none":
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
+    sampler, guidance = model.settled(make_requests(config), config.sampler, config.guidance)
     return config.model_copy(
         update={
             "frames": frames,
             "size": size,
             "fps": config.fps or model.config.fps,
-            "sampler": config.sampler or model.config.sampler,
-            "guidance": config.guidance or model.config.guidance,
+            "sampler": sampler,
+            "guidance": guidance,
             "precision": str(resolve(config.precision, model.device)).removeprefix("torch."),
             "device": str(model.device),
         }
@@ -412,14 +435,13 @@ def rerun(
     out: Path,
     *,
     device: torch.device | str | None = None,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    events: Listener = None,
 ) -> tuple[Path, list[str]]:
     """Make a video again from the `.json` beside it; returns the new file and what differs from then.
 
     Args:
         device: where to compute; none = where it was made. On another device the last bits may differ.
-        say: called with which one that is.
+        events: a note says which one that is.
 
     Raises:
         InputError: where there is no usable `.json`, or the model's weights are not those of then, or the device is
@@ -442,14 +464,15 @@ def rerun(
         if found.get(file) != digest:
             raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")
     torch.set_num_threads(record["threads"])
-    say(announce(torch.device(config.device), then if device is None else device))
+    told = events_of(events)
+    told.note(announce(torch.device(config.device), then if device is None else device))
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
     if config.compile:
         model.compile()
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.
     requests, k = make_requests(config), record["index"]
     prepared = None if config.given is None else prepare_given(config, model)
-    clips = make_clips(model, config, requests, prepared, progress)
+    clips = make_clips(model, config, requests, prepared, told)
     lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     fps = config.fps or model.config.fps
     write_with_provenance(

@@ -7,12 +7,12 @@ per part (see `kinolab.storage`). A folder with an autoencoder alone is a model 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -27,6 +27,8 @@ from kinolab.conditioning import GivenPart as GivenPart
 from kinolab.conditioning.text import TextEmbedding, TextEncoderConfig, check_widths
 from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.config import Config, load_config, to_yaml
+from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.sampling import settled_guidance, settled_sampler
 from kinolab.contracts.table import KindConfig
 from kinolab.data.buckets import BucketShape, outside_buckets
 from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
@@ -212,9 +214,9 @@ class VideoModel:
         frames: int | None = None,
         size: tuple[int, int] | None = None,
         seed: int = 0,
-        sampler: SamplerConfig | None = None,
-        guidance: GuidanceConfig | None = None,
-        callback: Callable[..., None] | None = None,
+        sampler: SamplerConfig | Mapping[str, Any] | str | None = None,
+        guidance: GuidanceConfig | Mapping[str, Any] | float | None = None,
+        events: Listener = None,
         cache: StepCache | None = None,
         methods: Sequence[Method] = (),
     ) -> Tensor:
@@ -224,17 +226,30 @@ class VideoModel:
         Clip k draws its noise from seed + k, so that a clip does not depend on the batch it is made in (but with a
         step cache, which leaves blocks out only where every clip of the batch may do without). `negative` is a prompt
         that guidance moves away from; `methods` wrap the sampling run beside guidance and cache, which may be told to
-        read other frames so: `[FrameReach(FrameReachConfig(frames="first_previous"))]`.
+        read other frames so: `[FrameReach(FrameReachConfig(frames="first_previous"))]`. `sampler` and `guidance` are
+        whole configs, or the fields that differ from the model's own (`{"steps": 20}`); all defaults are those of
+        `kinolab generate`.
 
         Raises:
             InputError: for a prompt that is no text and no list of texts, and for what the model can't take.
         """
         asked = Request(None, label, frames, size, seed, negative)
         requests = [replace(asked, prompt=p, seed=seed + k) for k, p in enumerate(listed_prompts(prompt))]
+        how, guided = self.settled(requests, sampler, guidance)
         latents = self.sample_latents(
-            requests, sampler=sampler, guidance=guidance, callback=callback, cache=cache, methods=methods
+            requests, sampler=how, guidance=guided, events=events, cache=cache, methods=methods
         )
         return self.decode(latents)
+
+    def settled(self, requests: Sequence[Request], sampler: Any, guidance: Any) -> tuple[SamplerConfig, GuidanceConfig]:
+        """The sampler and guidance of requests: what is asked for, and the model's own for the rest.
+
+        Raises:
+            InputError: for fields or values that they don't have.
+        """
+        told = any(r.prompt is not None or r.label is not None or r.negative is not None for r in requests)
+        own = self.config
+        return settled_sampler(own.sampler, sampler), settled_guidance(own.guidance, guidance, told=told)
 
     @torch.no_grad()
     def complete(
@@ -245,9 +260,9 @@ class VideoModel:
         *,
         steering: SteeringConfig | None = None,
         exact: bool = False,
-        sampler: SamplerConfig | None = None,
-        guidance: GuidanceConfig | None = None,
-        callback: Callable[..., None] | None = None,
+        sampler: SamplerConfig | Mapping[str, Any] | str | None = None,
+        guidance: GuidanceConfig | Mapping[str, Any] | float | None = None,
+        events: Listener = None,
         cache: StepCache | None = None,
         methods: Sequence[Method] = (),
     ) -> Tensor:
@@ -280,11 +295,12 @@ class VideoModel:
             given, folded = encode_given(self.autoencoder, video, mask)
         if steering is None and self.denoiser.spec.given == "mask":
             self._check_whole(folded, "a model with given: mask is told of nothing else; give more frames, or steer it")
+        how, guided = self.settled(asked, sampler, guidance)
         latents = self.sample_latents(
             asked,
-            sampler=sampler,
-            guidance=guidance,
-            callback=callback,
+            sampler=how,
+            guidance=guided,
+            events=events,
             cache=cache,
             methods=methods,
             given=GivenPart(given, folded, video, mask),
@@ -300,7 +316,7 @@ class VideoModel:
         *,
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
-        callback: Callable[..., None] | None = None,
+        events: Listener = None,
         cache: StepCache | None = None,
         methods: Sequence[Method] = (),
         given: GivenPart | None = None,
@@ -310,6 +326,7 @@ class VideoModel:
 
         Raises:
             InputError: for settings of another type, and for what the model can't take.
+            Stopped: between two steps, where `events` ask to stop.
         """
         for given_as, kind in ((sampler, SamplerConfig), (guidance, GuidanceConfig)):
             if given_as is not None and not isinstance(given_as, kind):
@@ -328,6 +345,7 @@ class VideoModel:
         elif given is not None:
             wrapped.append(self._steering(given, steering or SteeringConfig()))
         conditions, guidance = self.conditions(requests), guidance or self.config.guidance
+        told = events_of(events)
         away = any(r.negative is not None for r in requests)
         negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
         wrapped += [Guidance(guidance, negative), *([cache] if cache is not None else [])]
@@ -339,7 +357,7 @@ class VideoModel:
                 sampler=sampler or self.config.sampler,
                 methods=wrapped,
                 generator=sources[0],
-                callback=callback,
+                callback=lambda step, steps, *_: advance(told, step, steps),
             )
         if given is not None and trained not in ("none", "channels"):
             latents = place_given(latents, given.latents, given.mask)

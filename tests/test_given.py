@@ -26,6 +26,7 @@ from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predi
 from kinolab.tasks.extend import Canvas, looped, sliding
 from kinolab.tasks.request import GivenConfig
 from tests.closeness import assert_close
+from tests.listening import Listening
 from tests.tiny_model import tiny_model, tiny_vdt
 
 PREDICT = predict_mask(5, 32, 32, 1).expand(1, 1, -1, -1, -1)
@@ -238,13 +239,13 @@ def test_every_task_writes_a_video_that_can_be_made_again(
 def test_exact_frames_are_in_the_file_bit_for_bit(vdt_folder: Path, clip_file: Path, tmp_path: Path) -> None:
     given = {"task": "predict", "video": clip_file, "given": 3, "keep": "exact"}
     config = GenerateConfig.model_validate({"model": str(vdt_folder), "precision": "float32", "given": given})
-    said: list[str] = []
+    heard = Listening()
     for ending in (".mkv", "", ".mp4"):
-        [path] = generate(config, tmp_path / f"made{ending}", say=said.append)
+        [path] = generate(config, tmp_path / f"made{ending}", events=heard)
         source = video.read(clip_file, size=(32, 32)).frames[:3]
         same = (video.read(path).frames[:3] == source).all()
         assert same == (ending != ".mp4")
-    assert len(said) == 1 and "bit for bit" in said[0]
+    assert len(heard.notes) == 1 and "bit for bit" in heard.notes[0]
 
 
 def test_images_of_any_origin_are_animated(vdt_folder: Path, clip_file: Path, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_other_lengths_and_sizes_warn(folder: Path) -> None:
         ({"label": 3}, "label 3"),
         ({"frames": 6}, "1 \\+ 4\\*k frames, got 6; use 5 or 9"),
         ({"size": (30, 32)}, "multiples of 4"),
-        ({"sampler": "ddim"}, "expected a SamplerConfig of kinolab.diffusion, got 'ddim'"),
-        ({"guidance": 3.0}, "expected a GuidanceConfig"),
+        ({"sampler": "dim"}, "sampler: name: Input should be 'ddpm', 'ddim', .* got 'dim'"),
+        ({"guidance": -3.0}, "guidance: scale: Input should be greater than or equal to 0"),
     ],
 )
 def test_requests_that_do_not_fit_are_refused(folder: Path, arguments: dict[str, object], message: str) -> None:

@@ -113,7 +113,7 @@ def test_groups_are_found_and_aligned_there() -> None:
 
 def job_there(recipe: dict[str, Any], there: StandIn) -> Any:
     """A training job, everything it trains and uses moved to the device that isn't there."""
-    job: Any = make_job(load_recipe(recipe), lambda note: None)
+    job: Any = make_job(load_recipe(recipe))
     for part in job.parts.values():
         part.wrapped = there.module(part.module)
     for name in ("autoencoder", "losses"):

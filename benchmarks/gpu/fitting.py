@@ -7,7 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.gpu.running import OutOfTimeError, Place, Record
 from kinolab.config import to_yaml
+from kinolab.contracts.events import Losses, Silent
 from kinolab.training.jobs.autoencoder import AutoencoderJob
 from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.parallel import World
@@ -65,19 +66,29 @@ def fit(recipe: AnyRecipe, make_job: MakeJob, folder: Path, place: Place, second
     settled = _settled(recipe, plan["steps"])
     (folder / "recipe.yaml").write_text(to_yaml(settled), encoding="utf-8")
     torch.manual_seed(settled.training.seed)
-    trainer = Trainer(make_job(settled), settled.training, folder, World(device=place.device))
-
-    def progress(step: int, numbers: dict[str, float]) -> None:
-        if place.clock.left() <= 0:
-            trainer.stop_asked = True
-        if step % max(1, plan["steps"] // 10) == 0:
-            place.say(f"  {settled.name}: step {step} of {plan['steps']}, {_main(numbers):.4g}")
-
-    step = trainer.run(progress=progress)
+    said = _Said(settled.name, plan["steps"], place)
+    step = Trainer(make_job(settled), settled.training, folder, World(device=place.device), said).run()
     if step < plan["steps"]:
         raise OutOfTimeError(f"{settled.name}: stopped at step {step} of {plan['steps']}; the next call goes on there")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return {"steps": step, "probed_step_seconds": plan["step_seconds"], **log_of(folder)}
+
+
+class _Said(Silent):
+    """Says the loss at every tenth of a training, and stops it where the time is over."""
+
+    def __init__(self, name: str, steps: int, place: Place) -> None:
+        self.name, self.steps, self.place = name, steps, place
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the time is over."""
+        return self.place.clock.left() <= 0
+
+    def losses(self, step: int, numbers: Mapping[str, float], of: Losses = "step") -> None:
+        """A line for every tenth."""
+        if of == "step" and step % max(1, self.steps // 10) == 0:
+            self.place.say(f"  {self.name}: step {step} of {self.steps}, {_main(numbers):.4g}")
 
 
 def probe(recipe: AnyRecipe, make_job: MakeJob, place: Place) -> float:
@@ -87,16 +98,16 @@ def probe(recipe: AnyRecipe, make_job: MakeJob, place: Place) -> float:
     seconds: list[float] = []
     last = time.perf_counter()
 
-    def progress(step: int, numbers: dict[str, float]) -> None:
+    def progress(done: int, total: int) -> None:
         nonlocal last
         now = time.perf_counter()
         seconds.append(now - last)
         last = now
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(make_job(settled), settled.training, Path(folder), World(device=place.device))
+        trainer = Trainer(make_job(settled), settled.training, Path(folder), World(device=place.device), progress)
         # One step short of the end, which would be measured, sampled and exported.
-        trainer.run(until=count - 1, progress=progress)
+        trainer.run(until=count - 1)
     return statistics.median(seconds[len(seconds) // 3 :])
 
 

@@ -103,7 +103,7 @@ def make_latents(place: Place) -> Record:
     with world_source(place, count, autoencoder.spec) as source:
         summary = data.encode_to_cache(
             source, autoencoder, out, batch=batch, shard_size=shard, precision="auto", device=place.device,
-            progress=progress,
+            events=progress,
         )  # fmt: skip
     return {"made": "here", "clips": summary.items, "bytes": summary.bytes}
 

@@ -5,45 +5,75 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any
 
-COMMANDS = {
-    "generate": "generate a video from a prompt or a label",
-    "predict": "generate what follows the first frames of a clip",
-    "interpolate": "generate the frames between given ones",
-    "animate": "generate a video from one image or several",
-    "complete": "generate the masked part of a clip",
-    "extend": "go on with a clip to any length, or close a loop",
-    "rerun": "make a generated video again from the .json beside it",
-    "reconstruct": "put a clip through an autoencoder and compare",
-    "train": "train an autoencoder or a denoiser from a recipe",
-    "plan": "say what a training run needs before it starts: memory, disk, time, cost",
-    "data": "look at a folder of clips before training on it",
-    "encode": "write the latent cache of a folder of clips",
-    "evaluate": "measure a model, an autoencoder or a folder of videos",
-    "compare": "train and measure a matrix of models alike, and write one table",
-    "report": "write a page about runs and evaluations",
-    "tune": "find the fastest sampling settings for a wanted drift",
-    "fetch": "download public weights that metrics read, by their hashes",
-    "vbench": "generate prompts in the layout that VBench's own tool reads",
-    "world": "make clips of the toy world",
-    "probe": "say what a video file holds",
-    "verify": "check that what was stored is still what was written",
-    "inspect": "say what a weights file or model folder is",
-    "convert": "turn public weights into a model folder, and back",
-    "inflate": "make a video model from an image model",
-    "pack": "write a small model folder to share",
-    "recipes": "list the recipes that ship",
-    "demo": "run the main job on the shipped weights and write a page",
-    "doctor": "say what this machine has, and what to do about what it hasn't",
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its line in the help, the heading that it stands under, and the module that defines it.
+
+    The module defines a function of the command's name, or `register(app)`, or a typer `app` with subcommands; it is
+    imported only where the command runs or its help is asked for.
+    """
+
+    says: str
+    heading: str
+    module: str = ""
+
+
+HEADINGS = {
+    "make": "Make videos",
+    "data": "Look at data and prepare it",
+    "train": "Train",
+    "measure": "Measure and compare",
+    "weights": "Weights and models",
 }
-"""Command -> its line in the help. `kinolab/cli/<command>.py` defines a function of that name, or a typer `app` with
-subcommands."""
+"""The headings of the help, in order."""
+
+COMING = {
+    "edit": "make", "upscale": "make", "studio": "make", "curate": "data", "fit": "train", "distill": "train",
+}  # fmt: skip
+"""The headings of commands that are to come."""
+
+COMMANDS = {
+    "generate": Command("generate a video from a prompt or a label", "make"),
+    "predict": Command("generate what follows the first frames of a clip", "make"),
+    "interpolate": Command("generate the frames between given ones", "make"),
+    "animate": Command("generate a video from one image or several", "make"),
+    "complete": Command("generate the masked part of a clip", "make"),
+    "extend": Command("go on with a clip to any length, or close a loop", "make"),
+    "rerun": Command("make a generated video again from the .json beside it", "make"),
+    "reconstruct": Command("put a clip through an autoencoder and compare", "make"),
+    "demo": Command("run the main job on the shipped weights and write a page", "make"),
+    "data": Command("look at a folder of clips before training on it", "data"),
+    "encode": Command("write the latent cache of a folder of clips", "data"),
+    "probe": Command("say what a video file holds", "data"),
+    "world": Command("make clips of the toy world", "data"),
+    "train": Command("train an autoencoder or a denoiser from a recipe", "train"),
+    "recipes": Command("list the recipes that ship", "train"),
+    "plan": Command("say what a training run needs before it starts: memory, disk, time, cost", "train"),
+    "doctor": Command("say what this machine has, and what to do about what it hasn't", "train"),
+    "evaluate": Command("measure a model, an autoencoder or a folder of videos", "measure"),
+    "compare": Command("train and measure a matrix of models alike, and write one table", "measure"),
+    "tune": Command("find the fastest sampling settings for a wanted drift", "measure"),
+    "vbench": Command("generate prompts in the layout that VBench's own tool reads", "measure"),
+    "report": Command("write a page about runs and evaluations", "measure"),
+    "fetch": Command("download public weights that metrics read, by their hashes", "weights"),
+    "inspect": Command("say what a weights file or model folder is", "weights"),
+    "convert": Command("turn public weights into a model folder, and back", "weights"),
+    "inflate": Command("make a video model from an image model", "weights"),
+    "pack": Command("write a small model folder to share", "weights"),
+    "verify": Command("check that what was stored is still what was written", "weights"),
+}
+"""The commands by name; the module of one is `kinolab.cli.<name>` where it names no other."""
 
 
 def build(commands: list[str]) -> Any:
     """The typer application with the given commands; each brings its own file, so that a start loads only one."""
     import typer
+
+    from kinolab.cli.headings import Group
 
     app = typer.Typer(
         name="kinolab",
@@ -52,16 +82,18 @@ def build(commands: list[str]) -> Any:
         add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        cls=Group,
     )
     app.callback()(_top)
     for name in commands:
-        module = importlib.import_module(f"kinolab.cli.{name}")
+        module = importlib.import_module(COMMANDS[name].module or f"kinolab.cli.{name}")
         if hasattr(module, "register"):
             module.register(app)
         elif hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name)(getattr(module, name))
+            command = getattr(module, name)
+            app.command(name, cls=getattr(command, "listing", None))(command)
     _check_numbers(app)
     return app
 
@@ -93,6 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     first = next((w for w in words if not w.startswith("-")), None)
     app = build([first] if first in COMMANDS else list(COMMANDS))
     from kinolab.cli import options
+    from kinolab.contracts.events import Stopped
     from kinolab.errors import InputError
 
     options.forget()
@@ -112,8 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"kinolab: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("kinolab: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, Stopped) as stop:
+        print(f"kinolab: {stop if isinstance(stop, Stopped) else 'interrupted'}", file=sys.stderr)
         sys.exit(130)
 
 

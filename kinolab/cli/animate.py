@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.given import Overlap, given_command, numbers
+from kinolab.cli.given import Overlap, given_command
+from kinolab.cli.options import whole_numbers
 
 
 @given_command
@@ -20,4 +21,4 @@ def animate(
     overlap: Overlap = None,
 ) -> dict[str, Any]:
     """Generate the video that an image begins (or ends, --at=-1), or that goes from image to image."""
-    return {"task": "animate", "images": images, "at": numbers(at, "--at"), "overlap": overlap}
+    return {"task": "animate", "images": images, "at": whole_numbers(at, "--at"), "overlap": overlap}

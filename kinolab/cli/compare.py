@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kinolab.cli.options import Device, say, take_device
+from kinolab.cli.options import Device, common, say, show, take_device, watch, wrote
+
+if TYPE_CHECKING:
+    from kinolab.comparison.run import CellState
 
 if TYPE_CHECKING:
     from kinolab.comparison.run import CellState
 
 
+@common(events=True)
 def compare(
     plan: Annotated[Path, typer.Argument(help="The plan, a YAML file (see docs/evaluation.md).")],
     out: Annotated[Path | None, typer.Option(help="Where cells and tables go; default runs/<the plan's name>.")] = None,
@@ -43,7 +47,6 @@ def compare(
     A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
-    from kinolab.cli.data import progress_bar
     from kinolab.comparison.cells import encode_cell, find_cell, train_cell
     from kinolab.comparison.costs import cost_cell
     from kinolab.comparison.measure import measure_cell
@@ -60,7 +63,11 @@ def compare(
     loaded = load_plan(plan, setting or [])
     folder = out if out is not None else Path("runs") / loaded.name
     if list_cells:
-        list_states(states(loaded, folder), as_json)
+        known = states(loaded, folder)
+        cells = [_cell(state) for state in known]
+        show({"cells": cells, "tables": []}, [f"{cell['state']:9} {cell['id']}" for cell in cells])
+        for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
+            typer.echo(f"missing: {problem}", err=True)
         return
     if as_json:
         raise InputError("--json is for --list; the tables stand in the folder, table.csv among them")
@@ -69,45 +76,41 @@ def compare(
         device = device if device == "auto" else str(where)  # of cells that train, auto is what the plan says
     if cell is not None:
         chosen = find_cell(loaded, cell)
-        if stage == "all":
-            run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, say=say)
-        elif stage == "encode" and chosen.kind == "denoiser":
-            encode_cell(loaded, chosen, folder, device=device)
-        elif stage == "train":
-            train_cell(loaded, chosen, folder, typer.echo, device=device)
-        elif stage == "measure":
-            measure_cell(loaded, chosen, folder, device=device)
-        elif stage == "cost":
-            cost_cell(loaded, chosen, folder, device=device)
+        with watch(chosen.id, "steps" if stage == "train" else "", notes=say) as events:
+            if stage == "all":
+                run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, events=events)
+            elif stage == "encode" and chosen.kind == "denoiser":
+                encode_cell(loaded, chosen, folder, device=device)
+            elif stage == "train":
+                train_cell(loaded, chosen, folder, events, device=device)
+            elif stage == "measure":
+                measure_cell(loaded, chosen, folder, device=device)
+            elif stage == "cost":
+                cost_cell(loaded, chosen, folder, device=device)
+        [known] = [state for state in states(loaded, folder) if state.cell == chosen]
+        show({"cells": [_cell(known)], "tables": []}, [])
         return
     if stage in ("encode", "cost"):
         raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")
     failed: list[str] = []
     if not table:
         measure = stage != "train"
-        with progress_bar("comparing", "cells") as advance:
+        with watch("comparing", "cells", notes=say) as events:
             failed = run_all(
                 plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure,
-                progress=advance, say=say,
+                events=events,
             )  # fmt: skip
+    tables: list[Path] = []
     if stage != "train":
-        for path in write_tables(loaded, folder, markdown):
-            typer.echo(path)
+        tables = write_tables(loaded, folder, markdown)
+        for path in tables:
+            wrote(path, "table")
+    show({"cells": [_cell(state) for state in states(loaded, folder)], "tables": tables}, tables)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the first: {failed[0]}")
 
 
-def list_states(known: Sequence[CellState], as_json: bool) -> None:
-    """How far the cells of a plan are, a line or a JSON object each."""
-    words = {
-        s.cell.id: "missing" if s.problem else "measured" if s.measured else "trained" if s.trained else "to do"
-        for s in known
-    }
-    if as_json:
-        cells = [{"cell": s.cell.id, "state": words[s.cell.id], "problem": s.problem} for s in known]
-        typer.echo(json.dumps(cells, indent=1))
-        return
-    for name, word in words.items():
-        typer.echo(f"{word:9} {name}")
-    for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
-        typer.echo(f"missing: {problem}", err=True)
+def _cell(state: CellState) -> dict[str, str | None]:
+    """A cell's name and how far it is."""
+    done = "measured" if state.measured else "trained" if state.trained else "to do"
+    return {"id": state.cell.id, "state": done if state.problem is None else "missing", "problem": state.problem}

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.given import Clip, Overlap, Start, given_command, numbers
+from kinolab.cli.given import Clip, Overlap, Start, given_command
+from kinolab.cli.options import whole_numbers
 
 
 @given_command
@@ -25,7 +26,7 @@ def complete(
     """Generate the masked part of a clip: a resting mask, one that moves, or boxes."""
     from kinolab.errors import InputError
 
-    boxes = [numbers(text, "--box") for text in box or []]
+    boxes = [whole_numbers(text, "--box") for text in box or []]
     for corners, text in zip(boxes, box or [], strict=True):
         if len(corners) != 4:
             raise InputError(f"--box {text}: expected LEFT,TOP,RIGHT,BOTTOM, got {len(corners)} numbers")

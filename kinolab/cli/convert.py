@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kinolab.cli.options import common, show, watch, wrote
+
 PUBLIC = {
     "image": "autoencoder_kl",
     "odvae": "causal_vae",
@@ -28,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command()(convert)
 
 
+@common(events=True)
 def convert(
     source: Annotated[str, typer.Argument(help="Public weights, or a model folder (with --to public or diffusers).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder or .safetensors file to write.")],
@@ -54,7 +57,6 @@ def convert(
     latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
     another layout.
     """
-    from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
     from kinolab.runtime.files import finish_folder, new_folder
     from kinolab.runtime.paths import visible
@@ -62,10 +64,10 @@ def convert(
     finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
-    with progress_bar("reading weights"):
+    with watch("reading weights"):
         module = read_source(source, format, prefix, setting or [], part)
     if to == "model":
-        with progress_bar("writing weights"):
+        with watch("writing weights"):
             _write_model(module, out, source, autoencoder)
     else:
         from kinolab.checkpoints import save
@@ -80,14 +82,16 @@ def convert(
                 raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
         find_format(layout).check_writable(module)  # before anything is replaced
-        with progress_bar("writing weights"):
+        with watch("writing weights"):
             if overwrite and out.is_dir() and layout in DIFFUSERS.values():
                 with new_folder(out) as room:  # the old one stands until the new one is whole
                     save(module, room, layout)
             else:
                 save(module, out, layout)
     count = sum(p.numel() for p in module.parameters())
-    typer.echo(f"{out}: {type(module).__name__}, {count:,} parameters")
+    wrote(out, "model" if to == "model" else "weights")
+    kind = type(module).__name__
+    show({"out": out, "class": kind, "parameters": count}, [f"{out}: {kind}, {count:,} parameters"])
 
 
 def read_source(source: str, format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinolab.cli.options import parse_size, tell, whole_number
+from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
 from kinolab.errors import InputError
-from kinolab.runtime.progress import Reporter, duration
 
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import AutoencoderSpec
@@ -27,6 +26,7 @@ def _data() -> None:
 
 
 @app.command()
+@common(events=True, json=False)
 def check(
     folder: Annotated[Path | None, typer.Argument(help="Folder of clips; the recipe's own folder if left out.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe that will be trained.")] = None,
@@ -47,10 +47,11 @@ def check(
     from kinolab.data import FolderSource, summarise
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
-    with progress_bar("reading", "clips") as advance:
-        source = FolderSource(config.model_copy(update={"split": "all"}), spec, advance, allow_empty=True)
+    with watch("reading", "clips") as events:
+        source = FolderSource(config.model_copy(update={"split": "all"}), spec, events, allow_empty=True)
     if json_lines:
-        print_json(source.verdicts())
+        for verdict in source.verdicts():
+            print_json(verdict, indent=None)
     else:
         for line in describe(source.verdicts(), source.classes):
             typer.echo(line)
@@ -67,6 +68,7 @@ def check(
 
 
 @app.command()
+@common(events=True)
 def shrink(
     folder: Annotated[Path, typer.Argument(help="Folder of clips.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the small copies.")],
@@ -79,14 +81,15 @@ def shrink(
     """
     from kinolab.data.shrink import shrink as run
 
-    with progress_bar("shrinking", "clips") as advance:
-        summary = run(folder, out, size, fps=fps, progress=advance)
+    with watch("shrinking", "clips") as events:
+        summary = run(folder, out, size, fps=fps, events=events)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
     for cause in summary.partial:
         typer.echo(f"copied in part: {cause}", err=True)
     again = f" ({summary.renewed} again: made with other settings or of other content)" if summary.renewed else ""
-    typer.echo(f"{out}: {summary.written} clips written{again}, {summary.present} there already")
+    line = f"{out}: {summary.written} clips written{again}, {summary.present} there already"
+    show({"folder": out} | vars(summary), [line])
     if not summary.written + summary.present:
         raise InputError(f"{folder}: no clip could be read")
 
@@ -260,33 +263,3 @@ def bucket_lines(source: Any, spec: AutoencoderSpec | None) -> Iterator[str]:
             total += len(group) * math.prod(spec.latent_shape(record.frames, *record.size))
     if spec is not None and spec.spatial_ratio > 1:
         yield f"latents of all: {total * 2 / 1e6:.1f} MB in bfloat16"
-
-
-def print_json(verdicts: Iterable[Verdict]) -> None:
-    """One JSON object per verdict."""
-    import json
-    from dataclasses import asdict
-
-    for verdict in verdicts:
-        typer.echo(json.dumps(asdict(verdict)))
-
-
-class progress_bar(Reporter):  # noqa: N801  (used as a function)
-    """How far a command is, on standard error: a bar in a terminal, else a line every few seconds."""
-
-    def __init__(
-        self, title: str, unit: str = "", *, cheaper: Callable[[float], str] | None = None, keeps: str = ""
-    ) -> None:
-        from kinolab.runtime.memory import peak_memory
-
-        super().__init__(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
-
-    def __call__(self, done: int, total: int) -> None:
-        tell()
-        super().__call__(done, total)
-
-
-def less(option: str, count: int) -> Callable[[float], str]:
-    """What to say where a quarter of a count, such as of clips or steps, takes a quarter of the time."""
-    few = max(1, count // 4)
-    return lambda seconds: "" if few == count else f"{option}{few} would take about {duration(seconds * few / count)}"

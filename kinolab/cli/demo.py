@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kinolab.cli.measuring import PromptModel
-from kinolab.cli.options import Device, say, take_device
+from kinolab.cli.options import Device, common, say, show, take_device, watch
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
+@common(events=True)
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page and its videos.")] = Path("out/demo"),
     model: PromptModel = None,
@@ -28,8 +29,14 @@ def demo(
     from kinolab.reports.demo import run_demo
 
     chosen = model if model is not None else default_model(prompts=True)
-    result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), say=say)
+    with watch("showing", "videos", notes=say) as events:
+        result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), events=events)
     right = sum(all(v.checks.values()) for v in result.videos)
-    typer.echo(f"{right} of {len(result.videos)} videos show all that was asked; {result.seconds:.0f} s in all")
-    typer.echo(f"the videos, in a browser: {result.page}")
-    typer.echo(f"all of them in one picture: {result.sheet}")
+    count = len(result.videos)
+    values = {"page": result.page, "sheet": result.sheet, "videos": [v.path for v in result.videos]}
+    lines = [
+        f"{right} of {count} videos show all that was asked; {result.seconds:.0f} s in all",
+        f"the videos, in a browser: {result.page}",
+        f"all of them in one picture: {result.sheet}",
+    ]
+    show(values | {"as_asked": right, "seconds": result.seconds}, lines)

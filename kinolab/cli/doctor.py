@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from kinolab.cli.options import common, show
 
 State = Literal["ok", "note", "broken"]
 LITTLE_MEMORY = 2e9
@@ -32,30 +34,25 @@ class Finding:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@common()
 def doctor(
     folder: Annotated[
         Path, typer.Argument(help="Where runs and caches are to lie: its disk and its locks are looked at.")
     ] = Path("."),
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Say in a dozen lines what is there: devices, precision, codecs, disk, extras; and what to do about what isn't.
 
     The exit status is 1 where something that is needed is broken, else 0.
     """
-    import json
-
     findings = examine(folder)
     broken = [f.name for f in findings if f.state == "broken"]
-    if as_json:
-        typer.echo(json.dumps({"ok": not broken, "checks": [asdict(f) for f in findings]}, indent=1))
-    else:
-        for f in findings:
-            typer.echo(f"{f.name:10} {f.state if f.state != 'ok' else '':6} {f.says}")
-            if f.advice:
-                typer.echo(f"{'':10} {'do':>6} {f.advice}")
-        notes = sum(f.state == "note" for f in findings)
-        end = f"broken: {', '.join(broken)}" if broken else "all that is needed works"
-        typer.echo(f"{end}; {notes} note{'s' * (notes != 1)}")
+    lines = []
+    for f in findings:
+        lines.append(f"{f.name:10} {f.state if f.state != 'ok' else '':6} {f.says}")
+        lines += [f"{'':10} {'do':>6} {f.advice}"] * bool(f.advice)
+    notes = sum(f.state == "note" for f in findings)
+    end = f"broken: {', '.join(broken)}" if broken else "all that is needed works"
+    show({"ok": not broken, "checks": findings}, [*lines, f"{end}; {notes} note{'s' * (notes != 1)}"])
     if broken:
         raise typer.Exit(1)
 

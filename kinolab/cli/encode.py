@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinolab.cli.data import data_overrides, progress_bar
-from kinolab.cli.options import Device, parse_size, real_number, take_device
+from kinolab.cli.data import data_overrides
+from kinolab.cli.options import (
+    Device,
+    common,
+    parse_size,
+    real_number,
+    say,
+    show,
+    spoken_warnings,
+    take_device,
+    watch,
+)  # fmt: skip
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from kinolab.tasks import TasksConfig
 
 
+@common(events=True)
 def encode(
     data: Annotated[str, typer.Argument(help="Folder of clips, a recipe, or `world` for the toy world.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cache.")],
@@ -67,9 +78,9 @@ def encode(
         say_of_captions(source, encoder)
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
     for note in source.notes():
-        typer.echo(note)
+        say(note)
     check_room(out, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
-    with progress_bar("encoding", "windows", cheaper=encode_less) as advance:
+    with watch("encoding", "windows", cheaper=encode_less) as events:
         summary = encode_to_cache(
             source,
             network,
@@ -82,17 +93,22 @@ def encode(
             device=where,
             update=update,
             draws=masks,
-            progress=advance,
+            events=events,
         )
     for window in summary.unreadable:
         typer.echo(f"left out, can't be read any more: {window}", err=True)
     gone = f", {summary.removed} dropped" if summary.removed else ""
-    typer.echo(
+    lines = [
         f"{out}: {summary.items} windows, {summary.bytes / 1e6:.1f} MB "
         f"({summary.encoded} encoded now, {summary.present} there already{gone})"
-    )
+    ]
+    values: dict[str, Any] = {"folder": out} | vars(summary) | {"captions": None}
     if encoder is not None:
-        embed_captions(out, encoder.to(where))
+        count, embedded = embed_captions(out, encoder.to(where))
+        values["captions"] = {"encoder": encoder.name, "count": count, "embedded": embedded}
+        already = f"{embedded} embedded now, {count - embedded} there already"
+        lines.append(f"{out}: {count} captions by {encoder.name} ({already})")
+    show(values, lines)
 
 
 def say_of_captions(source: ClipSource, encoder: TextEncoder) -> None:
@@ -111,7 +127,7 @@ def say_of_captions(source: ClipSource, encoder: TextEncoder) -> None:
             "--text embeds captions, and no clip has one; `kinolab data check` says what was read, or leave --text out"
         )
     for note in unknown_captions(encoder, captions):
-        typer.echo(note)
+        say(note)
 
 
 def encode_less(seconds: float) -> str:
@@ -137,17 +153,15 @@ def check_room(out: Path, source: Any, spec: Any, width: int, posterior: bool) -
         typer.echo(f"encoding: the latents will take {size(needed)} of disk, of {size(free)} that are free", err=True)
 
 
-def embed_captions(out: Path, encoder: TextEncoder) -> None:
-    """Embed the captions of a cache that it has no embedding of, and say how many those were."""
-    from kinolab.cli.generate import spoken_warnings
+def embed_captions(out: Path, encoder: TextEncoder) -> tuple[int, int]:
+    """Embed the captions of a cache that it has no embedding of; how many captions there are, and how many are new."""
     from kinolab.data import CacheConfig, CacheSource
     from kinolab.training.prompts import CaptionEmbedder
 
     captions = ["", *CacheSource(CacheConfig(path=out, split="all")).captions]
-    with progress_bar("embedding", "captions") as advance, spoken_warnings():
-        embedded = CaptionEmbedder(encoder, out).fill(captions, advance)
-    count = len(set(captions))
-    typer.echo(f"{out}: {count} captions by {encoder.name} ({embedded} embedded now, {count - embedded} there already)")
+    with watch("embedding", "captions") as events, spoken_warnings():
+        embedded = CaptionEmbedder(encoder, out).fill(captions, events)
+    return len(set(captions)), embedded
 
 
 def text_encoder(text: str) -> TextEncoder:

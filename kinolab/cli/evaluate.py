@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from kinolab.cli.measuring import AsJson, PromptModel, load_model, sampling, show_report, steering
-from kinolab.cli.options import Device
+from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
+from kinolab.cli.options import Device, common, less, spoken_warnings, watch, whole_numbers
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +43,7 @@ def _evaluate() -> None:
     """Measure a model, an autoencoder or a folder of videos."""
 
 
+@common(events=True)
 def world(
     model: PromptModel = None,
     videos: Annotated[
@@ -73,7 +74,6 @@ def world(
     The same reader judges the true clips (the ceiling) and the true clips after the autoencoder (what it costs). The
     interval behind a share is Wilson's at 95%.
     """
-    from kinolab.cli.data import less, progress_bar
     from kinolab.errors import InputError
     from kinolab.evaluation.world import evaluate_world
     from kinolab.evaluation.world_report import summary_lines
@@ -85,13 +85,13 @@ def world(
             raise InputError("expected a model or --videos, not both")
         if device != "auto":
             raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
-        with progress_bar("reading", "videos") as advance:
-            report = evaluate_videos(videos, advance)
-        show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out, as_json)
+        with watch("reading", "videos") as events:
+            report = evaluate_videos(videos, events)
+        show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
         return
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
-    with progress_bar("generating", "clips", cheaper=less("--count ", count)) as advance:
+    with watch("generating", "clips", cheaper=less("--count ", count)) as events:
         report = evaluate_world(
             loaded,
             count=count,
@@ -102,12 +102,13 @@ def world(
             guidance=guided,
             label=label,
             name=chosen,
-            progress=advance,
+            events=events,
         )
     tables = [report.table(), report.scenario_table(), report.objects_table()]
     show_report(tables, summary_lines(report), report.to_json(), out, as_json)
 
 
+@common(events=True)
 def physics(
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
     given: Annotated[str, typer.Option(help="Numbers of given frames, each measured by itself.")] = "8,4,2,1",
@@ -137,18 +138,15 @@ def physics(
     Beside the model: the true clip after the autoencoder (what it costs), objects that stay where they are, and objects
     that go on with constant velocity.
     """
-    from kinolab.cli.data import less, progress_bar
-    from kinolab.cli.generate import spoken_warnings
-    from kinolab.cli.given import numbers
     from kinolab.evaluation.physics import evaluate_physics, summary_lines
     from kinolab.world.request import CLASSES
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)
-    with progress_bar("predicting", cheaper=less("--count ", count)) as advance, spoken_warnings():
+    with watch("predicting", cheaper=less("--count ", count)) as events, spoken_warnings():
         report = evaluate_physics(
             loaded,
-            given=numbers(given, "--given"),
+            given=whole_numbers(given, "--given"),
             count=count,
             first=first,
             batch=batch,
@@ -157,11 +155,12 @@ def physics(
             sampler=how,
             steering=steering(method, weight),
             name=chosen,
-            progress=advance,
+            events=events,
         )
     show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out, as_json)
 
 
+@common(events=True)
 def tasks(
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Held-out clips; the first ones are always the same.")] = 32,
@@ -189,13 +188,11 @@ def tasks(
     The PSNR of what is given says how well the task can be told to the model at all (a temporal autoencoder can't tell
     a lone frame exactly); that of the generated part, and the objects' positions in it, how well it is done.
     """
-    from kinolab.cli.data import less, progress_bar
-    from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.tasks import evaluate_tasks
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)
-    with progress_bar("generating", cheaper=less("--count ", count)) as advance, spoken_warnings():
+    with watch("generating", cheaper=less("--count ", count)) as events, spoken_warnings():
         report = evaluate_tasks(
             loaded,
             count=count,
@@ -204,6 +201,6 @@ def tasks(
             sampler=how,
             steering=steering(method, weight, error),
             name=chosen,
-            progress=advance,
+            events=events,
         )
     show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out, as_json)

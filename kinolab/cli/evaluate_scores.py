@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import AsJson, check_out, load_model, sampling, show_report
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.measuring import load_model, sampling, show_report
+from kinolab.cli.options import Device, check_out, common, less, spoken_warnings, take_device, watch
 
 if TYPE_CHECKING:
     from kinolab.evaluation.scores import ScoreReport
@@ -23,6 +23,7 @@ Precision = Annotated[
 ]
 
 
+@common(events=True)
 def reconstruction(
     subject: Annotated[
         str,
@@ -45,8 +46,6 @@ def reconstruction(
 
     A folder of reconstructed videos is compared with the originals of the same names.
     """
-    from kinolab.cli.data import progress_bar
-    from kinolab.cli.generate import spoken_warnings
     from kinolab.evaluation.clips import ProtocolClips
     from kinolab.evaluation.protocol import file_hash, load_protocol
     from kinolab.evaluation.reconstruction import evaluate_autoencoder, evaluate_folders
@@ -56,10 +55,10 @@ def reconstruction(
     check_out(out, videos)
     folder, where = video_folder(subject), take_device(device)
     fewer = "fewer clips take less: -s samples=16"
-    with progress_bar("measuring", "clips", cheaper=lambda seconds: fewer) as advance, spoken_warnings():
+    with watch("measuring", "clips", cheaper=lambda seconds: fewer) as events, spoken_warnings():
         if folder is not None:
             report = evaluate_folders(
-                Path(data), folder, chosen, batch=batch, videos=videos, device=where, progress=advance
+                Path(data), folder, chosen, batch=batch, videos=videos, device=where, events=events
             )
         else:
             autoencoder = load_autoencoder(subject, device=where)
@@ -67,11 +66,12 @@ def reconstruction(
             made_by = {"name": subject, "kind": "autoencoder", "sha256": file_hash(find_autoencoder(subject))}
             report = evaluate_autoencoder(
                 autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=where,
-                videos=videos, progress=advance,
+                videos=videos, events=events,
             )  # fmt: skip
     show(report, out, as_json)
 
 
+@common(events=True)
 def generation(
     subject: Annotated[str, typer.Argument(help="A model (folder, run folder, shipped), or a folder of videos.")],
     data: Annotated[str, typer.Argument(help="The real ones: a folder of clips or frames, or `world`.")],
@@ -95,8 +95,6 @@ def generation(
 
     A model is asked for one clip per real one, by its caption or label where it takes them.
     """
-    from kinolab.cli.data import less, progress_bar
-    from kinolab.cli.generate import spoken_warnings
     from kinolab.errors import InputError
     from kinolab.evaluation.clips import GeneratedClips, ProtocolClips
     from kinolab.evaluation.features import default_cache
@@ -121,10 +119,10 @@ def generation(
         how, guided = sampling(model.config, sampler, steps, guidance)
         made = ModelClips(model, name, real, chosen, sampler=how, guidance=guided, given_frames=given_frames)
         made_by = {"name": subject, "kind": "model", "sha256": model_hash(name)}
-    with progress_bar("measuring", "clips", cheaper=less("-s samples=", len(real))) as advance, spoken_warnings():
+    with watch("measuring", "clips", cheaper=less("-s samples=", len(real))) as events, spoken_warnings():
         report = evaluate_generated(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
-            device=where, progress=advance,
+            device=where, events=events,
         )  # fmt: skip
     show(report, out, as_json)
 

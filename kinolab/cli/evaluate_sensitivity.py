@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from kinolab.cli.measuring import AsJson
-from kinolab.cli.options import Device, take_device
+from kinolab.cli.options import Device, check_out, common, less, take_device, watch, written
 
 
+@common(events=True)
 def sensitivity(
     data: Annotated[str, typer.Argument(help="A folder of clips or frames, or `world`.")] = "world",
     count: Annotated[
@@ -33,8 +33,7 @@ def sensitivity(
     A metric sees a distortion where it gets worse with every step and beyond noise; it is blind to one where nothing
     changes, and misled by one that it rewards.
     """
-    from kinolab.cli.data import less, progress_bar
-    from kinolab.cli.measuring import check_out, show_report
+    from kinolab.cli.measuring import show_report
     from kinolab.errors import InputError
     from kinolab.evaluation.protocol import load_protocol
     from kinolab.evaluation.sensitivity import evaluate_sensitivity
@@ -48,13 +47,12 @@ def sensitivity(
     if markdown is not None and markdown.is_dir():
         raise InputError(f"{markdown}: is a folder; expected the name of a Markdown file")
     where = take_device(device)
-    with progress_bar("measuring", cheaper=less("--count ", count)) as advance:
-        report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=where, progress=advance)
-    show_report([report.table()], report.lines(), report.to_json(), out, as_json)
+    with watch("measuring", cheaper=less("--count ", count)) as events:
+        report = evaluate_sensitivity(data, *chosen, count=count, batch=batch, device=where, events=events)
+    show_report([report.table()], report.lines(), report.to_json(), out)
     if markdown is not None:
         parts = ["kinolab evaluate sensitivity", data, f"--count {count}"]
         parts += [f"--reconstruction {reconstruction}"] * (reconstruction != "toy-reconstruction")
         parts += [f"--generation {generation}"] * (generation != "toy-generation")
         write_text(markdown, report.markdown(" ".join([*parts, f"--markdown {markdown}"])))
-        if not as_json:
-            typer.echo(markdown)
+        written(markdown)

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import common, show, watch
 
+
+@common(events=True)
 def fetch(
     name: Annotated[str | None, typer.Argument(help="Which weights; without it, list them.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the file goes; one that is there is checked and kept.")] = Path(
@@ -20,9 +23,13 @@ def fetch(
     from kinolab.metrics.extractors.manifest import load_manifest
 
     if name is None:
-        for key, entry in load_manifest().items():
+        known, lines = load_manifest(), []
+        for key, entry in known.items():
             size = "size unknown" if entry.size is None else f"{entry.size / 1e6:.2g} MB"
             checked = "" if entry.sha256 is not None else "; its hash is not known, give --sha256"
-            typer.echo(f"{key:24} {entry.file}, {size}; {entry.license}{checked}")
+            lines.append(f"{key:24} {entry.file}, {size}; {entry.license}{checked}")
+        show({"weights": {key: entry.model_dump(mode="json") for key, entry in known.items()}}, lines)
         return
-    typer.echo(download(name, folder, sha256=sha256))
+    with watch("fetching", "bytes") as events:
+        path = download(name, folder, sha256=sha256, events=events)
+    show({"file": path}, [path])

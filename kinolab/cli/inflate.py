@@ -7,8 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kinolab.cli.options import common, show
+
 AUTOENCODERS = ("odvae", "dpvae")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
+Said = tuple[dict[str, Any], list[str]]
+"""A result as values, and as lines."""
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(inflate)
 
 
+@common()
 def inflate(
     source: Annotated[str, typer.Argument(help="An image model: public weights, a model folder, or a run folder.")],
     to: Annotated[
@@ -65,16 +70,15 @@ def inflate(
     if to in AUTOENCODERS:
         if autoencoder is not None:
             raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
-        lines = _autoencoder(image, to, out, source, fields, init or "tail")
+        values, lines = _autoencoder(image, to, out, source, fields, init or "tail")
     else:
         if init is not None:
             raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
-        lines = _denoiser(image, to, out, source, fields, autoencoder, folder if whole else None)
-    for line in lines:
-        typer.echo(line)
+        values, lines = _denoiser(image, to, out, source, fields, autoencoder, folder if whole else None)
+    show(values, lines)
 
 
-def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> list[str]:
+def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:
     """Inflate an image autoencoder and write its folder; what to say about it."""
     from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
@@ -96,7 +100,8 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
         model = inflate_odvae(image, matching_odvae(image.config, fields), init)
     save_autoencoder(model, out, trained=f"inflated from {Path(source).name} ({init})")
     before, after = _count(image), _count(model)
-    return [
+    values = {"folder": out, "class": type(model).__name__, "parameters": after, "copied": before}
+    return values | {"fresh": 0, "added": after - before, "dropped": []}, [
         f"{out}: {type(model).__name__}, {after:,} parameters",
         f"  copied  {before:,} parameters in {len(list(image.parameters()))} tensors, kernels over time filled: {init}",
         f"  added   {after - before:,} parameters",
@@ -105,7 +110,7 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
 
 def _denoiser(
     image: Any, to: str, out: Path, source: str, fields: dict[str, Any], autoencoder: str | None, folder: Path | None
-) -> list[str]:
+) -> Said:
     """Inflate a denoiser and write it with its autoencoder; what to say about it."""
     from kinolab.denoisers import Denoiser
     from kinolab.denoisers.inflate import inflated
@@ -126,7 +131,8 @@ def _denoiser(
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     copied = [sizes[name] for name in report.copied if name in sizes]
     before, after = _count(image), _count(model)
-    return [
+    values = {"folder": out, "class": type(model).__name__, "parameters": after, "copied": sum(copied)}
+    return values | {"fresh": after - sum(copied), "added": after - before, "dropped": list(report.dropped)}, [
         f"{out}: {type(model).__name__}, {after:,} parameters",
         f"  copied  {sum(copied):,} parameters in {len(copied)} tensors",
         f"  fresh   {after - sum(copied):,} parameters in {len(sizes) - len(copied)} tensors",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.options import common, show
+
 if TYPE_CHECKING:
     from kinolab.checkpoints import Inspection
 
@@ -17,13 +19,13 @@ def register(app: typer.Typer) -> None:
     app.command()(inspect)
 
 
+@common()
 def inspect(
     files: Annotated[
         list[str], typer.Argument(help="Weights (.safetensors, .pt), diffusers folders, model folders, shipped models.")
     ],
     format: Annotated[str | None, typer.Option(help="Take it for this format; default: told by the names.")] = None,
     prefix: Annotated[str, typer.Option(help="Look at the tensors whose names start with this only.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per file.")] = False,
 ) -> None:
     """Say what weights are: format, config, parameters, types, wrappings, and what is missing to load them.
 
@@ -33,17 +35,8 @@ def inspect(
     from kinolab.checkpoints import inspect as look
 
     found = [look(locate(file), format=format, prefix=prefix) for file in files]
-    if as_json:
-        import dataclasses
-        import json
-
-        typer.echo(json.dumps([dataclasses.asdict(item) for item in found], indent=2, default=str))
-        return
-    for number, item in enumerate(found):
-        if number:
-            typer.echo()
-        for line in describe(item):
-            typer.echo(line)
+    lines = [line for item in found for line in ("", *describe(item))]
+    show(found, lines[1:])
 
 
 def locate(name: str) -> Path:

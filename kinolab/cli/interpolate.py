@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kinolab.cli.given import Clip, Overlap, Start, given_command, numbers
+from kinolab.cli.given import Clip, Overlap, Start, given_command
+from kinolab.cli.options import whole_numbers
 
 
 @given_command
@@ -23,5 +24,5 @@ def interpolate(
     """Generate the frames between given ones: new ones between all of a clip, or those beside its keyframes."""
     return {
         "task": "interpolate", "video": clip, "insert": insert, "every": every, "start": start, "overlap": overlap,
-        "keyframes": numbers(keyframes, "--keyframes"),
+        "keyframes": whole_numbers(keyframes, "--keyframes"),
     }  # fmt: skip

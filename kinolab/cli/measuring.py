@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kinolab.cli import options
+
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
@@ -25,20 +27,19 @@ PromptModel = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")]
 """The option of a command that prints a result."""
 
-
-def show_report(
-    tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None, as_json: bool = False
-) -> None:
-    """Print the tables of an evaluation and what they don't say, or its JSON; write that where a file is named."""
-    from rich.console import Console
-
+def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:
+    """Print the tables of an evaluation and what they don't say; write the report where a file is named."""
     from kinolab.runtime.files import write_text
 
-    if out is not None:
-        write_text(out, json)
-    if as_json:
-        typer.echo(json, nl=False)
+    if options.as_json():
+        options.tell()
+        typer.echo(json.rstrip("\n"))
+        if out is not None:
+            write_text(out, json)
+            options.written(out)
         return
+    from rich.console import Console
+
     # In a pipe or a file there is no window to fit into, and columns that are cut short say nothing.
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables:
@@ -46,7 +47,8 @@ def show_report(
     for line in lines:
         typer.echo(line)
     if out is not None:
-        typer.echo(out)
+        write_text(out, json)
+        options.written(out)
 
 
 def load_model(
@@ -85,25 +87,9 @@ def steering(method: str, weight: float | None, error: str | None = None) -> Ste
 def sampling(
     trained: ModelConfig, sampler: str | None, steps: int | None, guidance: float | None
 ) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The model's own sampler and guidance with the options on top; another sampler keeps the steps only."""
-    from kinolab.config import load_config
-    from kinolab.diffusion import SamplerConfig
-    from kinolab.methods import GuidanceConfig
+    """The model's own sampler and guidance with the options on top; an evaluation is guided whatever it asks for."""
+    from kinolab.contracts.sampling import settled_guidance, settled_sampler
 
-    own = trained.sampler.model_dump()
-    values = own if sampler in (None, own["name"]) else {"name": sampler, "steps": own["steps"]}
-    values |= {} if steps is None else {"steps": steps}
-    scale = {} if guidance is None else {"scale": guidance}
-    return load_config(SamplerConfig, values), load_config(GuidanceConfig, trained.guidance.model_dump() | scale)
-
-
-def check_out(out: Path | None, videos: Path | None = None) -> None:
-    """Refuse places that can't be written before anything is computed."""
-    from kinolab.errors import InputError
-
-    if out is not None and out.is_dir():
-        raise InputError(f"{out}: is a folder; expected the name of a JSON file")
-    for folder in ([] if out is None else [out.parent]) + ([] if videos is None else [videos]):
-        there = next((p for p in (folder, *folder.parents) if p.exists()), None)
-        if there is not None and not there.is_dir():
-            raise InputError(f"{there}: is a file; expected a folder to write into")
+    asked = {"name": sampler, "steps": steps}
+    how = settled_sampler(trained.sampler, {name: value for name, value in asked.items() if value is not None})
+    return how, settled_guidance(trained.guidance, guidance, told=True)

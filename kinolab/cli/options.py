@@ -1,19 +1,27 @@
-"""Options that many commands share, each in one place."""
+"""What many commands share, each in one place: options, what is said while a command works, and how it ends."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from kinolab.contracts.events import Several
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
+from kinolab.runtime.progress import Reporter, duration
 
 if TYPE_CHECKING:
     import torch
+
+    from kinolab.contracts.events import EventLines, Outcome
 
 DEVICE_HELP = "Where to compute: auto (the first of cuda, xpu, mps and cpu that is there), or one of them, as cuda:1."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
@@ -108,8 +116,209 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+Events = Annotated[
+    Path | None,
+    typer.Option("--events", help="Append what happens to this file, as JSON lines: progress, losses, files, the end."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else to standard output.")]
+
 _untold: list[str] = []
 """What is to be said when work has begun, and not beside a mistake, which is one line alone."""
+
+
+class _Running:
+    """The command that runs: where its events go, and whether its result is printed as JSON."""
+
+    lines: EventLines | None = None
+    json = False
+
+
+def common(*, events: bool = False, json: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the options that all have: `--events` where it takes long, `--json` where it prints a result."""
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+        own = [p.replace(annotation=hints.get(name, p.annotation)) for name, p in signature.parameters.items()]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        more = [("events", Events, None)] * events + [("as_json", Json, False)] * json
+        own += [inspect.Parameter(name, kind, annotation=given, default=default) for name, given, default in more]
+
+        @functools.wraps(command)
+        def run(*args: Any, **values: Any) -> None:
+            lines, as_json = values.pop("events", None), values.pop("as_json", False)
+            with _running(command.__name__, lines, as_json):
+                command(*args, **values)
+
+        run.__annotations__ = {p.name: p.annotation for p in own} | {"return": None}
+        run.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        return run
+
+    return wrap
+
+
+@contextmanager
+def _running(name: str, path: Path | None, as_json: bool) -> Iterator[None]:
+    """A command at work; its file of events, if it has one, begins with its name and ends with its outcome."""
+    _Running.json, _Running.lines = as_json, None
+    try:
+        with nullcontext() if path is None else _recorded(name, path):
+            yield
+    finally:
+        _Running.json = False
+
+
+@contextmanager
+def _recorded(name: str, path: Path) -> Iterator[None]:
+    """A command whose events are written down."""
+    from kinolab import __version__
+    from kinolab.contracts.events import EventLines, Stopped
+    from kinolab.runtime.lines import one_line
+
+    with EventLines(path) as lines:
+        lines.begin(name, __version__)
+        _Running.lines = lines
+        outcome: tuple[Outcome, str] = ("done", "")
+        try:
+            yield
+        except typer.Exit as stop:
+            outcome = ("stopped", "") if stop.exit_code == 130 else ("failed" if stop.exit_code else "done", "")
+            raise
+        except (Stopped, KeyboardInterrupt) as stop:
+            outcome = ("stopped", str(stop))
+            raise
+        except BaseException as error:
+            outcome = ("failed", one_line(error))
+            raise
+        finally:
+            _Running.lines = None
+            with suppress(OSError):  # of a full disk; what went wrong before is what counts
+                lines.end(*outcome)
+
+
+class watch(Reporter):  # noqa: N801  (used as a function)
+    """The events of a piece of a command's work: on standard error for a person, and in the file of `--events`.
+
+    In a terminal a bar, else a line every few seconds. notes: takes what is noted in place of the bar's own line.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        unit: str = "",
+        *,
+        cheaper: Callable[[float], str] | None = None,
+        keeps: str = "",
+        notes: Callable[[str], None] | None = None,
+    ) -> None:
+        from kinolab.runtime.memory import peak_memory
+
+        super().__init__(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
+        self.lines, self.notes = _Running.lines, notes
+        if self.lines is not None:
+            self.lines.stage(title, unit)
+
+    def progress(self, done: int, total: int) -> None:
+        """To the terminal and the file."""
+        tell()
+        super().progress(done, total)
+        if self.lines is not None:
+            self.lines.progress(done, total)
+
+    def note(self, text: str) -> None:
+        """To the terminal and the file."""
+        if self.notes is None:
+            super().note(text)
+        else:
+            self.notes(text)
+        if self.lines is not None:
+            self.lines.note(text)
+
+    def expect(self, cost: Any, by: str = "", cheaper: str = "") -> None:
+        """To the terminal and the file."""
+        super().expect(cost, by, cheaper)
+        if self.lines is not None:
+            self.lines.expect(cost, by, cheaper)
+
+    def losses(self, step: int, numbers: Mapping[str, float], of: Any = "step") -> None:
+        """To the file."""
+        if self.lines is not None:
+            self.lines.losses(step, numbers, of)
+
+    def wrote(self, path: Path, what: str = "file") -> None:
+        """To the file; a person is told at the end."""
+        if self.lines is not None:
+            self.lines.wrote(path, what)
+
+
+class also_written(Several):  # noqa: N801  (used as a function)
+    """Events for a reader of their own, and for the file of `--events`."""
+
+    def __init__(self, reader: Any, title: str, unit: str = "") -> None:
+        lines = _Running.lines
+        if lines is not None:
+            lines.stage(title, unit)
+        super().__init__(reader, *([] if lines is None else [lines]))
+
+
+def less(option: str, count: int) -> Callable[[float], str]:
+    """What to say where a quarter of a count, such as of clips or steps, takes a quarter of the time."""
+    few = max(1, count // 4)
+    return lambda seconds: "" if few == count else f"{option}{few} would take about {duration(seconds * few / count)}"
+
+
+def show(values: Any, lines: Iterable[object]) -> None:
+    """A command's result: its lines, or with `--json` its values."""
+    tell()
+    if _Running.json:
+        print_json(values)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def print_json(values: Any, indent: int | None = 1) -> None:
+    """Values as JSON on standard output; of paths their text, and null for numbers that are none."""
+    import json
+
+    typer.echo(json.dumps(_plain(values), indent=indent))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    import dataclasses
+    import math
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def as_json() -> bool:
+    """Whether the command that runs prints its result as JSON."""
+    return _Running.json
+
+
+def on_error(line: str) -> None:
+    """Print a line on standard error, as what a command says while it works."""
+    typer.echo(line, err=True)
+
+
+def written(path: Path) -> None:
+    """Name a file that was written beside the result."""
+    say(str(path))
+    wrote(path)
+
+
+def wrote(path: Path, what: str = "file") -> None:
+    """Tell the file of `--events` what is there now."""
+    if _Running.lines is not None:
+        _Running.lines.wrote(path, what)
 
 
 def take_device(device: str) -> torch.device:
@@ -139,12 +348,25 @@ def tell() -> None:
 def say(line: str) -> None:
     """Print a line of a command that shows its progress in lines."""
     tell()
-    typer.echo(line)
+    typer.echo(line, err=_Running.json)
 
 
 def forget() -> None:
     """Say nothing more of what was taken."""
     _untold.clear()
+    _Running.json, _Running.lines = False, None
+
+
+@contextmanager
+def spoken_warnings() -> Iterator[None]:
+    """Says each different warning in one line at the end, without the line of code that it comes from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for note in dict.fromkeys(str(w.message) for w in caught):
+        typer.echo(f"warning: {note}", err=True)
+        if _Running.lines is not None:
+            _Running.lines.note(note)
 
 
 def device_override(device: str | None) -> list[str]:
@@ -159,3 +381,23 @@ def device_override(device: str | None) -> list[str]:
         return []
     chosen = choose(device)
     return [f"training.device={'auto' if device.strip().lower() == 'auto' else chosen}"]
+
+
+def whole_numbers(text: str | None, option: str) -> list[int]:
+    """`0,8,-1` -> [0, 8, -1]; nothing -> []."""
+    if text is None:
+        return []
+    try:
+        return [whole_number(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected whole numbers with commas between, such as 0,8,-1") from None
+
+
+def check_out(out: Path | None, videos: Path | None = None, kind: str = "JSON") -> None:
+    """Refuse places that can't be written before anything is computed."""
+    if out is not None and out.is_dir():
+        raise InputError(f"{out}: is a folder; expected the name of a {kind} file")
+    for folder in ([] if out is None else [out.parent]) + ([] if videos is None else [videos]):
+        there = next((p for p in (folder, *folder.parents) if p.exists()), None)
+        if there is not None and not there.is_dir():
+            raise InputError(f"{there}: is a file; expected a folder to write into")

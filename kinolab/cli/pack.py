@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from kinolab.cli.options import common, show, watch
 
+
+@common(events=True)
 def pack(
     model: Annotated[str, typer.Argument(help="Model folder or run folder with a denoiser.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
@@ -27,11 +30,14 @@ def pack(
     """
     import torch
 
-    from kinolab.cli.data import progress_bar
     from kinolab.packing import pack as run
 
-    with progress_bar("packing"):
+    with watch("packing") as events:
         packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored))
-    typer.echo(f"{packed.folder}: {packed.after / 1e6:.1f} MB in {stored}, from {packed.before / 1e6:.1f} MB")
+        events.wrote(packed.folder, "model")
     where = f", in {packed.tensor}" if packed.tensor else ""
-    typer.echo(f"largest relative error of a tensor: {packed.error:.2g}{where}")
+    lines = [
+        f"{packed.folder}: {packed.after / 1e6:.1f} MB in {stored}, from {packed.before / 1e6:.1f} MB",
+        f"largest relative error of a tensor: {packed.error:.2g}{where}",
+    ]
+    show(vars(packed) | {"stored": stored}, lines)

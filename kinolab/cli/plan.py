@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from kinolab.cli.measuring import AsJson
-from kinolab.cli.options import TrainingDevice, device_override
+from kinolab.cli.options import TrainingDevice, common, device_override, on_error, watch
 
 
+@common(events=True)
 def plan(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that ships (`kinolab recipes`).")],
     setting: Annotated[
@@ -32,13 +32,9 @@ def plan(
     from kinolab.cli.measuring import show_report
     from kinolab.planning.cost import measure_cost
 
-    report = measure_cost(
-        recipe,
-        [*(setting or []), *device_override(device)],
-        steps=steps,
-        run=run,
-        price=price,
-        currency=currency,
-        say=lambda text: typer.echo(text, err=True),
-    )
-    show_report([report.table()], report.lines(), report.to_json(), out, as_json)
+    overrides = [*(setting or []), *device_override(device)]
+    with watch("measuring", notes=on_error) as events:
+        report = measure_cost(
+            recipe, overrides, steps=steps, run=run, price=price, currency=currency, events=events
+        )  # fmt: skip
+    show_report([report.table()], report.lines(), report.to_json(), out)

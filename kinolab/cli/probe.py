@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kinolab.cli.options import common, show
+
 if TYPE_CHECKING:
     from kinolab import video
 
 
+@common()
 def probe(
     files: Annotated[
         list[Path], typer.Argument(help="Video files, animated images, folders of numbered images, or of clips.")
@@ -18,7 +21,6 @@ def probe(
     exact: Annotated[
         bool, typer.Option("--exact", help="Decode the whole file to count frames and measure the duration.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per file.")] = False,
 ) -> None:
     """Show size, length, frame rate and codec of video files: of the frames that are shown.
 
@@ -36,14 +38,7 @@ def probe(
         except (InputError, OSError) as error:
             typer.echo(f"kinolab: {printable(str(error))}", err=True)
             failed = True
-    if as_json:
-        import dataclasses
-        import json
-
-        typer.echo(json.dumps([{**dataclasses.asdict(info), "path": str(info.path)} for info in found], indent=2))
-    else:
-        for line in table(found):
-            typer.echo(line)
+    show(found, table(found))
     if failed:
         raise typer.Exit(2)
 

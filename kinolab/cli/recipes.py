@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import common, show
 
+
+@common()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None) -> None:
     """List the recipes that ship, or print one to copy and change."""
     from kinolab.runtime.reading import read_text
@@ -14,8 +17,12 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
     from kinolab.training.recipe import find_recipe, shipped_recipes
 
     if name is not None:
-        typer.echo(read_text(find_recipe(name)), nl=False)
+        text = read_text(find_recipe(name))
+        show({"name": name, "yaml": text}, [text.removesuffix("\n")])
         return
+    found = []
     for known, path in shipped_recipes().items():
         lines = split_lines(read_text(path))
-        typer.echo(f"{known:28} {lines[0].lstrip('# ')}" if lines and lines[0].startswith("#") else known)
+        about = lines[0].lstrip("# ") if lines and lines[0].startswith("#") else ""
+        found.append({"name": known, "about": about, "path": path})
+    show({"recipes": found}, [f"{recipe['name']!s:28} {recipe['about']}".rstrip() for recipe in found])

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import AsJson
-from kinolab.cli.options import Device, parse_size, take_device
+from kinolab.cli.options import Device, common, parse_size, show, take_device, watch
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(reconstruct)
 
 
+@common(events=True)
 def reconstruct(
     clip: Annotated[Path, typer.Argument(help="A video file, an animated image, or a folder of images.")],
     autoencoder: Annotated[
@@ -56,14 +56,14 @@ def reconstruct(
     at whole pictures, as those of diffusers). The numbers are written as .json beside the video. Ctrl-C ends it and
     keeps the frames so far, as NAME-partial.
     """
+    import json
+
     from kinolab.config import load_config
     from kinolab.generate import default_model
     from kinolab.generation.key_frames import chosen_rule
     from kinolab.generation.reconstruct import ReconstructConfig
     from kinolab.generation.reconstruct import reconstruct as run
     from kinolab.model import load_autoencoder, trained_size
-    from kinolab.runtime.memory import peak_memory
-    from kinolab.runtime.progress import Reporter
 
     values = {
         "autoencoder": autoencoder if autoencoder is not None else default_model(),
@@ -83,11 +83,8 @@ def reconstruct(
     chosen = chosen_rule(network, {name: value for name, value in rule.items() if value is not None})
     config = config.model_copy(update={"key_frames": chosen})
     target = out if out is not None else Path(f"{clip.stem}-reconstruction.mp4")
-    with Reporter("reconstructing", "frames", memory=peak_memory, keeps="the frames so far") as report:
-        made = run(clip, target, network, config, report, trained=trained_size(config.autoencoder))
-    if as_json:
-        typer.echo(made.to_json(config), nl=False)
-    for line in () if as_json else made.lines():
-        typer.echo(line)
+    with watch("reconstructing", "frames", keeps="the frames so far") as events:
+        made = run(clip, target, network, config, events, trained=trained_size(config.autoencoder))
+    show(json.loads(made.to_json(config)), made.lines())
     if made.ended:
         raise typer.Exit(130)

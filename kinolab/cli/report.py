@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.options import common, show, watch
+
 
 def register(app: typer.Typer) -> None:
     """Add `report`."""
     app.command()(report)
 
 
+@common(events=True)
 def report(
     inputs: Annotated[
         list[Path], typer.Argument(help="Run folders, and JSON files of kinolab evaluate.", metavar="RUN_OR_JSON...")
@@ -29,14 +32,15 @@ def report(
     and intervals, histograms over the clips and the worst clips first. Systems that were measured by one protocol
     stand in one table, with the differences that are larger than the noise marked.
     """
-    from kinolab.cli.data import progress_bar
     from kinolab.errors import InputError
     from kinolab.reports import build_report, write_report
 
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out: expected a name that ends in .html, got {out}")
-    with progress_bar("reporting"):
+    with watch("reporting") as events:
         page, media = build_report(inputs, title, worst)
         media.write(out.parent)
         write_report(page, out)
-    typer.echo(f"{out}: parts: {len(page.sections)}, videos: {len(set(page.media))}")
+        events.wrote(out, "page")
+    sections, videos = len(page.sections), len(set(page.media))
+    show({"page": out, "sections": sections, "videos": videos}, [f"{out}: parts: {sections}, videos: {videos}"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from kinolab.cli.options import TrainingDevice, device_override
+from kinolab.cli.options import TrainingDevice, also_written, common, device_override, show
+from kinolab.contracts.events import Losses, Silent
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +32,7 @@ class _Train(TyperCommand):
         return super().parse_args(ctx, words)
 
 
+@common(events=True)
 def train(
     recipe: Annotated[
         str | None, typer.Argument(help="A YAML file, or the name of a recipe that ships (`kinolab recipes`).")
@@ -67,48 +69,58 @@ def train(
     if run is None and recipe is None:
         raise InputError("expected a recipe, or --resume --out FOLDER to go on with a run")
     folder = run if run is not None else Path("runs") / Path(str(recipe)).stem
-    with _bar() as (advance, say):
+    with _Bar() as bar:
         report = start(
             recipe, folder, [*(setting or []), *device_override(device)], resume="auto" if resume_auto else resume,
-            until=until, progress=advance, say=say,
+            until=until, events=also_written(bar, "training", "steps"),
         )  # fmt: skip
     if not report.world.first:
         return  # one of several processes says it
-    if report.finished:
-        typer.echo(f"done: {report.folder / 'model'}")
-    else:
-        typer.echo(
-            f"stopped at step {report.step} of {report.steps}; go on with: kinolab train --resume --out {report.folder}"
-        )
+    go_on = f"go on with: kinolab train --resume --out {report.folder}"
+    ended = f"stopped at step {report.step} of {report.steps}; {go_on}"
+    model = report.folder / "model" if report.finished else None
+    values = {"folder": report.folder, "step": report.step, "steps": report.steps, "model": model}
+    show(values | {"changed": report.changes}, [ended if model is None else f"done: {model}"])
 
 
-class _bar:  # noqa: N801 - a context manager read as a word
-    """A progress bar with the time left, measured over the last steps; plain lines where there is no terminal."""
+class _Bar(Silent):
+    """A bar with the loss and the time left, measured over the last steps; plain lines where there is no terminal."""
 
-    def __enter__(self) -> tuple[Callable[[int, int, dict[str, float]], None], Callable[[str], None]]:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
-        self.progress = Progress(
+        self.console = Console(stderr=True)
+        self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"), console=console, disable=not console.is_terminal,
+            TextColumn("{task.fields[numbers]}"), console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip
-        self.progress.start()
         self.task: Any = None
-        self.last_line = time.monotonic()
-        plain = not console.is_terminal
+        self.steps, self.last_line = 0, time.monotonic()
 
-        def advance(step: int, steps: int, numbers: dict[str, float]) -> None:
-            text = f"loss {numbers['loss']:.4f}" if "loss" in numbers else ""
-            if self.task is None:
-                self.task = self.progress.add_task("training", total=steps, completed=step, numbers=text)
-            self.progress.update(self.task, completed=step, numbers=text)
-            if plain and (time.monotonic() - self.last_line > 30 or step == steps):
-                self.last_line = time.monotonic()
-                typer.echo(f"step {step} of {steps}  {text}", err=True)
-
-        return advance, lambda text: console.print(text, highlight=False, soft_wrap=True)
+    def __enter__(self) -> _Bar:
+        self.bar.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        self.bar.stop()
+
+    def progress(self, done: int, total: int) -> None:
+        """Shown with the step's loss, which comes next."""
+        self.steps = total
+
+    def losses(self, step: int, numbers: Mapping[str, float], of: Losses = "step") -> None:
+        """Move the bar, or print a line where one is due."""
+        if of != "step":
+            return
+        text = f"loss {numbers['loss']:.4f}" if "loss" in numbers else ""
+        if self.task is None:
+            self.task = self.bar.add_task("training", total=self.steps, completed=step, numbers=text)
+        self.bar.update(self.task, completed=step, numbers=text)
+        if not self.console.is_terminal and (time.monotonic() - self.last_line > 30 or step == self.steps):
+            self.last_line = time.monotonic()
+            typer.echo(f"step {step} of {self.steps}  {text}", err=True)
+
+    def note(self, text: str) -> None:
+        """Above the bar."""
+        self.console.print(text, highlight=False, soft_wrap=True)

@@ -8,12 +8,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from kinolab.cli.measuring import AsJson
-from kinolab.cli.options import Device, real_number, whole_number
+from kinolab.cli.options import Device, common, less, on_error, real_number, watch, whole_number
 
 N = TypeVar("N", int, float)
 
 
+@common(events=True)
 def tune(
     model: Annotated[
         str | None, typer.Argument(help="A model folder, or a shipped model; default: the one for prompts.")
@@ -50,7 +50,6 @@ def tune(
     The full run has twice the model's own steps, in float32, without a cache. All settings make the same clips from the
     same noise, and take turns, so that the ratios hold on a busy machine too.
     """
-    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import load_model, show_report
     from kinolab.config import load_config
     from kinolab.errors import InputError
@@ -84,9 +83,9 @@ def tune(
     }
     config = load_config(TuneConfig, values, name="tune")
     chosen, loaded = load_model(model, device, "float32", prompts=True)
-    with progress_bar("trying", "runs", cheaper=less("--count ", count)) as advance:
-        report = run(loaded, config, name=chosen, say=lambda text: typer.echo(text, err=True), progress=advance)
-    show_report([report.table()], report.lines(drift), report.to_json(), out, as_json)
+    with watch("trying", "runs", cheaper=less("--count ", count), notes=on_error) as events:
+        report = run(loaded, config, name=chosen, events=events)
+    show_report([report.table()], report.lines(drift), report.to_json(), out)
 
 
 def _words(text: str | None) -> list[str] | None:

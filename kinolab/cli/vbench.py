@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from kinolab.cli.measuring import PromptModel
-from kinolab.cli.options import Device
+from kinolab.cli.options import Device, common, less, show, watch
 
 
+@common(events=True)
 def vbench(
     prompts: Annotated[
         str,
@@ -34,19 +35,22 @@ def vbench(
     device: Device = "auto",
 ) -> None:
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
-    from kinolab.cli.data import less, progress_bar
     from kinolab.cli.measuring import load_model, sampling
     from kinolab.generation.vbench import prompts_of_world, write_vbench
 
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how, guided = sampling(loaded.config, sampler, steps, guidance)
     source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
-    with progress_bar("generating", "videos", cheaper=less("--videos ", videos)) as advance:
+    with watch("generating", "videos", cheaper=less("--videos ", videos)) as events:
         report = write_vbench(
             loaded, source, out, name=chosen, seed=seed, videos=videos, frames=frames, sampler=how, guidance=guided,
-            progress=advance,
+            events=events,
         )  # fmt: skip
-    typer.echo(f"{report.videos}: {len(report.files)} videos, {report.made} of them made now")
     # Prompts that are not VBench's own are its custom input.
     as_what = f"--full_json_dir {source}" if source.suffix == ".json" else "--mode custom_input"
-    typer.echo(f"judge them with: vbench evaluate --videos_path {report.videos} {as_what} --dimension ...")
+    judge = f"vbench evaluate --videos_path {report.videos} {as_what} --dimension ..."
+    lines = [
+        f"{report.videos}: {len(report.files)} videos, {report.made} of them made now",
+        f"judge them with: {judge}",
+    ]
+    show({"folder": report.videos, "videos": len(report.files), "made": report.made, "judge": judge}, lines)

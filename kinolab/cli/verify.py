@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from kinolab.cli.options import common, say, show
 
+
+@common()
 def verify(
     paths: Annotated[
         list[Path], typer.Argument(help="Runs, caches, models, results, videos, or folders that hold them.")
@@ -21,12 +24,14 @@ def verify(
     from kinolab.errors import InputError
     from kinolab.verify import verify as look
 
-    damaged = notes = 0
+    found: list[dict[str, Any]] = []
     for path in paths:
         for finding in look(path):
-            typer.echo(f"{'damaged' if finding.damaged else 'note':8} {finding}")
-            damaged += finding.damaged
-            notes += not finding.damaged
+            say(f"{'damaged' if finding.damaged else 'note':8} {finding}")
+            found.append({**vars(finding), "damaged": finding.damaged})
+    damaged = sum(finding["damaged"] for finding in found)
+    notes = len(found) - damaged
+    whole = f"whole: {', '.join(map(str, paths))}" + (f" ({notes} notes)" if notes else "")
+    show({"whole": not damaged, "findings": found}, [] if damaged else [whole])
     if damaged:
         raise InputError(f"{damaged} damaged; what to do stands beside each")
-    typer.echo(f"whole: {', '.join(map(str, paths))}" + (f" ({notes} notes)" if notes else ""))

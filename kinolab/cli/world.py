@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from kinolab.cli.options import common, less, show, watch
 
+
+@common(events=True)
 def world(
     out: Annotated[Path, typer.Argument(help="Folder to write to, or with --check the folder to read.")],
     count: Annotated[int, typer.Option(min=1, help="Number of clips.")] = 16,
@@ -32,14 +35,15 @@ def world(
     from kinolab.data.world import WorldConfig
 
     if check:
-        _print_report(_check_folder(out))
+        _show_report(_check_folder(out))
         return
     values: dict[str, Any] = {"size": size, "frames": frames, "fps": fps}
     values |= {"min_objects": min_objects, "max_objects": max_objects}
     if scenario:
         values["scenarios"] = dict.fromkeys(scenario, 1.0)
     _write_folder(out, load_config(WorldConfig, values), range(seed, seed + count))
-    typer.echo(f"{out}: {count} clips of {frames} frames at {size} x {size}, captions.jsonl")
+    line = f"{out}: {count} clips of {frames} frames at {size} x {size}, captions.jsonl"
+    show({"folder": out, "clips": count, "frames": frames, "size": size}, [line])
 
 
 def _write_folder(out: Path, config: Any, seeds: range) -> None:
@@ -47,13 +51,13 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
     import json
 
     from kinolab import video
-    from kinolab.cli.data import less, progress_bar
+    from kinolab.contracts.events import advance
     from kinolab.data.world import CLASSES, make_clip, save_state
     from kinolab.runtime.files import make_folder, write_text
 
     make_folder(out)
     lines = []
-    with progress_bar("writing", "clips", cheaper=less("--count ", len(seeds))) as advance:
+    with watch("writing", "clips", cheaper=less("--count ", len(seeds))) as events:
         for number, seed in enumerate(seeds, start=1):
             clip = make_clip(config, seed)
             name = f"clip-{seed:06d}"
@@ -62,7 +66,7 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
             row = {"file": f"{name}.mp4", "caption": clip.caption, "label": clip.label}
             row |= {"class": CLASSES[clip.label], "fps": clip.fps, "seed": seed, "state": f"{name}.json"}
             lines.append(json.dumps(row))
-            advance(number, len(seeds))
+            advance(events, number, len(seeds))
     write_text(out / "captions.jsonl", "\n".join(lines) + "\n")
 
 
@@ -91,16 +95,18 @@ def _check_folder(folder: Path) -> list[tuple[str, Any]]:
     return results
 
 
-def _print_report(results: list[tuple[str, Any]]) -> None:
+def _show_report(results: list[tuple[str, Any]]) -> None:
     import statistics
 
-    for name in ("colours", "shapes", "count", "direction", "motion", "identity", "passed"):
-        share = statistics.fmean(getattr(result, name) for _, result in results)
-        typer.echo(f"{name:10} {share:7.1%}")
+    names = ("colours", "shapes", "count", "direction", "motion", "identity", "passed")
+    shares = {name: statistics.fmean(getattr(result, name) for _, result in results) for name in names}
+    lines = [f"{name:10} {share:7.1%}" for name, share in shares.items()]
     known = [result.physics for _, result in results if result.physics == result.physics]
-    if known:
-        typer.echo(f"physics    {statistics.median(known):.3f} (off constant acceleration, in 64ths of the frame)")
+    physics = statistics.median(known) if known else None
+    if physics is not None:
+        lines.append(f"physics    {physics:.3f} (off constant acceleration, in 64ths of the frame)")
     wrong = [file for file, result in results if not result.passed]
     if wrong:
-        typer.echo(f"not as asked: {', '.join(wrong[:20])}{' ...' if len(wrong) > 20 else ''}")
-    typer.echo(f"{len(results)} clips")
+        lines.append(f"not as asked: {', '.join(wrong[:20])}{' ...' if len(wrong) > 20 else ''}")
+    lines.append(f"{len(results)} clips")
+    show({"clips": len(results), "shares": shares, "physics": physics, "not_as_asked": wrong}, lines)

@@ -19,6 +19,7 @@ from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.comparison.plan import Budget, ComparePlan
 from kinolab.config import load_config
+from kinolab.contracts.events import Listener
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import file_hash
@@ -218,7 +219,7 @@ def encode_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.devic
 
 
 def train_cell(
-    plan: ComparePlan, cell: Cell, out: Path, say: Any = lambda text: None, *, device: torch.device | str = "auto"
+    plan: ComparePlan, cell: Cell, out: Path, events: Listener = None, *, device: torch.device | str = "auto"
 ) -> None:
     """Train a cell to its budget, from its last checkpoint where there is one; record what the training cost."""
     if is_trained(plan, cell, out):
@@ -233,7 +234,7 @@ def train_cell(
     path = folder / "recipe.yaml"
     make_folder(folder)
     write_text(path, _yaml(recipe))
-    report = train(path, run, resume=resumed, say=say)
+    report = train(path, run, resume=resumed, events=events)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
     record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}

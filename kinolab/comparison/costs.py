@@ -72,7 +72,7 @@ def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device
     recipe = on_device(make_recipe(plan, cell, out, device), device)
     with join_world(recipe.training.device) as world, tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(recipe.training.seed)
-        job = make_job(recipe, lambda text: None)
+        job = make_job(recipe)
         trainer = Trainer(job, recipe.training, Path(folder), world)
         batches, seconds = job.batches(0, world), []
         for step in range(min(STEPS + 2, recipe.training.steps)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,10 +15,10 @@ from kinolab.comparison.cells import Cell, cell_hash, cells_of, encode_cell, is_
 from kinolab.comparison.costs import cost_cell, costs_first, read_cost
 from kinolab.comparison.measure import measure_cell, read_score
 from kinolab.comparison.plan import ComparePlan, load_plan
+from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.errors import InputError
 from kinolab.runtime.text import split_lines
 
-Say = Callable[[str], None]
 STAGES: dict[str, Callable[..., None]] = {
     "encode": encode_cell, "train": train_cell, "measure": measure_cell, "cost": cost_cell,
 }  # fmt: skip
@@ -58,8 +59,7 @@ def compare(
     device: str = "auto",
     isolate: bool = True,
     measure: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Say = lambda text: None,
+    events: Listener = None,
 ) -> list[str]:
     """Run every cell that is not done; returns what failed, a line each.
 
@@ -71,30 +71,30 @@ def compare(
         isolate: a process for each training and each measurement, so that memory is each one's own and a crash takes
             one cell only.
         measure: train and measure, or train only.
-        progress: called with (cells done, cells to do).
+        events: counts cells. Asked to stop, cells at work end as by Ctrl-C: a training saves first.
 
     Raises:
         InputError: for a plan that can't be read, or that names clips or weights which are not there.
     """
-    plan = load_plan(path, overrides)
+    plan, told = load_plan(path, overrides), events_of(events)
     for state in (known := states(plan, out)):
         if state.problem is not None:
             raise InputError(state.problem)
-    work = _Work(plan, path, out, tuple(overrides), threads, device, isolate, measure, say)
+    work = _Work(plan, path, out, tuple(overrides), threads, device, isolate, measure, told)
     waiting = [s.cell for s in known if not (s.measured if measure else s.trained)]
     if len(cells_of(plan)) > len(waiting):
-        say(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
+        told.note(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
     finished = {c for c in cells_of(plan) if c not in waiting}
     failed: dict[Cell, str] = {}
     total = len(waiting)
     running: dict[Future[str | None], Cell] = {}
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        while waiting or running:
+        while running or (waiting and not told.stopping):
             for cell in [c for c in waiting if any(n in failed for n in needs(plan, c))]:
                 waiting.remove(cell)
                 failed[cell] = "needs a cell that failed"
             ready = [c for c in waiting if all(n in finished for n in needs(plan, c))]
-            for cell in ready[: jobs - len(running)]:
+            for cell in [] if told.stopping else ready[: jobs - len(running)]:
                 waiting.remove(cell)
                 running[pool.submit(work.run, cell)] = cell
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -104,14 +104,16 @@ def compare(
                     finished.add(cell)
                 else:
                     failed[cell] = problem
-                    say(f"{cell.id}: {problem}")
-                progress(total - len(waiting) - len(running), total)
+                    told.note(f"{cell.id}: {problem}")
+                told.progress(total - len(waiting) - len(running), total)
+    proceed(told)
     if measure:
         for cell in finished_cells(plan, out):
             problem = work.stage(cell, "cost")
             if problem is not None:
                 failed[cell] = f"cost: {problem}"
-                say(f"{cell.id}: {failed[cell]}")
+                told.note(f"{cell.id}: {failed[cell]}")
+            proceed(told)
     return [f"{cell.id}: {problem}" for cell, problem in failed.items()]
 
 
@@ -131,7 +133,7 @@ def run_cell(
     *,
     threads: int | None = None,
     device: str = "auto",
-    say: Say = lambda text: None,
+    events: Listener = None,
 ) -> None:
     """Train and measure one cell, each stage in a process of its own, as `compare` does with all.
 
@@ -139,7 +141,7 @@ def run_cell(
         InputError: with what went wrong.
     """
     plan = load_plan(path, overrides)
-    problem = _Work(plan, path, out, tuple(overrides), threads, device, True, True, say).run(cell)
+    problem = _Work(plan, path, out, tuple(overrides), threads, device, True, True, events_of(events)).run(cell)
     if problem is not None:
         raise InputError(f"{cell.id}: {problem}")
 
@@ -156,7 +158,7 @@ class _Work:
     device: str
     isolate: bool
     measure: bool
-    say: Say
+    events: Events
 
     def run(self, cell: Cell) -> str | None:
         """Train and measure a cell; says what went wrong, where something did."""
@@ -171,7 +173,7 @@ class _Work:
 
     def stage(self, cell: Cell, stage: str) -> str | None:
         """Run one stage of a cell; says what went wrong, where something did."""
-        self.say(f"{cell.id}: {stage}")
+        self.events.note(f"{cell.id}: {stage}")
         return self._isolated(cell, stage) if self.isolate else self._here(cell, stage)
 
     def _here(self, cell: Cell, stage: str) -> str | None:
@@ -189,11 +191,25 @@ class _Work:
             command += ["-s", override]
         command += ["--device", self.device]
         command += [] if self.threads is None else ["--threads", str(self.threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_command(command, self.events)
         if done.returncode == 0:
             return None
         lines = [line for line in split_lines(done.stderr) if line.strip()]
         return lines[-1].removeprefix("kinolab: ") if lines else f"ended with status {done.returncode}"
+
+
+def run_command(command: Sequence[str], events: Events) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` of a command with its output kept; it is interrupted once, as by Ctrl-C, where that is asked."""
+    asked = False
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while True:
+            try:
+                out, said = child.communicate(timeout=0.5)
+                return subprocess.CompletedProcess(command, child.returncode, out, said)
+            except subprocess.TimeoutExpired:
+                if events.stopping and not asked:
+                    child.send_signal(signal.SIGINT)
+                    asked = True
 
 
 def read_scores(plan: ComparePlan, out: Path) -> dict[Cell, dict[str, Any]]:

@@ -8,7 +8,7 @@ not interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from kinolab.contracts.events import Events, Listener, Share, advance, events_of, proceed
 from kinolab.contracts.examples import ClipRecord, ClipSource, Example
 from kinolab.data.cache import (
     FORMAT,
@@ -108,9 +109,6 @@ class EncodeSummary:
     bytes: int
 
 
-Progress = Callable[[int, int], None]
-
-
 def autoencoder_hash(autoencoder: Encoder) -> str:
     """sha256 over the class, config and weights of an autoencoder: equal exactly where its latents are equal."""
     digest = Sha256().text(type(autoencoder).__name__)
@@ -136,7 +134,7 @@ def encode_to_cache(
     device: torch.device | str | None = None,
     update: bool = False,
     draws: Draws | None = None,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> EncodeSummary:
     """Encode every window of a source into the cache at `out`; what is there already is not encoded again.
 
@@ -152,7 +150,7 @@ def encode_to_cache(
         device: where it computes; none = where the autoencoder is.
         update: make an existing cache equal to this source and autoencoder: encode what changed, drop what is gone.
         draws: masks to encode beside every window, in files of their own; a cache that has none gets them.
-        progress: called with (windows done, windows in all), once more from the start for the draws.
+        events: counts windows, once more from the start for the draws; a stopped call keeps the shards that are whole.
 
     Raises:
         InputError: where `out` holds something else, another process is writing it, or it was made from other
@@ -160,7 +158,7 @@ def encode_to_cache(
     """
     if shard_size < 1 or batch < 1:
         raise InputError(f"expected shard_size and batch of at least 1, got {shard_size} and {batch}")
-    where = device_of(autoencoder) if device is None else choose(device)
+    where, told = device_of(autoencoder) if device is None else choose(device), events_of(events)
     chosen = str(resolve(precision, where)).removeprefix("torch.")
     encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
     with _locked(out):
@@ -171,22 +169,20 @@ def encode_to_cache(
         total, done, unreadable = len(plan.keys), len(plan.keys) - len(missing), []
         encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, where)
         for indices in _shard_groups(source, autoencoder.spec, missing, shard_size, dtype, keep_posterior):
-
-            def advance(count: int, base: int = done) -> None:
-                if progress is not None:
-                    progress(base + count, total)
-
-            entry, failed = encoder.write(out, plan, indices, advance)
+            entry, failed = encoder.write(out, plan, indices, Share(told, done, len(indices), total))
             unreadable += failed
             done += len(indices)
             if entry is not None:
                 with Appender(out / "index.jsonl") as index:
                     index.write(format_entry(entry))
+                told.wrote(out / "shards" / entry.shard, "shard")
                 kept.append(entry)
+            if done < total:
+                proceed(told)
         if not kept:
             raise InputError(f"{out}: nothing was encoded; none of {total} windows could be read")
         if draws is not None:
-            _encode_draws(out, plan, kept, encoder, draws, progress)
+            _encode_draws(out, plan, kept, encoder, draws, told)
         _write_header(out, plan, kept, complete=True)
     items = sum(len(entry.items) for entry in kept)
     size = sum((out / "shards" / entry.shard).stat().st_size for entry in kept)
@@ -318,9 +314,12 @@ class _ShardEncoder:
         self.keep_posterior, self.precision, self.device = keep_posterior, precision, device
 
     def write(
-        self, out: Path, plan: _Plan, indices: Sequence[int], advance: Callable[[int], None]
+        self, out: Path, plan: _Plan, indices: Sequence[int], events: Events
     ) -> tuple[ShardEntry | None, list[str]]:
-        """Encode the windows `indices` into one shard; its index entry and the windows that could not be read."""
+        """Encode the windows `indices` into one shard; its index entry and the windows that could not be read.
+
+        Asked to stop, the shard ends with the batch that is at work: nothing encoded is lost.
+        """
         parts: dict[str, list[Tensor]] = {}
         items: list[CacheItem] = []
         for examples in _ahead(_batched(self.source.walk(indices), self.batch)):
@@ -331,12 +330,14 @@ class _ShardEncoder:
                 record = _annotated(plan.records[index], example)
                 c, t, h, w = z.shape
                 items.append(CacheItem(plan.keys[index], len(items), record, (c, t, h, w)))
-            advance(len(items))
+            events.progress(len(items), len(indices))
+            if events.stopping:
+                break
         read = {item.key for item in items}
         failed = [
             f"{plan.records[i].source} at {plan.records[i].time_range[0]:.2f} s"
             for i in indices
-            if plan.keys[i] not in read
+            if plan.keys[i] not in read and not events.stopping
         ]
         if not items:
             return None, failed
@@ -379,7 +380,7 @@ def _encode_draws(
     entries: Sequence[ShardEntry],
     encoder: _ShardEncoder,
     draws: Draws,
-    progress: Progress | None,
+    events: Events,
 ) -> None:
     """Write the file of masked draws beside every shard that has none yet."""
     where = {key: i for i, key in enumerate(plan.keys)}
@@ -401,8 +402,7 @@ def _encode_draws(
                 parts[name][[item.row for item in items]] = part
             write_weights(target, parts)
         done += len(entry.items)
-        if progress is not None:
-            progress(done, total)
+        advance(events, done, total)
 
 
 def _annotated(record: ClipRecord, example: Example) -> ClipRecord:

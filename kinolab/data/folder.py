@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from kinolab import video
+from kinolab.contracts.events import Listener
 from kinolab.contracts.examples import (
     ClipRecord,
     ClipSource,
@@ -24,7 +25,7 @@ from kinolab.contracts.examples import (
 from kinolab.data.annotations import Annotations, annotate
 from kinolab.data.buckets import BucketConfig, Buckets, Size, snapped
 from kinolab.data.clips import heldout_hashes, summarise
-from kinolab.data.scan import Progress, ScannedFile, default_index, find_clips, scan
+from kinolab.data.scan import ScannedFile, default_index, find_clips, scan
 from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
     Reading,
@@ -132,7 +133,7 @@ class FolderSource(ClipSource):
     Args:
         config: what to cut, and how.
         spec: the autoencoder's shape rules; frame counts are snapped to them (`notes` says so).
-        progress: called with (files scanned, files in all).
+        events: counts the files that are scanned.
         allow_empty: make a source without windows too, for its verdicts.
         annotated: whether captions and labels are needed. Where they aren't, what is wrong with them is a note, and an
             error only for those who ask (`require_annotations`).
@@ -153,7 +154,7 @@ class FolderSource(ClipSource):
         self,
         config: FolderConfig,
         spec: ShapeRules | None = None,
-        progress: Progress | None = None,
+        events: Listener = None,
         *,
         allow_empty: bool = False,
         annotated: bool = True,
@@ -180,7 +181,7 @@ class FolderSource(ClipSource):
             scenes=config.scene_cuts == "split",
             index=default_index(config.path) if index == "auto" else index,
             image_fps=config.image_fps,
-            progress=progress,
+            events=events,
         )
         self._unread: InputError | None = None
         self._annotations = self._annotate(names, annotated)

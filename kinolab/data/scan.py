@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kinolab import video
+from kinolab.contracts.events import Listener, events_of, proceed
 from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 from kinolab.layers.scene_cuts import detector_cuts
@@ -61,9 +62,6 @@ class _Signature:
     modified: int
     image_fps: float
     reader: int
-
-
-Progress = Callable[[int, int], None]
 
 
 def find_clips(root: Path) -> tuple[list[str], dict[str, int]]:
@@ -112,7 +110,7 @@ def scan(
     scenes: bool = False,
     index: Path | None = None,
     image_fps: float = video.IMAGE_FPS,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> list[ScannedFile]:
     """Scan files of a folder, several at once.
 
@@ -122,12 +120,12 @@ def scan(
         scenes: find scene cuts too (needs the extra `train`).
         index: file that keeps what was found between runs; None keeps nothing.
         image_fps: the rate of folders of numbered images.
-        progress: called with (files done, files in all).
+        events: counts files; a stopped call keeps what it found in the index, if there is one.
     """
     known = _read_index(index) if index is not None else {}
     base = root.parent if root.is_file() else root
     signatures = [_signature(base, name, image_fps) for name in names]
-    began, done = time.monotonic(), 0
+    began, done, told = time.monotonic(), 0, events_of(events)
     found: list[ScannedFile] = []
 
     def one(signature: _Signature) -> ScannedFile:
@@ -140,10 +138,14 @@ def scan(
         for scanned in pool.map(one, signatures):
             found.append(scanned)
             done += 1
-            if progress is not None:
-                progress(done, len(names))
+            told.progress(done, len(names))
+            if told.stopping:
+                pool.shutdown(wait=True, cancel_futures=True)
+                break
     if index is not None and (known or time.monotonic() - began > WORTH_KEEPING):
-        _write_index(index, known | dict(zip(signatures, found, strict=True)))
+        _write_index(index, known | dict(zip(signatures, found, strict=False)))
+    if len(found) < len(names):
+        proceed(told)
     return found
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kinolab import video
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.scan import find_clips
 from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
@@ -42,9 +42,7 @@ class ShrinkSummary:
     partial: tuple[str, ...] = ()
 
 
-def shrink(
-    folder: Path, out: Path, side: int, *, fps: float | None = None, progress: Callable[[int, int], None] | None = None
-) -> ShrinkSummary:
+def shrink(folder: Path, out: Path, side: int, *, fps: float | None = None, events: Listener = None) -> ShrinkSummary:
     """Copy every clip of `folder` to `out` with a shorter side of `side` pixels; smaller clips keep their size.
 
     Captions and tables beside the clips are copied too; still images are not. A clip whose copy was made of the same
@@ -54,7 +52,7 @@ def shrink(
 
     Args:
         fps: re-time to this rate; None = the frames as stored, evenly spaced.
-        progress: called with (clips done, clips in all).
+        events: counts clips.
 
     Raises:
         InputError: where the folder is missing or holds no clip, `out` lies in it, or two clips would share a name.
@@ -67,7 +65,7 @@ def shrink(
     if not targets:
         raise InputError(f"{folder}: no clips; expected {', '.join(sorted(video.VIDEO_SUFFIXES))} or folders of images")
     written, present, renewed, failed, partial = 0, 0, 0, list[str](), list[str]()
-    made = _made(out)
+    made, told = _made(out), events_of(events)
     with Appender(out / RECORD) as record:
         for done, (name, target) in enumerate(targets.items()):
             known, wanted = made.get(_name(out, target)), _making(folder / name, side, fps)
@@ -79,12 +77,12 @@ def shrink(
                     partial += _copy(folder / name, target, side, fps)
                     wanted["source_sha256"] = _content_hash(folder / name)
                     record.write(summed({"copy": _name(out, target), **wanted}))
+                    told.wrote(target)
                     written += 1
                     renewed += there
             except InputError as error:
                 failed.append(str(error))
-            if progress is not None:
-                progress(done + 1, len(targets))
+            advance(told, done + 1, len(targets))
     _copy_annotations(folder, out)
     return ShrinkSummary(written, present, tuple(failed), renewed, tuple(partial))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import Batch, ProtocolClips
 from kinolab.evaluation.protocol import Protocol
@@ -24,7 +25,6 @@ from kinolab.runtime.hashes import json_sha256
 ROLES = ("video", "image", "classifier")
 UNITS: dict[str, Literal["clip", "frame"]] = {"video": "clip", "image": "frame"}
 KIND = "reference features"
-Progress = Callable[[int, int], None]
 
 
 class Extractors:
@@ -64,16 +64,14 @@ def needed(role: str, protocol: Protocol) -> bool:
     return any(METRICS.get(name).weights == role for name in protocol.metrics)
 
 
-def extract(
-    batches: Iterable[Batch], extractors: Extractors, total: int, progress: Progress | None = None
-) -> dict[str, Tensor]:
+def extract(batches: Iterable[Batch], extractors: Extractors, total: int, events: Listener = None) -> dict[str, Tensor]:
     """The features of all batches, by role: (N, width).
 
     Raises:
         InputError: where features are not finite; names the clip.
     """
     parts: dict[str, list[Tensor]] = {}
-    done = 0
+    done, told = 0, events_of(events)
     for batch in batches:
         for role, values in extractors(batch.video).items():
             bad = (~torch.isfinite(values).all(1)).nonzero().flatten().tolist()
@@ -85,8 +83,7 @@ def extract(
                 )
             parts.setdefault(role, []).append(values)
         done += len(batch.names)
-        if progress is not None:
-            progress(done, total)
+        advance(told, done, total)
     return {role: torch.cat(values) for role, values in parts.items()}
 
 
@@ -97,7 +94,7 @@ def reference_features(
     cache: Path | None,
     *,
     batch: int = 8,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> tuple[dict[str, Tensor], bool]:
     """Features of the real clips, from the cache where it has them; and whether it had.
 
@@ -112,7 +109,7 @@ def reference_features(
         make_folder(path.parent)  # before hours are spent, not after
         with suppress(InputError):
             return load_tensors(path, KIND)[0], True
-    features = extract(clips.batches(batch), extractors, len(clips), progress)
+    features = extract(clips.batches(batch), extractors, len(clips), events)
     features.pop("classifier", None)  # the inception score has no reference
     if path is not None:
         header: dict[str, Any] = {"protocol": protocol.name, "protocol_hash": protocol.hash(), "data": clips.describe()}

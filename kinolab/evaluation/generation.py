@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kinolab import video
+from kinolab.contracts.events import Listener
 from kinolab.data.world import make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
@@ -29,8 +30,6 @@ from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.model import Request, VideoModel
 from kinolab.video import Resize
-
-Progress = Callable[[int, int], None]
 
 
 class Generated(Interface):
@@ -230,7 +229,7 @@ def evaluate_generated(
     videos: Path | None = None,
     keep: int = 8,
     device: torch.device | str = "auto",
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> ScoreReport:
     """Measure generated clips against real ones.
 
@@ -260,7 +259,7 @@ def evaluate_generated(
     scores = GenerationScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
                               else generated.model.config.fps)  # fmt: skip
     keeper = _Keeper(videos, keep, scores.fps)
-    features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), progress)
+    features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), events)
     metrics = scores.values(reference, features, notes)
     facts: dict[str, Any] = {"real_clips": len(real), "generated_clips": len(generated)}
     if isinstance(generated, ModelClips):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from kinolab import __version__, video
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
 from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
@@ -26,7 +27,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
-from kinolab.evaluation.world import Progress, autoencode
+from kinolab.evaluation.world import autoencode
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import resolve
@@ -194,7 +195,7 @@ def evaluate_physics(
     sampler: SamplerConfig | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> PhysicsReport:
     """Predict `count` held-out clips from each number of given frames, and compare with the simulator.
 
@@ -221,7 +222,7 @@ def evaluate_physics(
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
     sampler = sampler or model.config.sampler
     results: list[Motion] = []
-    total, done = count * len(given), 0
+    total, done, told = count * len(given), 0, events_of(events)
     for start in range(first, first + count, batch):
         numbers = range(start, min(start + batch, first + count))
         clips = [_clip(worlds[i % len(worlds)], model, i // len(worlds)) for i in numbers]
@@ -236,8 +237,7 @@ def evaluate_physics(
             for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
                 results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
             done += len(clips)
-            if progress is not None:
-                progress(done, total)
+            advance(told, done, total)
     protocol = {
         "kinolab": __version__, "torch": torch.__version__, "model": name,
         "model_sha256": None if name is None else model_hash(name), "trained": model.config.trained,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import check_pairs
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
@@ -31,7 +32,6 @@ from kinolab.metrics.temporal import chunk_borders
 from kinolab.runtime import devices
 from kinolab.runtime.memory import peak_memory
 
-Progress = Callable[[int, int], None]
 CHUNK = 8
 """Frames of a chunk, after the first one of CHUNK + 1, that the seam error looks at the borders of."""
 NOBODY_KNOWS = "of two folders nobody knows the decoder's grid and chunks"
@@ -124,7 +124,7 @@ def evaluate_autoencoder(
     device: torch.device | str = "auto",
     videos: Path | None = None,
     keep: int = 8,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> ScoreReport:
     """Put every clip of a protocol through an autoencoder and compare.
 
@@ -137,7 +137,7 @@ def evaluate_autoencoder(
     autoencoder = autoencoder.to(where).eval()
     scores, notes = ReconstructionScores(protocol, autoencoder.spec.spatial_ratio, where), clips.notes()
     generator = torch.Generator().manual_seed(protocol.seed)
-    done = 0
+    done, told = 0, events_of(events)
     for group in clips.batches(batch):
         with autocast(precision, where):
             rebuilt = _rebuild(autoencoder, group.video.to(where), protocol, generator)
@@ -148,8 +148,7 @@ def evaluate_autoencoder(
                     whole = autoencoder.decode(autoencoder.encode(group.video.to(where)).mean)
         scores.update(group, rebuilt, keep if videos is not None else 0, chunked, whole)
         done += len(group.names)
-        if progress is not None:
-            progress(done, len(clips))
+        advance(told, done, len(clips))
     for name in scores.measured.unseen():
         notes.append(f"{name}: left out, the clips are too short to be put through in chunks")
     for name, why in scores.measured.left.items():
@@ -176,7 +175,7 @@ def evaluate_folders(
     videos: Path | None = None,
     keep: int = 8,
     device: torch.device | str = "auto",
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> ScoreReport:
     """Compare the videos of two folders, paired by their names without endings: the first frames of each.
 
@@ -191,11 +190,10 @@ def evaluate_folders(
     for note in unlike:
         warnings.warn(note, stacklevel=2)
     scores = ReconstructionScores(protocol, None, device, dict.fromkeys(("grid", "chunks"), NOBODY_KNOWS))
-    notes = [*unlike, *left.notes(), *right.notes()]
+    notes, told = [*unlike, *left.notes(), *right.notes()], events_of(events)
     for a, b in zip(left.batches(batch), right.batches(batch), strict=True):
         scores.update(a, b.video, keep if videos is not None else 0)
-        if progress is not None:
-            progress(len(scores.names), len(left))
+        advance(told, len(scores.names), len(left))
     if scores.measured.left:
         notes.append(f"{' and '.join(scores.measured.left)} are left out: {NOBODY_KNOWS}")
     written = {} if videos is None else scores.write_videos(videos, float(left.record(0).fps))

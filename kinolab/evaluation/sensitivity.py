@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import Batch, ProtocolClips
@@ -38,7 +39,6 @@ Condition = tuple[str, float]
 """A distortion and its strength."""
 Values = Mapping[Condition, Mapping[str, MetricValue]]
 Scores = Mapping[Condition, Mapping[str, Sequence[float]]]
-Progress = Callable[[int, int], None]
 
 STRENGTHS = (0.25, 0.5, 1.0)
 """Of `distort`, where 1 is the strongest."""
@@ -57,7 +57,7 @@ def evaluate_sensitivity(
     strengths: Sequence[float] = STRENGTHS,
     batch: int = 8,
     device: torch.device | str = "auto",
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> SensitivityReport:
     """Measure every metric of two protocols on distorted clips.
 
@@ -83,7 +83,7 @@ def evaluate_sensitivity(
                 "count, give it more clips, or lower `minimum` in a copy of the protocol"
             )
     conditions = [PLAIN, *((kind, s) for kind in DISTORTIONS for s in levels)]
-    told, where = _Told(sum(map(len, clips.values())), progress), choose(device)
+    told, where = _Told(sum(map(len, clips.values())), events), choose(device)
     responses = [
         *_reconstruction(clips["reconstruction"], pairs, conditions, told.watch, batch, where, notes),
         *_generation(clips["generation"], sets, conditions, told.watch, batch, where, notes),
@@ -133,15 +133,14 @@ def difference(a: MetricValue, b: MetricValue) -> Interval | None:
 class _Told:
     """Says how many clips are done, over both kinds."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.total, self.done, self.progress = total, 0, progress
+    def __init__(self, total: int, events: Listener) -> None:
+        self.total, self.done, self.events = total, 0, events_of(events)
 
     def watch(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         for batch in batches:
             yield batch
             self.done += len(batch.names)
-            if self.progress is not None:
-                self.progress(self.done, self.total)
+            advance(self.events, self.done, self.total)
 
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kinolab import __version__, video
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
 from kinolab.data.world_scenes import FRAME
@@ -20,7 +21,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ScoreReport, Settings
-from kinolab.evaluation.world import Progress, autoencode
+from kinolab.evaluation.world import autoencode
 from kinolab.generate import model_hash
 from kinolab.generation.matching import matching_world
 from kinolab.layers.precision import resolve
@@ -155,7 +156,7 @@ def evaluate_tasks(
     sampler: SamplerConfig | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> TasksReport:
     """Do every task on the same held-out clips, told nothing but the given part.
 
@@ -172,6 +173,7 @@ def evaluate_tasks(
     clips = [make_clip(source.world, source.seed(i)) for i in range(first, first + count)]
     original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
     rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
+    told = events_of(events)
     sampler, results, notes = sampler or model.config.sampler, list[TaskResult](), list[str]()
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
@@ -187,8 +189,7 @@ def evaluate_tasks(
                 notes.append(f"{task}: {error}")
                 break
             made.append(shown.cpu())
-            if progress is not None:
-                progress(number * count + min(start + batch, count), len(tasks) * count)
+            advance(told, number * count + min(start + batch, count), len(tasks) * count)
         else:
             results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
     protocol = {

@@ -8,13 +8,13 @@ through the autoencoder (what the autoencoder costs, whatever the denoiser does)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from kinolab import __version__, video
+from kinolab.contracts.events import Listener, Share, advance, events_of
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
 from kinolab.diffusion import SamplerConfig
@@ -31,7 +31,6 @@ from kinolab.world.motion import direction_holds, motion_holds
 from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
 Asks = Literal["prompt", "prompt and label", "label", "nothing"]
-Progress = Callable[[int, int], None]
 
 
 @torch.no_grad()
@@ -46,7 +45,7 @@ def evaluate_world(
     guidance: GuidanceConfig | None = None,
     label: bool = True,
     name: str | None = None,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> WorldReport:
     """Generate a clip for each of `count` held-out requests, and read all of them.
 
@@ -58,7 +57,7 @@ def evaluate_world(
         sampler, guidance: the model's own where left out.
         label: give the class label beside the prompt, where the model takes both.
         name: the folder or shipped name of the model, to record it and the hash of its weights.
-        progress: called with (clips done, clips in all).
+        events: counts clips; a stopped call keeps nothing.
 
     Raises:
         InputError: for counts below 1, or a request that the model refuses.
@@ -67,6 +66,7 @@ def evaluate_world(
         raise InputError(f"expected a first request of at least 0, got {first}")
     if count < 1 or batch < 1:
         raise InputError(f"expected a count and a batch of at least 1, got {count} and {batch}")
+    told = events_of(events)
     world, notes = matching_world(model.config, model.autoencoder.spec)
     source = WorldSource(
         WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.autoencoder.spec
@@ -82,9 +82,10 @@ def evaluate_world(
         numbers = range(start, min(start + batch, first + count))
         clips = [make_clip(source.world, source.seed(i)) for i in numbers]
         requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
-        callback = _steps(progress, numbers.start - first, len(numbers), count)
+        # Decoding makes the last clip of the batch whole.
+        sampled = Share(told, numbers.start - first, len(numbers) - 1, count)
         began = time.perf_counter()
-        latents = model.sample_latents(requests, sampler=sampler, guidance=guidance, callback=callback)
+        latents = model.sample_latents(requests, sampler=sampler, guidance=guidance, events=sampled)
         generated = video.to_uint8(model.decode(latents))
         seconds += time.perf_counter() - began
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
@@ -94,8 +95,7 @@ def evaluate_world(
         for i, clip, made, decoded in zip(numbers, clips, generated, video.to_uint8(rebuilt), strict=True):
             for subject, frames in zip(SUBJECTS, (made, decoded, clip.frames), strict=True):
                 results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
-        if progress is not None:
-            progress(numbers.stop - first, count)
+        advance(told, numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(protocol, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
 
@@ -154,13 +154,6 @@ def _request(model: VideoModel, asks: Asks, clip: WorldClip, seed: int, frames: 
     prompt = clip.caption if asks in ("prompt", "prompt and label") else None
     label = clip.label if asks in ("label", "prompt and label") else None
     return Request(prompt, label, frames, model.config.size, seed)
-
-
-def _steps(progress: Progress | None, done: int, more: int, count: int) -> Callable[..., None] | None:
-    """A sampler's callback that reports the share of the batch that its steps amount to."""
-    if progress is None:
-        return None
-    return lambda step, steps, *_: progress(done + more * step // (steps + 1), count)
 
 
 def _protocol(

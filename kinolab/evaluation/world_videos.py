@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from kinolab import __version__, video
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.clips import prompt_beside
 from kinolab.evaluation.world import judge
@@ -18,7 +18,7 @@ from kinolab.runtime.text import read_text
 from kinolab.world.request import WorldRequest, parse_caption
 
 
-def evaluate_videos(folder: Path, progress: Callable[[int, int], None] | None = None) -> WorldReport:
+def evaluate_videos(folder: Path, events: Listener = None) -> WorldReport:
     """Read every video of a folder, and count how many show what their prompts ask for.
 
     The prompt is that of the `.json` beside a video (as `kinolab generate` writes it), of a `.txt`, or the video's own
@@ -32,6 +32,7 @@ def evaluate_videos(folder: Path, progress: Callable[[int, int], None] | None = 
     files = [p for p in video.visible_files(folder) if p.suffix.lower() in video.VIDEO_SUFFIXES]
     if not files:
         raise InputError(f"{folder}: no videos; expected {', '.join(sorted(video.VIDEO_SUFFIXES))}")
+    told = events_of(events)
     results, sizes, left = list[ClipResult](), set[tuple[int, ...]](), list[str]()
     for number, path in enumerate(files, start=1):
         request = _request(path)
@@ -43,8 +44,7 @@ def evaluate_videos(folder: Path, progress: Callable[[int, int], None] | None = 
         reading, scenario = read_world(frames), request[1].scenario or "-"
         checks = judge(request[1], reading, "prompt", scenario)
         results.append(ClipResult("generated", scenario, request[0], -1, -1, checks, roughness(reading)))
-        if progress is not None:
-            progress(number, len(files))
+        advance(told, number, len(files))
     if not results:
         raise InputError(
             f"{folder}: none of {len(files)} videos has a prompt of the toy world beside it; expected clip.json as "

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from kinolab import __version__, video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.autoencoders.dpvae import DpVae
 from kinolab.config import Config
+from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.errors import InputError
 from kinolab.generate import model_hash, provenance_path
 from kinolab.generation.expected import Work, cheaper, expected_cost, size_note
@@ -39,7 +40,7 @@ from kinolab.runtime import devices
 from kinolab.runtime.files import place, remove, write_text
 from kinolab.runtime.memory import peak_memory
 from kinolab.runtime.paths import real
-from kinolab.runtime.progress import Events, Reporter, events_of, size
+from kinolab.runtime.progress import size
 from kinolab.runtime.sets import new_set
 from kinolab.runtime.summed import summed
 
@@ -47,7 +48,6 @@ CHUNK_PIXELS = 2**20
 """A chunk of the stream has about this many pixels (16 frames at 256 x 256), and at least one latent's frames."""
 
 Mode = Literal["stream", "tiled", "whole", "groups"]
-Progress = Callable[[int, int], None]
 Timed = TypeVar("Timed", Tensor, Group)
 
 
@@ -165,15 +165,15 @@ def reconstruct(
     out: Path,
     autoencoder: Autoencoder,
     config: ReconstructConfig,
-    progress: Progress | Reporter | None = None,
+    events: Listener = None,
     *,
     trained: tuple[int, int] | None = None,
 ) -> ReconstructReport:
     """Write `out` (original | reconstruction | error) and a `.json` beside it.
 
     Args:
-        progress: a callback of frames done and in all; or a reporter, which also hears early what the whole will take,
-            and can end it: the frames so far are then written as NAME-partial, and the report names that file.
+        events: hears early what the whole will take, and may end it: the frames so far are then written as
+            NAME-partial, and the report names that file.
         trained: height and width of the autoencoder's training clips, where they are known.
 
     Raises:
@@ -190,14 +190,14 @@ def reconstruct(
     expected = round((info.duration or 0.0) * fps)
     if config.frames is not None:
         expected = min(config.frames, expected or config.frames)
-    events = events_of(progress)
-    run.begin(events, info, expected, trained)
+    told = events_of(events)
+    run.begin(told, info, expected, trained)
     frames = video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace)
     images = (frame.image for frame in video.until_damage(frames, run.notes))
 
     def pictures(path: Path) -> None:
-        with autocast(config.precision, run.device), strips.watched(partial(run.hear, events, expected)):
-            video.write(path, run.pictures(images, expected, events), fps, quality=95)
+        with autocast(config.precision, run.device), strips.watched(partial(run.hear, told, expected)):
+            video.write(path, run.pictures(images, expected, told), fps, quality=95)
 
     if not out.suffix:  # a folder of images
         remove(provenance_path(out))  # of other frames from here on
@@ -289,13 +289,11 @@ class _Run:
         if note is not None:
             self.notes.append(note)
             events.note(note)
-        cost = (
-            None if not isinstance(events, Reporter) else expected_cost(self.autoencoder, work, self.config.precision)
-        )
+        cost = expected_cost(self.autoencoder, work, self.config.precision) if events.expecting else None
         if cost is not None:
             self.encoding_share = cost.encoding
             events.expect(cost.cost, "a small piece of it", partial(cheaper, spec, work))
-        if isinstance(events, Reporter):
+        if events.expecting:
             events.progress(0, frames)  # what was done so far is no part of the first frames
 
     def hear(self, events: Events, expected: int, frames: float, encodes: bool) -> None:

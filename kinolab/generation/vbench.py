@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from kinolab import __version__
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import make_clip
 from kinolab.diffusion import SamplerConfig
@@ -51,8 +52,6 @@ LONGEST_NAME = 255
 WINDOWS = '\\:*?"<>|'
 """Characters that file names can't hold on Windows, besides the slash."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class VBenchReport:
@@ -75,7 +74,7 @@ def write_vbench(
     size: tuple[int, int] | None = None,
     sampler: SamplerConfig | None = None,
     guidance: GuidanceConfig | None = None,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> VBenchReport:
     """Generate the videos of VBench's prompts. Stopped and called again, it makes those that are missing.
 
@@ -87,7 +86,7 @@ def write_vbench(
         name: the folder or shipped name of the model, for the provenance.
         videos: videos per prompt; VBench expects 5.
         frames, size, sampler, guidance: the model's own where left out.
-        progress: called with (videos there, videos in all).
+        events: counts videos; a stopped call keeps those that are there.
 
     Raises:
         InputError: for prompts that can't be file names, a model without a text encoder, or a folder that holds videos
@@ -110,13 +109,12 @@ def write_vbench(
     _check_cases(out / "videos", lists)
     write_record(out / "vbench.json", _record(config, prompts, lists))
     jobs = [(part, prompt) for part, asked in lists.items() for prompt in asked]
-    videos_made, made = list[Path](), 0
+    told, videos_made, made = events_of(events), list[Path](), 0
     for part, prompt in jobs:
         targets = [out / "videos" / part / f"{prompt}-{k}.mp4" for k in range(videos)]
         videos_made += targets
         made += _make(model, config.model_copy(update={"prompts": (prompt,)}), out, targets)
-        if progress is not None:
-            progress(len(videos_made), len(jobs) * videos)
+        advance(told, len(videos_made), len(jobs) * videos)
     if prompts.suffix == ".json":
         files.write_text(out / FULL_INFO, text.read_text(prompts))
     return VBenchReport(out / "videos", tuple(videos_made), made)

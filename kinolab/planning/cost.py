@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab import __version__
+from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import resolve
@@ -48,7 +49,7 @@ def measure_cost(
     run: Path | None = None,
     price: float | None = None,
     currency: str = "",
-    say: Callable[[str], None] = lambda text: None,
+    events: Listener = None,
 ) -> CostReport:
     """Measure a few steps of a recipe in this process, and what else its run does.
 
@@ -57,7 +58,7 @@ def measure_cost(
         steps: timed steps of each phase, after one that is not.
         run: the run folder that is meant; it is not made, only its disk is looked at.
         price: per hour of this machine, in any currency.
-        say: called with what is about to happen.
+        events: notes of what is about to happen.
 
     Raises:
         InputError: for a bad recipe, or no steps to measure.
@@ -72,8 +73,9 @@ def measure_cost(
             torch.set_num_threads(config.training.threads)
         torch.manual_seed(config.training.seed)
         devices.reset_peak(world.device)
-        say(devices.announce(world.device, config.training.device))
-        measured = _Measured(config, world, steps, run or Path("runs") / config.name, say)
+        told = events_of(events)
+        told.note(devices.announce(world.device, config.training.device))
+        measured = _Measured(config, world, steps, run or Path("runs") / config.name, told)
         return measured.report(price, currency)
 
 
@@ -90,7 +92,7 @@ def flops_per_step(config: BaseRecipe) -> float:
     config = config.model_copy(update={"training": plain})
     with join_world(config.training.device) as world:
         torch.manual_seed(config.training.seed)
-        job = make_job(config, lambda text: None)
+        job = make_job(config)
         trainer = Trainer(job, config.training, Path("."), world)
         batch = next(job.batches(0, world))
         trainer.train_step(0, batch)  # the first step may also measure the processor, which does not count
@@ -102,8 +104,8 @@ def flops_per_step(config: BaseRecipe) -> float:
 class _Measured:
     """The recipe's job and trainer with what was found out about them."""
 
-    def __init__(self, config: BaseRecipe, world: World, steps: int, folder: Path, say: Callable[[str], None]) -> None:
-        self.config, self.world, self.steps, self.folder, self.say = config, world, steps, folder, say
+    def __init__(self, config: BaseRecipe, world: World, steps: int, folder: Path, events: Events) -> None:
+        self.config, self.world, self.steps, self.folder, self.events = config, world, steps, folder, events
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.job: Any
@@ -134,7 +136,7 @@ class _Measured:
             changes["initial"] = None
         config = self.config.model_copy(update=changes)
         try:
-            return make_job(config, self.say), True
+            return make_job(config, self.events), True
         except (InputError, FileNotFoundError) as error:
             if not isinstance(config, AutoencoderRecipe | DenoiserRecipe):
                 raise
@@ -148,11 +150,16 @@ class _Measured:
         config = self.config.training
         begins = sorted({p.starts for p in self.job.parts.values() if p.starts < config.steps} | {0})
         for first, last in zip(begins, [*begins[1:], config.steps], strict=True):
-            self.say(f"steps {first} to {last - 1}: measuring {self.steps}")
+            self._next(f"steps {first} to {last - 1}: measuring {self.steps}")
             self.phases.append(self._phase(first, last))
-        self.say("held-out measurement, samples and a checkpoint, once each")
+        self._next("held-out measurement, samples and a checkpoint, once each")
         self.evaluation, self.sampling = self._evaluate(), self._sample()
         self.saving = self._save()
+
+    def _next(self, what: str) -> None:
+        """Say what comes; nothing is kept of what was measured where it is asked to stop."""
+        proceed(self.events)
+        self.events.note(what)
 
     def _phase(self, first: int, last: int) -> Phase:
         """The steps from `first` on, which all do the same, timed after one that is not."""

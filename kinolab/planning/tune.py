@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from kinolab import __version__, video
 from kinolab.config import Config
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldClip, make_clip
 from kinolab.errors import InputError
@@ -214,9 +215,6 @@ def _passed(share: Share | None) -> str:
     return f"{share.passed}/{share.count} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-Progress = Callable[[int, int], None]
-
-
 @dataclass(frozen=True)
 class _Task:
     """The requests, and for the toy world the clips they are captions of."""
@@ -233,21 +231,19 @@ def tune(
     config: TuneConfig | None = None,
     *,
     name: str,
-    say: Callable[[str], None] = lambda text: None,
-    progress: Progress | None = None,
+    events: Listener = None,
 ) -> TuneReport:
     """Time and drift of every setting on the same requests.
 
     Args:
         model: as loaded; its own precision does not matter.
         name: the model's folder or shipped name, for the protocol and the options.
-        say: called with what is about to happen.
-        progress: called with (runs done, runs in all).
+        events: counts runs; a stopped call keeps nothing.
 
     Raises:
         InputError: for prompts that the model can't take, or lists that leave nothing to try.
     """
-    config = config if config is not None else TuneConfig()
+    config, told = config if config is not None else TuneConfig(), events_of(events)
     task = _task(model, config)
     guided = any(r.prompt is not None or r.label is not None for r in task.requests)
     own = model.config if guided else model.config.model_copy(update={"guidance": GuidanceConfig()})
@@ -257,9 +253,9 @@ def tune(
     if len(settings) < 2:
         raise InputError("nothing to try beside the full run: give more steps, samplers or thresholds")
     runs, rounds = _Runs(model, task, config.batch), 1 + config.repeats
-    drifts, warming, dropped = _first_runs(runs, settings, rounds, say, progress)
+    drifts, warming, dropped = _first_runs(runs, settings, rounds, told)
     kept = [s for s in settings if s in drifts]
-    times = _race(runs, kept, config.repeats, progress, len(settings))
+    times = _race(runs, kept, config.repeats, told, len(settings))
     outcomes = [_outcome(s, times[s], times[full], warming[s], drifts[s]) for s in kept]
     protocol = _protocol(model, name, config, task, full)
     return TuneReport(protocol, _mark(outcomes), own, (*task.notes, *notes, *dropped))
@@ -320,7 +316,7 @@ class _Runs:
 
 
 def _first_runs(
-    runs: _Runs, settings: Sequence[Setting], rounds: int, say: Callable[[str], None], progress: Progress | None
+    runs: _Runs, settings: Sequence[Setting], rounds: int, events: Events
 ) -> tuple[dict[Setting, _Drift], dict[Setting, float], list[str]]:
     """One run of each, the full one first: drifts, seconds until it was ready, and what was left out."""
     drifts, warming, dropped = dict[Setting, _Drift](), dict[Setting, float](), list[str]()
@@ -337,9 +333,9 @@ def _first_runs(
         if not k:
             reference = latents, clips
             most = clock(warming[setting] * len(settings) * rounds)
-            say(f"{len(settings)} settings in {rounds} turns, the first one not timed: at most about {most}")
+            events.note(f"{len(settings)} settings in {rounds} turns, the first one not timed: at most about {most}")
         drifts[setting] = _drift(reference, (latents, clips), runs.passed(clips), cache)
-        _report(progress, k + 1, len(settings) * rounds)
+        advance(events, k + 1, len(settings) * rounds)
     return drifts, warming, dropped
 
 
@@ -354,7 +350,7 @@ def _drift(
 
 
 def _race(
-    runs: _Runs, settings: Sequence[Setting], repeats: int, progress: Progress | None, done: int
+    runs: _Runs, settings: Sequence[Setting], repeats: int, events: Events, done: int
 ) -> dict[Setting, list[float]]:
     """Seconds per clip of each setting, in turns; all have run once before."""
     for setting in settings:
@@ -366,13 +362,8 @@ def _race(
             began = time.perf_counter()
             runs.make(setting)
             times[setting].append((time.perf_counter() - began) / len(runs.task.requests))
-            _report(progress, done + turn * len(settings) + k + 1, done + repeats * len(settings))
+            advance(events, done + turn * len(settings) + k + 1, done + repeats * len(settings))
     return times
-
-
-def _report(progress: Progress | None, done: int, count: int) -> None:
-    if progress is not None:
-        progress(done, count)
 
 
 def _outcome(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from kinolab import video
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import make_clip, parse_caption
 from kinolab.diffusion import SamplerConfig
@@ -43,8 +44,6 @@ SHOWN_SIDE = 256
 """The shorter side, about, of the videos on the page: small ones are enlarged, so that every pixel can be seen."""
 FIRST_CLIP = HELDOUT_SEEDS + 100_000
 """Seed of the first clip to reconstruct: trained on by no recipe, and not among the requests of `evaluate world`."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def run_demo(
     steps: int | None = None,
     clips: int = 2,
     device: torch.device | str = "auto",
-    say: Say | None = None,
+    events: Listener = None,
 ) -> DemoResult:
     """Generate a video for each prompt, reconstruct a few held-out clips, and write index.html and demo.png.
 
@@ -103,26 +102,27 @@ def run_demo(
         steps: of the sampler; none = the model's own.
         clips: how many clips to reconstruct.
         device: where the networks compute.
-        say: called with a line for each thing done.
+        events: a note for each thing done.
 
     Raises:
         InputError: for a prompt outside the toy world's grammar, or a model that takes none.
     """
     began = time.perf_counter()
-    say = say or (lambda line: None)
-    videos = []
+    told, videos = events_of(events), []
     loaded = VideoModel.load(model, device=device)
     for k, prompt in enumerate(prompts):
         videos.append(make_video(out, model, loaded, prompt, seed + k, k + 1, steps))
         missing = [name for name, ok in videos[-1].checks.items() if not ok]
         found = f"not as asked: {', '.join(missing)}" if missing else "as asked"
-        say(f"{k + 1}/{len(prompts)}  {videos[-1].seconds:4.1f} s  {prompt} ({found})")
+        told.note(f"{k + 1}/{len(prompts)}  {videos[-1].seconds:4.1f} s  {prompt} ({found})")
+        advance(told, k + 1, len(prompts) + clips)
     sheet = out / "demo.png"
     write_sheet([Strip(v.prompt, v.frames, v.checks) for v in videos], sheet)
     rebuilt = []
     for k in range(clips):
         rebuilt.append(make_reconstruction(out, model, k + 1, loaded.device))
-        say(f"reconstructed {rebuilt[-1].caption!r}: PSNR {rebuilt[-1].report.psnr.value:.1f} dB")
+        told.note(f"reconstructed {rebuilt[-1].caption!r}: PSNR {rebuilt[-1].report.psnr.value:.1f} dB")
+        advance(told, len(prompts) + k + 1, len(prompts) + clips)
     seconds = time.perf_counter() - began
     page = out / "index.html"
     write_report(describe_page(out, model, videos, rebuilt, seconds), page)

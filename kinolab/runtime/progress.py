@@ -1,7 +1,6 @@
-"""What a command that takes long tells while it works: what it will take, how far it is, and how it would be cheaper.
+"""What a person at the command line hears of work that takes long: what it will take, how far it is, what is cheaper.
 
-`Events` is what work tells and asks; `Reporter` is its reader for a person at the command line. Work that knows a plain
-callback (done, total) feeds it as well: a reporter is one. In a terminal it shows a bar; elsewhere it writes a plain
+`Reporter` reads what `kinolab.contracts.events` tells. In a terminal it shows a bar; elsewhere it writes a plain
 line every few seconds, from a thread of its own, so that a line comes also while the first piece of work takes long.
 What is done within `WORTH` seconds passes without a word.
 """
@@ -12,10 +11,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 WORTH = 10.0
 """Seconds from which on it is said what the work will take."""
@@ -46,64 +46,8 @@ class Cost:
         return ", ".join(part for part in parts if part is not None)
 
 
-class Events(Protocol):
-    """What work that takes long tells whoever listens, and the one thing that it asks."""
-
-    def progress(self, done: int, total: int) -> None:
-        """So many of so many pieces are done."""
-        ...
-
-    def within(self, reached: float, total: int) -> None:
-        """How far the work is, parts of the piece at work included."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person should know now."""
-        ...
-
-    def expect(self, cost: Cost, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
-        """What the whole will take, as far as it can be told before a piece is done.
-
-        by: what that is told by; cheaper: from the seconds that are expected, what would take less.
-        """
-        ...
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the work should end after the piece it is at, and keep what is done."""
-        ...
-
-
-class Callback:
-    """Events of which a plain callback hears the progress, for callers of the library; `None` hears nothing."""
-
-    stopping = False
-
-    def __init__(self, callback: Callable[[int, int], None] | None) -> None:
-        self.callback = callback
-
-    def progress(self, done: int, total: int) -> None:
-        """Pass it on."""
-        if self.callback is not None:
-            self.callback(done, total)
-
-    def within(self, reached: float, total: int) -> None:
-        """Nobody listens."""
-
-    def note(self, text: str) -> None:
-        """Nobody listens."""
-
-    def expect(self, cost: Cost, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
-        """Nobody listens."""
-
-
-def events_of(listener: Any) -> Events:
-    """The events of a listener: itself, or of a plain callback (done, total) or None those that it takes."""
-    return listener if isinstance(listener, Reporter) else Callback(listener)
-
-
 class Reporter:
-    """Tells a person on standard error how far a piece of work is; used as a context, and called with (done, total).
+    """Events for a person, on standard error; used as a context.
 
     Args:
         title: what is done, as "reconstructing".
@@ -113,6 +57,8 @@ class Reporter:
         keeps: what Ctrl-C leaves, as "the frames so far". With it, the first Ctrl-C asks the work to end and keep that,
             and the second one ends it at once; without, the first one does.
     """
+
+    expecting = True
 
     def __init__(
         self,
@@ -162,10 +108,6 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, total: int) -> None:
-        """So many of so many are done: for work that takes a plain callback."""
-        self.progress(done, total)
-
     def progress(self, done: int, total: int) -> None:
         """So many of so many are done."""
         with self._lock:
@@ -202,6 +144,12 @@ class Reporter:
                 self.cheaper, self._advised = cheaper, False
             if cost.seconds is not None and cost.seconds >= WORTH:
                 self._print(f"{cost}" + (f" (told by {by})" if by else "") + self._advice(cost.seconds))
+
+    def losses(self, step: int, numbers: Mapping[str, float], of: str = "step") -> None:
+        """Nothing that counts pieces has any."""
+
+    def wrote(self, path: Path, what: str = "file") -> None:
+        """Files are named when the work is done."""
 
     def beat(self) -> None:
         """Say what is due; the thread asks every second, and whoever reports progress."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from kinolab.autoencoders import AUTOENCODERS, DpVaeConfig, OdVaeConfig, inflate
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
+from kinolab.contracts.events import Listener, events_of
 from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.inflate import start_from_image
@@ -67,7 +67,7 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
     return inflate(source, target, initial.method)
 
 
-def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda text: None) -> Denoiser:
+def first_denoiser(config: DenoiserRecipe, events: Listener = None) -> Denoiser:
     """The recipe's denoiser with its first weights: random, copied, or made from an image model.
 
     Raises:
@@ -81,7 +81,7 @@ def first_denoiser(config: DenoiserRecipe, say: Callable[[str], None] = lambda t
         return _copied(denoiser, source, initial.path)
     report = start_from_image(denoiser, source, initial.image)
     taken, fresh, left = len(report.copied), len(report.fresh), len(report.dropped)
-    say(f"from {initial.path}: {taken} tensors taken, {fresh} fresh, {left} left")
+    events_of(events).note(f"from {initial.path}: {taken} tensors taken, {fresh} fresh, {left} left")
     return denoiser
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kinolab.conditioning.text import TextEmbedding, TextEncoder
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.data.prompts import PromptCache
 
 MEMORY = 256 * 2**20
@@ -65,18 +66,20 @@ class CaptionEmbedder:
         embedded = self.encoder.encode([caption])
         return embedded.states[0][embedded.mask[0]].half(), embedded.pooled[0].half()
 
-    def fill(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> int:
+    def fill(self, captions: Sequence[str], events: Listener = None) -> int:
         """Compute and store what the latent cache lacks of these captions; returns how many those were.
 
-        An interrupted call loses at most 64 captions; the next one goes on.
+        A killed call loses at most 64 captions, an interrupted or stopped one none; the next one goes on.
         """
         assert self.store is not None
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self.store]
-        for done, caption in enumerate(missing, start=1):
-            self.store.put(caption, *self._computed(caption))
-            if progress is not None:
-                progress(done, len(missing))
-        self.store.flush()
+        told = events_of(events)
+        try:
+            for done, caption in enumerate(missing, start=1):
+                self.store.put(caption, *self._computed(caption))
+                advance(told, done, len(missing))
+        finally:
+            self.store.flush()
         return len(missing)
 
     def flush(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from kinolab.config import differences, read_yaml, to_yaml
+from kinolab.contracts.events import Listener, events_of
 from kinolab.errors import InputError
 from kinolab.runtime.devices import announce
 from kinolab.runtime.files import write_text
@@ -52,14 +53,13 @@ def train(
     *,
     resume: Resume = False,
     until: int | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    events: Listener = None,
 ) -> RunReport:
     """Train a recipe in a run folder; with `resume`, go on from the folder's newest checkpoint.
 
     Without a recipe a resumed run uses the one in its folder. Every setting that differs from the recorded one is
-    said. `until` stops early at that step, to be resumed. With `resume="auto"` a folder without a run begins one, so
-    that the same call starts and restarts.
+    said. `until` stops early at that step, to be resumed, and so do `events` that ask to stop. With `resume="auto"` a
+    folder without a run begins one, so that the same call starts and restarts.
 
     Raises:
         InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it), or one
@@ -68,21 +68,19 @@ def train(
     config, changes = _settle(recipe, folder, overrides, resume)
     with join_world(config.training.device) as world:
         wait_for_all(world)  # nobody writes to the folder while another still looks whether it holds a run
-        aloud = say if world.first else lambda text: None
+        told = events_of(events if world.first else None)
         for change in changes:
-            aloud(f"changed since the last start: {change}")
+            told.note(f"changed since the last start: {change}")
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         several = f"; {world.size} processes" if world.size > 1 else ""
-        aloud(announce(world.device, config.training.device) + several)
+        told.note(announce(world.device, config.training.device) + several)
         torch.manual_seed(config.training.seed)
-        job = make_job(config, aloud)
+        job = make_job(config, told)
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
             if world.first:
                 write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
-            trainer = Trainer(job, config.training, folder, world, aloud)
-            report = None if progress is None or not world.first else _reporter(progress, config.training.steps)
-            step = trainer.run(until, report)
+            step = Trainer(job, config.training, folder, world, told).run(until)
     return RunReport(folder, step, config.training.steps, changes, world)
 
 
@@ -104,12 +102,6 @@ def _alone_in(folder: Path, patience: float) -> Iterator[None]:
                     raise
                 time.sleep(0.2)
         yield
-
-
-def _reporter(
-    progress: Callable[[int, int, dict[str, float]], None], steps: int
-) -> Callable[[int, dict[str, float]], None]:
-    return lambda step, numbers: progress(step, steps, numbers)
 
 
 def _settle(
@@ -138,6 +130,6 @@ def _settle(
     return config, changes
 
 
-def make_job(config: BaseRecipe, say: Callable[[str], None]) -> Job:
+def make_job(config: BaseRecipe, events: Listener = None) -> Job:
     """The job of a recipe: its sources, its model with first weights, its losses."""
-    return JOBS.of(config).make(config, say)
+    return JOBS.of(config).make(config, events_of(events))

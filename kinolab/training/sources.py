@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from kinolab import data
+from kinolab.contracts.events import Events
 from kinolab.contracts.examples import ShapeRules, Source, SourceConfig
 from kinolab.errors import InputError
 
 
-def sources_of(
-    config: SourceConfig, rules: ShapeRules, say: Callable[[str], None], *, annotated: bool
-) -> tuple[Source, Source]:
+def sources_of(config: SourceConfig, rules: ShapeRules, events: Events, *, annotated: bool) -> tuple[Source, Source]:
     """The windows to train on, and the held-out ones; a folder with one clip is measured on what it trains on."""
     source = data.build(config, rules, split="train", annotated=annotated)
     for note in source.notes():
-        say(note)
+        events.note(note)
     try:
         heldout = data.build(config, rules, split="heldout", annotated=annotated)
     except InputError as error:
-        say(f"nothing is held out, so the held-out numbers are of training clips: {error}")
+        events.note(f"nothing is held out, so the held-out numbers are of training clips: {error}")
         return source, source
-    say(f"data: {len(source)} windows to train on, {len(heldout)} held out")
+    events.note(f"data: {len(source)} windows to train on, {len(heldout)} held out")
     return source, heldout

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.layers.precision import NonFiniteError, autocast, fast_float32, watch_finite
 from kinolab.training.batches import MicroBatch
 from kinolab.training.ema import Ema
@@ -53,7 +54,7 @@ class Job(ABC):
     parts: dict[str, Part]
 
     @classmethod
-    def make(cls, recipe: Any, say: Callable[[str], None]) -> Job:
+    def make(cls, recipe: Any, events: Events) -> Job:
         """The job of a recipe of the class `Recipe`: its sources, its modules with first weights, its losses.
 
         Raises:
@@ -94,9 +95,9 @@ class Trainer:
         config: TrainingConfig,
         folder: Path,
         world: World,
-        say: Callable[[str], None] = lambda text: None,
+        events: Listener = None,
     ) -> None:
-        self.job, self.config, self.folder, self.world, self.say = job, config, folder, world, say
+        self.job, self.config, self.folder, self.world, self.events = job, config, folder, world, events_of(events)
         for part in job.parts.values():
             part.module.to(world.device)
             part.wrapped = wrap(part.module, world, config.parallel)
@@ -112,18 +113,19 @@ class Trainer:
         )
         self.stop_asked = False
 
-    def run(self, until: int | None = None, progress: Callable[[int, dict[str, float]], None] | None = None) -> int:
+    def run(self, until: int | None = None) -> int:
         """Train to step `until` (default: the recipe's) and return the step reached.
 
-        An interrupt (Ctrl-C or SIGTERM) finishes the step, saves, and returns; of several processes, whichever got it.
+        An interrupt (Ctrl-C or SIGTERM), or events that ask to stop, finish the step, save, and return; of several
+        processes, whichever got it.
 
         Raises:
             NonFiniteError: at the first non-finite loss; names the module; the last checkpoint is kept.
         """
-        loaded = self.state.load_newest(self.folder / "checkpoints", self.say)
+        loaded = self.state.load_newest(self.folder / "checkpoints", self.events.note)
         step = loaded or 0
         last = min(until or self.config.steps, self.config.steps)
-        log = RunLog(self.folder, step, self.config.tensorboard, self.say) if self.world.first else None
+        log = RunLog(self.folder, step, self.config.tensorboard, self.events.note) if self.world.first else None
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
@@ -131,13 +133,13 @@ class Trainer:
                 batches = self.job.batches(step, self.world)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
-                while step < last and not any_process(self.stop_asked, self.world):
+                while step < last and not any_process(self.stop_asked or self.events.stopping, self.world):
                     begun = time.perf_counter()
                     numbers = self.train_step(step, next(batches))
                     step += 1
                     window.append({**numbers, "step_seconds": time.perf_counter() - begun})
-                    if progress is not None:
-                        progress(step, numbers)
+                    self.events.progress(step, self.config.steps)
+                    self.events.losses(step, numbers)
                     window = self._log(log, step, window)
                     saved = self._milestones(log, step, last, saved)
             if saved != step:
@@ -145,6 +147,7 @@ class Trainer:
             if step >= self.config.steps:
                 with self._averages():
                     self.job.export(self.folder / "model", step, self.world)
+                self.events.wrote(self.folder / "model", "model")
         finally:
             if log is not None:
                 log.close()
@@ -204,8 +207,10 @@ class Trainer:
         keys = dict.fromkeys(k for numbers in window for k in numbers)
         means = {k: sum(n.get(k, 0.0) for n in window) / sum(k in n for n in window) for k in keys}
         means = mean_over_world(means, self.world)
+        means["learning_rate"] = learning_rate(self.config, step - 1)
         if log is not None:
-            log.write(step, "train", {**means, "learning_rate": learning_rate(self.config, step - 1)})
+            log.write(step, "train", means)
+        self.events.losses(step, means, "train")
         return []
 
     def _milestones(self, log: RunLog | None, step: int, last: int, saved: int) -> int:
@@ -218,6 +223,7 @@ class Trainer:
         if step % c.sample_every == 0 or step == c.steps:
             with self._averages(), torch.no_grad():
                 self.job.sample(self.folder / "samples", step, self.world)
+            self.events.wrote(self.folder / "samples", "samples")
         return saved
 
     def _evaluate(self, log: RunLog | None, step: int) -> None:
@@ -225,11 +231,12 @@ class Trainer:
             values = self.job.evaluate(self.world)
         if log is not None:
             log.write(step, "heldout", values)
+        self.events.losses(step, values, "heldout")
 
     def _save(self, step: int, log: RunLog | None) -> None:
         if log is not None:
             log.flush()  # a checkpoint never knows of steps that its log has lost
-        self.state.save(self.folder / "checkpoints", step, self.config.keep)
+        self.events.wrote(self.state.save(self.folder / "checkpoints", step, self.config.keep), "checkpoint")
 
     @contextmanager
     def _averages(self) -> Iterator[None]:

@@ -36,6 +36,7 @@ from kinolab.reports import Media
 from tests import processes
 from tests.comparison.tiny_plan import IMAGE as IMAGE_CONFIG
 from tests.comparison.tiny_plan import tiny_plan, write_plan
+from tests.listening import Listening
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells are still commands of their own, whose processes needn't import torch again."""
-    monkeypatch.setattr(run_module.subprocess, "run", processes.run)
+    monkeypatch.setattr(run_module, "run_command", lambda command, events: processes.run(command))
 
 
 def test_every_cell_is_trained_and_measured_once(done: tuple[Path, Path]) -> None:
@@ -62,10 +63,10 @@ def test_every_cell_is_trained_and_measured_once(done: tuple[Path, Path]) -> Non
     plan = load_plan(path)
     assert all(s.trained and s.measured for s in states(plan, out))
     times = {c: scores_path(plan, c, out).stat().st_mtime_ns for c in cells_of(plan)}
-    said: list[str] = []
-    assert compare(path, out, isolate=False, say=said.append) == []
+    heard = Listening()
+    assert compare(path, out, isolate=False, events=heard) == []
     assert {c: scores_path(plan, c, out).stat().st_mtime_ns for c in cells_of(plan)} == times
-    assert said == ["4 of 4 cells are done already"]
+    assert heard.notes == ["4 of 4 cells are done already"]
 
 
 def test_scores_hold_what_the_table_needs(done: tuple[Path, Path]) -> None:
@@ -259,10 +260,10 @@ def test_another_number_of_cached_clips_makes_another_cache(done: tuple[Path, Pa
 
 def test_clips_are_encoded_before_the_training_whose_memory_is_measured(tmp_path: Path) -> None:
     path = write_plan(tmp_path, autoencoders={"image": {"autoencoder": IMAGE_CONFIG}})
-    said: list[str] = []
-    assert compare(path, tmp_path / "out", isolate=False, measure=False, say=said.append) == []
+    heard = Listening()
+    assert compare(path, tmp_path / "out", isolate=False, measure=False, events=heard) == []
     latte = "world/small/seed0/image/latte/generate"
-    assert said == ["world/small/seed0/image: train", f"{latte}: encode", f"{latte}: train"]
+    assert heard.notes == ["world/small/seed0/image: train", f"{latte}: encode", f"{latte}: train"]
     with pytest.raises(InputError, match="needs world/small/seed0/image, which is not trained"):
         encode_cell(load_plan(path), Cell("world", "small", 0, "image", "latte", "generate"), tmp_path / "empty")
 
@@ -270,7 +271,7 @@ def test_clips_are_encoded_before_the_training_whose_memory_is_measured(tmp_path
 def test_one_cell_by_name(tmp_path: Path, done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = done
     run_cell(path, IMAGE, out)
-    monkeypatch.setattr(run_module.subprocess, "run", processes.run)
+    monkeypatch.setattr(run_module, "run_command", lambda command, events: processes.run(command))
     with pytest.raises(InputError, match=r"odvae: train: .*needs world/small/seed0/image, which is not trained yet"):
         run_cell(path, Cell("world", "small", 0, "odvae"), tmp_path)
 

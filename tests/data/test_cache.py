@@ -257,7 +257,7 @@ def test_stills_and_clips_share_a_cache(tmp_path: Path, folder: Path) -> None:
 def test_progress_counts_every_window_once(tmp_path: Path, folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     encode_to_cache(
-        clips(folder), MeanAutoencoder(), tmp_path / "c", batch=3, shard_size=6, progress=lambda *n: seen.append(n)
+        clips(folder), MeanAutoencoder(), tmp_path / "c", batch=3, shard_size=6, events=lambda *n: seen.append(n)
     )
     assert seen == [(3, 12), (6, 12), (9, 12), (12, 12)]
 

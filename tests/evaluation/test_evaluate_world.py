@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
+from kinolab.contracts.events import Listener, events_of
 from kinolab.contracts.method import Method
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip, parse_caption
@@ -58,15 +59,14 @@ class Oracle(VideoModel):
         *,
         sampler: SamplerConfig | None = None,
         guidance: GuidanceConfig | None = None,
-        callback: Callable[..., None] | None = None,
+        events: Listener = None,
         cache: StepCache | None = None,
         methods: Sequence[Method] = (),
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
     ) -> Tensor:
         self.asked += requests
-        if callback is not None:
-            callback(1, 1)
+        events_of(events).progress(1, 1)
         clips = [make_clip(WorldConfig(), HELDOUT_SEEDS + r.seed + self.shift) for r in requests]
         return torch.stack([video.to_tensor(clip.frames) for clip in clips])
 
@@ -84,7 +84,7 @@ def test_wilson_interval_solves_its_equation_and_has_its_closed_form_at_the_ends
 def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:
     model = Oracle(tiny_config())
     seen: list[tuple[int, int]] = []
-    report = evaluate_world(model, count=10, batch=4, progress=lambda done, total: seen.append((done, total)))
+    report = evaluate_world(model, count=10, batch=4, events=lambda done, total: seen.append((done, total)))
     for subject in ("generated", "reconstructed", "true"):
         assert all(share.passed == share.count for share in report.shares(subject).values())
         assert report.shares(subject)["all"].count == 10

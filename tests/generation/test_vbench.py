@@ -101,7 +101,7 @@ def test_it_goes_on_where_it_stopped(
     assert not (out / ".writing-vbench").exists()
     (out / "videos/a ball-1.mp4").unlink()
     report = write_vbench(
-        model, prompts, out, name=str(folder), videos=3, progress=lambda done, total: steps.append((done, total))
+        model, prompts, out, name=str(folder), videos=3, events=lambda done, total: steps.append((done, total))
     )
     assert report.made == 4 and steps == [(3, 6), (6, 6)] and len(calls) == 4
     assert all(f.exists() for f in report.files)

@@ -90,7 +90,7 @@ def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.Mon
         return []
 
     monkeypatch.setattr(kinolab.generate, "generate", take)
-    monkeypatch.setattr("kinolab.model.read_model_config", lambda folder: own)
+    monkeypatch.setattr("kinolab.generate.read_model_config", lambda folder: own)
     app = cli.build(["generate", "recipes"])
     lists = Lists(compile=True, precisions=("float32", "bfloat16"), guidance_every=(2, 3))
     candidates = quick(own, lists, CPU) + grid(own, lists, CPU)[::37]

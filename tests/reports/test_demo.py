@@ -15,6 +15,7 @@ from kinolab.errors import InputError
 from kinolab.generate import read_provenance, rerun
 from kinolab.reports.demo import FIRST_CLIP, PROMPTS, run_demo
 from kinolab.reports.sheet import FRAME, Strip, write_sheet
+from tests.listening import Listening
 
 
 def test_the_prompts_show_every_scenario_and_one_to_three_objects() -> None:
@@ -25,10 +26,11 @@ def test_the_prompts_show_every_scenario_and_one_to_three_objects() -> None:
 
 @pytest.mark.slow
 def test_the_demo_of_a_random_model(tiny_model: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    heard = Listening()
     out = tmp_path / "demo"
-    result = run_demo(out, str(tiny_model), prompts=PROMPTS[:1], seed=7, clips=1, say=said.append)
-    assert len(said) == 2 and said[0].startswith("1/1") and PROMPTS[0] in said[0]
+    result = run_demo(out, str(tiny_model), prompts=PROMPTS[:1], seed=7, clips=1, events=heard)
+    assert len(heard.notes) == 2 and heard.notes[0].startswith("1/1") and PROMPTS[0] in heard.notes[0]
+    assert heard.told == [(1, 2), (2, 2)]
     first = result.videos[0]
     assert read_provenance(first.path)["prompt"] == PROMPTS[0] and first.seed == 7
     assert video.read(first.path).frames.shape == (17, 64, 64, 3)

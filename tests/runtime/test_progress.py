@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kinolab.runtime.progress import Callback, Cost, Reporter, duration, events_of, size
+from kinolab.runtime.progress import Cost, Reporter, duration, size
 
 
 class Clock:
@@ -32,9 +32,9 @@ def lines(report: Reporter) -> list[str]:
 
 def test_what_it_takes_is_said_after_the_first_piece_with_the_cheaper_way() -> None:
     report, clock = reporter(lambda seconds: f"--size 32 would take about {duration(seconds / 4)}", 2_100_000_000)
-    report(0, 60)
+    report.progress(0, 60)
     clock.now = 12.0
-    report(1, 60)
+    report.progress(1, 60)
     assert lines(report) == [
         "encoding: about 12 min, 2.1 GB of memory for 60 windows; --size 32 would take about 3 min"
     ]
@@ -43,18 +43,18 @@ def test_what_it_takes_is_said_after_the_first_piece_with_the_cheaper_way() -> N
 def test_a_short_first_piece_sets_up_and_tells_nothing_of_the_others() -> None:
     """The first step of a sampling run took 2.9 s and the others 0.08 s: "about 6 min" for what took 12 s."""
     report, clock = reporter()
-    report(0, 125)
+    report.progress(0, 125)
     clock.now = 2.9
-    report(1, 125)
+    report.progress(1, 125)
     clock.now = 5.5
     report.beat()
     assert lines(report) == ["encoding: 1 of 125 windows"], "how far it is, and no guess of what is left"
     clock.now = 5.6
-    report(2, 125)
+    report.progress(2, 125)
     assert lines(report)[1:] == ["encoding: about 6 min for 125 windows"]
     report, clock = reporter()
     for done in range(126):
-        report(done, 125)
+        report.progress(done, 125)
         clock.now += 0.08 if done else 2.9
     assert lines(report)[0] == "encoding: about 13 s for 125 windows"
     assert lines(report)[1].endswith("of 125 windows, about 5 s left")
@@ -62,10 +62,10 @@ def test_a_short_first_piece_sets_up_and_tells_nothing_of_the_others() -> None:
 
 def test_a_line_comes_every_few_seconds_and_rarer_in_long_work() -> None:
     report, clock = reporter()
-    report(0, 1000)
+    report.progress(0, 1000)
     for second in range(1, 61):
         clock.now = float(second)
-        report(second, 1000)
+        report.progress(second, 1000)
     found = lines(report)
     assert found[0] == "encoding: about 17 min for 1000 windows"
     assert found[1:3] == [
@@ -75,7 +75,7 @@ def test_a_line_comes_every_few_seconds_and_rarer_in_long_work() -> None:
     assert len(found) == 12
     for second in range(61, 1001):
         clock.now = float(second)
-        report(second, 1000)
+        report.progress(second, 1000)
     assert 60 < len(lines(report)) - len(found) < 120
 
 
@@ -96,18 +96,18 @@ def test_an_estimate_is_repeated_only_where_it_was_wrong() -> None:
     for first, said in ((100.0, 1), (20.0, 2)):
         report, clock = reporter()
         report.expect(Cost(first))
-        report(0, 50)
+        report.progress(0, 50)
         for done in (1, 2):
             clock.now = 1.2 * done
-            report(done, 50)
+            report.progress(done, 50)
         assert len(lines(report)) == said, lines(report)
 
 
 def test_what_is_left_shrinks_while_a_piece_is_at_work() -> None:
     report, clock = reporter()
-    report(0, 4)
+    report.progress(0, 4)
     clock.now = 30.0
-    report(1, 4)
+    report.progress(1, 4)
     for second in (36, 42):
         clock.now = float(second)
         report.beat()
@@ -119,20 +119,20 @@ def test_short_work_passes_without_a_word() -> None:
     report.expect(Cost(3.0))
     for k in range(5):
         clock.now = float(k)
-        report(k, 4)
+        report.progress(k, 4)
     assert not lines(report)
 
 
 def test_the_next_part_of_the_work_is_counted_from_its_own_start() -> None:
     report, clock = reporter()
-    report(0, 2)
+    report.progress(0, 2)
     clock.now = 3.0
-    report(2, 2)
-    report(0, 10)
+    report.progress(2, 2)
+    report.progress(0, 10)
     clock.now = 6.0
-    report(1, 10)
+    report.progress(1, 10)
     clock.now = 9.0
-    report(2, 10)
+    report.progress(2, 10)
     assert lines(report)[-1] == "encoding: about 30 s for 10 windows"
 
 
@@ -172,24 +172,12 @@ def test_a_terminal_gets_a_bar_and_the_estimate_above_it() -> None:
 
     said, clock = Terminal(), Clock()
     with Reporter("encoding", "windows", stream=said, clock=clock) as report:
-        report(0, 60)
+        report.progress(0, 60)
         clock.now = 12.0
-        report(1, 60)
+        report.progress(1, 60)
         clock.now = 90.0
-        report(2, 60)
+        report.progress(2, 60)
     assert "encoding: about 12 min for 60 windows" in said.getvalue() and "2 of 60" not in said.getvalue()
-
-
-def test_a_plain_callback_hears_progress_and_nothing_else() -> None:
-    heard: list[tuple[int, int]] = []
-    events = events_of(lambda done, total: heard.append((done, total)))
-    events.progress(1, 2)
-    events.note("x")
-    events.expect(Cost(1000.0))
-    assert heard == [(1, 2)] and not events.stopping and isinstance(events, Callback)
-    events_of(None).progress(1, 2)
-    report, _ = reporter()
-    assert events_of(report) is report
 
 
 def test_durations_and_sizes_read_as_people_say_them() -> None:

@@ -27,6 +27,7 @@ from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from kinolab.training.run import train
 from tests.data.clip_files import write_numbered
+from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_model
 
 CASES = Path(__file__).parents[1] / "data" / "captions"
@@ -265,7 +266,7 @@ def test_a_cache_keeps_all_captions_and_one_is_read_as_it_always_was(place: Path
     assert [item.record.label for item in entry.items] == [1, 0, 2]
 
 
-class Listening(torch.nn.Module):
+class Lengths(torch.nn.Module):
     """Keeps the lengths of the captions that it is told."""
 
     def __init__(self) -> None:
@@ -344,10 +345,10 @@ def test_a_run_stops_before_it_begins(place: Path, tmp_path: Path) -> None:
 def run(root: Path, values: dict[str, Any], **options: Any) -> list[str]:
     import yaml
 
-    said: list[str] = []
+    heard = Listening()
     (root / "recipe.yaml").write_text(yaml.safe_dump(values))
-    train(root / "recipe.yaml", root / "run", say=said.append, **options)
-    return said
+    train(root / "recipe.yaml", root / "run", events=heard, **options)
+    return heard.notes
 
 
 def test_the_classes_names_come_from_the_data_and_hold_for_the_run(place: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def write(folder: Path, values: dict[str, Any]) -> Path:
 def job_of(values: dict[str, Any]) -> EncoderJob:
     config = load_recipe(values)
     assert isinstance(config, EncoderRecipe)
-    job = make_job(config, lambda text: None)
+    job = make_job(config)
     assert isinstance(job, EncoderJob)
     for part in job.parts.values():
         part.wrapped = part.module

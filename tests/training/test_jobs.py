@@ -29,6 +29,7 @@ from kinolab.training.run import make_job, train
 from kinolab.training.settings import TrainingConfig, learning_rate
 from tests.closeness import NETWORK, assert_close, assert_small, difference
 from tests.data.clip_files import write_numbered
+from tests.listening import Listening
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
 
@@ -256,10 +257,10 @@ def test_a_denoiser_starts_from_its_own_weights_or_from_an_image_dit(tiny_autoen
     image["denoiser"] |= {"hidden_size": 48, "depth": 6, "num_heads": 3, "input_size": 8, "patch_size": 2}
     config = load_recipe(image)
     assert isinstance(config, DenoiserRecipe)
-    said: list[str] = []
-    latte, source = first_denoiser(config, said.append), load_file(GOLDEN / "dit.safetensors")
+    heard = Listening()
+    latte, source = first_denoiser(config, heard), load_file(GOLDEN / "dit.safetensors")
     assert_close(latte.state_dict()["blocks.2.attn.qkv.weight"], source["weights.blocks.1.attn.qkv.weight"])
-    assert "taken" in said[0]
+    assert "taken" in heard.notes[0]
     wrong = load_recipe({**image, "initial": {"path": str(tmp_path / "run"), "method": "image"}})
     assert isinstance(wrong, DenoiserRecipe)
     with pytest.raises(InputError, match="a Latte does not make a Latte: a DiT makes"):
@@ -286,10 +287,10 @@ def test_an_image_model_is_kept_while_time_is_learned(trained: str, tiny_autoenc
     recipe["denoiser"] = common | {"num_frames": 5, "attention": "2d+3d", "fps_condition": True}
     recipe |= {"initial": {"path": str(tmp_path / "image"), "method": "image"}, "trained": trained, "lora_rank": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    said: list[str] = []
-    train(tmp_path / "recipe.yaml", tmp_path / "run", until=2, say=said.append)
-    train(tmp_path / "recipe.yaml", tmp_path / "run", resume=True, say=said.append)
-    assert any(f"{trained}: " in line and "parameters are trained" in line for line in said)
+    heard = Listening()
+    train(tmp_path / "recipe.yaml", tmp_path / "run", until=2, events=heard)
+    train(tmp_path / "recipe.yaml", tmp_path / "run", resume=True, events=heard)
+    assert any(f"{trained}: " in line and "parameters are trained" in line for line in heard.notes)
     before, after = model.state_dict(), load_denoiser(tmp_path / "run" / "model").state_dict()
     moved = {name for name in before if difference(after[name], before[name]) > 1e-6}
     assert all(".attn." in name and name.endswith(("qkv.weight", "proj.weight")) for name in moved)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from kinolab.errors import InputError
 from kinolab.training.run import train
 from tests.closeness import assert_close
+from tests.listening import Listening
 from tests.stand_in_device import MPS, StandInDevice
 from tests.training import test_encoder
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, dpvae_recipe, odvae_recipe, tasks_recipe
@@ -60,12 +61,12 @@ def recipe_of(kind: str, image: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["odvae", "dpvae", "latte", "vdt", "encoder"])
 def test_a_training_runs_where_auto_says(kind: str, image: Path, tmp_path: Path, mps: StandInDevice) -> None:
-    said: list[str] = []
+    heard = Listening()
     path = write(tmp_path, recipe_of(kind, image))
     with mps:
-        report = train(path, tmp_path / "run", say=said.append)
+        report = train(path, tmp_path / "run", events=heard)
     assert report.finished and report.world.device == MPS and mps.sent > 100
-    assert [line for line in said if line.startswith("device: ")] == ["device: mps, Apple GPU (auto)"]
+    assert [line for line in heard.notes if line.startswith("device: ")] == ["device: mps, Apple GPU (auto)"]
     assert all(torch.isfinite(v).all() for p in (tmp_path / "run" / "model").glob("*.safetensors")
                for v in load_file(p).values())  # fmt: skip
 

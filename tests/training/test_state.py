@@ -23,6 +23,7 @@ from kinolab.training.log import RunLog
 from kinolab.training.parallel import World
 from kinolab.training.run import train
 from kinolab.training.state import RunState, checkpoints
+from tests.listening import Listening
 from tests.runtime.crashing import Disk, again, crashes, failures
 from tests.training.tiny import autoencoder_recipe
 
@@ -180,10 +181,10 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(resume: Any, run: Path, 
     tensors.write_bytes(tensors.read_bytes()[:-1])
     with (here / "log.jsonl").open("a") as log:
         log.write('{"step": 3, "kind": "tr')
-    said: list[str] = []
-    report = train(run / "recipe.yaml", here, resume=resume, until=3, say=said.append)
+    heard = Listening()
+    report = train(run / "recipe.yaml", here, resume=resume, until=3, events=heard)
     assert report.step == 3
-    assert [line.split(" ")[0] for line in said if "damaged" in line] == ["step-00000003", "step-00000002"]
+    assert [line.split(" ")[0] for line in heard.notes if "damaged" in line] == ["step-00000003", "step-00000002"]
     rows = [json.loads(line) for line in (here / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3]
     whole = [p.name for p in checkpoints(here / "checkpoints")]

@@ -19,6 +19,7 @@ from kinolab.runtime.locks import held
 from kinolab.runtime.weights import read_weights
 from kinolab.training.run import train
 from tests.closeness import difference
+from tests.listening import Listening
 from tests.processes import kinolab
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
@@ -177,10 +178,10 @@ def _checkpoint_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def test_resuming_says_what_changed(tmp_path: Path) -> None:
     path = write(tmp_path, autoencoder_recipe(steps=3))
     train(path, tmp_path / "run", until=1)
-    said: list[str] = []
-    report = train(None, tmp_path / "run", ["training.learning_rate=5e-4"], resume=True, say=said.append)
+    heard = Listening()
+    report = train(None, tmp_path / "run", ["training.learning_rate=5e-4"], resume=True, events=heard)
     assert report.changes == ["training.learning_rate: 0.001 -> 0.0005"]
-    assert any("0.001 -> 0.0005" in line for line in said)
+    assert any("0.001 -> 0.0005" in line for line in heard.notes)
 
 
 def test_a_second_trainer_is_kept_out_of_a_run_that_goes_on(tmp_path: Path) -> None:

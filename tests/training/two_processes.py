@@ -97,11 +97,11 @@ def stopped(world: World, out: Path) -> dict[str, object]:
     path = out / f"recipe-{world.rank}.yaml"
     path.write_text(yaml.safe_dump(autoencoder_recipe(steps=6)))
 
-    def stop(step: int, steps: int, numbers: dict[str, float]) -> None:
+    def stop(step: int, steps: int) -> None:
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return {"step": train(path, out / "run", progress=stop, resume="auto").step}
+    return {"step": train(path, out / "run", events=stop, resume="auto").step}
 
 
 def flip(path: Path, at: int) -> None:

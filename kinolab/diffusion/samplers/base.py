@@ -21,7 +21,7 @@ class SamplerConfig(Config):
     """Which sampler, how many steps and where they lie."""
 
     name: str = "ddim"
-    """ddpm (stochastic), ddim (see eta), dpmpp_2m, euler, heun (twice the cost per step); each suits every schedule."""
+    """Sampler: ddpm is stochastic, ddim by its eta, heun costs twice as much per step; each suits every schedule."""
     steps: int = Field(default=50, ge=1)
     """Number of steps; heun calls the denoiser twice in each but the last."""
     spacing: Spacing = "auto"

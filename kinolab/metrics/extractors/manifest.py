@@ -13,6 +13,7 @@ from typing import BinaryIO
 from pydantic import Field, model_validator
 
 from kinolab.config import Config, load_config, read_yaml
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.metrics.weights import checked_hash
 from kinolab.runtime import files
@@ -54,11 +55,13 @@ def load_manifest(path: Path | None = None) -> dict[str, WeightsFile]:
     return {name: load_config(WeightsFile, entry, name=f"{path}: {name}") for name, entry in read_yaml(path).items()}
 
 
-def fetch(name: str, folder: Path, *, sha256: str | None = None, manifest: Path | None = None) -> Path:
+def fetch(
+    name: str, folder: Path, *, sha256: str | None = None, manifest: Path | None = None, events: Listener = None
+) -> Path:
     """The path of a public file in `folder`: downloaded there unless it is there already, its hash checked either way.
 
     sha256: the hash that you know, needed where the manifest has none. A file gets its final name only after its hash
-    was found right; a download that breaks off leaves nothing behind.
+    was found right; a download that breaks off or is stopped leaves nothing behind.
 
     Raises:
         InputError: for an unknown name, no or another hash, no network, a file that is not what was meant.
@@ -75,7 +78,7 @@ def fetch(name: str, folder: Path, *, sha256: str | None = None, manifest: Path 
         checked_hash(path, expected)
         return path
     with files.opened(path) as file:
-        came = _download(name, entry, file, path)
+        came = _download(name, entry, file, path, events_of(events))
         if came != expected:
             raise InputError(f"{entry.url}: expected sha256 {expected}, got {came}; nothing was kept")
     return path
@@ -90,7 +93,7 @@ def _expected(name: str, entry: WeightsFile, stated: str | None) -> str:
     return expected.lower()
 
 
-def _download(name: str, entry: WeightsFile, file: BinaryIO, path: Path) -> str:
+def _download(name: str, entry: WeightsFile, file: BinaryIO, path: Path, events: Events) -> str:
     """Write what the URL gives; its sha256. More than the known size, or than any weights have, is not taken."""
     digest, size, most = Sha256(), 0, entry.size or LARGEST
     try:
@@ -101,6 +104,8 @@ def _download(name: str, entry: WeightsFile, file: BinaryIO, path: Path) -> str:
                     raise InputError(f"{entry.url}: more than the {most:,} bytes expected; nothing was kept")
                 digest.data(block)
                 file.write(block)
+                # Of a size that is not known there is always more.
+                advance(events, size, entry.size or size + 1)
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(f"{name}: {entry.url} answered {error.code} {error.reason}") from None

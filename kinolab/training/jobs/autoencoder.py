@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, Posterior, Term
+from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
@@ -62,11 +63,11 @@ class AutoencoderJob(Job):
     Recipe = AutoencoderRecipe
 
     @classmethod
-    def make(cls, recipe: AutoencoderRecipe, say: Callable[[str], None]) -> AutoencoderJob:
+    def make(cls, recipe: AutoencoderRecipe, events: Events) -> AutoencoderJob:
         """The job of a recipe: its clips, and its autoencoder with first weights."""
         check_initial(recipe)
         autoencoder = first_autoencoder(recipe)
-        return cls(recipe, autoencoder, *sources_of(recipe.data, autoencoder.spec, say, annotated=False))
+        return cls(recipe, autoencoder, *sources_of(recipe.data, autoencoder.spec, events, annotated=False))
 
     def __init__(self, recipe: AutoencoderRecipe, autoencoder: Autoencoder, source: Source, heldout: Source) -> None:
         self.recipe, self.autoencoder, self.source, self.heldout = recipe, autoencoder, source, heldout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import Draws, Rates, Setting, check_conditions, drop, joined, of_examples
 from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.conditioning.text import check_widths
+from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Example, Source
 from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, Denoiser
@@ -47,17 +48,17 @@ class DenoiserJob(Job):
     Recipe = DenoiserRecipe
 
     @classmethod
-    def make(cls, recipe: DenoiserRecipe, say: Callable[[str], None]) -> DenoiserJob:
+    def make(cls, recipe: DenoiserRecipe, events: Events) -> DenoiserJob:
         """The job of a recipe: its clips or latents, their autoencoder, and its denoiser with first weights."""
         autoencoder = load_autoencoder(recipe.autoencoder, device="cpu")
-        denoiser = first_denoiser(recipe, say)
+        denoiser = first_denoiser(recipe, events)
         annotated = recipe.text_encoder != "none" or denoiser.spec.num_classes > 0
-        sides = sources_of(recipe.data, autoencoder.spec, say, annotated=annotated)
+        sides = sources_of(recipe.data, autoencoder.spec, events, annotated=annotated)
         job = cls(recipe, autoencoder, denoiser, *sides)
         for note in job.notes:
-            say(note)
+            events.note(note)
         if recipe.trained != "all":
-            say(f"{recipe.trained}: {job.count}")
+            events.note(f"{recipe.trained}: {job.count}")
         return job
 
     def settled(self, recipe: DenoiserRecipe) -> DenoiserRecipe:

@@ -10,7 +10,7 @@ The heads are thrown away; the embedding under them is the feature.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinolab import data
+from kinolab.contracts.events import Events
 from kinolab.contracts.examples import ClipSource, Example, Source, Split
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
@@ -77,9 +78,9 @@ class EncoderJob(Job):
     Recipe = EncoderRecipe
 
     @classmethod
-    def make(cls, recipe: EncoderRecipe, say: Callable[[str], None]) -> EncoderJob:
+    def make(cls, recipe: EncoderRecipe, events: Events) -> EncoderJob:
         """The job of a recipe: all its sources in turn."""
-        return cls(recipe, *mixed_sources(recipe, say))
+        return cls(recipe, *mixed_sources(recipe, events))
 
     def __init__(self, recipe: EncoderRecipe, source: MixedSource, heldout: MixedSource) -> None:
         for side in (source, heldout):
@@ -225,7 +226,7 @@ def facts_of(caption: str | None) -> dict[str, Any]:
     }
 
 
-def mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[MixedSource, MixedSource]:
+def mixed_sources(config: EncoderRecipe, events: Events) -> tuple[MixedSource, MixedSource]:
     """All sources in turn, to train on and held out."""
     sides: dict[Split, list[ClipSource]] = {"train": [], "heldout": []}
     for name, source in config.data.items():
@@ -240,7 +241,7 @@ def mixed_sources(config: EncoderRecipe, say: Callable[[str], None]) -> tuple[Mi
             assert isinstance(made, ClipSource), "caches are refused above"
             sources.append(made)
             for note in sources[-1].notes():
-                say(note)
+                events.note(note)
     for shown, heldout in zip(sides["train"], sides["heldout"], strict=True):
-        say(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
+        events.note(f"data: {shown.config.kind}, {len(shown)} windows to train on, {len(heldout)} held out")
     return MixedSource(sides["train"]), MixedSource(sides["heldout"])

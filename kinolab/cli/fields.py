@@ -1,0 +1,102 @@
+"""Options from configs: the help of a field and its choices, read from the config's source.
+
+The configs stand beside what they configure, so importing one imports torch, which takes seconds; a command's help
+should come at once. So the class alone is read, without running anything.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from kinolab.runtime.reading import read_text
+
+ROOT = Path(__file__).parents[1]
+
+RUN = {
+    "": ("generate.py", "GenerateConfig"),
+    "given": ("tasks/request.py", "GivenConfig"),
+    "sampler": ("diffusion/samplers/base.py", "SamplerConfig"),
+    "guidance": ("methods/guidance.py", "GuidanceConfig"),
+    "cache": ("methods/step_cache.py", "StepCacheConfig"),
+}
+"""The groups of a settled run's fields: the file and the class of each."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a config says of a field: the line below it, and the words that it takes, where it takes words."""
+
+    text: str
+    choices: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """Its first sentence."""
+        return re.split(r"(?<=[^.]\.)\s", self.text, maxsplit=1)[0]
+
+
+def about(name: str, *, listed: bool = False, table: str = "") -> str:
+    """The help of an option that sets a field of the settled run, as `sampler.steps`: the field's line.
+
+    Args:
+        listed: with the words that it takes, for an option that takes any text.
+        table: with the names of that table of `kinolab.tables`.
+    """
+    group, _, field = name.rpartition(".")
+    found = described(*RUN[group])[field]
+    names = found.choices if listed else names_of(table) if table else ()
+    return f"{found.line} One of {', '.join(names)}." if names else found.line
+
+
+def names_of(table: str) -> tuple[str, ...]:
+    """The names in a table of `kinolab.tables`, those that joined too: nobody can have joined one that isn't loaded."""
+    loaded = sys.modules.get("kinolab.tables")
+    if loaded is not None:
+        return tuple(getattr(loaded, table).names(""))
+    text = read_text(ROOT / "tables.py")
+    begin = text.index(f"\n{table}: ")
+    return tuple(re.findall(r'"(\w+)": "kinolab\.', text[begin : text.index("\n)", begin)]))
+
+
+def settable(*, given: bool = False) -> str:
+    """The names of all fields that -s sets in a command that samples, by groups; `given`: those of a task too."""
+    groups = []
+    for group, (file, name) in RUN.items():
+        if group == "given" and not given:
+            continue
+        names = [f"{group}.{field}" if group else field for field in described(file, name)]
+        groups.append(", ".join(name for name in names if name not in RUN))
+    return "Fields for -s: " + "; ".join(groups) + "."
+
+
+FIELD = re.compile(
+    r'^    (\w+): ([^\n]*\n(?: {8}[^\n]*\n| {4}[\])}][^\n]*\n)*) {4}"""(.*?)"""', re.MULTILINE | re.DOTALL
+)
+"""A field of a config as all of them are written: name, type and default, and its line. Parsing Python takes longer."""
+
+
+LEFT = re.compile(r"\n\S")
+"""Where a class ends."""
+
+
+@cache
+def described(file: str, name: str) -> dict[str, Described]:
+    """The fields of the config class `name` in a file of the package, in order."""
+    text = read_text(ROOT / file)
+    begin = text.index(f"\nclass {name}(")
+    end = LEFT.search(text, begin + 1)
+    found = FIELD.findall(text, begin, len(text) if end is None else end.start())
+    return {field: Described(" ".join(line.split()), _choices(kind, text)) for field, kind, line in found}
+
+
+def _choices(kind: str, text: str) -> tuple[str, ...]:
+    """The words of a Literal, written there or under a name of the same file."""
+    begin = kind.find("Literal[")
+    if begin < 0:
+        word = re.match(r"\w+", kind)
+        kind, begin = text, -1 if word is None else text.find(f"\n{word[0]} = Literal[")
+    return tuple(re.findall(r'"([^"]+)"', kind[begin : kind.index("]", begin)])) if begin >= 0 else ()
