@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -40,7 +38,6 @@ def compare(
     ] = False,
     table: Annotated[bool, typer.Option("--table", help="Write the tables of what is measured; run nothing.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Also write the Markdown table here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --list: print a JSON list of the cells.")] = False,
 ) -> None:
     """Train and measure every cell of a plan under one split and one budget; write one table as Markdown, CSV and HTML.
 
@@ -69,8 +66,6 @@ def compare(
         for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
             typer.echo(f"missing: {problem}", err=True)
         return
-    if as_json:
-        raise InputError("--json is for --list; the tables stand in the folder, table.csv among them")
     if not table and stage != "train":  # a training says by itself where it runs
         where = take_device(device)
         device = device if device == "auto" else str(where)  # of cells that train, auto is what the plan says
@@ -87,8 +82,8 @@ def compare(
                 measure_cell(loaded, chosen, folder, device=device)
             elif stage == "cost":
                 cost_cell(loaded, chosen, folder, device=device)
-        [known] = [state for state in states(loaded, folder) if state.cell == chosen]
-        show({"cells": [_cell(known)], "tables": []}, [])
+        [reached] = [state for state in states(loaded, folder) if state.cell == chosen]
+        show({"cells": [_cell(reached)], "tables": []}, [])
         return
     if stage in ("encode", "cost"):
         raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")

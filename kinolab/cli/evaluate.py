@@ -67,7 +67,6 @@ def world(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Ask for held-out clips of the toy world, and count from the pixels how many show what was asked.
 
@@ -105,7 +104,7 @@ def world(
             events=events,
         )
     tables = [report.table(), report.scenario_table(), report.objects_table()]
-    show_report(tables, summary_lines(report), report.to_json(), out, as_json)
+    show_report(tables, summary_lines(report), report.to_json(), out)
 
 
 @common(events=True)
@@ -131,7 +130,6 @@ def physics(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
 
@@ -157,7 +155,7 @@ def physics(
             name=chosen,
             events=events,
         )
-    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out, as_json)
+    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
 
 
 @common(events=True)
@@ -181,7 +179,6 @@ def tasks(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
 
@@ -203,4 +200,4 @@ def tasks(
             name=chosen,
             events=events,
         )
-    show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out, as_json)
+    show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)

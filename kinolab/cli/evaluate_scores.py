@@ -40,7 +40,6 @@ def reconstruction(
     videos: Videos = None,
     precision: Precision = "auto",
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Measure how much of a clip comes back from an autoencoder, with compression and speed beside it.
 
@@ -68,7 +67,7 @@ def reconstruction(
                 autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=where,
                 videos=videos, events=events,
             )  # fmt: skip
-    show(report, out, as_json)
+    show(report, out)
 
 
 @common(events=True)
@@ -89,7 +88,6 @@ def generation(
     videos: Videos = None,
     precision: Precision = "auto",
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Measure generated videos against real ones: distances of distributions, and how steady each video is.
 
@@ -124,7 +122,7 @@ def generation(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
             device=where, events=events,
         )  # fmt: skip
-    show(report, out, as_json)
+    show(report, out)
 
 
 def video_folder(subject: str) -> Path | None:
@@ -146,6 +144,6 @@ def video_folder(subject: str) -> Path | None:
     return None
 
 
-def show(report: ScoreReport, out: Path | None, as_json: bool) -> None:
+def show(report: ScoreReport, out: Path | None) -> None:
     """Print a report; write it where a file is named."""
-    show_report([report.table()], report.lines(), report.to_json(None if out is None else out.parent), out, as_json)
+    show_report([report.table()], report.lines(), report.to_json(None if out is None else out.parent), out)

@@ -26,7 +26,6 @@ def sensitivity(
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report as a Markdown page.")] = None,
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Blur clips, add noise, shuffle and freeze their frames, each at three strengths, and watch every metric.
 

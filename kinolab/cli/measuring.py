@@ -24,8 +24,6 @@ PromptModel = Annotated[
 ]
 """The option of a command that asks a model by prompts."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")]
-"""The option of a command that prints a result."""
 
 def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:
     """Print the tables of an evaluation and what they don't say; write the report where a file is named."""

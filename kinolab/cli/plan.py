@@ -22,7 +22,6 @@ def plan(
     price: Annotated[float | None, typer.Option(min=0, help="Price of this machine per hour.")] = None,
     currency: Annotated[str, typer.Option(help="What the price is in: EUR, USD, ...")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Measure a few steps of a recipe, and say what the whole run takes: memory, disk, time and cost.
 

@@ -48,7 +48,6 @@ def reconstruct(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
     ] = "auto",
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Write original, reconstruction and error side by side, and print what the autoencoder costs and keeps.
 

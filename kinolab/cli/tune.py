@@ -43,7 +43,6 @@ def tune(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     device: Device = "auto",
-    as_json: AsJson = False,
 ) -> None:
     """Try sampling settings on your own prompts: what each costs in time, and how far it drifts from a full run.
 

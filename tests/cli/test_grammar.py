@@ -89,7 +89,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
 
 
 def test_options_say_what_their_fields_say() -> None:
-    configs = {"": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
+    configs: dict[str, type[Config]] = {"": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
                "cache": StepCacheConfig}  # fmt: skip
     assert configs.keys() == RUN.keys()
     for group, config in configs.items():

@@ -53,7 +53,12 @@ def test_scores_of_one_class_are_computed_once(monkeypatch: pytest.MonkeyPatch) 
     assert measured.metrics["coverage"] is measured.metrics["precision"] and measured.wants("sets")
     calls: list[int] = []
     compute = ManifoldMetrics.compute
-    monkeypatch.setattr(ManifoldMetrics, "compute", lambda self: (calls.append(1), compute(self))[1])
+
+    def counted(self: ManifoldMetrics) -> Any:
+        calls.append(1)
+        return compute(self)
+
+    monkeypatch.setattr(ManifoldMetrics, "compute", counted)
     features = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
     measured.see(Shown(features={"video": features}, real_features={"video": features + 0.1}), sets=True)
     assert set(measured.values([])) == {"precision", "coverage"} and calls == [1]
