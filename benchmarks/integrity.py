@@ -189,15 +189,15 @@ def checkpoint(repeats: int, say: Callable[[str], None], quick: bool = False) ->
     import torch
     from torch import nn
 
+    from kinolab.runtime.ranks import Ranks
     from kinolab.training.ema import Ema
-    from kinolab.training.parallel import World
     from kinolab.training.state import RunState
 
     net = nn.Sequential(*(nn.Linear(256, 256) for _ in range(8 if quick else 96)))
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.ones(1, 256)).sum().backward()
     optimizer.step()
-    state = RunState({"net": net}, {"net": optimizer}, {"net": Ema(net, 0.9)}, World())
+    state = RunState({"net": net}, {"net": optimizer}, {"net": Ema(net, 0.9)}, Ranks())
     size = 4 * sum(p.nbytes for p in net.parameters())
 
     def both(checked: bool, turn: int) -> Turn:

@@ -237,7 +237,7 @@ def train_cell(
     report = train(path, run, resume=resumed, events=events)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
-    record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}
+    record = training_record(run, recipe) | {"peak_memory": training_memory(report.ranks.device), "resumed": resumed}
     write_record(folder / "training.json", record)
 
 
