@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from kinolab import video
-from kinolab.conditioning import MiniLm
+from kinolab.conditioning.text import MiniLm
 from kinolab.contracts.events import (
     Callback,
     EventLines,
