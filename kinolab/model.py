@@ -7,12 +7,12 @@ per part (see `kinolab.storage`). A folder with an autoencoder alone is a model 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -46,6 +46,8 @@ from kinolab.runtime.files import write_text
 from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
 from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig, check_mask, encode_given, keep_exact, outside_training
+
+Module = TypeVar("Module", bound=nn.Module)
 
 FORMAT = 1
 SET = "model"
@@ -122,9 +124,8 @@ class VideoModel:
         config = read_model_config(folder)
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
-        autoencoder, denoiser = build_autoencoder(config.autoencoder), build_denoiser(config.denoiser)
-        load_part(autoencoder, folder, AUTOENCODER)
-        load_part(denoiser, folder, DENOISER)
+        autoencoder = _read_part(build_autoencoder, config.autoencoder, folder, AUTOENCODER)
+        denoiser = _read_part(build_denoiser, config.denoiser, folder, DENOISER)
         model = cls(config, autoencoder, denoiser)
         model.precision = precision
         return model.to(chosen)
@@ -461,6 +462,25 @@ def load_part(module: nn.Module, folder: Path, name: str) -> None:
     load_weights(module, path)
 
 
+def _read_part(build: Callable[[Any], Module], config: Any, folder: Path, name: str) -> Module:
+    """A part of a model folder; one that its file can't hold is refused before it takes memory and time.
+
+    Raises:
+        InputError: as `load_part`.
+    """
+    path = located(folder, SET, name)
+    if path.exists() and config.kind != "diffusers":  # whose class reads files itself
+        with torch.device("meta"):
+            count = sum(p.numel() for p in build(config).parameters())
+        if count > path.stat().st_size:  # the smallest type that is stored has a byte
+            raise InputError(
+                f"{path}: does not fit model.yaml, which asks for {count:,} parameters: more than its bytes"
+            )
+    module = build(config)
+    load_part(module, folder, name)
+    return module
+
+
 def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -> Autoencoder:
     """The autoencoder of a model folder, or of a folder in diffusers' layout (`DiffusersAutoencoder`), in evaluation
     mode on a device (see `devices.choose`).
@@ -471,8 +491,7 @@ def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -
     folder, chosen = find_autoencoder(path), choose(device)
     if not (folder / "model.yaml").exists():
         return build_autoencoder(DiffusersConfig(path=folder)).eval().to(chosen)
-    autoencoder = build_autoencoder(read_model_config(folder).autoencoder)
-    load_part(autoencoder, folder, AUTOENCODER)
+    autoencoder = _read_part(build_autoencoder, read_model_config(folder).autoencoder, folder, AUTOENCODER)
     return autoencoder.eval().to(chosen)
 
 
@@ -481,8 +500,7 @@ def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> D
     folder, chosen = find_model(path), choose(device)
     config = read_model_config(folder).denoiser
     assert config is not None
-    denoiser = build_denoiser(config)
-    load_part(denoiser, folder, DENOISER)
+    denoiser = _read_part(build_denoiser, config, folder, DENOISER)
     return denoiser.eval().to(chosen)
 
 

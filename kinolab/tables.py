@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kinolab.autoencoders.base import Autoencoder
     from kinolab.checkpoints.base import Format
     from kinolab.contracts.examples import Source
+    from kinolab.contracts.method import Method
     from kinolab.denoisers.base import Denoiser
     from kinolab.diffusion.samplers.base import Sampler
     from kinolab.training.trainer import Job
@@ -59,6 +60,22 @@ SAMPLERS: Table[Sampler] = Table(
     },
 )
 """From noise to a sample, by the `name` in their config."""
+
+OWN_FIELD = "asked for by a field"
+METHODS: Table[Method] = Table(
+    "method",
+    {
+        OWN_FIELD: {
+            "guidance": "kinolab.methods.guidance:Guidance",
+            "frame_reach": "kinolab.methods.frame_reach:FrameReach",
+            "step_cache": "kinolab.methods.step_cache:StepCache",
+            "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
+            "replacement": "kinolab.methods.replacement:Replacement",
+        },
+        "": {},
+    },
+)
+"""Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""
 
 SOURCES: Table[Source] = Table(
     "data source",

@@ -39,7 +39,7 @@ def steady() -> None:
     os.environ.update(NO_ACCELERATOR)  # before anybody asks, as torch remembers how many there are
     for kind in (torch.xpu, torch.backends.mps):
         kind.is_available = lambda: False  # type: ignore[attr-defined]
-    precision.measure = lambda: STEADY  # type: ignore[assignment]
+    precision.measure = lambda: STEADY
     settings.load_profile("any machine")
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background

@@ -197,3 +197,13 @@ def test_a_part_of_another_model_is_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "b" / "denoiser.safetensors", tmp_path / "a")
     with pytest.raises(InputError, match=r"denoiser\.safetensors: .*write the folder again"):
         VideoModel.load(tmp_path / "a")
+
+
+def test_a_config_of_more_parameters_than_the_file_holds_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    tiny_model(text=False).save(tmp_path)
+    config = (tmp_path / "model.yaml").read_text()
+    (tmp_path / "model.yaml").write_text(config.replace("hidden_size: 16\n", "hidden_size: 160000\n"))
+    with pytest.raises(InputError, match=r"denoiser.safetensors: does not fit model.yaml, which asks for [\d,]+ param"):
+        VideoModel.load(tmp_path, device="cpu")
+    (tmp_path / "model.yaml").write_text(config)
+    VideoModel.load(tmp_path, device="cpu")

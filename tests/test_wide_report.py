@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests import wide_report
+
 pytest_plugins = ["pytester"]
 
 SUITE = """
@@ -76,3 +78,7 @@ def test_an_unknown_tool_is_a_mistake(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("-p", "tests.wide_report", "-p", "no:cacheprovider")
     assert result.ret != 0
     result.stdout.fnmatch_lines(["*wide('crystal ball'): expected one of compiler, *"])
+
+
+def test_a_file_that_can_not_be_collected_is_left_to_pytest() -> None:
+    assert wide_report.table({"error": [object()]}) == []

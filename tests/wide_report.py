@@ -75,7 +75,7 @@ def table(stats: dict[str, list[Any]]) -> list[str]:
     reasons: dict[tuple[str, str], str] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in stats.get(outcome, []):
-            wanted = dict(getattr(report, "user_properties", ())).get(FACT)  # a file that could not be read has none
+            wanted = dict(getattr(report, "user_properties", ())).get(FACT)  # a file that fails to be read has none
             if wanted is None:
                 continue
             row = (report.nodeid.split("::")[0], wanted)

@@ -88,7 +88,7 @@ class _Said(Silent):
     def losses(self, step: int, numbers: Mapping[str, float], of: Losses = "step") -> None:
         """A line for every tenth."""
         if of == "step" and step % max(1, self.steps // 10) == 0:
-            self.place.say(f"  {self.name}: step {step} of {self.steps}, {_main(numbers):.4g}")
+            self.place.say(f"  {self.name}: step {step} of {self.steps}, {_main(dict(numbers)):.4g}")
 
 
 def probe(recipe: AnyRecipe, make_job: MakeJob, place: Place) -> float:

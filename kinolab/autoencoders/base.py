@@ -172,12 +172,20 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:
-        """Posteriors of a clip that arrives as consecutive chunks (B, 3, t, H, W) of any lengths."""
-        raise NotImplementedError
+        """Posteriors of a clip that arrives as consecutive chunks (B, 3, t, H, W) of any lengths.
+
+        Raises:
+            InputError: for an autoencoder that takes clips whole.
+        """
+        raise InputError(f"{type(self).__name__} takes clips whole, and has no stream")
 
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Video chunks of latents that arrive as consecutive chunks (B, C', t', H', W') of any lengths."""
-        raise NotImplementedError
+        """Video chunks of latents that arrive as consecutive chunks (B, C', t', H', W') of any lengths.
+
+        Raises:
+            InputError: for an autoencoder that takes clips whole.
+        """
+        raise InputError(f"{type(self).__name__} takes clips whole, and has no stream")
 
     def check_video(self, video: Tensor) -> None:
         """Raises InputError unless `video` is (B, 3, T, H, W) and fits `spec`."""

@@ -12,6 +12,9 @@ from kinolab.cli.options import Device, common, say, show, take_device, watch, w
 if TYPE_CHECKING:
     from kinolab.comparison.run import CellState
 
+if TYPE_CHECKING:
+    from kinolab.comparison.run import CellState
+
 
 @common(events=True)
 def compare(
@@ -79,8 +82,8 @@ def compare(
                 measure_cell(loaded, chosen, folder, device=device)
             elif stage == "cost":
                 cost_cell(loaded, chosen, folder, device=device)
-        [known] = [state for state in states(loaded, folder) if state.cell == chosen]
-        show({"cells": [_cell(known)], "tables": []}, [])
+        [reached] = [state for state in states(loaded, folder) if state.cell == chosen]
+        show({"cells": [_cell(reached)], "tables": []}, [])
         return
     if stage in ("encode", "cost"):
         raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")

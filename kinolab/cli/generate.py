@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from kinolab.cli.options import (
     take_device,
     watch,
 )  # fmt: skip
+from kinolab.tables import METHODS
 
 Setting = Annotated[
     list[str] | None,
@@ -46,10 +46,8 @@ class Listing(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Both are asked for when the help is shown."""
         lines = [settable(given=self.name != "generate")]
-        # A method joins the table from a module that has imported it; without one there is nothing to load it for.
-        methods = sys.modules.get("kinolab.methods")
-        if methods is not None and methods.METHODS.names(""):
-            lines.append(f"Methods, for -s methods.NAME.field=value: {methods.METHODS.help('')}.")
+        if METHODS.names(""):
+            lines.append(f"Methods, for -s methods.NAME.field=value: {METHODS.help('')}.")
         for line in lines:
             formatter.write_paragraph()
             formatter.write_text(line)

@@ -23,6 +23,9 @@ Error = Annotated[Literal["latents", "pixels"] | None, typer.Option(hidden=True,
 Clip = Annotated[Path, typer.Argument(help="A video file, an animated image, or a folder of images.")]
 Start = Annotated[float, typer.Option(min=0, help=about("given.start"))]
 Overlap = Annotated[int | None, typer.Option(min=1, help=about("given.overlap"))]
+Out = Annotated[
+    Path | None, typer.Option(help=".mp4, .webm, .gif, ...; several get -0, -1, ...; default CLIP-TASK.mp4, here.")
+]
 Prompt = Annotated[list[str] | None, typer.Option(help="What the video shows, for a model that takes prompts.")]
 
 
@@ -36,7 +39,7 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     shared = get_type_hints(generate, include_extras=True)
     extra: dict[str, tuple[Any, Any]] = {
         "resize": (Resize, "crop"), "keep": (Keep, "model"), "method": (Method, "auto"), "weight": (Weight, None),
-        "error": (Error, None), "prompt": (Prompt, None),
+        "error": (Error, None), "prompt": (Prompt, None), "out": (Out, None),
     }  # fmt: skip
     parameters = [p.replace(annotation=hints[name]) for name, p in own.items()]
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -48,7 +51,7 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         given = task(**{name: values[name] for name in own})
         given |= {name: values[name] for name in ("resize", "keep", "method", "weight", "error")}
-        run_request(values["out"], values, given)
+        run_request(values["out"] or default_out(given), values, given)
 
     parameters.sort(key=lambda p: p.kind)
     command.__name__, command.__doc__ = task.__name__, task.__doc__
@@ -57,3 +60,9 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     whole = common(events=True)(command)
     whole.listing = Listing  # type: ignore[attr-defined]
     return whole
+
+
+def default_out(given: dict[str, Any]) -> Path:
+    """CLIP-TASK.mp4, here: so that no task's video takes the place of another's."""
+    source: Path = given["images"][0] if given["task"] == "animate" else given["video"]
+    return Path(f"{source.resolve().stem}-{given['task']}.mp4")

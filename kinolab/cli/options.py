@@ -233,7 +233,7 @@ class watch(Reporter):  # noqa: N801  (used as a function)
         if self.lines is not None:
             self.lines.note(text)
 
-    def expect(self, cost: Any, by: str = "", cheaper: str = "") -> None:
+    def expect(self, cost: Any, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
         """To the terminal and the file."""
         super().expect(cost, by, cheaper)
         if self.lines is not None:

@@ -7,6 +7,7 @@ checkpoint. A cell is one command (`kinolab compare PLAN --cell ID`), so that a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -117,8 +118,9 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
     if cell.kind == "denoiser":
         assert cell.denoiser is not None and cell.task is not None
         denoiser = plan.denoisers[cell.denoiser]
+        entry = denoiser.model_dump(mode="json", exclude={"autoencoders": True, "initial": {"path"}})
         values |= {
-            "denoiser": denoiser.model_dump(mode="json", exclude={"autoencoders": True, "initial": {"path"}}),
+            "denoiser": entry | {"denoiser": _as_before(entry["denoiser"], LATER_DENOISER_FIELDS)},
             "initial": None if denoiser.initial is None else _weights_hash(cell.denoiser, denoiser.initial.path),
             "task": plan.tasks[cell.task].model_dump(mode="json"),
             "budget": budget.denoiser.model_dump(),
@@ -126,11 +128,11 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
             "cached_clips": plan.cached_clips,
         }
     else:
-        entry = plan.autoencoders[cell.autoencoder]
-        values |= {"entry": entry.model_dump(mode="json"), "training": plan.autoencoder_training}
+        autoencoder = plan.autoencoders[cell.autoencoder]
+        values |= {"entry": autoencoder.model_dump(mode="json"), "training": plan.autoencoder_training}
         values |= {"budget": budget.autoencoder.model_dump()}
-        if entry.path is not None:
-            values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, entry.path)}
+        if (path := autoencoder.path) is not None:
+            values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, path)}
     values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
     return json_sha256(values)
 
@@ -155,6 +157,13 @@ def _weights_hash(name: str, path: Path) -> str:
 
 LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
 """Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
+LATER_DENOISER_FIELDS: dict[str, Any] = {"vectors": {}, "fields": {}}
+"""The same of denoisers."""
+
+
+def _as_before(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without the fields that joined later, where these change nothing."""
+    return {name: v for name, v in values.items() if name not in later or v != later[name]}
 
 
 @cache
@@ -166,10 +175,7 @@ def clips_hash(config: str) -> str:
         values["content"] = folder_content(Path(place))
     for name in ("split", "index", "in_memory"):
         values.pop(name, None)
-    for name, default in LATER_FIELDS.items():
-        if values.get(name) == default:
-            del values[name]
-    return json_sha256(values)
+    return json_sha256(_as_before(values, LATER_FIELDS))
 
 
 def folder_content(folder: Path) -> str:

@@ -7,7 +7,6 @@ denoiser is told. So a model can't be sampled with other conditions than it was 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from kinolab.contracts.examples import Example
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.request import Request
+from kinolab.runtime.hashes import seed_bytes
 
 T = TypeVar("T")
 Draws = Callable[[str], list[torch.Generator]]
@@ -162,7 +162,7 @@ def request_draws(requests: Sequence[Request]) -> Draws:
     """The randomness of requests: each by its own seed, apart from the noise that sampling begins with."""
 
     def draws(purpose: str) -> list[torch.Generator]:
-        digests = (hashlib.blake2b(f"{r.seed}/{purpose}".encode(), digest_size=8).digest() for r in requests)
+        digests = (seed_bytes(f"{r.seed}/{purpose}") for r in requests)
         return [torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1) for digest in digests]
 
     return draws

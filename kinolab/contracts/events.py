@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from kinolab.runtime.progress import Cost
@@ -116,7 +116,7 @@ def events_of(listener: Listener) -> Events:
     """The events of a listener: itself, those that a plain callback takes, or those that nobody hears."""
     if listener is None:
         return Silent()
-    return listener if hasattr(listener, "stopping") else Callback(listener)
+    return cast(Events, listener) if hasattr(listener, "stopping") else Callback(cast(Any, listener))
 
 
 def advance(events: Events, done: int, total: int) -> None:

@@ -77,6 +77,9 @@ class Table(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     def __contains__(self, name: object) -> bool:
         return name in self._members
 

@@ -221,10 +221,12 @@ def _result(
     given = mask == 0
     made_psnrs = {"given_psnr": _psnrs(made, original, given), "made_psnr": _psnrs(made, original, ~given)}
     ceilings = {"given_psnr": _psnrs(rebuilt, original, given), "made_psnr": _psnrs(rebuilt, original, ~given)}
-    means = [float(x.mean()) for k in ("given_psnr", "made_psnr") for x in (made_psnrs[k], ceilings[k])]
     return TaskResult(
         task,
-        *means,
+        float(made_psnrs["given_psnr"].mean()),
+        float(ceilings["given_psnr"].mean()),
+        float(made_psnrs["made_psnr"].mean()),
+        float(ceilings["made_psnr"].mean()),
         _mean(errors),
         _mean(found),
         {k: x.tolist() for k, x in made_psnrs.items()} | {"position_error": errors, "found": found},

@@ -301,9 +301,11 @@ class _Run:
         if encodes:
             self.reached += self.encoding_share * frames
         else:
-            self.reached += (1 - self.encoding_share) * frames * self.autoencoder.spec.temporal_ratio
+            latents = 1 if self.latent_shape is None else self.latent_shape[1]
+            each = self.autoencoder.spec.pixel_frames(latents) / latents  # the first latent has fewer frames
+            self.reached += (1 - self.encoding_share) * frames * each
         # Both networks count about as many frames as there are, and none beyond those that are at work.
-        events.within(min(self.reached, self.done + len(self.waiting) - 0.1), max(expected, self.done))
+        events.within(min(self.reached, self.done + len(self.waiting) - 0.01), max(expected, self.done))
 
     def pictures(self, images: Iterator[np.ndarray], expected: int, events: Events) -> Iterator[np.ndarray]:
         """The frames of the file to write: (H, 3 W, 3) uint8, times `upscale`."""

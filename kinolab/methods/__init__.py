@@ -1,7 +1,7 @@
 """Methods: wrappers of a sampling run, one file each (`kinolab.contracts.method`).
 
-To add one: a file here with a config and a class, and a line in the table; a request then names it under `methods`.
-From outside the package a class joins by `METHODS.register(name)`.
+To add one: a file here with a config and a class, and a line in `kinolab.tables`; a request then names it under
+`methods`. From outside the package a class joins by `METHODS.register(name)`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 from kinolab.config import Config, load_config
 from kinolab.contracts.method import Method
-from kinolab.contracts.table import Table
 from kinolab.errors import InputError
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
@@ -20,22 +19,7 @@ from kinolab.methods.reconstruction import Reconstruction
 from kinolab.methods.replacement import Replacement
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
-
-OWN_FIELD = "asked for by a field"
-METHODS: Table[Method] = Table(
-    "method",
-    {
-        OWN_FIELD: {
-            "guidance": "kinolab.methods.guidance:Guidance",
-            "frame_reach": "kinolab.methods.frame_reach:FrameReach",
-            "step_cache": "kinolab.methods.step_cache:StepCache",
-            "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
-            "replacement": "kinolab.methods.replacement:Replacement",
-        },
-        "": {},
-    },
-)
-"""By name, each with its `Config`: those that a request asks for by a field of its own, and those that it names."""
+from kinolab.tables import METHODS, OWN_FIELD
 
 
 def checked(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -167,6 +167,7 @@ class CachedRows:
 
     def __init__(self, run: CachedRun, names: tuple[str, ...]) -> None:
         self.cached, self.names = run, names
+        self.hit: bool | None = None
         self.recall, self.keep = _outside_compilation(CachedRows._recall), _outside_compilation(CachedRows._keep)
 
     def of(self, branches: tuple[str, ...]) -> CachedRows:
@@ -184,8 +185,20 @@ class CachedRows:
 
     def _recall(self, modulated: Callable[[], Tensor]) -> Tensor | None:
         """What the blocks added when they last ran, where it may be added again; None where they have to run."""
-        cached, config = self.cached, self.cached.config
+        cached = self.cached
         branches = [cached.branches.setdefault(name, _Branch()) for name in self.names]
+        # The compiler may fail at the code behind the cache; the call is then made again, and counts once.
+        if self.hit is None:
+            self.hit = self._decide(branches, modulated)
+            cached.cache.count(hit=self.hit)
+        if not self.hit:
+            return None
+        residuals = [cast(Tensor, branch.residual) for branch in branches]
+        return residuals[0] if len(residuals) == 1 else torch.cat(residuals)
+
+    def _decide(self, branches: list[_Branch], modulated: Callable[[], Tensor]) -> bool:
+        """Whether the blocks are left out."""
+        cached, config = self.cached, self.cached.config
         known = all(branch.residual is not None for branch in branches)
         if not config.reuses_features:
             still = False
@@ -195,12 +208,7 @@ class CachedRows:
             for branch, seen in zip(branches, modulated().detach().chunk(len(branches)), strict=True):
                 _add_change(branch, seen)
             still = known and all(bool((_change(branch) < config.threshold).all()) for branch in branches)
-        hit = known and still and not cached.always
-        cached.cache.count(hit=hit)
-        if not hit:
-            return None
-        residuals = [cast(Tensor, branch.residual) for branch in branches]
-        return residuals[0] if len(residuals) == 1 else torch.cat(residuals)
+        return known and still and not cached.always
 
     def _keep(self, residual: Tensor) -> None:
         """Remember what the blocks added in this call."""

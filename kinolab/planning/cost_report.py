@@ -198,7 +198,8 @@ class CostReport:
     def lines(self) -> list[str]:
         """How it was measured, the notes, and the warnings last."""
         p = self.protocol
-        how = f"{p['measured_steps']} timed steps, {p['precision']}, {p['device']}, {p['threads']} threads"
+        threads = f"{p['threads']} thread{'s' * (p['threads'] != 1)}"
+        how = f"{p['measured_steps']} timed steps, {p['precision']}, {p['device']}, {threads}"
         if p["processes"] > 1:
             how += f", one of {p['processes']} processes"
         return [how, *(f"note: {n}" for n in self.notes), *(f"warning: {w}" for w in self.warnings)]

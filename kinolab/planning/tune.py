@@ -188,7 +188,8 @@ class TuneReport:
         """What the table does not say: how it was measured, and the options to use for a drift of `drift` dB."""
         p, best = self.protocol, self.choose(drift)
         lines = [
-            f"{p['frames']} frames of {p['size'][1]}x{p['size'][0]}, batch {p['batch']}, {p['threads']} threads, "
+            f"{p['frames']} frames of {p['size'][1]}x{p['size'][0]}, batch {p['batch']}, {p['threads']} "
+            f"thread{'s' * (p['threads'] != 1)}, "
             f"{p['device']}; median of {p['repeats']} turns, sampling and decoding",
             "PSNR in dB against the full run's decoded clips: mean over frames, and of the worst clip; diff.: "
             "the largest difference of latents; * = nothing else is both faster and closer"

@@ -8,10 +8,12 @@ from __future__ import annotations
 from kinolab.evaluation.heatmap import error_heatmap, write_heatmap
 from kinolab.reports.blocks import (
     Block,
+    Card,
     Cell,
     Curves,
     Facts,
     Fold,
+    Gallery,
     Histogram,
     Report,
     ScoredClip,
@@ -27,7 +29,7 @@ from kinolab.reports.render import render, write_report
 from kinolab.reports.runs import curves_of_run
 
 __all__ = [
-    "Block", "Cell", "Curves", "Facts", "Fold", "Histogram", "Media", "Report", "ScoredClip", "Section", "SyncedVideos",
-    "Table", "Text", "WorstFirst", "build_report", "compared", "curves_of_run", "error_heatmap", "render",
-    "write_heatmap", "write_report",
+    "Block", "Card", "Cell", "Curves", "Facts", "Fold", "Gallery", "Histogram", "Media", "Report", "ScoredClip",
+    "Section", "SyncedVideos", "Table", "Text", "WorstFirst", "build_report", "compared", "curves_of_run",
+    "error_heatmap", "render", "write_heatmap", "write_report",
 ]  # fmt: skip

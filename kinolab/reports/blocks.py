@@ -163,6 +163,40 @@ class WorstFirst:
 
 
 @dataclass(frozen=True)
+class Card:
+    """One video. `video` and `poster` are relative to the page; `checks`: name -> passed; `facts`: name -> value.
+
+    `captions` are written above the parts of a video that shows several side by side, `command` is what makes it, and
+    `links`: text -> relative file.
+    """
+
+    title: str
+    video: str
+    poster: str | None = None
+    wide: bool = False
+    captions: tuple[str, ...] = ()
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> Iterator[str]:
+        """Every file that the card refers to."""
+        yield self.video
+        if self.poster is not None:
+            yield self.poster
+        yield from self.links.values()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Videos that play by themselves, as cards side by side."""
+
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
 class Fold:
     """Blocks that show when their title is clicked."""
 
@@ -170,7 +204,7 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
-Block = Text | Facts | Table | Curves | Histogram | SyncedVideos | WorstFirst | Fold
+Block = Text | Facts | Table | Curves | Histogram | SyncedVideos | WorstFirst | Gallery | Fold
 
 
 @dataclass(frozen=True)
@@ -206,6 +240,9 @@ def media_of(block: Block) -> Iterator[str]:
             yield block.heatmap
     elif isinstance(block, WorstFirst):
         yield from (clip.video for clip in block.clips if clip.video is not None)
+    elif isinstance(block, Gallery):
+        for card in block.cards:
+            yield from card.files
     elif isinstance(block, Fold):
         for inner in block.blocks:
             yield from media_of(inner)

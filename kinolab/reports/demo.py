@@ -24,7 +24,8 @@ from kinolab.generation.matching import matching_world
 from kinolab.generation.reconstruct import ReconstructConfig, ReconstructReport, enlarged, reconstruct
 from kinolab.metrics.world import check, read_world
 from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
-from kinolab.reports.page import Card, Page, Section, write_page
+from kinolab.reports.blocks import Card, Gallery, Report, Section
+from kinolab.reports.render import write_report
 from kinolab.reports.sheet import Strip, write_sheet
 from kinolab.runtime import files
 
@@ -124,7 +125,7 @@ def run_demo(
         advance(told, len(prompts) + k + 1, len(prompts) + clips)
     seconds = time.perf_counter() - began
     page = out / "index.html"
-    write_page(describe_page(out, model, videos, rebuilt, seconds), page)
+    write_report(describe_page(out, model, videos, rebuilt, seconds), page)
     return DemoResult(page, sheet, tuple(videos), tuple(rebuilt), seconds)
 
 
@@ -172,7 +173,7 @@ def make_reconstruction(out: Path, model: str, number: int, device: torch.device
 
 def describe_page(
     out: Path, model: str, videos: Sequence[DemoVideo], rebuilt: Sequence[DemoReconstruction], seconds: float
-) -> Page:
+) -> Report:
     """The page about everything that was made."""
     passed = sum(all(v.checks.values()) for v in videos)
     mean = sum(v.seconds for v in videos) / max(len(videos), 1)
@@ -191,14 +192,14 @@ def describe_page(
         "Generated from text",
         "Each video was made from the sentence below it and a seed. No learned judge looked at them: a reader of "
         "pixels finds the objects in the file and compares what they do with what was asked.",
-        tuple(_video_card(out, v) for v in videos),
+        (Gallery(tuple(_video_card(out, v) for v in videos)),),
     )
     reconstructed = Section(
         "Reconstructed",
         "New clips of the toy world, which no training saw, through the autoencoder and back.",
-        tuple(_reconstruction_card(out, r) for r in rebuilt),
+        (Gallery(tuple(_reconstruction_card(out, r) for r in rebuilt)),),
     )
-    return Page(
+    return Report(
         title="Kinolab: a small video diffusion model at work",
         text=f"Made on this machine, offline, by the model {model!r}. Everything on this page can be made again: "
         "run the command below a video, or kinolab rerun on its file.",

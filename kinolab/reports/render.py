@@ -14,6 +14,7 @@ from kinolab.reports.blocks import (
     Curves,
     Facts,
     Fold,
+    Gallery,
     Histogram,
     Report,
     ScoredClip,
@@ -24,6 +25,7 @@ from kinolab.reports.blocks import (
     WorstFirst,
     figures,
 )
+from kinolab.reports.cards import CARD_SCRIPT, CARD_STYLE, gallery
 from kinolab.reports.charts import curves_figure, histogram_figure
 from kinolab.reports.html import document, escape, facts_at_the_top, link, write_html
 from kinolab.reports.style import PLOT_STYLE, SCRIPT, STYLE
@@ -52,7 +54,7 @@ def render(report: Report) -> str:
         f'<div class="facts">{facts_at_the_top(report.facts.items())}</div>{nav}</header>\n'
         f"<main>\n{sections}\n</main>\n<footer><p>{escape(report.footer)}</p></footer>"
     )
-    return document(report.title, body, style=PLOT_STYLE + STYLE, script=SCRIPT)
+    return document(report.title, body, style=PLOT_STYLE + STYLE + CARD_STYLE, script=SCRIPT + CARD_SCRIPT)
 
 
 def _section(section: Section, number: int) -> str:
@@ -85,6 +87,8 @@ def _block(block: Block) -> str:
             return _synced(block)
         case WorstFirst():
             return _worst(block)
+        case Gallery():
+            return gallery(block)
         case Fold():
             return f'<details class="block"><summary>{escape(block.title)}</summary>\n{_blocks(block.blocks)}</details>'
 

@@ -23,6 +23,8 @@ FIRST = 2.0
 """Seconds after which the first line may come."""
 EVERY = 5.0
 """Seconds between two plain lines; a fiftieth of the time so far where that is more, up to half a minute."""
+START = 0.1
+"""Pieces of which less tells nothing yet, as it is the start of one (a first strip said 10 h of 20 min)."""
 DEAR = 60.0
 """Seconds from which on a cheaper way is named."""
 
@@ -185,7 +187,7 @@ class Reporter:
         first, then = self._first
         if not self.done:
             reached, at = self._within
-            return (at - self._since) / reached if reached > 0 and at - self._since >= EVERY else None
+            return (at - self._since) / reached if reached >= START and at - self._since >= EVERY else None
         if self.done > first > 0:
             return (self._reached - then) / (self.done - first)
         return (then - self._since) / first if first and then - self._since >= WORTH else None

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -84,6 +85,9 @@ def wrap(module: nn.Module, world: World, how: Literal["ddp", "fsdp"]) -> nn.Mod
     if how == "ddp":
         ids = None if world.device.index is None else [world.device.index]
         unused = bool(getattr(module, "partly_used", False))
+        for parameter in module.parameters():
+            if parameter.requires_grad and 1 in parameter.shape:
+                parameter.register_hook(partial(as_laid_out, strides=parameter.stride()))
         return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=unused)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -98,6 +102,16 @@ def wrap(module: nn.Module, world: World, how: Literal["ddp", "fsdp"]) -> nn.Mod
                 fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
     return module
+
+
+def as_laid_out(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """A gradient with its parameter's strides, where they mean the same places in memory; no number moves.
+
+    The gradient of a 1 x 1 convolution on channels last has other strides in its dimensions of size 1, where a stride
+    means nothing. Autograd takes them as they are, but DDP compares them, and warns that it might be slow.
+    """
+    same = all(n == 1 or a == b for n, a, b in zip(gradient.shape, gradient.stride(), strides, strict=True))
+    return gradient.as_strided(gradient.shape, strides) if same and gradient.stride() != strides else gradient
 
 
 @contextmanager

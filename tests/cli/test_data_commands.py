@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.cli import main
 from kinolab.cli.data import check, parse_ratio, parse_size
 from kinolab.cli.encode import data_config, encode, text_encoder
+from kinolab.conditioning import of_examples
 from kinolab.conditioning.text import MiniLm
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder, save_autoencoder
 from kinolab.training.jobs.denoiser import DenoiserJob
+from kinolab.training.randomness import generators
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from tests.data.clip_files import numbered_frames
 
@@ -111,7 +114,7 @@ def test_encode_embeds_captions_that_training_then_reads(
     assert isinstance(recipe, DenoiserRecipe)
     source = data.build(recipe.data)
     job = DenoiserJob(recipe, load_autoencoder(model), denoisers.build(recipe.denoiser), source, source)
-    told = job.conditions([source[0], source[1]])
+    told = of_examples([source[0], source[1]], job.setting, partial(generators, 0, 0, [0, 1]))
     assert told.text is not None and told.text.shape == (2, 32, 384) and told.text.abs().sum() > 0
     with pytest.raises(InputError, match="a recipe without text_encoder"):
         text_encoder("latte-folder")

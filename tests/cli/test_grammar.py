@@ -16,6 +16,7 @@ import yaml
 from kinolab import video
 from kinolab.cli import COMING, COMMANDS, HEADINGS, build, main
 from kinolab.cli.fields import RUN, about, described, names_of
+from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
 from kinolab.generate import GenerateConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
@@ -89,8 +90,10 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
 
 
 def test_options_say_what_their_fields_say() -> None:
-    configs = {"": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
-               "cache": StepCacheConfig}  # fmt: skip
+    configs: dict[str, type[Config]] = {
+        "": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
+        "cache": StepCacheConfig,
+    }  # fmt: skip
     assert configs.keys() == RUN.keys()
     for group, config in configs.items():
         found = described(*RUN[group])

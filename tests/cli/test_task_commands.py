@@ -11,6 +11,7 @@ import pytest
 from kinolab import video
 from kinolab.cli import main
 from kinolab.cli.encode import tasks_config
+from kinolab.cli.given import default_out
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
 from kinolab.runtime.devices import announce, choose
@@ -156,3 +157,14 @@ def test_encode_draws_masks_for_tasks(vdt: Path, tmp_path: Path, capsys: pytest.
     with pytest.raises(InputError, match="a recipe without tasks"):
         tasks_config("toy-latte")
     assert tasks_config("toy-vdt").predict == 2
+
+
+def test_without_a_name_each_task_writes_a_file_of_its_own(
+    vdt: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ("--model", vdt, "--steps", 1, "--device", "cpu")
+    assert run("predict", files / "clip.mp4", "--given", 3, *common) == 0
+    assert run("animate", files / "stills" / "000000.png", *common) == 0
+    assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["000000-animate.mp4", "clip-predict.mp4"]
+    assert default_out({"task": "extend", "video": files / "stills"}) == Path("stills-extend.mp4")

@@ -97,7 +97,7 @@ def test_a_file_of_events_is_json_lines_that_can_be_appended_to(tmp_path: Path) 
             lines.wrote(Path("a"), "model")
             lines.note("x")
             lines.expect(Cost(3.0), "a piece")
-            lines.end(outcome)  # type: ignore[arg-type]
+            lines.end(outcome)
     found = [json.loads(line) for line in path.read_text().splitlines()]
     kinds = ["begin", "stage", "progress", "losses", "file", "note", "expect", "end"]
     assert [line["kind"] for line in found] == 2 * kinds and all(line["time"] > 1e9 for line in found)

@@ -186,9 +186,11 @@ def test_single_images_and_video_do_not_see_each_other(kind: dict[str, Any]) -> 
 def test_single_images_may_have_their_own_conditions(kind: dict[str, Any]) -> None:
     latte, (z, t, conditions) = make(**{"num_frames": 3, **kind}), given()
     other = Conditions(torch.tensor([2, 3]), *(getattr(given(seed=5)[2], k) for k in ("text", "text_mask", "pooled")))
-    both = {k: torch.stack([getattr(conditions, k), getattr(other, k)], 1) for k in ("label", "text", "text_mask")}
-    null = torch.tensor([False, True])
-    joined = Conditions(**both, pooled=torch.stack([conditions.pooled, other.pooled], 1), null=null)  # type: ignore[list-item]
+    both: dict[str, Any] = {
+        k: torch.stack([getattr(conditions, k), getattr(other, k)], 1) for k in ("label", "text", "text_mask")
+    }
+    null, pooled = torch.tensor([False, True]), [c.pooled for c in (conditions, other) if c.pooled is not None]
+    joined = Conditions(**both, pooled=torch.stack(pooled, 1), null=null)
     with torch.no_grad():
         joint = latte(z, t, joined.replace(image_frames=1))
         video = latte(z[:, :, :3], t, conditions.with_null(null))

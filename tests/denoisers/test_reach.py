@@ -55,7 +55,7 @@ def build(name: str) -> Denoiser:
 
 
 def told(name: str) -> Conditions:
-    text: dict[str, Tensor] = {}
+    text: dict[str, Any] = {}
     if name.startswith("mmdit") and "alone" not in name:
         states = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
         text = {"text": states, "text_mask": torch.tensor([[True, True, True], [True, False, False]])}

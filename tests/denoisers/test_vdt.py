@@ -63,7 +63,12 @@ def test_conditions_that_are_not_given_are_null() -> None:
     assert_close(vdt(z, t, Conditions()), null)
     out = vdt(z, t, given)
     for name in ("label", "text", "pooled"):
-        parts = {"label": given.label, "text": given.text, "text_mask": given.text_mask, "pooled": given.pooled}
+        parts: dict[str, Any] = {
+            "label": given.label,
+            "text": given.text,
+            "text_mask": given.text_mask,
+            "pooled": given.pooled,
+        }
         without = vdt(z, t, Conditions(**{**parts, name: None}))
         assert (without - out).abs().max() > 1e-4, name
     assert given.text is not None

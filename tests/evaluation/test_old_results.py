@@ -28,7 +28,7 @@ MADE = {"model": "m", "model_sha256": "0" * 64}
 
 
 def world() -> WorldReport:
-    checks = [dict.fromkeys(CHECKS, k > 0) | {"direction": None if k % 2 else k > 2} for k in range(6)]
+    checks: list[Any] = [dict.fromkeys(CHECKS, k > 0) | {"direction": None if k % 2 else k > 2} for k in range(6)]
     clips = [
         ClipResult(subject, "fall", f"a ball {k}", k, k, c, 0.5 + k)
         for k, c in enumerate(checks)
@@ -56,7 +56,7 @@ def tasks() -> TasksReport:
 
 
 def tune() -> TuneReport:
-    own = ModelConfig.model_construct()
+    own = ModelConfig.model_construct()  # type: ignore[call-arg]
     full, _ = full_run(ModelConfig.model_validate({"autoencoder": {"kind": "image"}}), Lists())
     fast = full.model_copy(update={"precision": "bfloat16"})
     psnrs = (40.0, 41.0, 42.0, 43.0)

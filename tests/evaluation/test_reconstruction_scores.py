@@ -380,4 +380,5 @@ def test_noise_of_the_posterior_is_no_seam(folder: Path, encoder: Path) -> None:
 
 def test_the_protocol_in_a_report_is_the_one_of_its_hash(folder: Path, encoder: Path) -> None:
     report = measure(Identity(4), folder, reconstruction(encoder, metrics=("psnr",), frames=16))
+    assert isinstance(report.protocol, Protocol)
     assert report.protocol.frames == 13 and report.protocol.hash() == report.protocol_hash

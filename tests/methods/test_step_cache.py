@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from kinolab import denoisers
 from kinolab.config import Config
@@ -15,6 +16,7 @@ from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.layers import compile as compiling
 from kinolab.layers.compile import compile_for_inference
 from kinolab.methods import Guidance, GuidanceConfig, Held, SteeringConfig, StepCache, StepCacheConfig
 from kinolab.methods.step_cache import CachedRun
@@ -260,6 +262,34 @@ def test_a_run_that_fails_leaves_nothing_in_the_cache() -> None:
     with pytest.raises(RuntimeError, match="stop"):
         sample(model, cache, callback=stop)
     assert torch.equal(sample(model, cache), sample(model, cache_of(threshold=1e9)))
+
+
+@pytest.mark.filterwarnings("ignore:not compiled")
+@pytest.mark.parametrize("failing", [1, 3, 8])
+def test_a_call_that_is_made_again_where_the_compiler_fails_counts_once(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compiles what stands behind the cache after the cache was asked."""
+    model, calls = build("dit"), [0]
+    eager, expected = cache_of(threshold=0.3), cache_of(threshold=0.3)
+    drifted = sample(model, expected, guidance=GUIDED)
+
+    def compiled(function: Any) -> Any:
+        def run(*given: Any, **named: Any) -> Any:
+            calls[0] += 1
+            result = function(*given, **named)
+            if calls[0] == failing:
+                raise TorchDynamoException("no vectors here")
+            return result
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(compiling, "find_compiler", lambda: "g++")
+    compile_for_inference(model, torch.float32)
+    assert torch.equal(sample(model, eager, guidance=GUIDED), drifted)
+    assert calls[0] == failing and (eager.hits, eager.misses) == (expected.hits, expected.misses)
+    assert eager.hits + eager.misses == 8
 
 
 @pytest.mark.wide("compiler")

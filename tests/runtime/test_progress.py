@@ -207,6 +207,18 @@ def test_what_is_measured_within_the_first_piece_corrects_what_was_expected() ->
     assert lines(report)[-2:] == ["encoding: 9.0 GB of memory so far", "encoding: 5 of 8 windows, about 54 s left"]
 
 
+def test_the_very_start_of_a_piece_tells_nothing() -> None:
+    report, clock = reporter()
+    report.expect(Cost(420.0))
+    report.progress(0, 5)
+    clock.now = 9.0
+    report.within(0.001, 5)
+    assert lines(report) == ["encoding: about 7 min", "encoding: at work for 9 s, about 7 min left"]
+    clock.now = 24.0
+    report.within(0.1, 5)
+    assert lines(report)[2:] == ["encoding: about 20 min for 5 windows"]
+
+
 def test_a_first_piece_as_long_as_expected_is_not_told_twice() -> None:
     report, clock = reporter()
     report.expect(Cost(100.0))

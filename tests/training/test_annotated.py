@@ -282,7 +282,7 @@ class Lengths(torch.nn.Module):
         return z * self.weight
 
 
-def listening_job(place: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[DenoiserJob, Listening]:
+def listening_job(place: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[DenoiserJob, Lengths]:
     monkeypatch.setattr("kinolab.training.jobs.denoiser.build_text_encoder", lambda config: Words())
     text = cached(place, condition_dropout=0.0, samples={}, **values)
     text["denoiser"] = text["denoiser"] | {"num_classes": 0, "text_dim": 4}
@@ -291,7 +291,7 @@ def listening_job(place: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -
     source = CacheSource(CacheConfig(path=place / "cache", split="all"))
     source.config = CacheConfig(path=place / "embeddings", split="all")
     job = DenoiserJob(made, load_autoencoder(place / "autoencoder"), build_denoiser(made.denoiser), source, source)
-    listener = Listening()
+    listener = Lengths()
     job.parts["denoiser"].wrapped = listener
     return job, listener
 

@@ -365,11 +365,11 @@ def test_broken_captions_stop_no_training_that_takes_none(tmp_path: Path, tiny_a
         write_numbered(tmp_path / f"{mark}.mkv", 5, mark=mark)
     (tmp_path / "captions.csv").write_bytes(b"file,caption\n0.mkv,caf\xe9\n")
     clips = {"kind": "folder", "path": str(tmp_path), "frames": 5, "size": 32, "heldout_fraction": 0.5, "index": "none"}
-    heard = Listening()
-    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), heard)
-    assert [line for line in heard.notes if "captions.csv" in line and "not needed here" in line]
+    said = Listening()
+    make_job(load_recipe(autoencoder_recipe() | {"data": clips}), said)
+    assert [line for line in said.notes if "captions.csv" in line and "not needed here" in line]
     told = denoiser_recipe(tiny_autoencoder) | {"data": clips}
     with pytest.raises(InputError, match=r"captions\.csv"):
-        make_job(load_recipe(told), heard)
+        make_job(load_recipe(told), said)
     blind = told | {"denoiser": told["denoiser"] | {"num_classes": 0}, "samples": {"sampler": {"steps": 2}}}
-    make_job(load_recipe(blind), heard)
+    make_job(load_recipe(blind), said)

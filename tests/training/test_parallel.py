@@ -7,16 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from kinolab.errors import InputError
 from kinolab.training import parallel
 from kinolab.training.parallel import World, any_process, full_state, join_world, mean_over_world
 from tests.closeness import assert_close
+from tests.processes import Child
 from tests.training.two_processes import DAMAGES, network, steps
 
 
@@ -134,3 +137,57 @@ def test_both_processes_go_on_from_the_same_whole_checkpoint(tmp_path: Path) -> 
             assert rank[name] == [step, True, 0 if step == 2 else 2], name
     for rank in ranks:
         assert "none of 2 checkpoints is whole; the newest: " in rank["none"]
+
+
+def test_gradients_are_laid_out_as_their_parameters_where_no_number_moves() -> None:
+    weight = torch.randn(6, 4, 1, 1)
+    gradient = torch.randn(6, 4, 1, 1).as_strided((6, 4, 1, 1), (4, 1, 4, 4))
+    made = parallel.as_laid_out(gradient, weight.stride())
+    assert made.stride() == weight.stride() and torch.equal(made, gradient)
+    assert made.data_ptr() == gradient.data_ptr()
+    part = torch.randn(9, 4, 1, 1)[3:].as_strided((6, 4, 1, 1), (4, 1, 4, 4), 12)
+    assert torch.equal(parallel.as_laid_out(part, weight.stride()), part)
+    for other in (torch.randn(4, 6, 1, 1).transpose(0, 1), torch.randn(6, 4, 1, 1)):
+        assert parallel.as_laid_out(other, weight.stride()) is other
+
+
+def test_ddp_has_nothing_to_warn_of_with_channels_last(tmp_path: Path) -> None:
+    status, said = Child(_one_of_ddp, tmp_path).wait()
+    assert status == 0, said
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """The sum of a weight (6, 4, 1, 1), and its gradient as oneDNN gives that of a convolution on channels last."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        return torch.arange(24.0).as_strided((6, 4, 1, 1), (4, 1, 4, 4)) * gradients[0]
+
+
+class _Summed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(6, 4, 1, 1))
+
+    def forward(self) -> Tensor:
+        total: Tensor = _ChannelsLast.apply(self.weight)
+        return total
+
+
+def _one_of_ddp(folder: Path) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=0, world_size=1)
+    bare, module = _Summed(), _Summed()
+    bare().backward()
+    assert bare.weight.grad is not None and bare.weight.grad.stride() == (4, 1, 4, 4), "as autograd leaves it"
+    wrapped = parallel.wrap(module, World(size=2), "ddp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrapped().backward()
+    assert module.weight.grad is not None and torch.equal(module.weight.grad, bare.weight.grad)
+    dist.destroy_process_group()

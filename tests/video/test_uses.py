@@ -12,7 +12,7 @@ from PIL import Image
 
 from kinolab import video
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
-from kinolab.conditioning.base import known_files
+from kinolab.conditioning.text.base import known_files
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.shrink import shrink
 from kinolab.evaluation.protocol import file_hash

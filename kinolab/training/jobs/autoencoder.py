@@ -130,7 +130,8 @@ class AutoencoderJob(Job):
             noises = [self._noise(p, v, step) for p, v in groups]
             results = self.parts[name].wrapped(videos, noises)
             # The sharded weight is not the tensor that the loss depends on; the reconstruction stands in for it.
-            last = None if hasattr(self.autoencoder.last_layer, "full_tensor") else self.autoencoder.last_layer
+            last = None if self.losses.discriminator is None else self.autoencoder.last_layer
+            last = None if hasattr(last, "full_tensor") else last
             self._reconstructions[key] = [(v, r.video.detach()) for v, r in zip(videos, results, strict=True)]
             for clip, result in zip(videos, results, strict=True):
                 loss, parts = self.losses.generator_loss(
