@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from kinolab.comparison.pages import BEGIN, END, shown_videos, write_tables
 from kinolab.comparison.plan import load_plan
 from kinolab.comparison.run import compare, read_scores, run_cell, states
 from kinolab.comparison.tables import Group, Row, groups_of
+from kinolab.contracts.events import Stopped
 from kinolab.errors import InputError
 from kinolab.model import load_autoencoder
 from kinolab.reports import Media
@@ -266,6 +268,24 @@ def test_clips_are_encoded_before_the_training_whose_memory_is_measured(tmp_path
     assert heard.notes == ["world/small/seed0/image: train", f"{latte}: encode", f"{latte}: train"]
     with pytest.raises(InputError, match="needs world/small/seed0/image, which is not trained"):
         encode_cell(load_plan(path), Cell("world", "small", 0, "image", "latte", "generate"), tmp_path / "empty")
+
+
+def test_a_stopped_comparison_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    path, heard = write_plan(tmp_path), Listening(stop_after=1)
+    with pytest.raises(Stopped):
+        compare(path, tmp_path / "out", isolate=False, measure=False, events=heard)
+    trained = [s.cell for s in states(load_plan(path), tmp_path / "out") if s.trained]
+    assert len(trained) == 1 and heard.told == [(1, 4)]
+    again = Listening(stop_after=1)
+    with pytest.raises(Stopped):
+        compare(path, tmp_path / "out", isolate=False, measure=False, events=again)
+    assert again.notes[0] == "1 of 4 cells are done already"
+    assert sum(s.trained for s in states(load_plan(path), tmp_path / "out")) == 2
+
+
+def test_a_cell_at_work_is_interrupted_once() -> None:
+    done = run_module.run_command([sys.executable, "-c", "import time; time.sleep(60)"], Listening(stop_after=0))
+    assert done.returncode and "KeyboardInterrupt" in done.stderr
 
 
 def test_one_cell_by_name(tmp_path: Path, done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

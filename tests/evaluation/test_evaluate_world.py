@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
-from kinolab.contracts.events import Listener, events_of
+from kinolab.contracts.events import Listener, Stopped, events_of
 from kinolab.contracts.method import Method
 from kinolab.data.toy import HELDOUT_SEEDS
 from kinolab.data.world import WorldConfig, make_clip, parse_caption
@@ -26,6 +26,7 @@ from kinolab.generate import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.model import GivenPart, ModelConfig, Request, VideoModel
+from tests.listening import Listening
 
 TinyConfig = Callable[..., ModelConfig]
 
@@ -79,6 +80,13 @@ def test_wilson_interval_solves_its_equation_and_has_its_closed_form_at_the_ends
     assert Share(0, 20).interval == pytest.approx((0.0, Z95**2 / (20 + Z95**2)), abs=1e-12)
     assert Share(20, 20).interval == pytest.approx((20 / (20 + Z95**2), 1.0), abs=1e-12)
     assert Share(0, 0).interval == (0.0, 1.0) and math.isnan(Share(0, 0).value) and str(Share(0, 0)) == "-"
+
+
+def test_a_stopped_evaluation_ends_between_two_batches(tiny_config: TinyConfig) -> None:
+    model, heard = Oracle(tiny_config()), Listening(stop_after=2)
+    with pytest.raises(Stopped):
+        evaluate_world(model, count=6, batch=2, events=heard)
+    assert [r.seed for r in model.asked] == [0, 1] and heard.told[-1] == (2, 6)
 
 
 def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:

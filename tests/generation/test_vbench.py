@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from kinolab import video
+from kinolab.contracts.events import Stopped
 from kinolab.data.world import parse_caption
 from kinolab.errors import InputError
 from kinolab.generate import rerun
 from kinolab.generation import vbench
 from kinolab.generation.vbench import check_names, prompts_of_world, read_prompts, write_vbench
 from kinolab.model import VideoModel
+from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_model
 
 PROMPTS = ("A 3D model of a 1800s victorian house.", "a café, 'in the style' of Ukiyo-e: really?")
@@ -77,6 +79,14 @@ def test_every_video_has_its_own_seed_and_can_be_made_again(folder: Path, model:
     assert changed == []
     summary = json.loads((tmp_path / "out/vbench.json").read_text())
     assert (summary["prompt_count"], summary["request"]["count"]) == (2, 2)
+
+
+def test_stopped_between_two_prompts_the_videos_stay(folder: Path, model: VideoModel, tmp_path: Path) -> None:
+    prompts, out = listing(tmp_path / "p.txt", "a ball", "a box"), tmp_path / "out"
+    with pytest.raises(Stopped):
+        write_vbench(model, prompts, out, name=str(folder), videos=1, events=Listening(stop_after=1))
+    assert sorted(p.name for p in (out / "videos").iterdir()) == ["a ball-0.mp4"]
+    assert write_vbench(model, prompts, out, name=str(folder), videos=1).made == 1
 
 
 def test_it_goes_on_where_it_stopped(
