@@ -58,8 +58,8 @@ def reconstruct(
     from kinolab.config import load_config
     from kinolab.generate import default_model
     from kinolab.generation.key_frames import chosen_rule
-    from kinolab.generation.reconstruct import ReconstructConfig
     from kinolab.generation.reconstruct import reconstruct as run
+    from kinolab.generation.reconstruct_report import ReconstructConfig
     from kinolab.model import load_autoencoder, trained_size
     from kinolab.runtime.reading import parse_json
 

@@ -27,6 +27,7 @@ from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import resolve
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase
+from kinolab.planning.counting import ATTENTION, saved_tensors
 from kinolab.planning.stand_in import stand_in_job
 from kinolab.runtime import devices
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size
@@ -96,7 +97,7 @@ def flops_per_step(config: BaseRecipe) -> float:
         trainer = Trainer(job, config.training, Path("."), ranks)
         batch = next(job.batches(0, ranks))
         trainer.train_step(0, batch)  # the first step may also measure the processor, which does not count
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             trainer.train_step(0, batch)
     return float(counter.get_total_flops())
 
@@ -194,7 +195,7 @@ class _Measured:
     def _one_clip(self, step: int, micro_batches: Sequence[MicroBatch]) -> None:
         """A step with a single clip: what its activations take, and whether those of all clips of a pass will fit."""
         alone = _last_clip(micro_batches)
-        with _saved_tensors(_parameters(self.job)) as kept:
+        with saved_tensors(_parameters(self.job)) as kept:
             self.trainer.train_step(step, [alone])
         clips = max(len(m.positions) for m in micro_batches)
         self.activations = sum(kept.values()) * clips
@@ -210,7 +211,7 @@ class _Measured:
         """A step with its floating-point operations counted: products of matrices, convolutions, attention."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             self.trainer.train_step(step, micro_batches)
         return float(counter.get_total_flops())
 
@@ -384,37 +385,3 @@ def _evaluating(job: Job) -> Iterator[None]:
     finally:
         for part in job.parts.values():
             part.module.train()
-
-
-@contextmanager
-def _saved_tensors(parameters: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Bytes, by storage, of what autograd keeps for the backward pass, the parameters themselves left out."""
-    own, kept = {p.untyped_storage().data_ptr() for p in parameters}, dict[int, int]()
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
-
-
-def _attention_flops(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **values: Any) -> int:
-    """Two products of matrices per head: scores and values."""
-    *batch, queries, width = q
-    return 2 * math.prod(batch) * queries * k[-2] * (width + v[-1])
-
-
-def _attention_backward_flops(gradient: Any, q: Any, k: Any, v: Any, *args: Any, **values: Any) -> int:
-    """Five products of matrices per head: the scores again, and the gradients of values, scores, queries and keys."""
-    *batch, queries, width = q
-    return 2 * math.prod(batch) * queries * k[-2] * (3 * width + 2 * v[-1])
-
-
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-}
-"""Attention on a processor, which torch's own counter does not know."""

@@ -20,7 +20,8 @@ from kinolab.autoencoders.diffusers_adapter import CLASSES
 from kinolab.checkpoints import inspect, load
 from kinolab.errors import InputError
 from kinolab.generate import model_hash
-from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
+from kinolab.generation.reconstruct import reconstruct
+from kinolab.generation.reconstruct_report import ReconstructConfig
 from kinolab.model import autoencoder_config, load_autoencoder, save_autoencoder
 
 pytest.importorskip("diffusers")
