@@ -62,7 +62,7 @@ def reconstruct(
     from kinolab.generation.key_frames import chosen_rule
     from kinolab.generation.reconstruct import ReconstructConfig
     from kinolab.generation.reconstruct import reconstruct as run
-    from kinolab.model import load_autoencoder, trained_size
+    from kinolab.models import load_autoencoder, trained_size
 
     values = {
         "autoencoder": autoencoder if autoencoder is not None else default_model(),

@@ -40,7 +40,7 @@ from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.metrics.summaries import scores_of
 from kinolab.metrics.world import read_world
-from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.models import ModelConfig, Request, VideoModel
 from kinolab.planning.cost_report import clock
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
 from kinolab.world.request import CLASSES

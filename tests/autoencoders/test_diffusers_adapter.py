@@ -21,7 +21,7 @@ from kinolab.checkpoints import inspect, load
 from kinolab.errors import InputError
 from kinolab.generate import model_hash
 from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
-from kinolab.model import autoencoder_config, load_autoencoder, save_autoencoder
+from kinolab.models import autoencoder_config, load_autoencoder, save_autoencoder
 
 pytest.importorskip("diffusers")
 import diffusers

@@ -19,7 +19,7 @@ from kinolab.autoencoders import Tats, TatsConfig, build
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
 from kinolab.generation.reconstruct import ReconstructConfig, can_stream, reconstruct
-from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.models import load_autoencoder, save_autoencoder
 from kinolab.tasks.mask import fold
 from tests.closeness import NETWORK, assert_close
 
