@@ -24,7 +24,7 @@ from kinolab.data.world import WorldConfig, load_state, make_clip, save_state
 from kinolab.errors import DamagedError, InputError
 from kinolab.generate import GenerateConfig, provenance_path, read_provenance, write_with_provenance
 from kinolab.metrics.features import load_tensors, save_tensors
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.runtime.ranks import Ranks
 from kinolab.runtime.reading import json_lines
 from kinolab.runtime.records import read_record, write_record

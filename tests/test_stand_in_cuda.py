@@ -18,7 +18,7 @@ from kinolab.data.encode import _ShardEncoder
 from kinolab.diffusion import SamplerConfig
 from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.methods import GuidanceConfig
-from kinolab.model import Request, save_autoencoder
+from kinolab.models import Request, save_autoencoder
 from kinolab.runtime.ranks import Ranks
 from kinolab.tasks import encode_given
 from kinolab.training.jobs.autoencoder import calibrate

@@ -60,7 +60,7 @@ def reconstruct(
     from kinolab.generation.key_frames import chosen_rule
     from kinolab.generation.reconstruct import reconstruct as run
     from kinolab.generation.reconstruct_report import ReconstructConfig
-    from kinolab.model import load_autoencoder, trained_size
+    from kinolab.models import load_autoencoder, trained_size
     from kinolab.runtime.reading import parse_json
 
     values = {

@@ -24,7 +24,7 @@ from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, en
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import model_hash
-from kinolab.model import find_autoencoder, load_autoencoder
+from kinolab.models import find_autoencoder, load_autoencoder
 from kinolab.runtime.files import make_folder, write_text
 from kinolab.runtime.hashes import json_sha256, sha256
 from kinolab.runtime.locks import held

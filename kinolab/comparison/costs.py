@@ -19,7 +19,7 @@ from kinolab.comparison.cells import Cell, cell_folder, clip_shape, make_recipe,
 from kinolab.comparison.plan import ComparePlan
 from kinolab.data import build
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
-from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.models import Request, VideoModel, load_autoencoder
 from kinolab.runtime.devices import device_of, synchronize
 from kinolab.runtime.memory import peak_memory, training_memory
 from kinolab.runtime.ranks import join_ranks

@@ -36,7 +36,7 @@ from kinolab.layers.precision import NonFiniteError
 from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.metrics.world import read_world
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.planning.cost_report import clock
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
 from kinolab.planning.tune_report import Outcome, TuneReport

@@ -12,7 +12,7 @@ from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.world_report import Share
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.summaries import scores_of
-from kinolab.model import ModelConfig
+from kinolab.models import ModelConfig
 from kinolab.planning.settings import Setting
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from kinolab.errors import InputError
 from kinolab.generate import model_hash
 from kinolab.generation.reconstruct import reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
-from kinolab.model import autoencoder_config, load_autoencoder, save_autoencoder
+from kinolab.models import autoencoder_config, load_autoencoder, save_autoencoder
 
 pytest.importorskip("diffusers")
 import diffusers

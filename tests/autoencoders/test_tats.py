@@ -20,7 +20,7 @@ from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
 from kinolab.generation.reconstruct import can_stream, reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
-from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.models import load_autoencoder, save_autoencoder
 from kinolab.tasks.mask import fold
 from tests.closeness import NETWORK, assert_close
 

@@ -16,7 +16,7 @@ from kinolab.evaluation.world_report import CHECKS, ClipResult, Share, WorldRepo
 from kinolab.metrics import METRICS
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.distortions import DISTORTIONS
-from kinolab.model import ModelConfig
+from kinolab.models import ModelConfig
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase
 from kinolab.planning.settings import Lists, full_run
 from kinolab.planning.tune_report import Outcome, TuneReport

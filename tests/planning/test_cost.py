@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from kinolab.errors import InputError
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from kinolab.planning import cost
 from kinolab.planning.cost import flops_per_step, measure_cost
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase, clock, size

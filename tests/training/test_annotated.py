@@ -20,7 +20,7 @@ from kinolab.data.cache import read_index
 from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder, read_model_config, save_autoencoder
+from kinolab.models import load_autoencoder, read_model_config, save_autoencoder
 from kinolab.runtime.records import write_record
 from kinolab.training.annotated import check_annotations, drawn, unknown_captions, worded
 from kinolab.training.jobs.denoiser import DenoiserJob

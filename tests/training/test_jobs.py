@@ -17,7 +17,7 @@ from kinolab.contracts.examples import ClipSource, Example
 from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
+from kinolab.models import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, micro_positions, spread
 from kinolab.training.initial import first_autoencoder, first_denoiser

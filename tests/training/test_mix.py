@@ -17,7 +17,7 @@ from kinolab.data import encode_to_cache
 from kinolab.denoisers import Conditions, Denoiser, DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
+from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, micro_batches
 from kinolab.training.jobs.denoiser import DenoiserJob

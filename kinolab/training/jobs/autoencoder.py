@@ -17,7 +17,7 @@ from kinolab.contracts.examples import Source
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.autoencoder_loss import AutoencoderLoss

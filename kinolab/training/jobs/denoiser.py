@@ -27,7 +27,7 @@ from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
 from kinolab.layers.masking import generated_weight
 from kinolab.layers.precision import autocast
-from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder
+from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.annotated import check_annotations, drawn, worded
