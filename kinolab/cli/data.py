@@ -48,7 +48,7 @@ def check(
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
     with watch("reading", "clips") as events:
-        source = FolderSource(config.model_copy(update={"split": "all"}), spec, events, allow_empty=True)
+        source = FolderSource(config.model_copy(update={"split": "all"}), spec, events, allow_empty=True, signals=True)
     if json_lines:
         for verdict in source.verdicts():
             print_json(verdict, indent=None)
