@@ -134,8 +134,8 @@ def train(place: Place) -> Record:
             update={"text_encoder": "none", "samples": recipe.samples.model_copy(update={"prompts": ()})}
         )
         made = ModelDenoiserJob(untold, autoencoder, first_denoiser(recipe), *sides)
-        made.recipe = recipe
-        made.text = CaptionEmbedder(text, latents_of(place))
+        made.recipe = made.assembly.recipe = recipe
+        made.assembly.text = CaptionEmbedder(text, latents_of(place))
         return made
 
     return fit(recipe_of(place), job, place.state / "toy-run", place, 0.75 * place.clock.left())

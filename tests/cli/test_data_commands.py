@@ -114,7 +114,7 @@ def test_encode_embeds_captions_that_training_then_reads(
     assert isinstance(recipe, DenoiserRecipe)
     source = data.build(recipe.data)
     job = DenoiserJob(recipe, load_autoencoder(model), denoisers.build(recipe.denoiser), source, source)
-    told = of_examples([source[0], source[1]], job.setting, partial(generators, 0, 0, [0, 1]))
+    told = of_examples([source[0], source[1]], job.assembly.setting, partial(generators, 0, 0, [0, 1]))
     assert told.text is not None and told.text.shape == (2, 32, 384) and told.text.abs().sum() > 0
     with pytest.raises(InputError, match="a recipe without text_encoder"):
         text_encoder("latte-folder")

@@ -108,7 +108,7 @@ def test_null_does_what_no_condition_does(kind: str, ports: dict[str, Any], auto
         for parameter in denoiser.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         asked = Request(conditions={name: clip() for name in ports["fields"]})
-        told = of_requests([asked] * 2, replace(job.setting, frames=5, size=(32, 32)))
+        told = of_requests([asked] * 2, replace(job.assembly.setting, frames=5, size=(32, 32)))
         z, t = torch.randn(2, 4, 2, 8, 8), torch.tensor([10.0, 500.0])
         nothing = denoiser(z, t, told.replace(**dict.fromkeys(told)))
         changed = denoiser(z, t, told)
@@ -124,7 +124,7 @@ def test_a_fresh_port_adds_nothing(autoencoder: Path) -> None:
     ported.denoiser.ports.reset()  # type: ignore[operator,union-attr]
     missing = ported.denoiser.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing and all(name.startswith("ports.") for name in missing)
-    told = of_examples(batch_of(ported, 2).examples, ported.setting, _draws(2))
+    told = of_examples(batch_of(ported, 2).examples, ported.assembly.setting, _draws(2))
     z, t = torch.randn(2, 4, 2, 8, 8), torch.tensor([10.0, 500.0])
     assert_same(ported.denoiser(z, t, told), plain(z, t, told.replace(**dict.fromkeys(told))))
 

@@ -151,14 +151,16 @@ def test_joint_images_come_with_their_own_conditions(tiny_autoencoder: Path) -> 
     recipe["image_frames"] = 2
     job = denoiser_job(recipe)
     batch = batch_of(job, 3)
-    z0 = job.latents(batch.examples)
+    z0 = job.assembly.latents(batch.examples)
     draws = partial(generators, 0, 0, batch.positions)
-    joined, conditions = job._with_images(z0, of_examples(batch.examples, job.setting, draws), batch, draws)
+    joined, conditions = job.assembly.with_images(
+        z0, of_examples(batch.examples, job.assembly.setting, draws), batch, draws
+    )
     assert joined.shape[2] == z0.shape[2] + 2 and conditions.label is not None
     assert conditions.label.shape == (3, 3)
     assert conditions.label[:, 0].tolist() == [e.label for e in batch.examples]
     every = [job.source[i] for i in range(len(job.source))]
-    firsts = torch.stack([job.latents([e])[0, :, 0] for e in every])
+    firsts = torch.stack([job.assembly.latents([e])[0, :, 0] for e in every])
     for row in range(3):
         for k in range(2):
             match = (firsts - joined[row, :, z0.shape[2] + k]).flatten(1).abs().amax(1).argmin()
@@ -186,11 +188,16 @@ def test_a_dropped_caption_may_be_the_empty_prompt(tiny_autoencoder: Path) -> No
     recipe |= {"text_encoder": "minilm", "null_prompt": "empty", "condition_dropout": 1.0}
     job = denoiser_job(recipe)
     batch = batch_of(job, 2)
-    told = of_examples(batch.examples, job.setting, lambda purpose: [])
+    told = of_examples(batch.examples, job.assembly.setting, lambda purpose: [])
     rows = torch.tensor([True, False])
-    dropped = without_prompt(told, rows, job.setting)
-    assert job.text is not None and dropped.text is not None and dropped.label is not None and told.text is not None
-    assert torch.equal(dropped.text[:1], job.text([""]).states) and torch.equal(dropped.text[1], told.text[1])
+    dropped = without_prompt(told, rows, job.assembly.setting)
+    assert (
+        job.assembly.text is not None
+        and dropped.text is not None
+        and dropped.label is not None
+        and told.text is not None
+    )
+    assert torch.equal(dropped.text[:1], job.assembly.text([""]).states) and torch.equal(dropped.text[1], told.text[1])
     assert dropped.text_mask is not None and dropped.text_mask[0].sum() == 2
     assert dropped.null is None and told.label is not None and dropped.label.tolist() == [6, int(told.label[1])]
     assert job.model().config.null_prompt == "empty"
@@ -198,7 +205,9 @@ def test_a_dropped_caption_may_be_the_empty_prompt(tiny_autoencoder: Path) -> No
     joint = denoiser_job(recipe)
     loss, _ = joint.loss("denoiser", batch_of(joint, 2), step=0)
     assert torch.isfinite(loss)
-    learned = without_prompt(told, rows, denoiser_job({**recipe, "null_prompt": "learned", "image_frames": 0}).setting)
+    learned = without_prompt(
+        told, rows, denoiser_job({**recipe, "null_prompt": "learned", "image_frames": 0}).assembly.setting
+    )
     assert learned.null is not None and learned.null.tolist() == [True, False]
 
 
@@ -306,11 +315,11 @@ def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: P
                           "num_classes": 6}  # fmt: skip
     job = denoiser_job(recipe)
     batch = batch_of(job, 8)
-    first, again, other = (job._images(batch, step) for step in (0, 0, 1))
-    clips = [job.latents([e])[0] for e in batch.examples]
+    first, again, other = (job.assembly.images(batch, step) for step in (0, 0, 1))
+    clips = [job.assembly.latents([e])[0] for e in batch.examples]
     drawn = []
     for k, image in enumerate(first.examples):
-        frame = job.latents([image])[0]
+        frame = job.assembly.latents([image])[0]
         assert image.caption == batch.examples[k // 2].caption and frame.shape[1] == 1
         near = [difference(clips[k // 2][:, t : t + 1], frame) for t in range(5)]
         assert min(near) < NETWORK < 1e-1 < sorted(near)[1], "an image's latents are those of one frame of its clip"
@@ -334,7 +343,9 @@ def test_images_are_taken_from_cached_latents_as_from_clips(tiny_autoencoder: Pa
     twins = batch_of(cached, 4)  # the cache holds some clips out
     clips = MicroBatch(twins.positions, [originals[example.source] for example in twins.examples])
     for step in (0, 5):
-        pixels, latents = (j.latents(j._images(b, step).examples) for j, b in ((job, clips), (cached, twins)))
+        pixels, latents = (
+            j.assembly.latents(j.assembly.images(b, step).examples) for j, b in ((job, clips), (cached, twins))
+        )
         assert pixels.shape == latents.shape == (12, 4, 1, 16, 16)
         assert_close(pixels, latents, within=NETWORK)
 

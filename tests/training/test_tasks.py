@@ -68,7 +68,8 @@ def test_a_step_draws_its_masks_from_the_positions_of_the_batch(
     assert torch.equal(first.mask, again.mask) and torch.equal(first.given, again.given)
     assert len({m.numpy().tobytes() for m in first.mask}) > 3, "samples of a batch have tasks of their own"
     halves = [
-        of_examples(batch_of(job, 8).examples[k : k + 1], job.setting, _sources(k), job.recipe.tasks) for k in range(8)
+        of_examples(batch_of(job, 8).examples[k : k + 1], job.assembly.setting, _sources(k), job.recipe.tasks)
+        for k in range(8)
     ]
     assert torch.equal(torch.cat([h.mask for h in halves if h.mask is not None]), first.mask), (
         "whatever the micro-batch"
@@ -107,7 +108,7 @@ def test_unconditional_samples_come_in_their_share(tiny_autoencoder: Path, cache
     job = denoiser_job(recipe)
     example, count = job.source[0], 400
     draws = partial(generators, 0, 0, list(range(count)))
-    masks = of_examples([example] * count, job.setting, draws, job.recipe.tasks).mask
+    masks = of_examples([example] * count, job.assembly.setting, draws, job.recipe.tasks).mask
     assert masks is not None
     share = float((masks == 1).flatten(1).all(1).float().mean())
     assert abs(share - 0.5) < 0.08

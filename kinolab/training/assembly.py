@@ -1,0 +1,206 @@
+"""Batches of a denoiser's training: from examples to latents, and what the denoiser is told beside them.
+
+Every draw belongs to its position in the global batch, so that any split into processes and micro-batches is alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.conditioning import Draws, Rates, Setting, check_conditions, drop, joined, of_examples
+from kinolab.conditioning.text import build as build_text_encoder
+from kinolab.conditioning.text import check_widths
+from kinolab.contracts.examples import Example, Source
+from kinolab.data.buckets import BucketShape
+from kinolab.denoisers import Conditions, DenoiserSpec
+from kinolab.errors import InputError
+from kinolab.layers.masking import generated_weight
+from kinolab.runtime.ranks import Ranks
+from kinolab.training.annotated import check_annotations, drawn, worded
+from kinolab.training.batches import MicroBatch, micro_batches
+from kinolab.training.mix import bucket_mix
+from kinolab.training.prompts import CaptionEmbedder
+from kinolab.training.randomness import generators
+from kinolab.training.recipe import DenoiserRecipe
+from kinolab.training.tasks import TaskDraws
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a denoiser is trained on in one micro-batch.
+
+    latents: clean, (B, C, T, H, W), single images of joint training behind the clip; conditions: what it is told, some
+    of it dropped; weight: of each latent in the loss, None = all alike; positions: in the global batch; size: latent
+    positions T x H x W of a clip, without images beside it; draws: the randomness of each position, by purpose.
+    """
+
+    latents: Tensor
+    conditions: Conditions
+    weight: Tensor | None
+    positions: Sequence[int]
+    size: int
+    draws: Draws
+
+
+class Assembly:
+    """Makes the batches that a recipe asks for, of the examples of a source.
+
+    Raises:
+        InputError: where the recipe, the denoiser, the autoencoder and the clips don't fit each other.
+    """
+
+    def __init__(
+        self, recipe: DenoiserRecipe, autoencoder: Autoencoder, spec: DenoiserSpec, source: Source, heldout: Source
+    ) -> None:
+        self.recipe, self.autoencoder, self.spec, self.source = recipe, autoencoder, spec, source
+        self.device = torch.device("cpu")
+        if recipe.frames_per_clip is not None and source.encoded and autoencoder.spec.temporal_ratio > 1:
+            raise InputError(
+                f"frames_per_clip={recipe.frames_per_clip}: a latent of this cache stands for "
+                f"{autoencoder.spec.temporal_ratio} frames; encode the clips by an image autoencoder"
+            )
+        self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
+        encoder = build_text_encoder(recipe.text_encoder)
+        self.text: CaptionEmbedder | None = None
+        if encoder is not None:
+            check_widths(encoder, spec.text_dim, spec.pooled_dim)
+            self.text = CaptionEmbedder(encoder, source.cache)
+        checked = check_annotations(recipe, spec, (source, heldout), encoder)
+        self.class_names, self.notes = checked.class_names, checked.notes
+        check_conditions(self.setting)
+        self.groups = source.groups()
+        if recipe.image_frames:
+            self._check_joint_images()
+
+    def _check_joint_images(self) -> None:
+        count = self.recipe.image_frames
+        if not self.spec.joint_images:
+            raise InputError(f"image_frames={count}: joint images are for latte, not {self.recipe.denoiser.kind}")
+        if self.spec.more:
+            raise InputError(
+                f"image_frames={count}: joint images are told a label and a prompt alone; leave out the denoiser's "
+                "vectors and fields"
+            )
+        if len({shape[1:] for shape in self.shapes()}) > 1:
+            raise InputError(
+                f"image_frames={count}: joint images need clips of one size; to train on images too, give the data a "
+                "bucket of one frame"
+            )
+
+    @property
+    def setting(self) -> Setting:
+        """What conditions of the trained model are made with."""
+        recipe = self.recipe
+        return Setting(
+            spec=self.spec,
+            autoencoder=self.autoencoder,
+            device=self.device,
+            embed=self.text,
+            null_prompt=recipe.null_prompt,
+            class_names=self.class_names,
+            settings=recipe.conditions,
+        )
+
+    def micro_batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
+        """This process's examples, from `first_step` on; from here on tensors are made on its device."""
+        self.device = ranks.device
+        self.autoencoder.to(ranks.device)
+        if self.text is not None:
+            self.text.encoder.to(ranks.device)
+        mix = None
+        if self.recipe.mix.active:
+            shapes = self.shapes()
+            positions = [math.prod(self.autoencoder.spec.latent_shape(*shape)[1:]) for shape in shapes]
+            mix = bucket_mix(self.recipe.mix, self.groups, shapes, positions)
+        return micro_batches(self.source, self.recipe.training, first_step, ranks, mix=mix)
+
+    def shapes(self) -> list[BucketShape]:
+        """Frames, height and width of each group's clips."""
+        return [self._shape(group[0]) for group in self.groups]
+
+    def _shape(self, index: int) -> BucketShape:
+        """Frames, height and width of what is trained on of clip `index` of the source."""
+        frames, height, width = self._clip_shape(index)
+        return (frames if self.recipe.frames_per_clip is None else 1), height, width
+
+    def _clip_shape(self, index: int) -> BucketShape:
+        """Frames, height and width of clip `index` of the source."""
+        spec, (frames, height, width) = self.autoencoder.spec, self.source.shape(index)
+        if not self.source.encoded:
+            return frames, height, width
+        return spec.pixel_frames(frames), height * spec.spatial_ratio, width * spec.spatial_ratio
+
+    def batch(self, micro_batch: MicroBatch, step: int) -> Batch:
+        """What is trained on in one step of one micro-batch."""
+        recipe, seed = self.recipe, self.recipe.training.seed
+        micro_batch = self.images(micro_batch, step)
+        positions = micro_batch.positions
+        micro_batch = replace(micro_batch, examples=worded(micro_batch.examples, seed, step, positions))
+        draws = partial(generators, seed, step, positions)
+        z0 = self.latents(micro_batch.examples)
+        conditions = of_examples(micro_batch.examples, self.setting, draws, recipe.tasks)
+        size = z0[0, 0].numel()
+        if recipe.image_frames:
+            z0, conditions = self.with_images(z0, conditions, micro_batch, draws)
+        rates = Rates(recipe.condition_dropout, recipe.given_condition_dropout, recipe.label_dropout)
+        conditions = drop(conditions, self.setting, draws, rates)
+        return Batch(z0, conditions, self.tasks.weight(conditions), positions, size, draws)
+
+    def heldout(self, examples: Sequence[Example], first: int) -> Batch:
+        """The same of held-out examples, of which the first is number `first`: nothing is dropped, and every step draws
+        alike. The weight is over what is generated, however a model takes what is given, so that models can be
+        compared."""
+        seed = self.recipe.training.seed
+        chosen = self.images(MicroBatch(list(range(first, first + len(examples))), list(examples)), 0)
+        z0, positions = self.latents(chosen.examples), chosen.positions
+
+        def draws(purpose: str) -> list[torch.Generator]:
+            return generators(seed, 0, positions, f"heldout {purpose}")
+
+        conditions = of_examples(chosen.examples, self.setting, draws, self.recipe.tasks)
+        weight = None if conditions.mask is None else generated_weight(conditions.mask)
+        return Batch(z0, conditions, weight, positions, z0[0, 0].numel(), draws)
+
+    def images(self, micro_batch: MicroBatch, step: int) -> MicroBatch:
+        """A micro-batch whose every clip is replaced by `frames_per_clip` of its frames, where that is asked for."""
+        count = self.recipe.frames_per_clip
+        if count is None:
+            return micro_batch
+        sources = generators(self.recipe.training.seed, step, micro_batch.positions, "frames")
+        images: list[Example] = []
+        positions: list[int] = []
+        for position, example, source in zip(micro_batch.positions, micro_batch.examples, sources, strict=True):
+            picks = torch.randint(example.clip.shape[1], (count,), generator=source).tolist()
+            images += [replace(example, clip=example.clip[:, pick : pick + 1]) for pick in picks]
+            positions += range(position * count, (position + 1) * count)
+        return MicroBatch(positions, images)
+
+    def latents(self, examples: Sequence[Example]) -> Tensor:
+        """Latents (B, C, T, H, W) of cached examples, or of clips encoded here."""
+        if examples[0].encoded:
+            return torch.stack([e.latents for e in examples]).float().to(self.device)
+        clips = torch.stack([e.video for e in examples]).to(self.device)
+        with torch.no_grad():
+            return self.autoencoder.encode(clips).mean.float()
+
+    def with_images(
+        self, z0: Tensor, conditions: Conditions, micro_batch: MicroBatch, draws: Draws
+    ) -> tuple[Tensor, Conditions]:
+        """Latents and conditions of clips with the first frames of random other clips behind them (`joined`).
+
+        The first latent of a causal autoencoder stands for one image.
+        """
+        count, rows, told = self.recipe.image_frames, [], []
+        for example, source in zip(micro_batch.examples, draws("images"), strict=True):
+            others = [self.source[i] for i in torch.randint(len(self.source), (count,), generator=source).tolist()]
+            rows.append(self.latents(others)[:, :, 0])
+            told += [example, *(drawn(other, source) for other in others)]
+        theirs = of_examples(told, self.setting, draws, whole=False)
+        return joined(z0, torch.stack(rows), conditions, theirs)
