@@ -219,7 +219,7 @@ def test_a_run_is_planned_stopped_and_gone_on_with(
         return fitting.ModelAutoencoderJob(recipe, first_autoencoder(recipe), source, source)
 
     place.clock = Clock(1000.0)  # nothing left: `give` was not called
-    with pytest.raises(OutOfTimeError, match=r"step 1 of 3; the next call"):
+    with pytest.raises(OutOfTimeError, match=r"step 0 of 3; the next call"):
         fitting.fit(tiny_recipe(), job, tmp_path / "run", place, 1.0)
     place.clock.give(1.0)
     record = fitting.fit(tiny_recipe(), job, tmp_path / "run", place, 1000.0)

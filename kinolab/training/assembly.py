@@ -81,17 +81,17 @@ class Assembly:
 
     def _check_joint_images(self) -> None:
         count = self.recipe.image_frames
+        if len({shape[1:] for shape in self.shapes()}) > 1:
+            raise InputError(
+                f"image_frames={count}: joint images need clips of one size; to train on images too, give the data a "
+                "bucket of one frame"
+            )
         if not self.spec.joint_images:
             raise InputError(f"image_frames={count}: joint images are for latte, not {self.recipe.denoiser.kind}")
         if self.spec.more:
             raise InputError(
                 f"image_frames={count}: joint images are told a label and a prompt alone; leave out the denoiser's "
                 "vectors and fields"
-            )
-        if len({shape[1:] for shape in self.shapes()}) > 1:
-            raise InputError(
-                f"image_frames={count}: joint images need clips of one size; to train on images too, give the data a "
-                "bucket of one frame"
             )
 
     @property

@@ -283,7 +283,7 @@ class Lengths(torch.nn.Module):
 
 
 def listening_job(place: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[DenoiserJob, Lengths]:
-    monkeypatch.setattr("kinolab.training.jobs.denoiser.build_text_encoder", lambda config: Words())
+    monkeypatch.setattr("kinolab.training.assembly.build_text_encoder", lambda config: Words())
     text = cached(place, condition_dropout=0.0, samples={}, **values)
     text["denoiser"] = text["denoiser"] | {"num_classes": 0, "text_dim": 4}
     made = load_recipe(text)
