@@ -47,11 +47,10 @@ def test_scores_are_printed_as_they_are_written(tmp_path: Path, capsys: pytest.C
     assert "psnr" in out and not out.startswith("{") and "s.json" in out
 
 
-def test_the_cells_of_a_plan_and_what_json_is_not_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cells_of_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = Path(__file__).parents[2] / "benchmarks" / "comparison.yaml"
     out, _ = run(capsys, "compare", plan, "--out", tmp_path, "--list", "--json")
-    cells = json.loads(out)
-    assert len(cells) > 2 and all(set(cell) == {"cell", "state", "problem"} for cell in cells)
+    cells = json.loads(out)["cells"]
+    assert len(cells) > 2 and all(set(cell) == {"id", "state", "problem"} for cell in cells)
     lines, _ = run(capsys, "compare", plan, "--out", tmp_path, "--list")
-    assert [line.split()[-1] for line in lines.splitlines()] == [cell["cell"] for cell in cells]
-    assert "--json is for --list" in run(capsys, "compare", plan, "--out", tmp_path, "--json")[1]
+    assert [line.split()[-1] for line in lines.splitlines()] == [cell["id"] for cell in cells]
