@@ -23,7 +23,7 @@ import torch
 from benchmarks.measure import processor_name
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import CONTACTS, evaluate_physics
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train
 

@@ -155,12 +155,17 @@ def _verdict(name: str, a: Side, b: Side) -> str:
             both = name in other.failed
             return f"failed in {'both' if both else word}: {side.failed[name].splitlines()[0][:160]}"
     first, second = a.values(name), b.values(name)
-    apart = [f"{k} only in A" for k in first.keys() - second.keys()]
-    apart += [f"{k} only in B" for k in second.keys() - first.keys()]
+    apart = [
+        f"{sorted(only)[0]} only in {letter}" + (f", and {len(only) - 1} more" if len(only) > 1 else "")
+        for letter, only in (("A", first.keys() - second.keys()), ("B", second.keys() - first.keys()))
+        if only
+    ]
     differences = {k: difference(v, second[k]) for k, v in first.items() if k in second}
     worst = max(differences, key=lambda k: differences[k], default=None)
     if worst is not None and differences[worst]:
         apart.insert(0, f"{differences[worst]:.2g} in {worst}")
+    elif differences and apart:
+        apart.insert(0, "equal in what both have")
     if not first and not second:
         return "nothing was computed"
     return "; ".join(apart) or "equal"

@@ -75,7 +75,8 @@ class Turns:
 
 def _checks() -> list[tuple[Any, str, Callable[..., Any]]]:
     """(where, name, what is done instead) of every function that checks or makes what is checked."""
-    from kinolab import generate, model
+    from kinolab import generate
+    from kinolab.models import folder
     from kinolab.runtime import reading, sets, sharded, summed, weights
     from kinolab.runtime.hashes import Scan
 
@@ -86,7 +87,7 @@ def _checks() -> list[tuple[Any, str, Callable[..., Any]]]:
         (sets, "file_sha256", lambda path: ""),
         (sets, "head_sha256", lambda path: ""),
         (sets, "_compare", lambda folder, name, manifest, whole: None),
-        (model, "require", lambda folder, manifest, names, advice: []),
+        (folder, "require", lambda folder, manifest, names, advice: []),
         (sharded, "problems", lambda folder: []),
         (summed, "_sum", lambda text: "0" * 8),
         (reading, "checked", lambda value, text, name: {k: v for k, v in value.items() if k != summed.ENTRY}),
@@ -189,15 +190,15 @@ def checkpoint(repeats: int, say: Callable[[str], None], quick: bool = False) ->
     import torch
     from torch import nn
 
+    from kinolab.runtime.ranks import Ranks
     from kinolab.training.ema import Ema
-    from kinolab.training.parallel import World
     from kinolab.training.state import RunState
 
     net = nn.Sequential(*(nn.Linear(256, 256) for _ in range(8 if quick else 96)))
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.ones(1, 256)).sum().backward()
     optimizer.step()
-    state = RunState({"net": net}, {"net": optimizer}, {"net": Ema(net, 0.9)}, World())
+    state = RunState({"net": net}, {"net": optimizer}, {"net": Ema(net, 0.9)}, Ranks())
     size = 4 * sum(p.nbytes for p in net.parameters())
 
     def both(checked: bool, turn: int) -> Turn:
@@ -244,7 +245,7 @@ def result(name: str, title: str, rows: dict[str, Turns]) -> Result:
 
 def _stored_model(folder: Path) -> Path:
     """The shipped model of prompts, written by this version, so that it has sums and a manifest."""
-    from kinolab.model import VideoModel
+    from kinolab.models import VideoModel
 
     VideoModel.load("world-text", device="cpu").save(folder)
     return folder
@@ -257,7 +258,7 @@ def _write_cache(folder: Path, model: Path, windows: int) -> None:
     from kinolab.contracts.examples import ClipRecord
     from kinolab.data.cache import FORMAT, CacheItem, ShardEntry, format_entry
     from kinolab.data.encode import autoencoder_hash
-    from kinolab.model import load_autoencoder
+    from kinolab.models import load_autoencoder
     from kinolab.runtime.files import write_text
     from kinolab.runtime.records import write_record
     from kinolab.runtime.weights import write_weights

@@ -29,7 +29,7 @@ from kinolab.generation.reconstruct import enlarged
 from kinolab.layers.key_frames import Group, Groups, KeyFrameConfig
 from kinolab.layers.precision import autocast, describe
 from kinolab.metrics.reconstruction import WINDOW, psnr, ssim
-from kinolab.model import find_model, load_autoencoder, read_model_config
+from kinolab.models import find_model, load_autoencoder, read_model_config
 from kinolab.reports.sheet import write_rows
 from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory

@@ -30,7 +30,7 @@ from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
 from kinolab.layers.latent_alignment import energy_distance, moment_distance
 from kinolab.metrics.reconstruction import Psnr
-from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
+from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.runtime.files import write_text
 
 BATCH = 8

@@ -16,7 +16,7 @@ from benchmarks.toy_clip import toy_model
 from kinolab.diffusion import SamplerConfig
 from kinolab.methods import StepCache, StepCacheConfig
 from kinolab.metrics.reconstruction import psnr
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 
 PROMPTS = (
     "a red ball falls to the floor",

@@ -12,7 +12,7 @@ from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.layers.precision import PrecisionPolicy
-from kinolab.model import ModelConfig, VideoModel, shipped_models
+from kinolab.models import ModelConfig, VideoModel, shipped_models
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 
 FLOAT32, AUTO = "Kinolab, float32", "Kinolab, auto"

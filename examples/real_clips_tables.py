@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kinolab import video
-from kinolab.model import load_autoencoder
+from kinolab.models import load_autoencoder
 from kinolab.reports.sheet import Strip, write_sheet
 
 METHODS = ("tail", "average", "random")

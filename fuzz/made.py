@@ -163,8 +163,8 @@ def run_state() -> dict[str, Any]:
 
 def small_run(step: int = 0) -> RunState:
     """A linear layer, its optimiser and its average, in training for some steps."""
+    from kinolab.runtime.ranks import Ranks
     from kinolab.training.ema import Ema
-    from kinolab.training.parallel import World
     from kinolab.training.state import RunState
 
     net = nn.Linear(3, 2)
@@ -176,7 +176,7 @@ def small_run(step: int = 0) -> RunState:
         net(torch.ones(1, 3)).square().sum().backward()
         optimizer.step()
         average.update(k)
-    return RunState({"net": net}, {"net": optimizer}, {"net": average}, World(0, 1, torch.device("cpu")))
+    return RunState({"net": net}, {"net": optimizer}, {"net": average}, Ranks(0, 1, torch.device("cpu")))
 
 
 def run_states(folder: Path) -> None:

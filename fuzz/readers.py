@@ -64,7 +64,7 @@ def protocol(folder: Path) -> None:
 
 def model_config(folder: Path) -> None:
     """Read a model.yaml."""
-    from kinolab.model import read_model_config
+    from kinolab.models import read_model_config
 
     read_model_config(folder)
 
@@ -145,7 +145,7 @@ def weights(folder: Path) -> None:
 def model(folder: Path) -> None:
     """Load a model folder's autoencoder."""
     from kinolab.checkpoints import inspect
-    from kinolab.model import load_autoencoder
+    from kinolab.models import load_autoencoder
 
     inspect(folder)
     load_autoencoder(folder, device="cpu")

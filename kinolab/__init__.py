@@ -8,11 +8,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from kinolab.errors import InputError as InputError
-    from kinolab.model import VideoModel as VideoModel
+    from kinolab.models import VideoModel as VideoModel
 
 __all__ = ["InputError", "VideoModel", "__version__"]
 
-_HOMES = {"InputError": "kinolab.errors", "VideoModel": "kinolab.model"}
+_HOMES = {"InputError": "kinolab.errors", "VideoModel": "kinolab.models"}
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ from kinolab.methods import (
 )
 from kinolab.methods import build as build_methods
 from kinolab.methods import checked as checked_methods
-from kinolab.model import Request, VideoModel, find_autoencoder, find_model, read_model_config, shipped_models
+from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config, shipped_models
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256

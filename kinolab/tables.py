@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kinolab.checkpoints.base import Format
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
+    from kinolab.data.curate.base import Signal
     from kinolab.denoisers.base import Denoiser
     from kinolab.diffusion.samplers.base import Sampler
     from kinolab.training.trainer import Job
@@ -120,3 +121,18 @@ JOBS: Table[Job] = Table(
     },
 )
 """What a recipe trains, by its `kind`."""
+
+SIGNALS: Table[Signal] = Table(
+    "signal",
+    {
+        "": {
+            "enlarged": "kinolab.data.curate.enlarged:Enlarged",
+            "fitted": "kinolab.data.curate.fitted:Fitted",
+            "regular": "kinolab.data.curate.regular:Regular",
+            "rate": "kinolab.data.curate.rate:Rate",
+            "remarks": "kinolab.data.curate.remarks:Remarks",
+            "scenes": "kinolab.data.curate.scenes:Scenes",
+        }
+    },
+)
+"""What is found out about a clip before it is trained on, in the order in which it is said."""

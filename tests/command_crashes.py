@@ -19,8 +19,8 @@ from kinolab.config import read_yaml
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, frames_hash, generate, read_provenance
-from kinolab.model import VideoModel
-from kinolab.packing import pack
+from kinolab.models import VideoModel
+from kinolab.models.packing import pack
 from kinolab.runtime import sharded
 from kinolab.training.run import train
 from kinolab.training.state import checkpoints

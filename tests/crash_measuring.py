@@ -23,8 +23,9 @@ from kinolab.comparison.plan import load_plan
 from kinolab.comparison.run import compare, finished_cells, states
 from kinolab.data.shrink import RECORD, shrink
 from kinolab.generate import frames_hash
-from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
-from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.generation.reconstruct import reconstruct
+from kinolab.generation.reconstruct_report import ReconstructConfig
+from kinolab.models import load_autoencoder, save_autoencoder
 from kinolab.reports import build_report, write_report
 from kinolab.runtime import sharded
 from kinolab.runtime.sets import finish_set_of

@@ -24,14 +24,14 @@ from kinolab.data.world import WorldConfig, load_state, make_clip, save_state
 from kinolab.errors import DamagedError, InputError
 from kinolab.generate import GenerateConfig, provenance_path, read_provenance, write_with_provenance
 from kinolab.metrics.features import load_tensors, save_tensors
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
+from kinolab.runtime.ranks import Ranks
 from kinolab.runtime.reading import json_lines
 from kinolab.runtime.records import read_record, write_record
 from kinolab.runtime.weights import read_weights, write_weights
 from kinolab.tasks import CachedDraws, TasksConfig
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
-from kinolab.training.parallel import World
 from kinolab.training.state import RunState, checkpoints
 from kinolab.verify import verify
 from tests.tiny_model import save_tiny_model, tiny_model
@@ -123,7 +123,7 @@ def run_state(seed: int) -> RunState:
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
     net(torch.ones(2, 3)).sum().backward()
     optimizer.step()
-    return RunState({"net": net}, {"net": optimizer}, {"net": Ema(net, 0.9)}, World())
+    return RunState({"net": net}, {"net": optimizer}, {"net": Ema(net, 0.9)}, Ranks())
 
 
 def _checkpoint(folder: Path) -> list[File]:

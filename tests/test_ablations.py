@@ -9,7 +9,7 @@ import pytest
 from benchmarks import ablations
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import build
-from kinolab.model import autoencoder_config, find_autoencoder, save_autoencoder
+from kinolab.models import autoencoder_config, find_autoencoder, save_autoencoder
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
 

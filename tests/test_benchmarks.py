@@ -19,7 +19,7 @@ from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.layers import precision
-from kinolab.model import ModelConfig, VideoModel
+from kinolab.models import ModelConfig, VideoModel
 from tests.tiny_model import tiny_model
 
 CASE = latte.Case(width=24, heads=2, depth=2, frames=3, side=8, text_dim=8, tokens=4)

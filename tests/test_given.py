@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import kinolab.conditioning.given
-import kinolab.model
+import kinolab.models.model
 from kinolab import tasks, video
 from kinolab.conditioning import of_examples
 from kinolab.contracts.examples import Example
@@ -21,7 +21,7 @@ from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, fill_canvas, generate, rerun
 from kinolab.layers.masking import fully_given
 from kinolab.methods import SteeringConfig
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predict_mask
 from kinolab.tasks.extend import Canvas, looped, sliding
 from kinolab.tasks.request import GivenConfig
@@ -58,7 +58,7 @@ def told(model: VideoModel) -> list[Conditions]:
 
 
 def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> None:
-    assert kinolab.model.encode_given is kinolab.conditioning.given.encode_given is tasks.encode_given
+    assert kinolab.models.model.encode_given is kinolab.conditioning.given.encode_given is tasks.encode_given
     model, video_ = tiny_vdt(), clip()
     seen = told(model)
     example = Example(video_[0], 8.0, None, None, "x", (0.0, 1.0))
@@ -73,7 +73,7 @@ def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> N
         )
         assert_close(conditions.given, trained.given)
     # The denoiser itself puts it in: no other place of sampling or training touches a model's input.
-    for function in (kinolab.model.VideoModel.sample_latents, kinolab.conditioning.of_examples):
+    for function in (kinolab.models.VideoModel.sample_latents, kinolab.conditioning.of_examples):
         assert "torch.where" not in inspect.getsource(function)
 
 
@@ -93,7 +93,7 @@ def test_pixels_under_the_mask_have_no_influence_and_given_ones_have() -> None:
 def test_given_latents_are_kept_by_models_that_do_not_make_them(given: str) -> None:
     model = tiny_vdt(given)
     latents, folded = tasks.encode_given(model.autoencoder, clip(), PREDICT)
-    part = kinolab.model.GivenPart(latents, folded, clip(), PREDICT)
+    part = kinolab.models.GivenPart(latents, folded, clip(), PREDICT)
     made = model.sample_latents([Request(seed=0)], given=part)
     known = fully_given(folded).expand_as(made)
     assert torch.equal(made[known], latents[known]) and not torch.equal(made[~known], latents[~known])
@@ -141,7 +141,7 @@ def test_any_model_can_be_steered(steered: str, error: Any) -> None:
     assert not torch.equal(made[0], made[1])
     known = model.sample_latents(
         [Request(seed=2, frames=5, size=(32, 32))],
-        given=kinolab.model.GivenPart(*tasks.encode_given(model.autoencoder, video_, PREDICT), video_, PREDICT),
+        given=kinolab.models.GivenPart(*tasks.encode_given(model.autoencoder, video_, PREDICT), video_, PREDICT),
         steering=SteeringConfig(weight=2.0, error=error),
     ) if steered == "vdt" else None  # fmt: skip
     if known is not None:

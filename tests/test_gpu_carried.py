@@ -25,7 +25,7 @@ from kinolab.conditioning.text.minilm import Bert, MiniLm
 from kinolab.data import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.training.recipe import load_recipe
 from kinolab.world.request import SCENARIO_DIRECTIONS, WorldRequest, phrasings
 from tests.closeness import assert_close

@@ -17,7 +17,7 @@ from kinolab.autoencoders import DpVae, DpVaeConfig, ImageConfig
 from kinolab.errors import InputError
 from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.metrics.reconstruction import psnr
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 
 IMAGES = ImageConfig(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=2, mid_block_attention=False)
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks import latent_alignment
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageAutoencoder, ImageConfig, inflate_dpvae
 from kinolab.errors import InputError
-from kinolab.model import VideoModel, save_autoencoder
+from kinolab.models import VideoModel, save_autoencoder
 
 IMAGE = ImageConfig(
     block_out_channels=(8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4, mid_block_attention=False

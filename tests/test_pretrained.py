@@ -18,7 +18,7 @@ from kinolab.evaluation.tasks import evaluate_tasks
 from kinolab.generate import read_provenance
 from kinolab.metrics.reconstruction import Psnr
 from kinolab.metrics.world import check, read_world
-from kinolab.model import find_model, read_model_config, shipped_models
+from kinolab.models import find_model, read_model_config, shipped_models
 from tests.closeness import NETWORK, assert_close
 
 

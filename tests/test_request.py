@@ -11,7 +11,7 @@ import torch
 
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.request import listed_prompts
 from tests.tiny_model import tiny_model
 

@@ -18,10 +18,10 @@ from kinolab.data.encode import _ShardEncoder
 from kinolab.diffusion import SamplerConfig
 from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.methods import GuidanceConfig
-from kinolab.model import Request, save_autoencoder
+from kinolab.models import Request, save_autoencoder
+from kinolab.runtime.ranks import Ranks
 from kinolab.tasks import encode_given
 from kinolab.training.jobs.autoencoder import calibrate
-from kinolab.training.parallel import World
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import make_job
 from tests.stand_in_cuda import CUDA, StandIn
@@ -123,13 +123,13 @@ def job_there(recipe: dict[str, Any], there: StandIn) -> Any:
 
 @pytest.mark.parametrize("recipe", [autoencoder_recipe, odvae_recipe])
 def test_an_autoencoder_is_trained_there(recipe: Any) -> None:
-    there, world = StandIn(), World(device=CUDA)
+    there, ranks = StandIn(), Ranks(device=CUDA)
     job = job_there(recipe(), there)
     with torch.no_grad(), there:
-        [batch] = next(job.batches(0, world))
+        [batch] = next(job.batches(0, ranks))
         for step in (0, 1):
             assert {job.loss(name, batch, step)[0].device.type for name in job.parts} == {"cuda"}
-        assert set(job.evaluate(world)) == {"psnr", "ssim"}
+        assert set(job.evaluate(ranks)) == {"psnr", "ssim"}
         calibrate(job.autoencoder, [job.source[0].video])
         encoder = _ShardEncoder(job.source, job.autoencoder, 2, "bfloat16", True, "float32", CUDA)
         stored = encoder._encode(torch.stack([job.source[0].video] * 2))
@@ -151,9 +151,9 @@ def recipes_of(autoencoder: Path) -> dict[str, dict[str, Any]]:
 def test_a_denoiser_is_trained_and_held_out_there(tmp_path: Path, name: str) -> None:
     autoencoder: Any = load_recipe(autoencoder_recipe())
     save_autoencoder(build_autoencoder(autoencoder.autoencoder), tmp_path / "autoencoder")
-    there, world = StandIn(), World(device=CUDA)
+    there, ranks = StandIn(), Ranks(device=CUDA)
     job = job_there(recipes_of(tmp_path / "autoencoder")[name], there)
     with torch.no_grad(), there:
-        [batch] = next(job.batches(0, world))
+        [batch] = next(job.batches(0, ranks))
         assert job.loss("denoiser", batch, 0)[0].device.type == "cuda"
-        assert "loss" in job.evaluate(world)
+        assert "loss" in job.evaluate(ranks)

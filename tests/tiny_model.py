@@ -12,7 +12,7 @@ from kinolab.denoisers import LatteConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.methods import GuidanceConfig
-from kinolab.model import ModelConfig, VideoModel
+from kinolab.models import ModelConfig, VideoModel
 from kinolab.tasks import TasksConfig
 
 

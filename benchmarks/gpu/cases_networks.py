@@ -26,7 +26,7 @@ from kinolab.metrics.extractors.i3d import I3d
 from kinolab.metrics.extractors.inception import InceptionV3
 from kinolab.metrics.perceptual import NETWORKS, Network, PerceptualDistance
 from kinolab.metrics.reconstruction import Psnr, Ssim
-from kinolab.model import VideoModel, shipped_models
+from kinolab.models import VideoModel, shipped_models
 from kinolab.training.autoencoder_loss import AdversarialConfig, AutoencoderLoss, AutoencoderLossConfig
 from kinolab.training.discriminator import DiscriminatorConfig
 from kinolab.training.muon import orthogonalize

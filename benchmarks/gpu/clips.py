@@ -21,7 +21,7 @@ from benchmarks.gpu.toy import in_words
 from kinolab import data, video
 from kinolab.contracts.examples import Split
 from kinolab.layers.precision import autocast
-from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.models import Request, VideoModel, load_autoencoder
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 

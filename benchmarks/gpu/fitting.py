@@ -16,9 +16,9 @@ import torch
 from benchmarks.gpu.running import OutOfTimeError, Place, Record
 from kinolab.config import to_yaml
 from kinolab.contracts.events import Losses, Silent
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.jobs.autoencoder import AutoencoderJob
 from kinolab.training.jobs.denoiser import DenoiserJob
-from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe
 from kinolab.training.trainer import Trainer
 
@@ -32,14 +32,14 @@ USED = 0.8
 class ModelAutoencoderJob(AutoencoderJob):
     """Without sample videos, which need a codec."""
 
-    def sample(self, folder: Path, step: int, world: World) -> None:
+    def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Nothing: pictures are made of the finished model."""
 
 
 class ModelDenoiserJob(DenoiserJob):
     """Without sample videos, which need a codec."""
 
-    def sample(self, folder: Path, step: int, world: World) -> None:
+    def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Nothing: pictures are made of the finished model."""
 
 
@@ -67,7 +67,7 @@ def fit(recipe: AnyRecipe, make_job: MakeJob, folder: Path, place: Place, second
     (folder / "recipe.yaml").write_text(to_yaml(settled), encoding="utf-8")
     torch.manual_seed(settled.training.seed)
     said = _Said(settled.name, plan["steps"], place)
-    step = Trainer(make_job(settled), settled.training, folder, World(device=place.device), said).run()
+    step = Trainer(make_job(settled), settled.training, folder, Ranks(device=place.device), said).run()
     if step < plan["steps"]:
         raise OutOfTimeError(f"{settled.name}: stopped at step {step} of {plan['steps']}; the next call goes on there")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -105,7 +105,7 @@ def probe(recipe: AnyRecipe, make_job: MakeJob, place: Place) -> float:
         last = now
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(make_job(settled), settled.training, Path(folder), World(device=place.device), progress)
+        trainer = Trainer(make_job(settled), settled.training, Path(folder), Ranks(device=place.device), progress)
         # One step short of the end, which would be measured, sampled and exported.
         trainer.run(until=count - 1)
     return statistics.median(seconds[len(seconds) // 3 :])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.running import Record
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.reports.sheet import Strip, write_sheet
 
 

@@ -23,7 +23,7 @@ from kinolab import data, video
 from kinolab.data.scan import find_clips
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder
+from kinolab.models import load_autoencoder
 
 NEEDED = (
     "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "PyYAML", "safetensors",

@@ -24,10 +24,10 @@ from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import build as build_denoiser
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch
 from kinolab.training.jobs.autoencoder import AutoencoderJob
 from kinolab.training.jobs.denoiser import DenoiserJob
-from kinolab.training.parallel import World
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.trainer import Trainer
 
@@ -112,8 +112,8 @@ def trainer_of(training: Training, batch: int, device: torch.device, folder: Pat
         source = InMemory(latents, batch)
         image = ImageConfig(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=training.shape[0])
         job = DenoiserJob(recipe, ImageAutoencoder(image), build_denoiser(recipe.denoiser), source, source)
-    made = Trainer(job, recipe.training, folder, World(device=device))
-    job.batches(0, made.world)
+    made = Trainer(job, recipe.training, folder, Ranks(device=device))
+    job.batches(0, made.ranks)
     return made
 
 

@@ -22,7 +22,7 @@ from kinolab import data, video
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.contracts.examples import Example
 from kinolab.data.world import WorldConfig, make_clip
-from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.models import Request, VideoModel, load_autoencoder
 from kinolab.training.initial import first_denoiser
 from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.recipe import DenoiserRecipe, load_recipe

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.measure import processor_name
 from benchmarks.why_prediction.drift import SAMPLING, heldout, match, predict, summary
 from kinolab import cli
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.training.run import train
 
 RECIPE = "toy-vdt-ablation"

@@ -29,7 +29,7 @@ from kinolab.data.world import CLASSES, WorldClip, WorldConfig, make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.world import read_spots
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.tasks import predict_mask
 from kinolab.tasks.mask import encode_given
 

@@ -29,7 +29,7 @@ from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.data.world import COLOURS, SHAPES, WorldClip, WorldConfig, draw, make_clip
 from kinolab.data.world_scenes import FRAME, Body, Scene, Trajectory
-from kinolab.model import load_autoencoder
+from kinolab.models import load_autoencoder
 
 COLOUR_NAMES = list(COLOURS)
 DETECTABLE = 4.0

@@ -132,7 +132,7 @@ def _refuse_nan(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _read_folder(folder: Path) -> StoredWeights:
     if (folder / "model.yaml").exists():
-        raise InputError(f"{folder}: a model folder of Kinolab's own; load it with kinolab.model")
+        raise InputError(f"{folder}: a model folder of Kinolab's own; load it with kinolab.models")
     if (folder / "model_index.json").exists():
         parts = ", ".join(p.parent.name for p in visible(folder, "*/config.json"))
         raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")

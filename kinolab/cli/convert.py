@@ -117,7 +117,7 @@ def read_source(source: str, format: str | None, prefix: str, settings: list[str
 
 def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
-    from kinolab.model import VideoModel, load_autoencoder, read_model_config
+    from kinolab.models import VideoModel, load_autoencoder, read_model_config
 
     config = read_model_config(folder)
     if config.denoiser is not None and part is None:
@@ -131,7 +131,7 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
     """Write a model folder of an autoencoder, or of a denoiser and its autoencoder."""
     from kinolab.autoencoders import Autoencoder
     from kinolab.errors import InputError
-    from kinolab.model import VideoModel, load_autoencoder, save_autoencoder
+    from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
     trained = f"converted from {Path(source).name}"
     if isinstance(module, Autoencoder):
@@ -160,7 +160,7 @@ def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
     from kinolab import __version__
     from kinolab.diffusion import DiffusionConfig
     from kinolab.errors import InputError
-    from kinolab.model import ModelConfig
+    from kinolab.models import ModelConfig
 
     spec = autoencoder.spec
     if spec.latent_channels != denoiser.in_channels:

@@ -48,7 +48,7 @@ def check(
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
     with watch("reading", "clips") as events:
-        source = FolderSource(config.model_copy(update={"split": "all"}), spec, events, allow_empty=True)
+        source = FolderSource(config.model_copy(update={"split": "all"}), spec, events, allow_empty=True, signals=True)
     if json_lines:
         for verdict in source.verdicts():
             print_json(verdict, indent=None)
@@ -146,7 +146,7 @@ def data_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
 def spec_of(autoencoder: Any) -> AutoencoderSpec:
     """The shape rules of a recipe's autoencoder: a config, or the folder of a trained one."""
     if isinstance(autoencoder, Path):
-        from kinolab.model import autoencoder_config
+        from kinolab.models import autoencoder_config
 
         autoencoder = autoencoder_config(autoencoder)
     import torch

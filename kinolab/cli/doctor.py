@@ -279,7 +279,7 @@ def check_weights() -> Finding:
     import torch
 
     from kinolab.errors import InputError
-    from kinolab.model import read_model_config, shipped_models
+    from kinolab.models import read_model_config, shipped_models
     from kinolab.storage import decode, read_tensors
 
     folders = {**shipped_models(), "encoder": Path(str(resources.files("kinolab") / "pretrained" / "encoder"))}

@@ -61,7 +61,7 @@ def encode(
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
     from kinolab.data import ClipSource, build, encode_to_cache
-    from kinolab.model import load_autoencoder
+    from kinolab.models import load_autoencoder
     from kinolab.tasks import CachedDraws
 
     config, default = data_config(data, frames, size, fps, count, override or [])

@@ -48,7 +48,7 @@ def reconstruction(
     from kinolab.evaluation.clips import ProtocolClips
     from kinolab.evaluation.protocol import file_hash, load_protocol
     from kinolab.evaluation.reconstruction import evaluate_autoencoder, evaluate_folders
-    from kinolab.model import find_autoencoder, load_autoencoder
+    from kinolab.models import find_autoencoder, load_autoencoder
 
     chosen = load_protocol(protocol, setting, kind="reconstruction")
     check_out(out, videos)
@@ -128,7 +128,7 @@ def generation(
 def video_folder(subject: str) -> Path | None:
     """The folder of videos that is meant; None where the name is a model's."""
     from kinolab.errors import InputError
-    from kinolab.model import find_autoencoder, shipped_models
+    from kinolab.models import find_autoencoder, shipped_models
 
     path = Path(subject)
     if subject in shipped_models():

@@ -85,7 +85,7 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
     from kinolab.autoencoders.inflate import inflate_dpvae, matching_odvae
     from kinolab.config import load_config
     from kinolab.errors import InputError
-    from kinolab.model import save_autoencoder
+    from kinolab.models import save_autoencoder
 
     if not isinstance(image, ImageAutoencoder):
         raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder (AutoencoderKL)")
@@ -115,7 +115,7 @@ def _denoiser(
     from kinolab.denoisers import Denoiser
     from kinolab.denoisers.inflate import inflated
     from kinolab.errors import InputError
-    from kinolab.model import VideoModel, load_autoencoder
+    from kinolab.models import VideoModel, load_autoencoder
 
     if not isinstance(image, Denoiser):
         raise InputError(f"{source}: {type(image).__name__} is an autoencoder; use --to {' or '.join(AUTOENCODERS)}")
@@ -144,7 +144,7 @@ def _denoiser(
 def _model_config(denoiser: Any, pixels: Any, trained: str, folder: Path | None) -> Any:
     """The config of the video model: the image model's own diffusion and conditions where it has a model folder."""
     from kinolab.cli.convert import model_config
-    from kinolab.model import read_model_config
+    from kinolab.models import read_model_config
 
     fresh = model_config(denoiser, pixels, trained)
     if folder is None:

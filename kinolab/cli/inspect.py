@@ -41,7 +41,7 @@ def inspect(
 
 def locate(name: str) -> Path:
     """The file or folder of that name, the model folder in a run folder, or a shipped model's folder."""
-    from kinolab.model import find_model, shipped_models
+    from kinolab.models import find_model, shipped_models
 
     path = Path(name)
     if not path.exists() and name in shipped_models():

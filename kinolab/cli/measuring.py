@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kinolab.diffusion import SamplerConfig
     from kinolab.methods import GuidanceConfig, SteeringConfig
-    from kinolab.model import ModelConfig, VideoModel
+    from kinolab.models import ModelConfig, VideoModel
 
 PromptModel = Annotated[
     str | None, typer.Option("--model", help="A model folder, or a shipped model; default: the one for prompts.")
@@ -62,7 +62,7 @@ def load_model(
     """
     from kinolab.cli.options import take_device
     from kinolab.generate import default_model
-    from kinolab.model import VideoModel
+    from kinolab.models import VideoModel
 
     chosen = model if model is not None else default_model(prompts=prompts)
     where = take_device(device) if isinstance(device, str) else device

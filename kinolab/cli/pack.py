@@ -30,7 +30,7 @@ def pack(
     """
     import torch
 
-    from kinolab.packing import pack as run
+    from kinolab.models.packing import pack as run
 
     with watch("packing") as events:
         packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored))

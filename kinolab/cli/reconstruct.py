@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.options import Device, common, parse_size, take_device, watch
+from kinolab.cli.options import Device, common, parse_size, show, take_device, watch
 
 
 def register(app: typer.Typer) -> None:
@@ -55,13 +55,13 @@ def reconstruct(
     at whole pictures, as those of diffusers). The numbers are written as .json beside the video. Ctrl-C ends it and
     keeps the frames so far, as NAME-partial.
     """
-    from kinolab.cli.measuring import show_report
     from kinolab.config import load_config
     from kinolab.generate import default_model
     from kinolab.generation.key_frames import chosen_rule
-    from kinolab.generation.reconstruct import ReconstructConfig
     from kinolab.generation.reconstruct import reconstruct as run
-    from kinolab.model import load_autoencoder, trained_size
+    from kinolab.generation.reconstruct_report import ReconstructConfig
+    from kinolab.models import load_autoencoder, trained_size
+    from kinolab.runtime.reading import parse_json
 
     values = {
         "autoencoder": autoencoder if autoencoder is not None else default_model(),
@@ -83,6 +83,6 @@ def reconstruct(
     target = out if out is not None else Path(f"{clip.stem}-reconstruction.mp4")
     with watch("reconstructing", "frames", keeps="the frames so far") as events:
         made = run(clip, target, network, config, events, trained=trained_size(config.autoencoder))
-    show_report([], made.lines(), made.to_json(config), None)
+    show(parse_json(made.to_json(config), "the report"), made.lines())
     if made.ended:
         raise typer.Exit(130)

@@ -74,7 +74,7 @@ def train(
             recipe, folder, [*(setting or []), *device_override(device)], resume="auto" if resume_auto else resume,
             until=until, events=also_written(bar, "training", "steps"),
         )  # fmt: skip
-    if not report.world.first:
+    if not report.ranks.first:
         return  # one of several processes says it
     go_on = f"go on with: kinolab train --resume --out {report.folder}"
     ended = f"stopped at step {report.step} of {report.steps}; {go_on}"

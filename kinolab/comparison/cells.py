@@ -24,7 +24,7 @@ from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, en
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import model_hash
-from kinolab.model import find_autoencoder, load_autoencoder
+from kinolab.models import find_autoencoder, load_autoencoder
 from kinolab.runtime.files import make_folder, write_text
 from kinolab.runtime.hashes import json_sha256, sha256
 from kinolab.runtime.locks import held
@@ -237,7 +237,7 @@ def train_cell(
     report = train(path, run, resume=resumed, events=events)
     if not report.finished:
         raise InputError(f"{cell.id}: stopped at step {report.step} of {report.steps}; run it again to go on")
-    record = training_record(run, recipe) | {"peak_memory": training_memory(report.world.device), "resumed": resumed}
+    record = training_record(run, recipe) | {"peak_memory": training_memory(report.ranks.device), "resumed": resumed}
     write_record(folder / "training.json", record)
 
 

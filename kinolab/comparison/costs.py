@@ -19,11 +19,11 @@ from kinolab.comparison.cells import Cell, cell_folder, clip_shape, make_recipe,
 from kinolab.comparison.plan import ComparePlan
 from kinolab.data import build
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
-from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.models import Request, VideoModel, load_autoencoder
 from kinolab.runtime.devices import device_of, synchronize
 from kinolab.runtime.memory import peak_memory, training_memory
+from kinolab.runtime.ranks import join_ranks
 from kinolab.runtime.records import write_record
-from kinolab.training.parallel import join_world
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Trainer
 
@@ -70,21 +70,21 @@ def cost_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device 
 def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:
     """Seconds of a step of training (the median), clips per second, and the most memory of a process that trains."""
     recipe = on_device(make_recipe(plan, cell, out, device), device)
-    with join_world(recipe.training.device) as world, tempfile.TemporaryDirectory() as folder:
+    with join_ranks(recipe.training.device) as ranks, tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(recipe.training.seed)
         job = make_job(recipe)
-        trainer = Trainer(job, recipe.training, Path(folder), world)
-        batches, seconds = job.batches(0, world), []
+        trainer = Trainer(job, recipe.training, Path(folder), ranks)
+        batches, seconds = job.batches(0, ranks), []
         for step in range(min(STEPS + 2, recipe.training.steps)):
             began = time.perf_counter()
             trainer.train_step(step, next(batches))
-            synchronize(world.device)
+            synchronize(ranks.device)
             seconds.append(time.perf_counter() - began)
     middle = statistics.median(seconds[2:] or seconds)
     return {
         "step_seconds": middle,
         "clips_per_second": recipe.training.batch_size / middle,
-        "training_memory": training_memory(world.device),
+        "training_memory": training_memory(ranks.device),
     }
 
 

@@ -23,7 +23,7 @@ from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import WorldReport
 from kinolab.generate import model_hash
 from kinolab.metrics.base import MetricValue
-from kinolab.model import VideoModel, find_autoencoder, load_autoencoder
+from kinolab.models import VideoModel, find_autoencoder, load_autoencoder
 from kinolab.runtime.devices import choose
 from kinolab.runtime.memory import peak_memory
 from kinolab.runtime.reading import parse_json, read_json

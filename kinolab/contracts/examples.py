@@ -84,6 +84,7 @@ class Verdict:
     """What became of one file: windows kept, windows (or the whole file) dropped and why, and what to know.
 
     `frames` counts stored frames, `size` is (height, width) as stored, `fps` the stored rate; None where unknown.
+    `signals` are the numbers of the table of signals, by name.
     """
 
     source: str
@@ -97,6 +98,7 @@ class Verdict:
     caption: str | None = None
     label: int | None = None
     alternatives: tuple[str, ...] = ()
+    signals: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class SourceConfig(KindConfig):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from kinolab.contracts.examples import (
 from kinolab.data.annotations import Annotations, annotate
 from kinolab.data.buckets import BucketConfig, Buckets, Size, snapped
 from kinolab.data.clips import heldout_hashes, summarise
+from kinolab.data.curate.base import Looked, asked
 from kinolab.data.scan import ScannedFile, default_index, find_clips, scan
 from kinolab.data.tables import BadRows
 from kinolab.data.windows import (
@@ -32,9 +33,6 @@ from kinolab.data.windows import (
     Resize,
     Timeline,
     cut,
-    frame_interval,
-    is_regular,
-    picture_notes,
     read_windows,
     scene_stretches,
     timeline,
@@ -137,6 +135,7 @@ class FolderSource(ClipSource):
         allow_empty: make a source without windows too, for its verdicts.
         annotated: whether captions and labels are needed. Where they aren't, what is wrong with them is a note, and an
             error only for those who ask (`require_annotations`).
+        signals: ask those signals too that read clips; the others are always asked.
 
     Raises:
         InputError: where the folder is missing, holds no clip, none is usable (with the verdicts' causes), the split
@@ -158,8 +157,9 @@ class FolderSource(ClipSource):
         *,
         allow_empty: bool = False,
         annotated: bool = True,
+        signals: bool = False,
     ) -> None:
-        self.config = config
+        self.config, self._reading = config, signals
         self._kept: dict[int, np.ndarray] = {}
         shapes = config.buckets or (BucketConfig(frames=config.frames, size=config.size),)
         self.buckets, self._notes = snapped(shapes, spec)
@@ -203,6 +203,16 @@ class FolderSource(ClipSource):
                 raise
             self._unread = error
             return Annotations({}, {}, (), (f"captions and labels are not read, and not needed here: {error}",), {})
+
+    def signals(self, file: ScannedFile, size: tuple[int, int]) -> tuple[dict[str, float | None], list[str]]:
+        """What is found out about a file that is cut to `size` (height, width): numbers by name, and what is said."""
+        c = self.config
+        remarks = [video.MADE_WHOLE if note == video.COMBED and c.deinterlace else note for note in file.notes]
+        clip = Looked(
+            self._base / file.name, file.times, file.size, size, c.resize, c.fps, file.cuts, remarks, file.image
+        )
+        found = list(asked(clip, reading=self._reading))
+        return {name: value for name, value, _ in found}, [note for _, _, notes in found for note in notes]
 
     def require_annotations(self) -> None:
         """Ask for captions and labels after all. Raises InputError where they could not be read."""
@@ -345,7 +355,8 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
             return Verdict(file.name, 0, dropped=("a still image; images: use keeps it as one frame",)), []
         size = buckets.size(1, file.size)
         window = _Window(file, np.zeros(1, int), config.fps or 1.0, size)
-        return Verdict(file.name, 1, notes=tuple(picture_notes(file.size, size, config.resize))), [window]
+        values, notes = source.signals(file, size)
+        return Verdict(file.name, 1, notes=tuple(notes), signals=values), [window]
     dropped: list[str] = []
     if file.damage:
         dropped.append(f"everything after {file.times[-1]:.1f} s: {file.damage}")
@@ -355,8 +366,7 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
     lines = [timeline(times, config.fps, first, last).every(config.interval) for first, last in stretches]
     left = 0
     used = max((buckets.longest(len(line.index)) or 1 for line in lines), default=1)
-    notes = [*picture_notes(file.size, buckets.size(used, file.size), config.resize), *_rate_notes(times, config.fps)]
-    notes += [video.MADE_WHOLE if note == video.COMBED and config.deinterlace else note for note in file.notes]
+    values, notes = source.signals(file, buckets.size(used, file.size))
     for line in lines:
         frames = buckets.longest(len(line.index))
         if frames is None:
@@ -368,14 +378,13 @@ def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Wind
                 size = buckets.size(length, file.size)
                 windows += [_Window(file, index[:length], line.fps, size) for index in cuts]
         left += rest
-    if len(stretches) > 1:
-        notes.append(f"{len(stretches)} scenes")
     if not windows:
         longest = max(lines, key=lambda line: len(line.index))
-        return _judge_short(file, source, longest, [*dropped], notes)
+        verdict, windows = _judge_short(file, source, longest, [*dropped], notes)
+        return replace(verdict, signals=values), windows
     if left > 0:
         dropped.append("1 frame that fills no window" if left == 1 else f"{left} frames that fill no window")
-    return Verdict(file.name, len(windows), dropped=tuple(dropped), notes=tuple(notes)), windows
+    return Verdict(file.name, len(windows), dropped=tuple(dropped), notes=tuple(notes), signals=values), windows
 
 
 def _judge_short(
@@ -394,32 +403,6 @@ def _judge_short(
     return Verdict(file.name, 0, dropped=(reason, *dropped), notes=tuple(notes)), []
 
 
-def _rate_notes(times: np.ndarray, fps: float | None) -> list[str]:
-    """How a clip is re-timed, and whether its rate varies."""
-    interval = frame_interval(times)
-    if interval <= 0:
-        return []
-    notes = [] if is_regular(times) else [_irregular(times)]
-    stored = (len(times) - 1) / float(times[-1] - times[0])
-    if fps is None:
-        return [f"{notes[0]}, frames taken as stored"] if notes else []
-    if fps > 1.01 * stored:
-        notes.append(f"re-timed from {stored:.4g} to {fps:.4g} fps: frames repeat")
-    elif fps < 0.99 * stored:
-        notes.append(f"re-timed from {stored:.4g} to {fps:.4g} fps: 1 of {stored / fps:.3g} frames used")
-    elif abs(fps - stored) > 1e-3 * fps:
-        notes.append(f"{stored:.4g} fps taken as {fps:.4g}")
-    return notes
-
-
-def _irregular(times: np.ndarray) -> str:
-    missing = video.missing_frames(times.tolist())
-    if not missing:
-        return "variable frame rate"
-    count = sum(number for _, number in missing)
-    return f"{count} frame{'s' * (count > 1)} missing, the first after {missing[0][0]:.2f} s"
-
-
 def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: Annotations) -> Verdict:
     times = file.times
     return Verdict(
@@ -428,6 +411,7 @@ def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: 
         split=split,
         dropped=verdict.dropped,
         notes=verdict.notes,
+        signals=verdict.signals,
         frames=len(times) or None,
         fps=(len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None,
         size=file.size if times else None,

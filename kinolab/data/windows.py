@@ -27,7 +27,6 @@ SEEK_GAP = 125
 # A stored rate within half a percent of a multiple of the asked one (29.97 for 30 or 10) is taken as that multiple:
 # re-timing would only repeat or skip a frame now and then.
 RATE_TOLERANCE = 0.005
-PICTURE_NOTE = 0.2
 TIME_TOLERANCE = 1e-5
 
 
@@ -96,23 +95,6 @@ def cut(line: Timeline, frames: int, stride: int) -> tuple[list[np.ndarray], int
     windows = [line.index[s : s + frames] for s in starts]
     used = starts[-1] + frames if windows else 0
     return windows, len(line.index) - used
-
-
-def picture_notes(stored: tuple[int, int], size: tuple[int, int], resize: Resize) -> list[str]:
-    """What happens to a picture of `stored` (height, width) on its way to `size`, where that is worth a note."""
-    (h, w), (H, W) = stored, size
-    notes = []
-    scale = min(H / h, W / w) if resize == "pad" else max(H / h, W / w)
-    if scale > 1.001:
-        notes.append(f"{w}x{h} enlarged {scale:.2g} times")
-    kept = min(H / h, W / w) / max(H / h, W / w)
-    if resize == "crop" and 1 - kept > PICTURE_NOTE:
-        notes.append(f"crop loses {1 - kept:.0%} of the picture")
-    elif resize == "pad" and 1 - kept > PICTURE_NOTE:
-        notes.append(f"{1 - kept:.0%} of the window is padding")
-    elif resize == "stretch" and 1 - kept > PICTURE_NOTE:
-        notes.append(f"stretched by {1 / kept:.2g}")
-    return notes
 
 
 def read_windows(

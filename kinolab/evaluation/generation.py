@@ -28,7 +28,7 @@ from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.video import Resize
 
 

@@ -46,7 +46,7 @@ from kinolab.metrics.physics import (
 )
 from kinolab.metrics.summaries import scores_of
 from kinolab.metrics.world import read_world
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.tasks import predict_mask
 from kinolab.world.request import CLASSES
 

@@ -29,7 +29,7 @@ from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.summaries import scores_of
 from kinolab.metrics.world import read_world
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.tasks import box_mask, every_nth, keyframe_mask, past_mask, predict_mask
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from kinolab.layers.precision import autocast, resolve
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.metrics.world import WorldReading, check, read_world, roughness
-from kinolab.model import Request, VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.world.motion import direction_holds, motion_holds
 from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 

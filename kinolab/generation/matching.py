@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.data.world import EVENT_SECONDS, WorldConfig
-from kinolab.model import ModelConfig
+from kinolab.models import ModelConfig
 
 
 def matching_world(config: ModelConfig, spec: AutoencoderSpec) -> tuple[WorldConfig, list[str]]:

@@ -33,7 +33,7 @@ from kinolab.errors import InputError
 from kinolab.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.generation.matching import matching_world
 from kinolab.methods import GuidanceConfig
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.runtime import files, text
 from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,13 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
+from kinolab.contracts.conditions import PROMPT, Conditions
 from kinolab.contracts.method import CONDITIONAL, Call, Method, Predict, Run
 from kinolab.errors import InputError
 
 UNCONDITIONAL = "unconditional"
-PROMPT = "prompt"
-"""In `scales` the name of all that is asked of a clip: label, text and pooled text, which fall together in training."""
-
-
-class Conditions(Protocol):
-    """The part of the denoisers' Conditions that guidance uses."""
-
-    def tensor(self, name: str) -> Tensor | None: ...
-    def all_null(self, batch: int, device: torch.device | str = "cpu", names: Sequence[str] | None = None) -> Self: ...
+ASKED = "prompt"
+"""In `scales` the name of all that is asked of a clip (`kinolab.contracts.conditions.PROMPT`)."""
 
 
 class GuidanceConfig(BaseConfig):
@@ -97,7 +91,7 @@ class Guidance(Method):
             )
         if self.negative is not None and config.scales:
             raise InputError("a negative prompt takes the place of the null condition of one scale: leave scales out")
-        if config.active and not config.scales and not _is_told(told, PROMPT):
+        if config.active and not config.scales and not _is_told(told, ASKED):
             said = ", ".join(f"{s:g}" for s in config.frames or (config.scale,))
             raise InputError(
                 f"guidance scale {said} needs a label or a text to guide towards, and none was given: use scale 1"
@@ -159,7 +153,7 @@ def mix(away: Sequence[Tensor], conditional: Tensor, config: GuidanceConfig) -> 
 
 
 def _members(name: str) -> tuple[str, ...]:
-    return ("label", "text", "pooled") if name == PROMPT else (name,)
+    return PROMPT if name == ASKED else (name,)
 
 
 def _is_told(conditions: Conditions, name: str) -> bool:

@@ -27,12 +27,13 @@ from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
 from kinolab.layers.precision import resolve
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase
+from kinolab.planning.counting import ATTENTION, saved_tensors
 from kinolab.planning.stand_in import stand_in_job
 from kinolab.runtime import devices
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size
 from kinolab.runtime.memory import training_memory
+from kinolab.runtime.ranks import Ranks, join_ranks
 from kinolab.training.batches import MicroBatch
-from kinolab.training.parallel import World, join_world
 from kinolab.training.recipe import AutoencoderRecipe, BaseRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.run import make_job
 from kinolab.training.trainer import Job, Trainer
@@ -68,14 +69,14 @@ def measure_cost(
     if price is not None and price < 0:
         raise InputError(f"expected a price per hour of at least 0, got {price:g}")
     config = load_recipe(recipe, overrides)
-    with join_world(config.training.device) as world:
+    with join_ranks(config.training.device) as ranks:
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         torch.manual_seed(config.training.seed)
-        devices.reset_peak(world.device)
+        devices.reset_peak(ranks.device)
         told = events_of(events)
-        told.note(devices.announce(world.device, config.training.device))
-        measured = _Measured(config, world, steps, run or Path("runs") / config.name, told)
+        told.note(devices.announce(ranks.device, config.training.device))
+        measured = _Measured(config, ranks, steps, run or Path("runs") / config.name, told)
         return measured.report(price, currency)
 
 
@@ -90,13 +91,13 @@ def flops_per_step(config: BaseRecipe) -> float:
     # What is compiled can't be counted, and takes the same operations.
     plain = config.training.model_copy(update={"compile": False})
     config = config.model_copy(update={"training": plain})
-    with join_world(config.training.device) as world:
+    with join_ranks(config.training.device) as ranks:
         torch.manual_seed(config.training.seed)
         job = make_job(config)
-        trainer = Trainer(job, config.training, Path("."), world)
-        batch = next(job.batches(0, world))
+        trainer = Trainer(job, config.training, Path("."), ranks)
+        batch = next(job.batches(0, ranks))
         trainer.train_step(0, batch)  # the first step may also measure the processor, which does not count
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             trainer.train_step(0, batch)
     return float(counter.get_total_flops())
 
@@ -104,14 +105,14 @@ def flops_per_step(config: BaseRecipe) -> float:
 class _Measured:
     """The recipe's job and trainer with what was found out about them."""
 
-    def __init__(self, config: BaseRecipe, world: World, steps: int, folder: Path, events: Events) -> None:
-        self.config, self.world, self.steps, self.folder, self.events = config, world, steps, folder, events
+    def __init__(self, config: BaseRecipe, ranks: Ranks, steps: int, folder: Path, events: Events) -> None:
+        self.config, self.ranks, self.steps, self.folder, self.events = config, ranks, steps, folder, events
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.job: Any
         self.job, self.decodes = self._job()
         self.static = 5 * sum(p.nbytes for p in _parameters(self.job))  # weights, gradients, two moments, average
-        left = memory_left(world.device)
+        left = memory_left(ranks.device)
         self.starts = self.fits = left is None or self.static < HEADROOM * left
         self.phases: list[Phase] = []
         self.flops: float | None = None
@@ -123,7 +124,7 @@ class _Measured:
                 "are free; nothing was run"
             )
             return
-        self.trainer = Trainer(self.job, config.training, folder, world)
+        self.trainer = Trainer(self.job, config.training, folder, ranks)
         self._measure()
 
     def _job(self) -> tuple[Job, bool]:
@@ -164,7 +165,7 @@ class _Measured:
     def _phase(self, first: int, last: int) -> Phase:
         """The steps from `first` on, which all do the same, timed after one that is not."""
         compiled = self.config.training.compile
-        batches = self.job.batches(first, self.world)
+        batches = self.job.batches(first, self.ranks)
         began = time.perf_counter()
         micro_batches = next(batches)
         if self.activations is None and not compiled:
@@ -188,17 +189,17 @@ class _Measured:
 
     def _now(self) -> float:
         """The clock, once the device has done what was asked of it."""
-        devices.synchronize(self.world.device)
+        devices.synchronize(self.ranks.device)
         return time.perf_counter()
 
     def _one_clip(self, step: int, micro_batches: Sequence[MicroBatch]) -> None:
         """A step with a single clip: what its activations take, and whether those of all clips of a pass will fit."""
         alone = _last_clip(micro_batches)
-        with _saved_tensors(_parameters(self.job)) as kept:
+        with saved_tensors(_parameters(self.job)) as kept:
             self.trainer.train_step(step, [alone])
         clips = max(len(m.positions) for m in micro_batches)
         self.activations = sum(kept.values()) * clips
-        left = memory_left(self.world.device)
+        left = memory_left(self.ranks.device)
         self.fits = left is None or self.activations < HEADROOM * left
         if not self.fits:
             self.warnings.append(
@@ -210,7 +211,7 @@ class _Measured:
         """A step with its floating-point operations counted: products of matrices, convolutions, attention."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             self.trainer.train_step(step, micro_batches)
         return float(counter.get_total_flops())
 
@@ -224,7 +225,7 @@ class _Measured:
         count = count if self.fits else 1
         self.job.recipe = recipe.model_copy(update={"heldout_clips": count})
         with _evaluating(self.job):
-            seconds = self._timed(lambda: self.job.evaluate(self.world)) * wanted / count
+            seconds = self._timed(lambda: self.job.evaluate(self.ranks)) * wanted / count
         self.job.recipe = recipe
         c = self.config.training
         return Once(seconds, 0, _times(c.steps, c.evaluate_every) + c.evaluate_first)
@@ -238,7 +239,7 @@ class _Measured:
         with tempfile.TemporaryDirectory() as temporary, _evaluating(self.job):
             folder = Path(temporary)
             if not isinstance(self.config, DenoiserRecipe):
-                seconds = self._timed(lambda: self.job.sample(folder, 0, self.world))
+                seconds = self._timed(lambda: self.job.sample(folder, 0, self.ranks))
                 return Once(seconds, folder_size(folder), times)
             steps, recipe = self.config.samples.sampler.steps, self.job.recipe
             taken = []
@@ -246,7 +247,7 @@ class _Measured:
                 sampler = self.config.samples.sampler.model_copy(update={"steps": count})
                 samples = self.config.samples.model_copy(update={"sampler": sampler})
                 self.job.recipe = recipe.model_copy(update={"samples": samples})
-                taken.append(self._timed(lambda: self.job.sample(folder, 0, self.world)))
+                taken.append(self._timed(lambda: self.job.sample(folder, 0, self.ranks)))
             self.job.recipe = recipe
             a_step = max(0.0, taken[2] - taken[1]) / 2
             return Once(taken[1] + (steps - 1) * a_step, folder_size(folder), times)
@@ -280,7 +281,7 @@ class _Measured:
         }
 
     def _memory(self) -> Memory:
-        device = self.world.device
+        device = self.ranks.device
         frozen: Any = getattr(self.job, "autoencoder", None) if isinstance(self.config, DenoiserRecipe) else None
         state = self._state() if self.starts else dict.fromkeys(("weights", "gradients", "optimizer", "average"), 0)
         if not self.starts:
@@ -333,9 +334,9 @@ class _Measured:
             "kind": self.config.kind,
             "run": str(self.folder),
             "measured_steps": self.steps,
-            "precision": str(resolve(c.precision, self.world.device)).removeprefix("torch."),
-            "device": str(self.world.device),
-            "processes": self.world.size,
+            "precision": str(resolve(c.precision, self.ranks.device)).removeprefix("torch."),
+            "device": str(self.ranks.device),
+            "processes": self.ranks.size,
             "threads": torch.get_num_threads(),
             "batch_size": c.batch_size,
             "micro_batch": c.micro_batch,
@@ -384,37 +385,3 @@ def _evaluating(job: Job) -> Iterator[None]:
     finally:
         for part in job.parts.values():
             part.module.train()
-
-
-@contextmanager
-def _saved_tensors(parameters: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Bytes, by storage, of what autograd keeps for the backward pass, the parameters themselves left out."""
-    own, kept = {p.untyped_storage().data_ptr() for p in parameters}, dict[int, int]()
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
-
-
-def _attention_flops(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **values: Any) -> int:
-    """Two products of matrices per head: scores and values."""
-    *batch, queries, width = q
-    return 2 * math.prod(batch) * queries * k[-2] * (width + v[-1])
-
-
-def _attention_backward_flops(gradient: Any, q: Any, k: Any, v: Any, *args: Any, **values: Any) -> int:
-    """Five products of matrices per head: the scores again, and the gradients of values, scores, queries and keys."""
-    *batch, queries, width = q
-    return 2 * math.prod(batch) * queries * k[-2] * (3 * width + 2 * v[-1])
-
-
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-}
-"""Attention on a processor, which torch's own counter does not know."""

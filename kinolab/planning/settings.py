@@ -14,7 +14,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.diffusion.samplers.base import sampler_of
 from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, StepCacheConfig
-from kinolab.model import ModelConfig
+from kinolab.models import ModelConfig
 from kinolab.tables import SAMPLERS
 
 Precision = Literal["float32", "bfloat16"]

@@ -9,7 +9,7 @@ import torch
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.contracts.examples import Example, Source, SourceConfig
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder
+from kinolab.models import load_autoencoder
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.jobs.autoencoder import AutoencoderJob
 from kinolab.training.jobs.denoiser import DenoiserJob

@@ -21,9 +21,10 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.evaluation.world_report import CHECKS
 from kinolab.generate import GenerateConfig, generate, model_hash, provenance_path
 from kinolab.generation.matching import matching_world
-from kinolab.generation.reconstruct import ReconstructConfig, ReconstructReport, enlarged, reconstruct
+from kinolab.generation.reconstruct import enlarged, reconstruct
+from kinolab.generation.reconstruct_report import ReconstructConfig, ReconstructReport
 from kinolab.metrics.world import check, read_world
-from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
+from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.reports.blocks import Card, Gallery, Report, Section
 from kinolab.reports.render import write_report
 from kinolab.reports.sheet import Strip, write_sheet

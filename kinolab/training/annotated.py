@@ -13,7 +13,7 @@ from kinolab.conditioning.text.base import shortened
 from kinolab.contracts.examples import ClipRecord, Example, Source
 from kinolab.denoisers import DenoiserSpec
 from kinolab.errors import InputError
-from kinolab.model import find_model, read_model_config
+from kinolab.models import find_model, read_model_config
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import DenoiserRecipe
 

@@ -10,8 +10,8 @@ import torch.utils.data
 from kinolab.contracts.examples import Example, Source
 from kinolab.data.order import MixedOrder, ShuffledOrder
 from kinolab.errors import InputError
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.mix import BucketMix
-from kinolab.training.parallel import World
 from kinolab.training.settings import TrainingConfig
 
 
@@ -23,15 +23,15 @@ class MicroBatch:
     examples: list[Example]
 
 
-def micro_positions(config: TrainingConfig, world: World) -> list[list[int]]:
+def micro_positions(config: TrainingConfig, ranks: Ranks) -> list[list[int]]:
     """The positions of the global batch that each of this process's micro-batches holds."""
-    if config.batch_size % world.size:
-        raise InputError(f"training.batch_size={config.batch_size}: expected a multiple of {world.size} processes")
-    local = config.batch_size // world.size
+    if config.batch_size % ranks.size:
+        raise InputError(f"training.batch_size={config.batch_size}: expected a multiple of {ranks.size} processes")
+    local = config.batch_size // ranks.size
     size = min(config.micro_batch or local, local)
     if local % size:
         raise InputError(f"training.micro_batch={size}: expected a divisor of {local}, the clips per process and step")
-    first = world.rank * local
+    first = ranks.rank * local
     return [list(range(first + k, first + k + size)) for k in range(0, local, size)]
 
 
@@ -60,13 +60,13 @@ class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
 class _MixedSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     """The same where a step's bucket, and with it the number of its clips, is drawn."""
 
-    def __init__(self, source: Source, config: TrainingConfig, world: World, mix: BucketMix, first: int) -> None:
+    def __init__(self, source: Source, config: TrainingConfig, ranks: Ranks, mix: BucketMix, first: int) -> None:
         self.source, self.first, self.steps = source, first, max(0, config.steps - first)
-        groups = micro_positions(config, world)
+        groups = micro_positions(config, ranks)
         # Every bucket has the same number of micro-batches, each as much larger as its clips are smaller.
         self.sizes = [max(1, int(len(groups[0]) * ratio + 1e-9)) for ratio in mix.ratios]
-        self.mine = range(world.rank * len(groups), (world.rank + 1) * len(groups))
-        count = world.size * len(groups)
+        self.mine = range(ranks.rank * len(groups), (ranks.rank + 1) * len(groups))
+        count = ranks.size * len(groups)
         self.order = MixedOrder(config.seed, mix.groups, [size * count for size in self.sizes], mix.shares)
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ def micro_batches(
     source: Source,
     config: TrainingConfig,
     first_step: int,
-    world: World,
+    ranks: Ranks,
     limit_threads: Callable[[int], None] | None = None,
     mix: BucketMix | None = None,
 ) -> Iterator[list[MicroBatch]]:
@@ -99,10 +99,10 @@ def micro_batches(
     """
     steps: torch.utils.data.Dataset[list[MicroBatch]]
     if mix is not None:
-        steps = _MixedSteps(source, config, world, mix, first_step)
+        steps = _MixedSteps(source, config, ranks, mix, first_step)
     else:
         order = ShuffledOrder(len(source), config.seed, config.batch_size, groups=source.groups())
-        groups = micro_positions(config, world)
+        groups = micro_positions(config, ranks)
         steps = _Steps(source, order, groups, first_step, max(0, config.steps - first_step))
     loader = torch.utils.data.DataLoader(
         steps,

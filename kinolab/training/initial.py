@@ -17,7 +17,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.inflate import start_from_image
 from kinolab.errors import InputError
-from kinolab.model import find_model, load_autoencoder, load_denoiser, read_model_config
+from kinolab.models import find_model, load_autoencoder, load_denoiser, read_model_config
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe, InitialConfig
 
 

@@ -17,8 +17,8 @@ from kinolab.errors import InputError
 from kinolab.runtime.devices import announce
 from kinolab.runtime.files import write_text
 from kinolab.runtime.locks import held
+from kinolab.runtime.ranks import Ranks, join_ranks, wait_for_all
 from kinolab.tables import JOBS
-from kinolab.training.parallel import World, join_world, wait_for_all
 from kinolab.training.recipe import BaseRecipe, load_recipe
 from kinolab.training.state import checkpoints
 from kinolab.training.trainer import Job, Trainer
@@ -38,7 +38,7 @@ class RunReport:
     step: int
     steps: int
     changes: list[str]
-    world: World = field(default_factory=World)
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def finished(self) -> bool:
@@ -66,22 +66,22 @@ def train(
             that another process is training in, or a device that is not there.
     """
     config, changes = _settle(recipe, folder, overrides, resume)
-    with join_world(config.training.device) as world:
-        wait_for_all(world)  # nobody writes to the folder while another still looks whether it holds a run
-        told = events_of(events if world.first else None)
+    with join_ranks(config.training.device) as ranks:
+        wait_for_all(ranks)  # nobody writes to the folder while another still looks whether it holds a run
+        told = events_of(events if ranks.first else None)
         for change in changes:
             told.note(f"changed since the last start: {change}")
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
-        several = f"; {world.size} processes" if world.size > 1 else ""
-        told.note(announce(world.device, config.training.device) + several)
+        several = f"; {ranks.size} processes" if ranks.size > 1 else ""
+        told.note(announce(ranks.device, config.training.device) + several)
         torch.manual_seed(config.training.seed)
         job = make_job(config, told)
-        with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if world.first else nullcontext():
-            if world.first:
+        with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if ranks.first else nullcontext():
+            if ranks.first:
                 write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
-            step = Trainer(job, config.training, folder, world, told).run(until)
-    return RunReport(folder, step, config.training.steps, changes, world)
+            step = Trainer(job, config.training, folder, ranks, told).run(until)
+    return RunReport(folder, step, config.training.steps, changes, ranks)
 
 
 @contextmanager

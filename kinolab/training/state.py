@@ -26,10 +26,10 @@ from torch.distributed.checkpoint.state_dict import (
 from kinolab.errors import DamagedError, InputError
 from kinolab.runtime import files, sets, sharded
 from kinolab.runtime.lines import one_line
+from kinolab.runtime.ranks import Ranks
 from kinolab.runtime.records import read_record
 from kinolab.runtime.summed import summed
 from kinolab.training.ema import Ema
-from kinolab.training.parallel import World
 
 RECORD = "state.json"
 """The step, how many processes wrote it, and which optimisers have stepped."""
@@ -45,9 +45,9 @@ class RunState:
         modules: Mapping[str, nn.Module],
         optimizers: Mapping[str, torch.optim.Optimizer],
         averages: Mapping[str, Ema],
-        world: World,
+        ranks: Ranks,
     ) -> None:
-        self.modules, self.optimizers, self.averages, self.world = modules, optimizers, averages, world
+        self.modules, self.optimizers, self.averages, self.ranks = modules, optimizers, averages, ranks
 
     def _collect(self, started: Collection[str]) -> dict[str, Any]:
         """What is saved; optimisers only of the parts in `started`, as one that has not stepped has no state yet (and
@@ -71,12 +71,12 @@ class RunState:
         started = [name for name, optimizer in self.optimizers.items() if optimizer.state]
         with ExitStack() as stack:
             room = self._agree(lambda: stack.enter_context(files.new_folder(final)))
-            sharded.save(self._collect(started), room, alone=self.world.size == 1)
-            if self.world.first:
-                record = {"step": step, "processes": self.world.size, "optimizers": started}
+            sharded.save(self._collect(started), room, alone=self.ranks.size == 1)
+            if self.ranks.first:
+                record = {"step": step, "processes": self.ranks.size, "optimizers": started}
                 files.write_text(room / RECORD, summed(record) + "\n")
                 sharded.seal(room)
-        if self.world.first:
+        if self.ranks.first:
             found = checkpoints(folder)
             at = found.index(final)
             # What is later is of a run that went on from an older checkpoint, as those were damaged.
@@ -101,7 +101,7 @@ class RunState:
                 optimizer.state.clear()
         state = self._collect(optimizers)
         try:
-            sharded.load(state, checkpoint, alone=self.world.size == 1)
+            sharded.load(state, checkpoint, alone=self.ranks.size == 1)
         except DamagedError:
             raise
         except InputError as error:
@@ -129,10 +129,10 @@ class RunState:
 
     def _agree(self, decide: Callable[[], T]) -> T:
         """What the first process decides, or its error, in all of them."""
-        if self.world.size == 1:
+        if self.ranks.size == 1:
             return decide()
         told: list[Any] = [None]
-        if self.world.first:
+        if self.ranks.first:
             try:
                 told = [(decide(), None)]
             except (InputError, OSError) as error:
@@ -144,7 +144,7 @@ class RunState:
         return cast(T, decided)
 
     def _barrier(self) -> None:
-        if self.world.size > 1:
+        if self.ranks.size > 1:
             dist.barrier()
 
 

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.layers.precision import NonFiniteError, autocast, fast_float32, watch_finite
+from kinolab.runtime.ranks import Ranks, any_rank, mean_over_ranks
 from kinolab.training.batches import MicroBatch
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
-from kinolab.training.parallel import World, any_process, mean_over_world, no_sync, wrap
+from kinolab.training.parallel import no_sync, wrap
 from kinolab.training.recipe import BaseRecipe
 from kinolab.training.settings import TrainingConfig, learning_rate, make_optimizer
 from kinolab.training.state import RunState, checkpoints
@@ -67,22 +68,22 @@ class Job(ABC):
         return recipe
 
     @abstractmethod
-    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+    def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """For each step from `first_step`, this process's micro-batches."""
 
     @abstractmethod
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of part `name` over one micro-batch, and numbers for the log."""
 
-    def evaluate(self, world: World) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """Numbers on held-out data; called with the averages in place."""
         return {}
 
-    def sample(self, folder: Path, step: int, world: World) -> None:  # noqa: B027 - a job may have none
+    def sample(self, folder: Path, step: int, ranks: Ranks) -> None:  # noqa: B027 - a job may have none
         """Write sample videos from fixed seeds; called with the averages in place."""
 
     @abstractmethod
-    def export(self, folder: Path, step: int, world: World) -> None:
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Write the model folder; called with the averages in place."""
 
 
@@ -94,13 +95,13 @@ class Trainer:
         job: Job,
         config: TrainingConfig,
         folder: Path,
-        world: World,
+        ranks: Ranks,
         events: Listener = None,
     ) -> None:
-        self.job, self.config, self.folder, self.world, self.events = job, config, folder, world, events_of(events)
+        self.job, self.config, self.folder, self.ranks, self.events = job, config, folder, ranks, events_of(events)
         for part in job.parts.values():
-            part.module.to(world.device)
-            part.wrapped = wrap(part.module, world, config.parallel)
+            part.module.to(ranks.device)
+            part.wrapped = wrap(part.module, ranks, config.parallel)
             if config.compile:
                 part.wrapped.compile()
             part.optimizer = make_optimizer(part.wrapped, config)
@@ -109,7 +110,7 @@ class Trainer:
             {n: p.module for n, p in job.parts.items()},
             {n: p.optimizer for n, p in job.parts.items()},
             {n: p.ema for n, p in job.parts.items() if p.ema is not None},
-            world,
+            ranks,
         )
         self.stop_asked = False
 
@@ -125,15 +126,15 @@ class Trainer:
         loaded = self.state.load_newest(self.folder / "checkpoints", self.events.note)
         step = loaded or 0
         last = min(until or self.config.steps, self.config.steps)
-        log = RunLog(self.folder, step, self.config.tensorboard, self.events.note) if self.world.first else None
+        log = RunLog(self.folder, step, self.config.tensorboard, self.events.note) if self.ranks.first else None
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
             with _interruptible(self):
-                batches = self.job.batches(step, self.world)
+                batches = self.job.batches(step, self.ranks)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
-                while step < last and not any_process(self.stop_asked or self.events.stopping, self.world):
+                while step < last and not any_rank(self.stop_asked or self.events.stopping, self.ranks):
                     begun = time.perf_counter()
                     numbers = self.train_step(step, next(batches))
                     step += 1
@@ -146,7 +147,7 @@ class Trainer:
                 self._save(step, log)
             if step >= self.config.steps:
                 with self._averages():
-                    self.job.export(self.folder / "model", step, self.world)
+                    self.job.export(self.folder / "model", step, self.ranks)
                 self.events.wrote(self.folder / "model", "model")
         finally:
             if log is not None:
@@ -171,18 +172,18 @@ class Trainer:
                 self._fail(f"the gradient of {name} is not finite", name, micro_batches[0], step)
             for group in part.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, step)
-            with fast_float32(self.world.device):
+            with fast_float32(self.ranks.device):
                 part.optimizer.step()
             if part.ema is not None:
                 part.ema.update(step)
         return numbers
 
     def _backward(self, name: str, batch: MicroBatch, step: int, count: int) -> dict[str, float]:
-        with autocast(self.config.precision, self.world.device):
+        with autocast(self.config.precision, self.ranks.device):
             loss, parts = self.job.loss(name, batch, step)
         if not bool(torch.isfinite(loss)):
             self._fail(f"the loss of {name} is {float(loss.detach())}", name, batch, step)
-        with fast_float32(self.world.device):
+        with fast_float32(self.ranks.device):
             (loss / count).backward()
         return parts
 
@@ -190,7 +191,7 @@ class Trainer:
         """Run the step once more with every module watched, to name the first one that breaks; then stop."""
         where = "no module's output; the loss itself or a gradient overflowed"
         try:
-            with watch_finite(self.job.parts[name].module), autocast(self.config.precision, self.world.device):
+            with watch_finite(self.job.parts[name].module), autocast(self.config.precision, self.ranks.device):
                 self.job.loss(name, batch, step)
         except NonFiniteError as error:
             where = str(error)
@@ -206,7 +207,7 @@ class Trainer:
             return window
         keys = dict.fromkeys(k for numbers in window for k in numbers)
         means = {k: sum(n.get(k, 0.0) for n in window) / sum(k in n for n in window) for k in keys}
-        means = mean_over_world(means, self.world)
+        means = mean_over_ranks(means, self.ranks)
         means["learning_rate"] = learning_rate(self.config, step - 1)
         if log is not None:
             log.write(step, "train", means)
@@ -222,13 +223,13 @@ class Trainer:
             self._evaluate(log, step)
         if step % c.sample_every == 0 or step == c.steps:
             with self._averages(), torch.no_grad():
-                self.job.sample(self.folder / "samples", step, self.world)
+                self.job.sample(self.folder / "samples", step, self.ranks)
             self.events.wrote(self.folder / "samples", "samples")
         return saved
 
     def _evaluate(self, log: RunLog | None, step: int) -> None:
         with self._averages(), torch.no_grad():
-            values = self.job.evaluate(self.world)
+            values = self.job.evaluate(self.ranks)
         if log is not None:
             log.write(step, "heldout", values)
         self.events.losses(step, values, "heldout")

@@ -20,8 +20,9 @@ from kinolab.autoencoders.diffusers_adapter import CLASSES
 from kinolab.checkpoints import inspect, load
 from kinolab.errors import InputError
 from kinolab.generate import model_hash
-from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
-from kinolab.model import autoencoder_config, load_autoencoder, save_autoencoder
+from kinolab.generation.reconstruct import reconstruct
+from kinolab.generation.reconstruct_report import ReconstructConfig
+from kinolab.models import autoencoder_config, load_autoencoder, save_autoencoder
 
 pytest.importorskip("diffusers")
 import diffusers

@@ -18,8 +18,9 @@ from kinolab import video
 from kinolab.autoencoders import Tats, TatsConfig, build
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
-from kinolab.generation.reconstruct import ReconstructConfig, can_stream, reconstruct
-from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.generation.reconstruct import can_stream, reconstruct
+from kinolab.generation.reconstruct_report import ReconstructConfig
+from kinolab.models import load_autoencoder, save_autoencoder
 from kinolab.tasks.mask import fold
 from tests.closeness import NETWORK, assert_close
 

@@ -15,7 +15,7 @@ from kinolab.conditioning import of_examples
 from kinolab.conditioning.text import MiniLm
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder, save_autoencoder
+from kinolab.models import load_autoencoder, save_autoencoder
 from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import DenoiserRecipe, load_recipe

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from kinolab import model
+from kinolab import models
 from kinolab.cli import doctor, main
 from kinolab.runtime import devices, locks, machine
 from kinolab.video import codecs
@@ -227,7 +227,7 @@ def test_locks_that_do_not_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_weights_that_are_not_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole = model.shipped_models()["world"]
+    whole = models.shipped_models()["world"]
     cut, numbers, pointer = (tmp_path / name for name in ("cut", "numbers", "pointer"))
     for folder in (cut, numbers, pointer):
         shutil.copytree(whole, folder)
@@ -237,9 +237,9 @@ def test_weights_that_are_not_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     save_file({"x": torch.full((2,), float("nan"))}, numbers / "autoencoder.safetensors")
     (pointer / "denoiser.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    monkeypatch.setattr(model, "shipped_models", lambda: {f.name: f for f in (cut, numbers, pointer)})
+    monkeypatch.setattr(models, "shipped_models", lambda: {f.name: f for f in (cut, numbers, pointer)})
     found = doctor.check_weights()
     assert found.state == "broken" and set(found.facts["wrong"]) == {"cut", "numbers", "pointer"}
     assert "NaN" in found.facts["wrong"]["numbers"] and "damaged or cut off" in found.facts["wrong"]["cut"]
-    monkeypatch.setattr(model, "shipped_models", dict)
+    monkeypatch.setattr(models, "shipped_models", dict)
     assert "no shipped model" in doctor.check_weights().says

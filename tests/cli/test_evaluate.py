@@ -19,7 +19,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.latte import LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.model import ModelConfig, VideoModel
+from kinolab.models import ModelConfig, VideoModel
 
 app = typer.Typer()
 for command in (evaluate, reconstruct, demo):

@@ -276,7 +276,7 @@ def test_folders_that_are_no_videos(refused: Callable[..., str], real: Path, tmp
     (tmp_path / "pipeline" / "vae").mkdir(parents=True)
     (tmp_path / "pipeline" / "model_index.json").write_text("{}")
     assert "a whole diffusers pipeline" in refused("reconstruction", tmp_path / "pipeline", real)
-    from kinolab.model import load_autoencoder, save_autoencoder
+    from kinolab.models import load_autoencoder, save_autoencoder
     from tests.tiny_model import tiny_model
 
     save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "autoencoder")

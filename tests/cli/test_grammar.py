@@ -22,7 +22,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.generate import GenerateConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from kinolab.planning import settings
 from kinolab.tables import METHODS, SAMPLERS
 from kinolab.tasks.request import GivenConfig

@@ -16,7 +16,7 @@ from kinolab.checkpoints import load, save
 from kinolab.cli import convert, inflate
 from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig
 from kinolab.errors import InputError
-from kinolab.model import VideoModel, load_autoencoder
+from kinolab.models import VideoModel, load_autoencoder
 from tests.closeness import assert_close
 
 MMDIT = MmditConfig(

@@ -17,7 +17,7 @@ from kinolab.checkpoints import load, save
 from kinolab.cli import convert, inspect
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.errors import InputError
-from kinolab.model import Request, VideoModel, load_autoencoder
+from kinolab.models import Request, VideoModel, load_autoencoder
 from tests.closeness import STORED, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,7 +12,7 @@ import yaml
 
 from kinolab import video
 from kinolab.cli import main
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from kinolab.planning import settings
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe

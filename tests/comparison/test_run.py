@@ -33,7 +33,7 @@ from kinolab.comparison.run import compare, read_scores, run_cell, states
 from kinolab.comparison.tables import Group, Row, groups_of
 from kinolab.contracts.events import Stopped
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder
+from kinolab.models import load_autoencoder
 from kinolab.reports import Media
 from tests import processes
 from tests.comparison.tiny_plan import IMAGE as IMAGE_CONFIG

@@ -16,7 +16,7 @@ from kinolab.conditioning.low_resolution import shrunk
 from kinolab.conditioning.noise_level import noised
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.model import Request, VideoModel, save_autoencoder
+from kinolab.models import Request, VideoModel, save_autoencoder
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train
 from tests.closeness import assert_close, assert_same

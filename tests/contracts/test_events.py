@@ -31,7 +31,7 @@ from kinolab.data.scan import scan
 from kinolab.data.shrink import shrink
 from kinolab.generate import GenerateConfig, generate, rerun
 from kinolab.metrics.extractors.manifest import fetch
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.runtime.hashes import Sha256
 from kinolab.runtime.progress import Cost, Reporter
 from kinolab.training.prompts import CaptionEmbedder

@@ -15,7 +15,7 @@ from kinolab.cli import main
 from kinolab.contracts.sampling import cache_values, guidance_values, sampler_values
 from kinolab.errors import InputError
 from kinolab.generate import generate, make_requests, read_provenance, request_of, rerun, settle
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from kinolab.request import Request
 from kinolab.tasks import predict_mask
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt

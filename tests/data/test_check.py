@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kinolab.contracts.examples import Verdict
 from kinolab.data.clips import heldout_hashes, summarise
-from kinolab.data.windows import Timeline, cut, is_regular, picture_notes, scene_stretches, timeline
+from kinolab.data.windows import Timeline, cut, is_regular, scene_stretches, timeline
 
 
 def test_totals_and_reasons() -> None:
@@ -76,20 +76,3 @@ def test_scenes_are_cut_apart() -> None:
     assert scene_stretches((0, 4, 4, 12), 10) == [(0, 4), (4, 10)]
     line = timeline(np.arange(10) / 10, None, 4, 10)
     assert line.index.tolist() == [4, 5, 6, 7, 8, 9] and line.fps == pytest.approx(10)
-
-
-@pytest.mark.parametrize(
-    ("stored", "size", "resize", "expected"),
-    [
-        ((720, 1280), (256, 256), "crop", ["crop loses 44% of the picture"]),
-        ((720, 1280), (256, 256), "pad", ["44% of the window is padding"]),
-        ((720, 1280), (256, 256), "stretch", ["stretched by 1.8"]),
-        ((256, 256), (256, 256), "crop", []),
-        ((480, 512), (256, 256), "crop", []),
-        ((144, 176), (288, 352), "crop", ["176x144 enlarged 2 times"]),
-    ],
-)
-def test_what_the_picture_loses(
-    stored: tuple[int, int], size: tuple[int, int], resize: str, expected: list[str]
-) -> None:
-    assert picture_notes(stored, size, resize) == expected  # type: ignore[arg-type]

@@ -207,7 +207,7 @@ def test_tubelets_and_pairs_count_as_one_frame() -> None:
 @pytest.mark.wide("compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["dit", "latte", "mmdit"])
+@pytest.mark.parametrize("name", ["dit", "latte", "vdt", "mmdit"])
 def test_compiled_denoisers_read_the_same(name: str) -> None:
     model = build(name)
     reaches = ["first", "first_previous", RAGGED] if name == "dit" else ["first_previous"]

@@ -15,7 +15,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.latte import LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.methods import GuidanceConfig
-from kinolab.model import ModelConfig, VideoModel
+from kinolab.models import ModelConfig, VideoModel
 
 ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1, norm_num_groups=4)
 LATTE = LatteConfig(

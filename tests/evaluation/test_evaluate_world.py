@@ -25,7 +25,7 @@ from kinolab.evaluation.world_report import CHECKS, Share, summary_lines
 from kinolab.generate import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
-from kinolab.model import GivenPart, ModelConfig, Request, VideoModel
+from kinolab.models import GivenPart, ModelConfig, Request, VideoModel
 from tests.listening import Listening
 
 TinyConfig = Callable[..., ModelConfig]

@@ -23,7 +23,7 @@ from kinolab.evaluation.generation import ModelClips, evaluate_generated, fitted
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport
 from kinolab.methods import GuidanceConfig
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from tests.closeness import assert_close, difference
 from tests.evaluation.tiny import EVERY_GENERATION, generation, moving_frames, tiny_encoder, write_videos
 from tests.tiny_model import tiny_model, tiny_vdt

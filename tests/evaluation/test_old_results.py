@@ -12,14 +12,14 @@ from kinolab.evaluation.old_results import FORMS, in_one_form
 from kinolab.evaluation.physics import SUBJECTS, Motion, PhysicsReport
 from kinolab.evaluation.sensitivity_report import Response, SensitivityReport
 from kinolab.evaluation.tasks import TaskResult, TasksReport
-from kinolab.evaluation.world_report import CHECKS, ClipResult, WorldReport
+from kinolab.evaluation.world_report import CHECKS, ClipResult, Share, WorldReport
 from kinolab.metrics import METRICS
 from kinolab.metrics.base import Interval, MetricValue
 from kinolab.metrics.distortions import DISTORTIONS
-from kinolab.model import ModelConfig
+from kinolab.models import ModelConfig
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase
 from kinolab.planning.settings import Lists, full_run
-from kinolab.planning.tune import Outcome, Share, TuneReport
+from kinolab.planning.tune_report import Outcome, TuneReport
 from tests.closeness import assert_within
 
 NEW = ("kind", "subject", "data", "metrics", "groups", "facts")

@@ -13,7 +13,7 @@ import torch
 
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import SUBJECTS, evaluate_physics, summary_lines
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from tests.evaluation.conftest import TinyConfig
 from tests.evaluation.test_evaluate_world import Oracle
 

@@ -16,16 +16,16 @@ from kinolab import video
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageConfig
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.errors import InputError
-from kinolab.generation import reconstruct as module
+from kinolab.generation import reconstruct_report
 from kinolab.generation.key_frames import chosen_rule
 from kinolab.generation.reconstruct import (
-    ReconstructConfig,
     can_stream,
     decode_groups,
     encode_groups,
     reconstruct,
     side_by_side,
 )
+from kinolab.generation.reconstruct_report import ReconstructConfig
 from kinolab.layers import strips
 from kinolab.metrics.reconstruction import psnr
 from kinolab.runtime.progress import Reporter
@@ -38,7 +38,7 @@ CONFIG = ReconstructConfig(autoencoder="unused", precision="float32")
 @pytest.fixture(autouse=True)
 def no_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests hand over an autoencoder that has no folder."""
-    monkeypatch.setattr(module, "model_hash", lambda name: "0" * 64)
+    monkeypatch.setattr(reconstruct_report, "model_hash", lambda name: "0" * 64)
 
 
 def autoencoder(config: OdVaeConfig = ODVAE) -> OdVae:

@@ -15,7 +15,7 @@ from kinolab.errors import InputError
 from kinolab.generate import rerun
 from kinolab.generation import vbench
 from kinolab.generation.vbench import check_names, prompts_of_world, read_prompts, write_vbench
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_model
 

@@ -186,6 +186,19 @@ def test_conditions_have_scales_of_their_own(batched: bool) -> None:
     assert value([["prompt", 2], ["given", 0.5]]) == 1 + 2 * 10 + 0.5 * 100
 
 
+def test_one_condition_alone_can_be_null() -> None:
+    told = Conditions(label=torch.tensor([1, 2]), text=torch.zeros(2, 3, 8), fps=torch.tensor([8.0, 8.0]))
+    seen: list[Conditions] = []
+
+    def denoiser(z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        seen.append(conditions)
+        return z
+
+    predict(GuidanceConfig.model_validate({"scales": {"text": 2.0, "fps": 3.0}, "batched": False}), denoiser, told)
+    nulls = [{name: bool(rows.all()) for name, rows in conditions.nulls.items()} for conditions in seen]
+    assert nulls == [{}, {"text": True, "fps": True}, {"fps": True}]
+
+
 def test_scales_are_read_back_as_they_were_written() -> None:
     config = GuidanceConfig.model_validate({"scales": {"given": 1.5, "prompt": 7}, "rescale": 0.5})
     assert config.active and config.scales == (("given", 1.5), ("prompt", 7.0))

@@ -24,7 +24,7 @@ from kinolab.methods import (
     StepCache,
     StepCacheConfig,
 )
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from tests.tiny_model import tiny_model, tiny_vdt
 
 DIFFUSION = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))

@@ -103,7 +103,7 @@ def write_models(net: Path, out: Path) -> None:
     from kinolab.cli.convert import model_config
     from kinolab.denoisers import DenoiserConfig
     from kinolab.denoisers import build as build_denoiser
-    from kinolab.model import ModelConfig, VideoModel, load_autoencoder, save_autoencoder
+    from kinolab.models import ModelConfig, VideoModel, load_autoencoder, save_autoencoder
 
     for name, values in AUTOENCODERS.items():
         config = TypeAdapter(AutoencoderConfig).validate_python(values)
@@ -121,7 +121,7 @@ def write_models(net: Path, out: Path) -> None:
 def write_public(net: Path, models: Path, out: Path) -> None:
     """One of every public format, as `convert --to public` and `--to diffusers` write it."""
     from kinolab.checkpoints import save
-    from kinolab.model import VideoModel, load_autoencoder
+    from kinolab.models import VideoModel, load_autoencoder
 
     for name, source in FORMATS.items():
         folder = net / source if "/" in source else models / source

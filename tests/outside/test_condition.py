@@ -13,7 +13,7 @@ from kinolab import video
 from kinolab.cli import main
 from kinolab.conditioning import CONDITIONS, Draws, Setting, VectorCondition
 from kinolab.contracts.examples import Example
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from tests.tiny_model import tiny_model
 from tests.training.tiny import denoiser_recipe
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kinolab import video
 from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
-from kinolab.model import VideoModel, save_autoencoder
+from kinolab.models import VideoModel, save_autoencoder
 from kinolab.tables import DENOISERS
 from tests.outside.commands import run
 from tests.tiny_model import tiny_model

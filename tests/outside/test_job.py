@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kinolab.runtime.ranks import Ranks
 from kinolab.tables import JOBS
 from kinolab.training.batches import MicroBatch
-from kinolab.training.parallel import World
 from kinolab.training.recipe import BaseRecipe
 from kinolab.training.settings import TrainingConfig
 from kinolab.training.trainer import Job, Part
@@ -37,14 +37,14 @@ class Chase(Job):
     def make(cls, recipe: Any, *_: Any) -> Job:
         return cls()
 
-    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+    def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         return iter([[MicroBatch([0], [])]] * 100)
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         aim = ONE if name == "hare" else self.parts["hare"].wrapped(ONE).detach()
         return (self.parts[name].wrapped(ONE) - aim).square().mean(), {f"{name}_steps": 1.0}
 
-    def export(self, folder: Path, step: int, world: World) -> None:
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         folder.mkdir()
         (folder / "biases.txt").write_text(str([p.module.state_dict()["bias"] for p in self.parts.values()]))
 

@@ -14,7 +14,7 @@ from kinolab.config import Config
 from kinolab.contracts.method import Denoise, Denoised, Method, Run
 from kinolab.generate import provenance_path
 from kinolab.methods import METHODS
-from kinolab.model import VideoModel
+from kinolab.models import VideoModel
 from tests.tiny_model import save_tiny_model
 
 

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from kinolab.errors import InputError
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from kinolab.planning import cost
 from kinolab.planning.cost import flops_per_step, measure_cost
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase, clock, size
+from kinolab.planning.counting import ATTENTION, saved_tensors
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
@@ -149,11 +150,11 @@ def test_flops_are_counted_by_closed_forms() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     layer, x = torch.nn.Linear(8, 16), torch.randn(4, 8, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping=cost._ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         layer(x).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * 4 * 8 * 16
     q, k, v = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (5, 7, 7))
-    with FlopCounterMode(display=False, custom_mapping=cost._ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         F.scaled_dot_product_attention(q, k, v).sum().backward()
     assert counter.get_total_flops() == (2 + 5) * 2 * (2 * 3) * 5 * 7 * 8
 
@@ -161,7 +162,7 @@ def test_flops_are_counted_by_closed_forms() -> None:
 def test_saved_tensors_are_those_that_backward_needs() -> None:
     """sin keeps its input, a product both; a storage counts once and parameters not at all."""
     weight, x = torch.nn.Parameter(torch.ones(10)), torch.ones(10)
-    with cost._saved_tensors([weight]) as kept:
+    with saved_tensors([weight]) as kept:
         y = weight * x
         z = (y.sin() + y.cos()).sum()
     assert sum(kept.values()) == x.nbytes + y.nbytes

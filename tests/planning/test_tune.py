@@ -16,10 +16,11 @@ from kinolab.errors import InputError
 from kinolab.evaluation.world_report import Share
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.reconstruction import psnr
-from kinolab.model import ModelConfig, Request, VideoModel
+from kinolab.models import ModelConfig, Request, VideoModel
 from kinolab.planning import settings
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
-from kinolab.planning.tune import Outcome, TuneConfig, TuneReport, _mark, tune
+from kinolab.planning.tune import TuneConfig, _mark, tune
+from kinolab.planning.tune_report import Outcome, TuneReport
 from kinolab.world.request import CLASSES
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
 

@@ -20,7 +20,7 @@ from kinolab.metrics.flow import visible, warp
 from kinolab.metrics.quality import DynamicDegree, MotionSmoothness, TemporalFlickering, consistency
 from kinolab.metrics.reconstruction import Psnr, Ssim, Ssim3d
 from kinolab.metrics.temporal import Flicker, FrameDifference, FrequencyProfile, GridArtefacts, WarpError
-from kinolab.model import Request
+from kinolab.models import Request
 from kinolab.tasks import TasksConfig
 from tests.closeness import assert_close
 from tests.data.test_cache import MeanAutoencoder

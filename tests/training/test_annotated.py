@@ -20,7 +20,7 @@ from kinolab.data.cache import read_index
 from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder, read_model_config, save_autoencoder
+from kinolab.models import load_autoencoder, read_model_config, save_autoencoder
 from kinolab.runtime.records import write_record
 from kinolab.training.annotated import check_annotations, drawn, unknown_captions, worded
 from kinolab.training.jobs.denoiser import DenoiserJob
@@ -297,10 +297,10 @@ def listening_job(place: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -
 
 
 def test_every_step_of_training_draws_one_of_a_clips_captions(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kinolab.training.parallel import World
+    from kinolab.runtime.ranks import Ranks
 
     job, listener = listening_job(place, monkeypatch, training={"steps": 40, "batch_size": 3, "precision": "float32"})
-    batches = list(zip(job.batches(0, World()), range(40), strict=True))
+    batches = list(zip(job.batches(0, Ranks()), range(40), strict=True))
     for [micro], step in batches:
         job.loss("denoiser", micro, step)
     lengths = Counter(int(length) for batch in listener.told for length in batch)

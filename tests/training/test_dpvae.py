@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from kinolab import data
 from kinolab.autoencoders import DpVae, ImageAutoencoder
 from kinolab.errors import InputError
-from kinolab.model import load_autoencoder
+from kinolab.models import load_autoencoder
 from kinolab.training.batches import MicroBatch
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.jobs.autoencoder import AutoencoderJob

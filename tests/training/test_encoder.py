@@ -20,6 +20,7 @@ from kinolab.data.world import CLASSES, COLOURS, SHAPES, WorldConfig
 from kinolab.errors import InputError
 from kinolab.metrics.distortions import DISTORTIONS
 from kinolab.metrics.extractors.encoder import load_encoder
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch
 from kinolab.training.jobs.encoder import (
     FACTS,
@@ -32,7 +33,6 @@ from kinolab.training.jobs.encoder import (
     nt_xent,
     view,
 )
-from kinolab.training.parallel import World
 from kinolab.training.recipe import EncoderRecipe, load_recipe
 from kinolab.training.run import make_job, train
 from kinolab.world.request import DIRECTIONS
@@ -146,9 +146,9 @@ def test_held_out_clips_come_from_every_source(clips: Path) -> None:
     assert len(set(job.heldout_indices())) == 4
     every = job_of({**recipe(clips), "heldout_clips": 1000})
     assert sorted(every.heldout_indices()) == list(range(len(every.heldout)))
-    values = job.evaluate(World())
+    values = job.evaluate(Ranks())
     assert set(values) == {"strengths", "contrast", *FACTS, *MANY, "loss"}
-    assert all(math.isfinite(v) for v in values.values()) and values == job.evaluate(World())
+    assert all(math.isfinite(v) for v in values.values()) and values == job.evaluate(Ranks())
 
 
 def test_nothing_held_out_is_trained_on(clips: Path) -> None:

@@ -17,12 +17,12 @@ from kinolab.contracts.examples import ClipSource, Example
 from kinolab.data.toy import WorldSource
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
+from kinolab.models import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, micro_positions, spread
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.jobs.autoencoder import AutoencoderJob, calibrate
 from kinolab.training.jobs.denoiser import DenoiserJob
-from kinolab.training.parallel import World
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from kinolab.training.run import make_job, train
@@ -218,12 +218,12 @@ def test_the_denoiser_must_take_the_autoencoders_channels(tiny_autoencoder: Path
 
 def test_every_position_of_the_global_batch_is_in_one_micro_batch() -> None:
     config = TrainingConfig(batch_size=12, micro_batch=2)
-    groups = [g for rank in range(3) for g in micro_positions(config, World(rank, 3))]
+    groups = [g for rank in range(3) for g in micro_positions(config, Ranks(rank, 3))]
     assert sorted(p for g in groups for p in g) == list(range(12)) and all(len(g) == 2 for g in groups)
     with pytest.raises(InputError, match="multiple of 5 processes"):
-        micro_positions(config, World(0, 5))
+        micro_positions(config, Ranks(0, 5))
     with pytest.raises(InputError, match="divisor of 12"):
-        micro_positions(TrainingConfig(batch_size=12, micro_batch=5), World())
+        micro_positions(TrainingConfig(batch_size=12, micro_batch=5), Ranks())
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -321,7 +321,7 @@ def test_an_image_model_is_trained_on_random_frames_of_clips(tiny_autoencoder: P
     assert any(not torch.equal(a.video, b.video) for a, b in zip(first.examples, other.examples, strict=True))
     loss, _ = job.loss("denoiser", batch, 0)
     assert torch.isfinite(loss) and job.model().config.frames == 1
-    assert torch.isfinite(torch.tensor(job.evaluate(World())["loss"]))
+    assert torch.isfinite(torch.tensor(job.evaluate(Ranks())["loss"]))
 
 
 def test_images_are_taken_from_cached_latents_as_from_clips(tiny_autoencoder: Path, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from kinolab.data import encode_to_cache
 from kinolab.denoisers import Conditions, Denoiser, DenoiserSpec
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
+from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, micro_batches
 from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.mix import BucketMix, MixConfig, bucket_mix
-from kinolab.training.parallel import World
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from kinolab.training.settings import TrainingConfig
 from tests.data.clip_files import write_numbered
@@ -85,8 +85,8 @@ class Numbers(Source):
         return Example(self.clip, 8.0, None, None, str(index), (0.0, 1.0))
 
 
-def indices(config: TrainingConfig, mix: BucketMix, first: int = 0, world: World = World()) -> list[list[MicroBatch]]:
-    return list(micro_batches(Numbers(), config, first, world, mix=mix))
+def indices(config: TrainingConfig, mix: BucketMix, first: int = 0, ranks: Ranks = Ranks()) -> list[list[MicroBatch]]:
+    return list(micro_batches(Numbers(), config, first, ranks, mix=mix))
 
 
 def test_micro_batches_grow_as_clips_shrink_and_hold_one_bucket() -> None:
@@ -103,7 +103,7 @@ def test_a_resumed_run_and_more_processes_see_the_same() -> None:
     config = TrainingConfig(steps=20, batch_size=4, micro_batch=2)
     whole = indices(config, settle(batch="latents"))
     assert indices(config, settle(batch="latents"), first=13) == whole[13:]
-    pair = [indices(config, settle(batch="latents"), world=World(rank, 2)) for rank in range(2)]
+    pair = [indices(config, settle(batch="latents"), ranks=Ranks(rank, 2)) for rank in range(2)]
     assert [a + b for a, b in zip(*pair, strict=True)] == whole
 
 
@@ -155,13 +155,13 @@ def job(place: Path, **values: Any) -> tuple[DenoiserJob, Told]:
 
 def test_a_job_trains_and_measures_every_bucket(place: Path) -> None:
     made, denoiser = job(place, mix={"batch": "latents"})
-    for step, [micro] in enumerate(made.batches(0, World())):
+    for step, [micro] in enumerate(made.batches(0, Ranks())):
         loss, _ = made.loss("denoiser", micro, step)
         assert torch.isfinite(loss)
     batches = {shape[2:]: (shape[0], set(fps)) for shape, fps in denoiser.seen}
     assert batches == {(2, 8, 8): (2, {10.0}), (2, 4, 8): (4, {10.0}), (1, 8, 8): (4, {0.0})}
     denoiser.seen.clear()
-    assert made.evaluate(World())["loss"] > 0
+    assert made.evaluate(Ranks())["loss"] > 0
     assert {shape[2:] for shape, _ in denoiser.seen} == set(batches)
 
 
@@ -172,7 +172,7 @@ def test_frames_of_clips_of_several_lengths_are_images_of_one_shape(place: Path)
     config = made.model().config
     assert (config.frames, config.size) == (1, (32, 32)), "the largest image, not that of the longest clip"
     assert config.buckets == ((1, 32, 32), (1, 16, 32))
-    first, again = (made.evaluate(World()) for _ in range(2))
+    first, again = (made.evaluate(Ranks()) for _ in range(2))
     assert first == again, "the same frames and the same noise every time"
     assert {shape[2:] for shape, _ in denoiser.seen} == {(1, 8, 8), (1, 4, 8)}
     assert {rate for _, fps in denoiser.seen for rate in fps} == {0.0}, "an image has no frame rate"

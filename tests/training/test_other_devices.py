@@ -65,7 +65,7 @@ def test_a_training_runs_where_auto_says(kind: str, image: Path, tmp_path: Path,
     path = write(tmp_path, recipe_of(kind, image))
     with mps:
         report = train(path, tmp_path / "run", events=heard)
-    assert report.finished and report.world.device == MPS and mps.sent > 100
+    assert report.finished and report.ranks.device == MPS and mps.sent > 100
     assert [line for line in heard.notes if line.startswith("device: ")] == ["device: mps, Apple GPU (auto)"]
     assert all(torch.isfinite(v).all() for p in (tmp_path / "run" / "model").glob("*.safetensors")
                for v in load_file(p).values())  # fmt: skip

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.runtime import ranks as places
+from kinolab.runtime.ranks import Ranks, any_rank, join_ranks, mean_over_ranks
 from kinolab.training import parallel
-from kinolab.training.parallel import World, any_process, full_state, join_world, mean_over_world
+from kinolab.training.parallel import full_state
 from tests.closeness import assert_close
 from tests.processes import Child
 from tests.training.two_processes import DAMAGES, network, steps
@@ -56,7 +58,7 @@ def test_numbers_are_averaged_and_flags_told(two: Path) -> None:
     for rank in range(2):
         assert found(two, rank)["mean"] == {"a": 0.5, "b": 0.5e-9}
         assert found(two, rank)["any"] == [False, True, True]
-    assert mean_over_world({"a": 3.0}, World()) == {"a": 3.0} and not any_process(False, World())
+    assert mean_over_ranks({"a": 3.0}, Ranks()) == {"a": 3.0} and not any_rank(False, Ranks())
 
 
 def test_one_process_alone_gathers_what_is_sharded(two: Path) -> None:
@@ -65,7 +67,7 @@ def test_one_process_alone_gathers_what_is_sharded(two: Path) -> None:
     assert second["names"] == []
     assert first["rows"] != second["rows"] and first["rows"]["uneven.weight"] + second["rows"]["uneven.weight"] == 17
     module = network()
-    assert list(full_state(module, World())) == list(module.state_dict())
+    assert list(full_state(module, Ranks())) == list(module.state_dict())
 
 
 def test_muon_on_sharded_matrices_steps_as_on_whole_ones(two: Path) -> None:
@@ -94,7 +96,7 @@ def test_a_wrong_device_is_refused_before_anybody_is_waited_for(
 ) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=text), join_world(device):
+    with pytest.raises(InputError, match=text), join_ranks(device):
         pass
 
 
@@ -103,27 +105,27 @@ def test_accelerators_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> N
     calls: list[Any] = []
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parallel.devices, "count", lambda kind: 2 if kind == "xpu" else 0)
+    monkeypatch.setattr(places.devices, "count", lambda kind: 2 if kind == "xpu" else 0)
     monkeypatch.setattr(torch.xpu, "set_device", lambda device: calls.append(device))
-    monkeypatch.setattr(parallel.dist, "is_backend_available", lambda name: name != "nccl")
-    monkeypatch.setattr(parallel.dist, "init_process_group", lambda *args, **kwargs: calls.append((args, kwargs)))
-    monkeypatch.setattr(parallel.dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(places.dist, "is_backend_available", lambda name: name != "nccl")
+    monkeypatch.setattr(places.dist, "init_process_group", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(places.dist, "destroy_process_group", lambda: calls.append("left"))
     own = torch.device("xpu", 1)
-    with join_world() as world:
-        assert world == World(1, 2, own)
+    with join_ranks() as ranks:
+        assert ranks == Ranks(1, 2, own)
     assert calls == [own, (("xccl",), {"device_id": own}), "left"]
     calls.clear()
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(parallel, "rendezvous", lambda url: iter([(store, 1, 2)]))
+    monkeypatch.setattr(places, "rendezvous", lambda url: iter([(store, 1, 2)]))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    with join_world("cpu"):
+    with join_ranks("cpu"):
         [((backend,), told)] = calls
         told["store"].set("address", "here")
         assert backend == "gloo" and told["rank"] == 1 and told["world_size"] == 2
         assert store.get("restart-2/address") == b"here"
     calls.clear()
     monkeypatch.setenv("GROUP_WORLD_SIZE", "3")  # machines do not count restarts alike
-    with join_world("cpu"):
+    with join_ranks("cpu"):
         assert calls == [(("gloo",), {"device_id": None})]
 
 
@@ -185,7 +187,7 @@ def _one_of_ddp(folder: Path) -> None:
     bare, module = _Summed(), _Summed()
     bare().backward()
     assert bare.weight.grad is not None and bare.weight.grad.stride() == (4, 1, 4, 4), "as autograd leaves it"
-    wrapped = parallel.wrap(module, World(size=2), "ddp")
+    wrapped = parallel.wrap(module, Ranks(size=2), "ddp")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wrapped().backward()

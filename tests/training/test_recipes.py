@@ -18,7 +18,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.denoisers.inflate import start_from_image
 from kinolab.errors import InputError
-from kinolab.model import find_model, read_model_config, shipped_models
+from kinolab.models import find_model, read_model_config, shipped_models
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
 
 NAMES = list(shipped_recipes())

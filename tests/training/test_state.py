@@ -18,9 +18,9 @@ from torch import nn
 
 from kinolab.errors import DamagedError, InputError
 from kinolab.runtime import files
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
-from kinolab.training.parallel import World
 from kinolab.training.run import train
 from kinolab.training.state import RunState, checkpoints
 from tests.listening import Listening
@@ -38,7 +38,7 @@ def state(seed: int, steps: int = 1) -> RunState:
     for _ in range(steps):
         net(torch.ones(2, 3)).sum().backward()
         optimizers["net"].step()
-    return RunState({"net": net, "critic": critic}, optimizers, {"net": Ema(net, 0.9)}, World())
+    return RunState({"net": net, "critic": critic}, optimizers, {"net": Ema(net, 0.9)}, Ranks())
 
 
 def numbers(run: RunState) -> torch.Tensor:
@@ -114,7 +114,7 @@ def test_none_that_is_whole_and_another_models(tmp_path: Path) -> None:
     assert state(0).load_newest(tmp_path / "none", lambda text: None) is None
     state(1).save(tmp_path, 1, keep=5)
     net = nn.Linear(5, 4)
-    other = RunState({"net": net}, {"net": torch.optim.AdamW(net.parameters())}, {}, World())
+    other = RunState({"net": net}, {"net": torch.optim.AdamW(net.parameters())}, {}, Ranks())
     with pytest.raises(InputError, match="does not fit this recipe's model") as raised:
         other.load_newest(tmp_path, lambda text: None)
     assert not isinstance(raised.value, DamagedError)

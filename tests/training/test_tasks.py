@@ -16,7 +16,7 @@ from kinolab.data import encode_to_cache
 from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
-from kinolab.model import VideoModel, load_autoencoder
+from kinolab.models import VideoModel, load_autoencoder
 from kinolab.tasks import CachedDraws, TasksConfig
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import load_recipe

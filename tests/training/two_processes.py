@@ -16,16 +16,8 @@ import yaml
 from torch import Tensor, nn
 
 from kinolab.errors import DamagedError
-from kinolab.training.parallel import (
-    World,
-    any_process,
-    full_state,
-    join_world,
-    mean_over_world,
-    wait_for_all,
-    whole,
-    wrap,
-)
+from kinolab.runtime.ranks import Ranks, any_rank, join_ranks, mean_over_ranks, wait_for_all
+from kinolab.training.parallel import full_state, whole, wrap
 from kinolab.training.run import train
 from kinolab.training.settings import TrainingConfig, make_optimizer
 from kinolab.training.state import RunState
@@ -75,26 +67,26 @@ def steps(module: nn.Module, rows: slice, count: int = 4) -> torch.optim.Optimiz
     return optimizer
 
 
-def sharded(world: World, out: Path) -> dict[str, object]:
+def sharded(ranks: Ranks, out: Path) -> dict[str, object]:
     """Muon on sharded matrices; what the first process, and it alone, gathers of them."""
     module = network()
     before = copy.deepcopy(module.state_dict())
-    wrap(module, world, "fsdp")
-    gathered = full_state(module, world)
+    wrap(module, ranks, "fsdp")
+    gathered = full_state(module, ranks)
     same = all(torch.equal(gathered[name], before[name]) for name in gathered)
-    optimizer = steps(module, slice(2 * world.rank, 2 * world.rank + 2))
+    optimizer = steps(module, slice(2 * ranks.rank, 2 * ranks.rank + 2))
     rows = {name: p.to_local().shape[0] for name, p in module.named_parameters()}  # type: ignore[attr-defined]
-    after = full_state(module, world)
+    after = full_state(module, ranks)
     momenta = [whole(s["momentum"]) for s in optimizer.state.values() if "momentum" in s]
-    if world.first:
+    if ranks.first:
         torch.save({"weights": after, "momenta": momenta}, out / "sharded.pt")
     plain = all(type(v) is Tensor and v.device.type == "cpu" for v in gathered.values())
     return {"names": sorted(gathered), "same": same, "plain": plain, "rows": rows}
 
 
-def stopped(world: World, out: Path) -> dict[str, object]:
+def stopped(ranks: Ranks, out: Path) -> dict[str, object]:
     """A training of which the first process alone is asked to stop, after its second step."""
-    path = out / f"recipe-{world.rank}.yaml"
+    path = out / f"recipe-{ranks.rank}.yaml"
     path.write_text(yaml.safe_dump(autoencoder_recipe(steps=6)))
 
     def stop(step: int, steps: int) -> None:
@@ -125,30 +117,30 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 """What can happen to a checkpoint."""
 
 
-def damaged(world: World, out: Path) -> dict[str, object]:
+def damaged(ranks: Ranks, out: Path) -> dict[str, object]:
     """Which step both processes load after each kind of damage, and whether it is the state of that step; then what
     they raise where no checkpoint is whole."""
-    module = wrap(network(), world, "fsdp")
+    module = wrap(network(), ranks, "fsdp")
     expected = {}
     for step in (1, 2):
-        optimizer = steps(module, slice(2 * world.rank, 2 * world.rank + 2), 1)
-        state = RunState({"net": module}, {"net": optimizer}, {}, world)
+        optimizer = steps(module, slice(2 * ranks.rank, 2 * ranks.rank + 2), 1)
+        state = RunState({"net": module}, {"net": optimizer}, {}, ranks)
         state.save(out / "saved", step, keep=2)
-        expected[step] = full_state(module, world)
+        expected[step] = full_state(module, ranks)
     found: dict[str, object] = {}
     for name, damage in DAMAGES.items():
         folder, said = out / name, list[str]()
-        if world.first:
+        if ranks.first:
             shutil.copytree(out / "saved", folder)
             damage(folder / "step-00000002")
-        wait_for_all(world)
+        wait_for_all(ranks)
         step_found = state.load_newest(folder, said.append)
-        now = full_state(module, world)
+        now = full_state(module, ranks)
         same = step_found is not None and all(torch.equal(now[k], v) for k, v in expected[step_found].items())
         found[name] = [step_found, same, len(said)]
-    if world.first:
+    if ranks.first:
         flip(out / "no metadata" / "step-00000001" / "rank-00001.safetensors", -5)
-    wait_for_all(world)
+    wait_for_all(ranks)
     try:
         state.load_newest(out / "no metadata", lambda text: None)
     except DamagedError as error:
@@ -159,17 +151,17 @@ def damaged(world: World, out: Path) -> dict[str, object]:
 def main(out: Path, parts: Sequence[str]) -> None:
     """Do all of it and write what was found, a file for each process. parts: only these, where some are named."""
     torch.set_num_threads(1)
-    with join_world("cpu") as world:
+    with join_ranks("cpu") as ranks:
         if "damaged" in parts:
-            (out / f"{world.rank}.json").write_text(json.dumps(damaged(world, out)))
+            (out / f"{ranks.rank}.json").write_text(json.dumps(damaged(ranks, out)))
             return
         found: dict[str, object] = {
-            "mean": mean_over_world({"a": float(world.rank), "b": 1e-9 * world.rank}, world),
-            "any": [any_process(flag, world) for flag in (False, world.rank == 1, True)],
-            "sharded": sharded(world, out),
-            "stopped": stopped(world, out),
+            "mean": mean_over_ranks({"a": float(ranks.rank), "b": 1e-9 * ranks.rank}, ranks),
+            "any": [any_rank(flag, ranks) for flag in (False, ranks.rank == 1, True)],
+            "sharded": sharded(ranks, out),
+            "stopped": stopped(ranks, out),
         }
-        (out / f"{world.rank}.json").write_text(json.dumps(found))
+        (out / f"{ranks.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.shrink import shrink
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generate import GenerateConfig, input_hashes, model_hash
-from kinolab.generation import reconstruct as module
-from kinolab.generation.reconstruct import ReconstructConfig, reconstruct
+from kinolab.generation import reconstruct_report
+from kinolab.generation.reconstruct import reconstruct
+from kinolab.generation.reconstruct_report import ReconstructConfig
 from kinolab.metrics.text import weights_hash
 from kinolab.tasks.request import GivenConfig, Shape, prepare
 from kinolab.video import times
@@ -157,7 +158,7 @@ def autoencoder() -> OdVae:
 def rebuilt(
     path: Path, out: Path, network: OdVae, monkeypatch: pytest.MonkeyPatch, **values: object
 ) -> tuple[str, ...]:
-    monkeypatch.setattr(module, "model_hash", lambda name: "0" * 64)
+    monkeypatch.setattr(reconstruct_report, "model_hash", lambda name: "0" * 64)
     config = ReconstructConfig.model_validate({"autoencoder": "unused", "precision": "float32", "size": 16} | values)
     return reconstruct(path, out, network, config).notes
 

@@ -17,12 +17,13 @@ from kinolab.contracts.examples import Source
 from kinolab.errors import InputError
 from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
-from kinolab.model import save_autoencoder
+from kinolab.models import save_autoencoder
 from kinolab.runtime.files import make_folder
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.autoencoder_loss import AutoencoderLoss
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.initial import check_initial, first_autoencoder
-from kinolab.training.parallel import World, full_state
+from kinolab.training.parallel import full_state
 from kinolab.training.randomness import generators, normal
 from kinolab.training.recipe import AutoencoderRecipe
 from kinolab.training.sources import sources_of
@@ -88,11 +89,11 @@ class AutoencoderJob(Job):
         self.device = torch.device("cpu")
         self._reconstructions: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+    def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches of clips, from `first_step` on."""
-        self.device = world.device
-        self.losses.to(world.device)
-        return micro_batches(self.source, self.recipe.training, first_step, world)
+        self.device = ranks.device
+        self.losses.to(ranks.device)
+        return micro_batches(self.source, self.recipe.training, first_step, ranks)
 
     def _groups(self, batch: MicroBatch, step: int) -> list[tuple[list[int], Tensor]]:
         """The micro-batch as clips of equal length, the longest first: (positions, video) of each length."""
@@ -167,7 +168,7 @@ class AutoencoderJob(Job):
         for group in groups.values():
             yield torch.stack(group).to(self.device)
 
-    def evaluate(self, world: World) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """PSNR (dB) and SSIM of the posterior's mean on held-out clips."""
         psnr, ssim = Psnr(), Ssim()
         for clip in self._heldout_batches(self.recipe.heldout_clips):
@@ -178,27 +179,27 @@ class AutoencoderJob(Job):
             ssim.update(clip, reconstruction)
         return {"psnr": psnr.compute().value, "ssim": ssim.compute().value}
 
-    def sample(self, folder: Path, step: int, world: World) -> None:
+    def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
         """`step-N.mp4`: held-out clips above, their reconstructions below."""
         batches = list(self._heldout_batches(self.recipe.sample_clips))
         batches = [b for b in batches if b.shape[2:] == batches[0].shape[2:]]  # clips, or images, side by side
         with autocast(self.recipe.training.precision, self.device):
             reconstruction = torch.cat([self.reconstructor([b], None)[0].video for b in batches])
         clip = torch.cat(batches)
-        if world.first:
+        if ranks.first:
             rows = [np.concatenate([video.to_uint8(v) for v in batch], axis=2) for batch in (clip, reconstruction)]
             make_folder(folder)
             video.write(folder / f"step-{step:08d}.mp4", np.concatenate(rows, axis=1), fps=self.recipe.sample_fps)
 
-    def export(self, folder: Path, step: int, world: World) -> None:
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Write the model folder, its latents normalised to zero mean and unit variance over held-in clips (unless it
         keeps its scaling)."""
-        state = {k.removeprefix("autoencoder."): v for k, v in full_state(self.reconstructor, world).items()}
-        if not world.first:
+        state = {k.removeprefix("autoencoder."): v for k, v in full_state(self.reconstructor, ranks).items()}
+        if not ranks.first:
             return
         autoencoder = self.autoencoder
-        if world.size > 1:  # its weights are shards, and the other processes have left
-            autoencoder = type(autoencoder)(autoencoder.config).to(world.device)
+        if ranks.size > 1:  # its weights are shards, and the other processes have left
+            autoencoder = type(autoencoder)(autoencoder.config).to(ranks.device)
         autoencoder.load_state_dict(state)
         if self.recipe.trained == "all" and not autoencoder.keeps_scaling:
             calibrate(autoencoder, [self.source[i].video for i in spread(len(self.source), 64)])

@@ -27,13 +27,14 @@ from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
 from kinolab.layers.masking import generated_weight
 from kinolab.layers.precision import autocast
-from kinolab.model import ModelConfig, Request, VideoModel, load_autoencoder
+from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder
 from kinolab.runtime.files import make_folder
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.annotated import check_annotations, drawn, worded
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.initial import first_denoiser
 from kinolab.training.mix import bucket_mix
-from kinolab.training.parallel import World, full_state
+from kinolab.training.parallel import full_state
 from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.randomness import generators, normal, sample_seed
 from kinolab.training.recipe import DenoiserRecipe
@@ -112,18 +113,18 @@ class DenoiserJob(Job):
             )
         self.parts = {"denoiser": Part(self.denoiser)}
 
-    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+    def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
-        self.device = world.device
-        self.autoencoder.to(world.device)
+        self.device = ranks.device
+        self.autoencoder.to(ranks.device)
         if self.text is not None:
-            self.text.encoder.to(world.device)
+            self.text.encoder.to(ranks.device)
         mix = None
         if self.recipe.mix.active:
             shapes = self._shapes()
             positions = [math.prod(self.autoencoder.spec.latent_shape(*shape)[1:]) for shape in shapes]
             mix = bucket_mix(self.recipe.mix, self.groups, shapes, positions)
-        return micro_batches(self.source, self.recipe.training, first_step, world, mix=mix)
+        return micro_batches(self.source, self.recipe.training, first_step, ranks, mix=mix)
 
     def _shapes(self) -> list[BucketShape]:
         """Frames, height and width of each group's clips."""
@@ -224,7 +225,7 @@ class DenoiserJob(Job):
                 yield first + k, mine[k : k + size]
             first += len(mine)
 
-    def evaluate(self, world: World) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
         chosen = spread(len(self.heldout), self.recipe.heldout_clips)
         sums: dict[str, float] = {}
@@ -272,7 +273,7 @@ class DenoiserJob(Job):
         model.precision, model.device = recipe.training.precision, self.device
         return model
 
-    def sample(self, folder: Path, step: int, world: World) -> None:
+    def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
         """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ..."""
         samples = self.recipe.samples
         if samples.prompts:
@@ -283,20 +284,20 @@ class DenoiserJob(Job):
             requests = [Request(seed=k) for k in range(samples.count)]
         model = self.model()
         clips = model.decode(model.sample_latents(requests))
-        if world.first:
+        if ranks.first:
             make_folder(folder)
             for k, clip in enumerate(clips):
                 video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
 
-    def export(self, folder: Path, step: int, world: World) -> None:
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
         if self.text is not None:
             self.text.flush()
-        state = merge_lora(full_state(self.denoiser, world))
-        if not world.first:
+        state = merge_lora(full_state(self.denoiser, ranks))
+        if not ranks.first:
             return
         model = self.model()
-        if world.size > 1 or self.count.lora:
+        if ranks.size > 1 or self.count.lora:
             model.denoiser = build_denoiser(self.recipe.denoiser)
             model.denoiser.load_state_dict(state)
         model.save(folder)

@@ -26,8 +26,9 @@ from kinolab.layers.precision import autocast
 from kinolab.metrics.distortions import DISTORTIONS, distort
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.metrics.extractors.encoder import VideoEncoder, VideoEncoderConfig, save_encoder
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, micro_batches, spread
-from kinolab.training.parallel import World, full_state
+from kinolab.training.parallel import full_state
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import EncoderRecipe
 from kinolab.training.trainer import Job, Part
@@ -95,10 +96,10 @@ class EncoderJob(Job):
         self.parts = {"encoder": Part(self.learner)}
         self.device = torch.device("cpu")
 
-    def batches(self, first_step: int, world: World) -> Iterator[list[MicroBatch]]:
+    def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
-        self.device = world.device
-        return micro_batches(self.source, self.recipe.training, first_step, world)
+        self.device = ranks.device
+        return micro_batches(self.source, self.recipe.training, first_step, ranks)
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """Facts of the clean clip, strengths of the distorted view, and which view belongs to which clip."""
@@ -148,7 +149,7 @@ class EncoderJob(Job):
             losses[name] = F.binary_cross_entropy_with_logits(outputs[name][rows].float(), target)
         return losses
 
-    def evaluate(self, world: World) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """The losses on held-out clips, as many of each source."""
         values: dict[str, list[float]] = {}
         chosen = self.heldout_indices()
@@ -168,13 +169,13 @@ class EncoderJob(Job):
         turns = spread(len(self.heldout) // count, -(-self.recipe.heldout_clips // count))
         return [turn * count + k for turn in turns for k in range(count)][: self.recipe.heldout_clips]
 
-    def sample(self, folder: Path, step: int, world: World) -> None:
+    def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
         """An encoder makes no videos."""
 
-    def export(self, folder: Path, step: int, world: World) -> None:
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Write the encoder's folder."""
-        whole = full_state(self.learner, world)
-        if not world.first:
+        whole = full_state(self.learner, ranks)
+        if not ranks.first:
             return
         state = {k.removeprefix("encoder."): v for k, v in whole.items() if k.startswith("encoder.")}
         encoder = VideoEncoder(self.recipe.encoder)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from kinolab import VideoModel
 from kinolab.checkpoints import inspect
 from kinolab.errors import InputError
-from kinolab.model import save_autoencoder
-from kinolab.packing import pack
+from kinolab.models import save_autoencoder
+from kinolab.models.packing import pack
 from tests.closeness import assert_close
 from tests.tiny_model import save_tiny_model, tiny_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kinolab.errors import InputError
-from kinolab.model import VideoModel, find_model, load_autoencoder, read_model_config
+from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.storage import largest_error
 
 

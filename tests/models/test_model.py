@@ -14,7 +14,7 @@ from kinolab import VideoModel
 from kinolab.conditioning.text import ClipTextConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.model import Request, find_model, load_autoencoder, save_autoencoder
+from kinolab.models import Request, find_model, load_autoencoder, save_autoencoder
 from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.text.tiny_text import make_clip
 from tests.runtime.crashing import crashes
@@ -105,7 +105,7 @@ def test_other_lengths_and_sizes_warn(folder: Path) -> None:
         ({"label": 3}, "label 3"),
         ({"frames": 6}, "1 \\+ 4\\*k frames, got 6; use 5 or 9"),
         ({"size": (30, 32)}, "multiples of 4"),
-        ({"sampler": "dim"}, "sampler: unknown sampler 'dim'; expected one of ddpm, ddim"),
+        ({"sampler": "dim"}, "sampler: unknown sampler 'dim'; expected one of ddpm, ddim, "),
         ({"guidance": -3.0}, "guidance: scale: Input should be greater than or equal to 0"),
     ],
 )

@@ -1,0 +1,35 @@
+"""Video models: their parts, the folder that they are saved in, and packing."""
+
+from kinolab.conditioning import GivenPart
+from kinolab.models.folder import (
+    ModelConfig,
+    autoencoder_config,
+    find_autoencoder,
+    find_model,
+    load_autoencoder,
+    load_denoiser,
+    load_part,
+    read_model_config,
+    save_autoencoder,
+    shipped_models,
+    trained_size,
+)
+from kinolab.models.model import VideoModel
+from kinolab.request import Request
+
+__all__ = [
+    "GivenPart",
+    "ModelConfig",
+    "Request",
+    "VideoModel",
+    "autoencoder_config",
+    "find_autoencoder",
+    "find_model",
+    "load_autoencoder",
+    "load_denoiser",
+    "load_part",
+    "read_model_config",
+    "save_autoencoder",
+    "shipped_models",
+    "trained_size",
+]
