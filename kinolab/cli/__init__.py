@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command: its line in the help, the heading that it stands under, and the module that defines it.
 
     The module defines a function of the command's name, or `register(app)`, or a typer `app` with subcommands; it is

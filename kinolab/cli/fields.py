@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from kinolab.runtime.reading import read_text
 
@@ -26,8 +26,7 @@ RUN = {
 """The groups of a settled run's fields: the file and the class of each."""
 
 
-@dataclass(frozen=True)
-class Described:
+class Described(NamedTuple):
     """What a config says of a field: the line below it, and the words that it takes, where it takes words."""
 
     text: str
@@ -53,13 +52,16 @@ def about(name: str, *, listed: bool = False, table: str = "") -> str:
 
 
 def names_of(table: str) -> tuple[str, ...]:
-    """The names in a table of `kinolab.tables`, those that joined too: nobody can have joined one that isn't loaded."""
+    """The names that may be given of a table of `kinolab.tables` (its group ""), those that joined too.
+
+    Nobody can have joined a table that isn't loaded: then it is read as text, as loading it takes pydantic.
+    """
     loaded = sys.modules.get("kinolab.tables")
     if loaded is not None:
         return tuple(getattr(loaded, table).names(""))
     text = read_text(ROOT / "tables.py")
-    begin = text.index(f"\n{table}: ")
-    return tuple(re.findall(r'"(\w+)": "kinolab\.', text[begin : text.index("\n)", begin)]))
+    begin = text.index('"": {', text.index(f"\n{table}: "))
+    return tuple(re.findall(r'"(\w+)": "kinolab\.', text[begin : text.index("}", begin)]))
 
 
 def settable(*, given: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from kinolab.cli.fields import about, settable
+from kinolab.cli.fields import about, names_of, settable
 from kinolab.cli.options import (
     Device,
     common,
@@ -20,7 +20,6 @@ from kinolab.cli.options import (
     take_device,
     watch,
 )  # fmt: skip
-from kinolab.tables import METHODS
 
 Setting = Annotated[
     list[str] | None,
@@ -44,10 +43,11 @@ class Listing(TyperCommand):
         super().format_options(ctx, formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Both are asked for when the help is shown."""
+        """What has joined is asked for when the help is shown."""
         lines = [settable(given=self.name != "generate")]
-        if METHODS.names(""):
-            lines.append(f"Methods, for -s methods.NAME.field=value: {METHODS.help('')}.")
+        joined = names_of("METHODS")
+        if joined:
+            lines.append(f"Methods, for -s methods.NAME.field=value: {', '.join(joined)}.")
         for line in lines:
             formatter.write_paragraph()
             formatter.write_text(line)

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from kinolab.contracts.events import Several
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
-from kinolab.runtime.progress import Reporter, duration
 
 if TYPE_CHECKING:
     import torch
 
+    from kinolab.cli.watching import Watch
     from kinolab.contracts.events import EventLines, Outcome
+    from kinolab.contracts.events import Events as Events_
 
 DEVICE_HELP = "Where to compute: auto (the first of cuda, xpu, mps and cpu that is there), or one of them, as cuda:1."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
@@ -195,75 +195,47 @@ def _recorded(name: str, path: Path) -> Iterator[None]:
                 lines.end(*outcome)
 
 
-class watch(Reporter):  # noqa: N801  (used as a function)
+def watch(
+    title: str,
+    unit: str = "",
+    *,
+    cheaper: Callable[[float], str] | None = None,
+    keeps: str = "",
+    notes: Callable[[str], None] | None = None,
+) -> Watch:
     """The events of a piece of a command's work: on standard error for a person, and in the file of `--events`.
 
     In a terminal a bar, else a line every few seconds. notes: takes what is noted in place of the bar's own line.
     """
+    from kinolab.cli.watching import Watch
+    from kinolab.runtime.memory import peak_memory
 
-    def __init__(
-        self,
-        title: str,
-        unit: str = "",
-        *,
-        cheaper: Callable[[float], str] | None = None,
-        keeps: str = "",
-        notes: Callable[[str], None] | None = None,
-    ) -> None:
-        from kinolab.runtime.memory import peak_memory
-
-        super().__init__(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
-        self.lines, self.notes = _Running.lines, notes
-        if self.lines is not None:
-            self.lines.stage(title, unit)
-
-    def progress(self, done: int, total: int) -> None:
-        """To the terminal and the file."""
-        tell()
-        super().progress(done, total)
-        if self.lines is not None:
-            self.lines.progress(done, total)
-
-    def note(self, text: str) -> None:
-        """To the terminal and the file."""
-        if self.notes is None:
-            super().note(text)
-        else:
-            self.notes(text)
-        if self.lines is not None:
-            self.lines.note(text)
-
-    def expect(self, cost: Any, by: str = "", cheaper: Callable[[float], str] | None = None) -> None:
-        """To the terminal and the file."""
-        super().expect(cost, by, cheaper)
-        if self.lines is not None:
-            self.lines.expect(cost, by, cheaper)
-
-    def losses(self, step: int, numbers: Mapping[str, float], of: Any = "step") -> None:
-        """To the file."""
-        if self.lines is not None:
-            self.lines.losses(step, numbers, of)
-
-    def wrote(self, path: Path, what: str = "file") -> None:
-        """To the file; a person is told at the end."""
-        if self.lines is not None:
-            self.lines.wrote(path, what)
+    told = Watch(title, unit, cheaper=cheaper, memory=peak_memory, keeps=keeps)
+    told.take(tell, _Running.lines, notes)
+    return told
 
 
-class also_written(Several):  # noqa: N801  (used as a function)
+def also_written(reader: Events_, title: str, unit: str = "") -> Events_:
     """Events for a reader of their own, and for the file of `--events`."""
+    from kinolab.contracts.events import Several
 
-    def __init__(self, reader: Any, title: str, unit: str = "") -> None:
-        lines = _Running.lines
-        if lines is not None:
-            lines.stage(title, unit)
-        super().__init__(reader, *([] if lines is None else [lines]))
+    lines = _Running.lines
+    if lines is None:
+        return reader
+    lines.stage(title, unit)
+    return Several(reader, lines)
 
 
 def less(option: str, count: int) -> Callable[[float], str]:
     """What to say where a quarter of a count, such as of clips or steps, takes a quarter of the time."""
     few = max(1, count // 4)
-    return lambda seconds: "" if few == count else f"{option}{few} would take about {duration(seconds * few / count)}"
+
+    def said(seconds: float) -> str:
+        from kinolab.runtime.progress import duration
+
+        return "" if few == count else f"{option}{few} would take about {duration(seconds * few / count)}"
+
+    return said
 
 
 def show(values: Any, lines: Iterable[object]) -> None:

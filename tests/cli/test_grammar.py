@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
 from kinolab.models import save_autoencoder
 from kinolab.planning import settings
-from kinolab.tables import SAMPLERS
+from kinolab.tables import METHODS, SAMPLERS
 from kinolab.tasks.request import GivenConfig
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
@@ -89,7 +90,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
     assert len(shown) <= 18
 
 
-def test_options_say_what_their_fields_say() -> None:
+def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: dict[str, type[Config]] = {
         "": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
         "cache": StepCacheConfig,
@@ -103,7 +104,9 @@ def test_options_say_what_their_fields_say() -> None:
             name: each.text for name, each in found.items()
         }
     assert about("sampler.name", table="SAMPLERS").endswith("One of ddpm, ddim, dpmpp_2m, euler, heun.")
-    assert names_of("SAMPLERS") == tuple(SAMPLERS.names(""))
+    assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
+    monkeypatch.delitem(sys.modules, "kinolab.tables")
+    assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == ()
     assert described(*RUN["given"])["method"].choices == ("auto", "trained", "reconstruction", "replacement")
 
 
@@ -125,6 +128,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = load_recipe(autoencoder_recipe())
     assert isinstance(recipe, AutoencoderRecipe)
     save_autoencoder(first_autoencoder(recipe), root / "image")
+    for k in range(4):
+        video.write(root / "long" / f"{k}.mkv", np.roll(frames[:6], k, 1), fps=8, lossless=True)
+    shape = {"frames": 5, "size": 32, "minimum": 2, "video": None, "image": None}
+    for kind, metric in (("reconstruction", "psnr"), ("generation", "temporal_flickering")):
+        protocol = {"name": kind, "kind": kind, "description": "small", "metrics": [metric], **shape}
+        name = {"reconstruction": "pairs", "generation": "sets"}[kind]
+        (root / f"{name}.yaml").write_text(yaml.safe_dump(protocol))
     (root / "run").mkdir()
     (root / "run" / "log.jsonl").write_text(json.dumps({"step": 1, "kind": "heldout", "seconds": 1, "psnr": 30}) + "\n")
     return root
@@ -139,7 +149,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "animate": ("animate stills/0.png --model vdt --out x.mkv", FILES),
     "complete": ("complete clips/0.mkv --model vdt --box 2,2,20,20 --out x.mkv", FILES),
     "extend": ("extend clips/0.mkv --model vdt --frames 12 --overlap 2 --out x.mkv", FILES),
-    "rerun": ("rerun made.mkv --out x.mkv", ["file", "identical", "differs"]),
+    "rerun": ("rerun PLACE/made.mkv --out x.mkv", ["file", "identical", "differs"]),
     "reconstruct": ("reconstruct clips/0.mkv -a model --out x.mkv", ["clip", "out", "psnr", "frames"]),
     "demo": ("demo --model told --steps 1 --out x", ["page", "sheet", "videos", "as_asked", "seconds"]),
     "data shrink": ("data shrink clips --out x --size 32", ["folder", "written", "present", "failed"]),
@@ -148,11 +158,17 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "world": ("world x --count 2 --frames 5 --size 32", ["folder", "clips", "frames", "size"]),
     "train": ("train recipe.yaml --out x", ["folder", "step", "steps", "model", "changed"]),
     "recipes": ("recipes", ["recipes"]),
-    "plan": ("plan recipe.yaml --steps 1", ["recipe", "phases", "notes"]),
+    "plan": ("plan recipe.yaml --steps 1", ["clips", "phases", "notes"]),
     "doctor": ("doctor", ["ok", "checks"]),
     "evaluate reconstruction": ("evaluate reconstruction model clips -s size=[32,32] -s frames=5", SCORES),
-    "evaluate generation": ("evaluate generation clips clips -s metrics=[] -s frames=5 -s size=[32,32]", SCORES),
-    "evaluate sensitivity": ("evaluate sensitivity clips --count 2", []),
+    "evaluate generation": (
+        "evaluate generation long long --protocol sets.yaml",
+        SCORES,
+    ),
+    "evaluate sensitivity": (
+        "evaluate sensitivity long --count 2 --reconstruction pairs.yaml --generation sets.yaml",
+        [],
+    ),
     "evaluate world": ("evaluate world --model model --count 1", ["protocol"]),
     "evaluate physics": ("evaluate physics --model vdt --given 3 --count 1", ["protocol"]),
     "evaluate tasks": ("evaluate tasks --model vdt --count 1", ["tasks"]),
@@ -162,7 +178,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "report": ("report run --out x.html", ["page", "sections", "videos"]),
     "fetch": ("fetch", ["weights"]),
     "inspect": ("inspect model", ["path", "format", "parameters", "tensors"]),
-    "convert": ("convert model --to public --part autoencoder -o x.safetensors", ["out", "class", "parameters"]),
+    "convert": ("convert image --to public -o x.safetensors", ["out", "class", "parameters"]),
     "inflate": ("inflate image --to odvae -o x", ["folder", "class", "parameters", "copied", "fresh", "added"]),
     "pack": ("pack model --out x", ["folder", "before", "after", "stored", "error"]),
     "verify": ("verify model", ["whole", "findings"]),
@@ -192,7 +208,8 @@ def test_every_result_is_json_with_its_keys(
     line, keys = RESULTS[name]
     long = name not in AT_ONCE
     capsys.readouterr()
-    status = run(*line.split(), "--json", *(["--events", "events.jsonl"] if long else []))
+    words = line.replace("PLACE", str(place)).split()
+    status = run(*words, "--json", *(["--events", "events.jsonl"] if long else []))
     printed = capsys.readouterr()
     assert status == 0, printed.err
     found = json.loads(printed.out)
