@@ -75,7 +75,7 @@ class Turns:
 
 def _checks() -> list[tuple[Any, str, Callable[..., Any]]]:
     """(where, name, what is done instead) of every function that checks or makes what is checked."""
-    from kinolab import generate
+    from kinolab.generation import generate
     from kinolab.models import folder
     from kinolab.runtime import reading, sets, sharded, summed, weights
     from kinolab.runtime.hashes import Scan

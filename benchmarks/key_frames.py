@@ -22,17 +22,17 @@ from kinolab import video
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageAutoencoder
 from kinolab.cli.data import parse_size
 from kinolab.config import load_config
-from kinolab.data.toy import HELDOUT_SEEDS
-from kinolab.data.world import WorldConfig, make_clip
 from kinolab.errors import InputError
 from kinolab.generation.reconstruct import enlarged
 from kinolab.layers.key_frames import Group, Groups, KeyFrameConfig
-from kinolab.layers.precision import autocast, describe
 from kinolab.metrics.reconstruction import WINDOW, psnr, ssim
 from kinolab.models import find_model, load_autoencoder, read_model_config
 from kinolab.reports.sheet import write_rows
 from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory
+from kinolab.runtime.precision import autocast, describe
+from kinolab.toyworld.clips import WorldConfig, make_clip
+from kinolab.toyworld.source import HELDOUT_SEEDS
 
 TOY_FRAMES, SHORTEST, SCENES = 17, 6, 4
 """Frames of a toy clip, frames of the shortest scene that is cut from one, and scenes of a video."""

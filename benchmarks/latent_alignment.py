@@ -24,14 +24,14 @@ from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldConfig
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
 from kinolab.layers.latent_alignment import energy_distance, moment_distance
 from kinolab.metrics.reconstruction import Psnr
 from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.runtime.files import write_text
+from kinolab.toyworld.clips import WorldConfig
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 
 BATCH = 8
 SAMPLES = 4096

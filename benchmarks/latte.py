@@ -22,8 +22,8 @@ from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Latte
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import MissingExtraError
-from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
+from kinolab.runtime.compiling import compile_for_inference
+from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
 
 THEIRS = "diffusers, float32"
 FLOAT32, AUTO, COMPILED = OURS

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kinolab.denoisers import Conditions, Denoiser
-from kinolab.layers.precision import PrecisionPolicy, autocast, describe
+from kinolab.runtime.precision import PrecisionPolicy, autocast, describe
 
 
 @dataclass(frozen=True)

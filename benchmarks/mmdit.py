@@ -19,8 +19,8 @@ from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Mmdit, MmditConfig
 from kinolab.denoisers.inflate import inflated
 from kinolab.errors import MissingExtraError
-from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import resolve
+from kinolab.runtime.compiling import compile_for_inference
+from kinolab.runtime.precision import resolve
 
 THEIRS = "diffusers, float32"
 FLOAT32, AUTO, COMPILED = OURS

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.measure import Aim, Entrant, Result, compared, faster, race
 from kinolab.autoencoders import OdVae, OdVaeConfig
-from kinolab.layers.precision import autocast
+from kinolab.runtime.precision import autocast
 
 PLAIN, AUTO = "plain float32", "Kinolab, auto"
 """The entrants; plain = the module called as it is, without the precision policy."""

@@ -11,8 +11,8 @@ from benchmarks.measure import Aim, Entrant, Result, compared, race
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import SamplerConfig
-from kinolab.layers.precision import PrecisionPolicy
 from kinolab.models import ModelConfig, VideoModel, shipped_models
+from kinolab.runtime.precision import PrecisionPolicy
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 
 FLOAT32, AUTO = "Kinolab, float32", "Kinolab, auto"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.measure import OURS, Entrant, Result, closer, compared, faster, forward_of, race
 from kinolab.denoisers import Conditions, Vdt, VdtConfig
-from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import resolve
+from kinolab.runtime.compiling import compile_for_inference
+from kinolab.runtime.precision import resolve
 
 PLAIN = "plain PyTorch, float32"
 FLOAT32, AUTO, COMPILED = OURS

@@ -119,8 +119,8 @@ def weights(folder: Path) -> None:
     """Weights as Kinolab, safetensors and torch (new, old) write them; a Lightning checkpoint; parts with an index."""
     from safetensors.torch import save_file
 
+    from kinolab.runtime.modules import encode
     from kinolab.runtime.weights import write_weights
-    from kinolab.storage import encode
 
     state = tensors()
     write_weights(_made(folder / "own") / "a.safetensors", state)

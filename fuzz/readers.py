@@ -99,7 +99,7 @@ def provenance(folder: Path) -> None:
     """Read the record beside a video and check it, as `rerun` does before it samples."""
     from unittest.mock import patch
 
-    from kinolab import generate
+    from kinolab.generation import generate
 
     def reached(*_: Any, **__: Any) -> None:
         raise ReachedError

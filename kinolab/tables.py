@@ -83,7 +83,7 @@ SOURCES: Table[Source] = Table(
     {
         "": {
             "folder": "kinolab.data.folder:FolderSource",
-            "world": "kinolab.data.toy:WorldSource",
+            "world": "kinolab.toyworld.source:WorldSource",
             "cache": "kinolab.data.cache:CacheSource",
         }
     },

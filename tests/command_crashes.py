@@ -18,7 +18,7 @@ import yaml
 from kinolab.config import read_yaml
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.errors import InputError
-from kinolab.generate import GenerateConfig, frames_hash, generate, read_provenance
+from kinolab.generation.generate import GenerateConfig, frames_hash, generate, read_provenance
 from kinolab.models import VideoModel
 from kinolab.models.packing import pack
 from kinolab.runtime import sharded

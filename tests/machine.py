@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from kinolab.layers import precision
+from kinolab.runtime import precision
 
 MEASURED = precision.measure
 """The real measurement of the processor, for the tests of it."""

@@ -32,7 +32,8 @@ class Fault:
 
 FAULTS = (
     # a seed that is always the same, a hash without one of its parts
-    Fault("generate.py", "return seed if window == 0 else", "return seed if True else", "test_generate.py"),
+    Fault("generation/generate.py", "return seed if window == 0 else", "return seed if True else",
+          "generation/test_generate.py"),
     Fault("comparison/cells.py", '{"seed": cell.seed, "clips"', '{"clips"', "comparison/test_plan.py"),
     Fault("training/randomness.py", "sample_seed(seed, step, p, purpose)", "sample_seed(seed, p, purpose)",
           "training/test_randomness.py"),
@@ -59,19 +60,18 @@ FAULTS = (
     Fault("metrics/kernel.py", "float(np.var(values, ddof=1)) / len(values)", "float(np.var(values, ddof=1))",
           "metrics/test_kernel.py"),
     Fault("training/ema.py", "list(values), 1.0 - d)", "list(values), d)", "training/test_ema.py"),
-    Fault("storage.py", "least = torch.minimum(error, least)", "least = error", "test_storage.py"),
+    Fault("runtime/modules.py", "least = torch.minimum(error, least)", "least = error", "runtime/test_modules.py"),
     # a case that is left out, a unit, a default
-    Fault("world/motion.py", 'paths[:1] if request.scenario == "collide" else paths', "paths",
+    Fault("toyworld/motion.py", 'paths[:1] if request.scenario == "collide" else paths', "paths",
           "world"),
     Fault("checkpoints/sd3_layouts.py", "min(SIDE, side * patch)", "min(SIDE, side)", "checkpoints/test_sd3.py"),
     Fault("denoisers/base.py", "return 0 if only else self.num_classes", "return 0", "denoisers/test_dit.py"),
     Fault("models/packing.py", "all(torch.equal(ours[k], theirs[k]) for k in ours)", "bool(ours)",
           "models/test_packing.py"),
-    Fault("cli/measuring.py", 'values |= {} if steps is None else {"steps": steps}', "values |= {}",
-          "cli/test_evaluate.py"),
+    Fault("cli/measuring.py", 'asked = {"name": sampler, "steps": steps}', 'asked = {"name": sampler}', "cli/test_evaluate.py"),
     Fault("config.py", "result = _deep_copy(values)", "result = dict(values)", "test_config.py"),
     Fault("evaluation/scores.py", "if len(v) == len(names)}", "}", "evaluation/test_scores.py"),
-    Fault("request.py", "not self.prompt.strip()", "not self.prompt", "test_request.py"),
+    Fault("contracts/request.py", "not self.prompt.strip()", "not self.prompt", "contracts/test_request.py"),
 )  # fmt: skip
 
 

@@ -19,10 +19,8 @@ from torch import nn
 
 from kinolab.data import CacheConfig, CacheSource, encode_to_cache
 from kinolab.data.prompts import PromptCache
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldConfig, load_state, make_clip, save_state
 from kinolab.errors import DamagedError, InputError
-from kinolab.generate import GenerateConfig, provenance_path, read_provenance, write_with_provenance
+from kinolab.generation.generate import GenerateConfig, provenance_path, read_provenance, write_with_provenance
 from kinolab.metrics.features import load_tensors, save_tensors
 from kinolab.models import Request, VideoModel
 from kinolab.runtime.ranks import Ranks
@@ -30,6 +28,8 @@ from kinolab.runtime.reading import json_lines
 from kinolab.runtime.records import read_record, write_record
 from kinolab.runtime.weights import read_weights, write_weights
 from kinolab.tasks import CachedDraws, TasksConfig
+from kinolab.toyworld.clips import WorldConfig, load_state, make_clip, save_state
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
 from kinolab.training.state import RunState, checkpoints

@@ -18,8 +18,8 @@ from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, d
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.diffusion import SamplerConfig
-from kinolab.layers import precision
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.runtime import precision
 from tests.tiny_model import tiny_model
 
 CASE = latte.Case(width=24, heads=2, depth=2, frames=3, side=8, text_dim=8, tokens=4)

@@ -18,7 +18,7 @@ from kinolab.conditioning import of_examples
 from kinolab.contracts.examples import Example
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
-from kinolab.generate import GenerateConfig, fill_canvas, generate, rerun
+from kinolab.generation.generate import GenerateConfig, fill_canvas, generate, rerun
 from kinolab.layers.masking import fully_given
 from kinolab.methods import SteeringConfig
 from kinolab.models import Request, VideoModel

@@ -23,11 +23,11 @@ from kinolab import video
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.conditioning.text.minilm import Bert, MiniLm
 from kinolab.data import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.models import VideoModel
+from kinolab.toyworld.clips import WorldConfig
+from kinolab.toyworld.words import SCENARIO_DIRECTIONS, WorldRequest, phrasings
 from kinolab.training.recipe import load_recipe
-from kinolab.world.request import SCENARIO_DIRECTIONS, WorldRequest, phrasings
 from tests.closeness import assert_close
 from tests.gpu_place import small_place
 
@@ -256,7 +256,7 @@ def words(place: Place) -> Path:
     rows, content = text.vocabulary(MiniLm()._tokenizer)
     (folder / "words.json").write_text(json.dumps(content))
     torch.manual_seed(0)
-    from kinolab.storage import save_weights
+    from kinolab.runtime.modules import save_weights
 
     save_weights(Bert(vocabulary=len(rows)), folder / "bert.safetensors", torch.float16)
     return folder

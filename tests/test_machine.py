@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from kinolab.layers import precision
+from kinolab.runtime import precision
 from tests.machine import REMOVED, SET
 from tests.processes import Child, kinolab
 

@@ -9,16 +9,16 @@ import torch
 
 from kinolab import VideoModel, video
 from kinolab.cli import main
-from kinolab.data.toy import HELDOUT_SEEDS
-from kinolab.data.world import CLASSES, WorldConfig, make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import evaluate_physics
 from kinolab.evaluation.tasks import evaluate_tasks
-from kinolab.generate import read_provenance
+from kinolab.generation.generate import read_provenance
 from kinolab.metrics.reconstruction import Psnr
-from kinolab.metrics.world import check, read_world
 from kinolab.models import find_model, read_model_config, shipped_models
+from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip
+from kinolab.toyworld.reader import check, read_world
+from kinolab.toyworld.source import HELDOUT_SEEDS
 from tests.closeness import NETWORK, assert_close
 
 

@@ -95,6 +95,6 @@ def table(stats: dict[str, list[Any]]) -> list[str]:
 
 
 def _compiler() -> str | None:
-    from kinolab.layers.compile import find_compiler
+    from kinolab.runtime.compiling import find_compiler
 
     return find_compiler()

@@ -26,8 +26,8 @@ from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae, OdVaeConf
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Latte, LatteConfig, Mmdit, MmditConfig
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
-from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import PrecisionPolicy, autocast
+from kinolab.runtime.compiling import compile_for_inference
+from kinolab.runtime.precision import PrecisionPolicy, autocast
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 COMPILED = "Kinolab, bfloat16, compiled"

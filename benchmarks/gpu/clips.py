@@ -20,8 +20,8 @@ from benchmarks.gpu.running import Item, Place, Record
 from benchmarks.gpu.toy import in_words
 from kinolab import data, video
 from kinolab.contracts.examples import Split
-from kinolab.layers.precision import autocast
 from kinolab.models import Request, VideoModel, load_autoencoder
+from kinolab.runtime.precision import autocast
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 

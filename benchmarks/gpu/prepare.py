@@ -21,9 +21,9 @@ from benchmarks.gpu.carried import distribution, fits
 from benchmarks.gpu.frames import FramesOf, write_frames
 from kinolab import data, video
 from kinolab.data.scan import find_clips
-from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.models import load_autoencoder
+from kinolab.toyworld.clips import WorldConfig
 
 NEEDED = (
     "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "PyYAML", "safetensors",

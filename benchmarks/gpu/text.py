@@ -16,8 +16,8 @@ import torch
 
 from kinolab.conditioning.text.minilm import Bert, MiniLm, MiniLmConfig
 from kinolab.errors import InputError
-from kinolab.storage import load_weights, save_weights
-from kinolab.world.request import COLOURS, SCENARIO_COUNTS, SCENARIO_DIRECTIONS, SHAPES, WorldRequest, phrasings
+from kinolab.runtime.modules import load_weights, save_weights
+from kinolab.toyworld.words import COLOURS, SCENARIO_COUNTS, SCENARIO_DIRECTIONS, SHAPES, WorldRequest, phrasings
 
 WORDS = re.compile(r"[a-z]+|[^\sa-z]")
 

@@ -21,8 +21,8 @@ from benchmarks.gpu.text import CarriedText
 from kinolab import data, video
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.contracts.examples import Example
-from kinolab.data.world import WorldConfig, make_clip
 from kinolab.models import Request, VideoModel, load_autoencoder
+from kinolab.toyworld.clips import WorldConfig, make_clip
 from kinolab.training.initial import first_denoiser
 from kinolab.training.prompts import CaptionEmbedder
 from kinolab.training.recipe import DenoiserRecipe, load_recipe

@@ -24,14 +24,14 @@ import torch
 
 from benchmarks.measure import processor_name
 from kinolab import video
-from kinolab.data.toy import HELDOUT_SEEDS
-from kinolab.data.world import CLASSES, WorldClip, WorldConfig, make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.methods import GuidanceConfig
-from kinolab.metrics.world import read_spots
 from kinolab.models import Request, VideoModel
 from kinolab.tasks import predict_mask
 from kinolab.tasks.mask import encode_given
+from kinolab.toyworld.clips import CLASSES, WorldClip, WorldConfig, make_clip
+from kinolab.toyworld.reader import read_spots
+from kinolab.toyworld.source import HELDOUT_SEEDS
 
 REACH = 8.0
 """Pixels of 64 within which a spot is taken for the object that ought to be there."""

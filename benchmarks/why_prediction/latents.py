@@ -27,9 +27,9 @@ from torch import Tensor
 from benchmarks.measure import processor_name
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.data.world import COLOURS, SHAPES, WorldClip, WorldConfig, draw, make_clip
-from kinolab.data.world_scenes import FRAME, Body, Scene, Trajectory
 from kinolab.models import load_autoencoder
+from kinolab.toyworld.clips import COLOURS, SHAPES, WorldClip, WorldConfig, draw, make_clip
+from kinolab.toyworld.scenes import FRAME, Body, Scene, Trajectory
 
 COLOUR_NAMES = list(COLOURS)
 DETECTABLE = 4.0

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kinolab import storage
 from kinolab.errors import InputError
+from kinolab.runtime import modules as storage
 from kinolab.runtime import reading, sets, weights
 from kinolab.runtime.files import settled, write_text
 from kinolab.runtime.hashes import scan

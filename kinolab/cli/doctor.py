@@ -150,8 +150,8 @@ def check_devices() -> Finding:
 
 def check_precision() -> Finding:
     """What `auto` computes in on the device that is taken, and why."""
-    from kinolab.layers.precision import describe
     from kinolab.runtime.devices import choose
+    from kinolab.runtime.precision import describe
 
     return Finding("precision", describe("auto", choose("auto")))
 
@@ -280,7 +280,7 @@ def check_weights() -> Finding:
 
     from kinolab.errors import InputError
     from kinolab.models import read_model_config, shipped_models
-    from kinolab.storage import decode, read_tensors
+    from kinolab.runtime.modules import decode, read_tensors
 
     folders = {**shipped_models(), "encoder": Path(str(resources.files("kinolab") / "pretrained" / "encoder"))}
     wrong = {}

@@ -137,7 +137,7 @@ def physics(
     that go on with constant velocity.
     """
     from kinolab.evaluation.physics import evaluate_physics, summary_lines
-    from kinolab.world.request import CLASSES
+    from kinolab.toyworld.words import CLASSES
 
     chosen, loaded = load_model(model, device, precision)
     how, _ = sampling(loaded.config, sampler, steps, None)

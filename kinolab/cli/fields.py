@@ -17,7 +17,7 @@ from kinolab.runtime.reading import read_text
 ROOT = Path(__file__).parents[1]
 
 RUN = {
-    "": ("generate.py", "GenerateConfig"),
+    "": ("generation/generate.py", "GenerateConfig"),
     "given": ("tasks/request.py", "GivenConfig"),
     "sampler": ("diffusion/samplers/base.py", "SamplerConfig"),
     "guidance": ("methods/guidance.py", "GuidanceConfig"),

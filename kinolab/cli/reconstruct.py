@@ -56,7 +56,7 @@ def reconstruct(
     keeps the frames so far, as NAME-partial.
     """
     from kinolab.config import load_config
-    from kinolab.generate import default_model
+    from kinolab.generation.generate import default_model
     from kinolab.generation.key_frames import chosen_rule
     from kinolab.generation.reconstruct import reconstruct as run
     from kinolab.generation.reconstruct_report import ReconstructConfig

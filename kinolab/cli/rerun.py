@@ -17,7 +17,7 @@ def rerun(
     device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: where it was made.")] = None,
 ) -> None:
     """Make a generated video again and compare: on the same machine and device its frames are the same bit for bit."""
-    from kinolab.generate import rerun as run
+    from kinolab.generation.generate import rerun as run
 
     target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
     if target.suffix == ".json":

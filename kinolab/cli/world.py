@@ -32,7 +32,7 @@ def world(
     the objects and the motion that their caption asks for.
     """
     from kinolab.config import load_config
-    from kinolab.data.world import WorldConfig
+    from kinolab.toyworld.clips import WorldConfig
 
     if check:
         _show_report(_check_folder(out))
@@ -52,8 +52,8 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
 
     from kinolab import video
     from kinolab.contracts.events import advance
-    from kinolab.data.world import CLASSES, make_clip, save_state
     from kinolab.runtime.files import make_folder, write_text
+    from kinolab.toyworld.clips import CLASSES, make_clip, save_state
 
     make_folder(out)
     lines = []
@@ -73,11 +73,11 @@ def _write_folder(out: Path, config: Any, seeds: range) -> None:
 def _check_folder(folder: Path) -> list[tuple[str, Any]]:
     """(file, WorldCheck) of every clip that the folder's captions.jsonl lists."""
     from kinolab import video
-    from kinolab.data.world import parse_caption
     from kinolab.errors import InputError
-    from kinolab.metrics.world import check, read_world
     from kinolab.runtime.reading import parse_json
     from kinolab.runtime.text import read_text, split_lines
+    from kinolab.toyworld.clips import parse_caption
+    from kinolab.toyworld.reader import check, read_world
 
     listing = folder / "captions.jsonl"
     if not listing.is_file():

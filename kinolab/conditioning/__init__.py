@@ -36,10 +36,10 @@ from kinolab.conditioning.prompt import Prompt, dropped, negative, unasked, warn
 from kinolab.config import load_config
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
+from kinolab.contracts.request import Request
 from kinolab.contracts.table import Table
 from kinolab.errors import InputError
 from kinolab.layers.masking import partly_given
-from kinolab.request import Request
 from kinolab.tasks import TasksConfig
 
 __all__ = [

@@ -21,9 +21,9 @@ from kinolab.conditioning.text import TextEmbedding
 from kinolab.config import Config
 from kinolab.contracts.conditions import Conditions, Value
 from kinolab.contracts.examples import Example
+from kinolab.contracts.request import Request
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.errors import InputError
-from kinolab.request import Request
 from kinolab.runtime.hashes import seed_bytes
 
 T = TypeVar("T")

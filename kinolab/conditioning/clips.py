@@ -17,8 +17,8 @@ from torch import Tensor
 from kinolab import video
 from kinolab.conditioning.base import Setting
 from kinolab.contracts.examples import Example
+from kinolab.contracts.request import Request
 from kinolab.errors import InputError
-from kinolab.request import Request
 
 
 def request_clip(name: str, request: Request, setting: Setting) -> Tensor | None:

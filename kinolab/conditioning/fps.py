@@ -9,7 +9,7 @@ import torch
 from kinolab.conditioning.base import Condition, Draws, Setting
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
-from kinolab.request import Request
+from kinolab.contracts.request import Request
 
 
 class Fps(Condition[float]):

@@ -10,9 +10,9 @@ from torch import Tensor
 from kinolab.conditioning.base import Condition, Draws, Setting
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
+from kinolab.contracts.request import Request
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.errors import InputError
-from kinolab.request import Request
 
 
 class Label(Condition[int]):

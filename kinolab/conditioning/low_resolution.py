@@ -18,7 +18,7 @@ from kinolab.conditioning.clips import encoded, example_clips, request_clip
 from kinolab.conditioning.noise_level import levels, noised
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
-from kinolab.request import Request
+from kinolab.contracts.request import Request
 
 
 class LowResolutionConfig(ConditionConfig):

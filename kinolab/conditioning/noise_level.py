@@ -16,8 +16,8 @@ from torch import Tensor
 from kinolab.conditioning.base import ConditionConfig, Draws, Setting, VectorCondition
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
+from kinolab.contracts.request import Request
 from kinolab.errors import InputError
-from kinolab.request import Request
 
 
 class NoiseLevelConfig(ConditionConfig):

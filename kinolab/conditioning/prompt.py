@@ -16,7 +16,7 @@ from kinolab.conditioning.base import Condition, Draws, Setting
 from kinolab.conditioning.label import without_label
 from kinolab.contracts.conditions import PROMPT, Conditions
 from kinolab.contracts.examples import Example
-from kinolab.request import Request
+from kinolab.contracts.request import Request
 
 
 class Prompt(Condition[str]):

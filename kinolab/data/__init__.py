@@ -19,8 +19,8 @@ from kinolab.data.clips import CheckSummary, summarise
 from kinolab.data.encode import EncodeSummary, autoencoder_hash, encode_to_cache
 from kinolab.data.folder import FolderConfig, FolderSource
 from kinolab.data.order import ShuffledOrder
-from kinolab.data.toy import WorldSource, WorldSourceConfig
 from kinolab.tables import SOURCES
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 
 __all__ = [
     "SOURCES",

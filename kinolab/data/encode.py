@@ -35,7 +35,6 @@ from kinolab.data.cache import (
     read_index,
 )
 from kinolab.errors import InputError
-from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.runtime import files
 from kinolab.runtime.devices import choose, device_of
 from kinolab.runtime.hashes import Sha256, canonical, sha256
@@ -43,6 +42,7 @@ from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import visible
+from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
 from kinolab.runtime.reading import through_json
 from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import read_weights, write_weights

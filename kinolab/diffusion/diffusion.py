@@ -24,7 +24,7 @@ from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_bet
 from kinolab.diffusion.samplers import SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
-from kinolab.layers.precision import NonFiniteError
+from kinolab.runtime.precision import NonFiniteError
 
 DenoiserLike = Callable[..., Tensor]
 """denoiser(z (B, C, T, H, W), t (B,), conditions, options if the run has some) -> prediction, (B, C or 2C, T, H, W)."""

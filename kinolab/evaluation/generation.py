@@ -15,7 +15,6 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.contracts.events import Listener
-from kinolab.data.world import make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
@@ -24,11 +23,12 @@ from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.measured import Measured
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport, clip_scores
-from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.models import Request, VideoModel
+from kinolab.runtime.precision import resolve
+from kinolab.toyworld.clips import make_clip
 from kinolab.video import Resize
 
 

@@ -20,17 +20,13 @@ import torch
 
 from kinolab import __version__, video
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import GROUND, WorldClip, WorldConfig, make_clip
-from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.world import autoencode
-from kinolab.generate import model_hash
+from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
-from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (
@@ -45,10 +41,14 @@ from kinolab.metrics.physics import (
     positions_of,
 )
 from kinolab.metrics.summaries import scores_of
-from kinolab.metrics.world import read_world
 from kinolab.models import Request, VideoModel
+from kinolab.runtime.precision import resolve
 from kinolab.tasks import predict_mask
-from kinolab.world.request import CLASSES
+from kinolab.toyworld.clips import GROUND, WorldClip, WorldConfig, make_clip
+from kinolab.toyworld.reader import read_world
+from kinolab.toyworld.scenes import FLOOR, FRAME, GRAVITY
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
+from kinolab.toyworld.words import CLASSES
 
 if TYPE_CHECKING:
     from rich.table import Table

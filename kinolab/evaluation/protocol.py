@@ -14,13 +14,13 @@ from pydantic import Field
 
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
 from kinolab.data import FolderConfig, WorldSourceConfig
-from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.metrics import METRICS
 from kinolab.metrics.extractors import OUTPUTS, ExtractorConfig
 from kinolab.metrics.perceptual import LpipsConfig
 from kinolab.runtime.hashes import Sha256, json_sha256
 from kinolab.runtime.paths import visible
+from kinolab.toyworld.clips import WorldConfig
 
 VERSION = {"reconstruction": 2, "generation": 1}
 """Counts up when the meaning of fields or metrics changes, so that scores of before and after never mix."""

@@ -26,11 +26,11 @@ from kinolab.evaluation.measured import Measured
 from kinolab.evaluation.protocol import Protocol, at_frames
 from kinolab.evaluation.scores import ScoreReport, clip_scores
 from kinolab.generation.reconstruct import can_stream, decode_groups, encode_groups
-from kinolab.layers.precision import PrecisionPolicy, autocast, describe
 from kinolab.metrics.base import MetricValue, Need, Shown
 from kinolab.metrics.temporal import chunk_borders
 from kinolab.runtime import devices
 from kinolab.runtime.memory import peak_memory
+from kinolab.runtime.precision import PrecisionPolicy, autocast, describe
 
 CHUNK = 8
 """Frames of a chunk, after the first one of CHUNK + 1, that the seam error looks at the borders of."""

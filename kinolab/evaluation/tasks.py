@@ -14,23 +14,23 @@ from torch import Tensor
 
 from kinolab import __version__, video
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldClip, make_clip
-from kinolab.data.world_scenes import FRAME
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.world import autoencode
-from kinolab.generate import model_hash
+from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
-from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.summaries import scores_of
-from kinolab.metrics.world import read_world
 from kinolab.models import Request, VideoModel
+from kinolab.runtime.precision import resolve
 from kinolab.tasks import box_mask, every_nth, keyframe_mask, past_mask, predict_mask
+from kinolab.toyworld.clips import WorldClip, make_clip
+from kinolab.toyworld.reader import read_world
+from kinolab.toyworld.scenes import FRAME
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,6 +1,6 @@
 """How well a model does what it is asked, measured on held-out requests of the toy world, from pixels alone.
 
-The requests are the captions of held-out clips, always the same ones. The reader of `kinolab.metrics.world` judges
+The requests are the captions of held-out clips, always the same ones. The reader of `kinolab.toyworld.reader` judges
 three videos of each: the one the model generates, the true clip (the reader's own ceiling), and the true clip put
 through the autoencoder (what the autoencoder costs, whatever the denoiser does).
 """
@@ -15,20 +15,20 @@ import torch
 
 from kinolab import __version__, video
 from kinolab.contracts.events import Listener, Share, advance, events_of
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldClip, make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
-from kinolab.generate import model_hash
+from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
-from kinolab.layers.precision import autocast, resolve
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
-from kinolab.metrics.world import WorldReading, check, read_world, roughness
 from kinolab.models import Request, VideoModel
-from kinolab.world.motion import direction_holds, motion_holds
-from kinolab.world.request import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
+from kinolab.runtime.precision import autocast, resolve
+from kinolab.toyworld.clips import WorldClip, make_clip
+from kinolab.toyworld.motion import direction_holds, motion_holds
+from kinolab.toyworld.reader import WorldReading, check, read_world, roughness
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
+from kinolab.toyworld.words import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
 Asks = Literal["prompt", "prompt and label", "label", "nothing"]
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kinolab.data.world import parse_caption
 from kinolab.evaluation.records import finite, plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.statistics import wilson
 from kinolab.metrics.summaries import scores_of
-from kinolab.world.request import CLASSES
+from kinolab.toyworld.clips import parse_caption
+from kinolab.toyworld.words import CLASSES
 
 if TYPE_CHECKING:
     from rich.table import Table

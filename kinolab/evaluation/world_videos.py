@@ -13,9 +13,9 @@ from kinolab.errors import InputError
 from kinolab.evaluation.clips import prompt_beside
 from kinolab.evaluation.world import judge
 from kinolab.evaluation.world_report import ClipResult, WorldReport
-from kinolab.metrics.world import read_world, roughness
 from kinolab.runtime.text import read_text
-from kinolab.world.request import WorldRequest, parse_caption
+from kinolab.toyworld.reader import read_world, roughness
+from kinolab.toyworld.words import WorldRequest, parse_caption
 
 
 def evaluate_videos(folder: Path, events: Listener = None) -> WorldReport:

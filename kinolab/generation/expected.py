@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
-from kinolab.layers.precision import PrecisionPolicy, autocast
+from kinolab.runtime.precision import PrecisionPolicy, autocast
 from kinolab.runtime.progress import DEAR, WORTH, Cost, duration
 
 PIECE = 96

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kinolab.autoencoders.base import AutoencoderSpec
-from kinolab.data.world import EVENT_SECONDS, WorldConfig
 from kinolab.models import ModelConfig
+from kinolab.toyworld.clips import EVENT_SECONDS, WorldConfig
 
 
 def matching_world(config: ModelConfig, spec: AutoencoderSpec) -> tuple[WorldConfig, list[str]]:

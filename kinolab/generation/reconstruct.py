@@ -24,18 +24,18 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
 from kinolab.autoencoders.dpvae import DpVae
 from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.errors import InputError
-from kinolab.generate import provenance_path
 from kinolab.generation.expected import Work, cheaper, expected_cost, size_note
+from kinolab.generation.generate import provenance_path
 from kinolab.generation.key_frames import group_notes, key_frame_rule, known_cuts
 from kinolab.generation.reconstruct_report import Mode, ReconstructConfig, ReconstructReport
 from kinolab.layers import strips
 from kinolab.layers.key_frames import Group
-from kinolab.layers.precision import autocast, describe
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
 from kinolab.runtime.files import place, remove, write_text
 from kinolab.runtime.memory import peak_memory
 from kinolab.runtime.paths import real
+from kinolab.runtime.precision import autocast, describe
 from kinolab.runtime.progress import size
 from kinolab.runtime.sets import new_set
 

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from kinolab import __version__
 from kinolab.config import Config
-from kinolab.generate import model_hash
+from kinolab.generation.generate import model_hash
 from kinolab.generation.key_frames import listed
 from kinolab.layers.key_frames import KeyFrameConfig
-from kinolab.layers.precision import PrecisionPolicy
 from kinolab.metrics.base import MetricValue
+from kinolab.runtime.precision import PrecisionPolicy
 from kinolab.runtime.summed import summed
 
 Mode = Literal["stream", "tiled", "whole", "groups"]

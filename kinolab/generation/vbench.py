@@ -26,11 +26,9 @@ import torch
 
 from kinolab import __version__
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import make_clip
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.generate import GenerateConfig, generate, model_hash, settle
+from kinolab.generation.generate import GenerateConfig, generate, model_hash, settle
 from kinolab.generation.matching import matching_world
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
@@ -38,6 +36,8 @@ from kinolab.runtime import files, text
 from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.records import write_record
+from kinolab.toyworld.clips import make_clip
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 
 VIDEOS_PER_PROMPT = 5
 """What VBench expects; with fewer it warns of missing videos."""

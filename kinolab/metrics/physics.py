@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinolab.metrics.world import ReadObject, WorldReading
+from kinolab.toyworld.reader import ReadObject, WorldReading
 
 EVENT = 1.0
 """Pixels per frame by which a velocity changes in one frame at least, for that to count as a contact (of a 64 px frame;

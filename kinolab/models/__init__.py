@@ -1,6 +1,7 @@
 """Video models: their parts, the folder that they are saved in, and packing."""
 
 from kinolab.conditioning import GivenPart
+from kinolab.contracts.request import Request
 from kinolab.models.folder import (
     ModelConfig,
     autoencoder_config,
@@ -15,7 +16,6 @@ from kinolab.models.folder import (
     trained_size,
 )
 from kinolab.models.model import VideoModel
-from kinolab.request import Request
 
 __all__ = [
     "GivenPart",

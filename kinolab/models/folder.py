@@ -1,7 +1,7 @@
 """A model folder: what `model.yaml` says, and its weights found, read and written.
 
 A model folder holds `model.yaml` (the configs of the parts, the version, what trained it) and one `.safetensors` file
-per part (see `kinolab.storage`). A folder with an autoencoder alone is a model folder too.
+per part (see `kinolab.runtime.modules`). A folder with an autoencoder alone is a model folder too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
+from kinolab.runtime.modules import load_weights, save_weights
 from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
-from kinolab.storage import load_weights, save_weights
 from kinolab.tasks import TasksConfig
 
 Module = TypeVar("Module", bound=nn.Module)

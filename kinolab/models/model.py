@@ -18,22 +18,22 @@ from kinolab.conditioning.text import TextEmbedding, check_widths
 from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.config import to_yaml
 from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.request import Request, listed_prompts
 from kinolab.contracts.sampling import settled_guidance, settled_sampler
 from kinolab.data.buckets import outside_buckets
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import Diffusion, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers.compile import compile_for_inference
 from kinolab.layers.masking import fully_given, place_given
-from kinolab.layers.precision import PrecisionPolicy, autocast, resolve
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
 from kinolab.models.folder import AUTOENCODER, DENOISER, SET, ModelConfig, find_model, read_model_config, read_part
-from kinolab.request import Request, listed_prompts
+from kinolab.runtime.compiling import compile_for_inference
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
+from kinolab.runtime.modules import save_weights
+from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
 from kinolab.runtime.sets import MANIFEST, new_set
-from kinolab.storage import save_weights
 from kinolab.tasks import check_mask, encode_given, keep_exact, outside_training
 
 
@@ -89,7 +89,7 @@ class VideoModel:
         return self
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the model folder; `dtype` is what the weights are stored in (see `kinolab.storage`), int8 too."""
+        """Write the model folder; `dtype` is what weights are stored in (see `kinolab.runtime.modules`), int8 too."""
         with new_set(Path(folder), SET, manifest=MANIFEST) as room:
             save_weights(self.autoencoder, room / AUTOENCODER, dtype)
             save_weights(self.denoiser, room / DENOISER, dtype)

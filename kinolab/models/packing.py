@@ -9,7 +9,7 @@ import torch
 
 from kinolab.errors import InputError
 from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
-from kinolab.storage import largest_error
+from kinolab.runtime.modules import largest_error
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from kinolab import __version__
 from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
-from kinolab.layers.precision import resolve
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase
 from kinolab.planning.counting import ATTENTION, saved_tensors
 from kinolab.planning.stand_in import stand_in_job
 from kinolab.runtime import devices
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size
 from kinolab.runtime.memory import training_memory
+from kinolab.runtime.precision import resolve
 from kinolab.runtime.ranks import Ranks, join_ranks
 from kinolab.training.batches import MicroBatch
 from kinolab.training.recipe import AutoencoderRecipe, BaseRecipe, DenoiserRecipe, load_recipe

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, Field
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
 from kinolab.diffusion.samplers.base import sampler_of
-from kinolab.layers.precision import resolve
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.models import ModelConfig
+from kinolab.runtime.precision import resolve
 from kinolab.tables import SAMPLERS
 
 Precision = Literal["float32", "bfloat16"]

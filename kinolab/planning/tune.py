@@ -25,22 +25,22 @@ from torch import Tensor
 from kinolab import __version__, video
 from kinolab.config import Config
 from kinolab.contracts.events import Events, Listener, advance, events_of
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldClip, make_clip
 from kinolab.errors import InputError
 from kinolab.evaluation.world import Asks, judge, what_to_ask
 from kinolab.evaluation.world_report import Share
-from kinolab.generate import model_hash
+from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
-from kinolab.layers.precision import NonFiniteError
 from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
-from kinolab.metrics.world import read_world
 from kinolab.models import Request, VideoModel
 from kinolab.planning.cost_report import clock
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
 from kinolab.planning.tune_report import Outcome, TuneReport
-from kinolab.world.request import CLASSES
+from kinolab.runtime.precision import NonFiniteError
+from kinolab.toyworld.clips import WorldClip, make_clip
+from kinolab.toyworld.reader import read_world
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
+from kinolab.toyworld.words import CLASSES
 
 
 class TuneConfig(Config):

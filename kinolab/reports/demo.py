@@ -15,20 +15,20 @@ from PIL import Image
 
 from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.data.toy import HELDOUT_SEEDS
-from kinolab.data.world import make_clip, parse_caption
 from kinolab.diffusion import SamplerConfig
 from kinolab.evaluation.world_report import CHECKS
-from kinolab.generate import GenerateConfig, generate, model_hash, provenance_path
+from kinolab.generation.generate import GenerateConfig, generate, model_hash, provenance_path
 from kinolab.generation.matching import matching_world
 from kinolab.generation.reconstruct import enlarged, reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig, ReconstructReport
-from kinolab.metrics.world import check, read_world
 from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.reports.blocks import Card, Gallery, Report, Section
 from kinolab.reports.render import write_report
 from kinolab.reports.sheet import Strip, write_sheet
 from kinolab.runtime import files
+from kinolab.toyworld.clips import make_clip, parse_caption
+from kinolab.toyworld.reader import check, read_world
+from kinolab.toyworld.source import HELDOUT_SEEDS
 
 PROMPTS = (
     "a red ball falls to the floor",

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from kinolab.config import Config
-from kinolab.layers.precision import resolve
+from kinolab.runtime.precision import resolve
 from kinolab.training.muon import Muon, is_hidden_matrix
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.contracts.events import Events, Listener, events_of
-from kinolab.layers.precision import NonFiniteError, autocast, fast_float32, watch_finite
+from kinolab.runtime.precision import NonFiniteError, autocast, fast_float32, watch_finite
 from kinolab.runtime.ranks import Ranks, any_rank, mean_over_ranks
 from kinolab.training.batches import MicroBatch
 from kinolab.training.ema import Ema

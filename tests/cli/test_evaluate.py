@@ -14,12 +14,12 @@ from kinolab import video
 from kinolab.autoencoders import build
 from kinolab.autoencoders.odvae import OdVaeConfig
 from kinolab.cli import demo, evaluate, reconstruct
-from kinolab.data.world import CLASSES, WorldConfig, make_clip
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.latte import LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip
 
 app = typer.Typer()
 for command in (evaluate, reconstruct, demo):

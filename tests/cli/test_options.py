@@ -13,7 +13,7 @@ import typer
 
 from kinolab.cli import COMMANDS, build, main
 from kinolab.cli.options import DEVICE_HELP
-from kinolab.generate import read_provenance
+from kinolab.generation.generate import read_provenance
 from kinolab.runtime.devices import announce, choose
 from tests.stand_in_device import StandInDevice
 from tests.tiny_model import save_tiny_model

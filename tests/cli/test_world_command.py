@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from kinolab import video
 from kinolab.cli.world import world
-from kinolab.data.world import CLASSES, load_state, parse_caption
 from kinolab.errors import InputError
+from kinolab.toyworld.clips import CLASSES, load_state, parse_caption
 
 app = typer.Typer()
 app.command()(world)

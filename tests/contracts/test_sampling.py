@@ -12,11 +12,11 @@ import pytest
 
 from kinolab import video
 from kinolab.cli import main
+from kinolab.contracts.request import Request
 from kinolab.contracts.sampling import cache_values, guidance_values, sampler_values
 from kinolab.errors import InputError
-from kinolab.generate import generate, make_requests, read_provenance, request_of, rerun, settle
+from kinolab.generation.generate import generate, make_requests, read_provenance, request_of, rerun, settle
 from kinolab.models import VideoModel
-from kinolab.request import Request
 from kinolab.tasks import predict_mask
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from kinolab.data import CacheConfig, CacheSource, encode_to_cache
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import fully_given, partly_given
 from kinolab.tasks import CachedDraws, TasksConfig
+from kinolab.toyworld.clips import WorldConfig
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from tests.tiny_model import tiny_model
 
 TASKS = TasksConfig(unconditional=1, predict=1, complete=1)

@@ -19,7 +19,7 @@ from kinolab.denoisers import Conditions, Denoiser, latte, mmdit
 from kinolab.errors import InputError
 from kinolab.layers import attention
 from kinolab.layers.attention import Beside, attend_frames
-from kinolab.layers.compile import compile_for_inference
+from kinolab.runtime.compiling import compile_for_inference
 from tests.closeness import ALLOWED, NETWORK, assert_close, differs
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 5}

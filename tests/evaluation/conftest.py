@@ -10,12 +10,12 @@ import torch
 
 from kinolab.autoencoders import build
 from kinolab.autoencoders.odvae import OdVaeConfig
-from kinolab.data.world import CLASSES
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.latte import LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.toyworld.clips import CLASSES
 
 ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1, norm_num_groups=4)
 LATTE = LatteConfig(

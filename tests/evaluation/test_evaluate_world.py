@@ -15,17 +15,17 @@ from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.contracts.events import Listener, Stopped, events_of
 from kinolab.contracts.method import Method
-from kinolab.data.toy import HELDOUT_SEEDS
-from kinolab.data.world import WorldConfig, make_clip, parse_caption
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import CHECKS, Share, summary_lines
-from kinolab.generate import model_hash
+from kinolab.generation.generate import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.models import GivenPart, ModelConfig, Request, VideoModel
+from kinolab.toyworld.clips import WorldConfig, make_clip, parse_caption
+from kinolab.toyworld.source import HELDOUT_SEEDS
 from tests.listening import Listening
 
 TinyConfig = Callable[..., ModelConfig]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.data import FolderConfig
-from kinolab.data.world import CLASSES
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation import generation as module
@@ -24,6 +23,7 @@ from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
+from kinolab.toyworld.clips import CLASSES
 from tests.closeness import assert_close, difference
 from tests.evaluation.tiny import EVERY_GENERATION, generation, moving_frames, tiny_encoder, write_videos
 from tests.tiny_model import tiny_model, tiny_vdt

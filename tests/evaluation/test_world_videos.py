@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kinolab import video
-from kinolab.data.world import WorldClip, WorldConfig, make_clip
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import summary_lines
 from kinolab.evaluation.world_videos import evaluate_videos
+from kinolab.toyworld.clips import WorldClip, WorldConfig, make_clip
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 
 from kinolab import video
 from kinolab.contracts.events import Stopped
-from kinolab.data.world import parse_caption
 from kinolab.errors import InputError
-from kinolab.generate import rerun
 from kinolab.generation import vbench
+from kinolab.generation.generate import rerun
 from kinolab.generation.vbench import check_names, prompts_of_world, read_prompts, write_vbench
 from kinolab.models import VideoModel
+from kinolab.toyworld.clips import parse_caption
 from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_model
 

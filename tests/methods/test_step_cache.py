@@ -16,10 +16,10 @@ from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.diffusion import SAMPLERS, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers import compile as compiling
-from kinolab.layers.compile import compile_for_inference
 from kinolab.methods import Guidance, GuidanceConfig, Held, SteeringConfig, StepCache, StepCacheConfig
 from kinolab.methods.step_cache import CachedRun
+from kinolab.runtime import compiling as compiling
+from kinolab.runtime.compiling import compile_for_inference
 from tests.closeness import assert_close
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 5}

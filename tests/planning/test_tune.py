@@ -21,7 +21,7 @@ from kinolab.planning import settings
 from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
 from kinolab.planning.tune import TuneConfig, _mark, tune
 from kinolab.planning.tune_report import Outcome, TuneReport
-from kinolab.world.request import CLASSES
+from kinolab.toyworld.words import CLASSES
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.Mon
     """Every candidate's options, parsed by the command line, ask for exactly that candidate."""
     from typer.testing import CliRunner
 
-    import kinolab.generate
+    import kinolab.generation.generate
     from kinolab import cli
 
     asked: list[Any] = []
@@ -90,8 +90,8 @@ def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.Mon
         asked.append(config)
         return []
 
-    monkeypatch.setattr(kinolab.generate, "generate", take)
-    monkeypatch.setattr("kinolab.generate.read_model_config", lambda folder: own)
+    monkeypatch.setattr(kinolab.generation.generate, "generate", take)
+    monkeypatch.setattr("kinolab.generation.generate.read_model_config", lambda folder: own)
     app = cli.build(["generate", "recipes"])
     lists = Lists(compile=True, precisions=("float32", "bfloat16"), guidance_every=(2, 3))
     candidates = quick(own, lists, CPU) + grid(own, lists, CPU)[::37]
@@ -186,7 +186,7 @@ def test_bad_input_is_one_line() -> None:
 
 
 def test_a_setting_that_breaks_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    from kinolab.layers.precision import NonFiniteError
+    from kinolab.runtime.precision import NonFiniteError
 
     folder = save_tiny_model(tmp_path / "m", text=False)
     sample = VideoModel.sample_latents

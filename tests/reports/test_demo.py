@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from kinolab import video
-from kinolab.data.world import CLASSES, WorldConfig, make_clip, parse_caption
 from kinolab.errors import InputError
-from kinolab.generate import read_provenance, rerun
+from kinolab.generation.generate import read_provenance, rerun
 from kinolab.reports.demo import FIRST_CLIP, PROMPTS, run_demo
 from kinolab.reports.sheet import FRAME, Strip, write_sheet
+from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip, parse_caption
 from tests.listening import Listening
 
 

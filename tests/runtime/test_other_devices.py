@@ -198,7 +198,7 @@ def test_functions_that_metrics_are_made_of() -> None:
 
 def test_encoding_into_a_cache(tmp_path: Path) -> None:
     from kinolab.data import CacheConfig, CacheSource, WorldSourceConfig, build
-    from kinolab.data.world import WorldConfig
+    from kinolab.toyworld.clips import WorldConfig
 
     source: Any = build(WorldSourceConfig(world=WorldConfig(size=32, frames=5), count=3), MeanAutoencoder().spec)
     with StandInDevice() as device:

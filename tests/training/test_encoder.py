@@ -15,12 +15,13 @@ from torch import Tensor
 
 from kinolab import data, video
 from kinolab.contracts.examples import ClipSource, Example
-from kinolab.data.toy import WorldSourceConfig
-from kinolab.data.world import CLASSES, COLOURS, SHAPES, WorldConfig
 from kinolab.errors import InputError
 from kinolab.metrics.distortions import DISTORTIONS
 from kinolab.metrics.extractors.encoder import load_encoder
 from kinolab.runtime.ranks import Ranks
+from kinolab.toyworld.clips import CLASSES, COLOURS, SHAPES, WorldConfig
+from kinolab.toyworld.source import WorldSourceConfig
+from kinolab.toyworld.words import DIRECTIONS
 from kinolab.training.batches import MicroBatch
 from kinolab.training.jobs.encoder import (
     FACTS,
@@ -35,7 +36,6 @@ from kinolab.training.jobs.encoder import (
 )
 from kinolab.training.recipe import EncoderRecipe, load_recipe
 from kinolab.training.run import make_job, train
-from kinolab.world.request import DIRECTIONS
 from tests.data.clip_files import numbered_frames, write_numbered
 from tests.training.tiny import QUIET
 

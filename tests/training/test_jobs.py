@@ -14,11 +14,11 @@ from kinolab import data, denoisers
 from kinolab.conditioning import dropped as without_prompt
 from kinolab.conditioning import of_examples
 from kinolab.contracts.examples import ClipSource, Example
-from kinolab.data.toy import WorldSource
-from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, VideoModel, load_autoencoder, load_denoiser, save_autoencoder
 from kinolab.runtime.ranks import Ranks
+from kinolab.toyworld.clips import WorldConfig
+from kinolab.toyworld.source import WorldSource
 from kinolab.training.batches import MicroBatch, micro_positions, spread
 from kinolab.training.initial import first_autoencoder, first_denoiser
 from kinolab.training.jobs.autoencoder import AutoencoderJob, calibrate

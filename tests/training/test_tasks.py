@@ -13,11 +13,11 @@ import yaml
 from kinolab.conditioning import Draws, of_examples
 from kinolab.conditioning.given import Given
 from kinolab.data import encode_to_cache
-from kinolab.data.toy import WorldSource, WorldSourceConfig
-from kinolab.data.world import WorldConfig
 from kinolab.errors import InputError
 from kinolab.models import VideoModel, load_autoencoder
 from kinolab.tasks import CachedDraws, TasksConfig
+from kinolab.toyworld.clips import WorldConfig
+from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train

@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from kinolab.errors import InputError
-from kinolab.layers.precision import NonFiniteError
 from kinolab.runtime.locks import held
+from kinolab.runtime.precision import NonFiniteError
 from kinolab.runtime.weights import read_weights
 from kinolab.training.run import train
 from tests.closeness import difference

@@ -16,8 +16,8 @@ from kinolab.conditioning.text.base import known_files
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.shrink import shrink
 from kinolab.evaluation.protocol import file_hash
-from kinolab.generate import GenerateConfig, input_hashes, model_hash
 from kinolab.generation import reconstruct_report
+from kinolab.generation.generate import GenerateConfig, input_hashes, model_hash
 from kinolab.generation.reconstruct import reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
 from kinolab.metrics.text import weights_hash

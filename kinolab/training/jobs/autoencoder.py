@@ -15,10 +15,10 @@ from kinolab.autoencoders.base import Autoencoder, Posterior, Term
 from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
 from kinolab.errors import InputError
-from kinolab.layers.precision import autocast
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.models import save_autoencoder
 from kinolab.runtime.files import make_folder
+from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.autoencoder_loss import AutoencoderLoss
 from kinolab.training.batches import MicroBatch, micro_batches, spread

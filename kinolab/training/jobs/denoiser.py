@@ -18,9 +18,9 @@ from kinolab.denoisers.trained import trainable_parameters
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
-from kinolab.layers.precision import autocast
 from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder
 from kinolab.runtime.files import make_folder
+from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Assembly
 from kinolab.training.batches import MicroBatch, spread

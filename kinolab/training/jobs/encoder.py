@@ -22,17 +22,17 @@ from kinolab import data
 from kinolab.contracts.events import Events
 from kinolab.contracts.examples import ClipSource, Example, Source, Split
 from kinolab.errors import InputError
-from kinolab.layers.precision import autocast
 from kinolab.metrics.distortions import DISTORTIONS, distort
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.metrics.extractors.encoder import VideoEncoder, VideoEncoderConfig, save_encoder
+from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
+from kinolab.toyworld.words import CLASSES, COLOURS, DIRECTIONS, SHAPES, parse_caption
 from kinolab.training.batches import MicroBatch, micro_batches, spread
 from kinolab.training.parallel import full_state
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import EncoderRecipe
 from kinolab.training.trainer import Job, Part
-from kinolab.world.request import CLASSES, COLOURS, DIRECTIONS, SHAPES, parse_caption
 
 FACTS = {"scenario": len(CLASSES), "direction": len(DIRECTIONS) + 1, "count": 3}
 """What a caption says of which one answer is right, and how many there are."""

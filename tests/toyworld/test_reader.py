@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kinolab.data.world import COLOURS, WorldClip, WorldConfig, WorldRequest, make_clip
-from kinolab.data.world_scenes import Body, Scene, Trajectory
 from kinolab.errors import InputError
-from kinolab.metrics import world as reader
-from kinolab.metrics.world import WorldCheck, check, read_world, roughness
+from kinolab.toyworld import reader as reader
+from kinolab.toyworld.clips import COLOURS, WorldClip, WorldConfig, WorldRequest, make_clip
+from kinolab.toyworld.reader import WorldCheck, check, read_world, roughness
+from kinolab.toyworld.scenes import Body, Scene, Trajectory
 from tests.closeness import assert_within
 
 VERDICTS = ("colours", "shapes", "count", "direction", "motion", "identity")
@@ -100,7 +100,7 @@ def wrong(result: WorldCheck) -> set[str]:
 
 def render(clip: WorldClip, bodies: list[Body], colours: list[str]) -> np.ndarray:
     """Frames of a floating scene redrawn with other objects on the same paths."""
-    from kinolab.data.world import draw
+    from kinolab.toyworld.clips import draw
 
     states = clip.state[: len(bodies)]
     path = Trajectory(

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from kinolab import video
 from kinolab.contracts.examples import ClipRecord, ClipSource, Example, ShapeRules, SourceConfig, Split, Verdict
-from kinolab.data.world import CLASSES, WorldConfig, make_clip
 from kinolab.runtime.hashes import canonical, sha256
+from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip
 
 # Held-out clips take their seeds from here on, far from any that training reaches.
 HELDOUT_SEEDS = 2**40

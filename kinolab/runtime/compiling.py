@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from kinolab.layers.precision import PrecisionPolicy, autocast
+from kinolab.runtime.precision import PrecisionPolicy, autocast
 from kinolab.runtime.text import first_line
 
 M = TypeVar("M", bound=nn.Module)

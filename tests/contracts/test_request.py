@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from kinolab.conditioning.text import TextEmbedding
+from kinolab.contracts.request import listed_prompts
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.models import Request, VideoModel
-from kinolab.request import listed_prompts
 from tests.tiny_model import tiny_model
 
 STEPS = SamplerConfig(name="euler", steps=1)
@@ -87,6 +88,7 @@ def test_a_label_is_a_class_by_number_or_name(model: VideoModel, label: Any) -> 
 @pytest.mark.parametrize("prompt", ["", "  ", "\t\n"])
 def test_an_empty_prompt_is_said(model: VideoModel, monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
     assert Request(prompt).blank and not Request("a").blank and not Request().blank
-    monkeypatch.setattr(model, "_embed", lambda prompts: (torch.zeros(len(prompts), 2, 384), None, None))
+    told = TextEmbedding(torch.zeros(2, 2, 384), torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 0))
+    monkeypatch.setattr(model, "_embed", lambda prompts: told)
     with pytest.warns(UserWarning, match=r"empty prompt \(1 of 2\): nothing is asked for there"):
         model.conditions([Request("a ball"), Request(prompt)])

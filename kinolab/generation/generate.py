@@ -25,7 +25,6 @@ from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers.precision import PrecisionPolicy, resolve
 from kinolab.methods import (
     FrameReach,
     FrameReachConfig,
@@ -42,6 +41,7 @@ from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import visible
+from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.runtime.records import read_record
 from kinolab.runtime.sets import finish_set, new_set
 from kinolab.runtime.summed import summed

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kinolab import video
+from kinolab.contracts.request import Request
 from kinolab.errors import InputError
-from kinolab.generate import GenerateConfig, fill_canvas, generate, provenance_path, rerun, window_seed
-from kinolab.request import Request
+from kinolab.generation.generate import GenerateConfig, fill_canvas, generate, provenance_path, rerun, window_seed
 from kinolab.tasks.extend import Canvas
 from tests.tiny_model import save_tiny_model
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kinolab.world.request import WorldRequest
+from kinolab.toyworld.words import WorldRequest
 
 _AXES = {"left": (0, -1.0), "right": (0, 1.0), "up": (1, -1.0), "down": (1, 1.0)}
 # The generator keeps only scenes that pass with these times the least movement, so that the reader's rule, which uses

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
-from kinolab.storage import (
+from kinolab.runtime.modules import (
     FRACTIONS,
     INT8_ROWS,
     LEVELS,

@@ -1,7 +1,7 @@
 """What a clip of the toy world promises: its vocabulary, its captions, and the grammar that reads them back.
 
 A caption is built from a `WorldRequest` by one of several phrasings; `parse_caption` turns any such sentence, or a
-person's own one in the same words, into the request again. The request is what `kinolab.metrics.world` checks.
+person's own one in the same words, into the request again. The request is what `kinolab.toyworld.reader` checks.
 """
 
 from __future__ import annotations

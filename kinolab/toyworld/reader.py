@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kinolab.errors import InputError
-from kinolab.world.motion import direction_holds, motion_holds, moves
-from kinolab.world.request import COLOURS, DIRECTIONS, WorldRequest
+from kinolab.toyworld.motion import direction_holds, motion_holds, moves
+from kinolab.toyworld.words import COLOURS, DIRECTIONS, WorldRequest
 
 # Orthonormal axes of the plane of chroma, perpendicular to grey.
 _CHROMA = np.array([[2.0, -1.0, -1.0], [0.0, np.sqrt(3.0), -np.sqrt(3.0)]], np.float32).T / np.float32(np.sqrt(6.0))

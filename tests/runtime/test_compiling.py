@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from kinolab.errors import InputError
-from kinolab.layers import compile as compiling
-from kinolab.layers.compile import compile_for_inference
-from kinolab.layers.precision import autocast
+from kinolab.runtime import compiling as compiling
+from kinolab.runtime.compiling import compile_for_inference
+from kinolab.runtime.precision import autocast
 from tests.closeness import assert_close
 
 

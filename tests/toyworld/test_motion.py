@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from kinolab.world.motion import direction_holds, motion_holds, moves
-from kinolab.world.request import WorldRequest
+from kinolab.toyworld.motion import direction_holds, motion_holds, moves
+from kinolab.toyworld.words import WorldRequest
 
 BALLS = (("red", "ball"), ("blue", "ball"))
 

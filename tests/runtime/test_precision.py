@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kinolab.autoencoders.base import Posterior
-from kinolab.layers import precision
-from kinolab.layers.precision import Measurement, NonFiniteError, check_finite, watch_finite
+from kinolab.runtime import precision
+from kinolab.runtime.precision import Measurement, NonFiniteError, check_finite, watch_finite
 from tests.machine import MEASURED
 
 

@@ -5,8 +5,8 @@ import torch
 
 from kinolab import data, video
 from kinolab.data import CacheConfig, CacheSource, WorldSource, WorldSourceConfig, encode_to_cache
-from kinolab.data.world import WorldConfig, make_clip
 from kinolab.errors import InputError
+from kinolab.toyworld.clips import WorldConfig, make_clip
 from tests.data.clip_files import MeanAutoencoder
 
 SMALL = WorldConfig(size=32, frames=4)

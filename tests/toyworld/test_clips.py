@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from kinolab.config import load_config
-from kinolab.data.world import (
+from kinolab.errors import InputError
+from kinolab.toyworld.clips import (
     CLASSES,
     COLOURS,
     WorldClip,
@@ -28,9 +29,8 @@ from kinolab.data.world import (
     parse_caption,
     save_state,
 )
-from kinolab.data.world_scenes import FLOOR, FRAME, GRAVITY, Body, Scene, simulate
-from kinolab.errors import InputError
-from kinolab.world.request import SCENARIO_COUNTS, SCENARIO_DIRECTIONS, phrasings
+from kinolab.toyworld.scenes import FLOOR, FRAME, GRAVITY, Body, Scene, simulate
+from kinolab.toyworld.words import SCENARIO_COUNTS, SCENARIO_DIRECTIONS, phrasings
 from tests.closeness import assert_close, assert_small, assert_within
 
 
@@ -59,7 +59,7 @@ def test_a_seed_gives_the_same_bytes_whatever_ran_before() -> None:
 @pytest.mark.slow
 def test_a_seed_gives_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from kinolab.data.world import WorldConfig, make_clip\n"
+        "import hashlib; from kinolab.toyworld.clips import WorldConfig, make_clip\n"
         "for seed in (3, 11, 20): print(hashlib.sha256(make_clip(WorldConfig(), seed).frames.tobytes()).hexdigest())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -16,13 +16,13 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from kinolab.config import Config
-from kinolab.data.world_scenes import FLOOR, FRAME, PLANS, Cast, Scene, Trajectory, inside, simulate
 from kinolab.errors import InputError
 from kinolab.runtime.files import write_text
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.summed import summed
-from kinolab.world.motion import GENERATOR_MARGIN, direction_holds, motion_holds
-from kinolab.world.request import (
+from kinolab.toyworld.motion import GENERATOR_MARGIN, direction_holds, motion_holds
+from kinolab.toyworld.scenes import FLOOR, FRAME, PLANS, Cast, Scene, Trajectory, inside, simulate
+from kinolab.toyworld.words import (
     CLASSES,
     COLOURS,
     SCENARIO_COUNTS,
