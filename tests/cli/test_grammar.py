@@ -178,7 +178,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "report": ("report run --out x.html", ["page", "sections", "videos"]),
     "fetch": ("fetch", ["weights"]),
     "inspect": ("inspect model", ["path", "format", "parameters", "tensors"]),
-    "convert": ("convert image --to public -o x.safetensors", ["out", "class", "parameters"]),
+    "convert": ("convert image --to public -o x", ["out", "class", "parameters"]),
     "inflate": ("inflate image --to odvae -o x", ["folder", "class", "parameters", "copied", "fresh", "added"]),
     "pack": ("pack model --out x", ["folder", "before", "after", "stored", "error"]),
     "verify": ("verify model", ["whole", "findings"]),
