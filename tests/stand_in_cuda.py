@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from kinolab.contracts.conditions import Conditions
+
 CUDA = torch.device("cuda", 0)
 VALUES = {
     torch.Tensor.__float__: lambda tensor: 0.5,
@@ -73,6 +75,8 @@ class StandIn(TorchFunctionMode):
             return self.empty(value)
         if isinstance(value, tuple | list):
             return type(value)(self.moved(v) for v in value)
+        if isinstance(value, Conditions):
+            return value.map(self.moved)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {f.name: self.moved(getattr(value, f.name)) for f in dataclasses.fields(value)}
             return dataclasses.replace(value, **fields)

@@ -138,7 +138,7 @@ def test_the_command_writes_tables_and_a_picture(
         (["--toy", "0", "missing.mp4", "--picture", "p.png"], "--picture shows a toy video"),
         (["--size", "48x64"], "toy videos are square, 32 to 256 pixels wide, got 64x48"),
         (["--size", "33"], "33"),
-        (["--size", "x"], "--size x: expected"),
+        (["--size", "x"], "--size 'x': expected"),
         (["--period", "0"], "--period: expected at least 1, got 0"),
         (["--markdown", "."], "is a folder"),
         (["missing.mp4"], "missing.mp4"),

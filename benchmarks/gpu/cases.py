@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinolab.contracts.conditions import Conditions
+
 
 def call(module: Any, *inputs: Any) -> Any:
     """module(*inputs)."""
@@ -67,6 +69,8 @@ def fresh(build: Callable[[], nn.Module], size: float = 0.02, seed: int = 0) -> 
 def moved(value: Any, device: torch.device | str) -> Any:
     """Tensors in tuples, lists, mappings and dataclasses on another device; all else as it is."""
     if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Conditions):
         return value.to(device)
     if isinstance(value, tuple | list):
         return type(value)(moved(v, device) for v in value)

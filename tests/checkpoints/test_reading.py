@@ -136,7 +136,7 @@ def test_wrong_fields_and_formats_name_the_right_ones(tmp_path: Path, state: dic
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(InputError, match="did you mean 'num_heads'"):
         load(tmp_path / "x.pt", num_head=2)
-    with pytest.raises(InputError, match="unknown format 'lattee'; known: latte, dit"):
+    with pytest.raises(InputError, match="unknown format 'lattee'; expected one of latte, dit"):
         load(tmp_path / "x.pt", format="lattee")
     with pytest.raises(InputError, match="lacks what every causal_vae file has; its names start with pos_embed"):
         load(tmp_path / "x.pt", format="causal_vae")
