@@ -7,7 +7,7 @@ per part (see `kinolab.runtime.modules`). A folder with an autoencoder alone is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,6 +30,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
+from kinolab.models.bounded import Bounded, TooLargeError
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
 from kinolab.runtime.modules import load_weights, save_weights
@@ -161,14 +162,13 @@ def read_part(build: Callable[[Any], Module], config: Any, folder: Path, name: s
         InputError: as `load_part`.
     """
     path = located(folder, SET, name)
-    if path.exists() and config.kind != "diffusers":  # whose class reads files itself
-        with torch.device("meta"):
-            count = sum(p.numel() for p in build(config).parameters())
-        if count > path.stat().st_size:  # the smallest type that is stored has a byte
-            raise InputError(
-                f"{path}: does not fit model.yaml, which asks for {count:,} parameters: more than its bytes"
-            )
-    module = build(config)
+    # The class for diffusers reads files itself. The smallest type that is stored has a byte.
+    bounded = path.exists() and config.kind != "diffusers"
+    try:
+        with Bounded(path.stat().st_size) if bounded else nullcontext():
+            module = build(config)
+    except TooLargeError:
+        raise InputError(f"{path}: does not fit model.yaml, which asks for more parameters than its bytes") from None
     load_part(module, folder, name)
     return module
 

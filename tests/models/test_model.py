@@ -203,7 +203,7 @@ def test_a_config_of_more_parameters_than_the_file_holds_is_refused_before_it_ta
     tiny_model(text=False).save(tmp_path)
     config = (tmp_path / "model.yaml").read_text()
     (tmp_path / "model.yaml").write_text(config.replace("hidden_size: 16\n", "hidden_size: 160000\n"))
-    with pytest.raises(InputError, match=r"denoiser.safetensors: does not fit model.yaml, which asks for [\d,]+ param"):
+    with pytest.raises(InputError, match=r"denoiser.safetensors: does not fit model.yaml, which asks for more param"):
         VideoModel.load(tmp_path, device="cpu")
     (tmp_path / "model.yaml").write_text(config)
     VideoModel.load(tmp_path, device="cpu")
