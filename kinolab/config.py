@@ -84,6 +84,21 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     return result
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `base` with `changes` on top: groups of keys key by key, every other value whole.
+
+    A group that names another `kind` than the base's takes its place: the fields of the one kind aren't the other's.
+    """
+    result = _deep_copy(base)
+    for key, value in _deep_copy(changes).items():
+        below = result.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            kind = below.get("kind")
+            value = merged(below, value) if value.get("kind", kind) == kind else value
+        result[key] = value
+    return result
+
+
 def to_yaml(config: Config) -> str:
     """The whole config, defaults included, as YAML that `load_config` reads back to an equal config."""
     return yaml_files.to_yaml(config.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The weights that ship: their size, and on a few held-out requests the quality that the README states for 256."""
+"""The weights that ship: their size, and on a few held-out requests the quality that docs/status.md states for 256."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def psnr_of(model: VideoModel, clips: torch.Tensor, latents: torch.Tensor) -> fl
 
 
 def test_the_autoencoder_reconstructs_heldout_clips_from_normalised_latents(model: VideoModel) -> None:
-    """The README states the mean over 256 clips; 3 of them scatter by about a decibel."""
+    """docs/status.md states the mean over 256 clips; 3 of them scatter by about a decibel."""
     clips = heldout(3)
     latents = latents_of(model, clips)
     assert latents.mean((0, 2, 3, 4)).abs().max() < 0.3
@@ -81,7 +81,7 @@ def shown(model: VideoModel, count: int, sampler: SamplerConfig | None = None) -
 
 @pytest.mark.wide
 def test_prompts_show_what_they_ask_for(model: VideoModel) -> None:
-    """Of 256 held-out requests the README states 62.5% with the right colours, 79.7% with the right direction; a model
+    """Of 256 held-out requests docs/status.md states 62.5% with the right colours, 79.7% with the right direction; one
     that good falls below these counts about once or twice in a hundred draws."""
     colours, direction = shown(model, 12, SamplerConfig(name="heun", steps=8))
     assert colours >= 4 and direction >= 7

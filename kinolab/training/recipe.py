@@ -1,4 +1,8 @@
-"""Recipes: what `kinolab train` reads. One YAML file names the data, the model and how it is trained."""
+"""Recipes: what `kinolab train` reads. One YAML file names the data, the model and how it is trained.
+
+A recipe may say `extends: NAME` (one that ships) or `extends: FILE.yaml` (a path from its own folder) and holds only
+what differs then. What a run records is whole: nothing of it depends on the files it was made of.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from pydantic import Field, model_validator
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.conditioning import ConditionsConfig
 from kinolab.conditioning.text import TextEncoderConfig
-from kinolab.config import Config, apply_overrides, load_config, read_yaml
+from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
@@ -23,11 +27,17 @@ from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.runtime.lines import shown
+from kinolab.runtime.paths import inside, real
 from kinolab.tables import JOBS
 from kinolab.tasks import TasksConfig
 from kinolab.training.autoencoder_loss import AutoencoderLossConfig
 from kinolab.training.mix import MixConfig
 from kinolab.training.settings import TrainingConfig
+
+EXTENDS = "extends"
+"""The key that names the recipe which one is on top of."""
+DEEPEST = 8
+"""Recipes on top of each other; more is a mistake."""
 
 
 class InitialConfig(Config):
@@ -243,11 +253,61 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = ()) -> BaseRecipe:
-    """A recipe from a file, a shipped name or a mapping, with dotted overrides on top."""
-    values = source if isinstance(source, dict) else read_yaml(find_recipe(source))
-    merged = apply_overrides(values, overrides)
-    name = "recipe" if isinstance(source, dict) else str(source)
-    kind = merged.get("kind")
+    """A recipe from a file, a shipped name or a mapping, on top of the one it extends; dotted overrides on top of both.
+
+    Raises:
+        InputError: for no such recipe, an unknown key or a wrong value; names the file, or all files it is made of.
+    """
+    if isinstance(source, dict):
+        name, values = "recipe", _whole(source, "recipe", ())
+    else:
+        path = find_recipe(source)
+        name, values = str(source), read_yaml(path)
+        if EXTENDS in values:
+            name = f"{name} (extends {shown(values[EXTENDS])})"
+            values = _whole(values, str(source), (path,))
+    values = apply_overrides(values, overrides)
+    kind = values.get("kind")
     if not isinstance(kind, str) or kind not in JOBS:
         raise InputError(f"{name}: expected kind: {' or '.join(JOBS)}, got {shown(kind)}")
-    return load_config(JOBS.get(kind).Recipe, merged, name=name)
+    return load_config(JOBS.get(kind).Recipe, values, name=name)
+
+
+def _whole(values: dict[str, Any], name: str, files: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe's values on top of those of the recipe it extends, if it does, and so on.
+
+    Args:
+        values: what its file says.
+        name: what errors call it.
+        files: the files from the first one that extends another down to this one; empty for a mapping.
+    """
+    if EXTENDS not in values:
+        return values
+    path = _base(values[EXTENDS], name, files[-1].parent if files else None)
+    chain = (*files, path)
+    if real(path) in map(real, files):
+        raise InputError(f"{name}: extends goes round in a circle: {' -> '.join(p.name for p in chain)}")
+    if len(chain) > DEEPEST:
+        raise InputError(f"{name}: extends {path.name}: more than {DEEPEST} recipes on top of each other")
+    base = _whole(read_yaml(path), str(path), chain)
+    if "kind" in values and values["kind"] != base.get("kind"):
+        raise InputError(f"{name}: kind: {shown(values['kind'])} can't extend {path.name}, of kind {base.get('kind')}")
+    own = {key: value for key, value in values.items() if key != EXTENDS}
+    # Its default run folder is named after it; with the base's name it would be taken for the base's run.
+    return merged(base, {"name": files[-1].stem, **own} if files else own)
+
+
+def _base(extended: object, name: str, folder: Path | None) -> Path:
+    """The file of an extended recipe: one that ships, or one in `folder`, where the recipe lies that extends it."""
+    known = shipped_recipes()
+    if isinstance(extended, str) and extended in known:
+        return known[extended]
+    if isinstance(extended, str) and extended.endswith((".yaml", ".yml")) and folder is not None:
+        try:
+            path = inside(folder, extended)
+        except InputError as error:
+            raise InputError(f"{name}: extends: {error}") from None
+        if path.is_file():
+            return path
+    where = "a YAML file in its folder or " if folder is not None else ""
+    raise InputError(f"{name}: extends: {shown(extended)}: no such recipe; expected {where}one of {', '.join(known)}")
