@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kinolab.data.curate.base import Signal
     from kinolab.denoisers.base import Denoiser
     from kinolab.diffusion.samplers.base import Sampler
+    from kinolab.models.part import ModelPart
     from kinolab.training.trainer import Job
 
 AUTOENCODERS: Table[Autoencoder] = Table(
@@ -136,3 +137,6 @@ SIGNALS: Table[Signal] = Table(
     },
 )
 """What is found out about a clip before it is trained on, in the order in which it is said."""
+
+PARTS: Table[ModelPart] = Table("part", {"": {"input_adapter": "kinolab.models.input_adapter:InputAdapter"}})
+"""Networks beside a denoiser that own a port, by the `kind` of their config."""

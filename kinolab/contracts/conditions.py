@@ -9,7 +9,7 @@ Shapes: B batch, L tokens, D width, N single images beside a clip; latents are (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -212,6 +212,11 @@ class Conditions(Mapping[str, Value]):
         """These conditions and more of other names, or new values of the same ones."""
         images = self.image_frames or more.image_frames
         return Conditions.of({**self._told, **more._told}, {**self._nulls, **more._nulls}, images)
+
+    def without(self, names: Collection[str]) -> Conditions:
+        """These conditions but for some names."""
+        nulls = {name: rows for name, rows in self._nulls.items() if name not in names}
+        return Conditions.of({n: v for n, v in self._told.items() if n not in names}, nulls, self.image_frames)
 
     def with_null(self, rows: Tensor, names: Sequence[str] | None = None) -> Conditions:
         """The same conditions with the rows where `rows` (B,) is True null too, of `names`; None = of `PROMPT`.

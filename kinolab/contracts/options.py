@@ -29,6 +29,10 @@ class BlockCache(Protocol):
         """The cache as a call uses it whose batch holds so many equal parts, each of a branch of guidance."""
         ...
 
+    def within(self, network: str) -> BlockCache:
+        """The same cache for one of several networks of a run, whose features are not those of the others."""
+        ...
+
 
 @dataclass(frozen=True)
 class ForwardOptions:

@@ -75,10 +75,10 @@ class ModelClips:
         guidance: GuidanceConfig | None = None,
         given_frames: int = 0,
     ) -> None:
-        if model.config.frames < protocol.frames:
+        if model.output.config.frames < protocol.frames:
             raise InputError(
-                f"{name} makes {model.config.frames} frames and the protocol {protocol.name} looks at "
-                f"{protocol.frames}; take a protocol of fewer (-s frames={model.config.frames})"
+                f"{name} makes {model.output.config.frames} frames and the protocol {protocol.name} looks at "
+                f"{protocol.frames}; take a protocol of fewer (-s frames={model.output.config.frames})"
             )
         self.model, self.name, self.clips, self.protocol = model, name, clips, protocol
         self.sampler = sampler or model.config.sampler
@@ -128,8 +128,8 @@ class ModelClips:
                 f"{self.given_frames} frames are given of the {self.protocol.frames} that {self.protocol.name} looks "
                 "at: nothing would be left to generate; give fewer"
             )
-        if self.clips.size != self.model.config.size:
-            (h, w), (height, width) = self.clips.size, self.model.config.size
+        if self.clips.size != self.model.output.config.size:
+            (h, w), (height, width) = self.clips.size, self.model.output.config.size
             raise InputError(
                 f"{self.name} makes frames of {height}x{width} and would be given some of {h}x{w}; take a protocol of "
                 f"its size (-s size=[{height},{width}])"
@@ -177,7 +177,7 @@ class ModelClips:
             latents = self.model.sample_latents(requests, sampler=self.sampler, guidance=self.guidance)
             return self.model.decode(latents).cpu()
         # The model's own length; what stands after the given frames has no influence.
-        rest = self.model.config.frames - given.shape[2]
+        rest = self.model.output.config.frames - given.shape[2]
         given = torch.cat([given, given[:, :, -1:].expand(-1, -1, rest, -1, -1)], dim=2)
         mask = torch.ones(len(given), 1, *given.shape[2:])
         mask[:, :, : self.given_frames] = 0
@@ -257,7 +257,7 @@ def evaluate_generated(
     if cached:
         notes.append("features of the real clips were read from the cache")
     scores = GenerationScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
-                              else generated.model.config.fps)  # fmt: skip
+                              else generated.model.output.config.fps)  # fmt: skip
     keeper = _Keeper(videos, keep, scores.fps)
     features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), events)
     metrics = scores.values(reference, features, notes)
@@ -276,7 +276,7 @@ def _unlike(generated: ModelClips | GeneratedClips, real: ProtocolClips) -> list
     """What is to be known before a number: see `belonging.unlike`."""
     rates = [real.record(k).fps for k in range(len(real))]
     if isinstance(generated, ModelClips):
-        return unlike(rates, [generated.model.config.fps], [generated.model.config.size], real.size)
+        return unlike(rates, [generated.model.output.config.fps], [generated.model.output.config.size], real.size)
     found = generated.chosen_verdicts()
     made = [generated.record(k).fps for k, v in enumerate(found) if v.fps]  # frames in a folder have no rate
     stored = [v.size for v in found if v.size]

@@ -37,6 +37,7 @@ from kinolab.methods import (
 from kinolab.methods import build as build_methods
 from kinolab.methods import checked as checked_methods
 from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config, shipped_models
+from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
@@ -77,6 +78,9 @@ class GenerateConfig(Config):
     """Sampler and steps; none = the model's own."""
     guidance: GuidanceConfig | None = None
     """Classifier-free guidance; none = the model's own."""
+    stages: dict[str, StageSettings] = Field(default_factory=dict)
+    """Sampler and guidance of the later stages of a cascade, by name: {sr: {sampler: {steps: 10}}}; what is left out is
+    the stage's own."""
     cache: StepCacheConfig | None = None
     """Reuse of the denoiser's features between steps: faster, and not quite the same; none = every step in full."""
     reach: ReachName | Lists | None = None
@@ -135,6 +139,7 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Gene
         "sampler": sampler_values(trained.sampler.model_dump(), asked.get("sampler")),
         "guidance": guidance_values(trained.guidance.model_dump(), asked.get("guidance"), told=told),
         "cache": cache_values(asked.get("cache")),
+        "stages": settled_stages(trained.stages, asked.get("stages"), [told] * len(trained.stages)),
     }
     return load_config(GenerateConfig, asked | settled)
 
@@ -171,7 +176,7 @@ def generate(
         model.compile()
     inputs, targets = input_hashes(settled), numbered(out, len(requests))
     check_writable(targets, settled)
-    files, fps = targets, settled.fps or model.config.fps
+    files, fps = targets, settled.fps or model.output.config.fps
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:
         fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
@@ -219,6 +224,7 @@ def make_clips(
             events=events,
             cache=cache,
             methods=config.wrappers,
+            stages=config.stages,
         )
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
@@ -328,21 +334,24 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
 
     What is settled stays as it is when it is settled again.
     """
-    spec = model.autoencoder.spec
-    size = config.size or model.config.size
-    frames = config.frames if config.given is not None else config.frames or model.config.frames
+    made = model.output.config
+    size = config.size or made.size
+    frames = config.frames if config.given is not None else config.frames or made.frames
     # A task makes a video of any number of frames.
-    spec.check(model.config.frames if config.given is not None or frames is None else frames, *size)
+    checked = made.frames if config.given is not None or frames is None else frames
+    model.output.autoencoder.spec.check(checked, *size)
     if config.given is not None and config.given.method == "trained" and model.denoiser.spec.given == "none":
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
-    sampler, guidance = model.settled(make_requests(config), config.sampler, config.guidance)
+    requests = make_requests(config)
+    sampler, guidance = model.settled(requests, config.sampler, config.guidance)
     return config.model_copy(
         update={
             "frames": frames,
             "size": size,
-            "fps": config.fps or model.config.fps,
+            "fps": config.fps or made.fps,
             "sampler": sampler,
             "guidance": guidance,
+            "stages": model.settled_stages(requests, config.stages),
             "precision": str(resolve(config.precision, model.device)).removeprefix("torch."),
             "device": str(model.device),
         }
@@ -474,7 +483,7 @@ def rerun(
     prepared = None if config.given is None else prepare_given(config, model)
     clips = make_clips(model, config, requests, prepared, told)
     lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
-    fps = config.fps or model.config.fps
+    fps = config.fps or model.output.config.fps
     write_with_provenance(
         out, video.to_uint8(clips(k)), config, k, requests[k], record.get("inputs_sha256"), lossless, fps
     )

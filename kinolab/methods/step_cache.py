@@ -157,6 +157,10 @@ class CachedRun:
         """The cache for a batch that holds the rows of these branches, one after the other."""
         return CachedRows(self, branches)
 
+    def within(self, network: str) -> CachedRows:
+        """As `CachedRows.within`, of one branch."""
+        return self.of(("conditional",)).within(network)
+
     def run(self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]) -> Tensor:
         """As `CachedRows.run`, of one branch."""
         return self.of(("conditional",)).run(x, blocks, modulated)
@@ -173,6 +177,10 @@ class CachedRows:
     def of(self, branches: tuple[str, ...]) -> CachedRows:
         """The same cache for other rows."""
         return CachedRows(self.cached, branches)
+
+    def within(self, network: str) -> CachedRows:
+        """The same cache for the features of one of several networks."""
+        return CachedRows(self.cached, tuple(f"{network}: {name}" for name in self.names))
 
     def run(self, x: Tensor, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]) -> Tensor:
         """blocks(x), or x and what the blocks added when they last ran."""

@@ -6,84 +6,92 @@ per part (see `kinolab.runtime.modules`). A folder with an autoencoder alone is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import model_validator
 from torch import nn
 
 from kinolab.autoencoders import AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
-from kinolab.conditioning import ConditionsConfig
-from kinolab.conditioning.text import TextEncoderConfig
-from kinolab.config import Config, load_config, to_yaml
+from kinolab.config import load_config
 from kinolab.contracts.table import KindConfig
-from kinolab.data.buckets import BucketShape
-from kinolab.denoisers import Denoiser, DenoiserConfig
+from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.methods import GuidanceConfig
 from kinolab.models.bounded import Bounded, TooLargeError
+from kinolab.models.part import ModelPart
+from kinolab.models.stage import LaterStageConfig, StageConfig
+from kinolab.runtime import yaml_files
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
 from kinolab.runtime.modules import load_weights, save_weights
 from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
-from kinolab.tasks import TasksConfig
+from kinolab.tables import PARTS
 
 Module = TypeVar("Module", bound=nn.Module)
 
-FORMAT = 1
 SET = "model"
 """The set of files that a model folder is: written together, and checked against its manifest when read."""
 AUTOENCODER, DENOISER = "autoencoder.safetensors", "denoiser.safetensors"
 
 
-class ModelConfig(Config):
-    """What `model.yaml` holds."""
+class ModelConfig(StageConfig):
+    """What `model.yaml` holds: the fields of its first stage are its own, and `stages` follow it."""
 
-    format: Literal[1] = 1
-    """Version of the folder's layout."""
+    format: Literal[1, 2] = 1
+    """Version of the folder's layout: 1 for one denoiser with one autoencoder, which older versions read too."""
     version: str = ""
     """Version of Kinolab that wrote it."""
     trained: str = ""
     """What trained it: the recipe's name and the steps."""
     autoencoder: AutoencoderConfig
     """The autoencoder's config."""
-    denoiser: DenoiserConfig | None = None
-    """The denoiser's config; none = an autoencoder alone."""
-    diffusion: DiffusionConfig = DiffusionConfig()
-    """Noise path and prediction that the denoiser was trained with."""
-    text_encoder: TextEncoderConfig = "none"
-    """What turns a prompt into conditions."""
-    null_prompt: Literal["learned", "empty"] = "learned"
-    """What no prompt is: the denoiser's learned null condition, or the empty prompt (as in Stable Diffusion 3)."""
-    class_names: tuple[str, ...] = ()
-    """Names of the class labels, in order."""
-    tasks: TasksConfig | None = None
-    """The tasks that the denoiser was trained on; none = nothing was ever given."""
     autoencoder_size: tuple[int, int] | None = None
     """Height and width of the clips that the autoencoder was trained on; none = not known."""
-    frames: int = Field(17, ge=1)
-    """Frames of a training clip."""
-    size: tuple[int, int] = (64, 64)
-    """Height and width of a training clip."""
-    buckets: tuple[BucketShape, ...] = ()
-    """Frames, height and width of all clips that it was trained on, where they differ."""
-    fps: float = Field(8.0, gt=0)
-    """Frame rate of the training clips."""
-    conditions: ConditionsConfig = Field(default_factory=dict)
-    """Settings of the conditions that have some, by name."""
-    guidance: GuidanceConfig = GuidanceConfig()
-    """The guidance to sample with by default."""
-    sampler: SamplerConfig = SamplerConfig()
-    """The sampler to use by default."""
+    stages: tuple[LaterStageConfig, ...] = ()
+    """The stages of a cascade after the first, in order, each of which refines what the one before made."""
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> ModelConfig:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: each needs a name of its own, got {', '.join(names)}")
+        if self.stages and self.denoiser is None:
+            raise ValueError("stages: an autoencoder alone makes nothing that they could refine")
+        return self
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one autoencoder with at most one denoiser, which format 1 can say."""
+        return not (self.stages or self.experts or self.parts)
+
+    @property
+    def output(self) -> StageConfig:
+        """The stage whose frames, size and rate the model's videos have: the last."""
+        return self.stages[-1] if self.stages else self
+
+
+def model_yaml(config: ModelConfig) -> str:
+    """What stands in `model.yaml`: nothing that is empty, so that versions without such fields read it too."""
+    values = _filled(config.model_copy(update={"format": 1 if config.plain else 2}).model_dump(mode="json"))
+    first = ("format", "version", "trained", "autoencoder", "denoiser")
+    return yaml_files.to_yaml({name: values[name] for name in (*(n for n in first if n in values), *values)})
+
+
+def _filled(values: Any) -> Any:
+    """Nested mappings without what is empty, which every version takes for its default."""
+    if not isinstance(values, dict):
+        return values
+    return {name: _filled(value) for name, value in values.items() if value not in (None, {}, [], "")}
 
 
 def shipped_models() -> dict[str, Path]:
@@ -206,6 +214,57 @@ def trained_size(path: Path | str) -> tuple[int, int] | None:
     return config.autoencoder_size or (None if config.denoiser is None else config.size)
 
 
+@dataclass(frozen=True)
+class StageParts:
+    """What a stage is made of, as read from its folder."""
+
+    autoencoder: Autoencoder
+    denoiser: Denoiser
+    experts: tuple[Denoiser, ...]
+    parts: dict[str, ModelPart]
+
+
+def read_stage(
+    folder: Path, config: ModelConfig | LaterStageConfig, prefix: str = "", shared: Autoencoder | None = None
+) -> StageParts:
+    """The parts of a stage of a model folder; `prefix` is what its files' names begin with.
+
+    An autoencoder that the stage has not itself is `shared`, that of the stage before.
+
+    Raises:
+        InputError: as `load_part`.
+    """
+    assert config.denoiser is not None
+    if config.autoencoder is None:
+        assert shared is not None
+        autoencoder = shared
+    else:
+        autoencoder = read_part(build_autoencoder, config.autoencoder, folder, prefix + AUTOENCODER)
+    denoiser = read_part(build_denoiser, config.denoiser, folder, prefix + DENOISER)
+    experts = tuple(
+        read_part(build_denoiser, expert.denoiser, folder, f"{prefix}expert{number}.safetensors")
+        for number, expert in enumerate(config.experts)
+    )
+    parts = {}
+    for name, part in config.parts.items():
+        build = partial(build_part, denoiser=denoiser)
+        parts[name] = read_part(build, part, folder, f"{prefix}part-{name}.safetensors")
+    return StageParts(autoencoder, denoiser, experts, parts)
+
+
+def build_part(config: KindConfig, denoiser: Denoiser) -> ModelPart:
+    """A new part for a denoiser."""
+    return PARTS.of(config)(config, denoiser)
+
+
+def write_model(folder: Path, config: ModelConfig, files: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
+    """Write a model folder: `files` are its modules by the names of their files, `dtype` what weights are stored in."""
+    with new_set(folder, SET, manifest=MANIFEST) as room:
+        for name, module in files.items():
+            save_weights(module, room / f"{name}.safetensors", dtype)
+        write_text(room / "model.yaml", model_yaml(config))
+
+
 def save_autoencoder(
     autoencoder: Autoencoder, folder: Path, *, trained: str = "", size: tuple[int, int] | None = None
 ) -> None:
@@ -215,4 +274,4 @@ def save_autoencoder(
     config = ModelConfig(version=__version__, trained=trained, autoencoder=autoencoder.config, autoencoder_size=size)
     with new_set(folder, SET, manifest=MANIFEST, replaces=(DENOISER,)) as room:
         save_weights(autoencoder, room / AUTOENCODER)
-        write_text(room / "model.yaml", to_yaml(config))
+        write_text(room / "model.yaml", model_yaml(config))

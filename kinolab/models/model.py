@@ -1,4 +1,4 @@
-"""A video model: autoencoder + denoiser + diffusion + conditioning, ready to generate."""
+"""A video model: one stage, or a cascade of them, ready to generate."""
 
 from __future__ import annotations
 
@@ -9,47 +9,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.conditioning import GivenPart, Setting, label_index, negative, of_requests
-from kinolab.conditioning.text import TextEmbedding, check_widths
-from kinolab.conditioning.text import build as build_text_encoder
-from kinolab.config import to_yaml
-from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.conditioning import GivenPart
+from kinolab.contracts.events import Listener, Turn, events_of
 from kinolab.contracts.request import Request, listed_prompts
 from kinolab.contracts.sampling import settled_guidance, settled_sampler
-from kinolab.data.buckets import outside_buckets
-from kinolab.denoisers import Conditions, Denoiser
-from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import Diffusion, SamplerConfig
+from kinolab.denoisers import Denoiser
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers.masking import fully_given, place_given
-from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
-from kinolab.models.folder import AUTOENCODER, DENOISER, SET, ModelConfig, find_model, read_model_config, read_part
-from kinolab.runtime.compiling import compile_for_inference
+from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
+from kinolab.models.cascade import StageSettings, settled_stages, stage_requests, takes_words
+from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
+from kinolab.models.part import ModelPart
+from kinolab.models.stage import LaterStageConfig, Stage
 from kinolab.runtime.devices import choose
-from kinolab.runtime.files import write_text
-from kinolab.runtime.modules import save_weights
-from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
-from kinolab.runtime.sets import MANIFEST, new_set
+from kinolab.runtime.precision import PrecisionPolicy, autocast
 from kinolab.tasks import check_mask, encode_given, keep_exact, outside_training
 
 
-class VideoModel:
-    """An autoencoder and a denoiser that belong together, ready to generate.
+class VideoModel(Stage):
+    """An autoencoder and a denoiser that belong together, ready to generate; in a cascade, with the stages after them.
+
+    A model is its first stage (its autoencoder, denoiser, diffusion and conditions are that stage's), and `stages`
+    follow it, each refining what the one before made.
 
     >>> model = VideoModel.load("kinolab/pretrained/world")
     >>> clips = model.generate("a red ball falls", seed=1)          # (1, 3, T, H, W) in [-1, 1]
     """
 
-    def __init__(self, config: ModelConfig, autoencoder: Autoencoder, denoiser: Denoiser) -> None:
-        self.config, self.autoencoder, self.denoiser = config, autoencoder.eval(), denoiser.eval()
-        self.diffusion = Diffusion(config.diffusion)
-        self.text_encoder = build_text_encoder(config.text_encoder)
-        self.precision: PrecisionPolicy = "auto"
-        self.device = torch.device("cpu")
+    config: ModelConfig
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        *,
+        experts: Sequence[Denoiser] = (),
+        parts: Mapping[str, ModelPart] | None = None,
+        stages: Sequence[Stage] = (),
+    ) -> None:
+        super().__init__(config, autoencoder, denoiser, experts=experts, parts=parts)
+        self.stages = tuple(stages)
 
     @classmethod
     def load(
@@ -65,85 +68,60 @@ class VideoModel:
         config = read_model_config(folder)
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
-        autoencoder = read_part(build_autoencoder, config.autoencoder, folder, AUTOENCODER)
-        denoiser = read_part(build_denoiser, config.denoiser, folder, DENOISER)
-        model = cls(config, autoencoder, denoiser)
-        model.precision = precision
+        first = read_stage(folder, config)
+        stages: list[Stage] = []
+        for later in config.stages:
+            before = stages[-1].autoencoder if stages else first.autoencoder
+            read = read_stage(folder, later, f"{later.name}-", before)
+            stages.append(Stage(later, read.autoencoder, read.denoiser, experts=read.experts, parts=read.parts))
+        model = cls(config, first.autoencoder, first.denoiser, experts=first.experts, parts=first.parts, stages=stages)
+        for stage in (model, *stages):
+            stage.precision = precision
         return model.to(chosen)
+
+    @property
+    def cascade(self) -> tuple[Stage, ...]:
+        """All stages, the first among them."""
+        return (self, *self.stages)
+
+    @property
+    def output(self) -> Stage:
+        """The stage whose frames, size and rate the videos have, and whose autoencoder decodes them: the last."""
+        return self.cascade[-1]
 
     def to(self, device: str | torch.device) -> VideoModel:
         """Move the parts to a device (see `devices.choose`); returns the model itself."""
-        self.device = choose(device)
-        self.autoencoder.to(self.device)
-        self.denoiser.to(self.device)
-        if self.text_encoder is not None:
-            self.text_encoder.to(self.device)
+        for stage in self.cascade:
+            stage.move(choose(device))
         return self
 
     def compile(self) -> VideoModel:
-        """Compile the denoiser for sampling (see `compile_for_inference`); the first clip takes up to some minutes.
+        """Compile the denoisers for sampling (see `compile_for_inference`); the first clip takes up to some minutes.
 
         Load weights, move to a device and choose the precision before.
         """
-        compile_for_inference(self.denoiser, resolve(self.precision, self.device), self.device)
+        for stage in self.cascade:
+            stage.compile_networks()
         return self
 
+    @property
+    def files(self) -> dict[str, nn.Module]:
+        """Everything that has weights, by the name of its file; an autoencoder that stages share is the first's."""
+        found, seen = dict(self.modules), {id(self.autoencoder)}
+        for stage in self.stages:
+            assert isinstance(stage.config, LaterStageConfig)
+            own = {name: m for name, m in stage.modules.items() if id(m) not in seen}
+            found |= {f"{stage.config.name}-{name}": module for name, module in own.items()}
+            seen |= {id(module) for module in own.values()}
+        return found
+
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the model folder; `dtype` is what weights are stored in (see `kinolab.runtime.modules`), int8 too."""
-        with new_set(Path(folder), SET, manifest=MANIFEST) as room:
-            save_weights(self.autoencoder, room / AUTOENCODER, dtype)
-            save_weights(self.denoiser, room / DENOISER, dtype)
-            write_text(room / "model.yaml", to_yaml(self.config))
+        """Write the model folder; `dtype` is what the weights are stored in (see `kinolab.runtime.modules`), int8 too."""
+        write_model(Path(folder), self.config, self.files, dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights of both parts, by names that begin with `autoencoder.` and `denoiser.`."""
-        parts = {"autoencoder": self.autoencoder, "denoiser": self.denoiser}
-        return {f"{part}.{name}": v for part, module in parts.items() for name, v in module.state_dict().items()}
-
-    def conditions(self, requests: Sequence[Request]) -> Conditions:
-        """The conditions of a batch of requests.
-
-        Raises:
-            InputError: for a prompt or label that the model can't take, or a mix of requests with and without.
-        """
-        with autocast(self.precision, self.device):
-            return of_requests(requests, self.setting)
-
-    def negative_conditions(self, requests: Sequence[Request], conditions: Conditions) -> Conditions | None:
-        """What guidance moves away from: negative prompts, without a label and with all else the same.
-
-        A request without a negative prompt has the null condition; none = all have, and it is the learned one.
-        """
-        return negative(requests, conditions, self.setting)
-
-    @property
-    def setting(self) -> Setting:
-        """What conditions of this model are made with."""
-        config = self.config
-        return Setting(
-            spec=self.denoiser.spec,
-            autoencoder=self.autoencoder,
-            device=self.device,
-            embed=None if self.text_encoder is None else self._embed,
-            null_prompt=config.null_prompt,
-            class_names=config.class_names,
-            frames=config.frames,
-            size=config.size,
-            fps=config.fps,
-            settings=config.conditions,
-        )
-
-    def _embed(self, prompts: Sequence[str]) -> TextEmbedding:
-        """The embeddings of prompts; a warning says which of them the encoder doesn't know."""
-        assert self.text_encoder is not None
-        check_widths(self.text_encoder, self.denoiser.spec.text_dim, self.denoiser.spec.pooled_dim)
-        self.text_encoder.warn_unknown(prompts)
-        return self.text_encoder.encode(prompts)
-
-    def label_index(self, label: int | str | None) -> int:
-        """The index of a class given by number or name; none is the null class (or the only one)."""
-        spec = self.denoiser.spec
-        return spec.unlabelled if label is None else label_index(label, spec, self.config.class_names)
+        """All weights, by names that begin with that of their file: `autoencoder.`, `denoiser.`, ..."""
+        return {f"{part}.{name}": v for part, module in self.files.items() for name, v in module.state_dict().items()}
 
     @torch.no_grad()
     def generate(
@@ -160,6 +138,7 @@ class VideoModel:
         events: Listener = None,
         cache: StepCache | None = None,
         methods: Sequence[Method] = (),
+        stages: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Generate one clip for each prompt: (B, 3, T, H, W) in [-1, 1].
 
@@ -169,7 +148,7 @@ class VideoModel:
         that guidance moves away from; `methods` wrap the sampling run beside guidance and cache, which may be told to
         read other frames so: `[FrameReach(FrameReachConfig(frames="first_previous"))]`. `sampler` and `guidance` are
         whole configs, or the fields that differ from the model's own (`{"steps": 20}`); all defaults are those of
-        `kinolab generate`.
+        `kinolab generate`; `stages` holds a sampler and a guidance of later stages of a cascade, by their names.
 
         Raises:
             InputError: for a prompt that is no text and no list of texts, and for what the model can't take.
@@ -177,8 +156,9 @@ class VideoModel:
         asked = Request(None, label, frames, size, seed, negative)
         requests = [replace(asked, prompt=p, seed=seed + k) for k, p in enumerate(listed_prompts(prompt))]
         how, guided = self.settled(requests, sampler, guidance)
+        later = self.settled_stages(requests, stages)
         latents = self.sample_latents(
-            requests, sampler=how, guidance=guided, events=events, cache=cache, methods=methods
+            requests, sampler=how, guidance=guided, events=events, cache=cache, methods=methods, stages=later
         )
         return self.decode(latents)
 
@@ -191,6 +171,19 @@ class VideoModel:
         told = any(r.prompt is not None or r.label is not None or r.negative is not None for r in requests)
         own = self.config
         return settled_sampler(own.sampler, sampler), settled_guidance(own.guidance, guidance, told=told)
+
+    def settled_stages(
+        self, requests: Sequence[Request], asked: Mapping[str, Any] | None = None
+    ) -> dict[str, StageSettings]:
+        """Sampler and guidance of every later stage, by name: what is asked for, and the stage's own for the rest.
+
+        Raises:
+            InputError: for a name that no stage has, and as `settled`.
+        """
+        words, labels = any(r.prompt or r.negative for r in requests), any(r.label is not None for r in requests)
+        specs = [stage.spec for stage in self.stages]
+        guided = [(words and takes_words(spec)) or (labels and bool(spec.num_classes)) for spec in specs]
+        return settled_stages(self.config.stages, asked, guided)
 
     @torch.no_grad()
     def complete(
@@ -223,6 +216,8 @@ class VideoModel:
         Raises:
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
         """
+        if self.stages:
+            raise InputError("a cascade of stages is given no part of a video yet: use its first stage by itself")
         check_mask(video, mask)
         if steering is None and self.denoiser.spec.given != "none":
             for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in mask.cpu()):
@@ -262,73 +257,38 @@ class VideoModel:
         methods: Sequence[Method] = (),
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
+        stages: Mapping[str, StageSettings] | None = None,
     ) -> Tensor:
-        """Latents (B, C, T', H', W') of requests that agree in frames and size.
+        """Latents (B, C, T', H', W') of requests that agree in frames and size; of a cascade, the last stage's.
+
+        `stages` are the settings of later stages, by name (see `settled_stages`); none = their own.
 
         Raises:
             InputError: for settings of another type, and for what the model can't take.
             Stopped: between two steps, where `events` ask to stop.
         """
-        for given_as, kind in ((sampler, SamplerConfig), (guidance, GuidanceConfig)):
-            if given_as is not None and not isinstance(given_as, kind):
-                raise InputError(f"expected a {kind.__name__} of kinolab.diffusion, got {given_as!r}")
-        frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
-        shape = self.autoencoder.spec.latent_shape(frames, *size)
-        note = outside_buckets(self.config.buckets, frames, size)
-        if note is not None:
-            warnings.warn(note, stacklevel=3)
-        sources = [torch.Generator().manual_seed(r.seed) for r in requests]
-        noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
-        trained, wrapped = self.denoiser.spec.given, list(methods)
-        if given is not None and trained != "none" and steering is None:
-            rows = zip(requests, given.rows(), strict=True)
-            requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
-        elif given is not None:
-            wrapped.append(self._steering(given, steering or SteeringConfig()))
-        conditions, guidance = self.conditions(requests), guidance or self.config.guidance
-        told = events_of(events)
-        away = any(r.negative is not None for r in requests)
-        negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
-        wrapped += [Guidance(guidance, negative), *([cache] if cache is not None else [])]
-        with autocast(self.precision, self.device):
-            latents = self.diffusion.sample(
-                self.denoiser,
-                noise,
-                conditions,
-                sampler=sampler or self.config.sampler,
-                methods=wrapped,
-                generator=sources[0],
-                callback=lambda step, steps, *_: advance(told, step, steps),
+        told, clips = events_of(events), None
+        latents = torch.empty(0)
+        for number, stage in enumerate(self.cascade):
+            asked = requests if not self.stages else stage_requests(self.cascade, number, requests, clips)
+            own = (stages or {}).get(getattr(stage.config, "name", "")) if number else None
+            how, guided = (sampler, guidance) if not number else (own and own.sampler, own and own.guidance)
+            latents = Stage.sample_latents(
+                stage,
+                asked,
+                sampler=how,
+                guidance=guided,
+                events=Turn(told, number, len(self.cascade)) if self.stages else told,
+                cache=cache,
+                methods=methods,
+                given=given,
+                steering=steering,
             )
-        if given is not None and trained not in ("none", "channels"):
-            latents = place_given(latents, given.latents, given.mask)
+            if stage is not self.output:
+                clips = Stage.decode(stage, latents)
         return latents
-
-    def _check_whole(self, mask: Tensor, advice: str) -> None:
-        if not bool(fully_given(mask).flatten(1).any(1).all()):
-            raise InputError(f"no latent of the video is given whole, and {advice}")
-
-    def _steering(self, given: GivenPart, config: SteeringConfig) -> Method:
-        """What holds a sample to latents that are given whole, by the error in latents or in their pixels."""
-        known = fully_given(given.mask)
-        if config.error == "latents" or config.method == "replacement":
-            advice = "there is nothing to steer by: use reconstruction guidance with --error pixels, or give more"
-            self._check_whole(given.mask, advice)
-            return config.build(Held(given.latents, known))
-        # As many squares as the given pixels amount to in latents, so that one weight suits both errors.
-        pixels = (given.pixel_mask == 0).expand_as(given.video)
-        scale = (given.latents[0].numel() / given.video[0].numel()) ** 0.5
-
-        def residual(latents: Tensor) -> Tensor:
-            with autocast(self.precision, self.device):
-                video = self.autoencoder.decode(latents.to(given.latents))
-            return scale * torch.where(pixels, given.video - video.float(), torch.zeros_like(given.video))
-
-        return config.build(Held(given.latents, known, residual))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, T', H', W') -> video (B, 3, T, H, W), clamped to [-1, 1]."""
-        with autocast(self.precision, self.device):
-            video = self.autoencoder.decode(latents.to(self.device))
-        return video.float().clamp(-1, 1)
+        """Latents (B, C, T', H', W') of the last stage -> video (B, 3, T, H, W), clamped to [-1, 1]."""
+        return Stage.decode(self.output, latents)

@@ -1,0 +1,121 @@
+"""What each stage of a cascade is asked for: the request's own words, and the clip that the stage before made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from kinolab.config import Config, load_config
+from kinolab.contracts.request import Request
+from kinolab.contracts.sampling import guidance_values, sampler_values
+from kinolab.denoisers.base import DenoiserSpec
+from kinolab.diffusion import SamplerConfig
+from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig
+from kinolab.models.stage import LaterStageConfig, Stage
+
+REFINED = "low_resolution"
+"""The condition by which a stage is told what the one before it made."""
+
+
+class StageSettings(Config):
+    """How a later stage of a cascade is sampled."""
+
+    sampler: SamplerConfig | None = None
+    """Sampler and steps; none = the stage's own."""
+    guidance: GuidanceConfig | None = None
+    """Classifier-free guidance; none = the stage's own."""
+
+
+def settled_stages(
+    configs: Sequence[LaterStageConfig], asked: Mapping[str, Any] | None, guided: Sequence[bool]
+) -> dict[str, StageSettings]:
+    """Sampler and guidance of every later stage, by name: what is asked for, and the stage's own for the rest.
+
+    guided: of each stage, whether there is something that it can be guided by.
+
+    Raises:
+        InputError: for a name that no stage has, or fields or values that don't fit.
+    """
+    names = [config.name for config in configs]
+    for name in asked or {}:
+        if name not in names:
+            known = f"expected one of {', '.join(names)}" if names else "the model has one stage"
+            raise InputError(f"stages.{name}: no later stage of that name; {known}")
+    found = {}
+    for config, told in zip(configs, guided, strict=True):
+        own = (asked or {}).get(config.name)
+        values = {} if own is None else own.model_dump() if isinstance(own, Config) else dict(own)
+        settled = {
+            "sampler": sampler_values(config.sampler.model_dump(), values.pop("sampler", None)),
+            "guidance": guidance_values(config.guidance.model_dump(), values.pop("guidance", None), told=told),
+        }
+        found[config.name] = load_config(StageSettings, settled | values, name=f"stages.{config.name}")
+    return found
+
+
+def takes_words(spec: DenoiserSpec) -> bool:
+    """Whether a prompt tells a denoiser anything."""
+    return bool(spec.text_dim or spec.pooled_dim)
+
+
+def stage_requests(
+    stages: Sequence[Stage], number: int, requests: Sequence[Request], clips: Tensor | None
+) -> list[Request]:
+    """The requests as stage `number` is asked: at its size, with its own noise, of what it can be told.
+
+    What no stage takes is asked of the first one, which then refuses it.
+
+    Args:
+        clips: what the stage before made, (B, 3, T, H, W) in [-1, 1]; none for the first.
+    """
+    specs, first = [stage.spec for stage in stages], number == 0
+    spec = specs[number]
+    words = takes_words(spec) or (first and not any(map(takes_words, specs)))
+    labels = bool(spec.num_classes) or (first and not any(other.num_classes for other in specs))
+    fps = spec.fps or first
+    found = []
+    for row, request in enumerate(requests):
+        told = {
+            name: value
+            for name, value in request.conditions.items()
+            if name in spec.ports or (first and not any(name in other.ports for other in specs))
+        }
+        if clips is not None:
+            told[REFINED] = clips[row]
+        found.append(
+            replace(
+                request,
+                prompt=request.prompt if words else None,
+                negative=request.negative if words else None,
+                label=request.label if labels else None,
+                fps=request.fps if fps else None,
+                frames=request.frames or stages[-1].config.frames,
+                size=stage_size(stages, number, request.size),
+                seed=stage_seed(request.seed, number),
+                conditions=told,
+            )
+        )
+    return found
+
+
+def stage_size(stages: Sequence[Stage], number: int, asked: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width that a stage makes of a video of the size that is asked for: as trained, or in proportion."""
+    own, last = stages[number].config.size, stages[-1].config.size
+    if asked is None or tuple(asked) == tuple(last):
+        return own
+    if number == len(stages) - 1:
+        return asked
+    ratio = stages[number].autoencoder.spec.spatial_ratio
+    height, width = (
+        max(1, round(side * mine / whole / ratio)) * ratio for side, mine, whole in zip(asked, own, last, strict=True)
+    )
+    return height, width
+
+
+def stage_seed(seed: int, number: int) -> int:
+    """The seed of a stage's noise; the first stage has the request's own."""
+    return seed if number == 0 else (seed + 1_000_033 * number) % 2**63

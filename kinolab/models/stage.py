@@ -1,0 +1,320 @@
+"""A stage of a video model: an autoencoder, its denoisers, the parts beside them, and a diffusion.
+
+Most models are one stage with one denoiser. A cascade has several, of which each refines what the one before made
+(`kinolab.models.model`).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from kinolab.autoencoders import AutoencoderConfig
+from kinolab.autoencoders.base import Autoencoder
+from kinolab.conditioning import ConditionsConfig, GivenPart, Setting, label_index, negative, of_requests
+from kinolab.conditioning.text import TextEmbedding, TextEncoderConfig, check_widths
+from kinolab.conditioning.text import build as build_text_encoder
+from kinolab.config import Config
+from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.request import Request
+from kinolab.contracts.table import KindConfig
+from kinolab.data.buckets import BucketShape, outside_buckets
+from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
+from kinolab.denoisers.base import DenoiserSpec
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from kinolab.errors import InputError
+from kinolab.layers.masking import fully_given, place_given
+from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
+from kinolab.models.experts import Experts
+from kinolab.models.part import ModelPart, WithParts
+from kinolab.runtime.compiling import compile_for_inference
+from kinolab.runtime.devices import choose
+from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
+from kinolab.tables import PARTS
+from kinolab.tasks import TasksConfig
+
+PartConfig = Annotated[KindConfig, PARTS.one_of()]
+"""The config of any part."""
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Of a stage or a part: its file is called by it."""
+
+
+class ExpertConfig(Config):
+    """A denoiser that takes the stage's place at the cleaner times."""
+
+    until: float = Field(gt=0, lt=1)
+    """Its times are those from where the one before it ends (0 = clean) up to this fraction."""
+    denoiser: DenoiserConfig
+    """Its config; it takes and gives what the stage's own denoiser does."""
+
+
+class StageConfig(Config):
+    """What is known of any stage."""
+
+    denoiser: DenoiserConfig | None = None
+    """The denoiser's config; none = an autoencoder alone."""
+    experts: tuple[ExpertConfig, ...] = ()
+    """Other denoisers for the cleaner times, in rising order; `denoiser` has the times after the last one's end."""
+    parts: dict[str, PartConfig] = Field(default_factory=dict)
+    """Networks beside the denoiser that own a port, by name; the first is innermost."""
+    diffusion: DiffusionConfig = DiffusionConfig()
+    """Noise path and prediction that the denoiser was trained with."""
+    text_encoder: TextEncoderConfig = "none"
+    """What turns a prompt into conditions."""
+    null_prompt: Literal["learned", "empty"] = "learned"
+    """What no prompt is: the denoiser's learned null condition, or the empty prompt (as in Stable Diffusion 3)."""
+    class_names: tuple[str, ...] = ()
+    """Names of the class labels, in order."""
+    tasks: TasksConfig | None = None
+    """The tasks that the denoiser was trained on; none = nothing was ever given."""
+    frames: int = Field(17, ge=1)
+    """Frames of a training clip."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width of a training clip."""
+    buckets: tuple[BucketShape, ...] = ()
+    """Frames, height and width of all clips that it was trained on, where they differ."""
+    fps: float = Field(8.0, gt=0)
+    """Frame rate of the training clips."""
+    conditions: ConditionsConfig = Field(default_factory=dict)
+    """Settings of the conditions that have some, by name."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """The guidance to sample with by default."""
+    sampler: SamplerConfig = SamplerConfig()
+    """The sampler to use by default."""
+
+    @field_validator("parts")
+    @classmethod
+    def _named(cls, parts: dict[str, KindConfig]) -> dict[str, KindConfig]:
+        for name in parts:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"parts: {name!r} is no name; expected small letters, digits and underscores")
+        return parts
+
+    @model_validator(mode="after")
+    def _check(self) -> StageConfig:
+        ends = [expert.until for expert in self.experts]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"experts: expected rising ends of their times, got {', '.join(map(str, ends))}")
+        if (self.experts or self.parts) and self.denoiser is None:
+            raise ValueError("experts and parts belong to a denoiser, which is missing")
+        return self
+
+
+class LaterStageConfig(StageConfig):
+    """What is known of a stage that refines what the one before it made, told as its condition `low_resolution`."""
+
+    name: str
+    """What the stage is called, in requests and by its files."""
+    autoencoder: AutoencoderConfig | None = None
+    """The autoencoder's config; none = that of the stage before."""
+    denoiser: DenoiserConfig
+    """The denoiser's config."""
+
+    @field_validator("name")
+    @classmethod
+    def _word(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name; expected small letters, digits and underscores")
+        return name
+
+
+class Stage:
+    """An autoencoder and a denoiser that belong together, ready to sample latents.
+
+    Args:
+        experts: the denoisers of the config's `experts`.
+        parts: the networks of the config's `parts`.
+    """
+
+    config: StageConfig
+
+    def __init__(
+        self,
+        config: StageConfig,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        *,
+        experts: Sequence[Denoiser] = (),
+        parts: Mapping[str, ModelPart] | None = None,
+    ) -> None:
+        self.config, self.autoencoder, self.denoiser = config, autoencoder.eval(), denoiser.eval()
+        self.experts = [expert.eval() for expert in experts]
+        self.parts = {name: part.eval() for name, part in (parts or {}).items()}
+        self.diffusion = Diffusion(config.diffusion)
+        self.text_encoder = build_text_encoder(config.text_encoder)
+        self.precision: PrecisionPolicy = "auto"
+        self.device = torch.device("cpu")
+
+    @property
+    def network(self) -> Denoiser:
+        """What predicts: the denoiser, in its place those of the cleaner times, and the parts beside them.
+
+        Raises:
+            InputError: where they don't fit each other.
+        """
+        network = self.denoiser
+        if self.experts:
+            ends = [expert.until for expert in self.config.experts]
+            network = Experts([*self.experts, network], ends, self.diffusion.path.fraction)
+        composed = WithParts(network, self.parts) if self.parts else network
+        return composed if composed is self.denoiser else composed.eval()
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        """What the stage can be told."""
+        return self.network.spec
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything that has weights, by the name of its file."""
+        experts = {f"expert{number}": expert for number, expert in enumerate(self.experts)}
+        parts = {f"part-{name}": part for name, part in self.parts.items()}
+        return {"autoencoder": self.autoencoder, "denoiser": self.denoiser, **experts, **parts}
+
+    def move(self, device: torch.device) -> None:
+        """Move everything that has weights to a device."""
+        self.device = choose(device)
+        for module in self.modules.values():
+            module.to(self.device)
+        if self.text_encoder is not None:
+            self.text_encoder.to(self.device)
+
+    def compile_networks(self) -> None:
+        """Compile the denoisers for sampling (see `compile_for_inference`)."""
+        for denoiser in (self.denoiser, *self.experts):
+            compile_for_inference(denoiser, resolve(self.precision, self.device), self.device)
+
+    def conditions(self, requests: Sequence[Request]) -> Conditions:
+        """The conditions of a batch of requests.
+
+        Raises:
+            InputError: for a prompt or label that the model can't take, or a mix of requests with and without.
+        """
+        with autocast(self.precision, self.device):
+            return of_requests(requests, self.setting)
+
+    def negative_conditions(self, requests: Sequence[Request], conditions: Conditions) -> Conditions | None:
+        """What guidance moves away from: negative prompts, without a label and with all else the same.
+
+        A request without a negative prompt has the null condition; none = all have, and it is the learned one.
+        """
+        return negative(requests, conditions, self.setting)
+
+    @property
+    def setting(self) -> Setting:
+        """What conditions of this model are made with."""
+        config = self.config
+        return Setting(
+            spec=self.spec,
+            autoencoder=self.autoencoder,
+            device=self.device,
+            embed=None if self.text_encoder is None else self._embed,
+            null_prompt=config.null_prompt,
+            class_names=config.class_names,
+            frames=config.frames,
+            size=config.size,
+            fps=config.fps,
+            settings=config.conditions,
+        )
+
+    def _embed(self, prompts: Sequence[str]) -> TextEmbedding:
+        """The embeddings of prompts; a warning says which of them the encoder doesn't know."""
+        assert self.text_encoder is not None
+        check_widths(self.text_encoder, self.denoiser.spec.text_dim, self.denoiser.spec.pooled_dim)
+        self.text_encoder.warn_unknown(prompts)
+        return self.text_encoder.encode(prompts)
+
+    def label_index(self, label: int | str | None) -> int:
+        """The index of a class given by number or name; none is the null class (or the only one)."""
+        spec = self.denoiser.spec
+        return spec.unlabelled if label is None else label_index(label, spec, self.config.class_names)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        requests: Sequence[Request],
+        *,
+        sampler: SamplerConfig | None = None,
+        guidance: GuidanceConfig | None = None,
+        events: Listener = None,
+        cache: StepCache | None = None,
+        methods: Sequence[Method] = (),
+        given: GivenPart | None = None,
+        steering: SteeringConfig | None = None,
+    ) -> Tensor:
+        """Latents (B, C, T', H', W') of requests that agree in frames and size.
+
+        Raises:
+            InputError: for settings of another type, and for what the model can't take.
+            Stopped: between two steps, where `events` ask to stop.
+        """
+        for given_as, kind in ((sampler, SamplerConfig), (guidance, GuidanceConfig)):
+            if given_as is not None and not isinstance(given_as, kind):
+                raise InputError(f"expected a {kind.__name__} of kinolab.diffusion, got {given_as!r}")
+        frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
+        shape = self.autoencoder.spec.latent_shape(frames, *size)
+        note = outside_buckets(self.config.buckets, frames, size)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
+        sources = [torch.Generator().manual_seed(r.seed) for r in requests]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
+        trained, wrapped = self.denoiser.spec.given, list(methods)
+        if given is not None and trained != "none" and steering is None:
+            rows = zip(requests, given.rows(), strict=True)
+            requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
+        elif given is not None:
+            wrapped.append(self._steering(given, steering or SteeringConfig()))
+        conditions, guidance = self.conditions(requests), guidance or self.config.guidance
+        told = events_of(events)
+        away = any(r.negative is not None for r in requests)
+        negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
+        wrapped += [Guidance(guidance, negative), *([cache] if cache is not None else [])]
+        with autocast(self.precision, self.device):
+            latents = self.diffusion.sample(
+                self.network,
+                noise,
+                conditions,
+                sampler=sampler or self.config.sampler,
+                methods=wrapped,
+                generator=sources[0],
+                callback=lambda step, steps, *_: advance(told, step, steps),
+            )
+        if given is not None and trained not in ("none", "channels"):
+            latents = place_given(latents, given.latents, given.mask)
+        return latents
+
+    def _check_whole(self, mask: Tensor, advice: str) -> None:
+        if not bool(fully_given(mask).flatten(1).any(1).all()):
+            raise InputError(f"no latent of the video is given whole, and {advice}")
+
+    def _steering(self, given: GivenPart, config: SteeringConfig) -> Method:
+        """What holds a sample to latents that are given whole, by the error in latents or in their pixels."""
+        known = fully_given(given.mask)
+        if config.error == "latents" or config.method == "replacement":
+            advice = "there is nothing to steer by: use reconstruction guidance with --error pixels, or give more"
+            self._check_whole(given.mask, advice)
+            return config.build(Held(given.latents, known))
+        # As many squares as the given pixels amount to in latents, so that one weight suits both errors.
+        pixels = (given.pixel_mask == 0).expand_as(given.video)
+        scale = (given.latents[0].numel() / given.video[0].numel()) ** 0.5
+
+        def residual(latents: Tensor) -> Tensor:
+            with autocast(self.precision, self.device):
+                video = self.autoencoder.decode(latents.to(given.latents))
+            return scale * torch.where(pixels, given.video - video.float(), torch.zeros_like(given.video))
+
+        return config.build(Held(given.latents, known, residual))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T', H', W') -> video (B, 3, T, H, W), clamped to [-1, 1]."""
+        with autocast(self.precision, self.device):
+            video = self.autoencoder.decode(latents.to(self.device))
+        return video.float().clamp(-1, 1)
