@@ -116,7 +116,7 @@ class VideoModel(Stage):
         return found
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the model folder; `dtype` is what the weights are stored in (see `kinolab.runtime.modules`), int8 too."""
+        """Write the model folder; `dtype` is what weights are stored in (see `kinolab.runtime.modules`), int8 too."""
         write_model(Path(folder), self.config, self.files, dtype)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -30,12 +30,11 @@ class Chase(Job):
 
     Recipe = ChaseRecipe
 
-    def __init__(self) -> None:
-        self.parts = {"hare": Part(nn.Linear(1, 1)), "tortoise": Part(nn.Linear(1, 1), every=3)}
-
     @classmethod
     def make(cls, recipe: Any, *_: Any) -> Job:
-        return cls()
+        job = cls()
+        job.parts = {"hare": Part(nn.Linear(1, 1)), "tortoise": Part(nn.Linear(1, 1), every=3)}
+        return job
 
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         return iter([[MicroBatch([0], [])]] * 100)
@@ -52,12 +51,11 @@ class Chase(Job):
 def test_a_recipe_names_it_and_it_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     JOBS.register("chase")(Chase)
     request.addfinalizer(lambda: JOBS.remove("chase"))
-    (tmp_path / "r.yaml").write_text("{kind: chase, training: {steps: 7, log_every: 1, tensorboard: false}}")
+    (tmp_path / "r.yaml").write_text("{kind: chase, training: {steps: 7, log_every: 1}}")
     run("train", tmp_path / "r.yaml", "--run", tmp_path / "a")
-    log = enumerate((tmp_path / "a" / "log.jsonl").read_text().splitlines())
-    assert [k for k, line in log if '"tortoise_steps"' in line] == [0, 3, 6]
-    said = [run("train", tmp_path / "r.yaml", "--run", tmp_path / "b", "--until", 4)]
-    said += [run("train", "--run", tmp_path / "b", "--resume")]
-    assert (tmp_path / "a/model/biases.txt").read_text() == (tmp_path / "b/model/biases.txt").read_text(), said
-    wrong = run("train", tmp_path / "r.yaml", "-s", "kind=x")
-    assert "expected kind: autoencoder or denoiser or encoder or chase" in wrong
+    log = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
+    assert [k for k, line in enumerate(log) if '"tortoise_steps"' in line] == [0, 3, 6]
+    for words in ([tmp_path / "r.yaml", "--until", 4], ["--resume"]):
+        run("train", *words, "--run", tmp_path / "b")
+    assert (tmp_path / "a/model/biases.txt").read_text() == (tmp_path / "b/model/biases.txt").read_text()
+    assert "or encoder or chase" in run("train", tmp_path / "r.yaml", "-s", "kind=x")
