@@ -1,7 +1,7 @@
 """`python -m benchmarks.house [FOLDER]`: the package in figures, of this checkout or of another's folder `kinolab`.
 
 Lines of each room, files above 400 lines, functions above 60, arguments of functions (90th percentile and most), and
-the share of code that stands twice: lines of functions whose body, docstring aside, is that of a function in another file.
+the share of code that stands twice: lines of functions whose body, docstring aside, is one in another file too.
 """
 
 from __future__ import annotations

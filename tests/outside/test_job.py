@@ -16,8 +16,6 @@ from kinolab.training.settings import TrainingConfig
 from kinolab.training.trainer import Job, Part
 from tests.outside.commands import run
 
-ONE = torch.ones(1, 1)
-
 
 class ChaseRecipe(BaseRecipe):
     kind: Literal["chase"] = "chase"
@@ -40,8 +38,9 @@ class Chase(Job):
         return iter([[MicroBatch([0], [])]] * 100)
 
     def loss(self, name: str, micro_batch: MicroBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        aim = ONE if name == "hare" else self.parts["hare"].wrapped(ONE).detach()
-        return (self.parts[name].wrapped(ONE) - aim).square().mean(), {f"{name}_steps": 1.0}
+        one = torch.ones(1, 1)
+        aim = one if name == "hare" else self.parts["hare"].wrapped(one).detach()
+        return (self.parts[name].wrapped(one) - aim).square().mean(), {f"{name}_steps": 1.0}
 
     def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         folder.mkdir()
