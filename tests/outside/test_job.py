@@ -19,7 +19,6 @@ from tests.outside.commands import run
 
 class ChaseRecipe(BaseRecipe):
     kind: Literal["chase"] = "chase"
-    name: str = "chase"
     training: TrainingConfig = TrainingConfig()
 
 
@@ -50,7 +49,7 @@ class Chase(Job):
 def test_a_recipe_names_it_and_it_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     JOBS.register("chase")(Chase)
     request.addfinalizer(lambda: JOBS.remove("chase"))
-    (tmp_path / "r.yaml").write_text("{kind: chase, training: {steps: 7, log_every: 1}}")
+    (tmp_path / "r.yaml").write_text("{kind: chase, name: chase, training: {steps: 7, log_every: 1}}")
     run("train", tmp_path / "r.yaml", "--run", tmp_path / "a")
     log = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
     assert [k for k, line in enumerate(log) if '"tortoise_steps"' in line] == [0, 3, 6]
