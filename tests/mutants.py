@@ -66,7 +66,7 @@ FAULTS = (
           "world"),
     Fault("checkpoints/sd3_layouts.py", "min(SIDE, side * patch)", "min(SIDE, side)", "checkpoints/test_sd3.py"),
     Fault("denoisers/base.py", "return 0 if only else self.num_classes", "return 0", "denoisers/test_dit.py"),
-    Fault("models/packing.py", "all(torch.equal(ours[k], theirs[k]) for k in ours)", "bool(ours)",
+    Fault("models/assemble.py", "all(torch.equal(mine[k], other[k]) for k in mine)", "bool(mine)",
           "models/test_packing.py"),
     Fault("cli/measuring.py", 'asked = {"name": sampler, "steps": steps}', 'asked = {"name": sampler}',
           "cli/test_evaluate.py"),

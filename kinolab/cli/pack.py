@@ -22,18 +22,31 @@ def pack(
         Literal["float32", "float16", "bfloat16", "int8"],
         typer.Option("--stored", "--dtype", help="What the weights are stored in; int8: large tensors in 8 bits."),
     ] = "float16",
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="UNTIL=FOLDER", help="A model whose denoiser takes over below this fraction of time."),
+    ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="A model that refines what this one makes, as a stage of this name."),
+    ] = None,
 ) -> None:
     """Write a model folder in half precision or 8 bits, to share or ship; the weights are float32 again when loaded.
 
     With --autoencoder, the decoder may have been trained on after the denoiser's latents were made (a recipe with
     `trained: decoder`). A different encoder or latent scale is refused, as the denoiser would not fit it.
+
+    --expert and --stage make one model of several: a denoiser trained on the cleaner times only (`interval: [0, 0.5]`
+    in its recipe, then --expert 0.5=runs/clean), or a super-resolution model after it (--stage sr=runs/sr).
     """
     import torch
 
     from kinolab.models.packing import pack as run
 
+    experts = {_fraction(until): folder for until, folder in _pairs("--expert", expert)}
+    stages = dict(_pairs("--stage", stage))
     with watch("packing") as events:
-        packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored))
+        packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored), experts=experts, stages=stages)
         events.wrote(packed.folder, "model")
     where = f", in {packed.tensor}" if packed.tensor else ""
     lines = [
@@ -41,3 +54,27 @@ def pack(
         f"largest relative error of a tensor: {packed.error:.2g}{where}",
     ]
     show(vars(packed) | {"stored": stored}, lines)
+
+
+def _pairs(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+    """`name=folder` of each use of an option."""
+    from kinolab.errors import InputError
+
+    found = [text.partition("=") for text in texts or []]
+    for (name, sign, folder), text in zip(found, texts or [], strict=True):
+        if not (name and sign and folder):
+            raise InputError(f"{option} {text}: expected two things around a =, such as sr=runs/sr or 0.5=runs/clean")
+    return [(name, folder) for name, _, folder in found]
+
+
+def _fraction(text: str) -> float:
+    """A fraction of time between 0 and 1."""
+    from kinolab.errors import InputError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise InputError(f"--expert {text}=...: expected a fraction of time between 0 (clean) and 1 (noise)")
+    return value

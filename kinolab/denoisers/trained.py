@@ -11,7 +11,7 @@ from kinolab.denoisers.base import Denoiser
 from kinolab.errors import InputError
 from kinolab.layers.lora import add_lora
 
-Trained = Literal["all", "temporal", "lora"]
+Trained = Literal["all", "temporal", "lora", "parts"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def trainable_parameters(denoiser: Denoiser, mode: Trained, rank: int = 8) -> Tr
     Args:
         mode: `all`; `temporal`: what an image model of the same kind has not (`Denoiser.models_time`); `lora`: that,
             and a low-rank change of every projection of every other attention. The layers become `LoraLinear`s, which
-            `kinolab.layers.lora.merge_lora` makes plain again.
+            `kinolab.layers.lora.merge_lora` makes plain again; `parts`: nothing of the denoiser itself.
         rank: of the changes, for `lora`.
 
     Raises:
@@ -53,7 +53,7 @@ def trainable_parameters(denoiser: Denoiser, mode: Trained, rank: int = 8) -> Tr
     of_time = lora = trained = 0
     for name, parameter in denoiser.named_parameters():
         is_lora, is_temporal = name.endswith((".lora_up", ".lora_down")), denoiser.models_time(name)
-        parameter.requires_grad_(mode == "all" or is_temporal or is_lora)
+        parameter.requires_grad_(mode == "all" or (mode != "parts" and (is_temporal or is_lora)))
         of_time += parameter.numel() * is_temporal
         lora += parameter.numel() * is_lora
         trained += parameter.numel() * parameter.requires_grad

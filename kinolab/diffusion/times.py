@@ -7,12 +7,17 @@ the draws' shape; a shift of times comes after them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from kinolab.errors import InputError
+
 TimeSampling = Literal["uniform", "logit_normal", "mode", "cosmap"]
+DRAWS = 1000
+"""After which times are taken never to lie in an interval."""
 MODE_SCALE_MAX = 2.0 / (math.pi - 2.0)
 """Largest scale at which mode sampling's map still falls everywhere."""
 
@@ -38,3 +43,26 @@ def cosmap(u: Tensor) -> Tensor:
     The log signal-to-noise ratio is then distributed as on the cosine schedule (Nichol & Dhariwal 2021).
     """
     return 1.0 - 1.0 / (torch.tan(math.pi / 2 * u.double()) + 1.0)
+
+
+def within(draw: Callable[[], Tensor], fraction: Callable[[float], float], interval: tuple[float, float]) -> Tensor:
+    """Times (B,) drawn again and again until they lie in an interval of fractions (0 clean, 1 noise).
+
+    So they have the distribution that they have there anyway, and the whole interval takes one draw, as before.
+
+    Raises:
+        InputError: where they hardly ever do.
+    """
+    times = draw()
+    for _ in range(DRAWS):
+        outside = torch.tensor([not interval[0] <= fraction(float(t)) <= interval[1] for t in times])
+        if not outside.any():
+            return times
+        times = torch.where(outside, draw(), times)
+    raise InputError(f"interval {list(interval)}: training times hardly ever lie there; widen it, or time_sampling")
+
+
+def inside(fractions: Sequence[float], interval: tuple[float, float]) -> tuple[float, ...]:
+    """Those fractions of time that lie in an interval, or else its middle."""
+    found = tuple(f for f in fractions if interval[0] <= f <= interval[1])
+    return found or ((interval[0] + interval[1]) / 2,)

@@ -5,6 +5,7 @@ from kinolab.contracts.request import Request
 from kinolab.models.folder import (
     ModelConfig,
     autoencoder_config,
+    build_part,
     find_autoencoder,
     find_model,
     load_autoencoder,
@@ -16,13 +17,17 @@ from kinolab.models.folder import (
     trained_size,
 )
 from kinolab.models.model import VideoModel
+from kinolab.models.part import Inner, ModelPart
 
 __all__ = [
     "GivenPart",
+    "Inner",
     "ModelConfig",
+    "ModelPart",
     "Request",
     "VideoModel",
     "autoencoder_config",
+    "build_part",
     "find_autoencoder",
     "find_model",
     "load_autoencoder",

@@ -63,7 +63,7 @@ def takes_words(spec: DenoiserSpec) -> bool:
 
 
 def stage_requests(
-    stages: Sequence[Stage], number: int, requests: Sequence[Request], clips: Tensor | None
+    stages: Sequence[Stage], number: int, requests: Sequence[Request], clips: Tensor | None = None
 ) -> list[Request]:
     """The requests as stage `number` is asked: at its size, with its own noise, of what it can be told.
 

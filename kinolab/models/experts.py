@@ -72,4 +72,4 @@ class Experts(Composed):
         """The prediction of one denoiser, with a cache of its own."""
         if options is not None and options.cache is not None:
             options = replace(options, cache=options.cache.within(f"expert {number}"))
-        return self.denoisers[number](z, t, conditions, options)  # type: ignore[no-any-return]
+        return self.denoisers[number](z, t, conditions, options)

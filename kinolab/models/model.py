@@ -23,7 +23,7 @@ from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
 from kinolab.models.cascade import StageSettings, settled_stages, stage_requests, takes_words
 from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
 from kinolab.models.part import ModelPart
-from kinolab.models.stage import LaterStageConfig, Stage
+from kinolab.models.stage import LaterStage, Stage
 from kinolab.runtime.devices import choose
 from kinolab.runtime.precision import PrecisionPolicy, autocast
 from kinolab.tasks import check_mask, encode_given, keep_exact, outside_training
@@ -49,10 +49,15 @@ class VideoModel(Stage):
         *,
         experts: Sequence[Denoiser] = (),
         parts: Mapping[str, ModelPart] | None = None,
-        stages: Sequence[Stage] = (),
+        stages: Sequence[LaterStage] = (),
     ) -> None:
         super().__init__(config, autoencoder, denoiser, experts=experts, parts=parts)
         self.stages = tuple(stages)
+        before = autoencoder
+        for stage in self.stages:  # one without an autoencoder of its own has that of the stage before
+            if stage.config.autoencoder is None:
+                stage.autoencoder = before
+            before = stage.autoencoder
 
     @classmethod
     def load(
@@ -69,15 +74,20 @@ class VideoModel(Stage):
         if config.denoiser is None:
             raise InputError(f"{path}: holds an autoencoder and no denoiser; expected a model that can generate")
         first = read_stage(folder, config)
-        stages: list[Stage] = []
+        stages: list[LaterStage] = []
         for later in config.stages:
             before = stages[-1].autoencoder if stages else first.autoencoder
             read = read_stage(folder, later, f"{later.name}-", before)
-            stages.append(Stage(later, read.autoencoder, read.denoiser, experts=read.experts, parts=read.parts))
+            stages.append(LaterStage(later, read.autoencoder, read.denoiser, experts=read.experts, parts=read.parts))
         model = cls(config, first.autoencoder, first.denoiser, experts=first.experts, parts=first.parts, stages=stages)
         for stage in (model, *stages):
             stage.precision = precision
         return model.to(chosen)
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """What it is made of beside its autoencoder and its denoiser, as the constructor's keywords."""
+        return {"experts": self.experts, "parts": self.parts, "stages": self.stages}
 
     @property
     def cascade(self) -> tuple[Stage, ...]:
@@ -107,12 +117,10 @@ class VideoModel(Stage):
     @property
     def files(self) -> dict[str, nn.Module]:
         """Everything that has weights, by the name of its file; an autoencoder that stages share is the first's."""
-        found, seen = dict(self.modules), {id(self.autoencoder)}
+        found = dict(self.modules)
         for stage in self.stages:
-            assert isinstance(stage.config, LaterStageConfig)
-            own = {name: m for name, m in stage.modules.items() if id(m) not in seen}
-            found |= {f"{stage.config.name}-{name}": module for name, module in own.items()}
-            seen |= {id(module) for module in own.values()}
+            shared = () if stage.config.autoencoder is not None else ("autoencoder",)
+            found |= {f"{stage.config.name}-{name}": m for name, m in stage.modules.items() if name not in shared}
         return found
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
@@ -267,25 +275,32 @@ class VideoModel(Stage):
             InputError: for settings of another type, and for what the model can't take.
             Stopped: between two steps, where `events` ask to stop.
         """
-        told, clips = events_of(events), None
-        latents = torch.empty(0)
-        for number, stage in enumerate(self.cascade):
-            asked = requests if not self.stages else stage_requests(self.cascade, number, requests, clips)
-            own = (stages or {}).get(getattr(stage.config, "name", "")) if number else None
-            how, guided = (sampler, guidance) if not number else (own and own.sampler, own and own.guidance)
-            latents = Stage.sample_latents(
-                stage,
-                asked,
-                sampler=how,
-                guidance=guided,
-                events=Turn(told, number, len(self.cascade)) if self.stages else told,
+        told, count = events_of(events), len(self.cascade)
+        asked = stage_requests(self.cascade, 0, requests) if self.stages else requests
+        latents = Stage.sample_latents(
+            self,
+            asked,
+            sampler=sampler,
+            guidance=guidance,
+            events=Turn(told, 0, count) if self.stages else told,
+            cache=cache,
+            methods=methods,
+            given=given,
+            steering=steering,
+        )
+        clips = Stage.decode(self, latents) if self.stages else latents
+        for number, stage in enumerate(self.stages, 1):
+            own = (stages or {}).get(stage.config.name) or StageSettings()
+            latents = stage.sample_latents(
+                stage_requests(self.cascade, number, requests, clips),
+                sampler=own.sampler,
+                guidance=own.guidance,
+                events=Turn(told, number, count),
                 cache=cache,
                 methods=methods,
-                given=given,
-                steering=steering,
             )
             if stage is not self.output:
-                clips = Stage.decode(stage, latents)
+                clips = stage.decode(latents)
         return latents
 
     @torch.no_grad()

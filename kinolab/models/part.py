@@ -93,11 +93,11 @@ class WithParts(Composed):
         def call(count: int, z: Tensor, t: Tensor, options: ForwardOptions) -> Tensor:
             """The prediction with the first `count` parts."""
             if not count:
-                return self.denoiser(z, t, rest, options)  # type: ignore[no-any-return]
+                return self.denoiser(z, t, rest, options)
             part = parts[count - 1]
             inner = lambda z, t, options: call(count - 1, z, t, options)  # noqa: E731
             told = any(port.name in conditions for port in part.ports)
-            return part(inner, z, t, conditions, options) if told else inner(z, t, options)  # type: ignore[no-any-return]
+            return part(inner, z, t, conditions, options) if told else inner(z, t, options)
 
         return call(len(parts), z, t, options or AS_TRAINED)
 

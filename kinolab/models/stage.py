@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from kinolab.autoencoders import AutoencoderConfig
@@ -40,10 +40,20 @@ from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
 from kinolab.tables import PARTS
 from kinolab.tasks import TasksConfig
 
-PartConfig = Annotated[KindConfig, PARTS.one_of()]
-"""The config of any part."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Of a stage or a part: its file is called by it."""
+
+
+def checked_names(parts: dict[str, KindConfig]) -> dict[str, KindConfig]:
+    """Raises ValueError for a name that no file can be called by."""
+    for name in parts:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name; expected small letters, digits and underscores")
+    return parts
+
+
+PartsConfig = Annotated[dict[str, Annotated[KindConfig, PARTS.one_of()]], AfterValidator(checked_names)]
+"""The configs of parts of any kind, by name."""
 
 
 class ExpertConfig(Config):
@@ -62,7 +72,7 @@ class StageConfig(Config):
     """The denoiser's config; none = an autoencoder alone."""
     experts: tuple[ExpertConfig, ...] = ()
     """Other denoisers for the cleaner times, in rising order; `denoiser` has the times after the last one's end."""
-    parts: dict[str, PartConfig] = Field(default_factory=dict)
+    parts: PartsConfig = Field(default_factory=dict)
     """Networks beside the denoiser that own a port, by name; the first is innermost."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path and prediction that the denoiser was trained with."""
@@ -88,14 +98,6 @@ class StageConfig(Config):
     """The guidance to sample with by default."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler to use by default."""
-
-    @field_validator("parts")
-    @classmethod
-    def _named(cls, parts: dict[str, KindConfig]) -> dict[str, KindConfig]:
-        for name in parts:
-            if not NAME.fullmatch(name):
-                raise ValueError(f"parts: {name!r} is no name; expected small letters, digits and underscores")
-        return parts
 
     @model_validator(mode="after")
     def _check(self) -> StageConfig:
@@ -318,3 +320,9 @@ class Stage:
         with autocast(self.precision, self.device):
             video = self.autoencoder.decode(latents.to(self.device))
         return video.float().clamp(-1, 1)
+
+
+class LaterStage(Stage):
+    """A stage that refines what the one before it made; one without an autoencoder of its own has that one's."""
+
+    config: LaterStageConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
+from kinolab.models.stage import PartsConfig
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import inside, real
 from kinolab.tables import JOBS
@@ -38,6 +39,8 @@ EXTENDS = "extends"
 """The key that names the recipe which one is on top of."""
 DEEPEST = 8
 """Recipes on top of each other; more is a mistake."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""Of time: 0 clean, 1 noise."""
 
 
 class InitialConfig(Config):
@@ -148,9 +151,13 @@ class DenoiserRecipe(BaseRecipe):
     """The model."""
     initial: DenoiserInitialConfig | None = None
     """First weights; none = random."""
+    parts: PartsConfig = Field(default_factory=dict)
+    """Networks beside the denoiser that own a port, by any names, such as control: {kind: input_adapter}; they are
+    trained, and saved with it."""
     trained: Trained = "all"
-    """What is trained: all; `temporal`, the parameters for time alone, with the image model's frozen; or `lora`, those
-    and a low-rank change of every attention's projections, which the model folder holds merged."""
+    """What is trained beside the parts: all; `temporal`, the parameters for time alone, with the image model's frozen;
+    `lora`, those and a low-rank change of every attention's projections, which the model folder holds merged; or
+    `parts`, nothing of the denoiser itself, which starts from `initial`."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the changes of `lora`."""
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -173,6 +180,9 @@ class DenoiserRecipe(BaseRecipe):
     """The same for samples of which something is given, so that tasks work without a prompt; none = alike."""
     label_dropout: float = Field(0.0, ge=0, le=1)
     """Share of samples whose label alone is left out, so that a prompt works without a label too."""
+    interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Fractions of time (0 clean, 1 noise) between which it is trained, for one of several experts of a stage; the
+    times have the distribution that they have there anyway."""
     conditions: ConditionsConfig = Field(default_factory=dict)
     """Settings of the conditions that the denoiser takes by its `vectors` and `fields`, by name, such as
     control: {map: edges, dropout: 0.1}; one that is left out has its defaults."""
@@ -197,6 +207,10 @@ class DenoiserRecipe(BaseRecipe):
 
     @model_validator(mode="after")
     def _check(self) -> DenoiserRecipe:
+        if not self.interval[0] < self.interval[1]:
+            raise ValueError(f"interval: expected rising fractions of time, got {list(self.interval)}")
+        if self.trained == "parts" and not (self.parts and self.initial):
+            raise ValueError("trained: parts needs some parts, and an initial denoiser that they are beside")
         if self.frames_per_clip is not None:
             if self.tasks is not None:
                 raise ValueError("frames_per_clip trains an image model, of which no part is given: leave tasks out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.trained import trainable_parameters
 from kinolab.diffusion import Diffusion
+from kinolab.diffusion.times import inside, within
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
-from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder
+from kinolab.models import ModelConfig, Request, VideoModel, build_part, load_autoencoder
+from kinolab.models.part import WithParts
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
@@ -63,7 +66,9 @@ class DenoiserJob(Job):
         self.source, self.heldout = source, heldout
         self.autoencoder.requires_grad_(False)
         self.diffusion = Diffusion(recipe.diffusion)
-        spec = denoiser.spec
+        self.beside = {name: build_part(config, denoiser) for name, config in recipe.parts.items()}
+        self.network = WithParts(denoiser, self.beside) if self.beside else denoiser
+        spec = self.network.spec
         if spec.channels != autoencoder.spec.latent_channels:
             raise InputError(
                 f"the denoiser takes {spec.channels} latent channels and the autoencoder makes "
@@ -72,7 +77,7 @@ class DenoiserJob(Job):
         self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
         self.assembly = Assembly(recipe, autoencoder, spec, source, heldout)
         self.notes = self.assembly.notes
-        self.parts = {"denoiser": Part(self.denoiser)}
+        self.parts = {"denoiser": Part(self.network)}
 
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
@@ -82,12 +87,17 @@ class DenoiserJob(Job):
         """The mean loss over one micro-batch; every draw belongs to its position in the global batch."""
         batch = self.assembly.batch(micro_batch, step)
         z0, sources = batch.latents, batch.draws("noise")
-        times = torch.cat([self.diffusion.draw_times(1, g, positions=batch.size) for g in sources]).to(z0.device)
+        times = torch.cat([self._time(source, batch.size) for source in sources]).to(z0.device)
         noise = normal(z0.shape[1:], sources).to(z0.device)
         network = self.parts["denoiser"].wrapped
         parts = self.diffusion.loss(network, z0, batch.conditions, t=times, noise=noise, weight=batch.weight)
         numbers = {k: float(v.detach().mean()) for k, v in parts.items()}
         return parts["loss"].mean(), numbers
+
+    def _time(self, source: torch.Generator, positions: int) -> Tensor:
+        """A training time (1,) of a clip of so many latent positions, inside the recipe's interval."""
+        draw = partial(self.diffusion.draw_times, 1, source, positions=positions)
+        return within(draw, self.diffusion.path.fraction, self.recipe.interval)
 
     @property
     def device(self) -> torch.device:
@@ -107,13 +117,13 @@ class DenoiserJob(Job):
         """The held-out loss (mse) at fixed times with fixed noise, and its mean."""
         chosen = spread(len(self.heldout), self.recipe.heldout_clips)
         sums: dict[str, float] = {}
-        seed, times = self.recipe.training.seed, self.recipe.heldout_times
+        seed, times = self.recipe.training.seed, inside(self.recipe.heldout_times, self.recipe.interval)
         for first, indices in self._heldout_batches(chosen):
             batch = self.assembly.heldout([self.heldout[i] for i in indices], first)
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
             with autocast(self.recipe.training.precision, self.device):
                 losses = self.diffusion.loss_at(
-                    self.denoiser, batch.latents, batch.conditions, times, generator, batch.weight
+                    self.network, batch.latents, batch.conditions, times, generator, batch.weight
                 )
             for time, value in losses.items():
                 key = f"loss_at_{time:g}"
@@ -133,6 +143,7 @@ class DenoiserJob(Job):
             trained=f"{recipe.name}, {recipe.training.steps} steps",
             autoencoder=self.autoencoder.config,
             denoiser=recipe.denoiser,
+            parts=recipe.parts,
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
             null_prompt=recipe.null_prompt,
@@ -146,7 +157,7 @@ class DenoiserJob(Job):
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
         )
-        model = VideoModel(config, self.autoencoder, self.denoiser)
+        model = VideoModel(config, self.autoencoder, self.denoiser, parts=self.beside)
         model.precision, model.device = recipe.training.precision, self.device
         return model
 
@@ -170,13 +181,14 @@ class DenoiserJob(Job):
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
         if self.assembly.text is not None:
             self.assembly.text.flush()
-        state = merge_lora(full_state(self.denoiser, ranks))
+        state = merge_lora(full_state(self.network, ranks))
         if not ranks.first:
             return
         model = self.model()
         if ranks.size > 1 or self.count.lora:
             model.denoiser = build_denoiser(self.recipe.denoiser)
-            model.denoiser.load_state_dict(state)
+            model.parts = {name: build_part(part, model.denoiser) for name, part in self.recipe.parts.items()}
+            model.network.load_state_dict(state)
         model.save(folder)
 
 
