@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -40,10 +40,13 @@ class ForwardOptions:
 
     reach: which frames a frame's self-attention reads; none = as trained.
     cache: may leave the blocks out; belongs to one sampling run.
+    residuals: what a network beside the denoiser (`kinolab.models.part`) adds to the tokens behind blocks, by their
+    number from 0; each of the shape of those tokens.
     """
 
     reach: Reach | None = None
     cache: BlockCache | None = None
+    residuals: Mapping[int, Tensor] | None = None
 
     def of(self, branches: tuple[str, ...]) -> ForwardOptions:
         """The options of a call whose batch holds the rows of these branches, one after the other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -103,6 +103,19 @@ class Denoiser(nn.Module):
             raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
         lists = options.reach.lists(frames)
         return None if lists == self.reach.lists(frames) else lists
+
+    def residuals(self, options: ForwardOptions | None) -> Mapping[int, Tensor]:
+        """What is added to the tokens behind blocks, by their number.
+
+        Raises:
+            InputError: for a block that is not there.
+        """
+        found = {} if options is None or options.residuals is None else options.residuals
+        count = len(getattr(self, self.block_lists[0])) if found else 0
+        for number in found:
+            if not 0 <= number < count:
+                raise InputError(f"residuals: expected numbers of blocks from 0 to {count - 1}, got {number}")
+        return found
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W).

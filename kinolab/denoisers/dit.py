@@ -8,6 +8,7 @@ Shapes: B batch, C channels, T frames, S tokens per frame, D width. Tokens are (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -149,15 +150,18 @@ class DiT(Denoiser):
         x = self.ports.add_fields(self.x_embedder(z), conditions)
         x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
         c, lists = self._condition(t, conditions), self.reach_lists(x.shape[1], options)
-        x = run_blocks(x, options, lambda x: self._blocks(x, c, lists), lambda x: self._modulated(x, c))
+        added = self.residuals(options)
+        x = run_blocks(x, options, lambda x: self._blocks(x, c, lists, added), lambda x: self._modulated(x, c))
         return unpatchify(self.final_layer(x, c), grid, p)
 
-    def _blocks(self, x: Tensor, c: Tensor, lists: Lists | None) -> Tensor:
-        for block in self.blocks:
+    def _blocks(self, x: Tensor, c: Tensor, lists: Lists | None, added: Mapping[int, Tensor]) -> Tensor:
+        for i, block in enumerate(self.blocks):
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, c, lists, use_reentrant=False)
             else:
                 x = block(x, c, lists)
+            if i in added:
+                x = x + added[i]
         return x
 
     def _modulated(self, x: Tensor, c: Tensor) -> Tensor:

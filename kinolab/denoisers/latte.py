@@ -10,6 +10,7 @@ conditions (B, 1 or T, D).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -370,13 +371,16 @@ class Latte(Denoiser):
             x = torch.cat([x, tokens.to(x.dtype)], dim=2)
         lists = self.reach_lists(frames, options)
         context = self._context(conditions, len(t), frames, image_frames, lists)
+        added = self.residuals(options)
         x = run_blocks(
-            x, options, lambda x: self._blocks(x, c, shared, context), lambda x: self._modulated(x, c, shared)
+            x, options, lambda x: self._blocks(x, c, shared, context, added), lambda x: self._modulated(x, c, shared)
         )
         x = self.final_layer(x[:, :, :places], c)
         return unpatchify(x, grid, p, self.config.temporal_patch)
 
-    def _blocks(self, x: Tensor, c: Tensor, shared: Tensor | None, context: Context) -> Tensor:
+    def _blocks(
+        self, x: Tensor, c: Tensor, shared: Tensor | None, context: Context, added: Mapping[int, Tensor]
+    ) -> Tensor:
         for i, block in enumerate(self.blocks):
             if i == self.first_temporal and self.config.temporal_position == "absolute":
                 x = self._add_frame_embedding(x, context.image_frames)
@@ -384,6 +388,8 @@ class Latte(Denoiser):
                 x = checkpoint(block, x, c, shared, context, use_reentrant=False)
             else:
                 x = block(x, c, shared, context)
+            if i in added:
+                x = x + added[i]
         return x
 
     def _modulated(self, x: Tensor, c: Tensor, shared: Tensor | None) -> Tensor:

@@ -28,6 +28,7 @@ Shapes: B batch, C channels, T frames (after pairing), S tokens per frame, L tex
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -477,15 +478,20 @@ class Mmdit(Denoiser):
         )
         if text is not None:
             text = text[:, None].expand(-1, context.sequences, -1, -1)
-        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context), lambda x: self._modulated(x, c))
+        added = self.residuals(options)
+        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
         return self._output(x, c, frames, grid)
 
-    def _blocks(self, x: Tensor, text: Tensor | None, c: Tensor, context: Context) -> Tensor:
-        for block in self.joint_blocks:
+    def _blocks(
+        self, x: Tensor, text: Tensor | None, c: Tensor, context: Context, added: Mapping[int, Tensor]
+    ) -> Tensor:
+        for i, block in enumerate(self.joint_blocks):
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x, text = checkpoint(block, x, text, c, context, use_reentrant=False)
             else:
                 x, text = block(x, text, c, context)
+            if i in added:
+                x = x + added[i]
         return x
 
     def _modulated(self, x: Tensor, c: Tensor) -> Tensor:

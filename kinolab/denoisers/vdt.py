@@ -13,6 +13,7 @@ Shapes: B batch, C channels, T frames, S tokens per frame, D width, R mask chann
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -265,15 +266,18 @@ class Vdt(Denoiser):
         x, told, context = self._tell(x, c, context, positions, given, mask)
         if self.config.adaln == "single":
             told = self.t_block(told)
-        x = run_blocks(x, options, lambda x: self._blocks(x, told, context), lambda x: self._modulated(x, told))
+        added = self.residuals(options)
+        x = run_blocks(x, options, lambda x: self._blocks(x, told, context, added), lambda x: self._modulated(x, told))
         return unpatchify(self.final_layer(x[:, :frames], c), grid, p)
 
-    def _blocks(self, x: Tensor, told: Tensor, context: Context) -> Tensor:
-        for block in self.blocks:
+    def _blocks(self, x: Tensor, told: Tensor, context: Context, added: Mapping[int, Tensor]) -> Tensor:
+        for i, block in enumerate(self.blocks):
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, told, context, use_reentrant=False)
             else:
                 x = block(x, told, context)
+            if i in added:
+                x = x + added[i]
         return x
 
     def _modulated(self, x: Tensor, told: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from kinolab.autoencoders import AutoencoderConfig, DiffusersConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.diffusers_adapter import folder_config, is_diffusers_folder
-from kinolab.config import load_config
+from kinolab.config import Config, load_config
 from kinolab.contracts.table import KindConfig
 from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
@@ -81,17 +81,22 @@ class ModelConfig(StageConfig):
 
 
 def model_yaml(config: ModelConfig) -> str:
-    """What stands in `model.yaml`: nothing that is empty, so that versions without such fields read it too."""
-    values = _filled(config.model_copy(update={"format": 1 if config.plain else 2}).model_dump(mode="json"))
+    """What stands in `model.yaml`: nothing that is empty by default, so that versions without it read the rest."""
+    config = config.model_copy(update={"format": 1 if config.plain else 2})
+    values = _filled(config, config.model_dump(mode="json"))
     first = ("format", "version", "trained", "autoencoder", "denoiser")
     return yaml_files.to_yaml({name: values[name] for name in (*(n for n in first if n in values), *values)})
 
 
-def _filled(values: Any) -> Any:
-    """Nested mappings without what is empty, which every version takes for its default."""
-    if not isinstance(values, dict):
-        return values
-    return {name: _filled(value) for name, value in values.items() if value not in (None, {}, [], "")}
+def _filled(config: Config, values: dict[str, Any]) -> dict[str, Any]:
+    """A config's values without those that are empty, as they are by default."""
+    found = {}
+    for name, field in type(config).model_fields.items():
+        own, value = getattr(config, name), values[name]
+        if value in (None, {}, [], "") and own == field.get_default(call_default_factory=True):
+            continue
+        found[name] = _filled(own, value) if isinstance(own, Config) else value
+    return found
 
 
 def shipped_models() -> dict[str, Path]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinolab.diffusion.times import MODE_SCALE_MAX, cosmap, logit_normal, mode
+from kinolab.diffusion.times import MODE_SCALE_MAX, cosmap, inside, logit_normal, mode, within
+from kinolab.errors import InputError
 from tests.closeness import assert_close
 
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
@@ -77,3 +78,24 @@ def test_mode_is_diffusers_own() -> None:
     expected = training.compute_density_for_timestep_sampling("mode", 64, mode_scale=1.29)
     torch.manual_seed(0)
     assert_close(mode(torch.rand(64), 1.29).float(), expected)
+
+
+def test_times_of_an_interval_are_distributed_as_they_are_there_anyway() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> Tensor:
+        return logit_normal(torch.rand(2_000, generator=generator, dtype=torch.float64), 0.0, 1.0)
+
+    t = within(draw, lambda t: t, (0.5, 1.0))
+    every = draw()
+    expected = every[every >= 0.5].mean()
+    assert t.shape == (2_000,) and float(t.min()) >= 0.5
+    assert float(t.mean()) == pytest.approx(float(expected), rel=0.03)
+    state = generator.get_state()
+    whole = within(draw, lambda t: t, (0.0, 1.0))
+    generator.set_state(state)
+    assert torch.equal(whole, draw()), "one draw"
+    with pytest.raises(InputError, match="hardly ever lie there"):
+        within(lambda: torch.full((2,), 0.3), lambda t: t, (0.5, 1.0))
+    assert inside((0.1, 0.5, 0.9), (0.5, 1.0)) == (0.5, 0.9)
+    assert inside((0.1,), (0.5, 1.0)) == (0.75,)
