@@ -18,7 +18,9 @@ def rerun(
 ) -> None:
     """Make a generated video again and compare: on the same machine and device its frames are the same bit for bit."""
     from kinolab.generation.generate import rerun as run
+    from kinolab.runtime.paths import named
 
+    video = named(video)
     target = out if out is not None else video.with_name(f"{video.stem}-again{video.suffix}")
     if target.suffix == ".json":
         target = target.with_suffix(".mp4")

@@ -41,7 +41,7 @@ from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.devices import announce, choose
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
-from kinolab.runtime.paths import visible
+from kinolab.runtime.paths import named, visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.runtime.records import read_record
 from kinolab.runtime.sets import finish_set, new_set
@@ -435,7 +435,8 @@ def provenance(
 
 
 def provenance_path(path: Path) -> Path:
-    """`clip.mp4` -> `clip.json`."""
+    """`clip.mp4` -> `clip.json`, and a folder of images -> its name with `.json`."""
+    path = named(path)
     return path.with_suffix(".json") if path.suffix else path.with_name(path.name + ".json")
 
 

@@ -33,7 +33,7 @@ from kinolab.generation.matching import matching_world
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
 from kinolab.runtime import files, text
-from kinolab.runtime.paths import visible
+from kinolab.runtime.paths import named, visible
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.records import write_record
 from kinolab.toyworld.clips import make_clip
@@ -250,7 +250,7 @@ def _check_same(out: Path, config: GenerateConfig) -> None:
 
 def _check_cases(folder: Path, lists: dict[str, list[str]]) -> None:
     """Refuse prompts that differ in capitals alone where file names don't."""
-    probe = folder.with_name(folder.name.upper())
+    probe = named(folder).with_name(named(folder).name.upper())
     if not probe.exists():
         return
     for asked in lists.values():

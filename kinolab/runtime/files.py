@@ -29,7 +29,7 @@ from typing import BinaryIO, cast
 from kinolab.runtime import leftovers, system
 from kinolab.runtime.failures import failing
 from kinolab.runtime.leftovers import remove as remove
-from kinolab.runtime.paths import COMMITTED
+from kinolab.runtime.paths import COMMITTED, named
 from kinolab.runtime.reading import open_plain
 
 BUFFER = 2**20
@@ -243,6 +243,7 @@ def settled(path: Path) -> Path:
 
 def committed(path: Path) -> Path:
     """The hidden name of what is committed and not yet in its place."""
+    path = named(path)
     return path.with_name(f".{path.name}{COMMITTED}")
 
 

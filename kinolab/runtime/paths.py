@@ -38,6 +38,11 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or is_left_behind(name)
 
 
+def named(path: Path) -> Path:
+    """The path with a name at its end, which `.`, `..` and the root don't have: theirs is where they lead."""
+    return Path(os.path.abspath(path)) if path.name in ("", "..") else path
+
+
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
     """What lies in a folder and fits a pattern, files and folders, sorted, but for what is hidden or left behind.
 

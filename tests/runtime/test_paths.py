@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinolab.errors import InputError
-from kinolab.runtime.paths import inside, is_passed_over, single, visible
+from kinolab.runtime.paths import inside, is_passed_over, named, single, visible
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,11 @@ def test_what_systems_leave_behind_is_nobodys_data(name: str, tmp_path: Path) ->
     assert visible(tmp_path, "*.txt") == [tmp_path / "b.txt"]
     assert visible(tmp_path, "*/*") == visible(tmp_path, "*/*.txt") == [tmp_path / "a" / "c.txt"]
     assert visible(tmp_path / name) == [tmp_path / name / "d.txt"], "a folder that is named is meant"
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "a", "a/b.mp4"])
+def test_a_path_gets_a_name(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = named(Path(path))
+    assert found.resolve() == Path(path).resolve()
+    assert (found == Path(path)) == (path in ("a", "a/b.mp4", "/"))

@@ -14,6 +14,7 @@ import torch
 
 from kinolab.conditioning.text.base import TextEncoder, cut, known_files
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime.paths import named
 from kinolab.runtime.reading import read_json
 from kinolab.runtime.text import first_line
 
@@ -45,7 +46,7 @@ def tokenizer_folder(folder: Path) -> Path:
     Raises:
         InputError: where neither holds one.
     """
-    beside = folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
+    beside = named(folder).with_name(named(folder).name.replace("text_encoder", "tokenizer"))
     for place in (folder, beside):
         if any((place / name).is_file() for name in TOKENIZER_FILES):
             return place
