@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from kinolab.generation.generate import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.models import GivenPart, ModelConfig, Request, VideoModel
+from kinolab.models.cascade import StageSettings
 from kinolab.toyworld.clips import WorldConfig, make_clip, parse_caption
 from kinolab.toyworld.source import HELDOUT_SEEDS
 from tests.listening import Listening
@@ -65,6 +66,7 @@ class Oracle(VideoModel):
         methods: Sequence[Method] = (),
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
+        stages: Mapping[str, StageSettings] | None = None,
     ) -> Tensor:
         self.asked += requests
         events_of(events).progress(1, 1)
