@@ -27,7 +27,7 @@ PROCESSORS = {
 SELECTED = [
     "tests/autoencoders", "tests/checkpoints", "tests/conditioning", "tests/denoisers", "tests/diffusion",
     "tests/layers", "tests/metrics/test_flow.py", "tests/metrics/test_reconstruction.py", "tests/test_contracts.py",
-    "tests/test_model.py",
+    "tests/models",
 ]  # fmt: skip
 NOT_SLOW = "not slow and not wide"
 

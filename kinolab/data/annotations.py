@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from kinolab.data.naming import ClipNames, SeveralClipsError
-from kinolab.data.tables import TABLE_NAMES, BadRows, NoTableError, Row, Table, read_pair, read_table, refuse
+from kinolab.data.tables import (
+    LABEL_DIGITS,
+    TABLE_NAMES,
+    BadRows,
+    NoTableError,
+    Row,
+    Table,
+    read_pair,
+    read_table,
+    refuse,
+)
 from kinolab.data.texts import CLIP_FILES, PROMPT_FILES, texts_beside
 from kinolab.errors import InputError
 from kinolab.runtime.paths import real
@@ -266,6 +277,11 @@ def number_classes(
     numbers in them as numbers."""
     whole = [name.isdecimal() for name in names.values()]
     if names and from_table and all(whole):
+        longest = max(names, key=lambda file: len(names[file]))
+        if len(names[longest]) > LABEL_DIGITS:
+            raise InputError(
+                f"{longest} has a label of {len(names[longest])} digits; expected a number from 0, or a name"
+            )
         numbers = {file: int(name) for file, name in names.items()}
         largest = max(numbers, key=numbers.__getitem__)
         if numbers[largest] >= MOST_CLASSES:
@@ -284,4 +300,10 @@ def number_classes(
 def in_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """A key that sorts names as people do: 2 before 10, take2 before take10."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], name
+    return [(0, *_size(part)) if part.isdecimal() else (1, 0, part) for part in parts if part], name
+
+
+def _size(digits: str) -> tuple[int, str]:
+    """Sorts as the number would, which may have more digits than Python makes a number of."""
+    plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return len(plain), plain

@@ -36,6 +36,8 @@ COLUMNS = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS, "label": LABEL_COLU
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 NOTHING = ("", "nan", "<na>")
 """What stands for no value, in any case: nothing, or what pandas writes for it."""
+LABEL_DIGITS = 18
+"""Digits of a label that is a number; more are no class of anybody's."""
 NUMBER = re.compile(r"([+-]?)(\d+)(\.\d*)?")
 TWICE = "\0twice"
 """Where a JSON object's repeated keys are kept; no column can have this name."""
@@ -243,7 +245,9 @@ def _numbered(rows: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
             kept.append(row)
             continue
         sign, whole, fraction = match.groups()
-        if (sign == "-" and int(whole)) or (fraction or "").strip(".0"):
+        if len(whole) > LABEL_DIGITS:
+            problems.append((row.where, f"a label of {len(whole)} digits: expected a number from 0, or a name"))
+        elif (sign == "-" and int(whole)) or (fraction or "").strip(".0"):
             told = "leave it empty for a clip without a label"
             problems.append((row.where, f"label {row.label}: expected a whole number from 0 or a name; {told}"))
         else:

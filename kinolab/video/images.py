@@ -23,7 +23,7 @@ from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational,
 
 # What Pillow raises for data that it can't make a picture of, by format.
 LONGEST = 2**32  # bytes of a webp: what its header can say
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
 
 
 def open_image(path: Path, fps: float) -> Source:
@@ -74,7 +74,7 @@ class Images(Source):
                 return image.size[::-1] if turned else image.size
         except PermissionError:
             raise
-        except (*BROKEN, Image.DecompressionBombError):
+        except BROKEN:
             raise InputError(f"{file}: {not_readable(file)}") from None
 
     def info(self, exact: bool) -> VideoInfo:

@@ -241,5 +241,9 @@ def _fitted(marked: Sequence[np.ndarray], size: tuple[int, int], resize: Resize,
     """Masks (H, W) at another size, fitted as the pictures of the clip are: (T, height, width) bool."""
     fit = Fit(size, resize, 1, path)
     pictures = (np.repeat((picture * np.uint8(255))[..., None], 3, axis=2) for picture in marked)
-    frames: Iterator[av.VideoFrame] = (av.VideoFrame.from_ndarray(picture, "rgb24") for picture in pictures)
-    return np.stack([fit(frame, Fraction(1), Orientation())[..., 0] > 127 for frame in frames])
+    try:
+        frames: Iterator[av.VideoFrame] = (av.VideoFrame.from_ndarray(picture, "rgb24") for picture in pictures)
+        return np.stack([fit(frame, Fraction(1), Orientation())[..., 0] > 127 for frame in frames])
+    except av.error.FFmpegError as error:  # of sides that no picture may have
+        height, width = marked[0].shape
+        raise InputError(f"{path}: a mask of {width}x{height} pixels can't be scaled: {error.strerror}") from None

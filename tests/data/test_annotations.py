@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kinolab.data import FolderConfig, FolderSource
-from kinolab.data.annotations import annotate, number_classes
+from kinolab.data.annotations import annotate, in_order, number_classes
 from kinolab.errors import InputError
 from tests.data.clip_files import write_numbered
 
@@ -286,3 +286,10 @@ def test_a_folder_of_clips_has_them(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     alone = FolderSource(FolderConfig.model_validate(values | {"path": tmp_path / "b.mkv"}))
     assert alone.record(0).caption == "z" and not any("notes.txt" in note for note in alone.notes())
+
+
+def test_labels_of_more_digits_than_a_number_has(tmp_path: Path) -> None:
+    many = "9" * 10_000
+    assert sorted(["a10", "a2", f"a{many}", "a٣"], key=in_order) == ["a2", "a٣", "a10", f"a{many}"]
+    with pytest.raises(InputError, match="a label of 10000 digits"):
+        number_classes({"a.mp4": many, "b.mp4": "1"}, True, [])
