@@ -134,12 +134,13 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Gene
     if "model" not in asked:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
     trained = read_model_config(find_model(str(asked["model"])))
-    told = any(asked.get(name) not in (None, (), []) for name in ("prompts", "label", "negative"))
+    words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
+    label = asked.get("label") is not None
     settled = {
         "sampler": sampler_values(trained.sampler.model_dump(), asked.get("sampler")),
-        "guidance": guidance_values(trained.guidance.model_dump(), asked.get("guidance"), told=told),
+        "guidance": guidance_values(trained.guidance.model_dump(), asked.get("guidance"), told=words or label),
         "cache": cache_values(asked.get("cache")),
-        "stages": settled_stages(trained.stages, asked.get("stages"), [told] * len(trained.stages)),
+        "stages": settled_stages(trained.stages, asked.get("stages"), words=words, label=label),
     }
     return load_config(GenerateConfig, asked | settled)
 

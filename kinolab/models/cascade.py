@@ -15,7 +15,7 @@ from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.models.stage import LaterStageConfig, Stage
+from kinolab.models.stage import LaterStageConfig, Stage, StageConfig
 
 REFINED = "low_resolution"
 """The condition by which a stage is told what the one before it made."""
@@ -30,12 +30,19 @@ class StageSettings(Config):
     """Classifier-free guidance; none = the stage's own."""
 
 
+def guidable(config: StageConfig, *, words: bool, label: bool) -> bool:
+    """Whether a stage has something to be guided by: words (a prompt, a negative one) or a label that it takes."""
+    denoiser = config.denoiser
+    reads = any(getattr(denoiser, name, 0) for name in ("text_dim", "pooled_dim"))
+    return (words and reads) or (label and bool(getattr(denoiser, "num_classes", 0)))
+
+
 def settled_stages(
-    configs: Sequence[LaterStageConfig], asked: Mapping[str, Any] | None, guided: Sequence[bool]
+    configs: Sequence[LaterStageConfig], asked: Mapping[str, Any] | None, *, words: bool, label: bool
 ) -> dict[str, StageSettings]:
     """Sampler and guidance of every later stage, by name: what is asked for, and the stage's own for the rest.
 
-    guided: of each stage, whether there is something that it can be guided by.
+    words, label: whether there is a prompt, and a label.
 
     Raises:
         InputError: for a name that no stage has, or fields or values that don't fit.
@@ -46,7 +53,8 @@ def settled_stages(
             known = f"expected one of {', '.join(names)}" if names else "the model has one stage"
             raise InputError(f"stages.{name}: no later stage of that name; {known}")
     found = {}
-    for config, told in zip(configs, guided, strict=True):
+    for config in configs:
+        told = guidable(config, words=words, label=label)
         own = (asked or {}).get(config.name)
         values = {} if own is None else own.model_dump() if isinstance(own, Config) else dict(own)
         settled = {

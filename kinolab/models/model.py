@@ -20,7 +20,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
-from kinolab.models.cascade import StageSettings, settled_stages, stage_requests, takes_words
+from kinolab.models.cascade import StageSettings, settled_stages, stage_requests
 from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
 from kinolab.models.part import ModelPart
 from kinolab.models.stage import LaterStage, Stage
@@ -188,10 +188,9 @@ class VideoModel(Stage):
         Raises:
             InputError: for a name that no stage has, and as `settled`.
         """
-        words, labels = any(r.prompt or r.negative for r in requests), any(r.label is not None for r in requests)
-        specs = [stage.spec for stage in self.stages]
-        guided = [(words and takes_words(spec)) or (labels and bool(spec.num_classes)) for spec in specs]
-        return settled_stages(self.config.stages, asked, guided)
+        words = any(r.prompt is not None or r.negative is not None for r in requests)
+        label = any(r.label is not None for r in requests)
+        return settled_stages(self.config.stages, asked, words=words, label=label)
 
     @torch.no_grad()
     def complete(

@@ -52,6 +52,7 @@ class Composed(Denoiser):
     def __init__(self, denoiser: Denoiser, spec: DenoiserSpec) -> None:
         super().__init__()
         self.config, self.spec, self.reach = denoiser.config, spec, denoiser.reach
+        self.block_lists = denoiser.block_lists  # type: ignore[misc]  # for FSDP2, which shards the denoiser's blocks
 
     @property
     def main(self) -> Denoiser:

@@ -149,6 +149,7 @@ class Stage:
         self.config, self.autoencoder, self.denoiser = config, autoencoder.eval(), denoiser.eval()
         self.experts = [expert.eval() for expert in experts]
         self.parts = {name: part.eval() for name, part in (parts or {}).items()}
+        self.composed: Denoiser | None = None
         self.diffusion = Diffusion(config.diffusion)
         self.text_encoder = build_text_encoder(config.text_encoder)
         self.precision: PrecisionPolicy = "auto"
@@ -161,6 +162,8 @@ class Stage:
         Raises:
             InputError: where they don't fit each other.
         """
+        if self.composed is not None:  # a training job's own, which may be sharded as one module
+            return self.composed
         network = self.denoiser
         if self.experts:
             ends = [expert.until for expert in self.config.experts]

@@ -14,15 +14,16 @@ from kinolab import VideoModel
 from kinolab.config import load_config, to_yaml
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
-from kinolab.methods import StepCache, StepCacheConfig
+from kinolab.methods import GuidanceConfig, StepCache, StepCacheConfig
 from kinolab.models import ModelConfig, Request, build_part, read_model_config
 from kinolab.models.assemble import cascade, with_experts
-from kinolab.models.cascade import stage_requests, stage_seed
+from kinolab.models.cascade import settled_stages, stage_requests, stage_seed
 from kinolab.models.experts import Experts
 from kinolab.models.folder import model_yaml
 from kinolab.models.input_adapter import InputAdapterConfig
 from kinolab.models.part import WithParts
-from kinolab.models.stage import ExpertConfig
+from kinolab.models.stage import ExpertConfig, LaterStageConfig
+from kinolab.verify import verify
 from tests.closeness import assert_same
 from tests.tiny_model import tiny_model
 
@@ -82,10 +83,16 @@ def test_a_folder_of_format_2_is_what_was_saved(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     files = {p.name for p in (tmp_path / "model").glob("*.safetensors")}
     assert files == {f"{name}.safetensors" for name in ("autoencoder", "denoiser", "expert0", "part-edges")}
+    assert not list(verify(tmp_path / "model"))
     loaded = VideoModel.load(tmp_path / "model", precision="float32")
     assert read_model_config(tmp_path / "model") == model.config.model_copy(update={"format": 2})
     asked = [Request(label=1, seed=4, conditions={"control": torch.zeros(3, 5, 32, 32)})]
     assert_same(loaded.sample_latents(asked), model.sample_latents(asked))
+    path = tmp_path / "model" / "part-edges.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert [finding.path for finding in verify(tmp_path / "model") if finding.damaged] == [path]
+    with pytest.raises(InputError, match="part-edges"):
+        VideoModel.load(tmp_path / "model")
     tiny_model(text=False).save(tmp_path / "model")
     files = {p.name for p in (tmp_path / "model").glob("*.safetensors")}
     assert files == {"autoencoder.safetensors", "denoiser.safetensors"}, "of the folder before nothing is left"
@@ -157,3 +164,20 @@ def test_each_stage_is_asked_what_it_can_be_told() -> None:
     assert (two.prompt, two.negative, two.label, two.size) == (None, None, 1, (64, 128))
     assert two.seed == stage_seed(5, 1) != 5
     assert set(two.conditions) == {"low_resolution"} and two.conditions["low_resolution"].shape == (3, 5, 32, 64)
+
+
+def test_a_stage_is_guided_by_what_it_reads_alone() -> None:
+    denoiser = tiny_model(text=False).config.denoiser
+    assert denoiser is not None
+    for classes, scale in ((3, 4.0), (0, 1.0)):
+        config = LaterStageConfig(
+            name="sr", denoiser=denoiser.model_copy(update={"num_classes": classes}), guidance=GuidanceConfig(scale=4.0)
+        )
+        found = settled_stages([config], {"sr": {"sampler": {"steps": 2}}}, words=True, label=True)["sr"]
+        assert found.guidance is not None and found.sampler is not None
+        assert found.guidance.scale == scale and found.sampler.steps == 2
+        untold = settled_stages([config], None, words=True, label=False)["sr"]
+        assert untold.guidance is not None and untold.guidance.scale == 1.0
+        assert settled_stages([config], {"sr": found}, words=False, label=False)["sr"] == found
+    with pytest.raises(InputError, match="the model has one stage"):
+        settled_stages([], {"sr": {}}, words=True, label=True)

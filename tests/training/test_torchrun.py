@@ -19,10 +19,13 @@ import typer
 import yaml
 from safetensors.torch import load_file
 
+from kinolab import VideoModel
 from kinolab.cli import build
+from kinolab.models import save_autoencoder
 from kinolab.training.run import train
 from tests.closeness import assert_close
-from tests.training.tiny import autoencoder_recipe, odvae_recipe
+from tests.tiny_model import tiny_model
+from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = Path(sys.executable).with_name("torchrun")
@@ -96,6 +99,24 @@ def test_the_readmes_command_trains_and_goes_on(tmp_path: Path) -> None:
     train(path, tmp_path / "one")
     for name, value in weights(tmp_path / "one").items():
         assert_close(weights(tmp_path / "two")[name], value, 1e-3, name)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_part_is_shared_with_its_denoiser(parallel: str, tmp_path: Path) -> None:
+    """It is sampled, evaluated and saved as in one process."""
+    save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "autoencoder")
+    recipe = denoiser_recipe(tmp_path / "autoencoder", steps=4, parallel=parallel, evaluate_every=2, sample_every=4)
+    recipe["denoiser"] |= {"input_size": 8, "num_frames": 2}
+    path = write(tmp_path, "recipe", recipe | {"parts": {"edges": {"kind": "input_adapter"}}})
+    words = [TORCHRUN, "--nproc-per-node", "2", "-m", "kinolab", "train", path, "--out", tmp_path / "two"]
+    done = subprocess.run([str(w) for w in words], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    train(path, tmp_path / "one")
+    one, two = (VideoModel.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert any(name.startswith("part-edges.") for name in one)
+    for name, value in one.items():
+        assert_close(two[name], value, 1e-3, name)
 
 
 @pytest.mark.wide

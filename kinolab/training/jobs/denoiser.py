@@ -159,6 +159,7 @@ class DenoiserJob(Job):
         )
         model = VideoModel(config, self.autoencoder, self.denoiser, parts=self.beside)
         model.precision, model.device = recipe.training.precision, self.device
+        model.composed = self.network if self.beside else None
         return model
 
     def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
@@ -186,7 +187,7 @@ class DenoiserJob(Job):
             return
         model = self.model()
         if ranks.size > 1 or self.count.lora:
-            model.denoiser = build_denoiser(self.recipe.denoiser)
+            model.denoiser, model.composed = build_denoiser(self.recipe.denoiser), None
             model.parts = {name: build_part(part, model.denoiser) for name, part in self.recipe.parts.items()}
             model.network.load_state_dict(state)
         model.save(folder)
