@@ -96,6 +96,7 @@ def test_mmdit_computes_what_diffusers_does_and_every_mode_begins_at_the_image_m
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.wide("compiler", "diffusers"))])
 @pytest.mark.usefixtures("_diffusers", "_bfloat16")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler, of torch
 def test_latte_computes_what_diffusers_does(compiled: bool, request: pytest.FixtureRequest) -> None:
     if not compiled:
         request.getfixturevalue("_uncompiled")
