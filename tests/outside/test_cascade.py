@@ -52,10 +52,9 @@ def test_the_second_stage_refines_the_first(packed: Path) -> None:
 
 def test_it_is_sampled_and_made_again(packed: Path, tmp_path: Path) -> None:
     asked = ("-s", "stages.sr.sampler.steps=3", "-s", "conditions.noise_level=0.3")
-    said = run("generate", "--model", packed, "--label", 1, "--count", 2, "--out", tmp_path / "clip.webp", *asked)
-    assert video.read(tmp_path / "clip-1.webp").frames.shape == (5, 64, 64, 3), said
-    record = json.loads((tmp_path / "clip-1.json").read_text())
-    assert record["request"]["stages"]["sr"]["sampler"]["steps"] == 3
+    run("generate", "--model", packed, "--label", 1, "--count", 2, "--out", tmp_path / "clip.webp", *asked)
+    assert video.read(tmp_path / "clip-1.webp").frames.shape == (5, 64, 64, 3)
+    assert json.loads((tmp_path / "clip-1.json").read_text())["request"]["stages"]["sr"]["sampler"]["steps"] == 3
     assert "identical" in run("rerun", tmp_path / "clip-1.webp", "--out", tmp_path / "again.webp")
     said = run("generate", "--model", packed, "--out", tmp_path / "no.webp", "-s", "stages.st.sampler.steps=3")
     assert "stages.st: no later stage of that name; expected one of sr" in said
