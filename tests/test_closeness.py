@@ -12,6 +12,8 @@ import torch
 
 from tests.closeness import assert_close, assert_same, assert_small, assert_within, difference, differs
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 TESTS = Path(__file__).parent
 
 

@@ -18,6 +18,8 @@ from fuzz.seeds import MAKERS, prepare
 from fuzz.targets import KINDS, TARGETS, of_kind
 from kinolab.errors import InputError
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 CORPUS = Path(__file__).parent / "fuzz_corpus"
 COUNTS = {"media": 12, "plans": 12, "runs": 25, "reports": 25, "caches": 25}
 """Inputs of the slower kinds; of others 60."""

@@ -29,6 +29,8 @@ from tests.closeness import assert_close
 from tests.listening import Listening
 from tests.tiny_model import tiny_model, tiny_vdt
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 PREDICT = predict_mask(5, 32, 32, 1).expand(1, 1, -1, -1, -1)
 
 

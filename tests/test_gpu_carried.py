@@ -31,6 +31,8 @@ from kinolab.training.recipe import load_recipe
 from tests.closeness import assert_close
 from tests.gpu_place import small_place
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:

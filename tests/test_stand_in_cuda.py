@@ -28,6 +28,8 @@ from tests.stand_in_cuda import CUDA, StandIn
 from tests.tiny_model import tiny_model, tiny_vdt
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe, tasks_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 HEAVY = ("i3d", "c3d", "inception", "clip text", "t5 encoder", "lpips: vgg16")
 """Networks of millions of weights; they are compared on a real card."""
 ALIKE = (

@@ -24,6 +24,8 @@ from kinolab.errors import InputError
 from tests.closeness import assert_within
 from tests.runtime.crashing import crashes
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def clip(frames: int, height: int = 32, width: int = 48) -> np.ndarray:
     """A bar that moves one step per frame over a brightness that tells the frame's number."""

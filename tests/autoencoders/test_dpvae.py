@@ -17,6 +17,8 @@ from kinolab.errors import InputError
 from kinolab.layers.key_frames import Groups, KeyFrameConfig
 from tests.closeness import NETWORK, assert_close, difference
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 IMAGE = ImageConfig(
     block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=2, latent_channels=5, latent_scale=1.5
 )

@@ -18,6 +18,8 @@ from kinolab.errors import InputError
 from kinolab.layers.causal_conv import Stream
 from tests.closeness import NETWORK, assert_close
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 TINY: dict[str, Any] = {
     "hidden_size": 4,
     "hidden_size_mult": (1, 2, 2, 2),

@@ -21,6 +21,8 @@ from kinolab.training.randomness import generators
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from tests.data.clip_files import numbered_frames
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 CASES = Path(__file__).parents[1] / "data" / "captions"
 
 

@@ -19,6 +19,8 @@ from kinolab.runtime.devices import announce, choose
 from tests.evaluation.tiny import moving_frames, tiny_encoder, write_videos
 from tests.tiny_model import save_tiny_model
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 SMALL = ("-s", "frames=5", "-s", "size=32", "-s", "minimum=10", "-s", "samples=12")
 Run = Callable[..., tuple[int, str, str]]
 

@@ -32,6 +32,8 @@ from tests.comparison.tiny_plan import write_plan
 from tests.tiny_model import save_tiny_model, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 Printed = pytest.CaptureFixture[str]
 AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor"}
 """What reads and prints, and has no progress to tell."""

@@ -10,6 +10,8 @@ import pytest
 from kinolab import video
 from tests.outside.commands import run
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 COMMANDS = {
     "verify .": "holds nothing that Kinolab writes",
     "probe .": "a.mp4",

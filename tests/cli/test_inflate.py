@@ -19,6 +19,8 @@ from kinolab.errors import InputError
 from kinolab.models import VideoModel, load_autoencoder
 from tests.closeness import assert_close
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 MMDIT = MmditConfig(
     hidden_size=32, depth=2, num_heads=2, input_size=8, num_frames=1, attention="2d", temporal_position="none",
     pos_embed_max_size=6, text_dim=10, pooled_dim=7, qk_norm=True, null="prompt", pooled_norm=False,

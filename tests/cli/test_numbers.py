@@ -16,6 +16,8 @@ from kinolab.cli.options import RANGES, check_number, parse_size, real_number, w
 from kinolab.errors import InputError
 from tests.tiny_model import save_tiny_model
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def registered(app: typer.Typer, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every command's whole name and its function."""

@@ -17,6 +17,8 @@ from kinolab.errors import InputError
 from kinolab.runtime.devices import announce, choose
 from tests.tiny_model import save_tiny_model, tiny_vdt
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def run(*words: object) -> int:
     with pytest.raises(SystemExit) as stop:

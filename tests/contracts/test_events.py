@@ -42,6 +42,8 @@ from tests.listening import Listening
 from tests.tiny_model import tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def test_anyone_may_listen() -> None:
     heard: list[tuple[int, int]] = []

@@ -20,6 +20,8 @@ from kinolab.models import VideoModel
 from kinolab.tasks import predict_mask
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 OWN = {"name": "ddim", "steps": 20, "spacing": "trailing", "eta": 0.5, "variance": "auto"}
 GUIDANCE = {"scale": 3.0, "interval": (0.0, 1.0), "rescale": 0.7}
 

@@ -20,6 +20,8 @@ from tests.closeness import assert_close, assert_within
 from tests.data.clip_files import MeanAutoencoder, write_numbered
 from tests.processes import Child
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def clips(path: Path, **settings: object) -> FolderSource:
     values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"} | settings

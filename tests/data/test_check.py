@@ -7,6 +7,8 @@ from kinolab.contracts.examples import Verdict
 from kinolab.data.clips import heldout_hashes, summarise
 from kinolab.data.windows import Timeline, cut, is_regular, scene_stretches, timeline
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def test_totals_and_reasons() -> None:
     verdicts = [

@@ -17,6 +17,8 @@ from kinolab.denoisers.inflate import inflated, init_vdt, start_from_image
 from kinolab.errors import InputError
 from tests.closeness import assert_close
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 IMAGE: dict[str, Any] = {
     "hidden_size": 32, "depth": 3, "num_heads": 2, "in_channels": 4, "input_size": 8, "num_frames": 1, "text_dim": 10,
     "pooled_dim": 7, "attention": "2d", "temporal_position": "none", "null": "prompt", "pooled_norm": False,

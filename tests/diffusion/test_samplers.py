@@ -20,6 +20,8 @@ from kinolab.diffusion.samplers import Denoise
 from kinolab.errors import InputError
 from tests.closeness import assert_close
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 MU, S = 0.7, 0.4
 CONFIGS = {
     "linear-noise": DiffusionConfig(),

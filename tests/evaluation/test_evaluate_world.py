@@ -29,6 +29,8 @@ from kinolab.toyworld.clips import WorldConfig, make_clip, parse_caption
 from kinolab.toyworld.source import HELDOUT_SEEDS
 from tests.listening import Listening
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 TinyConfig = Callable[..., ModelConfig]
 
 

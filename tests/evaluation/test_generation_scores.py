@@ -28,6 +28,8 @@ from tests.closeness import assert_close, difference
 from tests.evaluation.tiny import EVERY_GENERATION, generation, moving_frames, tiny_encoder, write_videos
 from tests.tiny_model import tiny_model, tiny_vdt
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:

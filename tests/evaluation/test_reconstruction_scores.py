@@ -36,6 +36,8 @@ from kinolab.reports import error_heatmap
 from tests.closeness import assert_within
 from tests.evaluation.tiny import moving_frames, reconstruction, tiny_encoder, write_videos
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 EVERY = ("psnr", "ssim", "ssim3d", "flicker", "warp", "seam", "grid", "rfvd")
 
 

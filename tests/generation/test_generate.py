@@ -17,6 +17,8 @@ from kinolab.generation.generate import GenerateConfig, fill_canvas, generate, p
 from kinolab.tasks.extend import Canvas
 from tests.tiny_model import save_tiny_model
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -31,6 +31,8 @@ from kinolab.metrics.reconstruction import psnr
 from kinolab.runtime.progress import Reporter
 from tests.closeness import assert_close, assert_within
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 ODVAE = OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1, norm_num_groups=4)
 CONFIG = ReconstructConfig(autoencoder="unused", precision="float32")
 

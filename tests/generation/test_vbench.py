@@ -19,6 +19,8 @@ from kinolab.toyworld.clips import parse_caption
 from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_model
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 PROMPTS = ("A 3D model of a 1800s victorian house.", "a café, 'in the style' of Ukiyo-e: really?")
 
 

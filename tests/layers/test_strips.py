@@ -31,6 +31,8 @@ from kinolab.layers.normalization import GroupNorm
 from kinolab.layers.strips import Moments, Step, Store, of_video
 from tests.closeness import assert_close
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 EXACT = 1e-11
 """In float64, where rounding is far below anything that a wrong row would do."""
 IMAGE = ImageConfig(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=2)

@@ -13,6 +13,8 @@ from kinolab.errors import InputError
 from kinolab.metrics.frechet import FrechetDistance, frechet_distance
 from kinolab.metrics.moments import FeatureMoments, GroupedMoments
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def samples(count: int, width: int, seed: int, shift: float = 0.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

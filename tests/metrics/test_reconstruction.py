@@ -9,6 +9,8 @@ from kinolab.metrics.reconstruction import K1, K2, MAX_PSNR, Psnr, Ssim, Ssim3d,
 from kinolab.metrics.statistics import mean_interval
 from tests.closeness import FLOAT32, assert_close, assert_within
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def clips(seed: int = 0, shape: tuple[int, ...] = (3, 3, 4, 24, 20)) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)

@@ -16,6 +16,8 @@ from kinolab.models.packing import pack
 from tests.closeness import assert_close
 from tests.tiny_model import save_tiny_model, tiny_model
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ from benchmarks.recipes import GIVEN
 from tests.closeness import assert_close, assert_same, difference
 from tests.net.golden import FILES, stored, thin
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 WITHIN = {"forward": 1e-4, "autoencoder": 1e-4, "cache": 1e-4, "train": 1e-3, "import": 1e-4}
 """Share of the spread by which processors may differ, by a quantity's first word."""
 SAMPLED = 1e-3

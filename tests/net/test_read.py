@@ -17,6 +17,8 @@ from tests.closeness import assert_close, assert_small
 from tests.net.conftest import Command
 from tests.net.make import RECIPES, SCORES, VIDEOS
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 MEASURED = 2e-3
 """Share by which a measurement may differ on another processor: its clips come from several steps and a codec."""
 

@@ -13,6 +13,8 @@ from benchmarks.adapter import find
 from tests.net.conftest import Command
 from tests.net.make import VIDEOS
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 LEVELS = 0.25
 """Of 255, by which frames may differ in the mean on another processor: some pixels are rounded to the next level, and
 lossy codecs spread that. Other noise makes differences of 0.5 or more."""

@@ -13,6 +13,8 @@ from tests.closeness import assert_close
 from tests.net.conftest import Command
 from tests.net.make import END, HALF, RECIPES
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 FIRST, LATER = 1e-3, 1e-2
 """Share by which the first number after a resumption may differ on another processor, and later ones."""
 

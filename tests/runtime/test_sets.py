@@ -15,6 +15,8 @@ from kinolab.runtime.paths import OWN
 from kinolab.runtime.weights import write_weights
 from tests.runtime.crashing import DISKS, After, again, crashes, failures
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 NAMES = ("model.yaml", "autoencoder.bin", "sub/denoiser.bin")
 OLD = dict.fromkeys(NAMES, "old")
 NEW = {"model.yaml": "new", "autoencoder.bin": "newer", "sub/other.bin": "new"}

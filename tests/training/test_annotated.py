@@ -30,6 +30,8 @@ from tests.data.clip_files import write_numbered
 from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_model
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 CASES = Path(__file__).parents[1] / "data" / "captions"
 
 

@@ -32,6 +32,8 @@ from tests.data.clip_files import write_numbered
 from tests.listening import Listening
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from tests.stand_in_device import MPS, StandInDevice
 from tests.training import test_encoder
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, dpvae_recipe, odvae_recipe, tasks_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 def write(folder: Path, recipe: dict[str, Any]) -> Path:
     path = folder / "recipe.yaml"

@@ -24,6 +24,8 @@ from tests.closeness import assert_close
 from tests.processes import Child
 from tests.training.two_processes import DAMAGES, network, steps
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:

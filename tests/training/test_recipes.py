@@ -21,6 +21,8 @@ from kinolab.errors import InputError
 from kinolab.models import find_model, read_model_config, shipped_models
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 NAMES = list(shipped_recipes())
 RECIPES = {name: load_recipe(name) for name in NAMES}
 AUTOENCODERS = [name for name, recipe in RECIPES.items() if isinstance(recipe, AutoencoderRecipe)]

@@ -27,6 +27,8 @@ from tests.listening import Listening
 from tests.runtime.crashing import Disk, again, crashes, failures
 from tests.training.tiny import autoencoder_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 STEPS = 6
 
 

@@ -24,6 +24,8 @@ from kinolab.training.run import train
 from tests.training.test_jobs import batch_of, denoiser_job
 from tests.training.tiny import autoencoder_recipe, tasks_recipe
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from kinolab.errors import InputError
 from kinolab.video import colour
 from tests.video.clips import CASES, CODECS, encode
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 HEIGHT, WIDTH = 64, 96
 
 

@@ -15,6 +15,8 @@ from kinolab.errors import InputError
 from kinolab.video import walk
 from tests.video.clips import CASES, CODECS, FRAMES, RATE, copy, encode, number_of, picture, seen
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 GARBAGE = 700
 
 

@@ -19,6 +19,8 @@ from kinolab.video.stream import Stream
 from tests.closeness import assert_within
 from tests.video.clips import CASES, CODECS, FRAMES, GROUP, MATRIX, RATE, copy, encode, number_of, seen
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 Clips = Callable[[str, str], Path]
 QUICK = [(codec, container) for codec, container in MATRIX if container in ("avi", "mkv", "ts") or codec == "h264-b"]
 

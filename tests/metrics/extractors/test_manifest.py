@@ -13,6 +13,8 @@ import yaml
 from kinolab.errors import InputError
 from kinolab.metrics.extractors.manifest import fetch, load_manifest
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 CONTENT = bytes(range(256)) * 20
 HASH = hashlib.sha256(CONTENT).hexdigest()
 
