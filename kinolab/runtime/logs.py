@@ -70,13 +70,15 @@ class Appender:
 
     def flush(self) -> None:
         """Have all lines on the disk."""
-        system.calls().flush(self._descriptor, self.path)
+        with failing(self.path):
+            system.calls().flush(self._descriptor, self.path)
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            system.calls().close(descriptor, self.path)
+            with failing(self.path):
+                system.calls().close(descriptor, self.path)
 
     def __enter__(self) -> Appender:
         return self
