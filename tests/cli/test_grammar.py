@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from kinolab import video
-from kinolab.cli import COMING, COMMANDS, HEADINGS, build, main
+from kinolab.cli import COMING, COMMANDS, HEADINGS, build
 from kinolab.cli.fields import RUN, about, described, names_of
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
@@ -28,6 +28,7 @@ from kinolab.tables import METHODS, SAMPLERS
 from kinolab.tasks.request import GivenConfig
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
+from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
 from tests.tiny_model import save_tiny_model, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
@@ -37,20 +38,6 @@ pytestmark = pytest.mark.slow  # many short ones, which take long together
 Printed = pytest.CaptureFixture[str]
 AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor"}
 """What reads and prints, and has no progress to tell."""
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
-
-
-def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    for key, command in getattr(group, "commands", {}).items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{name}{key} ")
-        else:
-            yield f"{name}{key}", command
 
 
 @pytest.fixture(scope="module")

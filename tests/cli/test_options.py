@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import typer
 
-from kinolab.cli import COMMANDS, build, main
+from kinolab.cli import COMMANDS, build
 from kinolab.cli.options import DEVICE_HELP
 from kinolab.generation.generate import read_provenance
 from kinolab.runtime.devices import announce, choose
+from tests.cli.every import commands, run
 from tests.stand_in_device import StandInDevice
 from tests.tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
 BY_ITSELF = {"train", "plan", "rerun"}
 """What else decides where these run: the recipe, the record beside a video."""
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
-
-
-def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command with its whole name."""
-    for key, command in getattr(group, "commands", {}).items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{name}{key} ")
-        else:
-            yield f"{name}{key}", command
 
 
 def test_every_device_is_the_same_option_and_auto_by_default() -> None:
