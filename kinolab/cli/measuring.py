@@ -110,7 +110,7 @@ def sampling(
     """
     from kinolab.generation.request import sampling_of
 
-    groups = {"sampler": {"name": sampler, "steps": steps}, "guidance": {"scale": guidance}}
+    groups: dict[str, dict[str, Any]] = {"sampler": {"name": sampler, "steps": steps}, "guidance": {"scale": guidance}}
     asked = {name: {k: v for k, v in values.items() if v is not None} for name, values in groups.items()}
     return sampling_of(trained, {name: values for name, values in asked.items() if values}, setting)
 
