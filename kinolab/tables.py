@@ -44,6 +44,7 @@ DENOISERS: Table[Denoiser] = Table(
             "dit": "kinolab.denoisers.dit:DiT",
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
+            "vdm": "kinolab.denoisers.vdm:Vdm",
         }
     },
 )
@@ -98,6 +99,7 @@ FORMATS: Table[Format] = Table(
             "latte": "kinolab.checkpoints.latte:LatteFormat",
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
+            "vdm": "kinolab.checkpoints.vdm:VdmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
             "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
