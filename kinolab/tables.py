@@ -74,8 +74,12 @@ METHODS: Table[Method] = Table(
             "step_cache": "kinolab.methods.step_cache:StepCache",
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
+            "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
         },
-        "": {},
+        "": {
+            "thresholding": "kinolab.methods.thresholding:Thresholding",
+            "langevin": "kinolab.methods.langevin:Langevin",
+        },
     },
 )
 """Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""

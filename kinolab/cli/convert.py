@@ -171,8 +171,10 @@ def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
             f"{spec.latent_channels}: it was trained on the latents of another one"
         )
     learned = getattr(denoiser, "learned_variance", False)
-    schedule: Literal["linear", "cosine"] = "cosine" if denoiser.kind == "vdm" else "linear"
-    diffusion = DiffusionConfig(schedule=schedule, learned_variance=learned, loss="mse_vb" if learned else "mse")
+    loss: Literal["mse", "mse_vb"] = "mse_vb" if learned else "mse"
+    diffusion = DiffusionConfig(learned_variance=learned, loss=loss)
+    if denoiser.kind == "vdm":
+        diffusion = DiffusionConfig(schedule="cosine", max_beta=0.9999, learned_variance=learned, loss=loss)
     if denoiser.kind == "mmdit":
         diffusion = DiffusionConfig(schedule="flow", prediction="flow", time_sampling="logit_normal", time_shift=3.0)
     height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)

@@ -25,17 +25,18 @@ from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation.low_resolution import LowResolutionConfig, low_resolution
 from kinolab.methods import (
     FrameReach,
     FrameReachConfig,
     GuidanceConfig,
     Method,
+    MethodsConfig,
     SteeringConfig,
     StepCache,
     StepCacheConfig,
 )
 from kinolab.methods import build as build_methods
-from kinolab.methods import checked as checked_methods
 from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config, shipped_models
 from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.devices import announce, choose
@@ -86,8 +87,9 @@ class GenerateConfig(Config):
     reach: ReachName | Lists | None = None
     """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
     tokens the frames that it reads; none = as trained."""
-    methods: dict[str, Any] = Field(default_factory=dict)
-    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost. One that the
+    model has of itself is replaced."""
     precision: PrecisionPolicy = "auto"
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
@@ -96,6 +98,8 @@ class GenerateConfig(Config):
     """Where to compute: auto, or a device by name (`devices.choose`); the file records what was taken."""
     given: GivenConfig | None = None
     """What is given of the video, for every task but generating it from nothing."""
+    low_resolution: LowResolutionConfig | None = None
+    """A low-resolution clip that the video is held to, by a model that was not trained for it."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -105,14 +109,6 @@ class GenerateConfig(Config):
     def _asked(cls, values: dict[str, Any]) -> dict[str, Any]:
         check_asked(values)
         return values
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return checked_methods(asked)
-        except InputError as error:
-            raise ValueError(str(error)) from None
 
     @property
     def wrappers(self) -> list[Method]:
@@ -217,6 +213,7 @@ def make_clips(
 ) -> Callable[[int], Tensor]:
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
     cache = None if config.cache is None else StepCache(config.cache)
+    wrappers = [*config.wrappers, *_held_to(config, model, prepared)]
     if prepared is None:
         latents = model.sample_latents(
             requests,
@@ -224,7 +221,7 @@ def make_clips(
             guidance=config.guidance,
             events=events,
             cache=cache,
-            methods=config.wrappers,
+            methods=wrappers,
             stages=config.stages,
         )
         return lambda k: model.decode(latents[k : k + 1])[0]
@@ -243,10 +240,24 @@ def make_clips(
         sampler=config.sampler,
         guidance=config.guidance,
         cache=cache,
-        methods=config.wrappers,
+        methods=wrappers,
         events=events,
     )
     return lambda k: made[k][:, prepared.shown]
+
+
+def _held_to(config: GenerateConfig, model: VideoModel, prepared: Prepared | None) -> list[Method]:
+    """What holds a settled request's videos to its low-resolution clip, if it has one."""
+    if config.low_resolution is None:
+        return []
+    if prepared is not None and (len(prepared.windows) > 1 or prepared.shown.start):
+        raise InputError(f"low_resolution: expected a video of at most the model's {model.config.frames} frames")
+    frames = config.frames or model.config.frames
+    if prepared is not None:
+        frames = min(prepared.canvas.video.shape[2], prepared.shown.stop or frames)
+    fps = (config.fps if prepared is None else prepared.fps) or model.config.fps
+    assert config.size is not None
+    return [low_resolution(config.low_resolution, model, frames, fps, config.size)]
 
 
 def fill_canvas(
@@ -310,7 +321,8 @@ def window_seed(seed: int, window: int) -> int:
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    return [*([] if config.given is None else config.given.files()), *asked_files(config.conditions)]
+    named = [group.files() for group in (config.given, config.low_resolution) if group is not None]
+    return [*(path for files in named for path in files), *asked_files(config.conditions)]
 
 
 def steering(given: GivenConfig) -> SteeringConfig | None:

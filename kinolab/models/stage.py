@@ -31,7 +31,8 @@ from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import fully_given, place_given
-from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
+from kinolab.methods import Guidance, GuidanceConfig, Held, Method, MethodsConfig, SteeringConfig, StepCache
+from kinolab.methods import build as build_methods
 from kinolab.models.experts import Experts
 from kinolab.models.part import ModelPart, WithParts
 from kinolab.runtime.compiling import compile_for_inference
@@ -98,6 +99,8 @@ class StageConfig(Config):
     """The guidance to sample with by default."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler to use by default."""
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Methods that wrap every sampling run that does not name them itself, such as thresholding for pixels."""
 
     @model_validator(mode="after")
     def _check(self) -> StageConfig:
@@ -270,7 +273,9 @@ class Stage:
             warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
-        trained, wrapped = self.denoiser.spec.given, list(methods)
+        asked = {type(method) for method in methods}
+        own = [method for method in build_methods(self.config.methods) if type(method) not in asked]
+        trained, wrapped = self.denoiser.spec.given, [*own, *methods]
         if given is not None and trained != "none" and steering is None:
             rows = zip(requests, given.rows(), strict=True)
             requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
@@ -311,11 +316,15 @@ class Stage:
         scale = (given.latents[0].numel() / given.video[0].numel()) ** 0.5
 
         def residual(latents: Tensor) -> Tensor:
-            with autocast(self.precision, self.device):
-                video = self.autoencoder.decode(latents.to(given.latents))
-            return scale * torch.where(pixels, given.video - video.float(), torch.zeros_like(given.video))
+            return scale * torch.where(pixels, given.video - self.pixels(latents), torch.zeros_like(given.video))
 
         return config.build(Held(given.latents, known, residual))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T', H', W') -> video (B, 3, T, H, W), not clamped, through which gradients go."""
+        with autocast(self.precision, self.device):
+            video = self.autoencoder.decode(latents.float())
+        return video.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

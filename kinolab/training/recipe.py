@@ -24,7 +24,7 @@ from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.trained import Trained
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.methods import GuidanceConfig
+from kinolab.methods import GuidanceConfig, MethodsConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.models.stage import PartsConfig
 from kinolab.runtime.lines import shown
@@ -82,6 +82,8 @@ class SamplesConfig(Config):
     """How they are sampled."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Methods that wrap their sampling, and by default that of the model, such as thresholding: {} for pixels."""
 
 
 class BaseRecipe(KindConfig):

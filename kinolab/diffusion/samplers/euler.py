@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Sampler, SamplerConfig, continued
 
 
 def sample(
@@ -22,7 +22,7 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
     """y_s = y_t + (tau_s - tau_t) * (e - x), with y = z / (alpha + sigma) (Liu et al. 2022)."""
     steps = len(times) - 1
@@ -34,12 +34,12 @@ def sample(
         velocity = sample_to_noise(x, z, alpha_t, sigma_t) - x
         tau_t, tau_s = sigma_t / (alpha_t + sigma_t), sigma_s / (alpha_s + sigma_s)
         z = (alpha_s + sigma_s) * (z / (alpha_t + sigma_t) + (tau_s - tau_t) * velocity)
-        if callback is not None:
-            callback(i + 1, steps, z, x)
+        z = continued(callback, i + 1, steps, z, x)
     return z
 
 
 class Euler(Sampler):
     """Euler's steps: deterministic, of first order."""
 
+    corrected = True
     sample = staticmethod(sample)

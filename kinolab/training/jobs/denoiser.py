@@ -156,6 +156,7 @@ class DenoiserJob(Job):
             fps=self.source[self.assembly.groups[0][0]].fps,
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
+            methods=recipe.samples.methods,
         )
         model = VideoModel(config, self.autoencoder, self.denoiser, parts=self.beside)
         model.precision, model.device = recipe.training.precision, self.device
