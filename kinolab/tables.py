@@ -45,6 +45,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
+            "vdm": "kinolab.denoisers.vdm:Vdm",
         }
     },
 )
@@ -99,6 +100,7 @@ FORMATS: Table[Format] = Table(
             "latte": "kinolab.checkpoints.latte:LatteFormat",
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
+            "vdm": "kinolab.checkpoints.vdm:VdmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
             "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",

@@ -62,6 +62,10 @@ DENOISERS: dict[str, Config] = {
         attention="2d+3d",
     ),
     **UNETS,
+    "vdm": denoisers.VdmConfig(
+        dim=8, dim_mults=(1, 2), num_heads=2, head_dim=4, spatial_head_dim=4, input_kernel=3, input_size=4,
+        num_frames=3, num_classes=5, text_dim=8,
+    ),
 }  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
     "world": {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 6, "heldout_count": 2},

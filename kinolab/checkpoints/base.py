@@ -44,6 +44,10 @@ class Format(ABC):
     absent: tuple[str, ...] = ()
     """Learned tensors of the module that the public model has not: they stay as initialised where a file lacks them."""
 
+    def ignores(self, name: str) -> bool:
+        """Whether such files hold a tensor of this name beside the model."""
+        return name.startswith(self.ignored)
+
     @abstractmethod
     def matches(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors is of this format (whole or not)."""
@@ -156,7 +160,7 @@ def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
         misshapen += [f"{n} {tuple(shapes[n])}, expected {expected}" for n in wrong]
         if not wrong:
             state[name] = found
-    unexpected = tuple(n for n in shapes if n not in used and not n.startswith(format.ignored))
+    unexpected = tuple(n for n in shapes if n not in used and not format.ignores(n))
     return Fit(state, tuple(missing), unexpected, tuple(misshapen))
 
 
