@@ -30,6 +30,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
             "dpvae": "kinolab.autoencoders.dpvae:DpVae",
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
+            "taesd": "kinolab.autoencoders.taesd:Taesd",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
@@ -106,6 +107,8 @@ FORMATS: Table[Format] = Table(
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
             "vqgan": "kinolab.checkpoints.vqgan:VqganFormat",
             "tats": "kinolab.checkpoints.tats:TatsFormat",
+            "taesd": "kinolab.checkpoints.taesd:TaesdFormat",
+            "taesd_diffusers": "kinolab.checkpoints.taesd_diffusers:TaesdDiffusersFormat",
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",

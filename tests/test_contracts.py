@@ -39,6 +39,9 @@ AUTOENCODERS: dict[str, Config] = {
         norm_num_groups=4,
     ),
     "tats": autoencoders.TatsConfig(n_hiddens=4, downsample=(2, 4, 4), embedding_dim=4, n_codes=8),
+    "taesd": autoencoders.TaesdConfig(
+        width=8, encoder_blocks=(1, 1), decoder_widths=(8, 8), decoder_blocks=(1, 1), global_part=True
+    ),
     "diffusers": autoencoders.DiffusersConfig(
         class_name="AutoencoderTiny",
         settings={

@@ -16,6 +16,8 @@ from kinolab.autoencoders import (
     ImageConfig,
     OdVae,
     OdVaeConfig,
+    Taesd,
+    TaesdConfig,
     Tats,
     TatsConfig,
     Vqgan,
@@ -187,6 +189,9 @@ def autoencoders(small: bool) -> Iterator[Case]:
     image = ImageConfig(block_out_channels=(width, 2 * width, 2 * width), layers_per_block=1, norm_num_groups=4)
     video["image"] = (ImageAutoencoder, image, 3)
     video["dpvae"] = (DpVae, DpVaeConfig(image=image, temporal_ratio=4, group_frames=9), 9)
+    tiny: dict[str, Any] = {"width": width, "decoder_widths": (width,) * 4, "global_part": True}
+    video["taesd"] = (Taesd, TaesdConfig(**tiny), 3)
+    video["taesd: outer2d"] = (Taesd, TaesdConfig(**tiny, variant="outer2d", temporal_ratio=4), 9)
     video["tats: batch norm"] = (
         Tats,
         TatsConfig(n_hiddens=width, embedding_dim=8, n_codes=64, downsample=(2, 4, 4)),
