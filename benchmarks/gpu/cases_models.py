@@ -55,6 +55,7 @@ LATTE: dict[str, dict[str, Any]] = {
 VDT: dict[str, dict[str, Any]] = {
     "labels": {"num_classes": CLASSES},
     "text, single adaln, time last": {"text": True, "adaln": "single", "temporal_attention": "last"},
+    "joint, text, qk_norm": {"text": True, "temporal_attention": "joint", "qk_norm": True, "adaln": "single"},
     **{f"given: {how}": {"given": how} for how in ("adaln", "cross_attention", "tokens", "mask", "channels")},
 }
 MMDIT: dict[str, dict[str, Any]] = {
