@@ -64,7 +64,9 @@ def test_the_names_are_the_public_ones(tmp_path: Path) -> None:
     save(tiny("32 channels, global part"), tmp_path, "taesd")
     encoder, decoder = (load_file(tmp_path / file) for file in FILES)
     assert len(encoder) == len(decoder) == 79
-    wide: dict[str, tuple[int, ...]] = {"11.pool.0.weight": (32, 8, 1, 1), "13.pool.3.weight": (8, 32, 1, 1), "14.weight": (32, 8, 3, 3)}
+    wide: dict[str, tuple[int, ...]] = {
+        "11.pool.0.weight": (32, 8, 1, 1), "13.pool.3.weight": (8, 32, 1, 1), "14.weight": (32, 8, 3, 3),
+    }  # fmt: skip
     assert {k: tuple(encoder[k].shape) for k in wide} == wide and "10.bias" not in encoder
     wide = {"1.weight": (8, 32, 3, 3), "3.pool.1.bias": (32,), "17.weight": (8, 8, 3, 3), "19.weight": (3, 8, 3, 3)}
     assert {k: tuple(decoder[k].shape) for k in wide} == wide and "17.bias" not in decoder
