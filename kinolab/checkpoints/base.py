@@ -41,6 +41,8 @@ class Format(ABC):
     config_class: type[Config]
     ignored: tuple[str, ...] = ()
     """Beginnings of names that such files hold beside the model: a training loss, counters. Nothing else is ignored."""
+    ignored_ends: tuple[str, ...] = ()
+    """The same of ends of names: fixed tables that the module makes itself."""
     absent: tuple[str, ...] = ()
     """Learned tensors of the module that the public model has not: they stay as initialised where a file lacks them."""
 
@@ -156,7 +158,8 @@ def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
         misshapen += [f"{n} {tuple(shapes[n])}, expected {expected}" for n in wrong]
         if not wrong:
             state[name] = found
-    unexpected = tuple(n for n in shapes if n not in used and not n.startswith(format.ignored))
+    left = (n for n in shapes if not n.startswith(format.ignored) and not n.endswith(format.ignored_ends))
+    unexpected = tuple(n for n in left if n not in used)
     return Fit(state, tuple(missing), unexpected, tuple(misshapen))
 
 
