@@ -47,6 +47,8 @@ DENOISERS: Table[Denoiser] = Table(
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
             "vdm": "kinolab.denoisers.vdm:Vdm",
+            "modelscope": "kinolab.denoisers.modelscope:ModelScope",
+            "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
         }
     },
 )
@@ -114,6 +116,9 @@ FORMATS: Table[Format] = Table(
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
+            "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
+            "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
         }
     },
 )
