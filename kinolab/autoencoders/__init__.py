@@ -11,6 +11,7 @@ from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import inflate, inflate_dpvae
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
+from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
 from kinolab.contracts.table import KindConfig
 from kinolab.tables import AUTOENCODERS
@@ -40,6 +41,8 @@ __all__ = [
     "Posterior",
     "Tats",
     "TatsConfig",
+    "TemporalDecoderAutoencoder",
+    "TemporalDecoderConfig",
     "Vqgan",
     "VqganConfig",
     "build",

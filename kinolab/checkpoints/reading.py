@@ -26,6 +26,9 @@ from kinolab.checkpoints.formats import FORMATS, find_format, recognise, unsuppo
 from kinolab.config import load_config
 from kinolab.errors import InputError
 
+NATIVE = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+"""Autoencoders of diffusers that are read as modules of Kinolab's own."""
+
 
 def load(path: Path | str, *, format: str | None = None, prefix: str = "", **overrides: Any) -> Any:
     """Public weights as a module (`Latte`, `ImageAutoencoder`, ...: see `FORMATS`), in evaluation mode, float32.
@@ -119,7 +122,7 @@ def read(stored: StoredWeights, format: str | None, prefix: str, overrides: Mapp
 def diffusers_class(stored: StoredWeights) -> str | None:
     """The class of diffusers that a folder holds, where it is an autoencoder that is used through diffusers."""
     name = stored.settings.get("_class_name")
-    return name if name in CLASSES and name != "AutoencoderKL" else None
+    return name if name in CLASSES and name not in NATIVE else None
 
 
 def fitting_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Format]:

@@ -11,6 +11,7 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
@@ -20,7 +21,12 @@ PUBLIC = {
     "mmdit": "sd3",
 }
 """`kind` of a part -> the public layout that it is written in."""
-DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers", "mmdit": "sd3_diffusers"}
+DIFFUSERS = {
+    "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
+    "latte": "latte_diffusers",
+    "mmdit": "sd3_diffusers",
+}
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
 
