@@ -26,6 +26,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
     {
         "": {
             "image": "kinolab.autoencoders.image:ImageAutoencoder",
+            "temporal_decoder": "kinolab.autoencoders.temporal_decoder:TemporalDecoderAutoencoder",
             "odvae": "kinolab.autoencoders.odvae:OdVae",
             "dpvae": "kinolab.autoencoders.dpvae:DpVae",
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
@@ -104,6 +105,8 @@ FORMATS: Table[Format] = Table(
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
             "vdm": "kinolab.checkpoints.vdm:VdmFormat",
+            "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
+            "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
             "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",

@@ -12,6 +12,8 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
+    "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
