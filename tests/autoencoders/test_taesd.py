@@ -107,7 +107,8 @@ def test_videos_stream_exactly(variant: str, ratio: int) -> None:
     whole = model.encode(clip).mean
     assert whole.shape[2] == 3
     for lengths in ([1], [2], [3, 1]):
-        pieces, start = [], 0
+        pieces: list[Tensor] = []
+        start = 0
         while start < clip.shape[2]:
             step = lengths[len(pieces) % len(lengths)]
             pieces.append(clip[:, :, start : start + step])
