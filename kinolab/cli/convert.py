@@ -12,7 +12,6 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
-    "temporal_decoder": "svd_autoencoder",
     "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
@@ -27,6 +26,7 @@ PUBLIC = {
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
     "taesd": "taesd_diffusers",

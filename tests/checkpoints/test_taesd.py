@@ -65,8 +65,10 @@ def test_the_names_are_the_public_ones(tmp_path: Path) -> None:
     encoder, decoder = (load_file(tmp_path / file) for file in FILES)
     assert len(encoder) == len(decoder) == 79
     wide: dict[str, tuple[int, ...]] = {
-        "11.pool.0.weight": (32, 8, 1, 1), "13.pool.3.weight": (8, 32, 1, 1), "14.weight": (32, 8, 3, 3),
-    }  # fmt: skip
+        "11.pool.0.weight": (32, 8, 1, 1),
+        "13.pool.3.weight": (8, 32, 1, 1),
+        "14.weight": (32, 8, 3, 3),
+    }
     assert {k: tuple(encoder[k].shape) for k in wide} == wide and "10.bias" not in encoder
     wide = {"1.weight": (8, 32, 3, 3), "3.pool.1.bias": (32,), "17.weight": (8, 8, 3, 3), "19.weight": (3, 8, 3, 3)}
     assert {k: tuple(decoder[k].shape) for k in wide} == wide and "17.bias" not in decoder
@@ -168,7 +170,7 @@ def test_halves_of_two_models_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an encoder of 4 latent channels and a decoder of 16: they are of different"):
         load([tmp_path / "a" / FILES[0], tmp_path / "b" / FILES[1]])
     plain = {k: v for k, v in load_file(tmp_path / "c" / FILES[1]).items() if ".pool." not in k}
-    with pytest.raises(InputError, match=r"does not fit TAESD.*9 missing|does not fit TAESD.*12 missing: decoder\.3"):
+    with pytest.raises(InputError, match=r"does not fit TAESD.*12 missing: decoder\.3\.pool"):
         load([tmp_path / "c" / FILES[0], written(tmp_path / "plain", plain)])
 
 
