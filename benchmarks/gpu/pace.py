@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,18 +20,15 @@ EVERY = 50
 
 
 class Log:
-    """JSON lines, each written out at once; `say` puts one line of text in and on the terminal."""
+    """JSON lines on the standard output, which `benchmarks.gpu.trainings` keeps in a file."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file, self.name, self.began = path.open("a", encoding="utf-8"), name, time.time()
+    def __init__(self, name: str) -> None:
+        self.name, self.began = name, time.time()
 
     def write(self, kind: str, **numbers: Any) -> None:
         """A line of numbers, with the seconds since the start."""
-        row = {"kind": kind, "seconds": round(time.time() - self.began, 2), **numbers}
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-        print(f"{self.name}: {json.dumps(row)}", flush=True)
+        seconds = round(time.time() - self.began, 2)
+        print(json.dumps({"training": self.name, "kind": kind, "seconds": seconds, **numbers}), flush=True)
 
     def say(self, text: str) -> None:
         """A line of text."""
@@ -47,6 +43,7 @@ class Learner:
     """
 
     def __init__(self, module: nn.Module, settings: TrainingConfig, until: float, log: Log) -> None:
+        settings = settings.model_copy(update={"precision": "bfloat16"})
         self.module, self.settings, self.log = module, settings, log
         self.begun, self.until = time.time(), until
         self.optimizer = make_optimizer(module, settings)

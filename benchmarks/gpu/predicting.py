@@ -9,7 +9,6 @@ drawn; so hardly a clip comes twenty times. Weights in 8 bits come back every mi
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -142,9 +141,8 @@ class WorldTraining:
                 self.come_back(learner, look=look)
                 saved = time.time()
                 looked = saved if look else looked
-        task.wait()
-        self.come_back(learner, look=not task.small, whole=True)
         self.stream.close()
+        self.come_back(learner, look=True, whole=True)
 
     def model(self, average: Denoiser) -> VideoModel:
         """A model folder's model."""
@@ -168,7 +166,7 @@ class WorldTraining:
         model = self.model(self.average)
         record = carried_back(model, self.task.out / f"{self.task.name}.zip")
         self.log.write("saved", step=learner.done, clips=self.stream.made, **record)
-        if look or whole:
+        if look:
             self.log.write("looked", step=learner.done, **self.look(model, whole))
 
     @torch.no_grad()
@@ -177,14 +175,14 @@ class WorldTraining:
         from kinolab.evaluation.physics import evaluate_physics
         from kinolab.evaluation.world import evaluate_world
 
-        count = 2 if self.task.small else 192 if whole else 96
+        if whole:
+            self.picture(model)
+        count = 2 if self.task.small else 128 if whole else 64
         report = evaluate_physics(model, given=(8,), count=count, first=20_000, batch=count)
         found = {"px": report.error("model", 8), "identity": report.mean("model", 8, "identity")}
         found |= {f"px of {s}": report.error("model", 8, scenarios=[s]) for s in report.scenarios}
         checks = evaluate_world(model, count=count, first=20_000, batch=count).shares()
         found |= {what: 100 * share.value for what, share in checks.items() if share.count}
-        if whole:
-            self.picture(model)
         return {name: round(value, 3) for name, value in found.items()}
 
     def picture(self, model: VideoModel) -> None:
@@ -205,13 +203,8 @@ class WorldTraining:
 
 def main(task: Task) -> None:
     """Train, look, bring back."""
-    log = Log(task.out / f"{task.name}.jsonl", task.name)
+    log = Log(task.name)
     training = WorldTraining(task, log)
     training.start()
     training.run()
     log.say("done")
-
-
-def parts(folder: Path) -> list[Path]:
-    """What it needs of the carried folder."""
-    return [folder / "text", folder / "wheels"]

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.text import CarriedText
 from kinolab.errors import InputError
 from kinolab.tasks import TasksConfig, draw_mask
-from kinolab.toyworld.clips import WorldConfig, make_clip
+from kinolab.toyworld.clips import WorldClip, WorldConfig, make_clip
+from kinolab.toyworld.words import WorldRequest, describe
 
 TOKENS = 22
 """Tokens of a caption at most, start and end mark included."""
@@ -51,6 +53,7 @@ class ClipStream:
         text: the folder of the carried text encoder, for the tokens of the captions; none = no tokens.
         first: seed of the first clip.
         workers: processes; at least 1.
+        plain: share of the captions that name the objects alone, and not what happens.
         size: clips of a chunk.
         slots: chunks that are held at once.
     """
@@ -63,6 +66,7 @@ class ClipStream:
         *,
         first: int,
         workers: int,
+        plain: float = 0.0,
         size: int = 256,
         slots: int = 24,
     ) -> None:
@@ -78,7 +82,7 @@ class ClipStream:
         context = multiprocessing.get_context("fork")
         self.free: Any = context.Queue()
         self.full: Any = context.Queue()
-        job = (world, tuple(tasks), text, self.shared, self.free, self.full)
+        job = (world, tuple(tasks), text, plain, self.shared, self.free, self.full)
         self.processes = [context.Process(target=_work, args=job, daemon=True) for _ in range(max(1, workers))]
         for process in self.processes:
             process.start()
@@ -124,7 +128,13 @@ def shared(dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def _work(
-    world: WorldConfig, tasks: Sequence[TasksConfig], text: Path | None, shared: dict[str, Tensor], free: Any, full: Any
+    world: WorldConfig,
+    tasks: Sequence[TasksConfig],
+    text: Path | None,
+    plain: float,
+    shared: dict[str, Tensor],
+    free: Any,
+    full: Any,
 ) -> None:
     """A process: fill slots as they are asked for."""
     torch.set_num_threads(1)
@@ -132,26 +142,34 @@ def _work(
     try:
         words = None if text is None else CarriedText(text, TOKENS)._tokenizer
         while True:
-            slot, seed = free.get()
+            slot, first = free.get()
             for k in range(shared["frames"].shape[1]):
-                _fill(world, tasks, words, {name: tensor[slot, k] for name, tensor in shared.items()}, seed + k)
+                place, seed = {name: tensor[slot, k] for name, tensor in shared.items()}, first + k
+                clip = make_clip(world, seed)
+                place["frames"].copy_(torch.from_numpy(clip.frames))
+                place["labels"].fill_(clip.label)
+                if words is not None:
+                    _tell(clip, plain, seed, words, place)
+                if tasks:
+                    place["masks"].copy_(_mask(world, tasks, seed))
             full.put((slot, ""))
     except Exception:
         full.put((-1, traceback.format_exc()))
 
 
-def _fill(world: WorldConfig, tasks: Sequence[TasksConfig], words: Any, place: dict[str, Tensor], seed: int) -> None:
-    clip = make_clip(world, seed)
-    place["frames"].copy_(torch.from_numpy(clip.frames))
-    place["labels"].fill_(clip.label)
-    if words is not None:
-        ids = words.encode(clip.caption).ids
-        if len(ids) > TOKENS:
-            raise InputError(f"{clip.caption!r}: {len(ids)} tokens, expected at most {TOKENS}")
-        place["lengths"].fill_(len(ids))
-        place["tokens"][: len(ids)] = torch.tensor(ids)
-    if tasks:
-        generator = torch.Generator().manual_seed(seed)
-        chosen = tasks[int(torch.randint(len(tasks), (), generator=generator))]
-        _, mask = draw_mask(chosen, world.frames, world.size, world.size, generator)
-        place["masks"].copy_(mask > 0.5)
+def _tell(clip: WorldClip, plain: float, seed: int, words: Any, place: dict[str, Tensor]) -> None:
+    """The tokens of a clip's caption, or of one that names its objects alone."""
+    rng = np.random.default_rng((seed, 1))
+    caption = describe(WorldRequest(clip.request.objects), rng) if rng.random() < plain else clip.caption
+    ids = words.encode(caption).ids
+    if len(ids) > TOKENS:
+        raise InputError(f"{caption!r}: {len(ids)} tokens, expected at most {TOKENS}")
+    place["lengths"].fill_(len(ids))
+    place["tokens"][: len(ids)] = torch.tensor(ids)
+
+
+def _mask(world: WorldConfig, tasks: Sequence[TasksConfig], seed: int) -> Tensor:
+    """A mask (T, S, S) bool of one of the tasks' draws."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = tasks[int(torch.randint(len(tasks), (), generator=generator))]
+    return draw_mask(chosen, world.frames, world.size, world.size, generator)[1] > 0.5
