@@ -20,6 +20,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe
 from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.text import tiny_text
+from tests.tiny_unets import UNETS
 
 AUTOENCODERS: dict[str, Config] = {
     "image": autoencoders.ImageConfig(
@@ -38,6 +39,9 @@ AUTOENCODERS: dict[str, Config] = {
         norm_num_groups=4,
     ),
     "tats": autoencoders.TatsConfig(n_hiddens=4, downsample=(2, 4, 4), embedding_dim=4, n_codes=8),
+    "taesd": autoencoders.TaesdConfig(
+        width=8, encoder_blocks=(1, 1), decoder_widths=(8, 8), decoder_blocks=(1, 1), global_part=True
+    ),
     "diffusers": autoencoders.DiffusersConfig(
         class_name="AutoencoderTiny",
         settings={
@@ -60,6 +64,7 @@ DENOISERS: dict[str, Config] = {
         hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8,
         attention="2d+3d",
     ),
+    **UNETS,
     "vdm": denoisers.VdmConfig(
         dim=8, dim_mults=(1, 2), num_heads=2, head_dim=4, spatial_head_dim=4, input_kernel=3, input_size=4,
         num_frames=3, num_classes=5, text_dim=8,

@@ -16,6 +16,8 @@ from kinolab.autoencoders import (
     ImageConfig,
     OdVae,
     OdVaeConfig,
+    Taesd,
+    TaesdConfig,
     Tats,
     TatsConfig,
     Vqgan,
@@ -53,6 +55,7 @@ LATTE: dict[str, dict[str, Any]] = {
 VDT: dict[str, dict[str, Any]] = {
     "labels": {"num_classes": CLASSES},
     "text, single adaln, time last": {"text": True, "adaln": "single", "temporal_attention": "last"},
+    "joint, text, qk_norm": {"text": True, "temporal_attention": "joint", "qk_norm": True, "adaln": "single"},
     **{f"given: {how}": {"given": how} for how in ("adaln", "cross_attention", "tokens", "mask", "channels")},
 }
 MMDIT: dict[str, dict[str, Any]] = {
@@ -187,6 +190,9 @@ def autoencoders(small: bool) -> Iterator[Case]:
     image = ImageConfig(block_out_channels=(width, 2 * width, 2 * width), layers_per_block=1, norm_num_groups=4)
     video["image"] = (ImageAutoencoder, image, 3)
     video["dpvae"] = (DpVae, DpVaeConfig(image=image, temporal_ratio=4, group_frames=9), 9)
+    tiny: dict[str, Any] = {"width": width, "decoder_widths": (width,) * 4, "global_part": True}
+    video["taesd"] = (Taesd, TaesdConfig(**tiny), 3)
+    video["taesd: outer2d"] = (Taesd, TaesdConfig(**tiny, variant="outer2d", temporal_ratio=4), 9)
     video["tats: batch norm"] = (
         Tats,
         TatsConfig(n_hiddens=width, embedding_dim=8, n_codes=64, downsample=(2, 4, 4)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +12,11 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
+    "taesd": "taesd",
     "latte": "latte",
     "dit": "dit",
     "vdt": "vdt",
@@ -21,7 +24,13 @@ PUBLIC = {
     "mmdit": "sd3",
 }
 """`kind` of a part -> the public layout that it is written in."""
-DIFFUSERS = {"image": "autoencoder_kl", "latte": "latte_diffusers", "mmdit": "sd3_diffusers"}
+DIFFUSERS = {
+    "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
+    "latte": "latte_diffusers",
+    "mmdit": "sd3_diffusers",
+    "taesd": "taesd_diffusers",
+}
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
 
@@ -33,7 +42,13 @@ def register(app: typer.Typer) -> None:
 
 @common(events=True)
 def convert(
-    source: Annotated[str, typer.Argument(help="Public weights, or a model folder (with --to public or diffusers).")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Public weights (TAESD's are two files, ENCODER DECODER), or a model folder (with --to public or "
+            "diffusers)."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder or .safetensors file to write.")],
     to: Annotated[
         Literal["model", "public", "diffusers"],
@@ -69,7 +84,7 @@ def convert(
         module = read_source(source, format, prefix, setting or [], part)
     if to == "model":
         with watch("writing weights"):
-            _write_model(module, out, source, autoencoder)
+            _write_model(module, out, " and ".join(Path(name).name for name in source), autoencoder)
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
@@ -80,11 +95,12 @@ def convert(
         layout = layouts.get(module.config.kind)
         if layout is None:
             if module.config.kind == "diffusers":
-                raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
+                raise InputError(f"{source[0]}: a class of diffusers; use the folder that it was read from")
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
-        find_format(layout).check_writable(module)  # before anything is replaced
+        writer = find_format(layout)
+        writer.check_writable(module)  # before anything is replaced
         with watch("writing weights"):
-            if overwrite and out.is_dir() and layout in DIFFUSERS.values():
+            if overwrite and out.is_dir() and writer.folder:
                 with new_folder(out) as room:  # the old one stands until the new one is whole
                     save(module, room, layout)
             else:
@@ -95,15 +111,18 @@ def convert(
     show({"out": out, "class": kind, "parameters": count}, [f"{out}: {kind}, {count:,} parameters"])
 
 
-def read_source(source: str, format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
-    """The module at `source`: a part of a model folder, or public weights."""
+def read_source(source: Sequence[str], format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
+    """The module at `source`: a part of a model folder, or public weights, perhaps in two files."""
     from kinolab.checkpoints import load
     from kinolab.cli.inspect import locate
     from kinolab.config import apply_overrides
     from kinolab.errors import InputError
 
-    path = locate(source)
+    paths = [locate(name) for name in source]
+    path = paths[0]
     if (path / "model.yaml").exists():
+        if len(paths) > 1:
+            raise InputError(f"{paths[1]}: name one model folder; two files are for public weights")
         if format is not None or prefix or settings:
             raise InputError("--format, --prefix and -s are for public weights: a model folder says what it holds")
         return _read_part(path, part)
@@ -113,7 +132,7 @@ def read_source(source: str, format: str | None, prefix: str, settings: list[str
     clash = [key for key in FIXED if key in fields]
     if clash:
         raise InputError(f"-s {clash[0]}=...: -s sets config fields; use the option --{clash[0]}")
-    return load(path, format=format, prefix=prefix, **fields)
+    return load(paths, format=format, prefix=prefix, **fields)
 
 
 def _read_part(folder: Path, part: str | None) -> Any:
@@ -134,7 +153,7 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
-    trained = f"converted from {Path(source).name}"
+    trained = f"converted from {source}"
     if isinstance(module, Autoencoder):
         if autoencoder is not None:
             raise InputError("--autoencoder is for denoisers; this is an autoencoder itself")

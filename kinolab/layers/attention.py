@@ -223,3 +223,23 @@ def temporal_attention(
     tracks = x.transpose(1, 2).contiguous().view(B * S, T, D)
     allowed = None if mask is None else mask.transpose(1, 2).reshape(B * S, T)
     return attention(tracks, rotary, allowed).view(B, S, T, D).transpose(1, 2)
+
+
+def joint_attention(
+    attention: Attention,
+    x: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    visible: Tensor | None = None,
+    lists: Lists | None = None,
+) -> Tensor:
+    """Attention over all tokens of a clip, or each frame's over the frames that it reads: (B, T, S, D) -> (B, T, S, D).
+
+    `rotary`: positions (T * S, d) of the tokens; `visible` (B, T, S) bool, True = a token that others may attend to,
+    where all are read (`lists` none).
+    """
+    if lists is None:
+        mask = None if visible is None else visible.flatten(1)
+        return attention(x.flatten(1, 2), rotary, mask).view_as(x)
+    q, k, v = attention.project(x)  # (B, T, S, N, d) each
+    cos, sin = (table.unflatten(0, x.shape[1:3])[..., None, :] for table in rotary)  # (T, S, 1, d)
+    return attention.proj(attend_frames(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v, lists))

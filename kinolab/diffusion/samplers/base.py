@@ -13,6 +13,7 @@ from kinolab.config import Config
 from kinolab.contracts.method import Denoise
 from kinolab.contracts.method import Denoised as Denoised
 from kinolab.diffusion.path import NoisePath, Spacing
+from kinolab.diffusion.samplers.churn import ChurnConfig
 from kinolab.errors import InputError
 from kinolab.tables import SAMPLERS
 
@@ -27,7 +28,8 @@ class SamplerConfig(Config):
     spacing: Spacing = "auto"
     """Where the steps of a discrete schedule lie: linspace (DiT, Latte), trailing or leading. auto is trailing for
     dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
-    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0."""
+    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0. EDM has
+    Karras's noise levels."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddim only: 0 is deterministic, 1 has the variance of ddpm."""
     variance: Literal["auto", "learned", "small", "large"] = "auto"
@@ -36,6 +38,8 @@ class SamplerConfig(Config):
     gamma: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddpm only: share of the way from small to large, of the log variance (Ho et al. 2022, Video Diffusion Models,
     eq. 4); with variance small, or auto of a denoiser that predicts none."""
+    churn: ChurnConfig | None = None
+    """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
@@ -48,6 +52,8 @@ class SamplerConfig(Config):
             raise ValueError(f"gamma is for the ddpm sampler only, not {self.name}: leave it 0 or choose ddpm")
         if self.gamma and self.variance not in ("auto", "small"):
             raise ValueError(f"gamma lies between variance small and large: leave it 0 for {self.variance}")
+        if self.churn is not None and "churn" not in takes:
+            raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
         return self
 
 
