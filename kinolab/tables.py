@@ -32,6 +32,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
             "taesd": "kinolab.autoencoders.taesd:Taesd",
+            "pixel": "kinolab.autoencoders.pixel:PixelAutoencoder",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
