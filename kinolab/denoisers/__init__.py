@@ -14,6 +14,7 @@ from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.modelscope import ModelScope, ModelScopeConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
+from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
 from kinolab.tables import DENOISERS
 
@@ -45,6 +46,8 @@ __all__ = [
     "ModelScopeConfig",
     "Unet",
     "UnetConfig",
+    "Vdm",
+    "VdmConfig",
     "Vdt",
     "VdtConfig",
     "build",
