@@ -22,6 +22,9 @@ PUBLIC = {
     "vdt": "vdt",
     "vdm": "vdm",
     "mmdit": "sd3",
+    "unet": "unet_ldm",
+    "modelscope": "modelscope",
+    "animatediff": "animatediff",
 }
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
@@ -30,6 +33,9 @@ DIFFUSERS = {
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
     "taesd": "taesd_diffusers",
+    "unet": "unet_diffusers",
+    "modelscope": "modelscope",
+    "animatediff": "animatediff_diffusers",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")

@@ -69,6 +69,11 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {}
+ELSEWHERE = {
+    "TaesdFlux2": "tests/checkpoints/test_taesd.py --released FOLDER, as the file holds no weights",
+    "VdmDiffusion": "tests/diffusion/test_golden_vdm.py",
+}
+"""Kinds of which the files are run by tests of their own."""
 
 
 def of_spread(name: str, ours: Tensor, theirs: Tensor) -> float:
