@@ -50,9 +50,6 @@ DENOISERS: Table[Denoiser] = Table(
             "vdm": "kinolab.denoisers.vdm:Vdm",
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
-            "modelscope": "kinolab.denoisers.modelscope:ModelScope",
-            "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
-            "vdm": "kinolab.denoisers.vdm:Vdm",
         }
     },
 )
