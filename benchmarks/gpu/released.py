@@ -101,7 +101,7 @@ def vdt_recipe(place: Place, clips: Clips) -> DenoiserRecipe:
         changes += ["denoiser.hidden_size=32", "denoiser.depth=2", "training.batch_size=2", "heldout_clips=2",
                     "data.heldout_fraction=0.5"]  # fmt: skip
     else:
-        changes += ["denoiser.hidden_size=512", "denoiser.depth=10", "denoiser.num_heads=8", "training.batch_size=32"]
+        changes += ["denoiser.hidden_size=320", "denoiser.depth=7", "denoiser.num_heads=5", "training.batch_size=32"]
     recipe = load_recipe("taesd-vdt-folder", changes)
     assert isinstance(recipe, DenoiserRecipe)
     return recipe
