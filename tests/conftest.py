@@ -19,6 +19,8 @@ machine.steady()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    where = "reference numbers for tests/test_golden_files.py instead of tests/golden"
+    parser.addoption("--golden", type=Path, metavar="FOLDER", help=where)
     parser.addoption("--released", metavar="FOLDER", help="released public weights, which are not in the repository")
 
 

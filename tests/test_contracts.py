@@ -20,6 +20,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe
 from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.text import tiny_text
+from tests.tiny_unets import UNETS
 
 AUTOENCODERS: dict[str, Config] = {
     "image": autoencoders.ImageConfig(
@@ -62,6 +63,11 @@ DENOISERS: dict[str, Config] = {
     "mmdit": denoisers.MmditConfig(
         hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8,
         attention="2d+3d",
+    ),
+    **UNETS,
+    "vdm": denoisers.VdmConfig(
+        dim=8, dim_mults=(1, 2), num_heads=2, head_dim=4, spatial_head_dim=4, input_kernel=3, input_size=4,
+        num_frames=3, num_classes=5, text_dim=8,
     ),
 }  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from kinolab.autoencoders.inflate import inflate, inflate_dpvae, inflate_taesd
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
+from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
 from kinolab.contracts.table import KindConfig
 from kinolab.tables import AUTOENCODERS
@@ -43,6 +44,8 @@ __all__ = [
     "TaesdConfig",
     "Tats",
     "TatsConfig",
+    "TemporalDecoderAutoencoder",
+    "TemporalDecoderConfig",
     "Vqgan",
     "VqganConfig",
     "build",

@@ -38,6 +38,7 @@ WRAPPINGS = (
         "net",
         "params",
         "diffusion_model",
+        "denoise_fn",
     ),
 )
 """Names that a whole state dict is wrapped in, most wanted first."""
@@ -45,6 +46,10 @@ LEFTOVERS = (
     *("opt", "optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "scaler"),
     *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "loops", "callbacks", "dics_model"),
     *("args", "config", "step", "steps", "epoch", "global_step", "current_epoch", "train_steps", "iteration", "rng"),
+    # The schedule, as a diffusion process that is a module of its own keeps it beside its network.
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
 )
 """What training leaves beside the weights; never part of a model."""
 INNER_WRAPPINGS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")

@@ -12,6 +12,7 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
@@ -19,11 +20,13 @@ PUBLIC = {
     "latte": "latte",
     "dit": "dit",
     "vdt": "vdt",
+    "vdm": "vdm",
     "mmdit": "sd3",
 }
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
     "taesd": "taesd_diffusers",
@@ -66,8 +69,8 @@ def convert(
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
-    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT) needs the autoencoder whose
-    latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
+    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT, VDM) needs the autoencoder
+    whose latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
     another layout.
     """
     from kinolab.errors import InputError
@@ -168,8 +171,9 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
     """The config of a model of public weights, with the diffusion process that they were trained on.
 
-    DiT, Latte and VDT: 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance. SD3's
-    MMDiT: rectified flow with logit-normal times, sampled with a time shift of 3 (its section 5.3.2, at 1024 px).
+    DiT, Latte and VDT: 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance. VDM: the
+    same with the cosine schedule. SD3's MMDiT: rectified flow with logit-normal times, sampled with a time shift of 3
+    (its section 5.3.2, at 1024 px).
 
     Raises:
         InputError: where the denoiser takes another number of channels than the autoencoder makes.
@@ -186,7 +190,8 @@ def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
             f"{spec.latent_channels}: it was trained on the latents of another one"
         )
     learned = getattr(denoiser, "learned_variance", False)
-    diffusion = DiffusionConfig(learned_variance=learned, loss="mse_vb" if learned else "mse")
+    schedule: Literal["linear", "cosine"] = "cosine" if denoiser.kind == "vdm" else "linear"
+    diffusion = DiffusionConfig(schedule=schedule, learned_variance=learned, loss="mse_vb" if learned else "mse")
     if denoiser.kind == "mmdit":
         diffusion = DiffusionConfig(schedule="flow", prediction="flow", time_sampling="logit_normal", time_shift=3.0)
     height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)
