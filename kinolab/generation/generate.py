@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kinolab import __version__, video
+from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
 from kinolab.config import Config, apply_overrides, load_config
 from kinolab.contracts.events import Events, Listener, Turn, events_of
@@ -86,6 +87,10 @@ class GenerateConfig(Config):
     reach: ReachName | Lists | None = None
     """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
     tokens the frames that it reads; none = as trained."""
+    lora: tuple[AdapterUse, ...] = ()
+    """LoRA adapters on the denoiser: a file in peft's, diffusers' or kohya's form, or peft's folder, and a weight."""
+    merge_lora: bool = True
+    """Add the adapters to the weights; false keeps them beside their layers: slower, and the same up to rounding."""
     methods: dict[str, Any] = Field(default_factory=dict)
     """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
     precision: PrecisionPolicy = "auto"
@@ -168,8 +173,7 @@ def generate(
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
     told = events_of(events)
-    if model is None:
-        model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    model = load_asked(config, told) if model is None else adapted(model, config, told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)
@@ -193,6 +197,17 @@ def generate(
         )
         told.wrote(path)
     return files
+
+
+def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
+    """The model of a request on its device, with the adapters that it asks for."""
+    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    return put_on(model, config.lora, merged=config.merge_lora, in_place=True, events=events)
+
+
+def adapted(model: VideoModel, config: GenerateConfig, events: Events) -> VideoModel:
+    """A model that somebody holds with the adapters of a request: a copy, where there are any."""
+    return put_on(model, config.lora, merged=config.merge_lora, events=events)
 
 
 LOSSLESS = frozenset({".mkv", ".webp", ""})
@@ -310,7 +325,8 @@ def window_seed(seed: int, window: int) -> int:
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    return [*([] if config.given is None else config.given.files()), *asked_files(config.conditions)]
+    given = [] if config.given is None else config.given.files()
+    return [*given, *asked_files(config.conditions), *(file for use in config.lora for file in use.files())]
 
 
 def steering(given: GivenConfig) -> SteeringConfig | None:
@@ -477,7 +493,7 @@ def rerun(
     torch.set_num_threads(record["threads"])
     told = events_of(events)
     told.note(announce(torch.device(config.device), then if device is None else device))
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    model = load_asked(config, told)
     if config.compile:
         model.compile()
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.
