@@ -7,15 +7,13 @@ convolution A has the kernel's shape, (r, in, kh, kw), and B is a convolution of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from kinolab.layers.causal_conv import FrameConv2d
-from kinolab.layers.patchify import PatchEmbed
+from torch.nn.utils import parametrize
 
 DOWN, UP = "lora_down", "lora_up"
 
@@ -50,12 +48,13 @@ def stacked(changes: Iterable[Change]) -> Change:
     return Change(torch.cat([c.down for c in listed]), torch.cat([c.up for c in listed], 1))
 
 
-def joined(changes: Iterable[Change | None], rows: int, like: Tensor) -> Change:
-    """One change of a weight that holds several of a file's one after the other, each of `rows` rows.
+def joined(changes: Iterable[Change | None], shape: Sequence[int]) -> Change:
+    """One change of a weight of `shape` whose rows are several equal pieces one after the other, from one for each.
 
-    None = that one is not changed; `like` is the weight. Exact: `up` is a block for each.
+    None = that piece is not changed. Exact: `up` has a block for each.
     """
     listed = list(changes)
+    rows = shape[0] // len(listed)
     present = [c for c in listed if c is not None]
     up = present[0].up.new_zeros(rows * len(listed), sum(c.rank for c in present))
     column = 0
@@ -63,7 +62,7 @@ def joined(changes: Iterable[Change | None], rows: int, like: Tensor) -> Change:
         if change is not None:
             up[number * rows : (number + 1) * rows, column : column + change.rank] = change.up
             column += change.rank
-    return Change(torch.cat([c.down.reshape(c.rank, *like.shape[1:]) for c in present]), up)
+    return Change(torch.cat([c.down.reshape(c.rank, *shape[1:]) for c in present]), up)
 
 
 class LoraLinear(nn.Linear):
@@ -80,7 +79,8 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias, self.scale = linear.weight, linear.bias, scale
         self.lora_down = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.lora_up = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
-        _begin(self)
+        if rank:
+            nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5))
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -88,46 +88,20 @@ class LoraLinear(nn.Linear):
         return super().forward(input) + (change if self.scale == 1 else self.scale * change)
 
 
-class LoraConv2d(nn.Conv2d):
-    """The same of a convolution: beside it one of its kernel to `rank` channels, and one of 1 x 1 from them."""
+class LowRankWeight(nn.Module):
+    """W + up @ down whenever the weight of a layer is read, for layers of any kind (a parametrization of torch's)."""
 
-    def __init__(self, conv: nn.Conv2d, rank: int, scale: float = 1.0) -> None:
-        same = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
-        values: dict[str, Any] = {name: getattr(conv, name) for name in same}
-        super().__init__(**values, bias=conv.bias is not None, device="meta")
-        self.weight, self.bias, self.scale = conv.weight, conv.bias, scale
-        self.lora_down = nn.Parameter(conv.weight.new_empty(rank, *conv.weight.shape[1:]))
-        self.lora_up = nn.Parameter(conv.weight.new_zeros(conv.out_channels, rank))
-        _begin(self)
+    def __init__(self, change: Change) -> None:
+        super().__init__()
+        self.lora_down, self.lora_up = _fixed(change.down), _fixed(change.up)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Called by forward, in which a class may fold frames into the batch before.
-        inner = super()._conv_forward(input, self.lora_down, None)  # (B, r, H', W')
-        change = F.conv2d(inner, self.lora_up[:, :, None, None])
-        return super()._conv_forward(input, weight, bias) + (change if self.scale == 1 else self.scale * change)
+    def forward(self, weight: Tensor) -> Tensor:
+        """W -> W + up @ down."""
+        return weight + Change(self.lora_down, self.lora_up).delta.reshape(weight.shape)
 
 
-class LoraFrameConv2d(LoraConv2d, FrameConv2d):
-    """The same of a convolution of every frame."""
-
-
-LoraLayer = LoraLinear | LoraConv2d
-
-
-def _begin(layer: LoraLayer) -> None:
-    """The values of a change that is to be trained, as peft draws them; one of no rank draws nothing."""
-    if len(layer.lora_down):
-        nn.init.kaiming_uniform_(layer.lora_down, a=math.sqrt(5))
-
-
-BRANCHES: dict[type[nn.Module], Callable[..., LoraLayer]] = {
-    nn.Linear: LoraLinear,
-    nn.Conv2d: LoraConv2d,
-    FrameConv2d: LoraFrameConv2d,
-}
-"""Layers that can have a change beside them, and what they become."""
-BY_WEIGHT = (PatchEmbed,)
-"""Modules that read the weights of the layers inside instead of calling them: a change can only be added to those."""
+def _fixed(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=False)
 
 
 def add_lora(module: nn.Module, rank: int, wanted: Callable[[str], bool], scale: float = 1.0) -> list[str]:
@@ -165,47 +139,42 @@ def changes_of(state: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Cha
 
 
 @torch.no_grad()
-def change_layers(module: nn.Module, changes: Mapping[str, Change], *, merged: bool = True) -> list[str]:
+def change_layers(module: nn.Module, changes: Mapping[str, Change], *, merged: bool = True) -> None:
     """Add changes to the layers of a module, in place.
 
     Args:
         changes: by the names of layers, whose weights they fit.
-        merged: add them to the weights; else they stay beside their layers, where that is possible.
-
-    Returns:
-        The layers that they were added to, of which more may be than asked for: those in `BY_WEIGHT`, and
-        convolutions over time.
+        merged: add them to the weights; else they stay beside them: plain linear layers compute them beside their own
+            outputs, and others whenever their weights are read, as some modules do it without calling them.
     """
-    added = []
     for name, change in changes.items():
         layer = module.get_submodule(name)
-        weight = layer.get_parameter("weight")
+        weight = weight_of(layer)
+        assert weight is not None
         change = Change(change.down.to(weight), change.up.to(weight))
-        make = None if merged else _branch_of(module, name)
-        if isinstance(layer, LoraLinear | LoraConv2d) and not merged:
+        if merged:
+            weight.add_(change.delta.reshape(weight.shape))
+        elif isinstance(layer, LoraLinear):
             _extend(layer, change)
-        elif make is not None:
-            branch = make(layer, 0)
+        elif type(layer) is nn.Linear:
+            branch = LoraLinear(layer, 0)
             _extend(branch, change)
             module.set_submodule(name, branch.train(layer.training))
         else:
-            weight.add_(change.delta.reshape(weight.shape))
-            added.append(name)
-    return added
+            parametrize.register_parametrization(layer, "weight", LowRankWeight(change))
 
 
-def _branch_of(module: nn.Module, name: str) -> Callable[..., LoraLayer] | None:
-    """What a layer becomes that has a change beside it; None where it can't have one."""
-    layer, parent = module.get_submodule(name), module.get_submodule(name.rpartition(".")[0])
-    grouped = isinstance(layer, nn.Conv2d) and layer.groups > 1
-    return None if grouped or isinstance(parent, BY_WEIGHT) else BRANCHES.get(type(layer))
+def weight_of(layer: nn.Module) -> nn.Parameter | None:
+    """The weight of a layer as it is without what stands beside it; None of a module without one."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return layer.get_parameter("parametrizations.weight.original")
+    return layer._parameters.get("weight")
 
 
-def _extend(layer: LoraLayer, change: Change) -> None:
+def _extend(layer: LoraLinear, change: Change) -> None:
     """Put a change beside those that a layer has."""
     now = stacked([Change(layer.lora_down, layer.lora_up).times(layer.scale), change])
-    layer.lora_down, layer.lora_up = (nn.Parameter(value, requires_grad=False) for value in now)
-    layer.scale = 1.0
+    layer.lora_down, layer.lora_up, layer.scale = _fixed(now.down), _fixed(now.up), 1.0
 
 
 @torch.no_grad()

@@ -7,10 +7,12 @@ model is found under its own names too, which is how variants without a public l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kinolab.checkpoints.adapters.files import Adapter, LowRank
@@ -18,7 +20,7 @@ from kinolab.checkpoints.base import Format
 from kinolab.checkpoints.formats import FORMATS, find_format
 from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
-from kinolab.layers.lora import Change, joined
+from kinolab.layers.lora import Change, joined, weight_of
 
 OWN = "kinolab"
 """What the layout of a module's own names is called."""
@@ -40,13 +42,15 @@ class Place:
 class Layout:
     """The layers of a module by the names that they have in one layout, in the module's order.
 
-    flat: the same names with underscores for dots, but for those that two layers would share.
+    shapes: of the weights, by the module's own names.
+    flat: names with underscores for dots -> names, but for those that two layers would share.
     """
 
     name: str
     format: Format | None
     module: Denoiser
     places: dict[str, Place]
+    shapes: dict[str, tuple[int, ...]]
     flat: dict[str, str]
 
     def find(self, name: str) -> str | None:
@@ -82,12 +86,13 @@ def layout_of(module: Denoiser, name: str) -> Layout:
 
 def _layout(name: str, format: Format | None, module: Denoiser) -> Layout:
     places: dict[str, Place] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     config: Any = module.config
     for layer, child in module.named_modules():
-        weight = child._parameters.get("weight")
+        weight = None if "parametrizations" in layer else weight_of(child)
         if weight is None or weight.ndim < 2 or isinstance(child, nn.Embedding):
             continue
-        native = f"{layer}{WEIGHT}"
+        native, shapes[layer] = f"{layer}{WEIGHT}", tuple(weight.shape)
         names = () if format is None else format.parts(native, config) or format.file_names(native, config)[:1]
         for index, public in enumerate(names or (native,)):
             places[public.removesuffix(WEIGHT)] = Place(layer, index, max(1, len(names)))
@@ -95,7 +100,7 @@ def _layout(name: str, format: Format | None, module: Denoiser) -> Layout:
     for public in places:
         key = public.replace(".", "_")
         flat[key] = "" if key in flat else public  # two layers of one name: neither is meant
-    return Layout(name, format, module, places, {key: public for key, public in flat.items() if public})
+    return Layout(name, format, module, places, shapes, {key: public for key, public in flat.items() if public})
 
 
 def best_layout(module: Denoiser, adapter: Adapter) -> tuple[Layout, dict[str, str]]:
@@ -133,7 +138,7 @@ def _shapes(layout: Layout, adapter: Adapter, names: Mapping[str, str]) -> list[
     found = []
     for name, public in names.items():
         place, change = layout.places[public], adapter.layers[name]
-        out, *rest = layout.module.get_parameter(f"{place.layer}{WEIGHT}").shape
+        out, *rest = layout.shapes[place.layer]
         got = (len(change.up), *change.down.shape[1:])
         want = (out // place.count, *rest)
         found.append((name, _plain(got), _plain(want)))
@@ -167,8 +172,7 @@ def native_changes(module: Denoiser, adapter: Adapter) -> dict[str, Change]:
         pieces.setdefault(place.layer, [None] * place.count)[place.index] = adapter.layers[name].change
     changes = {}
     for layer, listed in pieces.items():
-        weight = module.get_parameter(f"{layer}{WEIGHT}")
-        change = joined(listed, len(weight) // len(listed), weight)
+        change = joined(listed, layout.shapes[layer])
         changes[layer] = Change(change.down, layout.turned(layer, change.up))
     return changes
 
@@ -189,3 +193,22 @@ def public_changes(layout: Layout, changes: Mapping[str, Change]) -> dict[str, L
             down = change.down[used]
             found[public] = LowRank(down, up[:, used], float(len(down)))
     return found
+
+
+NUMBER = re.compile(r"\d+")
+
+
+def likely_formats(adapter: Adapter) -> list[Format]:
+    """The public formats whose models' layers an adapter's names are most like, whatever the numbers in them.
+
+    It takes no model: they are compared with those of a model of the format's default sizes. Empty where none is alike.
+    """
+    alike: dict[int, list[Format]] = {0: []}
+    for format in map(find_format, FORMATS):
+        if issubclass(format.module_class, Denoiser):
+            with torch.device("meta"):
+                module = format.build(format.config_class())
+            layout = _layout(format.name, format, module)
+            known = {NUMBER.sub("#", name) for name in (*layout.places, *layout.flat)}
+            alike.setdefault(sum(NUMBER.sub("#", name) in known for name in adapter.layers), []).append(format)
+    return alike[max(alike)] if max(alike) else []

@@ -76,17 +76,14 @@ def put_on(
     made = copy.copy(model)
     if not in_place:
         made.denoiser, made.experts = copy.deepcopy(model.denoiser), copy.deepcopy(model.experts)
-    added: set[str] = set()
     for use, adapter in zip(uses, adapters, strict=True):
         for denoiser in (made.denoiser, *made.experts):
-            added |= set(_put(denoiser, adapter, use.weight, merged))
+            _put(denoiser, adapter, use.weight, merged)
         if adapter.text:
             told.note(f"{use.path}: its {len(adapter.text)} changes of a text encoder are left out")
-    if added and not merged:
-        told.note(f"added to the weights, as these layers have nothing beside them: {', '.join(sorted(added))}")
     return made
 
 
-def _put(denoiser: Denoiser, adapter: Adapter, weight: float, merged: bool) -> list[str]:
+def _put(denoiser: Denoiser, adapter: Adapter, weight: float, merged: bool) -> None:
     changes = {name: change.times(weight) for name, change in native_changes(denoiser, adapter).items()}
-    return change_layers(denoiser, changes, merged=merged)
+    change_layers(denoiser, changes, merged=merged)

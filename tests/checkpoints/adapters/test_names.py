@@ -39,7 +39,7 @@ def test_a_file_changes_the_public_weights_by_the_papers_equation(tmp_path: Path
     adapter = read_adapter(path)
     assert adapter.form == form and adapter.ranks == {3: len(layers)} and adapter.alphas == {2.0: len(layers)}
     changes = {name: change.times(0.5) for name, change in native_changes(model, adapter).items()}
-    assert change_layers(model, changes) == list(changes)
+    change_layers(model, changes)
     found = public_tensors(find_format(layout), model)
     assert found.keys() == expected.keys()
     for name, value in found.items():
@@ -54,8 +54,7 @@ def test_beside_the_layers_the_changes_give_what_they_give_in_the_weights(layout
     adapter = Adapter(Path("x"), "peft", "", layers)
     changes = native_changes(model, adapter)
     change_layers(model, changes)
-    added = change_layers(beside, changes, merged=False)
-    assert set(added) <= {"x_embedder.proj"}
+    change_layers(beside, changes, merged=False)
     assert (run(model) - before).abs().max() > 0.1
     assert_close(run(beside), run(model), within=1e-4)
 
