@@ -14,6 +14,7 @@ from kinolab.checkpoints.adapters.files import (
     Adapter,
     LowRank,
     adapter_files,
+    check_target,
     is_adapter,
     read_adapter,
     write_adapter,
@@ -26,7 +27,9 @@ from kinolab.checkpoints.adapters.names import (
     likely_formats,
     misfits,
     native_changes,
+    part_of,
     public_changes,
+    usual_layout,
 )
 from kinolab.checkpoints.adapters.using import AdapterUse, parse_use, put_on
 
@@ -39,6 +42,7 @@ __all__ = [
     "LowRank",
     "adapter_files",
     "best_layout",
+    "check_target",
     "extract",
     "is_adapter",
     "layout_of",
@@ -47,8 +51,10 @@ __all__ = [
     "misfits",
     "native_changes",
     "parse_use",
+    "part_of",
     "public_changes",
     "put_on",
     "read_adapter",
+    "usual_layout",
     "write_adapter",
 ]

@@ -246,6 +246,13 @@ def _layer(path: Path, name: str, pieces: Mapping[Role, Tensor], settings: _Sett
     return LowRank(down, up.flatten(1), alpha, settings.stable and "alpha" not in pieces)
 
 
+def check_target(path: Path, form: FormName) -> None:
+    """Raises InputError for a file's name where the form is a folder, and the other way round."""
+    if (path.suffix == ".safetensors") == (form == "peft"):
+        what = "a folder" if form == "peft" else "a .safetensors file"
+        raise InputError(f"{path}: an adapter in the form of {form} is {what}")
+
+
 def write_adapter(path: Path, layers: Mapping[str, LowRank], form: FormName, part: str, note: str = "") -> None:
     """Write changes by the names of their layers, which have dots.
 
@@ -258,9 +265,7 @@ def write_adapter(path: Path, layers: Mapping[str, LowRank], form: FormName, par
         InputError: for a path of the other kind.
         OSError: where it can't be written.
     """
-    if (path.suffix == ".safetensors") == (form == "peft"):
-        what = "a folder" if form == "peft" else "a .safetensors file"
-        raise InputError(f"{path}: an adapter in the form of {form} is {what}")
+    check_target(path, form)
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         layer = replace(layer, alpha=layer.scale * layer.rank, stable=False)

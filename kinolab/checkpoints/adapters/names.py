@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.checkpoints.adapters.files import Adapter, LowRank
+from kinolab.checkpoints.adapters.forms import FormName
 from kinolab.checkpoints.base import Format
 from kinolab.checkpoints.formats import FORMATS, find_format
 from kinolab.denoisers import Denoiser
@@ -82,6 +84,24 @@ def layout_of(module: Denoiser, name: str) -> Layout:
             return layout
     known = ", ".join(layout.name for layout in found)
     raise InputError(f"{name}: no layout of a {type(module).__name__}; expected one of {known}")
+
+
+def usual_layout(module: Denoiser, form: FormName) -> Layout:
+    """The layout in which other programs expect the names of a form: diffusers' where it has a class that can hold the
+    model, and kohya's form of SD3 the original one; a model that no public class can hold has its own names."""
+    found = []
+    for layout in layouts(module):
+        with suppress(InputError):
+            if layout.format is not None:
+                layout.format.check_writable(module)
+            found.append(layout)
+    order = ("sd3",) if form == "kohya" else ()
+    return min(found, key=lambda x: (x.name not in order, not x.name.endswith("_diffusers"), x.format is None))
+
+
+def part_of(module: Denoiser) -> str:
+    """What a pipeline of diffusers calls a denoiser: unet or transformer."""
+    return "unet" if any(layout.name.startswith("unet") for layout in layouts(module)) else "transformer"
 
 
 def _layout(name: str, format: Format | None, module: Denoiser) -> Layout:
