@@ -44,6 +44,7 @@ DENOISERS: Table[Denoiser] = Table(
             "dit": "kinolab.denoisers.dit:DiT",
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
+            "unet": "kinolab.denoisers.unet:Unet",
         }
     },
 )
@@ -106,6 +107,8 @@ FORMATS: Table[Format] = Table(
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
+            "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
+            "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
         }
     },
 )

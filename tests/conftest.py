@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ pytest_plugins = ["tests.wide_report"]
 
 torch.set_num_threads(1)
 machine.steady()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    where = "reference numbers for tests/test_golden_files.py instead of tests/golden"
+    parser.addoption("--golden", type=Path, metavar="FOLDER", help=where)
 
 
 @pytest.fixture(autouse=True, scope="session")

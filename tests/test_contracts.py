@@ -20,6 +20,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe
 from tests.closeness import NETWORK, assert_close, assert_same
 from tests.conditioning.text import tiny_text
+from tests.tiny_unets import UNETS
 
 AUTOENCODERS: dict[str, Config] = {
     "image": autoencoders.ImageConfig(
@@ -60,6 +61,7 @@ DENOISERS: dict[str, Config] = {
         hidden_size=16, depth=2, num_heads=2, input_size=4, num_frames=3, patch_size=2, num_classes=5, text_dim=8,
         attention="2d+3d",
     ),
+    **UNETS,
 }  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
     "world": {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 6, "heldout_count": 2},
