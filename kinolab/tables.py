@@ -30,6 +30,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
             "dpvae": "kinolab.autoencoders.dpvae:DpVae",
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
+            "taesd": "kinolab.autoencoders.taesd:Taesd",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
@@ -45,6 +46,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
+            "vdm": "kinolab.denoisers.vdm:Vdm",
         }
     },
 )
@@ -99,11 +101,14 @@ FORMATS: Table[Format] = Table(
             "latte": "kinolab.checkpoints.latte:LatteFormat",
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
+            "vdm": "kinolab.checkpoints.vdm:VdmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
             "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
             "vqgan": "kinolab.checkpoints.vqgan:VqganFormat",
             "tats": "kinolab.checkpoints.tats:TatsFormat",
+            "taesd": "kinolab.checkpoints.taesd:TaesdFormat",
+            "taesd_diffusers": "kinolab.checkpoints.taesd_diffusers:TaesdDiffusersFormat",
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",

@@ -18,7 +18,9 @@ from kinolab.conditioning import of_examples
 from kinolab.contracts.examples import Example
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
-from kinolab.generation.generate import GenerateConfig, fill_canvas, generate, rerun
+from kinolab.generation.generate import generate, rerun
+from kinolab.generation.request import GenerateConfig
+from kinolab.generation.windows import fill_canvas
 from kinolab.layers.masking import fully_given
 from kinolab.methods import SteeringConfig
 from kinolab.models import Request, VideoModel

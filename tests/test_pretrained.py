@@ -13,7 +13,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import evaluate_physics
 from kinolab.evaluation.tasks import evaluate_tasks
-from kinolab.generation.generate import read_provenance
+from kinolab.generation.provenance import read_provenance
 from kinolab.metrics.reconstruction import Psnr
 from kinolab.models import find_model, read_model_config, shipped_models
 from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip

@@ -10,6 +10,7 @@ from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import inflate, inflate_dpvae
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
 from kinolab.contracts.table import KindConfig
@@ -38,6 +39,8 @@ __all__ = [
     "OdVae",
     "OdVaeConfig",
     "Posterior",
+    "Taesd",
+    "TaesdConfig",
     "Tats",
     "TatsConfig",
     "Vqgan",

@@ -98,7 +98,7 @@ def generation(
     from kinolab.evaluation.features import default_cache
     from kinolab.evaluation.generation import ModelClips, evaluate_generated
     from kinolab.evaluation.protocol import load_protocol
-    from kinolab.generation.generate import model_hash
+    from kinolab.generation.provenance import model_hash
 
     chosen = load_protocol(protocol, setting, kind="generation")
     check_out(out, videos)

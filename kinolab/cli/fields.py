@@ -17,7 +17,7 @@ from kinolab.runtime.reading import read_text
 ROOT = Path(__file__).parents[1]
 
 RUN = {
-    "": ("generation/generate.py", "GenerateConfig"),
+    "": ("generation/request.py", "GenerateConfig"),
     "given": ("tasks/request.py", "GivenConfig"),
     "sampler": ("diffusion/samplers/base.py", "SamplerConfig"),
     "guidance": ("methods/guidance.py", "GuidanceConfig"),

@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 
 @common()
 def inflate(
-    source: Annotated[str, typer.Argument(help="An image model: public weights, a model folder, or a run folder.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="An image model: public weights (TAESD's are two files), a model folder, or a run folder."),
+    ],
     to: Annotated[
         Literal["latte", "vdt", "mmdit", "odvae", "dpvae"],
         typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae."),
@@ -63,18 +66,18 @@ def inflate(
     fields = apply_overrides({}, setting or [])
     if "kind" in fields:
         raise InputError("-s kind=...: the video model's kind is --to")
-    folder = locate(source)
+    folder, names = locate(source[0]), " and ".join(Path(name).name for name in source)
     whole = (folder / "model.yaml").exists()
     part = None if not whole else "autoencoder" if to in AUTOENCODERS else "denoiser"
     image = read_source(source, format, prefix, given or [], part)
     if to in AUTOENCODERS:
         if autoencoder is not None:
             raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
-        values, lines = _autoencoder(image, to, out, source, fields, init or "tail")
+        values, lines = _autoencoder(image, to, out, names, fields, init or "tail")
     else:
         if init is not None:
             raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
-        values, lines = _denoiser(image, to, out, source, fields, autoencoder, folder if whole else None)
+        values, lines = _denoiser(image, to, out, names, fields, autoencoder, folder if whole else None)
     show(values, lines)
 
 
@@ -98,7 +101,7 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
         model = inflate_dpvae(image, config, init)
     else:
         model = inflate_odvae(image, matching_odvae(image.config, fields), init)
-    save_autoencoder(model, out, trained=f"inflated from {Path(source).name} ({init})")
+    save_autoencoder(model, out, trained=f"inflated from {source} ({init})")
     before, after = _count(image), _count(model)
     values = {"folder": out, "class": type(model).__name__, "parameters": after, "copied": before}
     return values | {"fresh": 0, "added": after - before, "dropped": []}, [
@@ -126,7 +129,7 @@ def _denoiser(
         )
     model, report = inflated(image, to, fields)
     pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder), device="cpu")
-    config = _model_config(model.config, pixels, f"inflated from {Path(source).name}", folder)
+    config = _model_config(model.config, pixels, f"inflated from {source}", folder)
     VideoModel(config, pixels, model).save(out)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     copied = [sizes[name] for name in report.copied if name in sizes]

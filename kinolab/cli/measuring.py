@@ -61,7 +61,7 @@ def load_model(
     Says which device a word means; one that was taken already is not said again.
     """
     from kinolab.cli.options import take_device
-    from kinolab.generation.generate import default_model
+    from kinolab.generation.request import default_model
     from kinolab.models import VideoModel
 
     chosen = model if model is not None else default_model(prompts=prompts)

@@ -21,7 +21,7 @@ from kinolab.evaluation.protocol import Protocol, file_hash, load_protocol
 from kinolab.evaluation.reconstruction import evaluate_autoencoder
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import WorldReport
-from kinolab.generation.generate import model_hash
+from kinolab.generation.provenance import model_hash
 from kinolab.metrics.base import MetricValue
 from kinolab.models import VideoModel, find_autoencoder, load_autoencoder
 from kinolab.runtime.devices import choose

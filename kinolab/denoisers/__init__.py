@@ -12,6 +12,7 @@ from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
+from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
 from kinolab.tables import DENOISERS
 
@@ -39,6 +40,8 @@ __all__ = [
     "MmditConfig",
     "Unet",
     "UnetConfig",
+    "Vdm",
+    "VdmConfig",
     "Vdt",
     "VdtConfig",
     "build",

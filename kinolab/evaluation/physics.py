@@ -25,8 +25,8 @@ from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.world import autoencode
-from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (

@@ -19,8 +19,8 @@ from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.world import autoencode
-from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.summaries import scores_of

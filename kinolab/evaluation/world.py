@@ -18,8 +18,8 @@ from kinolab.contracts.events import Listener, Share, advance, events_of
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
-from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.models import Request, VideoModel

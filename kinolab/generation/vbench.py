@@ -28,8 +28,10 @@ from kinolab import __version__
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.generation.generate import GenerateConfig, generate, model_hash, settle
+from kinolab.generation.generate import generate
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
+from kinolab.generation.request import GenerateConfig, settle
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
 from kinolab.runtime import files, text

@@ -28,8 +28,8 @@ from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.world import Asks, judge, what_to_ask
 from kinolab.evaluation.world_report import Share
-from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.models import Request, VideoModel

@@ -17,10 +17,12 @@ from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.diffusion import SamplerConfig
 from kinolab.evaluation.world_report import CHECKS
-from kinolab.generation.generate import GenerateConfig, generate, model_hash, provenance_path
+from kinolab.generation.generate import generate
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash, provenance_path
 from kinolab.generation.reconstruct import enlarged, reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig, ReconstructReport
+from kinolab.generation.request import GenerateConfig
 from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.reports.blocks import Card, Gallery, Report, Section
 from kinolab.reports.render import write_report

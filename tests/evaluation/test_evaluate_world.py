@@ -20,7 +20,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import CHECKS, Share, summary_lines
-from kinolab.generation.generate import model_hash
+from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.models import GivenPart, ModelConfig, Request, VideoModel

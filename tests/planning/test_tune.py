@@ -91,7 +91,7 @@ def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.Mon
         return []
 
     monkeypatch.setattr(kinolab.generation.generate, "generate", take)
-    monkeypatch.setattr("kinolab.generation.generate.read_model_config", lambda folder: own)
+    monkeypatch.setattr("kinolab.generation.request.read_model_config", lambda folder: own)
     app = cli.build(["generate", "recipes"])
     lists = Lists(compile=True, precisions=("float32", "bfloat16"), guidance_every=(2, 3))
     candidates = quick(own, lists, CPU) + grid(own, lists, CPU)[::37]
