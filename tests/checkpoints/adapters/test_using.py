@@ -13,7 +13,8 @@ from torch import Tensor
 from kinolab import video
 from kinolab.checkpoints.adapters import AdapterUse, LowRank, layout_of, parse_use, put_on, write_adapter
 from kinolab.errors import InputError
-from kinolab.generation.generate import generate, provenance_path, rerun
+from kinolab.generation.generate import generate, rerun
+from kinolab.generation.provenance import provenance_path
 from kinolab.models import Request, VideoModel
 from tests.closeness import assert_close, assert_same
 from tests.tiny_model import save_tiny_model, tiny_model

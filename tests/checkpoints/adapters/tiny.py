@@ -10,6 +10,7 @@ from torch import Tensor
 from kinolab import denoisers
 from kinolab.checkpoints.adapters import LowRank, layout_of
 from kinolab.denoisers import Conditions, Denoiser
+from tests.tiny_unets import UNETS
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "in_channels": 4}
 CONFIGS: dict[str, Any] = {
@@ -23,6 +24,8 @@ CONFIGS: dict[str, Any] = {
     "sd3_diffusers": denoisers.MmditConfig(
         **SMALL, num_frames=1, attention="2d", temporal_position="none", text_dim=8, pooled_dim=6
     ),
+    "unet_diffusers": UNETS["unet"],
+    "unet_ldm": UNETS["unet"],
 }
 """Layout -> a model that has it."""
 
