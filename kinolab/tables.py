@@ -46,6 +46,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
+            "svd": "kinolab.denoisers.svd:Svd",
         }
     },
 )
@@ -110,6 +111,8 @@ FORMATS: Table[Format] = Table(
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
+            "svd_diffusers": "kinolab.checkpoints.svd_diffusers:SvdDiffusersFormat",
+            "svd_sgm": "kinolab.checkpoints.svd_sgm:SvdSgmFormat",
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
         }

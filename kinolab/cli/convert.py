@@ -19,6 +19,7 @@ PUBLIC = {
     "dit": "dit",
     "vdt": "vdt",
     "mmdit": "sd3",
+    "svd": "svd_sgm",
 }
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
@@ -26,6 +27,7 @@ DIFFUSERS = {
     "temporal_decoder": "svd_autoencoder",
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
+    "svd": "svd_diffusers",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")

@@ -11,6 +11,7 @@ from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, Den
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
+from kinolab.denoisers.svd import Svd, SvdConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
 from kinolab.tables import DENOISERS
@@ -37,6 +38,8 @@ __all__ = [
     "LatteConfig",
     "Mmdit",
     "MmditConfig",
+    "Svd",
+    "SvdConfig",
     "Unet",
     "UnetConfig",
     "Vdt",
