@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kinolab import video
-from kinolab.generation.generate import GenerateConfig
+from kinolab.generation.request import GenerateConfig
 from kinolab.reports.sheet import Strip, write_sheet
 from kinolab.tasks.request import Shape, prepare
 

@@ -31,6 +31,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
             "dpvae": "kinolab.autoencoders.dpvae:DpVae",
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
+            "taesd": "kinolab.autoencoders.taesd:Taesd",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
@@ -47,6 +48,9 @@ DENOISERS: Table[Denoiser] = Table(
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
             "svd": "kinolab.denoisers.svd:Svd",
+            "vdm": "kinolab.denoisers.vdm:Vdm",
+            "modelscope": "kinolab.denoisers.modelscope:ModelScope",
+            "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
         }
     },
 )
@@ -101,6 +105,7 @@ FORMATS: Table[Format] = Table(
             "latte": "kinolab.checkpoints.latte:LatteFormat",
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
+            "vdm": "kinolab.checkpoints.vdm:VdmFormat",
             "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
             "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
@@ -108,6 +113,8 @@ FORMATS: Table[Format] = Table(
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
             "vqgan": "kinolab.checkpoints.vqgan:VqganFormat",
             "tats": "kinolab.checkpoints.tats:TatsFormat",
+            "taesd": "kinolab.checkpoints.taesd:TaesdFormat",
+            "taesd_diffusers": "kinolab.checkpoints.taesd_diffusers:TaesdDiffusersFormat",
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
@@ -115,6 +122,9 @@ FORMATS: Table[Format] = Table(
             "svd_sgm": "kinolab.checkpoints.svd_sgm:SvdSgmFormat",
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
+            "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
+            "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
         }
     },
 )

@@ -21,6 +21,16 @@ machine.steady()
 def pytest_addoption(parser: pytest.Parser) -> None:
     where = "reference numbers for tests/test_golden_files.py instead of tests/golden"
     parser.addoption("--golden", type=Path, metavar="FOLDER", help=where)
+    parser.addoption("--released", metavar="FOLDER", help="released public weights, which are not in the repository")
+
+
+@pytest.fixture
+def released(request: pytest.FixtureRequest) -> Path:
+    """The folder of `--released`; without one the test is skipped."""
+    folder = request.config.getoption("--released")
+    if folder is None:
+        pytest.skip("needs released weights: --released FOLDER")
+    return Path(folder)
 
 
 @pytest.fixture(autouse=True, scope="session")

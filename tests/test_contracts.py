@@ -43,6 +43,9 @@ AUTOENCODERS: dict[str, Config] = {
         norm_num_groups=4,
     ),
     "tats": autoencoders.TatsConfig(n_hiddens=4, downsample=(2, 4, 4), embedding_dim=4, n_codes=8),
+    "taesd": autoencoders.TaesdConfig(
+        width=8, encoder_blocks=(1, 1), decoder_widths=(8, 8), decoder_blocks=(1, 1), global_part=True
+    ),
     "diffusers": autoencoders.DiffusersConfig(
         class_name="AutoencoderTiny",
         settings={
@@ -66,6 +69,10 @@ DENOISERS: dict[str, Config] = {
         attention="2d+3d",
     ),
     **UNETS,
+    "vdm": denoisers.VdmConfig(
+        dim=8, dim_mults=(1, 2), num_heads=2, head_dim=4, spatial_head_dim=4, input_kernel=3, input_size=4,
+        num_frames=3, num_classes=5, text_dim=8,
+    ),
 }  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
     "world": {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 6, "heldout_count": 2},

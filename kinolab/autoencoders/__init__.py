@@ -8,8 +8,9 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.autoencoders.diffusers_adapter import DiffusersAutoencoder, DiffusersConfig
 from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
-from kinolab.autoencoders.inflate import inflate, inflate_dpvae
+from kinolab.autoencoders.inflate import inflate, inflate_dpvae, inflate_taesd
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
@@ -39,6 +40,8 @@ __all__ = [
     "OdVae",
     "OdVaeConfig",
     "Posterior",
+    "Taesd",
+    "TaesdConfig",
     "Tats",
     "TatsConfig",
     "TemporalDecoderAutoencoder",
@@ -48,4 +51,5 @@ __all__ = [
     "build",
     "inflate",
     "inflate_dpvae",
+    "inflate_taesd",
 ]

@@ -55,6 +55,11 @@ class ImageConfig(KindConfig):
             raise ValueError(f"expected block_out_channels that norm_num_groups={self.norm_num_groups} divides; {odd}")
         return self
 
+    @property
+    def spatial_ratio(self) -> int:
+        """2^(resolutions - 1)."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
 
 class ImageAutoencoder(ScaledLatents, Autoencoder):
     """AutoencoderKL on every frame of a video; temporal ratio 1, spatial ratio 2^(resolutions - 1)."""
@@ -67,7 +72,7 @@ class ImageAutoencoder(ScaledLatents, Autoencoder):
         self.spec = AutoencoderSpec(
             latent_channels=config.latent_channels,
             temporal_ratio=1,
-            spatial_ratio=2 ** (len(config.block_out_channels) - 1),
+            spatial_ratio=config.spatial_ratio,
             causal=True,
             channels=config.channels,
         )

@@ -29,6 +29,7 @@ class AutoencoderKLFormat(Format):
     title = "AutoencoderKL, layout of diffusers"
     module_class = ImageAutoencoder
     config_class = ImageConfig
+    folder = True
 
     def matches(self, shapes: Shapes) -> bool:
         mark = shapes.get("encoder.down_blocks.0.resnets.0.conv1.weight", ())

@@ -38,6 +38,7 @@ WRAPPINGS = (
         "net",
         "params",
         "diffusion_model",
+        "denoise_fn",
     ),
 )
 """Names that a whole state dict is wrapped in, most wanted first."""
@@ -45,6 +46,10 @@ LEFTOVERS = (
     *("opt", "optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "scaler"),
     *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "loops", "callbacks", "dics_model"),
     *("args", "config", "step", "steps", "epoch", "global_step", "current_epoch", "train_steps", "iteration", "rng"),
+    # The schedule, as a diffusion process that is a module of its own keeps it beside its network.
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
 )
 """What training leaves beside the weights; never part of a model."""
 INNER_WRAPPINGS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -53,6 +58,8 @@ HEADER_KEY = "kinolab"
 """Where our own writers put the config in a safetensors header."""
 FOLDER_WEIGHTS = "diffusion_pytorch_model"
 """The name of the weights in a diffusers folder."""
+TWO_FILES = "halves"
+"""The set of files that a model in two files is written as."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -143,13 +150,18 @@ def _read_folder(folder: Path) -> StoredWeights:
     if indices:
         container, tensors = _read_shards(folder, indices[0])
         return StoredWeights(folder, container, tensors, settings)
-    files = [p for p in visible(folder) if p.suffix in SUFFIXES]
+    files = weights_in(folder)
     chosen = [p for p in files if p.name == f"{FOLDER_WEIGHTS}.safetensors"] or files
     if len(chosen) != 1:
         found = f"found {', '.join(p.name for p in files)}; name one of them" if files else "found none"
         raise InputError(f"{folder}: expected a folder with one weights file ({'/'.join(SUFFIXES)}), {found}")
     container, tensors, header = _read_file(chosen[0])
     return StoredWeights(folder, f"folder with a {container} file", tensors, settings, header)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The weights files of a folder, in order of their names."""
+    return [p for p in visible(folder) if p.suffix in SUFFIXES]
 
 
 def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kinolab.checkpoints.base import fit
-from kinolab.checkpoints.files import StoredWeights, groups, own_header, read_part, read_weights, select
-from kinolab.checkpoints.formats import recognise, unsupported
-from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, read, shapes_of
+from kinolab.checkpoints.files import StoredWeights, groups, own_header, read_part, select
+from kinolab.checkpoints.formats import half_of, recognise, unsupported
+from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, read, read_stored, shapes_of
 from kinolab.config import load_config, read_yaml
 from kinolab.errors import InputError
 
@@ -60,7 +60,7 @@ def inspect(path: Path | str, *, format: str | None = None, prefix: str = "") ->
     path = Path(path)
     if (path / "model.yaml").exists():
         return _inspect_model(path)
-    stored = read_weights(path)
+    stored = read_stored([path])
     unwrapped = select(stored, prefix)
     shapes = shapes_of(unwrapped.tensors)
     facts = _facts(unwrapped.tensors)
@@ -72,6 +72,9 @@ def inspect(path: Path | str, *, format: str | None = None, prefix: str = "") ->
         prefixes = {p: f.name for p, f in fitting_prefixes(stored.tensors).items()}
         name = unsupported(shapes)
         title = "no known format" if name is None else f"{name} (known, but not supported yet)"
+        half = half_of(shapes)
+        if half is not None:
+            title = f"the {half[1][:-1]} of a {half[0].title}; its other half is a file of its own: convert both"
         if prefixes:
             title = "tensors with " + " and ".join(f"{f} under {p!r}" for p, f in prefixes.items())
         return Inspection(

@@ -70,6 +70,7 @@ class LatteDiffusersFormat(Format):
     title = "Latte, layout of diffusers"
     module_class = Latte
     config_class = LatteConfig
+    folder = True
     ignored = ("pos_embed.pos_embed", "temp_pos_embed")
     absent = ("text_embedder.null",)
 

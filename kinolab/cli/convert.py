@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +16,11 @@ PUBLIC = {
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
+    "taesd": "taesd",
     "latte": "latte",
     "dit": "dit",
     "vdt": "vdt",
+    "vdm": "vdm",
     "mmdit": "sd3",
     "svd": "svd_sgm",
 }
@@ -28,6 +31,7 @@ DIFFUSERS = {
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
     "svd": "svd_diffusers",
+    "taesd": "taesd_diffusers",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
@@ -40,7 +44,13 @@ def register(app: typer.Typer) -> None:
 
 @common(events=True)
 def convert(
-    source: Annotated[str, typer.Argument(help="Public weights, or a model folder (with --to public or diffusers).")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Public weights (TAESD's are two files, ENCODER DECODER), or a model folder (with --to public or "
+            "diffusers)."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder or .safetensors file to write.")],
     to: Annotated[
         Literal["model", "public", "diffusers"],
@@ -61,8 +71,8 @@ def convert(
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
-    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT) needs the autoencoder whose
-    latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
+    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT, VDM) needs the autoencoder
+    whose latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
     another layout.
     """
     from kinolab.errors import InputError
@@ -76,7 +86,7 @@ def convert(
         module = read_source(source, format, prefix, setting or [], part)
     if to == "model":
         with watch("writing weights"):
-            _write_model(module, out, source, autoencoder)
+            _write_model(module, out, " and ".join(Path(name).name for name in source), autoencoder)
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
@@ -87,11 +97,12 @@ def convert(
         layout = layouts.get(module.config.kind)
         if layout is None:
             if module.config.kind == "diffusers":
-                raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
+                raise InputError(f"{source[0]}: a class of diffusers; use the folder that it was read from")
             raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
-        find_format(layout).check_writable(module)  # before anything is replaced
+        writer = find_format(layout)
+        writer.check_writable(module)  # before anything is replaced
         with watch("writing weights"):
-            if overwrite and out.is_dir() and layout in DIFFUSERS.values():
+            if overwrite and out.is_dir() and writer.folder:
                 with new_folder(out) as room:  # the old one stands until the new one is whole
                     save(module, room, layout)
             else:
@@ -102,15 +113,18 @@ def convert(
     show({"out": out, "class": kind, "parameters": count}, [f"{out}: {kind}, {count:,} parameters"])
 
 
-def read_source(source: str, format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
-    """The module at `source`: a part of a model folder, or public weights."""
+def read_source(source: Sequence[str], format: str | None, prefix: str, settings: list[str], part: str | None) -> Any:
+    """The module at `source`: a part of a model folder, or public weights, perhaps in two files."""
     from kinolab.checkpoints import load
     from kinolab.cli.inspect import locate
     from kinolab.config import apply_overrides
     from kinolab.errors import InputError
 
-    path = locate(source)
+    paths = [locate(name) for name in source]
+    path = paths[0]
     if (path / "model.yaml").exists():
+        if len(paths) > 1:
+            raise InputError(f"{paths[1]}: name one model folder; two files are for public weights")
         if format is not None or prefix or settings:
             raise InputError("--format, --prefix and -s are for public weights: a model folder says what it holds")
         return _read_part(path, part)
@@ -120,7 +134,7 @@ def read_source(source: str, format: str | None, prefix: str, settings: list[str
     clash = [key for key in FIXED if key in fields]
     if clash:
         raise InputError(f"-s {clash[0]}=...: -s sets config fields; use the option --{clash[0]}")
-    return load(path, format=format, prefix=prefix, **fields)
+    return load(paths, format=format, prefix=prefix, **fields)
 
 
 def _read_part(folder: Path, part: str | None) -> Any:
@@ -141,7 +155,7 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
-    trained = f"converted from {Path(source).name}"
+    trained = f"converted from {source}"
     if isinstance(module, Autoencoder):
         if autoencoder is not None:
             raise InputError("--autoencoder is for denoisers; this is an autoencoder itself")
@@ -159,8 +173,9 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
     """The config of a model of public weights, with the diffusion process that they were trained on.
 
-    DiT, Latte and VDT: 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance. SD3's
-    MMDiT: rectified flow with logit-normal times, sampled with a time shift of 3 (its section 5.3.2, at 1024 px).
+    DiT, Latte and VDT: 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance. VDM: the
+    same with the cosine schedule. SD3's MMDiT: rectified flow with logit-normal times, sampled with a time shift of 3
+    (its section 5.3.2, at 1024 px).
 
     Raises:
         InputError: where the denoiser takes another number of channels than the autoencoder makes.
@@ -177,7 +192,8 @@ def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
             f"{spec.latent_channels}: it was trained on the latents of another one"
         )
     learned = getattr(denoiser, "learned_variance", False)
-    diffusion = DiffusionConfig(learned_variance=learned, loss="mse_vb" if learned else "mse")
+    schedule: Literal["linear", "cosine"] = "cosine" if denoiser.kind == "vdm" else "linear"
+    diffusion = DiffusionConfig(schedule=schedule, learned_variance=learned, loss="mse_vb" if learned else "mse")
     if denoiser.kind == "mmdit":
         diffusion = DiffusionConfig(schedule="flow", prediction="flow", time_sampling="logit_normal", time_shift=3.0)
     height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)

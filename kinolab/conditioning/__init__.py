@@ -1,7 +1,7 @@
 """What a denoiser is told of a clip: one file per condition, used by training and sampling alike.
 
 To add one: a file here with a `Condition` (its `name` is the table's key and the port's name), a line in the table
-below, and a port in a denoiser, which Latte, DiT, VDT and MMDiT have for any `vectors` and `fields` of their configs.
+below, and a port in a denoiser, which all of ours have for any `vectors` and `fields` of their configs.
 `text/` holds the text encoders.
 """
 
@@ -26,6 +26,7 @@ from kinolab.conditioning.base import (
     uniform,
 )
 from kinolab.conditioning.control import MAPS, Control
+from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
 from kinolab.conditioning.images import joined
@@ -73,7 +74,7 @@ CONDITIONS: Table[Condition[Any]] = Table(
     {
         # Recipes and requests have fields of their own for these.
         "with fields": {"text": Prompt, "label": Label, "fps": Fps, "given": Given},
-        "": {"noise_level": NoiseLevel, "low_resolution": LowResolution, "control": Control},
+        "": {"noise_level": NoiseLevel, "low_resolution": LowResolution, "control": Control, "focus": Focus},
     },
 )
 """In the order in which they are told: one may look at what those before it told."""

@@ -180,3 +180,23 @@ class TextEmbedder(nn.Module):
         text = torch.where(dropped[..., None, None], self.null, text.to(self.null.dtype))
         mask = torch.where(dropped[..., None], first, mask)
         return self.fc2(self.act(self.fc1(text))), mask
+
+
+class TextPooling(nn.Module):
+    """Attention pooling of a prompt's token states (B, L, P) -> (B, P): a learned query weighs the tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+        self.value = nn.Linear(width, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, text: Tensor, mask: Tensor | None, null: Tensor | None) -> Tensor:
+        """text (..., L, P), mask (..., L) bool, null (...) bool; a prompt with no token counts as null."""
+        text = text.to(self.null.dtype)
+        mask = torch.ones(text.shape[:-1], dtype=torch.bool, device=text.device) if mask is None else mask
+        gone = ~mask.any(-1) if null is None else ~mask.any(-1) | null
+        # Of a prompt without tokens all weights are alike; the null vector takes its place.
+        score = self.score(text)[..., 0].masked_fill(~mask, torch.finfo(text.dtype).min)
+        pooled = (score.softmax(-1)[..., None] * self.value(text)).sum(-2)
+        return torch.where(gone[..., None], self.null, pooled)

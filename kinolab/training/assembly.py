@@ -87,7 +87,9 @@ class Assembly:
                 "bucket of one frame"
             )
         if not self.spec.joint_images:
-            raise InputError(f"image_frames={count}: joint images are for latte, not {self.recipe.denoiser.kind}")
+            raise InputError(
+                f"image_frames={count}: joint images are for latte and vdm, not {self.recipe.denoiser.kind}"
+            )
         if self.spec.more:
             raise InputError(
                 f"image_frames={count}: joint images are told a label and a prompt alone; leave out the denoiser's "

@@ -19,7 +19,7 @@ from kinolab.cli import COMING, COMMANDS, HEADINGS, build
 from kinolab.cli.fields import RUN, about, described, names_of
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
-from kinolab.generation.generate import GenerateConfig
+from kinolab.generation.request import GenerateConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
 from kinolab.models import save_autoencoder

@@ -20,12 +20,24 @@ CONFIGS: dict[str, Any] = {
     "latte joint": denoisers.LatteConfig(**SMALL, variant="joint_block"),
     "vdt": denoisers.VdtConfig(**SMALL),
     "mmdit": denoisers.MmditConfig(**SMALL, attention="2d+3d", temporal_patch=2, fps_condition=True),
+    "vdm": denoisers.VdmConfig(
+        dim=8,
+        dim_mults=(1, 2),
+        num_heads=2,
+        head_dim=4,
+        spatial_head_dim=4,
+        input_kernel=3,
+        input_size=4,
+        num_frames=3,
+        text_dim=8,
+    ),
 }
 TEMPORAL = {
     "latte": ("blocks.1.",),
     "latte joint": (".attn_temp.", ".norm_temp."),
     "vdt": (".temporal_norm1.", ".temporal_attn.", ".temporal_fc."),
     "mmdit": (".attn_global.", "pair_embedder.", "pair_linear.", "fps_embedder."),
+    "vdm": ("temporal_attn.", "relative_bias."),
 }
 
 

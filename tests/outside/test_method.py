@@ -12,7 +12,7 @@ from kinolab import video
 from kinolab.cli import main
 from kinolab.config import Config
 from kinolab.contracts.method import Denoise, Denoised, Method, Run
-from kinolab.generation.generate import provenance_path
+from kinolab.generation.provenance import provenance_path
 from kinolab.methods import METHODS
 from kinolab.models import VideoModel
 from tests.tiny_model import save_tiny_model

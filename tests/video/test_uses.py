@@ -17,9 +17,10 @@ from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.shrink import shrink
 from kinolab.evaluation.protocol import file_hash
 from kinolab.generation import reconstruct_report
-from kinolab.generation.generate import GenerateConfig, input_hashes, model_hash
+from kinolab.generation.provenance import input_hashes, model_hash
 from kinolab.generation.reconstruct import reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
+from kinolab.generation.request import GenerateConfig
 from kinolab.metrics.text import weights_hash
 from kinolab.tasks.request import GivenConfig, Shape, prepare
 from kinolab.video import times
