@@ -25,6 +25,7 @@ PUBLIC = {
     "unet": "unet_ldm",
     "modelscope": "modelscope",
     "animatediff": "animatediff",
+    "svd": "svd_sgm",
 }
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
@@ -32,6 +33,7 @@ DIFFUSERS = {
     "temporal_decoder": "svd_autoencoder",
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
+    "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
     "unet": "unet_diffusers",
     "modelscope": "modelscope",
