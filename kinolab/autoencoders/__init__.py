@@ -10,8 +10,8 @@ from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import inflate, inflate_dpvae, inflate_taesd
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
-from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.pixel import PixelAutoencoder, PixelConfig
+from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig

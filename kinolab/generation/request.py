@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
 from kinolab.config import Config, apply_overrides, load_config
+from kinolab.contracts.events import Events
 from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
@@ -98,6 +100,10 @@ class GenerateConfig(SamplingConfig):
     """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
+    lora: tuple[AdapterUse, ...] = ()
+    """LoRA adapters on the denoiser: a file in peft's, diffusers' or kohya's form, or peft's folder, and a weight."""
+    merge_lora: bool = True
+    """Add the adapters to the weights; false keeps them beside their layers: slower, and the same up to rounding."""
     precision: PrecisionPolicy = "auto"
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
@@ -233,9 +239,15 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
     return None
 
 
+def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
+    """The model of a request on its device, with the adapters that it asks for."""
+    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    return put_on(model, config.lora, merged=config.merge_lora, in_place=True, events=events)
+
+
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    named = [group.files() for group in (config.given, config.low_resolution) if group is not None]
+    named = [group.files() for group in (config.given, config.low_resolution, *config.lora) if group is not None]
     return [*(path for files in named for path in files), *asked_files(config.conditions)]
 
 

@@ -59,3 +59,8 @@ class TimeConvolution(nn.Module):
         if time is not None:
             h = add(h, self.time_emb_proj(time).transpose(1, 2)[..., None, None])
         return add(self.conv2(silu(self.norm2(h))), x)
+
+    def over_places(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """The same of tokens x (B, T, S, C): a channels-last video whose places stand in one row."""
+        made = self(x.permute(0, 3, 1, 2).unsqueeze(-1), time)  # (B, C, T, S, 1)
+        return made.squeeze(-1).permute(0, 2, 3, 1)
