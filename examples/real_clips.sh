@@ -20,9 +20,10 @@ kinolab data shrink "$clips" --size 128 --out "$out/small"
 
 # Inflated to a causal video autoencoder in three ways, of which the tail's goes on for 120 steps; and to a DP-VAE.
 common="-s data.path=$out/small -s data.heldout_fraction=0.2 -s data.stride=8 -s data.in_memory=true
-  -s initial.path=$out/taef2 -s image_fraction=0 -s heldout_clips=8 -s training.batch_size=2
-  -s training.learning_rate=6e-5 -s training.warmup=10 -s training.ema=0.97 -s training.threads=1
-  -s training.precision=bfloat16 -s training.tensorboard=false -s training.save_every=20"
+  -s heldout_clips=8 -s training.ema=0.97 -s training.threads=1 -s training.precision=bfloat16
+  -s training.tensorboard=false -s training.save_every=20"
+begun="-s image_fraction=0 -s window_frames=9 -s training.batch_size=2 -s training.warmup=10"
+gentle="$begun -s initial.path=$out/taef2 -s training.learning_rate=6e-5"
 train() {
   recipe=$1 name=$2
   shift 2
@@ -31,15 +32,25 @@ train() {
   # shellcheck disable=SC2086  # the settings are words
   kinolab train "$recipe" $go_on --run "$out/$name" $common "$@"
 }
-train taesd-video-folder average -s initial.method=average -s window_frames=9 -s training.steps=1
-train taesd-video-folder random -s initial.method=random -s window_frames=9 -s training.steps=1
-train taesd-video-folder video -s window_frames=9 -s training.steps=120 -s training.evaluate_every=60 \
-  -s training.sample_every=120
-train taesd-dpvae-folder dpvae -s window_frames=9 -s training.steps=40 -s training.evaluate_every=40 \
-  -s training.sample_every=40
+# shellcheck disable=SC2086
+{
+  train taesd-video-folder average $gentle -s initial.method=average -s training.steps=1
+  train taesd-video-folder random $gentle -s initial.method=random -s training.steps=1
+  train taesd-video-folder video $gentle -s training.steps=120 -s training.evaluate_every=60 -s training.sample_every=120
+  train taesd-dpvae-folder dpvae $gentle -s training.steps=40 -s training.evaluate_every=40 -s training.sample_every=40
+}
+
+# Beside it, what as little training gives without released weights: an image autoencoder from nothing, OD-VAE from it.
+# shellcheck disable=SC2086
+{
+  train image-folder own-image -s "autoencoder.block_out_channels=[16,32,48,64]" -s training.steps=260 \
+    -s training.learning_rate=2e-3 -s training.warmup=20
+  train odvae-folder own-odvae $begun -s initial.path="$out/own-image" -s autoencoder.hidden_size=16 \
+    -s training.learning_rate=5e-4 -s training.steps=120 -s training.sample_every=120
+}
 
 # All of them on the same held-out windows of 17 frames, and a picture.
-for name in taef2 video dpvae; do
+for name in own-image own-odvae taef2 video dpvae; do
   kinolab evaluate reconstruction "$out/$name" "$out/small" --out "$out/$name.json" --batch 2 -s samples=16 \
     -s heldout_fraction=0.2 -s "metrics=[psnr, ssim, flicker, warp, detail]"
 done

@@ -17,9 +17,11 @@ from kinolab.reports.sheet import Strip, write_sheet
 METHODS = {"tail": "video", "average": "average", "random": "random"}
 """How a causal TAESD was begun -> its run."""
 MEASURED = {
+    "own-image": "own image autoencoder, 260 steps",
+    "own-odvae": "own OD-VAE from it, 120 steps",
     "taef2": "TAESD, frame by frame",
-    "video": "inflated, causal, a fourth of the latents",
-    "dpvae": "DP-VAE around it, the same",
+    "video": "TAESD, inflated and causal",
+    "dpvae": "DP-VAE around TAESD",
 }
 SCORES = {"psnr": 2, "ssim": 3, "flicker": 4, "warp": 4, "detail": 2}
 """Score -> decimals."""
