@@ -54,7 +54,7 @@ def test_what_was_extracted_and_converted_gives_the_tuned_model_again(
         "tuned": ["--model", "tuned"],
         "style": ["--model", "base", "--lora", f"{out}:1"],
         "halves": ["--model", "base", "--lora", f"{tmp_path / 'peft'}:0.5", "--lora", f"{out}:0.5"],
-        "beside": ["--model", "base", "--lora", out, "-s", "merge_lora=false"],
+        "beside": ["--model", "base", "--lora", f"{out}", "-s", "merge_lora=false"],
         "base": ["--model", "base"],
     }.items():
         path = tmp_path / f"{name}.mkv"
@@ -79,7 +79,7 @@ def test_a_mistake_is_one_line(place: Path, tmp_path: Path, capsys: Printed) -> 
     capsys.readouterr()
     unet = tmp_path / "unet.safetensors"
     write_adapter(unet, {"mid_block.attentions.0.proj_in": LowRank(torch.ones(1, 4), torch.ones(4, 1))}, "kohya", "")
-    said = {
+    said: dict[tuple[object, ...], str] = {
         ("lora", "extract", base, base, "-o", tmp_path / "x"): "the same weights in all layers",
         ("lora", "extract", base, place / "vdt", "-o", tmp_path / "x"): "a Latte and a Vdt with",
         ("lora", "extract", base, place / "tuned", "-o", out): "exists; choose another name, or --overwrite",

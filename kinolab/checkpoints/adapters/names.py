@@ -228,6 +228,7 @@ def likely_formats(adapter: Adapter) -> list[Format]:
         if issubclass(format.module_class, Denoiser):
             with torch.device("meta"):
                 module = format.build(format.config_class())
+            assert isinstance(module, Denoiser)
             layout = _layout(format.name, format, module)
             known = {NUMBER.sub("#", name) for name in (*layout.places, *layout.flat)}
             alike.setdefault(sum(NUMBER.sub("#", name) in known for name in adapter.layers), []).append(format)
