@@ -67,8 +67,8 @@ def test_what_was_extracted_and_converted_gives_the_tuned_model_again(
     record = json.loads((tmp_path / "halves.json").read_text())
     assert [use["weight"] for use in record["request"]["lora"]] == [0.5, 0.5]
     # VDT's blocks have layers of these names and sizes too.
-    words = ("predict", tmp_path / "base.mkv", "--model", "vdt", "--given", 2, "--lora", f"{out}:1")
-    assert run(*words, "--out", tmp_path / "p.mkv") == 0
+    asked = ("predict", tmp_path / "base.mkv", "--model", "vdt", "--given", 2, "--lora", f"{out}:1")
+    assert run(*asked, "--out", tmp_path / "p.mkv") == 0
     assert json.loads((tmp_path / "p.json").read_text())["request"]["lora"] == [{"path": str(out), "weight": 1.0}]
     assert run("rerun", tmp_path / "p.mkv", "--out", tmp_path / "again.mkv") == 0
 
