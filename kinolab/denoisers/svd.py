@@ -223,9 +223,12 @@ class Svd(Unet):
 
 def _vanish(layer: SvdTransformer) -> None:
     """What a fresh transformer over time adds to its input: nothing, not even the frames' numbers."""
-    for last in (layer.time_pos_embed[2], layer.ff_in.net[2], layer.attn1.to_out[0], layer.ff.net[2]):
+    lasts: Any = (layer.time_pos_embed[2], layer.ff_in.net[2], layer.attn1.to_out[0], layer.ff.net[2])
+    for last in lasts:
         last.weight.zero_()
         last.bias.zero_()
-    if isinstance(getattr(layer, "attn2", None), QkvAttention):
-        layer.attn2.to_out[0].weight.zero_()
-        layer.attn2.to_out[0].bias.zero_()
+    cross = getattr(layer, "attn2", None)
+    if isinstance(cross, QkvAttention):
+        out: Any = cross.to_out[0]
+        out.weight.zero_()
+        out.bias.zero_()

@@ -228,8 +228,7 @@ def likely_formats(adapter: Adapter) -> list[Format]:
     for format in map(find_format, FORMATS):
         if issubclass(format.module_class, Denoiser):
             with torch.device("meta"):
-                module = format.build(format.config_class())
-            assert isinstance(module, Denoiser)
+                module: Any = format.build(format.config_class())
             layout = _layout(format.name, format, module)
             known = {NUMBER.sub("#", name) for name in (*layout.places, *layout.flat)}
             alike.setdefault(sum(NUMBER.sub("#", name) in known for name in adapter.layers), []).append(format)
