@@ -145,13 +145,16 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
 
 def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
+    from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
 
     config = read_model_config(folder)
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part == "denoiser":
-        return VideoModel.load(folder, device="cpu").denoiser
+        denoiser = VideoModel.load(folder, device="cpu").denoiser
+        fold(denoiser)
+        return denoiser
     return load_autoencoder(folder, device="cpu")
 
 
