@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import ConditionsConfig, GivenPart, Setting, label_index, negative, of_requests
+from kinolab.conditioning.image import FIRST_FRAME, first_frames
 from kinolab.conditioning.text import TextEmbedding, TextEncoderConfig, check_widths
 from kinolab.conditioning.text import build as build_text_encoder
+from kinolab.conditioning.vision import ImageEncoderConfig
+from kinolab.conditioning.vision import build as build_image_encoder
 from kinolab.config import Config
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.contracts.request import Request
@@ -87,6 +90,8 @@ class StageConfig(Config):
     """Noise path and prediction that the denoiser was trained with."""
     text_encoder: TextEncoderConfig = "none"
     """What turns a prompt into conditions."""
+    image_encoder: ImageEncoderConfig | None = None
+    """What makes tokens of a first frame, for a denoiser that reads them (`image_tokens`)."""
     null_prompt: Literal["learned", "empty"] = "learned"
     """What no prompt is: the denoiser's learned null condition, or the empty prompt (as in Stable Diffusion 3)."""
     class_names: tuple[str, ...] = ()
@@ -166,6 +171,7 @@ class Stage:
         self.composed: Denoiser | None = None
         self.diffusion = Diffusion(config.diffusion)
         self.text_encoder = build_text_encoder(config.text_encoder)
+        self.image_encoder = build_image_encoder(config.image_encoder)
         self.precision: PrecisionPolicy = "auto"
         self.device = torch.device("cpu")
 
@@ -203,8 +209,9 @@ class Stage:
         self.device = choose(device)
         for module in self.modules.values():
             module.to(self.device)
-        if self.text_encoder is not None:
-            self.text_encoder.to(self.device)
+        for encoder in (self.text_encoder, self.image_encoder):
+            if encoder is not None:
+                encoder.to(self.device)
 
     def compile_networks(self) -> None:
         """Compile the denoisers for sampling (see `compile_for_inference`)."""
@@ -236,6 +243,7 @@ class Stage:
             autoencoder=self.autoencoder,
             device=self.device,
             embed=None if self.text_encoder is None else self._embed,
+            look=None if self.image_encoder is None else self.image_encoder.encode,
             null_prompt=config.null_prompt,
             class_names=config.class_names,
             frames=config.frames,
@@ -291,6 +299,9 @@ class Stage:
         if given is not None and trained != "none" and steering is None:
             rows = zip(requests, given.rows(), strict=True)
             requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
+        elif given is not None and steering is None and FIRST_FRAME in self.spec.ports:
+            pictures = zip(requests, first_frames(given.video, given.pixel_mask), strict=True)
+            requests = [replace(r, conditions={**r.conditions, FIRST_FRAME: picture}) for r, picture in pictures]
         elif given is not None:
             wrapped.append(self._steering(given, steering or SteeringConfig()))
         conditions, guidance = self.conditions(requests), guidance or self.config.guidance

@@ -152,6 +152,7 @@ class DenoiserJob(Job):
             parts=recipe.parts,
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
+            image_encoder=recipe.image_encoder,
             null_prompt=recipe.null_prompt,
             class_names=self.assembly.class_names,
             tasks=recipe.tasks,
