@@ -47,6 +47,7 @@ DENOISERS: Table[Denoiser] = Table(
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
             "vdm": "kinolab.denoisers.vdm:Vdm",
+            "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
         }
     },
 )

@@ -14,6 +14,7 @@ from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
+from kinolab.denoisers.video_ldm import VideoLdm, VideoLdmConfig
 from kinolab.tables import DENOISERS
 
 DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS.one_of()]
@@ -44,5 +45,7 @@ __all__ = [
     "VdmConfig",
     "Vdt",
     "VdtConfig",
+    "VideoLdm",
+    "VideoLdmConfig",
     "build",
 ]

@@ -30,7 +30,7 @@ from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers.masking import fully_given, place_given
+from kinolab.layers.masking import BESIDE, fully_given, place_given
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
 from kinolab.models.experts import Experts
 from kinolab.models.part import ModelPart, WithParts
@@ -291,7 +291,7 @@ class Stage:
                 generator=sources[0],
                 callback=lambda step, steps, *_: advance(told, step, steps),
             )
-        if given is not None and trained not in ("none", "channels"):
+        if given is not None and trained != "none" and trained not in BESIDE:
             latents = place_given(latents, given.latents, given.mask)
         return latents
 
