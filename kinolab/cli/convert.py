@@ -12,6 +12,7 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
@@ -21,13 +22,22 @@ PUBLIC = {
     "vdt": "vdt",
     "vdm": "vdm",
     "mmdit": "sd3",
+    "unet": "unet_ldm",
+    "modelscope": "modelscope",
+    "animatediff": "animatediff",
+    "svd": "svd_sgm",
 }
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
+    "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
+    "unet": "unet_diffusers",
+    "modelscope": "modelscope",
+    "animatediff": "animatediff_diffusers",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")

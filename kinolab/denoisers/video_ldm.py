@@ -30,8 +30,9 @@ from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers.unet import Unet, UnetFields
 from kinolab.layers.embeddings import frame_positions, sincos_1d
-from kinolab.layers.normalization import GroupNorm, add, fold_frames, silu
+from kinolab.layers.normalization import add, fold_frames
 from kinolab.layers.slots import Clip, Place, Slots, TimeLayer, to_tokens
+from kinolab.layers.temporal_mixing import Mixer, TimeConvolution
 from kinolab.layers.unet_attention import GatedMlp, QkvAttention
 
 
@@ -97,26 +98,19 @@ class ContextEncoder(nn.Module):
 
 
 class Mixed(TimeLayer):
-    """alpha z + (1 - alpha) z' with z' of the layer over time, alpha = sigmoid(mix) one learned number.
+    """alpha z + (1 - alpha) z' with z' of the layer over time and a learned alpha.
 
     Frames of which a run asks for the image model's answer have alpha = 1.
     """
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
-        self.mix = nn.Parameter(torch.logit(torch.tensor(alpha)))
-
-    @property
-    def alpha(self) -> Tensor:
-        """The image branch's share, a number in (0, 1)."""
-        return self.mix.sigmoid()
+        self.mixer = Mixer(float(torch.logit(torch.tensor(alpha, dtype=torch.float64))))
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """(B, T, S, C) -> (B, T, S, C)."""
-        alpha = self.alpha.to(x.dtype)
-        if clip.image_only is not None:
-            alpha = torch.where(clip.image_only[..., None, None], 1, alpha)  # (B, T, 1, 1)
-        return torch.lerp(self.over_time(x, clip), x, alpha)
+        images = None if clip.image_only is None else clip.image_only[..., None, None]
+        return self.mixer(x, self.over_time(x, clip), images)
 
     def over_time(self, x: Tensor, clip: Clip) -> Tensor:
         """z' of z, (B, T, S, C) each."""
@@ -124,7 +118,7 @@ class Mixed(TimeLayer):
 
 
 class TemporalResnetBlock(Mixed):
-    """z + conv(silu(norm(conv(silu(norm(z))) + time + context))), convolutions over three frames, norms over all.
+    """A residual block of convolutions over three frames, told the time and what is known.
 
     Args:
         place: where it stands. time_width: E. context_width: W; 0 = reads none.
@@ -132,31 +126,22 @@ class TemporalResnetBlock(Mixed):
 
     def __init__(self, place: Place, time_width: int, context_width: int, groups: int, alpha: float) -> None:
         super().__init__(alpha)
-        C, self.level = place.width, place.level
-        # Frames below each other are one image (B, C, T, S), whose norm is over all of them; 3 x 1 is 3 x 1 x 1.
-        self.norm1 = GroupNorm(groups, C, eps=1e-5)
-        self.conv1 = nn.Conv2d(C, C, (3, 1), padding=(1, 0))
-        self.time_emb_proj = nn.Linear(time_width, C)
-        self.context_proj = nn.Linear(context_width, C, bias=False) if context_width else None
-        self.norm2 = GroupNorm(groups, C, eps=1e-5)
-        self.conv2 = nn.Conv2d(C, C, (3, 1), padding=(1, 0))
+        self.level = place.level
+        self.conv = TimeConvolution(place.width, groups, eps=1e-5, time_width=time_width)
+        self.context_proj = nn.Linear(context_width, place.width, bias=False) if context_width else None
 
     def reset(self) -> None:
         """Let it begin as the identity, and the context as nothing."""
-        nn.init.zeros_(self.conv2.weight)
-        assert self.conv2.bias is not None
-        nn.init.zeros_(self.conv2.bias)
+        self.conv.reset()
         if self.context_proj is not None:
             nn.init.zeros_(self.context_proj.weight)
 
     def over_time(self, x: Tensor, clip: Clip) -> Tensor:
         """z' of z."""
-        image = x.permute(0, 3, 1, 2)  # (B, C, T, S)
-        h = self.conv1(silu(self.norm1(image)))
-        h = add(h, self.time_emb_proj(clip.time).transpose(1, 2)[..., None])  # (B, C, 1 or T, 1)
+        told = None
         if self.context_proj is not None and isinstance(clip, ContextClip):
-            h = add(h, self.context_proj(clip.context[self.level]).permute(0, 3, 1, 2))
-        return add(self.conv2(silu(self.norm2(h))), image).permute(0, 2, 3, 1)
+            told = self.context_proj(clip.context[self.level])
+        return self.conv.over_places(x, clip.time, told)
 
 
 class TemporalAttention(Mixed):
@@ -241,4 +226,5 @@ class VideoLdm(Unet):
 
     def alphas(self) -> dict[str, float]:
         """The image branch's share in each layer over time, by the layer's name."""
-        return {name: float(m.alpha) for name, m in self.named_modules() if isinstance(m, Mixed)}
+        layers = ((name, layer) for name, layer in self.named_modules() if isinstance(layer, Mixed))
+        return {name: float(layer.mixer.mix_factor.sigmoid()) for name, layer in layers}

@@ -201,10 +201,15 @@ def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -
 
 
 def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> Denoiser:
-    """The denoiser of a model folder that has one, in evaluation mode on a device (see `devices.choose`)."""
+    """The denoiser of a model folder, in evaluation mode on a device (see `devices.choose`).
+
+    Raises:
+        InputError: where there is none, or its files are not complete or don't fit, or the device is not there.
+    """
     folder, chosen = find_model(path), choose(device)
     config = read_model_config(folder).denoiser
-    assert config is not None
+    if config is None:
+        raise InputError(f"{path}: holds an autoencoder and no denoiser")
     denoiser = read_part(build_denoiser, config, folder, DENOISER)
     return denoiser.eval().to(chosen)
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
 from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers import Conditions, Unet, UnetConfig, VideoLdm, VideoLdmConfig
-from kinolab.denoisers.video_ldm import ContextEncoder, Mixed, TemporalAttention, TemporalResnetBlock
+from kinolab.denoisers.video_ldm import ContextClip, ContextEncoder, Mixed, TemporalAttention, TemporalResnetBlock
 from kinolab.layers.slots import Clip, Place
 from tests.closeness import NETWORK, assert_close, assert_same, differs
 from tests.tiny_unets import SMALL
@@ -64,7 +65,7 @@ def test_alpha_one_is_the_image_model_and_layers_over_time_start_as_it() -> None
     assert differs(video(z, T2, told()), expected).any()
     for module in video.modules():
         if isinstance(module, Mixed):
-            module.mix.fill_(100.0)
+            module.mixer.mix_factor.fill_(100.0)
     assert set(video.alphas().values()) == {1.0}
     assert_close(video(z, T2, told()), expected, NETWORK)
 
@@ -86,7 +87,7 @@ def test_frames_of_which_images_are_asked_are_the_image_models() -> None:
 @pytest.mark.parametrize("alpha", [0.2, 0.9])
 def test_branches_are_mixed_by_alpha(alpha: float) -> None:
     layer = randomized(TemporalAttention(PLACE, 4, alpha))
-    layer.mix.copy_(torch.logit(torch.tensor(alpha)))
+    layer.mixer.mix_factor.copy_(torch.logit(torch.tensor([alpha])))
     x, clip = torch.randn(2, 4, 16, 8), Clip(2, 4, torch.zeros(2, 1, 32), Conditions())
     assert_close(layer(x, clip), alpha * x + (1 - alpha) * layer.over_time(x, clip))
     flags = torch.tensor([[True, False, True, False]]).expand(2, -1)
@@ -96,25 +97,17 @@ def test_branches_are_mixed_by_alpha(alpha: float) -> None:
 
 
 @torch.no_grad()
-def test_the_convolution_is_three_frames_by_one_place_and_told_the_time() -> None:
-    layer: TemporalResnetBlock = randomized(TemporalResnetBlock(PLACE, 32, 0, 4, 0.5))
-    x, time = torch.randn(2, 5, 16, 8), torch.randn(2, 1, 32)
-    got = layer.over_time(x, Clip(2, 5, time, Conditions()))
-    video = x.permute(0, 3, 1, 2)[..., None]  # (B, C, T, S, 1)
-
-    def conv(module: Any, h: Tensor) -> Tensor:
-        return torch.nn.functional.conv3d(h, module.weight[..., None], module.bias, padding=(1, 0, 0))
-
-    h = conv(
-        layer.conv1,
-        torch.nn.functional.silu(torch.nn.functional.group_norm(video, 4, layer.norm1.weight, layer.norm1.bias)),
-    )
-    h = h + layer.time_emb_proj(time)[:, 0, :, None, None, None]
-    h = conv(
-        layer.conv2,
-        torch.nn.functional.silu(torch.nn.functional.group_norm(h, 4, layer.norm2.weight, layer.norm2.bias)),
-    )
-    assert_close(got, (video + h)[..., 0].permute(0, 2, 3, 1), NETWORK)
+def test_the_convolution_is_told_the_time_and_the_context_of_its_resolution() -> None:
+    layer: TemporalResnetBlock = randomized(TemporalResnetBlock(PLACE, 32, 6, 4, 0.5))
+    x, time, context = torch.randn(2, 5, 16, 8), torch.randn(2, 1, 32), torch.randn(2, 5, 16, 6)
+    clip = ContextClip(2, 5, time, Conditions(), context=(context, torch.randn(2, 5, 4, 6)))
+    conv, C = layer.conv, 8
+    h = conv.conv1(F.silu(conv.norm1(x.permute(0, 3, 1, 2)[..., None])))  # (B, C, T, S, 1)
+    h = h + conv.time_emb_proj(time).view(2, C, 1, 1, 1)
+    assert layer.context_proj is not None
+    h = h + (context @ layer.context_proj.weight.T).permute(0, 3, 1, 2)[..., None]
+    expected = x + conv.conv2(F.silu(conv.norm2(h)))[..., 0].permute(0, 2, 3, 1)
+    assert_close(layer.over_time(x, clip), expected, NETWORK)
 
 
 @torch.no_grad()
