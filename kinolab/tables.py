@@ -53,6 +53,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdm": "kinolab.denoisers.vdm:Vdm",
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
+            "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
         }
     },
 )

@@ -33,9 +33,14 @@ from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+<<<<<<< HEAD
 from kinolab.layers.masking import fully_given, place_given
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, MethodsConfig, SteeringConfig, StepCache
 from kinolab.methods import build as build_methods
+=======
+from kinolab.layers.masking import BESIDE, fully_given, place_given
+from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
+>>>>>>> w-vldm
 from kinolab.models.experts import Experts
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.part import ModelPart, WithParts
@@ -319,7 +324,7 @@ class Stage:
                 generator=sources[0],
                 callback=lambda step, steps, *_: advance(told, step, steps),
             )
-        if given is not None and trained not in ("none", "channels"):
+        if given is not None and trained != "none" and trained not in BESIDE:
             latents = place_given(latents, given.latents, given.mask)
         return latents
 
