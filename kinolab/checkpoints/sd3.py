@@ -9,13 +9,8 @@ from typing import Any
 
 from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
 from kinolab.checkpoints.files import write_safetensors
-from kinolab.checkpoints.sd3_layouts import (
-    NULL,
-    Landmarks,
-    check_public,
-    guess_sizes,
-    without_empty_null,
-)
+from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.sd3_layouts import Landmarks, check_public, guess_sizes
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.errors import InputError
 

@@ -14,13 +14,8 @@ from torch import Tensor
 
 from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
 from kinolab.checkpoints.files import write_folder
-from kinolab.checkpoints.sd3_layouts import (
-    NULL,
-    Landmarks,
-    check_public,
-    guess_sizes,
-    without_empty_null,
-)
+from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.sd3_layouts import Landmarks, check_public, guess_sizes
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.errors import InputError
 
@@ -74,6 +69,7 @@ class Sd3DiffusersFormat(Format):
     title = "SD3's MMDiT, layout of diffusers"
     module_class = Mmdit
     config_class = MmditConfig
+    folder = True
     absent = NULL
 
     def matches(self, shapes: Shapes) -> bool:

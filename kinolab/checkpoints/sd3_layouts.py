@@ -1,9 +1,7 @@
 """What the two public layouts of Stable Diffusion 3's transformer share: fields without a choice, and how sizes are
 guessed.
 
-Both hold an image model, which has no learned null condition: its pipelines encode the empty prompt instead
-(`Mmdit.set_null_prompt`; zeros until then). A null condition that was learned or set here is written beside the public
-names, where diffusers leaves it alone.
+Both hold an image model, which has no learned null condition (`kinolab.checkpoints.null_prompt`).
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from kinolab.checkpoints.base import Guess, Shapes, count
 from kinolab.denoisers.mmdit import Mmdit
@@ -33,8 +29,6 @@ HEAD = 64
 """Width of a head in every published SD3 model."""
 SIDE = 128
 """Side of the latents that the published models end their training on (1024 px)."""
-NULL = ("null_prompt.text", "null_prompt.pooled")
-"""Tensors that the public layouts don't know."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,3 @@ def check_public(module: Mmdit) -> None:
         differing.append("pos_embed_max_size=none")
     if differing:
         raise InputError(f"SD3's public classes have no {', '.join(differing)}: their layouts can't hold this model")
-
-
-def without_empty_null(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without a null condition that was never set."""
-    return {k: v for k, v in tensors.items() if k not in NULL or bool(v.any())}

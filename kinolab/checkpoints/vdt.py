@@ -12,6 +12,7 @@ from kinolab.errors import InputError
 
 PUBLIC: dict[str, Any] = {
     "temporal_attention": "first",
+    "qk_norm": False,
     "adaln": "block",
     "given": "none",
     "mlp_ratio": 4.0,

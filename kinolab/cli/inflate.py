@@ -9,7 +9,7 @@ import typer
 
 from kinolab.cli.options import common, show
 
-AUTOENCODERS = ("odvae", "dpvae")
+AUTOENCODERS = ("odvae", "dpvae", "taesd")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
 Said = tuple[dict[str, Any], list[str]]
 """A result as values, and as lines."""
@@ -22,10 +22,15 @@ def register(app: typer.Typer) -> None:
 
 @common()
 def inflate(
-    source: Annotated[str, typer.Argument(help="An image model: public weights, a model folder, or a run folder.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="An image model: public weights (TAESD's are two files), a model folder, or a run folder."),
+    ],
     to: Annotated[
-        Literal["latte", "vdt", "mmdit", "odvae", "dpvae"],
-        typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae."),
+        Literal["latte", "vdt", "mmdit", "odvae", "dpvae", "taesd"],
+        typer.Option(
+            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae; TAESD taesd or dpvae."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     setting: Annotated[
@@ -63,32 +68,38 @@ def inflate(
     fields = apply_overrides({}, setting or [])
     if "kind" in fields:
         raise InputError("-s kind=...: the video model's kind is --to")
-    folder = locate(source)
+    folder, names = locate(source[0]), " and ".join(Path(name).name for name in source)
     whole = (folder / "model.yaml").exists()
     part = None if not whole else "autoencoder" if to in AUTOENCODERS else "denoiser"
     image = read_source(source, format, prefix, given or [], part)
     if to in AUTOENCODERS:
         if autoencoder is not None:
             raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
-        values, lines = _autoencoder(image, to, out, source, fields, init or "tail")
+        values, lines = _autoencoder(image, to, out, names, fields, init or "tail")
     else:
         if init is not None:
             raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
-        values, lines = _denoiser(image, to, out, source, fields, autoencoder, folder if whole else None)
+        values, lines = _denoiser(image, to, out, names, fields, autoencoder, folder if whole else None)
     show(values, lines)
 
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:
     """Inflate an image autoencoder and write its folder; what to say about it."""
-    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder
+    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
-    from kinolab.autoencoders.inflate import inflate_dpvae, matching_odvae
+    from kinolab.autoencoders.inflate import inflate_dpvae, inflate_taesd, matching_odvae, matching_taesd
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.models import save_autoencoder
 
-    if not isinstance(image, ImageAutoencoder):
-        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder (AutoencoderKL)")
+    sources: dict[str, tuple[type[Any], ...]] = {
+        "odvae": (ImageAutoencoder,),
+        "taesd": (Taesd,),
+        "dpvae": (ImageAutoencoder, Taesd),
+    }
+    if not isinstance(image, sources[to]):
+        names = " or ".join("AutoencoderKL" if cls is ImageAutoencoder else "TAESD" for cls in sources[to])
+        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder ({names})")
     # A further kind of video autoencoder gets its branch here, and its name in AUTOENCODERS and in --to.
     model: Autoencoder
     if to == "dpvae":
@@ -96,9 +107,11 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
             raise InputError("-s image...: the image autoencoder is SOURCE's own, and so are its fields; leave it out")
         config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
         model = inflate_dpvae(image, config, init)
+    elif isinstance(image, Taesd):
+        model = inflate_taesd(image, matching_taesd(image.config, fields), init)
     else:
         model = inflate_odvae(image, matching_odvae(image.config, fields), init)
-    save_autoencoder(model, out, trained=f"inflated from {Path(source).name} ({init})")
+    save_autoencoder(model, out, trained=f"inflated from {source} ({init})")
     before, after = _count(image), _count(model)
     values = {"folder": out, "class": type(model).__name__, "parameters": after, "copied": before}
     return values | {"fresh": 0, "added": after - before, "dropped": []}, [
@@ -126,7 +139,7 @@ def _denoiser(
         )
     model, report = inflated(image, to, fields)
     pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder), device="cpu")
-    config = _model_config(model.config, pixels, f"inflated from {Path(source).name}", folder)
+    config = _model_config(model.config, pixels, f"inflated from {source}", folder)
     VideoModel(config, pixels, model).save(out)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     copied = [sizes[name] for name in report.copied if name in sizes]

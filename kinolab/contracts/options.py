@@ -42,11 +42,13 @@ class ForwardOptions:
     cache: may leave the blocks out; belongs to one sampling run.
     residuals: what a network beside the denoiser (`kinolab.models.part`) adds to the tokens behind blocks, by their
     number from 0; each of the shape of those tokens.
+    image_only: (B, T) bool, frames that layers over time leave as an image model makes them; none = no frame.
     """
 
     reach: Reach | None = None
     cache: BlockCache | None = None
     residuals: Mapping[int, Tensor] | None = None
+    image_only: Tensor | None = None
 
     def of(self, branches: tuple[str, ...]) -> ForwardOptions:
         """The options of a call whose batch holds the rows of these branches, one after the other."""

@@ -104,6 +104,11 @@ class Denoiser(nn.Module):
         lists = options.reach.lists(frames)
         return None if lists == self.reach.lists(frames) else lists
 
+    @property
+    def block_count(self) -> int:
+        """How many blocks there are that residuals can be added behind."""
+        return len(getattr(self, self.block_lists[0]))
+
     def residuals(self, options: ForwardOptions | None) -> Mapping[int, Tensor]:
         """What is added to the tokens behind blocks, by their number.
 
@@ -111,7 +116,7 @@ class Denoiser(nn.Module):
             InputError: for a block that is not there.
         """
         found = {} if options is None or options.residuals is None else options.residuals
-        count = len(getattr(self, self.block_lists[0])) if found else 0
+        count = self.block_count if found else 0
         for number in found:
             if not 0 <= number < count:
                 raise InputError(f"residuals: expected numbers of blocks from 0 to {count - 1}, got {number}")

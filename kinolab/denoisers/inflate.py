@@ -101,6 +101,8 @@ def init_vdt(vdt: Vdt, image: DiT, config: ImageInitConfig | None = None) -> Ima
     ours, theirs = vdt.config, image.config
     if ours.adaln != "block":
         raise InputError("image weights need adaln block: DiT has a modulation layer in every block")
+    if vdt.joint or ours.qk_norm:
+        raise InputError("image weights need temporal_attention first or last and no qk_norm: DiT has neither of them")
     _agree(ours, theirs, (*(f for f in OF_DIT if f not in ("input_size", "gradient_checkpointing")), "depth"))
     old, state = vdt.state_dict(), image.state_dict()
     new = {k: v for k, v in state.items() if k in old and k != "pos_embed"}

@@ -1,6 +1,7 @@
 """VDT: General-purpose Video Diffusion Transformers via Mask Modeling (Lu et al., 2023, arXiv:2305.13311).
 
 Every block models time, then space: attention over the frames at each place, attention within each frame, and an MLP.
+(`temporal_attention: joint`, not of the paper, has one attention over all tokens of the clip instead.)
 Time and class modulate the spatial attention and the MLP (adaLN-Zero); the temporal attention has an affine norm of
 its own and a linear layer after it. Parameter names follow the public checkpoints.
 
@@ -25,7 +26,7 @@ from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
-from kinolab.layers.attention import Attention, CrossAttention, spatial_attention, temporal_attention
+from kinolab.layers.attention import Attention, CrossAttention, joint_attention, spatial_attention, temporal_attention
 from kinolab.layers.embeddings import (
     LabelEmbedder,
     PooledEmbedder,
@@ -35,6 +36,8 @@ from kinolab.layers.embeddings import (
     place_embedding,
     sincos_1d,
     sincos_2d,
+    spread_positions,
+    video_rotary_table,
 )
 from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.masking import Given, partly_given, place_given
@@ -65,8 +68,12 @@ class VdtConfig(BaseDenoiserConfig):
     """Attention heads of each attention."""
     mlp_ratio: float = Field(4.0, gt=0)
     """Width of the MLP's hidden layer in units of hidden_size."""
-    temporal_attention: Literal["first", "last"] = "first"
-    """Whether a block models time before space, as published, or after it (ablation)."""
+    temporal_attention: Literal["first", "last", "joint"] = "first"
+    """Whether a block models time before space, as published, or after it (ablation); or `joint`: both in one
+    attention, in which every token of the clip reads every other, turned by rotary positions in time, row and column.
+    It finds an object of the given frames wherever it has moved to."""
+    qk_norm: bool = False
+    """Normalise queries and keys of each head (RMSNorm)."""
     adaln: Literal["block", "single"] = "block"
     """Modulation computed by each block, or once for all blocks plus a table of each (PixArt-alpha, section 2.3), which
     saves a quarter of the parameters."""
@@ -117,6 +124,11 @@ class VdtConfig(BaseDenoiserConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size}: expected a multiple of num_heads {self.num_heads} and of 4"
             )
+        if self.temporal_attention == "joint" and (self.hidden_size // self.num_heads) % 16:
+            raise ValueError(
+                f"temporal_attention joint: time, rows and columns share the width of a head: expected "
+                f"hidden_size / num_heads in multiples of 16, got {self.hidden_size} / {self.num_heads}"
+            )
         if any(side % self.patch_size for side in self.latent_size):
             raise ValueError(f"input_size {self.input_size} must be a multiple of patch_size {self.patch_size}")
         return self
@@ -124,7 +136,8 @@ class VdtConfig(BaseDenoiserConfig):
 
 class Context(NamedTuple):
     """What every block is told beside time: tokens (B, L, D) to attend to, their masks (B, L), which tokens of the
-    sequence itself (B, T, S) may be attended to in time, and which frames each frame reads in space, none = its own."""
+    sequence itself (B, T, S) may be attended to in time, which frames each frame reads in space, none = as trained, and
+    of joint attention the positions (T * S, d)."""
 
     text: Tensor | None = None
     text_mask: Tensor | None = None
@@ -132,6 +145,7 @@ class Context(NamedTuple):
     given_mask: Tensor | None = None
     visible: Tensor | None = None
     lists: Lists | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
 
 
 class VdtBlock(nn.Module):
@@ -140,16 +154,17 @@ class VdtBlock(nn.Module):
     def __init__(self, config: VdtConfig) -> None:
         super().__init__()
         D, heads = config.hidden_size, config.num_heads
-        self.time_first = config.temporal_attention == "first"
-        self.temporal_norm1 = nn.LayerNorm(D)
-        self.temporal_attn = Attention(D, heads)
-        self.temporal_fc = nn.Linear(D, D)
+        self.time = config.temporal_attention
+        if self.time != "joint":
+            self.temporal_norm1 = nn.LayerNorm(D)
+            self.temporal_attn = Attention(D, heads, config.qk_norm)
+            self.temporal_fc = nn.Linear(D, D)
         self.norm1 = nn.LayerNorm(D, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(D, heads)
+        self.attn = Attention(D, heads, config.qk_norm)
         if config.given == "cross_attention":
-            self.given_attn = CrossAttention(D, heads)
+            self.given_attn = CrossAttention(D, heads, config.qk_norm)
         if config.text_dim:
-            self.cross_attn = CrossAttention(D, heads)
+            self.cross_attn = CrossAttention(D, heads, config.qk_norm)
         self.norm2 = nn.LayerNorm(D, eps=1e-6, elementwise_affine=False)
         self.mlp = Mlp(D, int(D * config.mlp_ratio))
         self.single = config.adaln == "single"
@@ -161,10 +176,10 @@ class VdtBlock(nn.Module):
     def forward(self, x: Tensor, c: Tensor, context: Context) -> Tensor:
         """Tokens x (B, T, S, D), condition c (B, 1 or S, D), or modulation (6, B, 1 or S, 1, D) -> (B, T, S, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        if self.time_first:
+        if self.time == "first":
             x = self._over_time(x, context.visible)
-        x = gated_add(x, gate1, spatial_attention(self.attn, modulate(self.norm1(x), shift1, scale1), context.lists))
-        if not self.time_first:
+        x = gated_add(x, gate1, self._over_space(modulate(self.norm1(x), shift1, scale1), context))
+        if self.time == "last":
             x = self._over_time(x, context.visible)
         if context.given is not None:
             x = x + self.given_attn(x.flatten(1, 2), context.given, context.given_mask).view_as(x)
@@ -177,6 +192,12 @@ class VdtBlock(nn.Module):
         shared = c + self.scale_shift_table[:, None, None, None] if self.single else self.adaLN_modulation(c)
         # A condition per place goes to the places instead of the frames: (6, B, S, 1, D) -> (6, B, 1, S, D).
         return shared.transpose(2, 3)
+
+    def _over_space(self, x: Tensor, context: Context) -> Tensor:
+        if self.time != "joint":
+            return spatial_attention(self.attn, x, context.lists)
+        assert context.rotary is not None
+        return joint_attention(self.attn, x, context.rotary, context.visible, context.lists)
 
     def _over_time(self, x: Tensor, visible: Tensor | None) -> Tensor:
         attended = temporal_attention(self.temporal_attn, self.temporal_norm1(x), None, visible)
@@ -196,11 +217,12 @@ class Vdt(Denoiser):
     text_embedder: TextEmbedder
     pos_embed: Tensor
     time_embed: Tensor
-    reach = Reach("own")
 
     def __init__(self, config: VdtConfig) -> None:
         super().__init__()
         self.config = config
+        self.joint = config.temporal_attention == "joint"
+        self.reach = Reach("all" if self.joint else "own")
         D, C = config.hidden_size, config.in_channels
         self.spec = DenoiserSpec(
             C,
@@ -264,6 +286,8 @@ class Vdt(Denoiser):
             Context(*self._prompt(conditions, z.shape[0]))._replace(lists=self.reach_lists(frames, options)),
         )
         x, told, context = self._tell(x, c, context, positions, given, mask)
+        if self.joint:
+            context = context._replace(rotary=self._rotary(frames, x.shape[1], grid, x.device))
         if self.config.adaln == "single":
             told = self.t_block(told)
         added = self.residuals(options)
@@ -336,6 +360,17 @@ class Vdt(Denoiser):
             return self.time_embed[0, :, None]
         positions = frame_positions(frames, self.config.num_frames)
         return sincos_1d(positions, self.config.hidden_size)[:, None].to(self.time_embed)
+
+    def _rotary(self, frames: int, sequence: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positions (T * S, d) of joint attention: a quarter of each head's pairs turn with time, three eighths each
+        with row and column. Given tokens behind the frames (a sequence of 2T) stand where their frames do."""
+        config = self.config
+        width = config.hidden_size // config.num_heads
+        space = 3 * (width // 2) // 8
+        times = spread_positions(frames, config.num_frames if frames > config.num_frames else frames).to(device)
+        tables = video_rotary_table(times, grid, width // 2 - 2 * space, space, width)
+        cos, sin = (table.repeat(sequence // frames, 1) for table in tables)
+        return cos, sin
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
         """Embedding (B, 1, D) of time, class, pooled prompt and other vectors."""

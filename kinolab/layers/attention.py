@@ -75,7 +75,9 @@ SHORT = 128
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PyTorch's scaled_dot_product_attention: (B, N, L, d), (B, N, M, d) twice, boolean mask -> (B, N, L, d).
+    """PyTorch's scaled_dot_product_attention: (B, N, L, d), (B, N, M, d) twice -> (B, N, L, d).
+
+    `mask` broadcasts against (B, N, L, M): bool, True = a key to attend to, or numbers that are added to the logits.
 
     On a processor the backward pass of its fused kernel is slow for short sequences: 43 ms against 8 ms with the
     `math` backend for 160 x 4 heads of 16 tokens in bfloat16, and alike for a frame's or a clip's few tokens.
@@ -85,7 +87,11 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
         # The operator itself: `sdpa_kernel` throws a switch of the whole process, which another thread's run would see.
         if torch.is_autocast_enabled("cpu"):
             q, k, v = (a.to(torch.get_autocast_dtype("cpu")) for a in (q, k, v))
-        bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        bias = mask
+        if mask is not None and mask.dtype == torch.bool:
+            bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        elif mask is not None:
+            bias = mask.to(q.dtype)
         return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, bias)[0]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -217,3 +223,23 @@ def temporal_attention(
     tracks = x.transpose(1, 2).contiguous().view(B * S, T, D)
     allowed = None if mask is None else mask.transpose(1, 2).reshape(B * S, T)
     return attention(tracks, rotary, allowed).view(B, S, T, D).transpose(1, 2)
+
+
+def joint_attention(
+    attention: Attention,
+    x: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    visible: Tensor | None = None,
+    lists: Lists | None = None,
+) -> Tensor:
+    """Attention over all tokens of a clip, or each frame's over the frames that it reads: (B, T, S, D) -> (B, T, S, D).
+
+    `rotary`: positions (T * S, d) of the tokens; `visible` (B, T, S) bool, True = a token that others may attend to,
+    where all are read (`lists` none).
+    """
+    if lists is None:
+        mask = None if visible is None else visible.flatten(1)
+        return attention(x.flatten(1, 2), rotary, mask).view_as(x)
+    q, k, v = attention.project(x)  # (B, T, S, N, d) each
+    cos, sin = (table.unflatten(0, x.shape[1:3])[..., None, :] for table in rotary)  # (T, S, 1, d)
+    return attention.proj(attend_frames(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v, lists))

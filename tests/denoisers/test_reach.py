@@ -15,12 +15,13 @@ from kinolab import denoisers
 from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach
-from kinolab.denoisers import Conditions, Denoiser, latte, mmdit
+from kinolab.denoisers import Conditions, Denoiser, latte, mmdit, vdm
 from kinolab.errors import InputError
-from kinolab.layers import attention
+from kinolab.layers import attention, unet_attention
 from kinolab.layers.attention import Beside, attend_frames
 from kinolab.runtime.compiling import compile_for_inference
 from tests.closeness import ALLOWED, NETWORK, assert_close, differs
+from tests.tiny_unets import UNETS
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 5}
 VIDEO: dict[str, Any] = SMALL | {"num_frames": 4}
@@ -39,6 +40,15 @@ CONFIGS: dict[str, Config] = {
         **VIDEO | {"hidden_size": 32}, text_dim=8, attention="3d", spatial_position="rotary", temporal_position="rotary"
     ),
     "mmdit alone": denoisers.MmditConfig(**VIDEO, temporal_patch=1),
+    **UNETS,
+}
+UNET: dict[str, Any] = {
+    "dim": 16, "dim_mults": (1, 2), "num_heads": 2, "head_dim": 4, "spatial_head_dim": 4, "input_kernel": 3,
+    "input_size": 4, "num_frames": 4, "num_classes": 5,
+}  # fmt: skip
+CONFIGS |= {
+    "vdm": denoisers.VdmConfig(**UNET),
+    "vdm full": denoisers.VdmConfig(**UNET, spatial_attention="full"),
 }
 RAGGED = ((0,), (0, 1), (2, 0, 1), (3, 2, 1, 0))
 REACHES: list[Any] = ["own", "first", "first_previous", "all", "first_last", RAGGED, ((3, 1), (2, 0), (1, 1), (0, 3))]
@@ -56,7 +66,7 @@ def build(name: str) -> Denoiser:
 
 def told(name: str) -> Conditions:
     text: dict[str, Any] = {}
-    if name.startswith("mmdit") and "alone" not in name:
+    if getattr(CONFIGS[name], "text_dim", 0):
         states = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
         text = {"text": states, "text_mask": torch.tensor([[True, True, True], [True, False, False]])}
     return Conditions(label=torch.tensor([1, 2]), **text)
@@ -100,7 +110,7 @@ def test_every_reach_is_that_of_a_loop_over_frames(
     model = build(name)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         made = [run(model, name, reach) for reach in REACHES]
-        for module in (attention, latte, mmdit):
+        for module in (attention, latte, mmdit, unet_attention, vdm):
             monkeypatch.setattr(module, "attend_frames", looped)
         expected = [run(model, name, reach) for reach in REACHES]
     for one, other in zip(made, expected, strict=True):

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Reach
 from kinolab.denoisers import Conditions, Vdt, VdtConfig
 from kinolab.errors import InputError
+from kinolab.layers.attention import joint_attention
+from kinolab.layers.embeddings import video_rotary_table
 from tests.closeness import assert_close, differs
 
 
@@ -278,3 +283,47 @@ def test_one_modulation_for_all_blocks_is_each_blocks_own_with_equal_weights() -
         vdt.blocks[0].register_forward_hook(lambda _m, _a, out: hidden.append(out))
         vdt(z, t, Conditions())
     assert_close(hidden[0], hidden[1])
+
+
+@torch.no_grad()
+def test_joint_attention_reads_every_token_of_the_clip_by_its_distance() -> None:
+    joint = make(depth=1, temporal_attention="joint", num_heads=1, hidden_size=16)
+    assert reach(joint).all()
+    # Without the tables only distances count: a clip that begins one frame later gives the same, one frame later.
+    for table in (joint.pos_embed, joint.time_embed):
+        table.zero_()
+    z, t = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([50.0])
+    around = joint(z.flip(2), t, Conditions()).flip(2)
+    plain = joint(z, t, Conditions())
+    assert (around - plain).abs().max() > 1e-3, "before and after are told apart"
+    block: Any = joint.blocks[0]
+    x = torch.randn(1, 3, 4, 16, generator=torch.Generator().manual_seed(2))
+    later: Any = tuple(video_rotary_table(torch.arange(3.0) + 5, (2, 2), 2, 3, 16))
+    now: Any = tuple(video_rotary_table(torch.arange(3.0), (2, 2), 2, 3, 16))
+    assert_close(joint_attention(block.attn, x, later), joint_attention(block.attn, x, now))
+
+
+@torch.no_grad()
+def test_joint_attention_of_a_list_for_each_frame_is_that_of_all_of_them() -> None:
+    joint = make(depth=2, temporal_attention="joint", qk_norm=True, num_heads=1, hidden_size=16)
+    z, t = torch.randn(2, 4, 3, 4, 4), torch.tensor([50.0, 300.0])
+    listed = joint(z, t, Conditions(), ForwardOptions(reach=Reach(((0, 1, 2), (2, 1, 0), (0, 1, 2)))))
+    assert_close(listed, joint(z, t, Conditions()))
+    own = joint(z, t, Conditions(), ForwardOptions(reach=Reach("own")))
+    assert (own - listed).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_joint_attention_reads_given_tokens_that_hold_something() -> None:
+    joint = make(temporal_attention="joint", given="tokens", num_heads=1, hidden_size=16)
+    z, t = torch.randn(1, 4, 3, 4, 4), torch.tensor([50.0])
+    given, mask = torch.randn(1, 4, 3, 4, 4), torch.ones(1, 1, 3, 4, 4)
+    assert_close(joint(z, t, Conditions(given=given, mask=mask)), joint(z, t, Conditions()))
+    mask[:, :, 0] = 0
+    told = joint(z, t, Conditions(given=given, mask=mask))
+    assert (told - joint(z, t, Conditions(given=-given, mask=mask))).abs().max() > 1e-3
+
+
+def test_joint_attention_needs_heads_that_rotary_positions_can_share() -> None:
+    with pytest.raises(ValidationError, match="multiples of 16"):
+        VdtConfig(hidden_size=24, num_heads=2, temporal_attention="joint")

@@ -21,6 +21,7 @@ from kinolab.methods.step_cache import CachedRun
 from kinolab.runtime import compiling as compiling
 from kinolab.runtime.compiling import compile_for_inference
 from tests.closeness import assert_close
+from tests.tiny_unets import UNETS
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 5}
 VIDEO: dict[str, Any] = SMALL | {"num_frames": 3}
@@ -38,6 +39,15 @@ CONFIGS: dict[str, Config] = {
     "mmdit": denoisers.MmditConfig(**VIDEO, text_dim=8),
     "mmdit both": denoisers.MmditConfig(**VIDEO, text_dim=8, attention="2d+3d", dual_attention_layers=(0,)),
     "mmdit alone": denoisers.MmditConfig(**VIDEO, temporal_patch=2, gradient_checkpointing=True),
+    **UNETS,
+}
+UNET: dict[str, Any] = {
+    "dim": 8, "dim_mults": (1, 2), "num_heads": 2, "head_dim": 4, "spatial_head_dim": 4, "input_kernel": 3,
+    "input_size": 4, "num_frames": 3, "num_classes": 5,
+}  # fmt: skip
+CONFIGS |= {
+    "vdm": denoisers.VdmConfig(**UNET),
+    "vdm checkpointed": denoisers.VdmConfig(**UNET, gradient_checkpointing=True),
 }
 DIFFUSION = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))
 LABELS = Conditions(label=torch.tensor([1, 2]))

@@ -54,4 +54,6 @@ def test_a_recipe_names_it(tmp_path: Path, request: pytest.FixtureRequest) -> No
     assert isinstance(model.denoiser, Line) and not torch.equal(weight, Line(LineConfig()).mix.weight)  # type: ignore[arg-type]
     assert video.read(tmp_path / "o.webp").frames.shape == (5, 32, 32, 3)
     wrong = run("train", tmp_path / "r.yaml", "--run", tmp_path / "x", "-s", "denoiser.kind=lines")
-    assert "unknown denoiser 'lines'; expected one of latte, dit, vdt, mmdit, line" in wrong
+    assert f"unknown denoiser 'lines'; expected one of {DENOISERS.help()}" in wrong and DENOISERS.help().endswith(
+        ", line"
+    )
