@@ -48,7 +48,7 @@ class Format(ABC):
 
     def ignores(self, name: str) -> bool:
         """Whether such files hold a tensor of this name beside the model."""
-        return name.startswith(self.ignored) or name.endswith(self.ignored_ends)
+        return name.startswith(self.ignored)
 
     @abstractmethod
     def matches(self, shapes: Shapes) -> bool:
