@@ -75,7 +75,9 @@ def inflated(image: Denoiser, kind: str, fields: Mapping[str, Any]) -> tuple[Den
         model = Mmdit(load_config(MmditConfig, {**implied, "temporal_position": position, **fields}))
     elif isinstance(image, Unet) and kind in unet_systems():
         cls = unet_systems()[kind]
-        model = cls(load_config(cls.Config, {**_implied_by_unet(image, cls), **fields}))
+        config = load_config(cls.Config, {**_implied_by_unet(image, cls), **fields})
+        assert isinstance(config, UnetFields)
+        model = cls(config)
     else:
         raise InputError(
             f"a {type(image).__name__} does not become {kind}: DiT becomes latte or vdt, an MMDiT of images mmdit, "
