@@ -33,14 +33,9 @@ from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-<<<<<<< HEAD
-from kinolab.layers.masking import fully_given, place_given
+from kinolab.layers.masking import BESIDE, fully_given, place_given
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, MethodsConfig, SteeringConfig, StepCache
 from kinolab.methods import build as build_methods
-=======
-from kinolab.layers.masking import BESIDE, fully_given, place_given
-from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
->>>>>>> w-vldm
 from kinolab.models.experts import Experts
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.part import ModelPart, WithParts
