@@ -34,6 +34,7 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
     values = denoiser_recipe(tmp_path / "pixels")
     autoencoder = load_autoencoder(tmp_path / "pixels")
     config = ModelConfig.model_validate({"autoencoder": autoencoder.config, "denoiser": values["denoiser"]})
+    assert config.denoiser is not None
     model = denoisers.build(config.denoiser)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -26,7 +26,8 @@ LAYERS = ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 
 def write_kohya(path: Path, model: Any, start: str = "lora_te", alpha: float = 1.0) -> dict[str, Tensor]:
     """A random adapter of rank 2 of a CLIP in kohya's form, and the changes of its weights by transformers' names."""
-    tensors, changes = {}, {}
+    tensors: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if name.endswith(LAYERS):
             out, inner = module.weight.shape
