@@ -31,6 +31,8 @@ from kinolab.layers.unet_attention import GatedMlp, QkvAttention, read_prompt
 
 Number = Literal["fps", "motion_bucket", "noise_augmentation"]
 NUMBERS: tuple[Number, ...] = ("fps", "motion_bucket", "noise_augmentation")
+USUAL_FPS = (5.0, 30.0)
+"""Frames per second that the public models were trained on."""
 IMAGE, IMAGE_TOKENS = "image", "image_tokens"
 """The conditions that hold the first frame: its latents at every frame, and an image encoder's tokens of it."""
 
@@ -171,12 +173,12 @@ class Svd(Unet):
 
     def _spec(self) -> DenoiserSpec:
         spec, config = super()._spec(), self.config
-        more = [Port(name, "vector") for name in config.numbers if name != "fps"]
+        more = [Port(name, "vector", usual=USUAL_FPS if name == "fps" else None) for name in config.numbers]
         text_dim = config.text_dim
         if config.context == "image" and text_dim:
             more.append(Port(IMAGE_TOKENS, "tokens", text_dim))
             text_dim = 0
-        return replace(spec, text_dim=text_dim, fps="fps" in config.numbers, more=(*spec.more, *more))
+        return replace(spec, text_dim=text_dim, more=(*spec.more, *more))
 
     def reset_parameters(self) -> None:
         """Layers over time begin as nothing, beside all that does so in the image model."""

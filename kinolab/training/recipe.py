@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.conditioning import ConditionsConfig
 from kinolab.conditioning.text import TextEncoderConfig
+from kinolab.conditioning.vision import ImageEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
@@ -24,7 +25,7 @@ from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.trained import Trained
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.methods import GuidanceConfig
+from kinolab.methods import GuidanceConfig, MethodsConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.models.stage import PartsConfig
 from kinolab.runtime.lines import shown
@@ -82,6 +83,8 @@ class SamplesConfig(Config):
     """How they are sampled."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Methods that wrap their sampling, and by default that of the model, such as thresholding: {} for pixels."""
 
 
 class BaseRecipe(KindConfig):
@@ -170,6 +173,9 @@ class DenoiserRecipe(BaseRecipe):
     """Noise path, prediction and loss."""
     text_encoder: TextEncoderConfig = "none"
     """What turns captions into conditions."""
+    image_encoder: ImageEncoderConfig | None = None
+    """What makes tokens of a clip's first frame, for a denoiser that reads them: {kind: clip, folder: ...}, or
+    {kind: thumbnail} for a small one."""
     null_prompt: Literal["learned", "empty"] = "learned"
     """What stands for a dropped caption: the denoiser's learned null condition, or the empty prompt (as in Stable
     Diffusion 3)."""

@@ -152,6 +152,7 @@ class DenoiserJob(Job):
             parts=recipe.parts,
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
+            image_encoder=recipe.image_encoder,
             null_prompt=recipe.null_prompt,
             class_names=self.assembly.class_names,
             tasks=recipe.tasks,
@@ -162,6 +163,7 @@ class DenoiserJob(Job):
             fps=self.source[self.assembly.groups[0][0]].fps,
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
+            methods=recipe.samples.methods,
         )
         model = VideoModel(config, self.autoencoder, self.denoiser, parts=self.beside)
         model.precision, model.device = recipe.training.precision, self.device
