@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
@@ -27,7 +28,7 @@ class AutoencoderKLFormat(Format):
 
     name = "autoencoder_kl"
     title = "AutoencoderKL, layout of diffusers"
-    module_class = ImageAutoencoder
+    module_class: type[nn.Module] = ImageAutoencoder
     config_class = ImageConfig
     folder = True
 

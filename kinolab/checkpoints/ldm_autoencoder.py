@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import odvae_name
 from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
@@ -24,7 +26,7 @@ class LdmAutoencoderFormat(Format):
 
     name = "ldm_autoencoder"
     title = "AutoencoderKL, layout of latent-diffusion"
-    module_class = ImageAutoencoder
+    module_class: type[nn.Module] = ImageAutoencoder
     config_class = ImageConfig
     ignored = ("loss.", "model_ema.decay", "model_ema.num_updates")
 

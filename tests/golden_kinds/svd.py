@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -62,8 +60,7 @@ def unet_sgm(golden: Golden) -> dict[str, Tensor]:
     assert isinstance(model, Svd)
     rows = slice(None, None, flags.shape[1])  # what belongs to a clip stands at each of its frames
     z, conditions = told(clips(golden["x"], batch), golden["context"][rows])
-    features: Any = lambda conditions, t: golden["y"][rows]  # noqa: E731
-    model.number_features = features
+    vars(model)["number_features"] = lambda conditions, t: golden["y"][rows]
     t = golden["timesteps"][rows]
     found = {
         "out": model(z, t, conditions),
