@@ -33,6 +33,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
             "taesd": "kinolab.autoencoders.taesd:Taesd",
+            "pixel": "kinolab.autoencoders.pixel:PixelAutoencoder",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
@@ -52,6 +53,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdm": "kinolab.denoisers.vdm:Vdm",
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
+            "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
         }
     },
 )
@@ -92,8 +94,12 @@ METHODS: Table[Method] = Table(
             "step_cache": "kinolab.methods.step_cache:StepCache",
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
+            "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
         },
-        "": {},
+        "": {
+            "thresholding": "kinolab.methods.thresholding:Thresholding",
+            "langevin": "kinolab.methods.langevin:Langevin",
+        },
     },
 )
 """Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""

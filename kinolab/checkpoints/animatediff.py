@@ -92,7 +92,11 @@ class AnimateDiffFormat(Format):
     module_class = AnimateDiff
     config_class = AnimateDiffConfig
     absent = NULL
-    ignored_ends = (".pos_encoder.pe",)
+    table = ".pos_encoder.pe"
+    """The end of the names of the fixed table of positions, which the module makes itself."""
+
+    def ignores(self, name: str) -> bool:
+        return name.endswith(self.table)
 
     def matches(self, shapes: Shapes) -> bool:
         module = "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight"
@@ -127,7 +131,12 @@ class AnimateDiffDiffusersFormat(Format):
     module_class = AnimateDiff
     config_class = AnimateDiffConfig
     absent = NULL
-    ignored_ends = (".pos_embed.pe",)
+    folder = True
+    table = ".pos_embed.pe"
+    """The end of the names of the fixed table of positions, which the module makes itself."""
+
+    def ignores(self, name: str) -> bool:
+        return name.endswith(self.table)
 
     def matches(self, shapes: Shapes) -> bool:
         return "down_blocks.0.motion_modules.0.proj_in.weight" in shapes and "conv_in.weight" in shapes

@@ -41,8 +41,6 @@ class Format(ABC):
     config_class: type[Config]
     ignored: tuple[str, ...] = ()
     """Beginnings of names that such files hold beside the model: a training loss, counters. Nothing else is ignored."""
-    ignored_ends: tuple[str, ...] = ()
-    """The same of ends of names: fixed tables that the module makes itself."""
     absent: tuple[str, ...] = ()
     """Learned tensors of the module that the public model has not: they stay as initialised where a file lacks them."""
     folder: bool = False
@@ -50,7 +48,7 @@ class Format(ABC):
 
     def ignores(self, name: str) -> bool:
         """Whether such files hold a tensor of this name beside the model."""
-        return name.startswith(self.ignored) or name.endswith(self.ignored_ends)
+        return name.startswith(self.ignored)
 
     @abstractmethod
     def matches(self, shapes: Shapes) -> bool:

@@ -47,6 +47,7 @@ class ModelScopeFormat(Format):
     module_class = ModelScope
     config_class = ModelScopeConfig
     absent = NULL
+    folder = True
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("transformer_in.proj_in.weight", "mid_block.temp_convs.0.conv1.2.weight", "conv_in.weight")

@@ -22,6 +22,9 @@ PUBLIC = {
     "vdt": "vdt",
     "vdm": "vdm",
     "mmdit": "sd3",
+    "unet": "unet_ldm",
+    "modelscope": "modelscope",
+    "animatediff": "animatediff",
     "svd": "svd_sgm",
 }
 """`kind` of a part -> the public layout that it is written in."""
@@ -32,6 +35,9 @@ DIFFUSERS = {
     "mmdit": "sd3_diffusers",
     "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
+    "unet": "unet_diffusers",
+    "modelscope": "modelscope",
+    "animatediff": "animatediff_diffusers",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
@@ -168,13 +174,16 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
 
 def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
+    from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
 
     config = read_model_config(folder)
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part == "denoiser":
-        return VideoModel.load(folder, device="cpu").denoiser
+        denoiser = VideoModel.load(folder, device="cpu").denoiser
+        fold(denoiser)
+        return denoiser
     return load_autoencoder(folder, device="cpu")
 
 
@@ -233,8 +242,10 @@ def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
             f"{spec.latent_channels}: it was trained on the latents of another one"
         )
     learned = getattr(denoiser, "learned_variance", False)
-    schedule: Literal["linear", "cosine"] = "cosine" if denoiser.kind == "vdm" else "linear"
-    diffusion = DiffusionConfig(schedule=schedule, learned_variance=learned, loss="mse_vb" if learned else "mse")
+    loss: Literal["mse", "mse_vb"] = "mse_vb" if learned else "mse"
+    diffusion = DiffusionConfig(learned_variance=learned, loss=loss)
+    if denoiser.kind == "vdm":
+        diffusion = DiffusionConfig(schedule="cosine", max_beta=0.9999, learned_variance=learned, loss=loss)
     if denoiser.kind == "mmdit":
         diffusion = DiffusionConfig(schedule="flow", prediction="flow", time_sampling="logit_normal", time_shift=3.0)
     height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)

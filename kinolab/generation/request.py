@@ -8,24 +8,27 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
 from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.config import Config, apply_overrides, load_config
+from kinolab.contracts.events import Events
 from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation.low_resolution import LowResolutionConfig
 from kinolab.methods import (
     FrameReach,
     FrameReachConfig,
     GuidanceConfig,
     Method,
+    MethodsConfig,
     SteeringConfig,
     StepCache,
     StepCacheConfig,
 )
 from kinolab.methods import build as build_methods
-from kinolab.methods import checked as checked_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.precision import PrecisionPolicy, resolve
@@ -50,16 +53,9 @@ class SamplingConfig(Config):
     reach: ReachName | Lists | None = None
     """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
     tokens the frames that it reads; none = as trained."""
-    methods: dict[str, Any] = Field(default_factory=dict)
-    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return checked_methods(asked)
-        except InputError as error:
-            raise ValueError(str(error)) from None
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost. One that the
+    model has of itself is replaced."""
 
     @property
     def wrappers(self) -> list[Method]:
@@ -105,6 +101,10 @@ class GenerateConfig(SamplingConfig):
     """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
+    lora: tuple[AdapterUse, ...] = ()
+    """LoRA adapters on the denoiser: a file in peft's, diffusers' or kohya's form, or peft's folder, and a weight."""
+    merge_lora: bool = True
+    """Add the adapters to the weights; false keeps them beside their layers: slower, and the same up to rounding."""
     precision: PrecisionPolicy = "auto"
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
@@ -113,6 +113,8 @@ class GenerateConfig(SamplingConfig):
     """Where to compute: auto, or a device by name (`devices.choose`); the file records what was taken."""
     given: GivenConfig | None = None
     """What is given of the video, for every task but generating it from nothing."""
+    low_resolution: LowResolutionConfig | None = None
+    """A low-resolution clip that the video is held to, by a model that was not trained for it."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -244,9 +246,16 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
     return None
 
 
+def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
+    """The model of a request on its device, with the adapters that it asks for."""
+    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    return put_on(model, config.lora, merged=config.merge_lora, in_place=True, events=events)
+
+
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    return [*([] if config.given is None else config.given.files()), *asked_files(config.conditions)]
+    named = [group.files() for group in (config.given, config.low_resolution, *config.lora) if group is not None]
+    return [*(path for files in named for path in files), *asked_files(config.conditions)]
 
 
 def default_model(*, prompts: bool = False) -> str:

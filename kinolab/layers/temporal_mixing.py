@@ -54,17 +54,22 @@ class TimeConvolution(nn.Module):
         if self.conv2.bias is not None:
             self.conv2.bias.zero_()
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """x (B, C, T, H, W), time (B, 1 or T, E) after its SiLU -> (B, C, T, H, W)."""
-        return self._rows(x.flatten(3), time).unflatten(3, x.shape[3:])
+    def forward(self, x: Tensor, time: Tensor | None = None, told: Tensor | None = None) -> Tensor:
+        """x (B, C, T, H, W), time (B, 1 or T, E) after its SiLU -> (B, C, T, H, W); told: more of x's shape that the
+        second convolution is told of."""
+        more = None if told is None else told.flatten(3)
+        return self._rows(x.flatten(3), time, more).unflatten(3, x.shape[3:])
 
-    def over_places(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """The same of tokens x (B, T, S, C): a channels-last picture of T rows and S columns."""
-        return self._rows(x.permute(0, 3, 1, 2), time).permute(0, 2, 3, 1)
+    def over_places(self, x: Tensor, time: Tensor | None = None, told: Tensor | None = None) -> Tensor:
+        """The same of tokens x and told (B, T, S, C): a channels-last picture of T rows and S columns."""
+        more = None if told is None else told.permute(0, 3, 1, 2)
+        return self._rows(x.permute(0, 3, 1, 2), time, more).permute(0, 2, 3, 1)
 
-    def _rows(self, x: Tensor, time: Tensor | None) -> Tensor:
+    def _rows(self, x: Tensor, time: Tensor | None, told: Tensor | None) -> Tensor:
         """x (B, C, T, S) with a clip's frames as the rows of a picture, whose statistics are the clip's."""
         h = _along_rows(self.conv1, silu(self.norm1(x)))
+        if told is not None:
+            h = add(h, told)
         if time is not None:
             h = add(h, self.time_emb_proj(time).transpose(1, 2)[..., None])  # (B, C, 1 or T, 1)
         return add(_along_rows(self.conv2, silu(self.norm2(h))), x)
