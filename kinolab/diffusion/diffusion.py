@@ -20,7 +20,15 @@ from kinolab.contracts.method import CONDITIONAL, Call, Denoise, Denoised, Metho
 from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
-from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas, resolution_shift
+from kinolab.diffusion.path import (
+    DiscretePath,
+    FlowPath,
+    NoisePath,
+    cosine_betas,
+    linear_betas,
+    resolution_shift,
+    spaced_betas,
+)
 from kinolab.diffusion.samplers import SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
@@ -33,8 +41,11 @@ DenoiserLike = Callable[..., Tensor]
 class DiffusionConfig(Config):
     """Noise path, prediction type and loss; the defaults are those of DiT and Latte with a fixed variance."""
 
-    schedule: Literal["linear", "cosine", "flow"] = "linear"
-    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), or rectified flow."""
+    schedule: Literal["linear", "cosine", "flow", "scaled_linear"] = "linear"
+    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, or betas
+    from 0.00085 to 0.012 whose square roots are even (Stable Diffusion)."""
+    betas: tuple[float, float] | None = None
+    """First and last beta of linear and scaled_linear, where they are others."""
     zero_terminal_snr: bool = False
     """Rescale a discrete schedule so that its last step is pure noise (Lin et al. 2024); predict v, sample or flow."""
     num_steps: int = Field(default=1000, ge=2)
@@ -93,16 +104,29 @@ class DiffusionConfig(Config):
             raise ValueError("logit_mean and logit_std are for time_sampling=logit_normal")
         if self.time_sampling != "mode" and self.mode_scale != 1.29:
             raise ValueError("mode_scale is for time_sampling=mode")
-        if self.schedule == "linear":
+        if self.betas is not None:
+            if self.schedule not in ("linear", "scaled_linear"):
+                raise ValueError(f"betas are for linear and scaled_linear, not for {self.schedule}: leave them out")
+            if not 0 < self.betas[0] <= self.betas[1] < 1:
+                raise ValueError(f"betas: expected two rising numbers between 0 and 1, got {list(self.betas)}")
+        elif self.schedule == "linear":
             linear_betas(self.num_steps)
         return self
+
+
+SCALED_LINEAR = (0.00085, 0.012)
+"""First and last beta of Stable Diffusion."""
 
 
 def build_path(config: DiffusionConfig) -> NoisePath:
     """The noise path that a config names."""
     if config.schedule == "flow":
         return FlowPath(config.time_shift)
-    betas = linear_betas(config.num_steps) if config.schedule == "linear" else cosine_betas(config.num_steps)
+    if config.schedule == "scaled_linear" or config.betas is not None:
+        ends = config.betas or SCALED_LINEAR
+        betas = spaced_betas(config.num_steps, *ends, roots=config.schedule == "scaled_linear")
+    else:
+        betas = linear_betas(config.num_steps) if config.schedule == "linear" else cosine_betas(config.num_steps)
     return DiscretePath(betas, zero_terminal_snr=config.zero_terminal_snr)
 
 
