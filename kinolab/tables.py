@@ -26,6 +26,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
     {
         "": {
             "image": "kinolab.autoencoders.image:ImageAutoencoder",
+            "temporal_decoder": "kinolab.autoencoders.temporal_decoder:TemporalDecoderAutoencoder",
             "odvae": "kinolab.autoencoders.odvae:OdVae",
             "dpvae": "kinolab.autoencoders.dpvae:DpVae",
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
@@ -46,9 +47,10 @@ DENOISERS: Table[Denoiser] = Table(
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
+            "svd": "kinolab.denoisers.svd:Svd",
+            "vdm": "kinolab.denoisers.vdm:Vdm",
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
-            "vdm": "kinolab.denoisers.vdm:Vdm",
         }
     },
 )
@@ -104,6 +106,8 @@ FORMATS: Table[Format] = Table(
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
             "vdm": "kinolab.checkpoints.vdm:VdmFormat",
+            "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
+            "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
             "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
@@ -114,6 +118,8 @@ FORMATS: Table[Format] = Table(
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
+            "svd_diffusers": "kinolab.checkpoints.svd_diffusers:SvdDiffusersFormat",
+            "svd_sgm": "kinolab.checkpoints.svd_sgm:SvdSgmFormat",
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",

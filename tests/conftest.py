@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import machine
+from tests import golden_kinds, machine
 
 pytest_plugins = ["tests.wide_report"]
 
@@ -21,16 +21,12 @@ machine.steady()
 def pytest_addoption(parser: pytest.Parser) -> None:
     where = "reference numbers for tests/test_golden_files.py instead of tests/golden"
     parser.addoption("--golden", type=Path, metavar="FOLDER", help=where)
-    parser.addoption("--released", metavar="FOLDER", help="released public weights, which are not in the repository")
+    needed = "released public weights, which are not in the repository, for the golden files that need them"
+    parser.addoption("--released", type=Path, metavar="FOLDER", help=needed)
 
 
-@pytest.fixture
-def released(request: pytest.FixtureRequest) -> Path:
-    """The folder of `--released`; without one the test is skipped."""
-    folder = request.config.getoption("--released")
-    if folder is None:
-        pytest.skip("needs released weights: --released FOLDER")
-    return Path(folder)
+def pytest_configure(config: pytest.Config) -> None:
+    golden_kinds.released = config.getoption("--released")
 
 
 @pytest.fixture(autouse=True, scope="session")

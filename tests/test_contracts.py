@@ -26,6 +26,10 @@ AUTOENCODERS: dict[str, Config] = {
     "image": autoencoders.ImageConfig(
         block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_attention=False
     ),
+    "temporal_decoder": autoencoders.TemporalDecoderConfig(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_attention=False, middle_blocks=1,
+        chunk_frames=2,
+    ),
     "odvae": autoencoders.OdVaeConfig(
         hidden_size=8, hidden_size_mult=(1, 1, 1), num_res_blocks=1, norm_num_groups=4, mid_attention="none"
     ),

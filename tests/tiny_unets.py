@@ -16,6 +16,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 UNETS: dict[str, Config] = {
     "unet": denoisers.UnetConfig(**SMALL),
+    "svd": denoisers.SvdConfig(**SMALL, head_size=None, number_features=6, context="text", concatenated={}),
     "modelscope": denoisers.ModelScopeConfig(**SMALL),
     "animatediff": denoisers.AnimateDiffConfig(**SMALL, motion_heads=2, version="v2"),
 }

@@ -100,8 +100,8 @@ def read_weights(path: Path) -> StoredWeights:
     _refuse_model_part(path)
     beside = path.parent / "config.json"
     belongs = path.name.startswith(FOLDER_WEIGHTS) and beside.exists()
-    container, tensors, header = _read_file(path)
-    return StoredWeights(path, container, tensors, _read_json(beside) if belongs else {}, header)
+    container, tensors, header = read_file(path)
+    return StoredWeights(path, container, tensors, read_settings(beside) if belongs else {}, header)
 
 
 def read_part(path: Path) -> StoredWeights:
@@ -110,8 +110,12 @@ def read_part(path: Path) -> StoredWeights:
     return StoredWeights(path, "safetensors", storage.without_scales(path, tensors, header))
 
 
-def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-    """(kind of file, tensors, header), told apart by content: names of weights files are not to be trusted."""
+def read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
+    """(kind of file, tensors, header), told apart by content: names of weights files are not to be trusted.
+
+    Raises:
+        InputError: where it is damaged, no file of weights, or holds NaN.
+    """
     with reading.open_plain(path) as file:
         start = file.read(9)
     if not start:
@@ -142,10 +146,11 @@ def _read_folder(folder: Path) -> StoredWeights:
         raise InputError(f"{folder}: a model folder of Kinolab's own; load it with kinolab.models")
     if (folder / "model_index.json").exists():
         parts = ", ".join(p.parent.name for p in visible(folder, "*/config.json"))
-        raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
+        whole = "a whole diffusers pipeline, of which `kinolab convert` makes a model folder"
+        raise InputError(f"{folder}: {whole}; here name the folder of one part inside it ({parts})")
     with suppress(OSError):  # a folder that can't be written is read as it stands
         sets.finish_set(folder, FOLDER_WEIGHTS)
-    settings = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    settings = read_settings(folder / "config.json") if (folder / "config.json").exists() else {}
     indices = [*visible(folder, "*.safetensors.index.json"), *visible(folder, "*.bin.index.json")]
     if indices:
         container, tensors = _read_shards(folder, indices[0])
@@ -155,7 +160,7 @@ def _read_folder(folder: Path) -> StoredWeights:
     if len(chosen) != 1:
         found = f"found {', '.join(p.name for p in files)}; name one of them" if files else "found none"
         raise InputError(f"{folder}: expected a folder with one weights file ({'/'.join(SUFFIXES)}), {found}")
-    container, tensors, header = _read_file(chosen[0])
+    container, tensors, header = read_file(chosen[0])
     return StoredWeights(folder, f"folder with a {container} file", tensors, settings, header)
 
 
@@ -171,7 +176,7 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
         InputError: for an index without a list of files, a file that is missing or lies elsewhere, and for tensors that
             the index names and their file does not hold.
     """
-    listed = _read_json(index).get("weight_map")
+    listed = read_settings(index).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise InputError(f"{index}: no list of files; expected a weight_map from tensors' names to files' names")
     tensors: dict[str, Tensor] = {}
@@ -180,7 +185,7 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
         path = inside(folder, name, links=True)  # folders of downloads hold links into a store beside them
         if not path.exists():
             raise InputError(f"{path}: missing; {index.name} lists {len(names)} files")
-        kind, found, _ = _read_file(path)
+        kind, found, _ = read_file(path)
         kinds.add(kind)
         tensors |= found
     lost = sorted(listed.keys() - tensors.keys())
@@ -189,7 +194,12 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
     return f"folder of {len(names)} {' and '.join(sorted(kinds))} files", tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The values of a JSON file such as config.json.
+
+    Raises:
+        InputError: where it is no JSON object.
+    """
     loaded = reading.read_json(path)
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(loaded).__name__}")

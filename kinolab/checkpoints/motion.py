@@ -78,7 +78,7 @@ class MotionModulesFormat(Format):
         """Raises InputError where the original code normalises otherwise."""
         if module.config.motion_norm_scope != "frame":
             raise InputError(
-                "AnimateDiff's code normalises a module's input by frames: motion_norm_scope=clip is not it"
+                "AnimateDiff's code normalises each frame of a module's input: set motion_norm_scope=frame"
             )
 
     def write(self, module: MotionModules, path: Path) -> None:

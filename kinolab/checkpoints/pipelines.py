@@ -18,6 +18,8 @@ from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, load
 from kinolab.conditioning.text import ClipTextConfig, T5TextConfig
 from kinolab.denoisers import Denoiser, MotionModules, Unet
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
+from kinolab.diffusion.diffusion import SCALED_LINEAR
+from kinolab.diffusion.edm import EdmConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel, load_autoencoder
@@ -29,7 +31,8 @@ DENOISERS = ("unet", "transformer")
 GUIDANCE = 7.5
 """Scale of guidance that the pipelines of models with a prompt have."""
 PREDICTIONS = {"epsilon": "noise", "sample": "sample", "v_prediction": "v"}
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear"}
+SCHEDULES = {"linear": (1e-4, 2e-2), "scaled_linear": SCALED_LINEAR}
+"""Schedules of both names, and the betas that they have here where no others are told."""
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -53,7 +56,7 @@ def read_pipeline(folder: Path, **fields: Any) -> VideoModel:
         if not (folder / part).is_dir():
             raise InputError(f"{folder}: lacks the folder {part} that {INDEX} names")
     denoiser, autoencoder = load(folder / name, **fields), _autoencoder(folder / "vae")
-    if "motion_adapter" in parts and isinstance(denoiser, Unet) and type(denoiser) is Unet:
+    if "motion_adapter" in parts and type(denoiser) is Unet:
         modules = load(folder / "motion_adapter")
         assert isinstance(modules, MotionModules)
         denoiser = modules.under(denoiser)
@@ -70,8 +73,10 @@ def _autoencoder(folder: Path) -> Autoencoder:
     return made
 
 
-def read_checkpoint(path: Path, **fields: Any) -> VideoModel | None:
+def read_checkpoint(path: Path, text_encoder: Path | None = None, **fields: Any) -> VideoModel | None:
     """A model of a file that holds a denoiser and an autoencoder under prefixes; none = it doesn't hold both.
+
+    Such files hold a text encoder too, without its tokenizer: one is read from a folder of its own.
 
     Raises:
         InputError: where it does and they don't fit.
@@ -86,7 +91,22 @@ def read_checkpoint(path: Path, **fields: Any) -> VideoModel | None:
     if len(found) < 2:
         return None
     denoiser = load(path, prefix=found["denoiser"], **fields)
-    return assembled(denoiser, load(path, prefix=found["autoencoder"]), f"converted from {path.name}")
+    autoencoder = load(path, prefix=found["autoencoder"])
+    return assembled(denoiser, autoencoder, f"converted from {path.name}", text_encoder=text_encoder)
+
+
+def animated(image: VideoModel, modules: MotionModules, trained: str) -> VideoModel:
+    """A model of images with motion modules under its denoiser, and the diffusion that these were trained with.
+
+    Raises:
+        InputError: where they are for another image model.
+    """
+    if not isinstance(image.denoiser, Unet):
+        raise InputError(f"motion modules go under a U-Net of images, got a {type(image.denoiser).__name__}")
+    denoiser = modules.under(image.denoiser)
+    fresh = model_config(denoiser.config, image.autoencoder, trained)
+    kept = {name: getattr(image.config, name) for name in ("text_encoder", "null_prompt", "guidance", "size", "fps")}
+    return VideoModel(fresh.model_copy(update=kept), image.autoencoder, denoiser)
 
 
 def assembled(
@@ -154,11 +174,13 @@ def text_config(folder: Path) -> ClipTextConfig | T5TextConfig:
         InputError: for another kind.
     """
     try:
-        kind = read_json(folder / "config.json").get("model_type")
+        settings = read_json(folder / "config.json")
     except FileNotFoundError:
         raise InputError(f"{folder}: no config.json; expected the folder of a text encoder") from None
+    kind = settings.get("model_type")
     if kind in ("clip", "clip_text_model"):
-        return ClipTextConfig(folder=folder.absolute(), padded=True)
+        longest = min(settings.get("max_position_embeddings", 77), 77)
+        return ClipTextConfig(folder=folder.absolute(), padded=True, max_tokens=longest)
     if kind == "t5":
         return T5TextConfig(folder=folder.absolute())
     raise InputError(f"{folder}: a text encoder of type {kind!r}, expected clip or t5")
@@ -188,6 +210,8 @@ Said = tuple[dict[str, Any], dict[str, Any]]
 
 def _discrete(settings: Mapping[str, Any]) -> Said:
     """Of the schedulers with 1000 steps or so (DDIM, DDPM, PNDM, Euler, DPM-Solver)."""
+    if settings.get("timestep_type") == "continuous":
+        return _edm(settings)
     schedule, prediction = settings.get("beta_schedule", "linear"), settings.get("prediction_type", "epsilon")
     if schedule not in SCHEDULES or settings.get("trained_betas") is not None:
         raise InputError(f"scheduler_config.json: beta_schedule {schedule!r} is not supported, expected scaled_linear")
@@ -195,9 +219,10 @@ def _discrete(settings: Mapping[str, Any]) -> Said:
         known = ", ".join(PREDICTIONS)
         raise InputError(f"scheduler_config.json: prediction_type {prediction!r} is not supported, expected {known}")
     zero = bool(settings.get("rescale_betas_zero_snr", False))
+    ends = settings.get("beta_start", 1e-4), settings.get("beta_end", 0.02)
     values = {
-        "schedule": SCHEDULES[schedule],
-        "betas": (settings.get("beta_start", 1e-4), settings.get("beta_end", 0.02)),
+        "schedule": schedule,
+        "betas": None if ends == SCHEDULES[schedule] else ends,
         "num_steps": settings.get("num_train_timesteps", 1000),
         "prediction": PREDICTIONS[prediction],
         "zero_terminal_snr": zero,
@@ -206,6 +231,16 @@ def _discrete(settings: Mapping[str, Any]) -> Said:
     if spacing == "leading" and settings.get("steps_offset", 0):
         spacing = "sd"
     return values, {"spacing": "trailing" if zero else spacing}
+
+
+def _edm(settings: Mapping[str, Any]) -> Said:
+    """Of continuous noise levels (Stable Video Diffusion): Karras's grid between two of them."""
+    prediction = settings.get("prediction_type", "epsilon")
+    if prediction != "v_prediction" or not settings.get("use_karras_sigmas"):
+        said = "scheduler_config.json: continuous times are supported"
+        raise InputError(f"{said} with v_prediction and use_karras_sigmas")
+    ends = {name: settings[name] for name in ("sigma_min", "sigma_max") if settings.get(name) is not None}
+    return {"schedule": "edm", "prediction": "v", "edm": EdmConfig(**ends)}, {"name": "euler"}
 
 
 def _flow(settings: Mapping[str, Any]) -> Said:

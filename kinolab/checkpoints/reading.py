@@ -33,7 +33,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import sets
 from kinolab.runtime.paths import visible
 
-READ_HERE = ("AutoencoderKL", "AutoencoderTiny")
+READ_HERE = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLTemporalDecoder")
 """Classes of diffusers whose folders are read into a module of Kinolab's own."""
 
 

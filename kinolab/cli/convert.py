@@ -12,6 +12,7 @@ from kinolab.cli.options import common, show, watch, wrote
 
 PUBLIC = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder_sgm",
     "odvae": "causal_vae",
     "vqgan": "vqgan",
     "tats": "tats",
@@ -24,16 +25,21 @@ PUBLIC = {
     "unet": "unet_ldm",
     "modelscope": "modelscope",
     "animatediff": "animatediff",
+    "motion_modules": "motion_modules",
+    "svd": "svd_sgm",
 }
 """`kind` of a part -> the public layout that it is written in."""
 DIFFUSERS = {
     "image": "autoencoder_kl",
+    "temporal_decoder": "svd_autoencoder",
     "latte": "latte_diffusers",
     "mmdit": "sd3_diffusers",
+    "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
     "unet": "unet_diffusers",
     "modelscope": "modelscope",
     "animatediff": "animatediff_diffusers",
+    "motion_modules": "motion_adapter",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
@@ -61,8 +67,16 @@ def convert(
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", "-a", help="Model folder that a denoiser is put together with.")
     ] = None,
+    under: Annotated[
+        str | None,
+        typer.Option(help="Model folder, or pipeline, of the Stable Diffusion 1.x that motion modules are put under."),
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of the text encoder whose prompts a denoiser reads.")
+    ] = None,
     part: Annotated[
-        Literal["autoencoder", "denoiser"] | None, typer.Option(help="Which part of a whole model to write.")
+        Literal["autoencoder", "denoiser", "motion"] | None,
+        typer.Option(help="Which part of a whole model to write; motion: AnimateDiff's motion modules alone."),
     ] = None,
     format: Annotated[str | None, typer.Option(help="Format of the public weights; default: told by names.")] = None,
     prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
@@ -73,9 +87,10 @@ def convert(
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
-    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT, VDM) needs the autoencoder
-    whose latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
-    another layout.
+    A whole pipeline of diffusers (a folder with model_index.json), and a checkpoint that holds denoiser and
+    autoencoder, become a model folder at once. An autoencoder becomes one by itself; a denoiser needs the autoencoder
+    whose latents it was trained on: --autoencoder; motion modules need the image model that they are put under:
+    --under. For --to public and diffusers, SOURCE may also be public weights in another layout.
     """
     from kinolab.errors import InputError
     from kinolab.runtime.files import finish_folder, new_folder
@@ -84,11 +99,20 @@ def convert(
     finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
+    names = " and ".join(Path(name).name for name in source)
     with watch("reading weights"):
-        module = read_source(source, format, prefix, setting or [], part)
-    if to == "model":
+        whole = None
+        if to == "model" and autoencoder is None and under is None and part is None and not format and not prefix:
+            whole = _read_whole(source, setting or [], text_encoder)
+        module = whole.denoiser if whole else read_source(source, format, prefix, setting or [], part)
+        if under is not None:
+            module, whole = _put_under(module, under, names, to)
+    if whole is not None:
         with watch("writing weights"):
-            _write_model(module, out, " and ".join(Path(name).name for name in source), autoencoder)
+            whole.save(out)
+    elif to == "model":
+        with watch("writing weights"):
+            _write_model(module, out, names, autoencoder, text_encoder)
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
@@ -139,34 +163,88 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
     return load(paths, format=format, prefix=prefix, **fields)
 
 
+def _read_whole(source: Sequence[str], settings: list[str], text_encoder: Path | None) -> Any:
+    """The model of a pipeline's folder, or of a file that holds denoiser and autoencoder; none = neither."""
+    from kinolab.checkpoints.pipelines import is_pipeline, read_checkpoint, read_pipeline
+    from kinolab.cli.inspect import locate
+    from kinolab.config import apply_overrides
+    from kinolab.errors import InputError
+
+    path = locate(source[0])
+    if len(source) > 1 or (path / "model.yaml").exists() or not path.exists():
+        return None
+    fields = apply_overrides({}, settings)
+    if not is_pipeline(path):
+        return read_checkpoint(path, text_encoder, **fields)
+    if text_encoder is not None:
+        raise InputError(f"--text-encoder: {path} holds its own; leave it out")
+    return read_pipeline(path, **fields)
+
+
+def _put_under(module: Any, under: str, names: str, to: str) -> tuple[Any, Any]:
+    """Motion modules under the image model of a folder: the denoiser, and the whole model."""
+    from kinolab.checkpoints.pipelines import animated, is_pipeline, read_pipeline
+    from kinolab.cli.inspect import locate
+    from kinolab.denoisers import MotionModules
+    from kinolab.errors import InputError
+    from kinolab.models import VideoModel
+
+    if not isinstance(module, MotionModules):
+        raise InputError(f"--under is for motion modules; {names} is a {type(module).__name__}")
+    path = locate(under)
+    image = read_pipeline(path) if is_pipeline(path) else VideoModel.load(path, device="cpu")
+    model = animated(image, module, f"{names} under {path.name}")
+    return model.denoiser, model if to == "model" else None
+
+
 def _read_part(folder: Path, part: str | None) -> Any:
+    from kinolab.denoisers import AnimateDiff, MotionModules
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
 
     config = read_model_config(folder)
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
-    if part == "denoiser":
-        return VideoModel.load(folder, device="cpu").denoiser
+    if part in ("denoiser", "motion"):
+        denoiser = VideoModel.load(folder, device="cpu").denoiser
+        if part == "denoiser":
+            return denoiser
+        if not isinstance(denoiser, AnimateDiff):
+            raise InputError(f"{folder}: has no motion modules, its denoiser is a {type(denoiser).__name__}")
+        return MotionModules.of(denoiser)
     return load_autoencoder(folder, device="cpu")
 
 
-def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -> None:
+def _write_model(
+    module: Any, out: Path, source: str, autoencoder: str | None, text_encoder: Path | None = None
+) -> None:
     """Write a model folder of an autoencoder, or of a denoiser and its autoencoder."""
     from kinolab.autoencoders import Autoencoder
+    from kinolab.checkpoints.pipelines import assembled
+    from kinolab.denoisers import MotionModules
     from kinolab.errors import InputError
-    from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
+    from kinolab.models import load_autoencoder, save_autoencoder
 
     trained = f"converted from {source}"
     if isinstance(module, Autoencoder):
-        if autoencoder is not None:
-            raise InputError("--autoencoder is for denoisers; this is an autoencoder itself")
+        if autoencoder is not None or text_encoder is not None:
+            option = "--autoencoder" if autoencoder is not None else "--text-encoder"
+            raise InputError(f"{option} is for denoisers; this is an autoencoder itself")
         save_autoencoder(module, out, trained=trained)
         return
+    if isinstance(module, MotionModules):
+        raise InputError(f"{source}: motion modules; give the Stable Diffusion 1.x that they go under: --under FOLDER")
     if autoencoder is None:
         raise InputError(
             f"{source}: a denoiser ({module.config.kind}); give the model folder of the autoencoder whose latents it "
             "was trained on: --autoencoder FOLDER"
         )
     pixels = load_autoencoder(autoencoder, device="cpu")
-    VideoModel(model_config(module.config, pixels, trained), pixels, module).save(out)
+    assembled(module, pixels, trained, text_encoder=text_encoder).save(out)
+
+
+def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
+    """The config of a model of public weights (`kinolab.checkpoints.pipelines.model_config`)."""
+    from kinolab.checkpoints import pipelines
+
+    return pipelines.model_config(denoiser, autoencoder, trained)

@@ -9,7 +9,7 @@ import typer
 
 from kinolab.cli.options import common, show
 
-AUTOENCODERS = ("odvae", "dpvae")
+AUTOENCODERS = ("odvae", "dpvae", "taesd")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
 Said = tuple[dict[str, Any], list[str]]
 """A result as values, and as lines."""
@@ -27,8 +27,10 @@ def inflate(
         typer.Argument(help="An image model: public weights (TAESD's are two files), a model folder, or a run folder."),
     ],
     to: Annotated[
-        Literal["latte", "vdt", "mmdit", "odvae", "dpvae"],
-        typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae."),
+        Literal["latte", "vdt", "mmdit", "odvae", "dpvae", "taesd"],
+        typer.Option(
+            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae; TAESD taesd or dpvae."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     setting: Annotated[
@@ -83,15 +85,21 @@ def inflate(
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:
     """Inflate an image autoencoder and write its folder; what to say about it."""
-    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder
+    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
-    from kinolab.autoencoders.inflate import inflate_dpvae, matching_odvae
+    from kinolab.autoencoders.inflate import inflate_dpvae, inflate_taesd, matching_odvae, matching_taesd
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.models import save_autoencoder
 
-    if not isinstance(image, ImageAutoencoder):
-        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder (AutoencoderKL)")
+    sources: dict[str, tuple[type[Any], ...]] = {
+        "odvae": (ImageAutoencoder,),
+        "taesd": (Taesd,),
+        "dpvae": (ImageAutoencoder, Taesd),
+    }
+    if not isinstance(image, sources[to]):
+        names = " or ".join("AutoencoderKL" if cls is ImageAutoencoder else "TAESD" for cls in sources[to])
+        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder ({names})")
     # A further kind of video autoencoder gets its branch here, and its name in AUTOENCODERS and in --to.
     model: Autoencoder
     if to == "dpvae":
@@ -99,6 +107,8 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
             raise InputError("-s image...: the image autoencoder is SOURCE's own, and so are its fields; leave it out")
         config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
         model = inflate_dpvae(image, config, init)
+    elif isinstance(image, Taesd):
+        model = inflate_taesd(image, matching_taesd(image.config, fields), init)
     else:
         model = inflate_odvae(image, matching_odvae(image.config, fields), init)
     save_autoencoder(model, out, trained=f"inflated from {source} ({init})")

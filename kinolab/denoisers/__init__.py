@@ -13,6 +13,7 @@ from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.modelscope import ModelScope, ModelScopeConfig
+from kinolab.denoisers.svd import Svd, SvdConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
@@ -46,6 +47,8 @@ __all__ = [
     "ModelScopeConfig",
     "MotionConfig",
     "MotionModules",
+    "Svd",
+    "SvdConfig",
     "Unet",
     "UnetConfig",
     "Vdm",

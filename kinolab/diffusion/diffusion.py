@@ -1,8 +1,8 @@
 """The diffusion process: noise path, what the denoiser predicts, the training loss and sampling.
 
 Denoisers are called with float times (B,) in the path's units: 0 .. num_steps - 1 for the discrete schedules, 1000 * t
-with t in (0, 1] (1 = noise) for rectified flow. Arithmetic is in float32 (float64 where the latents are), whatever
-autocast the caller has set.
+with t in (0, 1] (1 = noise) for rectified flow, log(sigma / alpha) / 4 for EDM. Arithmetic is in float32 (float64 where
+the latents are), whatever autocast the caller has set.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kinolab.contracts.method import CONDITIONAL, Call, Denoise, Denoised, Metho
 from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
+from kinolab.diffusion.edm import EdmConfig, EdmPath
 from kinolab.diffusion.path import (
     DiscretePath,
     FlowPath,
@@ -41,17 +42,20 @@ DenoiserLike = Callable[..., Tensor]
 class DiffusionConfig(Config):
     """Noise path, prediction type and loss; the defaults are those of DiT and Latte with a fixed variance."""
 
-    schedule: Literal["linear", "cosine", "flow", "scaled_linear"] = "linear"
-    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, or betas
-    from 0.00085 to 0.012 whose square roots are even (Stable Diffusion)."""
+    schedule: Literal["linear", "cosine", "flow", "scaled_linear", "edm"] = "linear"
+    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, betas
+    from 0.00085 to 0.012 whose square roots are even (Stable Diffusion), or the continuous noise levels of EDM (Karras
+    et al. 2022)."""
     betas: tuple[float, float] | None = None
     """First and last beta of linear and scaled_linear, where they are others."""
+    edm: EdmConfig | None = None
+    """Noise levels of the schedule edm; none = those of Stable Video Diffusion."""
     zero_terminal_snr: bool = False
     """Rescale a discrete schedule so that its last step is pure noise (Lin et al. 2024); predict v, sample or flow."""
     num_steps: int = Field(default=1000, ge=2)
-    """Timesteps of a discrete schedule; rectified flow is continuous and does not use them (leave 1000)."""
+    """Timesteps of a discrete schedule; rectified flow and EDM are continuous and do not use them (leave 1000)."""
     prediction: Prediction = "noise"
-    """What the denoiser's output means: noise, sample, v, or flow (the velocity noise - sample)."""
+    """What the denoiser's output means: noise, sample, v, flow (the velocity noise - sample), or edm (EDM's F)."""
     learned_variance: bool = False
     """The denoiser has C more channels that predict the reverse variance (Nichol & Dhariwal 2021)."""
     loss: Literal["mse", "mse_vb", "min_snr", "min_snr_vb"] = "mse"
@@ -80,6 +84,7 @@ class DiffusionConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:
         flow = self.schedule == "flow"
+        self._check_edm()
         if flow and self.zero_terminal_snr:
             raise ValueError("zero_terminal_snr is for linear and cosine: rectified flow ends in pure noise by itself")
         if flow and self.num_steps != 1000:
@@ -113,6 +118,23 @@ class DiffusionConfig(Config):
             linear_betas(self.num_steps)
         return self
 
+    def _check_edm(self) -> None:
+        edm = self.schedule == "edm"
+        if self.edm is not None and not edm:
+            raise ValueError(f"edm holds the noise levels of the schedule edm, not of {self.schedule}: leave it out")
+        if edm and (self.zero_terminal_snr or self.learned_variance or self.num_steps != 1000):
+            raise ValueError(
+                "the schedule edm is continuous, and its noise levels are in edm: leave zero_terminal_snr, "
+                "learned_variance and num_steps as they are by default"
+            )
+        if edm and self.time_sampling != "uniform":
+            raise ValueError("the schedule edm draws log-normal noise levels (edm.p_mean, edm.p_std): no time_sampling")
+
+    @property
+    def sigma_data(self) -> float:
+        """The data's standard deviation that the prediction edm counts with."""
+        return 1.0 if self.edm is None else self.edm.sigma_data
+
 
 SCALED_LINEAR = (0.00085, 0.012)
 """First and last beta of Stable Diffusion."""
@@ -122,6 +144,8 @@ def build_path(config: DiffusionConfig) -> NoisePath:
     """The noise path that a config names."""
     if config.schedule == "flow":
         return FlowPath(config.time_shift)
+    if config.schedule == "edm":
+        return EdmPath(config.edm)
     if config.schedule == "scaled_linear" or config.betas is not None:
         ends = config.betas or SCALED_LINEAR
         betas = spaced_betas(config.num_steps, *ends, roots=config.schedule == "scaled_linear")
@@ -157,7 +181,8 @@ class Diffusion:
     def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the denoiser should predict for this sample and noise."""
         alpha, sigma = self.coefficients(t, z0)
-        return conversions.from_sample_and_noise(z0, noise, alpha, sigma, self.config.prediction)
+        config = self.config
+        return conversions.from_sample_and_noise(z0, noise, alpha, sigma, config.prediction, config.sigma_data)
 
     def to_sample(self, prediction: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """The clean sample that the denoiser's prediction stands for."""
@@ -170,7 +195,8 @@ class Diffusion:
     def convert(self, prediction: Tensor, z_t: Tensor, t: Tensor, to: Prediction) -> Tensor:
         """The denoiser's prediction as a prediction of another type."""
         alpha, sigma = self.coefficients(t, z_t)
-        return conversions.convert(prediction, z_t, alpha, sigma, self.config.prediction, to)
+        config = self.config
+        return conversions.convert(prediction, z_t, alpha, sigma, config.prediction, to, config.sigma_data)
 
     def snr(self, t: Tensor) -> Tensor:
         """alpha^2 / sigma^2 at times t: float64, on the CPU."""
@@ -235,7 +261,9 @@ class Diffusion:
         """
         if not self.config.loss.startswith("min_snr"):
             return torch.ones(t.shape, dtype=torch.float64)
-        gain = conversions.sample_gain(*self.path.alpha_sigma(t), self.config.prediction)
+        gain = conversions.sample_gain(
+            *self.path.alpha_sigma(t), self.config.prediction, sigma_data=self.config.sigma_data
+        )
         return self.snr(t).clamp(max=self.config.min_snr_gamma) * gain.square()
 
     def loss(
@@ -385,7 +413,9 @@ class Diffusion:
                 callback(step, steps, z, denoised)
 
         sample = SAMPLERS.get(sampler.name).sample
-        return sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
+        z = sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
+        clean_alpha = self.path.scalars(self.path.clean_time)[0]  # 1 / sigma_data for EDM
+        return z if clean_alpha == 1.0 else z / clean_alpha
 
 
 def calls(denoiser: DenoiserLike) -> Predict:

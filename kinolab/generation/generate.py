@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from kinolab import __version__, video
+from kinolab.checkpoints.adapters import put_on
 from kinolab.config import load_config
 from kinolab.contracts.events import Listener, events_of
 from kinolab.errors import InputError
@@ -28,6 +29,7 @@ from kinolab.generation.request import (
     GenerateConfig,
     fit_guidance,
     input_files,
+    load_asked,
     make_requests,
     prepare_given,
     request_of,
@@ -65,7 +67,9 @@ def generate(
             raise InputError(f"{path}: no such file")
     told = events_of(events)
     if model is None:
-        model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+        model = load_asked(config, told)
+    else:
+        model = put_on(model, config.lora, merged=config.merge_lora, events=told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)
@@ -127,7 +131,7 @@ def rerun(
     torch.set_num_threads(record["threads"])
     told = events_of(events)
     told.note(announce(torch.device(config.device), then if device is None else device))
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    model = load_asked(config, told)
     if config.compile:
         model.compile()
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.

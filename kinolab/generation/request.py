@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
 from kinolab.config import Config, apply_overrides, load_config
+from kinolab.contracts.events import Events
 from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
@@ -20,11 +22,12 @@ from kinolab.methods import (
     GuidanceConfig,
     Method,
     SteeringConfig,
+    StepCache,
     StepCacheConfig,
 )
 from kinolab.methods import build as build_methods
 from kinolab.methods import checked as checked_methods
-from kinolab.models import Request, VideoModel, find_model, read_model_config, shipped_models
+from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
@@ -33,7 +36,56 @@ MOST_THREADS, MOST_VIDEOS, MOST_FRAMES = 4096, 1_000_000, 1_000_000
 """What a request may ask for; a record that says more is damaged, or made to hurt."""
 
 
-class GenerateConfig(Config):
+class SamplingConfig(Config):
+    """How a run is sampled, the same for every command that samples; what is left out is the model's own."""
+
+    sampler: SamplerConfig | None = None
+    """Sampler and steps; none = the model's own."""
+    guidance: GuidanceConfig | None = None
+    """Classifier-free guidance; none = the model's own."""
+    stages: dict[str, StageSettings] = Field(default_factory=dict)
+    """Sampler and guidance of the later stages of a cascade, by name: {sr: {sampler: {steps: 10}}}; what is left out is
+    the stage's own."""
+    cache: StepCacheConfig | None = None
+    """Reuse of the denoiser's features between steps: faster, and not quite the same; none = every step in full."""
+    reach: ReachName | Lists | None = None
+    """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
+    tokens the frames that it reads; none = as trained."""
+    methods: dict[str, Any] = Field(default_factory=dict)
+    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return checked_methods(asked)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def wrappers(self) -> list[Method]:
+        """The methods beside guidance, cache and steering."""
+        reach = [] if self.reach is None else [FrameReach(FrameReachConfig(frames=self.reach))]
+        return [*reach, *build_methods(self.methods)]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `VideoModel.sample_latents` and `complete`, for one run."""
+        return {
+            "sampler": self.sampler,
+            "guidance": self.guidance,
+            "stages": self.stages,
+            "cache": None if self.cache is None else StepCache(self.cache),
+            "methods": self.wrappers,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """It as results record it: sampler and guidance, and of the rest what is set."""
+        values = self.model_dump(mode="json", include=set(SamplingConfig.model_fields))
+        return {name: v for name, v in values.items() if v or name in ("sampler", "guidance")}
+
+
+class GenerateConfig(SamplingConfig):
     """A request for videos: what the `.json` beside each of them records."""
 
     model: str
@@ -54,20 +106,10 @@ class GenerateConfig(Config):
     """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
-    sampler: SamplerConfig | None = None
-    """Sampler and steps; none = the model's own."""
-    guidance: GuidanceConfig | None = None
-    """Classifier-free guidance; none = the model's own."""
-    stages: dict[str, StageSettings] = Field(default_factory=dict)
-    """Sampler and guidance of the later stages of a cascade, by name: {sr: {sampler: {steps: 10}}}; what is left out is
-    the stage's own."""
-    cache: StepCacheConfig | None = None
-    """Reuse of the denoiser's features between steps: faster, and not quite the same; none = every step in full."""
-    reach: ReachName | Lists | None = None
-    """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
-    tokens the frames that it reads; none = as trained."""
-    methods: dict[str, Any] = Field(default_factory=dict)
-    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
+    lora: tuple[AdapterUse, ...] = ()
+    """LoRA adapters on the denoiser: a file in peft's, diffusers' or kohya's form, or peft's folder, and a weight."""
+    merge_lora: bool = True
+    """Add the adapters to the weights; false keeps them beside their layers: slower, and the same up to rounding."""
     precision: PrecisionPolicy = "auto"
     """`auto` measures the processor once; the file records what it chose."""
     compile: bool = False
@@ -86,20 +128,6 @@ class GenerateConfig(Config):
         check_asked(values)
         return values
 
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return checked_methods(asked)
-        except InputError as error:
-            raise ValueError(str(error)) from None
-
-    @property
-    def wrappers(self) -> list[Method]:
-        """The methods beside guidance, cache and steering."""
-        reach = [] if self.reach is None else [FrameReach(FrameReachConfig(frames=self.reach))]
-        return [*reach, *build_methods(self.methods)]
-
 
 def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> GenerateConfig:
     """The run that values ask for, with the model, its sampler and its guidance filled in where they are left out.
@@ -116,13 +144,32 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Gene
     trained = read_model_config(find_model(str(asked["model"])))
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
     label = asked.get("label") is not None
-    settled = {
+    return load_config(GenerateConfig, asked | settled_values(trained, asked, words=words, label=label))
+
+
+def settled_values(trained: ModelConfig, asked: Mapping[str, Any], *, words: bool, label: bool) -> dict[str, Any]:
+    """Fields of a `SamplingConfig` with those of the model filled in. words, label: whether a run is told any."""
+    return {
         "sampler": sampler_values(trained.sampler.model_dump(), asked.get("sampler")),
         "guidance": guidance_values(trained.guidance.model_dump(), asked.get("guidance"), told=words or label),
         "cache": cache_values(asked.get("cache")),
         "stages": settled_stages(trained.stages, asked.get("stages"), words=words, label=label),
     }
-    return load_config(GenerateConfig, asked | settled)
+
+
+def sampling_of(
+    trained: ModelConfig, values: SamplingConfig | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+) -> SamplingConfig:
+    """How a measured model is sampled: what is asked for, and its own settings for the rest, guidance included.
+
+    values, overrides: as of `request_of`. What is settled stays as it is when it is settled again.
+
+    Raises:
+        InputError: for an unknown field or a value of the wrong type.
+    """
+    given = values.model_dump() if isinstance(values, SamplingConfig) else values or {}
+    asked = {key: value for key, value in apply_overrides(given, expanded(overrides)).items() if value is not None}
+    return load_config(SamplingConfig, asked | settled_values(trained, asked, words=True, label=True), name="sampling")
 
 
 def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
@@ -196,9 +243,16 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
     return None
 
 
+def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
+    """The model of a request on its device, with the adapters that it asks for."""
+    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    return put_on(model, config.lora, merged=config.merge_lora, in_place=True, events=events)
+
+
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    return [*([] if config.given is None else config.given.files()), *asked_files(config.conditions)]
+    given = [] if config.given is None else config.given.files()
+    return [*given, *asked_files(config.conditions), *(file for use in config.lora for file in use.files())]
 
 
 def default_model(*, prompts: bool = False) -> str:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from kinolab.conditioning import asked_files
 from kinolab.contracts.events import Events, Listener, Turn, events_of
-from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.generation.request import GenerateConfig, steering
-from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
+from kinolab.generation.request import GenerateConfig, SamplingConfig, steering
+from kinolab.methods import SteeringConfig
 from kinolab.models import Request, VideoModel
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import Prepared
@@ -27,17 +26,8 @@ def make_clips(
     events: Events,
 ) -> Callable[[int], Tensor]:
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
-    cache = None if config.cache is None else StepCache(config.cache)
     if prepared is None:
-        latents = model.sample_latents(
-            requests,
-            sampler=config.sampler,
-            guidance=config.guidance,
-            events=events,
-            cache=cache,
-            methods=config.wrappers,
-            stages=config.stages,
-        )
+        latents = model.sample_latents(requests, events=events, **config.arguments)
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
     if len(prepared.windows) > 1 and asked_files(config.conditions):
@@ -51,10 +41,7 @@ def make_clips(
         requests,
         steering=steering(config.given),
         exact=config.given.keep == "exact",
-        sampler=config.sampler,
-        guidance=config.guidance,
-        cache=cache,
-        methods=config.wrappers,
+        sampling=config,
         events=events,
     )
     return lambda k: made[k][:, prepared.shown]
@@ -68,10 +55,7 @@ def fill_canvas(
     *,
     steering: SteeringConfig | None = None,
     exact: bool = False,
-    sampler: SamplerConfig | None = None,
-    guidance: GuidanceConfig | None = None,
-    cache: StepCache | None = None,
-    methods: Sequence[Method] = (),
+    sampling: SamplingConfig | None = None,
     events: Listener = None,
 ) -> Tensor:
     """Generate what a canvas lacks, window by window: (B, 3, T, H, W) in [-1, 1].
@@ -79,7 +63,7 @@ def fill_canvas(
     A window with nothing given yet is generated freely; noise of clip k and window n comes from its seed and n. With
     `exact` the given pixels come out as they were; else as the decoder makes them in the first window that shows them.
     """
-    told = events_of(events)
+    told, how = events_of(events), {} if sampling is None else sampling.arguments
     shown, unseen = canvas.video.clone(), torch.ones_like(canvas.mask)
     for n, frames in enumerate(windows):
         video, mask = canvas.window(frames)
@@ -90,22 +74,10 @@ def fill_canvas(
             asked = [replace(r, seed=window_seed(r.seed, n), frames=len(frames), size=None) for r in requests]
             if bool((mask == 1).all()):
                 asked = [replace(r, size=(video.shape[3], video.shape[4])) for r in asked]
-                latents = model.sample_latents(
-                    asked, sampler=sampler, guidance=guidance, events=window, cache=cache, methods=methods
-                )
+                latents = model.sample_latents(asked, events=window, **how)
                 made = model.decode(latents)
             else:
-                made = model.complete(
-                    video,
-                    mask,
-                    asked,
-                    steering=steering,
-                    sampler=sampler,
-                    guidance=guidance,
-                    events=window,
-                    cache=cache,
-                    methods=methods,
-                )
+                made = model.complete(video, mask, asked, steering=steering, events=window, **how)
         made = made.to(shown)
         first = unseen[:, :, list(frames)] == 1
         shown[:, :, list(frames)] = torch.where(first, made, shown[:, :, list(frames)])

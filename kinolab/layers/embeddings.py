@@ -97,6 +97,14 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
 
 
+def time_features(t: Tensor, count: int) -> Tensor:
+    """Sine-cosine features of real numbers (L,) -> (L, count), all cosines first (DiT's and Stable Diffusion's)."""
+    half = count // 2
+    omega = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000.0) / half))
+    angles = t.float()[:, None] * omega
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
 class TimestepEmbedder(nn.Module):
     """Times (B,) -> (B, D): sine-cosine features through a two-layer MLP (DiT, section 3.2)."""
 
@@ -107,10 +115,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t (B,), real numbers of the order of 0 to 1000 -> (B, D)."""
-        half = self.num_features // 2
-        omega = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000.0) / half))
-        angles = t.float()[:, None] * omega
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        features = time_features(t, self.num_features)
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 

@@ -119,6 +119,8 @@ def find_model(path: Path | str) -> Path:
     shipped = shipped_models()
     if str(path) in shipped:
         return shipped[str(path)]
+    if (Path(path) / "model_index.json").is_file():
+        raise InputError(f"{path}: a whole diffusers pipeline; make a model of it: kinolab convert {path} --out FOLDER")
     if Path(path).is_dir():
         raise InputError(f"{path}: no model.yaml inside; expected a model folder or a finished run folder")
     names = ", ".join(shipped) or "none"
@@ -201,10 +203,15 @@ def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -
 
 
 def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> Denoiser:
-    """The denoiser of a model folder that has one, in evaluation mode on a device (see `devices.choose`)."""
+    """The denoiser of a model folder, in evaluation mode on a device (see `devices.choose`).
+
+    Raises:
+        InputError: where there is none, or its files are not complete or don't fit, or the device is not there.
+    """
     folder, chosen = find_model(path), choose(device)
     config = read_model_config(folder).denoiser
-    assert config is not None
+    if config is None:
+        raise InputError(f"{path}: holds an autoencoder and no denoiser")
     denoiser = read_part(build_denoiser, config, folder, DENOISER)
     return denoiser.eval().to(chosen)
 

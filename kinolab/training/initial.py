@@ -8,7 +8,16 @@ from typing import Any
 from torch import nn
 
 from kinolab import checkpoints
-from kinolab.autoencoders import AUTOENCODERS, DpVaeConfig, OdVaeConfig, inflate, inflate_dpvae
+from kinolab.autoencoders import (
+    AUTOENCODERS,
+    DpVaeConfig,
+    OdVaeConfig,
+    Taesd,
+    TaesdConfig,
+    inflate,
+    inflate_dpvae,
+    inflate_taesd,
+)
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
@@ -57,14 +66,16 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
         raise InputError(f"initial.path: {error}") from None
     if initial.method == "weights":
         return _copied(build_autoencoder(target), source, initial.path)
-    if not isinstance(source, ImageAutoencoder) or not isinstance(target, OdVaeConfig | DpVaeConfig):
-        raise InputError(
-            f"initial.method={initial.method} inflates an image autoencoder to odvae or dpvae; got "
-            f"{source.config.kind} to {target.kind}; use method: weights"
-        )
-    if isinstance(target, DpVaeConfig):
+    if isinstance(source, ImageAutoencoder | Taesd) and isinstance(target, DpVaeConfig):
         return inflate_dpvae(source, target, initial.method)
-    return inflate(source, target, initial.method)
+    if isinstance(source, ImageAutoencoder) and isinstance(target, OdVaeConfig):
+        return inflate(source, target, initial.method)
+    if isinstance(source, Taesd) and isinstance(target, TaesdConfig):
+        return inflate_taesd(source, target, initial.method)
+    raise InputError(
+        f"initial.method={initial.method} inflates an image autoencoder: `image` to odvae or dpvae, taesd to taesd or "
+        f"dpvae; got {source.config.kind} to {target.kind}; use method: weights"
+    )
 
 
 def first_denoiser(config: DenoiserRecipe, events: Listener = None) -> Denoiser:

@@ -44,6 +44,10 @@ class Part:
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema | None = field(init=False, default=None)
 
+    def steps_at(self, step: int) -> bool:
+        """Whether it steps in a step of the run (counted from 0)."""
+        return step >= self.starts and (step - self.starts) % self.every == 0
+
 
 class Job(ABC):
     """What is trained. `parts` maps names to modules, in the order in which they step.
@@ -158,7 +162,7 @@ class Trainer:
         """One step of every part's optimiser (step counts from 0), and the numbers of its losses."""
         numbers: dict[str, float] = {}
         for name, part in self.job.parts.items():
-            if step < part.starts or (step - part.starts) % part.every:
+            if not part.steps_at(step):
                 continue
             part.optimizer.zero_grad(set_to_none=True)
             for k, batch in enumerate(micro_batches):

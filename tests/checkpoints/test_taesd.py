@@ -14,9 +14,8 @@ from torch import Tensor
 from kinolab.autoencoders import Taesd, TaesdConfig
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
-from tests.closeness import NETWORK, STORED, assert_close, assert_same
+from tests.closeness import NETWORK, assert_close, assert_same
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 FOUR: dict[str, Any] = {"width": 8, "decoder_widths": (8, 8, 8, 8), "latent_channels": 4}
 FAMILY: dict[str, dict[str, Any]] = {
     "4 channels": FOUR,
@@ -65,8 +64,10 @@ def test_the_names_are_the_public_ones(tmp_path: Path) -> None:
     encoder, decoder = (load_file(tmp_path / file) for file in FILES)
     assert len(encoder) == len(decoder) == 79
     wide: dict[str, tuple[int, ...]] = {
-        "11.pool.0.weight": (32, 8, 1, 1), "13.pool.3.weight": (8, 32, 1, 1), "14.weight": (32, 8, 3, 3),
-    }  # fmt: skip
+        "11.pool.0.weight": (32, 8, 1, 1),
+        "13.pool.3.weight": (8, 32, 1, 1),
+        "14.weight": (32, 8, 3, 3),
+    }
     assert {k: tuple(encoder[k].shape) for k in wide} == wide and "10.bias" not in encoder
     wide = {"1.weight": (8, 32, 3, 3), "3.pool.1.bias": (32,), "17.weight": (8, 8, 3, 3), "19.weight": (3, 8, 3, 3)}
     assert {k: tuple(decoder[k].shape) for k in wide} == wide and "17.bias" not in decoder
@@ -127,20 +128,6 @@ def test_diffusers_loads_what_we_write(tmp_path: Path, name: str) -> None:
     assert equal(load(tmp_path / "vae"), ours)
 
 
-@torch.no_grad()
-def test_the_released_weights_give_the_stored_outputs(released: Path) -> None:
-    """taef2_encoder.pth and taef2_decoder.pth in the folder of `--released`."""
-    stored = load_file(GOLDEN / "taef2.safetensors")
-    files = [released / f"taef2_{part}.pth" for part in ("encoder", "decoder")]
-    model = load(files)
-    assert (model.config.latent_channels, model.config.global_part) == (32, True)
-    clip = (stored["x"] * 2 - 1).transpose(0, 1)[None]
-    latents = model.encode(clip).mean[0].transpose(0, 1)
-    assert_close(latents, stored["latents"], within=STORED)
-    decoded = model.decode(stored["latents"].transpose(0, 1)[None])[0].transpose(0, 1)
-    assert_close((decoded + 1) / 2, stored["decoded"], within=STORED)
-
-
 def written(folder: Path, tensors: dict[str, Tensor], name: str = "x.safetensors") -> Path:
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / name)
@@ -168,7 +155,7 @@ def test_halves_of_two_models_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an encoder of 4 latent channels and a decoder of 16: they are of different"):
         load([tmp_path / "a" / FILES[0], tmp_path / "b" / FILES[1]])
     plain = {k: v for k, v in load_file(tmp_path / "c" / FILES[1]).items() if ".pool." not in k}
-    with pytest.raises(InputError, match=r"does not fit TAESD.*9 missing|does not fit TAESD.*12 missing: decoder\.3"):
+    with pytest.raises(InputError, match=r"does not fit TAESD.*12 missing: decoder\.3\.pool"):
         load([tmp_path / "c" / FILES[0], written(tmp_path / "plain", plain)])
 
 

@@ -11,7 +11,7 @@ import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from kinolab.autoencoders import DpVae, ImageAutoencoder, ImageConfig, OdVae
+from kinolab.autoencoders import DpVae, ImageAutoencoder, ImageConfig, OdVae, Taesd, TaesdConfig
 from kinolab.checkpoints import load, save
 from kinolab.cli import convert, inflate
 from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig
@@ -173,3 +173,29 @@ def test_what_inflate_cannot_do_it_says(tmp_path: Path, vae: Path, sd3: Path, di
         with pytest.raises(InputError, match=said):
             run("inflate", *arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_taesd_becomes_a_video_autoencoder(tmp_path: Path, vae: Path) -> None:
+    """From its two files: a causal TAESD, and a DP-VAE around it."""
+    config = TaesdConfig(width=8, encoder_blocks=(1, 1, 1), decoder_widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
+    image = randomize(Taesd(config))
+    save(image, tmp_path / "two", "taesd")
+    files = [tmp_path / "two" / f"taesd_{part}.safetensors" for part in ("encoder", "decoder")]
+    said = run("inflate", *files, "--to", "taesd", "--out", tmp_path / "video", "-s", "variant=all3d")
+    assert "kernels over time filled: tail" in said
+    run("inflate", *files, "--to", "dpvae", "--out", tmp_path / "dpvae", "-s", "group_frames=5")
+    picture = torch.rand(1, 3, 1, 8, 8) * 2 - 1
+    for name, cls in (("video", Taesd), ("dpvae", DpVae)):
+        model = load_autoencoder(tmp_path / name)
+        assert type(model) is cls and model.spec.temporal_ratio == 4
+        with torch.no_grad():
+            assert_close(model.encode(picture).mean, image.encode(picture).mean)
+            assert_close(model.decode(model.encode(picture).mean), image.decode(image.encode(picture).mean))
+    other = tmp_path / "other"
+    with pytest.raises(InputError, match=r"taesd_encoder.* and .*a Taesd; odvae is made from .*AutoencoderKL"):
+        run("inflate", *files, "--to", "odvae", "--out", other)
+    with pytest.raises(InputError, match=r"a ImageAutoencoder; taesd is made from an image autoencoder \(TAESD\)"):
+        run("inflate", vae, "--to", "taesd", "--out", other)
+    with pytest.raises(InputError, match="name one model folder; two files are for public weights"):
+        run("convert", tmp_path / "video", tmp_path / "dpvae", "--out", other)
+    assert not other.exists()

@@ -13,6 +13,7 @@ from kinolab.config import Config
 from kinolab.contracts.method import Denoise
 from kinolab.contracts.method import Denoised as Denoised
 from kinolab.diffusion.path import NoisePath, Spacing
+from kinolab.diffusion.samplers.churn import ChurnConfig
 from kinolab.errors import InputError
 from kinolab.tables import SAMPLERS
 
@@ -28,12 +29,15 @@ class SamplerConfig(Config):
     """Where the steps of a discrete schedule lie: linspace (DiT, Latte), trailing, leading, or sd: leading and one step
     later, down to the least noise of training instead of none, as Stable Diffusion samples. auto is trailing for
     dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
-    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0."""
+    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0. EDM has
+    Karras's noise levels."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddim only: 0 is deterministic, 1 has the variance of ddpm."""
     variance: Literal["auto", "learned", "small", "large"] = "auto"
     """ddpm only: small is the posterior's, large is beta; auto is learned where the denoiser predicts it, else
     small."""
+    churn: ChurnConfig | None = None
+    """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
@@ -42,6 +46,8 @@ class SamplerConfig(Config):
             raise ValueError(f"eta is for the ddim sampler only, not {self.name}: leave it 0 or choose ddim")
         if self.variance != "auto" and "variance" not in takes:
             raise ValueError(f"variance is for the ddpm sampler only, not {self.name}: leave it auto or choose ddpm")
+        if self.churn is not None and "churn" not in takes:
+            raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
         return self
 
 
