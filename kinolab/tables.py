@@ -13,6 +13,7 @@ from kinolab.contracts.table import Table
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import Autoencoder
     from kinolab.checkpoints.base import Format
+    from kinolab.conditioning.vision.base import ImageEncoder
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
     from kinolab.data.curate.base import Signal
@@ -32,6 +33,7 @@ AUTOENCODERS: Table[Autoencoder] = Table(
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
             "taesd": "kinolab.autoencoders.taesd:Taesd",
+            "pixel": "kinolab.autoencoders.pixel:PixelAutoencoder",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
@@ -51,6 +53,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdm": "kinolab.denoisers.vdm:Vdm",
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
+            "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
         }
     },
 )
@@ -70,6 +73,17 @@ SAMPLERS: Table[Sampler] = Table(
 )
 """From noise to a sample, by the `name` in their config."""
 
+IMAGE_ENCODERS: Table[ImageEncoder] = Table(
+    "image encoder",
+    {
+        "": {
+            "clip": "kinolab.conditioning.vision.clip:ClipImage",
+            "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+        }
+    },
+)
+"""A picture -> the tokens that denoisers attend to, by the `kind` of their config."""
+
 OWN_FIELD = "asked for by a field"
 METHODS: Table[Method] = Table(
     "method",
@@ -80,8 +94,12 @@ METHODS: Table[Method] = Table(
             "step_cache": "kinolab.methods.step_cache:StepCache",
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
+            "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
         },
-        "": {},
+        "": {
+            "thresholding": "kinolab.methods.thresholding:Thresholding",
+            "langevin": "kinolab.methods.langevin:Langevin",
+        },
     },
 )
 """Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""

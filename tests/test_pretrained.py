@@ -25,7 +25,7 @@ from tests.closeness import NETWORK, assert_close
 
 def test_all_shipped_weights_stay_within_25_megabytes() -> None:
     models = shipped_models()
-    assert set(models) == {"world", "world-text"}
+    assert set(models) == {"world", "world-text", "pixels"}
     assert sum(f.stat().st_size for folder in models.values() for f in Path(folder).iterdir()) <= 25e6
 
 

@@ -16,6 +16,8 @@ from kinolab.autoencoders import (
     ImageConfig,
     OdVae,
     OdVaeConfig,
+    PixelAutoencoder,
+    PixelConfig,
     Taesd,
     TaesdConfig,
     Tats,
@@ -189,6 +191,7 @@ def autoencoders(small: bool) -> Iterator[Case]:
     )
     image = ImageConfig(block_out_channels=(width, 2 * width, 2 * width), layers_per_block=1, norm_num_groups=4)
     video["image"] = (ImageAutoencoder, image, 3)
+    video["pixel"] = (PixelAutoencoder, PixelConfig(latent_scale=2.0), 3)
     video["dpvae"] = (DpVae, DpVaeConfig(image=image, temporal_ratio=4, group_frames=9), 9)
     tiny: dict[str, Any] = {"width": width, "decoder_widths": (width,) * 4, "global_part": True}
     video["taesd"] = (Taesd, TaesdConfig(**tiny), 3)

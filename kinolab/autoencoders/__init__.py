@@ -10,6 +10,7 @@ from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import inflate, inflate_dpvae, inflate_taesd
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.autoencoders.pixel import PixelAutoencoder, PixelConfig
 from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
 from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
@@ -39,6 +40,8 @@ __all__ = [
     "ImageConfig",
     "OdVae",
     "OdVaeConfig",
+    "PixelAutoencoder",
+    "PixelConfig",
     "Posterior",
     "Taesd",
     "TaesdConfig",

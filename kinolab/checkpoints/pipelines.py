@@ -15,17 +15,17 @@ from kinolab import __version__
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.checkpoints.files import read_weights
 from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, load
+from kinolab.checkpoints.svd_pipeline import INDEX, is_svd_pipeline, read_svd_pipeline, svd_model_config
 from kinolab.conditioning.text import ClipTextConfig, T5TextConfig
-from kinolab.denoisers import Denoiser, MotionModules, Unet
+from kinolab.conditioning.vision import ClipImageConfig
+from kinolab.denoisers import Denoiser, MotionModules, Svd, Unet
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.diffusion.diffusion import SCALED_LINEAR
-from kinolab.diffusion.edm import EdmConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel, load_autoencoder
 from kinolab.runtime.reading import read_json
 
-INDEX = "model_index.json"
 DENOISERS = ("unet", "transformer")
 """Names of the denoiser's folder."""
 GUIDANCE = 7.5
@@ -46,6 +46,8 @@ def read_pipeline(folder: Path, **fields: Any) -> VideoModel:
     Raises:
         InputError: where a part is missing or is of no known format.
     """
+    if is_svd_pipeline(folder):
+        return read_svd_pipeline(folder, **fields)
     index = read_json(folder / INDEX)
     parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
     name = next((part for part in DENOISERS if part in parts), None)
@@ -73,10 +75,11 @@ def _autoencoder(folder: Path) -> Autoencoder:
     return made
 
 
-def read_checkpoint(path: Path, text_encoder: Path | None = None, **fields: Any) -> VideoModel | None:
+def read_checkpoint(path: Path, encoders: Mapping[str, Path | None] | None = None, **fields: Any) -> VideoModel | None:
     """A model of a file that holds a denoiser and an autoencoder under prefixes; none = it doesn't hold both.
 
-    Such files hold a text encoder too, without its tokenizer: one is read from a folder of its own.
+    Such files hold an encoder of prompts or images too, but not all that it needs: `encoders` are folders of their own,
+    "text" or "image".
 
     Raises:
         InputError: where it does and they don't fit.
@@ -92,7 +95,15 @@ def read_checkpoint(path: Path, text_encoder: Path | None = None, **fields: Any)
         return None
     denoiser = load(path, prefix=found["denoiser"], **fields)
     autoencoder = load(path, prefix=found["autoencoder"])
-    return assembled(denoiser, autoencoder, f"converted from {path.name}", text_encoder=text_encoder)
+    given = {"text": None, "image": None, **(encoders or {})}
+    trained = f"converted from {path.name}"
+    if isinstance(denoiser, Svd):
+        encoder = None if given["image"] is None else ClipImageConfig(folder=given["image"].absolute())
+        config = svd_model_config(denoiser.config, autoencoder, trained, image_encoder=encoder)
+        return VideoModel(config, autoencoder, denoiser)
+    if given["image"] is not None:
+        raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
+    return assembled(denoiser, autoencoder, trained, text_encoder=given["text"])
 
 
 def animated(image: VideoModel, modules: MotionModules, trained: str) -> VideoModel:
@@ -210,8 +221,6 @@ Said = tuple[dict[str, Any], dict[str, Any]]
 
 def _discrete(settings: Mapping[str, Any]) -> Said:
     """Of the schedulers with 1000 steps or so (DDIM, DDPM, PNDM, Euler, DPM-Solver)."""
-    if settings.get("timestep_type") == "continuous":
-        return _edm(settings)
     schedule, prediction = settings.get("beta_schedule", "linear"), settings.get("prediction_type", "epsilon")
     if schedule not in SCHEDULES or settings.get("trained_betas") is not None:
         raise InputError(f"scheduler_config.json: beta_schedule {schedule!r} is not supported, expected scaled_linear")
@@ -231,16 +240,6 @@ def _discrete(settings: Mapping[str, Any]) -> Said:
     if spacing == "leading" and settings.get("steps_offset", 0):
         spacing = "sd"
     return values, {"spacing": "trailing" if zero else spacing}
-
-
-def _edm(settings: Mapping[str, Any]) -> Said:
-    """Of continuous noise levels (Stable Video Diffusion): Karras's grid between two of them."""
-    prediction = settings.get("prediction_type", "epsilon")
-    if prediction != "v_prediction" or not settings.get("use_karras_sigmas"):
-        said = "scheduler_config.json: continuous times are supported"
-        raise InputError(f"{said} with v_prediction and use_karras_sigmas")
-    ends = {name: settings[name] for name in ("sigma_min", "sigma_max") if settings.get(name) is not None}
-    return {"schedule": "edm", "prediction": "v", "edm": EdmConfig(**ends)}, {"name": "euler"}
 
 
 def _flow(settings: Mapping[str, Any]) -> Said:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,6 +74,9 @@ def convert(
     text_encoder: Annotated[
         Path | None, typer.Option(help="Folder of the text encoder whose prompts a denoiser reads.")
     ] = None,
+    image_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
+    ] = None,
     part: Annotated[
         Literal["autoencoder", "denoiser", "motion"] | None,
         typer.Option(help="Which part of a whole model to write; motion: AnimateDiff's motion modules alone."),
@@ -93,48 +96,60 @@ def convert(
     --under. For --to public and diffusers, SOURCE may also be public weights in another layout.
     """
     from kinolab.errors import InputError
-    from kinolab.runtime.files import finish_folder, new_folder
+    from kinolab.runtime.files import finish_folder
     from kinolab.runtime.paths import visible
 
     finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
     names = " and ".join(Path(name).name for name in source)
+    encoders = {"text": text_encoder, "image": image_encoder}
     with watch("reading weights"):
         whole = None
         if to == "model" and autoencoder is None and under is None and part is None and not format and not prefix:
-            whole = _read_whole(source, setting or [], text_encoder)
+            whole = _read_whole(source, setting or [], encoders)
         module = whole.denoiser if whole else read_source(source, format, prefix, setting or [], part)
         if under is not None:
             module, whole = _put_under(module, under, names, to)
-    if whole is not None:
-        with watch("writing weights"):
+    with watch("writing weights"):
+        if whole is not None:
             whole.save(out)
-    elif to == "model":
-        with watch("writing weights"):
-            _write_model(module, out, names, autoencoder, text_encoder)
-    else:
-        from kinolab.checkpoints import save
-        from kinolab.checkpoints.formats import find_format
+        elif to == "model":
+            _write_model(module, out, names, autoencoder, encoders)
+        else:
+            only = {"--autoencoder": autoencoder, "--text-encoder": text_encoder, "--image-encoder": image_encoder}
+            wrong = next((option for option, value in only.items() if value is not None), None)
+            if wrong is not None:
+                raise InputError(f"{wrong} is for --to model: public layouts hold one part each")
+            _write_public(module, out, PUBLIC if to == "public" else DIFFUSERS, source[0], overwrite)
+    return _say(out, module, "model" if to == "model" else "weights")
 
-        if autoencoder is not None:
-            raise InputError("--autoencoder is for --to model: public layouts hold one part each")
-        layouts = PUBLIC if to == "public" else DIFFUSERS
-        layout = layouts.get(module.config.kind)
-        if layout is None:
-            if module.config.kind == "diffusers":
-                raise InputError(f"{source[0]}: a class of diffusers; use the folder that it was read from")
-            raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
-        writer = find_format(layout)
-        writer.check_writable(module)  # before anything is replaced
-        with watch("writing weights"):
-            if overwrite and out.is_dir() and writer.folder:
-                with new_folder(out) as room:  # the old one stands until the new one is whole
-                    save(module, room, layout)
-            else:
-                save(module, out, layout)
+
+def _write_public(module: Any, out: Path, layouts: Mapping[str, str], source: str, overwrite: bool) -> None:
+    """Write a module in the public layout of its kind."""
+    from kinolab.checkpoints import save
+    from kinolab.checkpoints.formats import find_format
+    from kinolab.errors import InputError
+    from kinolab.runtime.files import new_folder
+
+    layout = layouts.get(module.config.kind)
+    if layout is None:
+        if module.config.kind == "diffusers":
+            raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
+        raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
+    writer = find_format(layout)
+    writer.check_writable(module)  # before anything is replaced
+    if overwrite and out.is_dir() and writer.folder:
+        with new_folder(out) as room:  # the old one stands until the new one is whole
+            save(module, room, layout)
+    else:
+        save(module, out, layout)
+
+
+def _say(out: Path, module: Any, what: str) -> None:
+    """What was written, and how large it is."""
     count = sum(p.numel() for p in module.parameters())
-    wrote(out, "model" if to == "model" else "weights")
+    wrote(out, what)
     kind = type(module).__name__
     show({"out": out, "class": kind, "parameters": count}, [f"{out}: {kind}, {count:,} parameters"])
 
@@ -163,7 +178,7 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
     return load(paths, format=format, prefix=prefix, **fields)
 
 
-def _read_whole(source: Sequence[str], settings: list[str], text_encoder: Path | None) -> Any:
+def _read_whole(source: Sequence[str], settings: list[str], encoders: Mapping[str, Path | None]) -> Any:
     """The model of a pipeline's folder, or of a file that holds denoiser and autoencoder; none = neither."""
     from kinolab.checkpoints.pipelines import is_pipeline, read_checkpoint, read_pipeline
     from kinolab.cli.inspect import locate
@@ -175,9 +190,10 @@ def _read_whole(source: Sequence[str], settings: list[str], text_encoder: Path |
         return None
     fields = apply_overrides({}, settings)
     if not is_pipeline(path):
-        return read_checkpoint(path, text_encoder, **fields)
-    if text_encoder is not None:
-        raise InputError(f"--text-encoder: {path} holds its own; leave it out")
+        return read_checkpoint(path, encoders, **fields)
+    for name, folder in encoders.items():
+        if folder is not None:
+            raise InputError(f"--{name}-encoder: {path} holds its own; leave it out")
     return read_pipeline(path, **fields)
 
 
@@ -200,6 +216,7 @@ def _put_under(module: Any, under: str, names: str, to: str) -> tuple[Any, Any]:
 def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.denoisers import AnimateDiff, MotionModules
     from kinolab.errors import InputError
+    from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
 
     config = read_model_config(folder)
@@ -207,6 +224,7 @@ def _read_part(folder: Path, part: str | None) -> Any:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part in ("denoiser", "motion"):
         denoiser = VideoModel.load(folder, device="cpu").denoiser
+        fold(denoiser)
         if part == "denoiser":
             return denoiser
         if not isinstance(denoiser, AnimateDiff):
@@ -216,20 +234,21 @@ def _read_part(folder: Path, part: str | None) -> Any:
 
 
 def _write_model(
-    module: Any, out: Path, source: str, autoencoder: str | None, text_encoder: Path | None = None
+    module: Any, out: Path, source: str, autoencoder: str | None, encoders: Mapping[str, Path | None]
 ) -> None:
     """Write a model folder of an autoencoder, or of a denoiser and its autoencoder."""
     from kinolab.autoencoders import Autoencoder
     from kinolab.checkpoints.pipelines import assembled
     from kinolab.denoisers import MotionModules
     from kinolab.errors import InputError
-    from kinolab.models import load_autoencoder, save_autoencoder
+    from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
     trained = f"converted from {source}"
     if isinstance(module, Autoencoder):
-        if autoencoder is not None or text_encoder is not None:
-            option = "--autoencoder" if autoencoder is not None else "--text-encoder"
-            raise InputError(f"{option} is for denoisers; this is an autoencoder itself")
+        given = {"--autoencoder": autoencoder} | {f"--{name}-encoder": folder for name, folder in encoders.items()}
+        wrong = next((option for option, value in given.items() if value is not None), None)
+        if wrong is not None:
+            raise InputError(f"{wrong} is for denoisers; this is an autoencoder itself")
         save_autoencoder(module, out, trained=trained)
         return
     if isinstance(module, MotionModules):
@@ -240,7 +259,18 @@ def _write_model(
             "was trained on: --autoencoder FOLDER"
         )
     pixels = load_autoencoder(autoencoder, device="cpu")
-    assembled(module, pixels, trained, text_encoder=text_encoder).save(out)
+    if encoders["image"] is not None and module.config.kind != "svd":
+        raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
+    if module.config.kind == "svd":
+        from kinolab.checkpoints.svd_pipeline import svd_model_config
+        from kinolab.conditioning.vision import ClipImageConfig
+
+        folder = encoders["image"]
+        encoder = None if folder is None else ClipImageConfig(folder=folder.absolute())
+        config = svd_model_config(module.config, pixels, trained, image_encoder=encoder)
+        VideoModel(config, pixels, module).save(out)
+        return
+    assembled(module, pixels, trained, text_encoder=encoders["text"]).save(out)
 
 
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:

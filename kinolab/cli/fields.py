@@ -23,6 +23,7 @@ RUN = {
     "sampler": ("diffusion/samplers/base.py", "SamplerConfig"),
     "guidance": ("methods/guidance.py", "GuidanceConfig"),
     "cache": ("methods/step_cache.py", "StepCacheConfig"),
+    "low_resolution": ("generation/low_resolution.py", "LowResolutionConfig"),
 }
 """The groups of a settled run's fields: the file and the classes of each."""
 SAMPLING = {

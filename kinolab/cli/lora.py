@@ -131,7 +131,7 @@ def _denoiser(source: str, settings: list[str]) -> Denoiser:
     from kinolab.errors import InputError
 
     whole = (locate(source) / "model.yaml").exists()
-    module = read_source(source, None, "", [] if whole else settings, "denoiser" if whole else None)
+    module = read_source([source], None, "", [] if whole else settings, "denoiser" if whole else None)
     if not isinstance(module, Denoiser):
         raise InputError(f"{source}: a {type(module).__name__}; adapters are of denoisers")
     return module

@@ -31,6 +31,8 @@ from kinolab.layers.unet_attention import GatedMlp, QkvAttention, read_prompt
 
 Number = Literal["fps", "motion_bucket", "noise_augmentation"]
 NUMBERS: tuple[Number, ...] = ("fps", "motion_bucket", "noise_augmentation")
+USUAL_FPS = (5.0, 30.0)
+"""Frames per second that the public models were trained on."""
 IMAGE, IMAGE_TOKENS = "image", "image_tokens"
 """The conditions that hold the first frame: its latents at every frame, and an image encoder's tokens of it."""
 
@@ -38,8 +40,6 @@ IMAGE, IMAGE_TOKENS = "image", "image_tokens"
 class SvdConfig(UnetFields):
     """The U-Net of Stable Diffusion 2.1 with layers over time; the defaults are those of the public image-to-video
     models."""
-
-    published = {"diffusion": {"schedule": "edm", "prediction": "v"}}  # noqa: RUF012
 
     kind: Literal["svd"] = "svd"
     head_size: int | tuple[int, ...] | None = 64
@@ -173,12 +173,12 @@ class Svd(Unet):
 
     def _spec(self) -> DenoiserSpec:
         spec, config = super()._spec(), self.config
-        more = [Port(name, "vector") for name in config.numbers if name != "fps"]
+        more = [Port(name, "vector", usual=USUAL_FPS if name == "fps" else None) for name in config.numbers]
         text_dim = config.text_dim
         if config.context == "image" and text_dim:
             more.append(Port(IMAGE_TOKENS, "tokens", text_dim))
             text_dim = 0
-        return replace(spec, text_dim=text_dim, fps="fps" in config.numbers, more=(*spec.more, *more))
+        return replace(spec, text_dim=text_dim, more=(*spec.more, *more))
 
     def reset_parameters(self) -> None:
         """Layers over time begin as nothing, beside all that does so in the image model."""
@@ -225,9 +225,12 @@ class Svd(Unet):
 
 def _vanish(layer: SvdTransformer) -> None:
     """What a fresh transformer over time adds to its input: nothing, not even the frames' numbers."""
-    for last in (layer.time_pos_embed[2], layer.ff_in.net[2], layer.attn1.to_out[0], layer.ff.net[2]):
+    lasts: Any = (layer.time_pos_embed[2], layer.ff_in.net[2], layer.attn1.to_out[0], layer.ff.net[2])
+    for last in lasts:
         last.weight.zero_()
         last.bias.zero_()
-    if isinstance(getattr(layer, "attn2", None), QkvAttention):
-        layer.attn2.to_out[0].weight.zero_()
-        layer.attn2.to_out[0].bias.zero_()
+    cross = getattr(layer, "attn2", None)
+    if isinstance(cross, QkvAttention):
+        out: Any = cross.to_out[0]
+        out.weight.zero_()
+        out.bias.zero_()

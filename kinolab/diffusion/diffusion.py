@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
-from kinolab.contracts.method import CONDITIONAL, Call, Denoise, Denoised, Method, Predict, Run, check_methods
+from kinolab.contracts.method import CONDITIONAL, Call, Correct, Denoise, Denoised, Method, Predict, Run, check_methods
 from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
@@ -52,15 +52,17 @@ class DiffusionConfig(Config):
     """Noise levels of the schedule edm; none = those of Stable Video Diffusion."""
     zero_terminal_snr: bool = False
     """Rescale a discrete schedule so that its last step is pure noise (Lin et al. 2024); predict v, sample or flow."""
+    max_beta: float = Field(default=0.999, gt=0.0, lt=1.0)
+    """Cosine only: the largest beta, which the last steps have; 0.9999 in the public code of Video Diffusion Models."""
     num_steps: int = Field(default=1000, ge=2)
     """Timesteps of a discrete schedule; rectified flow and EDM are continuous and do not use them (leave 1000)."""
     prediction: Prediction = "noise"
     """What the denoiser's output means: noise, sample, v, flow (the velocity noise - sample), or edm (EDM's F)."""
     learned_variance: bool = False
     """The denoiser has C more channels that predict the reverse variance (Nichol & Dhariwal 2021)."""
-    loss: Literal["mse", "mse_vb", "min_snr", "min_snr_vb"] = "mse"
+    loss: Literal["mse", "mse_vb", "min_snr", "min_snr_vb", "l1"] = "mse"
     """Squared error of the prediction; min_snr weights it (Hang et al. 2023); _vb adds the term for a learned
-    variance."""
+    variance. l1 is the absolute error, which the public code of Video Diffusion Models trains by."""
     min_snr_gamma: float = Field(default=5.0, gt=0.0)
     """Where min_snr stops the weight from growing with the signal-to-noise ratio."""
     time_sampling: TimeSampling = "uniform"
@@ -103,12 +105,14 @@ class DiffusionConfig(Config):
                 "a learned variance needs a discrete schedule: use linear or cosine, or learned_variance=false"
             )
         if self.learned_variance != self.loss.endswith("_vb"):
-            loss = "mse_vb or min_snr_vb" if self.learned_variance else "mse or min_snr"
+            loss = "mse_vb or min_snr_vb" if self.learned_variance else "mse, min_snr or l1"
             raise ValueError(f"learned_variance={str(self.learned_variance).lower()} goes with the loss {loss}")
         if self.time_sampling != "logit_normal" and (self.logit_mean, self.logit_std) != (0.0, 1.0):
             raise ValueError("logit_mean and logit_std are for time_sampling=logit_normal")
         if self.time_sampling != "mode" and self.mode_scale != 1.29:
             raise ValueError("mode_scale is for time_sampling=mode")
+        if self.max_beta != 0.999 and self.schedule != "cosine":
+            raise ValueError("max_beta is for the cosine schedule")
         if self.betas is not None:
             if self.schedule not in ("linear", "scaled_linear"):
                 raise ValueError(f"betas are for linear and scaled_linear, not for {self.schedule}: leave them out")
@@ -150,7 +154,8 @@ def build_path(config: DiffusionConfig) -> NoisePath:
         ends = config.betas or SCALED_LINEAR
         betas = spaced_betas(config.num_steps, *ends, roots=config.schedule == "scaled_linear")
     else:
-        betas = linear_betas(config.num_steps) if config.schedule == "linear" else cosine_betas(config.num_steps)
+        linear = config.schedule == "linear"
+        betas = linear_betas(config.num_steps) if linear else cosine_betas(config.num_steps, config.max_beta)
     return DiscretePath(betas, zero_terminal_snr=config.zero_terminal_snr)
 
 
@@ -288,8 +293,8 @@ class Diffusion:
             weight: (B, 1, T, H, W) of each latent in the squared error; none = all alike.
 
         Returns:
-            "loss" (B,) to be averaged, its parts "mse" (unweighted) and, for a learned variance, "vb" in bits per
-            element, and the times "t"; all (B,) on the device of z0.
+            "loss" (B,) to be averaged, its parts "mse" (unweighted), "l1" where that is the loss, and, for a learned
+            variance, "vb" in bits per element, and the times "t"; all (B,) on the device of z0.
         """
         z0 = z0.to(torch.promote_types(z0.dtype, torch.float32))
         t = self.draw_times(z0.shape[0], generator, positions=z0[0, 0].numel()) if t is None else t
@@ -298,13 +303,11 @@ class Diffusion:
         z_t = self.q_sample(z0, t, noise)
         output = denoiser(z_t, t.to(z0.device, torch.float32), conditions).to(z0.dtype)
         prediction, variance = self.split(output, z0.shape[1])
-        squared = (prediction - self.target(z0, noise, t)).square()
-        if weight is None:
-            error = squared.flatten(1).mean(1)
-        else:
-            weights = weight.to(squared).expand_as(squared).flatten(1)
-            error = (squared.flatten(1) * weights).sum(1) / weights.sum(1)
-        parts = {"mse": error, "t": t.to(z0.device)}
+        difference = prediction - self.target(z0, noise, t)
+        parts = {"mse": _mean(difference.square(), weight), "t": t.to(z0.device)}
+        error = parts["mse"]
+        if self.config.loss == "l1":
+            error = parts["l1"] = _mean(difference.abs(), weight)
         loss = error * self.loss_weight(t).to(error.dtype).to(error.device)
         if variance is not None:
             assert isinstance(self.path, DiscretePath)
@@ -384,8 +387,12 @@ class Diffusion:
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         times = self.times(sampler, positions=noise[0, 0].numel())
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        run = Run(denoiser, conditions, tuple(z.shape), sampler.steps, self.path, methods)
+        run = Run(denoiser, conditions, tuple(z.shape), sampler.steps, self.path, methods, generator=generator)
         check_methods(run)
+        correcting = next((type(method).__name__ for method in methods if method.corrects), None)
+        if correcting is not None and not SAMPLERS.get(sampler.name).corrected:
+            able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).corrected)
+            raise InputError(f"{correcting} changes z between steps, which {sampler.name} does not allow: use {able}")
         predict = calls(denoiser)
         for method in methods:
             predict = method.network(predict, run)
@@ -407,15 +414,32 @@ class Diffusion:
         for method in methods:
             estimate = method.estimate(estimate, run)
 
-        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> None:
+        correct: Correct = _unchanged
+        for method in methods:
+            correct = method.corrected(correct, estimate, run)
+
+        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor | None:
             run.step = step
             if callback is not None:
                 callback(step, steps, z, denoised)
+            return correct(z, float(times[step])) if correcting is not None and step < steps else None
 
         sample = SAMPLERS.get(sampler.name).sample
         z = sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
         clean_alpha = self.path.scalars(self.path.clean_time)[0]  # 1 / sigma_data for EDM
         return z if clean_alpha == 1.0 else z / clean_alpha
+
+
+def _unchanged(z: Tensor, s: float) -> Tensor:
+    return z
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean (B,) of values (B, C, T, H, W), each by its weight (B, 1, T, H, W); none = all alike."""
+    if weight is None:
+        return values.flatten(1).mean(1)
+    weights = weight.to(values).expand_as(values).flatten(1)
+    return (values.flatten(1) * weights).sum(1) / weights.sum(1)
 
 
 def calls(denoiser: DenoiserLike) -> Predict:

@@ -220,11 +220,11 @@ def spaced_betas(num_steps: int, first: float, last: float, *, roots: bool) -> T
     return torch.linspace(first**power, last**power, num_steps, dtype=torch.float64) ** (1 / power)
 
 
-def cosine_betas(num_steps: int) -> Tensor:
-    """Nichol & Dhariwal 2021, eq. 17: alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2), betas of at most 0.999."""
+def cosine_betas(num_steps: int, largest: float = 0.999) -> Tensor:
+    """Nichol & Dhariwal 2021, eq. 17: alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2), betas of at most `largest`."""
     u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     alphas_bar = torch.cos((u + 0.008) / 1.008 * (math.pi / 2)).square()
-    return (1.0 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=0.999)
+    return (1.0 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=largest)
 
 
 def rescale_to_zero_terminal_snr(alphas_bar: Tensor) -> Tensor:

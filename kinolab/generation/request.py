@@ -10,23 +10,25 @@ from pydantic import Field, field_validator
 
 from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
+from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.config import Config, apply_overrides, load_config
 from kinolab.contracts.events import Events
 from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation.low_resolution import LowResolutionConfig
 from kinolab.methods import (
     FrameReach,
     FrameReachConfig,
     GuidanceConfig,
     Method,
+    MethodsConfig,
     SteeringConfig,
     StepCache,
     StepCacheConfig,
 )
 from kinolab.methods import build as build_methods
-from kinolab.methods import checked as checked_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.precision import PrecisionPolicy, resolve
@@ -51,16 +53,9 @@ class SamplingConfig(Config):
     reach: ReachName | Lists | None = None
     """Which frames a frame's self-attention reads: own, first, first_previous, all, first_last, or for each frame of
     tokens the frames that it reads; none = as trained."""
-    methods: dict[str, Any] = Field(default_factory=dict)
-    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost."""
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return checked_methods(asked)
-        except InputError as error:
-            raise ValueError(str(error)) from None
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Other methods that wrap the sampling run, by name, each with its fields; the first is innermost. One that the
+    model has of itself is replaced."""
 
     @property
     def wrappers(self) -> list[Method]:
@@ -118,6 +113,8 @@ class GenerateConfig(SamplingConfig):
     """Where to compute: auto, or a device by name (`devices.choose`); the file records what was taken."""
     given: GivenConfig | None = None
     """What is given of the video, for every task but generating it from nothing."""
+    low_resolution: LowResolutionConfig | None = None
+    """A low-resolution clip that the video is held to, by a model that was not trained for it."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -183,7 +180,8 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
     # A task makes a video of any number of frames.
     checked = made.frames if config.given is not None or frames is None else frames
     model.output.autoencoder.spec.check(checked, *size)
-    if config.given is not None and config.given.method == "trained" and model.denoiser.spec.given == "none":
+    takes = model.denoiser.spec.given != "none" or FIRST_FRAME in model.spec.ports
+    if config.given is not None and config.given.method == "trained" and not takes:
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
     requests = make_requests(config)
     sampler, guidance = model.settled(requests, config.sampler, config.guidance)
@@ -218,7 +216,9 @@ def fit_guidance(model: VideoModel, requests: Sequence[Request], config: Generat
         raise InputError("--negative is what guidance moves away from, and --guidance is 1: set it to 2 to 8")
     # Of scales by condition each is checked by itself (`kinolab.methods.Guidance.check`).
     unguided = config.guidance is None or not config.guidance.active or bool(config.guidance.scales)
-    if unguided or any(r.prompt is not None or r.label is not None for r in requests):
+    if guidance.active and FIRST_FRAME in guidance.of and config.given is None and FIRST_FRAME not in config.conditions:
+        raise InputError("this model makes a video of an image: kinolab animate IMAGE --model ..., or --guidance 1")
+    if unguided or guidance.of or any(r.prompt is not None or r.label is not None for r in requests):
         return
     spec = model.denoiser.spec
     if not (spec.num_classes or spec.text_dim or spec.pooled_dim):
@@ -231,7 +231,10 @@ def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     spec = model.autoencoder.spec
     fps = config.fps or model.config.fps
     shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames)
-    return prepare(config.given, shape, config.frames)
+    given = config.given
+    if FIRST_FRAME in model.spec.ports and given.overlap is None and given.task in ("animate", "extend"):
+        given = given.model_copy(update={"overlap": 1})  # a longer video goes on from the last frame of each window
+    return prepare(given, shape, config.frames)
 
 
 def steering(given: GivenConfig) -> SteeringConfig | None:
@@ -251,8 +254,8 @@ def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    given = [] if config.given is None else config.given.files()
-    return [*given, *asked_files(config.conditions), *(file for use in config.lora for file in use.files())]
+    named = [group.files() for group in (config.given, config.low_resolution, *config.lora) if group is not None]
+    return [*(path for files in named for path in files), *asked_files(config.conditions)]
 
 
 def default_model(*, prompts: bool = False) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor
 from kinolab.conditioning import asked_files
 from kinolab.contracts.events import Events, Listener, Turn, events_of
 from kinolab.errors import InputError
+from kinolab.generation.low_resolution import low_resolution
 from kinolab.generation.request import GenerateConfig, SamplingConfig, steering
-from kinolab.methods import SteeringConfig
+from kinolab.methods import Method, SteeringConfig
 from kinolab.models import Request, VideoModel
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import Prepared
@@ -26,8 +27,10 @@ def make_clips(
     events: Events,
 ) -> Callable[[int], Tensor]:
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
+    held = _held_to(config, model, prepared)
     if prepared is None:
-        latents = model.sample_latents(requests, events=events, **config.arguments)
+        how = config.arguments
+        latents = model.sample_latents(requests, events=events, **how | {"methods": [*how["methods"], *held]})
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
     if len(prepared.windows) > 1 and asked_files(config.conditions):
@@ -42,9 +45,24 @@ def make_clips(
         steering=steering(config.given),
         exact=config.given.keep == "exact",
         sampling=config,
+        methods=held,
         events=events,
     )
     return lambda k: made[k][:, prepared.shown]
+
+
+def _held_to(config: GenerateConfig, model: VideoModel, prepared: Prepared | None) -> list[Method]:
+    """What holds a settled request's videos to its low-resolution clip, if it has one."""
+    if config.low_resolution is None:
+        return []
+    if prepared is not None and (len(prepared.windows) > 1 or prepared.shown.start):
+        raise InputError(f"low_resolution: expected a video of at most the model's {model.config.frames} frames")
+    frames = config.frames or model.config.frames
+    if prepared is not None:
+        frames = min(prepared.canvas.video.shape[2], prepared.shown.stop or frames)
+    fps = (config.fps if prepared is None else prepared.fps) or model.config.fps
+    assert config.size is not None
+    return [low_resolution(config.low_resolution, model, frames, fps, config.size)]
 
 
 def fill_canvas(
@@ -56,14 +74,17 @@ def fill_canvas(
     steering: SteeringConfig | None = None,
     exact: bool = False,
     sampling: SamplingConfig | None = None,
+    methods: Sequence[Method] = (),
     events: Listener = None,
 ) -> Tensor:
     """Generate what a canvas lacks, window by window: (B, 3, T, H, W) in [-1, 1].
 
     A window with nothing given yet is generated freely; noise of clip k and window n comes from its seed and n. With
     `exact` the given pixels come out as they were; else as the decoder makes them in the first window that shows them.
+    `methods` wrap every window beside those of `sampling`.
     """
-    told, how = events_of(events), {} if sampling is None else sampling.arguments
+    told, how = events_of(events), (SamplingConfig() if sampling is None else sampling).arguments
+    how["methods"] = [*how["methods"], *methods]
     shown, unseen = canvas.video.clone(), torch.ones_like(canvas.mask)
     for n, frames in enumerate(windows):
         video, mask = canvas.window(frames)

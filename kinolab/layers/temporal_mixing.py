@@ -53,14 +53,18 @@ class TimeConvolution(nn.Module):
         if self.conv2.bias is not None:
             self.conv2.bias.zero_()
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """x (B, C, T, H, W), time (B, 1 or T, E) after its SiLU -> (B, C, T, H, W)."""
+    def forward(self, x: Tensor, time: Tensor | None = None, told: Tensor | None = None) -> Tensor:
+        """x (B, C, T, H, W), time (B, 1 or T, E) after its SiLU -> (B, C, T, H, W); told: more of x's shape that the
+        second convolution is told of."""
         h = self.conv1(silu(self.norm1(x)))
+        if told is not None:
+            h = add(h, told)
         if time is not None:
             h = add(h, self.time_emb_proj(time).transpose(1, 2)[..., None, None])
         return add(self.conv2(silu(self.norm2(h))), x)
 
-    def over_places(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """The same of tokens x (B, T, S, C): a channels-last video whose places stand in one row."""
-        made = self(x.permute(0, 3, 1, 2).unsqueeze(-1), time)  # (B, C, T, S, 1)
+    def over_places(self, x: Tensor, time: Tensor | None = None, told: Tensor | None = None) -> Tensor:
+        """The same of tokens x and told (B, T, S, C): a channels-last video whose places stand in one row."""
+        more = None if told is None else told.permute(0, 3, 1, 2).unsqueeze(-1)
+        made = self(x.permute(0, 3, 1, 2).unsqueeze(-1), time, more)  # (B, C, T, S, 1)
         return made.squeeze(-1).permute(0, 2, 3, 1)

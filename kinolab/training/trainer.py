@@ -34,12 +34,17 @@ from kinolab.training.state import RunState, checkpoints
 @dataclass
 class Part:
     """One module that is trained: its own optimiser, an average where it is wanted, and when it steps: from step
-    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5)."""
+    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5).
+
+    frozen_elsewhere: its frozen weights are read from where they came from whenever the run goes on, so that they are
+    neither averaged nor saved; their sum is.
+    """
 
     module: nn.Module
     averaged: bool = True
     starts: int = 0
     every: int = 1
+    frozen_elsewhere: bool = False
     wrapped: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema | None = field(init=False, default=None)
@@ -109,12 +114,13 @@ class Trainer:
             if config.compile:
                 part.wrapped.compile()
             part.optimizer = make_optimizer(part.wrapped, config)
-            part.ema = Ema(part.module, config.ema) if part.averaged else None
+            part.ema = Ema(part.module, config.ema, frozen=not part.frozen_elsewhere) if part.averaged else None
         self.state = RunState(
             {n: p.module for n, p in job.parts.items()},
             {n: p.optimizer for n, p in job.parts.items()},
             {n: p.ema for n, p in job.parts.items() if p.ema is not None},
             ranks,
+            frozen_elsewhere=[n for n, p in job.parts.items() if p.frozen_elsewhere],
         )
         self.stop_asked = False
 

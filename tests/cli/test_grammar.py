@@ -19,6 +19,7 @@ from kinolab.cli import COMING, COMMANDS, HEADINGS, build
 from kinolab.cli.fields import RUN, about, described, names_of
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
+from kinolab.generation.low_resolution import LowResolutionConfig
 from kinolab.generation.request import GenerateConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
@@ -82,7 +83,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
 def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: dict[str, type[Config]] = {
         "": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
-        "cache": StepCacheConfig,
+        "cache": StepCacheConfig, "low_resolution": LowResolutionConfig,
     }  # fmt: skip
     assert configs.keys() == RUN.keys()
     for group, config in configs.items():
@@ -95,7 +96,7 @@ def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert about("sampler.name", table="SAMPLERS").endswith("One of ddpm, ddim, dpmpp_2m, euler, heun.")
     assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
     monkeypatch.delitem(sys.modules, "kinolab.tables")
-    assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == ()
+    assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
     assert described(*RUN["given"])["method"].choices == ("auto", "trained", "reconstruction", "replacement")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,13 +51,14 @@ def test_what_was_extracted_and_converted_gives_the_tuned_model_again(
     assert "2 layers named as in kinolab" in capsys.readouterr().out
     assert set(read_adapter(tmp_path / "peft").layers) == {f"blocks.{k}.attn.qkv" for k in range(2)}
     shown = {}
-    for name, words in {
+    asked: dict[str, list[Any]] = {
         "tuned": ["--model", "tuned"],
         "style": ["--model", "base", "--lora", f"{out}:1"],
         "halves": ["--model", "base", "--lora", f"{tmp_path / 'peft'}:0.5", "--lora", f"{out}:0.5"],
         "beside": ["--model", "base", "--lora", out, "-s", "merge_lora=false"],
         "base": ["--model", "base"],
-    }.items():
+    }
+    for name, words in asked.items():
         path = tmp_path / f"{name}.mkv"
         assert run("generate", "--label", 1, *words, "--out", path, "-s", "precision=float32") == 0
         shown[name] = video.read(path).frames.astype(int)
@@ -67,8 +69,8 @@ def test_what_was_extracted_and_converted_gives_the_tuned_model_again(
     record = json.loads((tmp_path / "halves.json").read_text())
     assert [use["weight"] for use in record["request"]["lora"]] == [0.5, 0.5]
     # VDT's blocks have layers of these names and sizes too.
-    words = ("predict", tmp_path / "base.mkv", "--model", "vdt", "--given", 2, "--lora", f"{out}:1")
-    assert run(*words, "--out", tmp_path / "p.mkv") == 0
+    told = ("predict", tmp_path / "base.mkv", "--model", "vdt", "--given", 2, "--lora", f"{out}:1")
+    assert run(*told, "--out", tmp_path / "p.mkv") == 0
     assert json.loads((tmp_path / "p.json").read_text())["request"]["lora"] == [{"path": str(out), "weight": 1.0}]
     assert run("rerun", tmp_path / "p.mkv", "--out", tmp_path / "again.mkv") == 0
 

@@ -34,6 +34,8 @@ DIFFUSERS = "pytorch_lora_weights"
 METADATA = "lora_adapter_metadata"
 """The entry of a safetensors header in which diffusers keeps peft's settings."""
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+LARGEST = 2**26
+"""Numbers of a change that is made of a kernel and of what stands before it."""
 SHOWN = 8
 """Names that an error lists."""
 
@@ -234,6 +236,10 @@ def _layer(path: Path, name: str, pieces: Mapping[Role, Tensor], settings: _Sett
     if fits and mid is not None:
         # LoCon's Tucker form: down is 1 x 1, the kernel stands between: (r, r', kh, kw)
         fits = math.prod(down.shape[2:]) == 1 and mid.ndim >= 3 and mid.shape[1] == len(down)
+        if fits and mid.numel() // len(down) * down.shape[1] > LARGEST:  # small tensors may make a huge one
+            raise InputError(
+                f"{path}: {name}: its kernel of {tuple(mid.shape)} makes a change of more than {LARGEST:,}"
+            )
         down = torch.einsum("rs...,si->ri...", mid.float(), down.flatten(1).float()) if fits else down
     if not fits or up.shape[1] != len(down):
         shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in pieces.items() if role != "alpha")

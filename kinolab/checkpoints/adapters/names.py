@@ -208,7 +208,8 @@ def public_changes(layout: Layout, changes: Mapping[str, Change]) -> dict[str, L
         if change is None:
             continue
         up = layout.turned(place.layer, change.up).chunk(place.count)[place.index]
-        used = up.ne(0).any(0) if place.count > 1 else up.new_ones(up.shape[1]).bool()
+        apart = place.count > 1 and bool(change.up.any())
+        used = up.ne(0).any(0) if apart else up.new_ones(up.shape[1]).bool()
         if bool(used.any()):
             down = change.down[used]
             found[public] = LowRank(down, up[:, used], float(len(down)))
@@ -227,7 +228,7 @@ def likely_formats(adapter: Adapter) -> list[Format]:
     for format in map(find_format, FORMATS):
         if issubclass(format.module_class, Denoiser):
             with torch.device("meta"):
-                module = format.build(format.config_class())
+                module: Any = format.build(format.config_class())
             layout = _layout(format.name, format, module)
             known = {NUMBER.sub("#", name) for name in (*layout.places, *layout.flat)}
             alike.setdefault(sum(NUMBER.sub("#", name) in known for name in adapter.layers), []).append(format)

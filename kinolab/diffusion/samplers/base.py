@@ -36,6 +36,9 @@ class SamplerConfig(Config):
     variance: Literal["auto", "learned", "small", "large"] = "auto"
     """ddpm only: small is the posterior's, large is beta; auto is learned where the denoiser predicts it, else
     small."""
+    gamma: float = Field(default=0.0, ge=0.0, le=1.0)
+    """ddpm only: share of the way from small to large, of the log variance (Ho et al. 2022, Video Diffusion Models,
+    eq. 4); with variance small, or auto of a denoiser that predicts none."""
     churn: ChurnConfig | None = None
     """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
 
@@ -46,6 +49,10 @@ class SamplerConfig(Config):
             raise ValueError(f"eta is for the ddim sampler only, not {self.name}: leave it 0 or choose ddim")
         if self.variance != "auto" and "variance" not in takes:
             raise ValueError(f"variance is for the ddpm sampler only, not {self.name}: leave it auto or choose ddpm")
+        if self.gamma and "gamma" not in takes:
+            raise ValueError(f"gamma is for the ddpm sampler only, not {self.name}: leave it 0 or choose ddpm")
+        if self.gamma and self.variance not in ("auto", "small"):
+            raise ValueError(f"gamma lies between variance small and large: leave it 0 for {self.variance}")
         if self.churn is not None and "churn" not in takes:
             raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
         return self
@@ -53,6 +60,8 @@ class SamplerConfig(Config):
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 """callback(step, steps, z, denoised) after each step, counted from 1: the new z and the clean estimate it came from."""
+AfterStep = Callable[[int, int, Tensor, Tensor], Tensor | None]
+"""The same as samplers call it; what it gives back, if anything, takes the place of z (`continued`)."""
 
 
 class SampleFunction(Protocol):
@@ -67,7 +76,7 @@ class SampleFunction(Protocol):
         path: NoisePath,
         config: SamplerConfig,
         generator: torch.Generator | None = None,
-        callback: Callback | None = None,
+        callback: AfterStep | None = None,
     ) -> Tensor: ...
 
 
@@ -81,8 +90,16 @@ class Sampler:
     """The fields of `SamplerConfig` that it takes beside those that all take."""
     deterministic: ClassVar[bool] = True
     """Whether the same noise always becomes the same sample."""
+    corrected: ClassVar[bool] = False
+    """Whether z may be changed between two steps: its steps have no memory, and go on with what the callback gives."""
     calls: ClassVar[int] = 1
     """Calls of the denoiser in a step."""
+
+
+def continued(callback: AfterStep | None, step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor:
+    """Tell the callback of a step; z, or what the callback gives in its place."""
+    other = None if callback is None else callback(step, steps, z, denoised)
+    return z if other is None else other
 
 
 def sampler_of(name: str) -> type[Sampler]:

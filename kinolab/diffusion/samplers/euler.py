@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Sampler, SamplerConfig, continued
 from kinolab.diffusion.samplers.churn import churned
 
 
@@ -24,7 +24,7 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
     """y_s = y_t + (tau_s - tau_t) * slope, with y = z / n (Liu et al. 2022; Karras et al. 2022)."""
     steps = len(times) - 1
@@ -35,8 +35,7 @@ def sample(
         x = denoise(z, t).sample
         slope = path.slope(x, sample_to_noise(x, z, *path.scalars(t)))
         z = n_s * (z / n_t + (tau_s - tau_t) * slope)
-        if callback is not None:
-            callback(i + 1, steps, z, x)
+        z = continued(callback, i + 1, steps, z, x)
     return z
 
 
@@ -44,4 +43,5 @@ class Euler(Sampler):
     """Euler's steps: of first order; deterministic without churn."""
 
     fields = ("churn",)
+    corrected = True
     sample = staticmethod(sample)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Sampler, SamplerConfig, continued
 from kinolab.diffusion.samplers.churn import churned
 
 
@@ -22,7 +22,7 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
     """Average of the slopes at both ends of each step; the last step is Euler's (Karras et al. 2022, algorithm 1)."""
     steps = len(times) - 1
@@ -39,8 +39,7 @@ def sample(
             x = denoise(z, s).sample
             slope = 0.5 * (slope + path.slope(x, sample_to_noise(x, z, *path.scalars(s))))
             z = n_s * (y + (tau_s - tau_t) * slope)
-        if callback is not None:
-            callback(i + 1, steps, z, x)
+        z = continued(callback, i + 1, steps, z, x)
     return z
 
 
@@ -52,4 +51,5 @@ class Heun(Sampler):
     is then the shortest."""
     calls = 2
     fields = ("churn",)
+    corrected = True
     sample = staticmethod(sample)

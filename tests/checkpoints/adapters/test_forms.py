@@ -164,6 +164,12 @@ def test_what_is_no_adapter_is_said_in_one_line(tmp_path: Path) -> None:
     for tensors, said in cases:
         with pytest.raises(InputError, match=said):
             read_adapter(write(path, **tensors))
+    huge = {
+        "lora_unet_a__lora_down__weight": torch.ones(1, 2**16, 1, 1),
+        "lora_unet_a__lora_up__weight": torch.ones(2, 2**11),
+    }
+    with pytest.raises(InputError, match="makes a change of more than"):
+        read_adapter(write(path, **huge, lora_unet_a__lora_mid__weight=torch.ones(2**11, 1, 1, 1)))
     path.write_bytes(b"not weights")
     with pytest.raises(InputError, match="not a weights file"):
         read_adapter(path)

@@ -75,7 +75,7 @@ def of_ours(name: str, model: Any, z: Tensor, text: Tensor, pooled: Tensor) -> T
 
 def random_adapter(model: Any) -> dict[str, LowRank]:
     """A change of every linear layer and convolution of diffusers' model, by its own names."""
-    layers = {}
+    layers: dict[str, LowRank] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             out, *rest = layer.weight.shape
