@@ -147,7 +147,8 @@ def test_parameters_are_trained_by_name(world: World, tmp_path: Path) -> None:
     assert not after["mid_block.after_resnet.0.conv.conv2.weight"].any()
     assert after["down_blocks.0.after_attention.0.ff.net.2.weight"].any()
     assert any(note.startswith("named: ") for note in heard.notes)
-    for changes in ({"trained_names": []}, {"trained": "temporal"}):
+    wrong: list[dict[str, Any]] = [{"trained_names": []}, {"trained": "temporal"}]
+    for changes in wrong:
         with pytest.raises(InputError, match="trained: named and trained_names go together"):
             load_recipe(some | changes)
     with pytest.raises(InputError, match=r"trained_names: \*\.attn_temp\.\* is no parameter of the denoiser"):
