@@ -51,7 +51,8 @@ class InitialConfig(Config):
     """A model folder, a run folder or a weights file."""
     method: Literal["weights", "tail", "average", "random"] = "weights"
     """`weights` copies an equal model; the others inflate an image autoencoder to odvae (OD-VAE, section 3.3) or dpvae;
-    `random` only matches its shape (dpvae keeps it as the frozen part)."""
+    `random` only matches its shape (dpvae keeps it as the frozen part). An image autoencoder under a temporal_decoder
+    is taken as it is, and the layers over time begin as nothing."""
 
 
 class DenoiserInitialConfig(Config):
@@ -59,9 +60,10 @@ class DenoiserInitialConfig(Config):
 
     path: Path
     """A model folder, a run folder, or a file of public weights."""
-    method: Literal["weights", "image"] = "weights"
+    method: Literal["weights", "image", "stage"] = "weights"
     """`weights` copies an equal model; `image` makes a Latte (its section 3.4) or a VDT from an image DiT, and a video
-    MMDiT from one of images."""
+    MMDiT from one of images; `stage` takes from a Stable Video Diffusion model what fits, so that image to video begins
+    with text to video: new inputs begin at zero, and what reads another context afresh."""
     image: ImageInitConfig = ImageInitConfig()
     """How a DiT's weights become video weights."""
     num_heads: int | None = None

@@ -74,15 +74,16 @@ class LowRank:
 class Adapter:
     """What a file or folder holds.
 
-    layers: changes of a denoiser's layers, by the names that the file calls them (kohya's have underscores for dots);
-    text: those of text encoders; unexpected: names of tensors that are of no form. files: what was read.
+    layers: changes of a denoiser's layers, by the names that the file calls them (kohya's have underscores for dots).
+    text: those of text encoders, by the encoder's number from 1 on. unexpected: names of tensors that are of no form.
+    header: the entries of a safetensors header.
     """
 
     path: Path
     form: FormName
     container: str
     layers: dict[str, LowRank]
-    text: dict[str, LowRank] = field(default_factory=dict)
+    text: dict[int, dict[str, LowRank]] = field(default_factory=dict)
     unexpected: tuple[str, ...] = ()
     dtypes: dict[str, int] = field(default_factory=dict)
     header: dict[str, str] = field(default_factory=dict)
@@ -142,25 +143,27 @@ def read_adapter(path: Path | str) -> Adapter:
         raise InputError(f"{path}: an adapter of another kind, {kind}; LoRA alone is read")
     settings = _settings(files[1:], header)
     form = form_of(tensors, settings=len(files) > 1)
-    found: dict[bool, dict[str, dict[Role, Tensor]]] = {False: {}, True: {}}
+    found: dict[int, dict[str, dict[Role, Tensor]]] = {}
     unexpected = []
     for name, tensor in tensors.items():
         key = parse(name)
         if key is None:
             unexpected.append(name)
         else:
-            layer = found[key.text].setdefault(key.layer, {})
+            layer = found.setdefault(key.text, {}).setdefault(key.layer, {})
             if key.role in layer:
                 raise InputError(f"{path}: {name}: the file holds this layer's {key.role} twice")
             layer[key.role] = tensor
-    if not found[False] and not found[True]:
+    if not found:
         heads = ", ".join(list(tensors)[:3])
         raise InputError(f"{path}: no LoRA adapter in a known form (peft, diffusers, kohya); its names begin {heads}")
-    layers, text = (
-        {name: _layer(path, name, pieces, settings) for name, pieces in found[part].items()} for part in (False, True)
-    )
+    made = {
+        part: {name: _layer(path, name, pieces, settings) for name, pieces in layers.items()}
+        for part, layers in found.items()
+    }
+    layers = made.pop(0, {})
     dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())
-    return Adapter(path, form, container, layers, text, tuple(unexpected), dict(dtypes), header)
+    return Adapter(path, form, container, layers, made, tuple(unexpected), dict(dtypes), header)
 
 
 @dataclass(frozen=True)
