@@ -13,6 +13,7 @@ from kinolab.contracts.table import Table
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import Autoencoder
     from kinolab.checkpoints.base import Format
+    from kinolab.conditioning.vision.base import ImageEncoder
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
     from kinolab.data.curate.base import Signal
@@ -52,6 +53,7 @@ DENOISERS: Table[Denoiser] = Table(
             "vdm": "kinolab.denoisers.vdm:Vdm",
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
+            "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
         }
     },
 )
@@ -70,6 +72,17 @@ SAMPLERS: Table[Sampler] = Table(
     },
 )
 """From noise to a sample, by the `name` in their config."""
+
+IMAGE_ENCODERS: Table[ImageEncoder] = Table(
+    "image encoder",
+    {
+        "": {
+            "clip": "kinolab.conditioning.vision.clip:ClipImage",
+            "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+        }
+    },
+)
+"""A picture -> the tokens that denoisers attend to, by the `kind` of their config."""
 
 OWN_FIELD = "asked for by a field"
 METHODS: Table[Method] = Table(

@@ -19,5 +19,6 @@ UNETS: dict[str, Config] = {
     "svd": denoisers.SvdConfig(**SMALL, head_size=None, number_features=6, context="text", concatenated={}),
     "modelscope": denoisers.ModelScopeConfig(**SMALL),
     "animatediff": denoisers.AnimateDiffConfig(**SMALL, motion_heads=2, version="v2"),
+    "video_ldm": denoisers.VideoLdmConfig(**SMALL, num_frames=4),
 }
 """By the `kind` of each."""

@@ -20,6 +20,7 @@ from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, read,
 from kinolab.config import load_config, read_yaml
 from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
+from kinolab.runtime.paths import single
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _adapter_facts(found: Adapter, fits: bool | None) -> AdapterFacts:
     return AdapterFacts(
         form=found.form,
         layers=tuple(found.layers),
-        text=tuple(found.text),
+        text=tuple(name for layers in found.text.values() for name in layers),
         ranks=found.ranks,
         alphas=found.alphas,
         inputs=dict(inputs.most_common()),
@@ -209,6 +210,13 @@ def _inspect_model(folder: Path) -> Inspection:
         parts[name] = Inspection(
             weights, stored.container, str(config.get("kind")), config=config, **_facts(stored.tensors)
         )
+    adapters = values.get("lora")
+    for name, config in adapters.items() if isinstance(adapters, dict) else ():
+        weights = single(folder, f"lora-{name}.safetensors")
+        stored = read_part(weights)
+        title = f"a LoRA adapter of {len(stored.tensors) // 2} layers"
+        told = config if isinstance(config, dict) else {}
+        parts[f"lora-{name}"] = Inspection(weights, stored.container, title, config=told, **_facts(stored.tensors))
     general = {k: v for k, v in values.items() if k not in parts}
     tensors = sum(part.tensors for part in parts.values())
     parameters = sum(part.parameters for part in parts.values())

@@ -65,6 +65,9 @@ def convert(
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", "-a", help="Model folder that a denoiser is put together with.")
     ] = None,
+    image_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
+    ] = None,
     part: Annotated[
         Literal["autoencoder", "denoiser"] | None, typer.Option(help="Which part of a whole model to write.")
     ] = None,
@@ -79,7 +82,7 @@ def convert(
 
     An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT, VDM) needs the autoencoder
     whose latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
-    another layout.
+    another layout. A whole pipeline of Stable Video Diffusion in diffusers' layout becomes a model at once.
     """
     from kinolab.errors import InputError
     from kinolab.runtime.files import finish_folder, new_folder
@@ -88,11 +91,17 @@ def convert(
     finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
+    if to == "model" and is_pipeline(source):
+        with watch("reading weights"):
+            model = read_pipeline(source, setting or [])
+        with watch("writing weights"):
+            model.save(out)
+        return _say(out, model.denoiser, "model")
     with watch("reading weights"):
         module = read_source(source, format, prefix, setting or [], part)
     if to == "model":
         with watch("writing weights"):
-            _write_model(module, out, " and ".join(Path(name).name for name in source), autoencoder)
+            _write_model(module, out, " and ".join(Path(name).name for name in source), autoencoder, image_encoder)
     else:
         from kinolab.checkpoints import save
         from kinolab.checkpoints.formats import find_format
@@ -113,8 +122,28 @@ def convert(
                     save(module, room, layout)
             else:
                 save(module, out, layout)
+    return _say(out, module, "model" if to == "model" else "weights")
+
+
+def is_pipeline(source: Sequence[str]) -> bool:
+    """Whether one folder is named that holds a whole pipeline."""
+    from kinolab.checkpoints.svd_pipeline import is_svd_pipeline
+
+    return len(source) == 1 and is_svd_pipeline(Path(source[0]))
+
+
+def read_pipeline(source: Sequence[str], settings: list[str]) -> Any:
+    """The model of a pipeline's folder."""
+    from kinolab.checkpoints.svd_pipeline import read_svd_pipeline
+    from kinolab.config import apply_overrides
+
+    return read_svd_pipeline(Path(source[0]), **apply_overrides({}, settings))
+
+
+def _say(out: Path, module: Any, what: str) -> None:
+    """What was written, and how large it is."""
     count = sum(p.numel() for p in module.parameters())
-    wrote(out, "model" if to == "model" else "weights")
+    wrote(out, what)
     kind = type(module).__name__
     show({"out": out, "class": kind, "parameters": count}, [f"{out}: {kind}, {count:,} parameters"])
 
@@ -145,17 +174,22 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
 
 def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
+    from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
 
     config = read_model_config(folder)
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part == "denoiser":
-        return VideoModel.load(folder, device="cpu").denoiser
+        denoiser = VideoModel.load(folder, device="cpu").denoiser
+        fold(denoiser)
+        return denoiser
     return load_autoencoder(folder, device="cpu")
 
 
-def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -> None:
+def _write_model(
+    module: Any, out: Path, source: str, autoencoder: str | None, image_encoder: Path | None = None
+) -> None:
     """Write a model folder of an autoencoder, or of a denoiser and its autoencoder."""
     from kinolab.autoencoders import Autoencoder
     from kinolab.errors import InputError
@@ -173,7 +207,17 @@ def _write_model(module: Any, out: Path, source: str, autoencoder: str | None) -
             "was trained on: --autoencoder FOLDER"
         )
     pixels = load_autoencoder(autoencoder, device="cpu")
-    VideoModel(model_config(module.config, pixels, trained), pixels, module).save(out)
+    if module.config.kind == "svd":
+        from kinolab.checkpoints.svd_pipeline import svd_model_config
+        from kinolab.conditioning.vision import ClipImageConfig
+
+        encoder = None if image_encoder is None else ClipImageConfig(folder=image_encoder.absolute())
+        config = svd_model_config(module.config, pixels, trained, image_encoder=encoder)
+    elif image_encoder is not None:
+        raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
+    else:
+        config = model_config(module.config, pixels, trained)
+    VideoModel(config, pixels, module).save(out)
 
 
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:

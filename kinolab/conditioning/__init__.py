@@ -29,9 +29,13 @@ from kinolab.conditioning.control import MAPS, Control
 from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
+from kinolab.conditioning.image import Image
+from kinolab.conditioning.image_tokens import ImageTokens
 from kinolab.conditioning.images import joined
 from kinolab.conditioning.label import Label, label_index, without_label
 from kinolab.conditioning.low_resolution import LowResolution
+from kinolab.conditioning.motion_bucket import MotionBucket
+from kinolab.conditioning.noise_augmentation import NoiseAugmentation
 from kinolab.conditioning.noise_level import NoiseLevel
 from kinolab.conditioning.prompt import Prompt, dropped, negative, unasked, warn_blank
 from kinolab.config import load_config
@@ -74,7 +78,16 @@ CONDITIONS: Table[Condition[Any]] = Table(
     {
         # Recipes and requests have fields of their own for these.
         "with fields": {"text": Prompt, "label": Label, "fps": Fps, "given": Given},
-        "": {"noise_level": NoiseLevel, "low_resolution": LowResolution, "control": Control, "focus": Focus},
+        "": {
+            "noise_level": NoiseLevel,
+            "low_resolution": LowResolution,
+            "control": Control,
+            "focus": Focus,
+            "motion_bucket": MotionBucket,
+            "noise_augmentation": NoiseAugmentation,
+            "image": Image,
+            "image_tokens": ImageTokens,
+        },
     },
 )
 """In the order in which they are told: one may look at what those before it told."""
@@ -200,8 +213,7 @@ def drop(conditions: Conditions, setting: Setting, draws: Draws, rates: Rates) -
     for condition in taken(setting):
         if condition.name in FIXED or condition.name not in conditions or not condition.config.dropout:
             continue
-        rows = uniform(draws(f"dropout {condition.name}")) < condition.config.dropout
-        conditions = conditions.with_null(rows.to(setting.device), condition.tells)
+        conditions = conditions.with_null(condition.dropped(draws).to(setting.device), condition.tells)
     return conditions
 
 

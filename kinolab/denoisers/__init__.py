@@ -17,6 +17,7 @@ from kinolab.denoisers.svd import Svd, SvdConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
+from kinolab.denoisers.video_ldm import VideoLdm, VideoLdmConfig
 from kinolab.tables import DENOISERS
 
 DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS.one_of()]
@@ -53,5 +54,7 @@ __all__ = [
     "VdmConfig",
     "Vdt",
     "VdtConfig",
+    "VideoLdm",
+    "VideoLdmConfig",
     "build",
 ]

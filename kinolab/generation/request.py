@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
+from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.config import Config, apply_overrides, load_config
 from kinolab.contracts.events import Events
 from kinolab.contracts.reach import Lists, ReachName
@@ -179,7 +180,8 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
     # A task makes a video of any number of frames.
     checked = made.frames if config.given is not None or frames is None else frames
     model.output.autoencoder.spec.check(checked, *size)
-    if config.given is not None and config.given.method == "trained" and model.denoiser.spec.given == "none":
+    takes = model.denoiser.spec.given != "none" or FIRST_FRAME in model.spec.ports
+    if config.given is not None and config.given.method == "trained" and not takes:
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
     requests = make_requests(config)
     sampler, guidance = model.settled(requests, config.sampler, config.guidance)
@@ -214,7 +216,9 @@ def fit_guidance(model: VideoModel, requests: Sequence[Request], config: Generat
         raise InputError("--negative is what guidance moves away from, and --guidance is 1: set it to 2 to 8")
     # Of scales by condition each is checked by itself (`kinolab.methods.Guidance.check`).
     unguided = config.guidance is None or not config.guidance.active or bool(config.guidance.scales)
-    if unguided or any(r.prompt is not None or r.label is not None for r in requests):
+    if guidance.active and FIRST_FRAME in guidance.of and config.given is None and FIRST_FRAME not in config.conditions:
+        raise InputError("this model makes a video of an image: kinolab animate IMAGE --model ..., or --guidance 1")
+    if unguided or guidance.of or any(r.prompt is not None or r.label is not None for r in requests):
         return
     spec = model.denoiser.spec
     if not (spec.num_classes or spec.text_dim or spec.pooled_dim):
@@ -227,7 +231,10 @@ def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     spec = model.autoencoder.spec
     fps = config.fps or model.config.fps
     shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames)
-    return prepare(config.given, shape, config.frames)
+    given = config.given
+    if FIRST_FRAME in model.spec.ports and given.overlap is None and given.task in ("animate", "extend"):
+        given = given.model_copy(update={"overlap": 1})  # a longer video goes on from the last frame of each window
+    return prepare(given, shape, config.frames)
 
 
 def steering(given: GivenConfig) -> SteeringConfig | None:

@@ -240,7 +240,9 @@ def _check_same(out: Path, config: GenerateConfig) -> None:
         raise InputError(f"{path}: not a record of VBench's videos; choose another folder") from None
     now = config.model_dump(mode="json", exclude={"prompts"})
     # Where the model lies and how many videos there are to be of a prompt changes none of them.
-    other = [key for key in now if key not in ("model", "device", "count") and then.get(key) != now[key]]
+    # What an older version had no field for was left at its default.
+    then = GenerateConfig(model=config.model).model_dump(mode="json") | then
+    other = [key for key in now if key not in ("model", "device", "count") and then[key] != now[key]]
     if sha != model_hash(config.model):
         other.insert(0, "model")
     if other:

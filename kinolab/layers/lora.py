@@ -132,6 +132,30 @@ def without_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not is_lora(name)}
 
 
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a module as it is without what stands beside its layers."""
+    beside = {name: child for name, child in module.named_modules() if parametrize.is_parametrized(child, "weight")}
+    state = without_lora(module.state_dict())
+    for name in beside:
+        original = state.pop(f"{name}.parametrizations.weight.original")
+        state = {k: v for k, v in state.items() if not k.startswith(f"{name}.parametrizations.")}
+        state[f"{name}.weight"] = original
+    return state
+
+
+@torch.no_grad()
+def fold(module: nn.Module) -> None:
+    """Add what stands beside the layers of a module to their weights, in place."""
+    for name, child in list(module.named_modules()):
+        if isinstance(child, LoraLinear):
+            plain = nn.Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
+            child.weight.add_(Change(child.lora_down, child.lora_up).times(child.scale).delta)
+            plain.weight, plain.bias = child.weight, child.bias
+            module.set_submodule(name, plain.train(child.training))
+        elif parametrize.is_parametrized(child, "weight"):
+            parametrize.remove_parametrizations(child, "weight")
+
+
 def changes_of(state: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Change]:
     """The changes in a state dict, by the names of their layers."""
     layers = [name.removesuffix(f".{UP}") for name in state if name.endswith(f".{UP}")]

@@ -22,6 +22,7 @@ from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
 from kinolab.models.cascade import StageSettings, given_part, settled_stages, stage_requests
 from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
+from kinolab.models.lora import StageLora, stored_state
 from kinolab.models.part import ModelPart
 from kinolab.models.stage import LaterStage, Stage
 from kinolab.runtime.devices import choose
@@ -49,9 +50,10 @@ class VideoModel(Stage):
         *,
         experts: Sequence[Denoiser] = (),
         parts: Mapping[str, ModelPart] | None = None,
+        lora: Mapping[str, StageLora] | None = None,
         stages: Sequence[LaterStage] = (),
     ) -> None:
-        super().__init__(config, autoencoder, denoiser, experts=experts, parts=parts)
+        super().__init__(config, autoencoder, denoiser, experts=experts, parts=parts, lora=lora)
         self.stages = tuple(stages)
         before = autoencoder
         for stage in self.stages:  # one without an autoencoder of its own has that of the stage before
@@ -78,8 +80,8 @@ class VideoModel(Stage):
         for later in config.stages:
             before = stages[-1].autoencoder if stages else first.autoencoder
             read = read_stage(folder, later, f"{later.name}-", before)
-            stages.append(LaterStage(later, read.autoencoder, read.denoiser, experts=read.experts, parts=read.parts))
-        model = cls(config, first.autoencoder, first.denoiser, experts=first.experts, parts=first.parts, stages=stages)
+            stages.append(LaterStage(later, read.autoencoder, read.denoiser, **read.others))
+        model = cls(config, first.autoencoder, first.denoiser, **first.others, stages=stages)
         for stage in (model, *stages):
             stage.precision = precision
         return model.to(chosen)
@@ -87,7 +89,7 @@ class VideoModel(Stage):
     @property
     def others(self) -> dict[str, Any]:
         """What it is made of beside its autoencoder and its denoiser, as the constructor's keywords."""
-        return {"experts": self.experts, "parts": self.parts, "stages": self.stages}
+        return {"experts": self.experts, "parts": self.parts, "lora": self.lora, "stages": self.stages}
 
     @property
     def cascade(self) -> tuple[Stage, ...]:
@@ -129,7 +131,7 @@ class VideoModel(Stage):
 
     def state_dict(self) -> dict[str, Tensor]:
         """All weights, by names that begin with that of their file: `autoencoder.`, `denoiser.`, ..."""
-        return {f"{part}.{name}": v for part, module in self.files.items() for name, v in module.state_dict().items()}
+        return {f"{part}.{name}": v for part, module in self.files.items() for name, v in stored_state(module).items()}
 
     @torch.no_grad()
     def generate(

@@ -34,12 +34,17 @@ from kinolab.training.state import RunState, checkpoints
 @dataclass
 class Part:
     """One module that is trained: its own optimiser, an average where it is wanted, and when it steps: from step
-    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5)."""
+    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5).
+
+    frozen_elsewhere: its frozen weights are read from where they came from whenever the run goes on, so that they are
+    neither averaged nor saved; their sum is.
+    """
 
     module: nn.Module
     averaged: bool = True
     starts: int = 0
     every: int = 1
+    frozen_elsewhere: bool = False
     wrapped: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema | None = field(init=False, default=None)
@@ -109,12 +114,13 @@ class Trainer:
             if config.compile:
                 part.wrapped.compile()
             part.optimizer = make_optimizer(part.wrapped, config)
-            part.ema = Ema(part.module, config.ema) if part.averaged else None
+            part.ema = Ema(part.module, config.ema, frozen=not part.frozen_elsewhere) if part.averaged else None
         self.state = RunState(
             {n: p.module for n, p in job.parts.items()},
             {n: p.optimizer for n, p in job.parts.items()},
             {n: p.ema for n, p in job.parts.items() if p.ema is not None},
             ranks,
+            frozen_elsewhere=[n for n, p in job.parts.items() if p.frozen_elsewhere],
         )
         self.stop_asked = False
 
@@ -150,6 +156,7 @@ class Trainer:
             if saved != step:
                 self._save(step, log)
             if step >= self.config.steps:
+                self.events.note("writing the model")
                 with self._averages():
                     self.job.export(self.folder / "model", step, self.ranks)
                 self.events.wrote(self.folder / "model", "model")
@@ -219,13 +226,15 @@ class Trainer:
         return []
 
     def _milestones(self, log: RunLog | None, step: int, last: int, saved: int) -> int:
-        c = self.config
+        c, ends = self.config, step == self.config.steps
+        if ends:  # what follows may take longer than many steps, and no step tells of it
+            self.events.note("all steps are done: the held-out loss, samples and the last checkpoint follow")
         if step % c.save_every == 0:
             self._save(step, log)
             saved = step
-        if step % c.evaluate_every == 0 or step == c.steps:
+        if step % c.evaluate_every == 0 or ends:
             self._evaluate(log, step)
-        if step % c.sample_every == 0 or step == c.steps:
+        if step % c.sample_every == 0 or ends:
             with self._averages(), torch.no_grad():
                 self.job.sample(self.folder / "samples", step, self.ranks)
             self.events.wrote(self.folder / "samples", "samples")

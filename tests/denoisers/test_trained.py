@@ -9,7 +9,7 @@ import torch
 
 from kinolab import denoisers
 from kinolab.denoisers import Conditions
-from kinolab.denoisers.trained import trainable_parameters
+from kinolab.denoisers.trained import LowRank, trainable_parameters
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
 from tests.closeness import assert_close
@@ -72,7 +72,7 @@ def test_temporal_trains_what_an_image_model_has_not(name: str) -> None:
 def test_lora_changes_nothing_at_first_and_merges_into_the_weights(name: str) -> None:
     model = build(name)
     before, base, plain = run(model), model.state_dict(), build(name)
-    count = trainable_parameters(model, "lora", rank=3)
+    count = trainable_parameters(model, "lora", LowRank(3))
     assert_close(run(model), before)
     changed = {n for n, p in model.named_parameters() if p.requires_grad}
     added = {n for n in changed if n.endswith((".lora_up", ".lora_down"))}

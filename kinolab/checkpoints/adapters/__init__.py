@@ -31,7 +31,7 @@ from kinolab.checkpoints.adapters.names import (
     public_changes,
     usual_layout,
 )
-from kinolab.checkpoints.adapters.using import AdapterUse, parse_use, put_on
+from kinolab.checkpoints.adapters.using import AdapterUse, beside, folded, parse_use, put_on
 
 __all__ = [
     "Adapter",
@@ -41,9 +41,11 @@ __all__ = [
     "Layout",
     "LowRank",
     "adapter_files",
+    "beside",
     "best_layout",
     "check_target",
     "extract",
+    "folded",
     "is_adapter",
     "layout_of",
     "layouts",

@@ -34,6 +34,8 @@ DIFFUSERS = "pytorch_lora_weights"
 METADATA = "lora_adapter_metadata"
 """The entry of a safetensors header in which diffusers keeps peft's settings."""
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+LARGEST = 2**26
+"""Numbers of a change that is made of a kernel and of what stands before it."""
 SHOWN = 8
 """Names that an error lists."""
 
@@ -72,15 +74,16 @@ class LowRank:
 class Adapter:
     """What a file or folder holds.
 
-    layers: changes of a denoiser's layers, by the names that the file calls them (kohya's have underscores for dots);
-    text: those of text encoders; unexpected: names of tensors that are of no form. files: what was read.
+    layers: changes of a denoiser's layers, by the names that the file calls them (kohya's have underscores for dots).
+    text: those of text encoders, by the encoder's number from 1 on. unexpected: names of tensors that are of no form.
+    header: the entries of a safetensors header.
     """
 
     path: Path
     form: FormName
     container: str
     layers: dict[str, LowRank]
-    text: dict[str, LowRank] = field(default_factory=dict)
+    text: dict[int, dict[str, LowRank]] = field(default_factory=dict)
     unexpected: tuple[str, ...] = ()
     dtypes: dict[str, int] = field(default_factory=dict)
     header: dict[str, str] = field(default_factory=dict)
@@ -140,25 +143,27 @@ def read_adapter(path: Path | str) -> Adapter:
         raise InputError(f"{path}: an adapter of another kind, {kind}; LoRA alone is read")
     settings = _settings(files[1:], header)
     form = form_of(tensors, settings=len(files) > 1)
-    found: dict[bool, dict[str, dict[Role, Tensor]]] = {False: {}, True: {}}
+    found: dict[int, dict[str, dict[Role, Tensor]]] = {}
     unexpected = []
     for name, tensor in tensors.items():
         key = parse(name)
         if key is None:
             unexpected.append(name)
         else:
-            layer = found[key.text].setdefault(key.layer, {})
+            layer = found.setdefault(key.text, {}).setdefault(key.layer, {})
             if key.role in layer:
                 raise InputError(f"{path}: {name}: the file holds this layer's {key.role} twice")
             layer[key.role] = tensor
-    if not found[False] and not found[True]:
+    if not found:
         heads = ", ".join(list(tensors)[:3])
         raise InputError(f"{path}: no LoRA adapter in a known form (peft, diffusers, kohya); its names begin {heads}")
-    layers, text = (
-        {name: _layer(path, name, pieces, settings) for name, pieces in found[part].items()} for part in (False, True)
-    )
+    made = {
+        part: {name: _layer(path, name, pieces, settings) for name, pieces in layers.items()}
+        for part, layers in found.items()
+    }
+    layers = made.pop(0, {})
     dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())
-    return Adapter(path, form, container, layers, text, tuple(unexpected), dict(dtypes), header)
+    return Adapter(path, form, container, layers, made, tuple(unexpected), dict(dtypes), header)
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,10 @@ def _layer(path: Path, name: str, pieces: Mapping[Role, Tensor], settings: _Sett
     if fits and mid is not None:
         # LoCon's Tucker form: down is 1 x 1, the kernel stands between: (r, r', kh, kw)
         fits = math.prod(down.shape[2:]) == 1 and mid.ndim >= 3 and mid.shape[1] == len(down)
+        if fits and mid.numel() // len(down) * down.shape[1] > LARGEST:  # small tensors may make a huge one
+            raise InputError(
+                f"{path}: {name}: its kernel of {tuple(mid.shape)} makes a change of more than {LARGEST:,}"
+            )
         down = torch.einsum("rs...,si->ri...", mid.float(), down.flatten(1).float()) if fits else down
     if not fits or up.shape[1] != len(down):
         shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in pieces.items() if role != "alpha")

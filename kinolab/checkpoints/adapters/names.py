@@ -136,7 +136,7 @@ def misfits(module: Denoiser, adapter: Adapter) -> list[str]:
     """Why an adapter can't be put on a denoiser, a line each; empty where it can."""
     layout, names = best_layout(module, adapter)
     if not adapter.layers:
-        return ["it changes no layer of a denoiser" + (", but a text encoder's" if adapter.text else "")]
+        return [] if adapter.text else ["it changes no layer"]
     if not names:
         first = ", ".join(list(adapter.layers)[:SHOWN])
         return [f"none of its {len(adapter.layers)} layers is one of this {type(module).__name__}: {first}"]
@@ -208,7 +208,8 @@ def public_changes(layout: Layout, changes: Mapping[str, Change]) -> dict[str, L
         if change is None:
             continue
         up = layout.turned(place.layer, change.up).chunk(place.count)[place.index]
-        used = up.ne(0).any(0) if place.count > 1 else up.new_ones(up.shape[1]).bool()
+        apart = place.count > 1 and bool(change.up.any())
+        used = up.ne(0).any(0) if apart else up.new_ones(up.shape[1]).bool()
         if bool(used.any()):
             down = change.down[used]
             found[public] = LowRank(down, up[:, used], float(len(down)))
