@@ -30,7 +30,8 @@ MARK = "down_blocks.0.motion_modules.0."
 
 def guess_modules(shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
     """Widths and layers of the image model that they are for, and what is theirs alone."""
-    guess, widths, layers = Guess(), [], 0
+    guess, layers = Guess(), 0
+    widths: list[int] = []
     while True:
         norm = next((s for n, s in shapes.items() if _is_input_norm(n, f"down_blocks.{len(widths)}.")), None)
         if norm is None:
