@@ -30,8 +30,8 @@ MARK = "down_blocks.0.motion_modules.0."
 
 def guess_modules(shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
     """Widths and layers of the image model that they are for, and what is theirs alone."""
-    guess, layers = Guess(), 0
     widths: list[int] = []
+    guess, layers = Guess(), 0
     while True:
         norm = next((s for n, s in shapes.items() if _is_input_norm(n, f"down_blocks.{len(widths)}.")), None)
         if norm is None:
