@@ -189,7 +189,7 @@ class DenoiserJob(Job):
             chosen = spread(len(self.heldout), len(requests))
             pictures = [self.heldout[chosen[k % len(chosen)]].video[:, 0] for k in range(len(requests))]
             told = zip(requests, pictures, strict=True)
-            requests = [replace(r, size=tuple(p.shape[1:]), conditions={FIRST_FRAME: p}) for r, p in told]
+            requests = [replace(r, size=(p.shape[1], p.shape[2]), conditions={FIRST_FRAME: p}) for r, p in told]
         clips = model.decode(model.sample_latents(requests))
         if ranks.first:
             make_folder(folder)
