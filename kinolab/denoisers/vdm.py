@@ -43,6 +43,8 @@ ROTARY = 32
 class VdmConfig(BaseDenoiserConfig):
     """The U-Net's fields; the defaults are those of the public code."""
 
+    published = {"diffusion": {"schedule": "cosine", "max_beta": 0.9999}}  # noqa: RUF012
+
     kind: Literal["vdm"] = "vdm"
     dim: int = Field(64, ge=4)
     """Channels of the first level, an even number."""
