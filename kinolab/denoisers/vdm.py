@@ -265,7 +265,10 @@ class TemporalAttention(nn.Module):
         B, T, S, _ = x.shape
         clip = T - context.images
         # One projection for all: of a batch of images alone every weight still has a gradient.
-        whole = F.linear(x, self.qkv.weight[self.halves])
+        if type(self.qkv) is nn.Linear:
+            whole = F.linear(x, self.qkv.weight[self.halves])
+        else:  # a change stands beside the weights
+            whole = self.qkv(x)[..., self.halves]
         q, k, v = whole.unflatten(-1, (3, *self.heads)).unbind(-3)  # (B, T, S, N, d)
         out = v
         if clip:
