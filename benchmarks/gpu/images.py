@@ -17,7 +17,7 @@ from benchmarks.gpu.packing import carried_back, write_clips
 from benchmarks.gpu.stream import TOKENS, Chunk, ClipStream
 from benchmarks.gpu.text import CarriedText
 from benchmarks.gpu.timed import Task, card
-from kinolab import video
+from kinolab import __version__, video
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import Conditions, Denoiser
 from kinolab.denoisers import build as build_denoiser
@@ -178,9 +178,10 @@ class ImageTraining:
     def come_back(self, name: str, recipe: DenoiserRecipe, denoiser: Denoiser, steps: int) -> None:
         """The model folder, what its images show of what was asked, and some of them."""
         config = ModelConfig(
-            trained=f"{name}, {steps} steps", autoencoder=self.autoencoder.config, denoiser=recipe.denoiser,
-            diffusion=recipe.diffusion, text_encoder=recipe.text_encoder, null_prompt=recipe.null_prompt, frames=1,
-            size=(64, 64), fps=8.0, guidance=recipe.samples.guidance, sampler=recipe.samples.sampler,
+            version=__version__, trained=f"{name}, {steps} steps", autoencoder=self.autoencoder.config,
+            denoiser=recipe.denoiser, diffusion=recipe.diffusion, text_encoder=recipe.text_encoder,
+            null_prompt=recipe.null_prompt, frames=1, size=(64, 64), fps=8.0, guidance=recipe.samples.guidance,
+            sampler=recipe.samples.sampler,
         )  # fmt: skip
         model = VideoModel(config, self.autoencoder, denoiser)
         model.device, model.precision = self.device, "bfloat16"

@@ -161,13 +161,17 @@ class Svd(Unet):
 
     Config: ClassVar[type[BaseDenoiserConfig]] = SvdConfig
     config: SvdConfig
+    starts_as_image: ClassVar[dict[str, Any]] = {"eps": "original", "context": "text"}
 
     def __init__(self, config: SvdConfig) -> None:
         super().__init__(config)
         E = 4 * config.block_out_channels[0]
         if config.numbers:
             width = config.number_features * len(config.numbers)
-            self.add_embedding = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
+            last = nn.Linear(E, E)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.add_embedding = nn.Sequential(nn.Linear(width, E), nn.SiLU(), last)
 
     def slots(self) -> Slots:
         """Layers over time in two of the four kinds of slots."""

@@ -80,11 +80,12 @@ class DenoiserJob(Job):
                 f"{autoencoder.spec.latent_channels}; set denoiser.in_channels={autoencoder.spec.latent_channels}"
             )
         self.low_rank = LowRank(recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
-        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank)
+        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank, recipe.trained_names)
         self.assembly = Assembly(recipe, autoencoder, spec, source, heldout)
         self.notes = self.assembly.notes
-        # The frozen weights of an adapter's denoiser are those of `initial`, wherever the run goes on.
-        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained == "adapter")}
+        # Frozen weights are those of `initial`, wherever the run goes on.
+        kept = recipe.trained != "all" and recipe.initial is not None
+        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=kept)}
 
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
