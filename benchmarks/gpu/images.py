@@ -165,7 +165,8 @@ class ImageTraining:
             clips, frames = self.drawn(size)
             null = torch.rand(size, device=self.device) < recipe.condition_dropout
             mask = torch.arange(TOKENS, device=self.device) < self.lengths[clips][:, None]
-            told = Conditions(text=self.text[clips].float(), text_mask=mask, pooled=self.pooled[clips], null=null)
+            pooled = self.pooled[clips] if denoiser.spec.pooled_dim else None
+            told = Conditions(text=self.text[clips].float(), text_mask=mask, pooled=pooled, null=null)
             z0 = self.latents[clips, frames]
             t = diffusion.draw_times(size, generator, positions=z0[0, 0].numel()).to(self.device)
             with autocast("bfloat16", self.device):
