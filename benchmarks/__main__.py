@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAMES] [--quick]`: run the comparisons, print them, write results.json.
 
-`python -m benchmarks key_frames MODEL [FILES...]` measures a model of one's own, with options of its own.
+`python -m benchmarks key_frames MODEL [FILES...]` measures a model of one's own, with options of its own, and
+`python -m benchmarks taesd_clips ENCODER DECODER CLIPS...` released weights.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, toy_clip, vdt
+from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, taesd, toy_clip, vdt
 from benchmarks.measure import Result, machine
+from kinolab.autoencoders import TaesdConfig
 from kinolab.errors import InputError
 
 Say = Callable[[str], None]
@@ -37,6 +39,10 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: odvae.coding("encode", odvae.CONFIG, (17, 128, 128), 3, say),
         lambda say: odvae.coding("decode", odvae.CONFIG, (17, 128, 128), 3, say),
         lambda say: odvae.memory(odvae.CONFIG, 64, say),
+    ],
+    "taesd": [
+        lambda say: taesd.coding("encode", TaesdConfig(), (4, 256, 256), 5, say),
+        lambda say: taesd.coding("decode", TaesdConfig(), (4, 256, 256), 5, say),
     ],
     "toy_clip": [lambda say: toy_clip.clip(3, say)],
     "step_cache": [lambda say: step_cache.sampling(5, say)],
@@ -58,12 +64,19 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: odvae.coding("decode", odvae.CONFIG, (9, 64, 64), 3, say),
         lambda say: odvae.memory(odvae.CONFIG, 32, say),
     ],
+    "taesd": [
+        lambda say: taesd.coding("encode", TaesdConfig(), (2, 64, 64), 3, say),
+        lambda say: taesd.coding("decode", TaesdConfig(), (2, 64, 64), 3, say),
+    ],
     "toy_clip": [lambda say: toy_clip.clip(1, say)],
     "step_cache": [lambda say: step_cache.sampling(1, say, 10)],
     "integrity": [lambda say: integrity.commands(1, say, True), lambda say: integrity.checkpoint(3, say, True)],
 }
 """The same in about a minute: small sizes, few turns; only good to see that everything runs."""
-COMMANDS: dict[str, Callable[[Sequence[str], Say], None]] = {"key_frames": key_frames.main}
+COMMANDS: dict[str, Callable[[Sequence[str], Say], None]] = {
+    "key_frames": key_frames.main,
+    "taesd_clips": taesd.main,
+}
 """What is measured of a given model: its own command line, after its name."""
 
 

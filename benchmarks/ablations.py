@@ -86,7 +86,7 @@ def measure(cell: Cell, runs: Path, clips: int, overrides: Sequence[str]) -> dic
     given = ASKED if cell.asked else (8,)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="trained to predict from")
-        report = evaluate_physics(model, given=given, count=clips, batch=20)
+        report = evaluate_physics(model, {"given": given, "count": clips}, batch=20)
     result = {
         "asked": asked,
         "parameters": sum(p.numel() for p in model.denoiser.parameters()),

@@ -38,6 +38,8 @@ NET = ROOT / "tests" / "net" / "d564d33.tar.xz"
 VARIANTS = NET.with_name("variants.json.xz")
 HERE = "."
 """Stands for the working tree as it is, changes that aren't committed included."""
+ALIKE = "equal in what both have"
+"""Of a quantity in which one side has values that the other hasn't, as a result with new fields."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _verdict(name: str, a: Side, b: Side) -> str:
     if worst is not None and differences[worst]:
         apart.insert(0, f"{differences[worst]:.2g} in {worst}")
     elif differences and apart:
-        apart.insert(0, "equal in what both have")
+        apart.insert(0, ALIKE)
     if not first and not second:
         return "nothing was computed"
     return "; ".join(apart) or "equal"
@@ -199,7 +201,9 @@ def table(rows: Sequence[Row], names: tuple[str, str]) -> list[str]:
     lines = [f"{'quantity':<{width}}  {'A (s)':>7} {'B (s)':>7}  A = {names[0]}, B = {names[1]}"]
     lines += [f"{row.name:<{width}}  {row.seconds[0]:7.2f} {row.seconds[1]:7.2f}  {row.verdict}" for row in rows]
     unequal = sum(not row.equal for row in rows)
-    lines.append(f"{len(rows) - unequal} of {len(rows)} equal, bit for bit")
+    more = sum(row.verdict.startswith(ALIKE) for row in rows)
+    also = f"; {more} more {ALIKE}" if more else ""
+    lines.append(f"{len(rows) - unequal} of {len(rows)} equal, bit for bit{also}")
     return lines
 
 

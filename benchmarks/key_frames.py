@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.measure import processor_name
 from kinolab import video
-from kinolab.autoencoders import DpVae, DpVaeConfig, ImageAutoencoder
+from kinolab.autoencoders import Autoencoder, DpVae, DpVaeConfig
 from kinolab.cli.data import parse_size
 from kinolab.config import load_config
 from kinolab.errors import InputError
@@ -213,13 +213,13 @@ def measured(
     return rows
 
 
-def encode_frames(image: ImageAutoencoder, clip: Tensor) -> Groups:
+def encode_frames(image: Autoencoder, clip: Tensor) -> Groups:
     """Every frame of a clip (1, 3, T, H, W) as a group of its own."""
     means = image.encode(clip).mean
     return Groups(tuple(Group(t, 1, 0, means[:, :, t : t + 1]) for t in range(means.shape[2])))
 
 
-def decode_frames(image: ImageAutoencoder, coded: Groups) -> Tensor:
+def decode_frames(image: Autoencoder, coded: Groups) -> Tensor:
     """The clip of frames that `encode_frames` coded."""
     return image.decode(torch.cat([group.latents for group in coded.groups], dim=2))
 

@@ -1,49 +1,57 @@
 #!/bin/sh
-# From a folder of your own clips to generated video, and the comparisons of docs/real-clips.md on the way:
-#   sh examples/real_clips.sh FOLDER [OUT]
-# Small settings, minutes on a laptop: what the method does can be seen, the quality is not what more steps give.
+# From a folder of your own clips to video autoencoders that begin from a released one, for docs/real-clips.md:
+#   sh examples/real_clips.sh FOLDER ENCODER DECODER [OUT]
+# ENCODER and DECODER are the two files of TAESD for FLUX.2, taef2_encoder.pth and taef2_decoder.pth, 2.7 MB each, from
+# https://github.com/madebyollin/taesd (MIT). Small settings, minutes on a laptop; resumable: run it again.
 set -eu
-clips=${1:?usage: sh examples/real_clips.sh FOLDER [OUT]}
-out=${2:-runs/real}
-steps=40 # of every video autoencoder
+usage="usage: sh examples/real_clips.sh FOLDER ENCODER DECODER [OUT]"
+clips=${1:?$usage}
+encoder=${2:?$usage}
+decoder=${3:?$usage}
+out=${4:-runs/real}
 here=$(dirname "$0")
 
-common="-s data.path=$out/small -s data.size=48 -s data.frames=9 -s data.heldout_fraction=0.2
-  -s training.threads=1 -s training.precision=bfloat16 -s training.tensorboard=false -s training.ema=0.95"
-odvae="-s initial.path=$out/image -s autoencoder.hidden_size=16 -s training.steps=$steps -s training.batch_size=2
-  -s training.learning_rate=5e-4 -s training.warmup=5 -s training.evaluate_every=20
-  -s image_fraction=0 -s heldout_clips=8"
-
 # What the folder gives, before anything is spent; then small copies, so that 4K is not decoded in every step.
-kinolab data check "$clips" --size 48 --frames 9 --ratio 4x8
+kinolab data check "$clips" --size 64 --frames 17 --ratio 8
 kinolab data shrink "$clips" --size 128 --out "$out/small"
 
-# The image autoencoder, on frames.
-# shellcheck disable=SC2086  # the settings are words
-kinolab train image-folder --run "$out/image" $common -s "autoencoder.block_out_channels=[16,32,48,64]" \
-  -s training.steps=260 -s training.learning_rate=2e-3 -s training.warmup=20 -s heldout_clips=8
+# The released image autoencoder, as it is.
+[ -e "$out/taef2" ] || kinolab convert "$encoder" "$decoder" --out "$out/taef2"
 
-# OD-VAE from it: three initialisations of one variant, and the other three variants from the tail.
-for method in tail average random; do
-  kinolab train odvae-folder --run "$out/$method" $common $odvae -s initial.method=$method
+# Inflated to a causal video autoencoder in three ways, of which the tail's goes on for 120 steps; and to a DP-VAE.
+common="-s data.path=$out/small -s data.heldout_fraction=0.2 -s data.stride=8 -s data.in_memory=true
+  -s heldout_clips=8 -s training.ema=0.97 -s training.threads=1 -s training.precision=bfloat16
+  -s training.tensorboard=false -s training.save_every=20"
+begun="-s image_fraction=0 -s window_frames=9 -s training.batch_size=2 -s training.warmup=10"
+gentle="$begun -s initial.path=$out/taef2 -s training.learning_rate=6e-5"
+train() {
+  recipe=$1 name=$2
+  shift 2
+  go_on=
+  [ -e "$out/$name" ] && go_on=--resume
+  # shellcheck disable=SC2086  # the settings are words
+  kinolab train "$recipe" $go_on --run "$out/$name" $common "$@"
+}
+# shellcheck disable=SC2086
+{
+  train taesd-video-folder average $gentle -s initial.method=average -s training.steps=1
+  train taesd-video-folder random $gentle -s initial.method=random -s training.steps=1
+  train taesd-video-folder video $gentle -s training.steps=120 -s training.evaluate_every=60 -s training.sample_every=120
+  train taesd-dpvae-folder dpvae $gentle -s training.steps=40 -s training.evaluate_every=40 -s training.sample_every=40
+}
+
+# Beside it, what as little training gives without released weights: an image autoencoder from nothing, OD-VAE from it.
+# shellcheck disable=SC2086
+{
+  train image-folder own-image -s "autoencoder.block_out_channels=[16,32,48,64]" -s training.steps=260 \
+    -s training.learning_rate=2e-3 -s training.warmup=20
+  train odvae-folder own-odvae $begun -s initial.path="$out/own-image" -s autoencoder.hidden_size=16 \
+    -s training.learning_rate=5e-4 -s training.steps=120 -s training.sample_every=120
+}
+
+# All of them on the same held-out windows of 17 frames, and a picture.
+for name in own-image own-odvae taef2 video dpvae; do
+  kinolab evaluate reconstruction "$out/$name" "$out/small" --out "$out/$name.json" --batch 2 -s samples=16 \
+    -s heldout_fraction=0.2 -s "metrics=[psnr, ssim, flicker, warp, detail]"
 done
-for variant in all3d half2d outer2d; do
-  kinolab train odvae-folder --run "$out/$variant" $common $odvae -s autoencoder.variant=$variant
-done
-
-# Latents, a small Latte on them, and what it generates.
-kinolab encode "$out/small" --size 48 --frames 9 --autoencoder "$out/tail" --out "$out/latents"
-kinolab train latte-folder --run "$out/latte" -s data.path="$out/latents" -s data.heldout_fraction=0.2 \
-  -s autoencoder="$out/tail" -s denoiser.hidden_size=96 -s denoiser.depth=4 -s denoiser.num_heads=3 \
-  -s denoiser.input_size=6 -s denoiser.num_frames=3 -s denoiser.patch_size=1 -s training.steps=150 \
-  -s training.batch_size=16 -s training.learning_rate=2e-3 -s training.warmup=20 -s training.evaluate_first=true \
-  -s training.ema=0.98 -s training.threads=1 -s training.precision=bfloat16 \
-  -s training.tensorboard=false
-kinolab generate --model "$out/latte" --count 4 --out "$out/generated.mp4"
-
-# A whole clip through the autoencoder, side by side with the original.
-one=$(find "$out/small" -name '*.mp4' | sort | head -n 1)
-kinolab reconstruct "$one" --autoencoder "$out/tail" --size 48 --upscale 3 --out "$out/reconstruction.mp4"
-
-# The tables, and pictures of both.
 python "$here/real_clips_tables.py" "$out"

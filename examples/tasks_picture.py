@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kinolab import video
-from kinolab.generation.generate import GenerateConfig
+from kinolab.autoencoders import build
+from kinolab.generation.request import GenerateConfig
+from kinolab.models.folder import autoencoder_config
 from kinolab.reports.sheet import Strip, write_sheet
 from kinolab.tasks.request import Shape, prepare
 
@@ -33,7 +36,10 @@ def given_frames(record: Path, frames: int) -> np.ndarray:
     """(T,) bool: the frames of a made video that were given whole."""
     config = GenerateConfig.model_validate(json.loads(record.read_text(encoding="utf-8"))["request"])
     assert config.given is not None and config.size is not None and config.fps is not None
-    prepared = prepare(config.given, Shape(17, config.size, config.fps, 4), config.frames)
+    with torch.device("meta"):
+        spec = build(autoencoder_config(config.model)).spec
+    shape = Shape(17, config.size, config.fps, spec.temporal_ratio, spec.group_frames)
+    prepared = prepare(config.given, shape, config.frames)
     whole: np.ndarray = (prepared.canvas.mask[0, 0] == 0).flatten(1).all(1).numpy()
     assert len(whole) == frames
     return whole

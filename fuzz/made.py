@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fuzz.readers import HASH
 
 if TYPE_CHECKING:
+    from kinolab.denoisers import Denoiser
     from kinolab.training.state import RunState
 
 CAPTIONS = ("a red ball falls", "two boxes", "")
@@ -113,6 +114,24 @@ def tensors() -> dict[str, Tensor]:
         "brain": torch.arange(8.0).bfloat16(),
         "count": torch.arange(5),
     }
+
+
+def small_denoiser() -> Denoiser:
+    """A Latte of some hundred weights."""
+    from kinolab import denoisers
+
+    return denoisers.build(denoisers.LatteConfig(hidden_size=8, depth=2, num_heads=2, input_size=2, num_frames=1))
+
+
+def adapters(folder: Path) -> None:
+    """LoRA adapters in every form."""
+    from kinolab.checkpoints.adapters import LowRank, write_adapter
+
+    down, up = torch.linspace(-1, 1, 16).view(2, 8), torch.linspace(0, 1, 48).view(24, 2)
+    layers = {"blocks.0.attn.qkv": LowRank(down, up, 1.0), "blocks.0.attn.proj": LowRank(down, up[:8], 4.0)}
+    write_adapter(folder / "peft", layers, "peft", "transformer")
+    write_adapter(_made(folder / "kohya") / "a.safetensors", layers, "kohya", "transformer")
+    write_adapter(_made(folder / "diffusers") / "a.safetensors", layers, "diffusers", "transformer")
 
 
 def weights(folder: Path) -> None:

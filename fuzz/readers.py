@@ -142,6 +142,17 @@ def weights(folder: Path) -> None:
             read_tensors(path)
 
 
+def adapter(folder: Path) -> None:
+    """Read LoRA adapters and put them on a small denoiser."""
+    from fuzz.made import small_denoiser
+    from kinolab.checkpoints.adapters import native_changes, read_adapter
+    from kinolab.layers.lora import change_layers
+
+    for path in [folder, *sorted(folder.glob("*.safetensors"))]:
+        denoiser = small_denoiser()
+        change_layers(denoiser, native_changes(denoiser, read_adapter(path)))
+
+
 def model(folder: Path) -> None:
     """Load a model folder's autoencoder."""
     from kinolab.checkpoints import inspect

@@ -138,7 +138,7 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "protocol": _protocols, "model-yaml": _model_configs, "plan": _plans, "compared": _compared, "report": _reports,
     "rerun": made.records, "table": _only(made.tables), "prompts": _only(made.prompts), "file": _only(made.weights),
     "model": _models, "checkpoint": _only(made.checkpoints), "state": _only(made.run_states), "log": _runs,
-    "cache": _caches, "embeddings": _embeddings,
+    "cache": _caches, "embeddings": _embeddings, "adapter": _only(made.adapters),
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ TARGETS = (
     Target("tables", "prompts", readers.prompts, outside=True),
     Target("weights", "file", readers.weights, outside=True),
     Target("weights", "model", readers.model, outside=True),
+    Target("weights", "adapter", readers.adapter, outside=True),
     Target("runs", "checkpoint", readers.checkpoint),
     Target("runs", "state", readers.run_state),
     Target("runs", "log", readers.report, changed=(".jsonl", ".yaml")),

@@ -13,6 +13,7 @@ from kinolab.contracts.table import Table
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import Autoencoder
     from kinolab.checkpoints.base import Format
+    from kinolab.conditioning.vision.base import ImageEncoder
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
     from kinolab.data.curate.base import Signal
@@ -26,10 +27,13 @@ AUTOENCODERS: Table[Autoencoder] = Table(
     {
         "": {
             "image": "kinolab.autoencoders.image:ImageAutoencoder",
+            "temporal_decoder": "kinolab.autoencoders.temporal_decoder:TemporalDecoderAutoencoder",
             "odvae": "kinolab.autoencoders.odvae:OdVae",
             "dpvae": "kinolab.autoencoders.dpvae:DpVae",
             "vqgan": "kinolab.autoencoders.vqgan:Vqgan",
             "tats": "kinolab.autoencoders.tats:Tats",
+            "taesd": "kinolab.autoencoders.taesd:Taesd",
+            "pixel": "kinolab.autoencoders.pixel:PixelAutoencoder",
             "diffusers": "kinolab.autoencoders.diffusers_adapter:DiffusersAutoencoder",
         }
     },
@@ -45,6 +49,11 @@ DENOISERS: Table[Denoiser] = Table(
             "vdt": "kinolab.denoisers.vdt:Vdt",
             "mmdit": "kinolab.denoisers.mmdit:Mmdit",
             "unet": "kinolab.denoisers.unet:Unet",
+            "svd": "kinolab.denoisers.svd:Svd",
+            "vdm": "kinolab.denoisers.vdm:Vdm",
+            "modelscope": "kinolab.denoisers.modelscope:ModelScope",
+            "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
+            "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
         }
     },
 )
@@ -64,6 +73,17 @@ SAMPLERS: Table[Sampler] = Table(
 )
 """From noise to a sample, by the `name` in their config."""
 
+IMAGE_ENCODERS: Table[ImageEncoder] = Table(
+    "image encoder",
+    {
+        "": {
+            "clip": "kinolab.conditioning.vision.clip:ClipImage",
+            "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+        }
+    },
+)
+"""A picture -> the tokens that denoisers attend to, by the `kind` of their config."""
+
 OWN_FIELD = "asked for by a field"
 METHODS: Table[Method] = Table(
     "method",
@@ -74,8 +94,12 @@ METHODS: Table[Method] = Table(
             "step_cache": "kinolab.methods.step_cache:StepCache",
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
+            "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
         },
-        "": {},
+        "": {
+            "thresholding": "kinolab.methods.thresholding:Thresholding",
+            "langevin": "kinolab.methods.langevin:Langevin",
+        },
     },
 )
 """Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""
@@ -99,16 +123,26 @@ FORMATS: Table[Format] = Table(
             "latte": "kinolab.checkpoints.latte:LatteFormat",
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
+            "vdm": "kinolab.checkpoints.vdm:VdmFormat",
+            "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
+            "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
             "ldm_autoencoder": "kinolab.checkpoints.ldm_autoencoder:LdmAutoencoderFormat",
             "causal_vae": "kinolab.checkpoints.causal_vae:CausalVaeFormat",
             "vqgan": "kinolab.checkpoints.vqgan:VqganFormat",
             "tats": "kinolab.checkpoints.tats:TatsFormat",
+            "taesd": "kinolab.checkpoints.taesd:TaesdFormat",
+            "taesd_diffusers": "kinolab.checkpoints.taesd_diffusers:TaesdDiffusersFormat",
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
+            "svd_diffusers": "kinolab.checkpoints.svd_diffusers:SvdDiffusersFormat",
+            "svd_sgm": "kinolab.checkpoints.svd_sgm:SvdSgmFormat",
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
+            "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
+            "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
         }
     },
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from kinolab import video
 from kinolab.data.cache import LINES, given_file, lost_items, read_header, read_index
 from kinolab.errors import InputError
-from kinolab.generation.generate import frames_hash, provenance_path, read_provenance
+from kinolab.generation.provenance import frames_hash, provenance_path, read_provenance
 from kinolab.models import find_model, read_model_config
 from kinolab.runtime import sets, sharded
 from kinolab.runtime.hashes import file_sha256

@@ -18,7 +18,9 @@ import yaml
 from kinolab.config import read_yaml
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.errors import InputError
-from kinolab.generation.generate import GenerateConfig, frames_hash, generate, read_provenance
+from kinolab.generation.generate import generate
+from kinolab.generation.provenance import frames_hash, read_provenance
+from kinolab.generation.request import GenerateConfig
 from kinolab.models import VideoModel
 from kinolab.models.packing import pack
 from kinolab.runtime import sharded

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import machine
+from tests import golden_kinds, machine
 
 pytest_plugins = ["tests.wide_report"]
 
@@ -21,6 +21,12 @@ machine.steady()
 def pytest_addoption(parser: pytest.Parser) -> None:
     where = "reference numbers for tests/test_golden_files.py instead of tests/golden"
     parser.addoption("--golden", type=Path, metavar="FOLDER", help=where)
+    needed = "released public weights, which are not in the repository, for the golden files that need them"
+    parser.addoption("--released", type=Path, metavar="FOLDER", help=needed)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    golden_kinds.released = config.getoption("--released")
 
 
 @pytest.fixture(autouse=True, scope="session")

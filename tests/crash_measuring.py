@@ -22,7 +22,7 @@ from kinolab.comparison.pages import write_tables
 from kinolab.comparison.plan import load_plan
 from kinolab.comparison.run import compare, finished_cells, states
 from kinolab.data.shrink import RECORD, shrink
-from kinolab.generation.generate import frames_hash
+from kinolab.generation.provenance import frames_hash
 from kinolab.generation.reconstruct import reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
 from kinolab.models import load_autoencoder, save_autoencoder

@@ -32,7 +32,7 @@ class Fault:
 
 FAULTS = (
     # a seed that is always the same, a hash without one of its parts
-    Fault("generation/generate.py", "return seed if window == 0 else", "return seed if True else",
+    Fault("generation/windows.py", "return seed if window == 0 else", "return seed if True else",
           "generation/test_generate.py"),
     Fault("comparison/cells.py", '{"seed": cell.seed, "clips"', '{"clips"', "comparison/test_plan.py"),
     Fault("training/randomness.py", "sample_seed(seed, step, p, purpose)", "sample_seed(seed, p, purpose)",

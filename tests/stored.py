@@ -20,7 +20,8 @@ from torch import nn
 from kinolab.data import CacheConfig, CacheSource, encode_to_cache
 from kinolab.data.prompts import PromptCache
 from kinolab.errors import DamagedError, InputError
-from kinolab.generation.generate import GenerateConfig, provenance_path, read_provenance, write_with_provenance
+from kinolab.generation.provenance import provenance_path, read_provenance, write_with_provenance
+from kinolab.generation.request import GenerateConfig
 from kinolab.metrics.features import load_tensors, save_tensors
 from kinolab.models import Request, VideoModel
 from kinolab.runtime.ranks import Ranks

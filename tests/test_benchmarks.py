@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks import __main__ as program
-from benchmarks import latte, mmdit, odvae, step_cache, toy_clip, vdt
+from benchmarks import latte, mmdit, odvae, step_cache, taesd, toy_clip, vdt
 from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, difference, faster, race
-from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig
+from kinolab import video
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig, Taesd, TaesdConfig
+from kinolab.checkpoints import save
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.models import ModelConfig, VideoModel
@@ -200,3 +204,22 @@ def test_the_step_cache_is_timed_with_its_drift_beside_it() -> None:
     assert all(len(row) == 6 for row in result.rows) and result.rows[0][3:] == ["", "", ""]
     assert {row[0]: row[5] for row in result.rows}["blocks every 2nd step"] == "33%", "steps 1 and 3 of 6"
     assert result.details[step_cache.ALL]["psnr"] == [100.0] * 4
+
+
+@pytest.mark.parametrize("what", ["encode", "decode"])
+def test_taesd_is_held_against_diffusers(what: str) -> None:
+    pytest.importorskip("diffusers")
+    tiny = TaesdConfig(width=8, encoder_blocks=(1, 1), decoder_widths=(8, 8), decoder_blocks=(1, 1))
+    found = taesd.coding(what, tiny, (2, 8, 8), 1, quiet)
+    assert [row[0] for row in found.rows] == ["diffusers", "Kinolab"] and found.aims[1].met
+
+
+def test_released_weights_are_measured_on_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = TaesdConfig(width=8, encoder_blocks=(1, 1), decoder_widths=(8, 8), decoder_blocks=(1, 1))
+    save(Taesd(tiny), tmp_path / "files", "taesd")
+    rising = np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None]  # frames that are alike would be joined
+    video.write(tmp_path / "clip.webp", np.tile(rising, (1, 32, 48, 3)), fps=8, lossless=True)
+    assert taesd.first_frames(tmp_path / "clip.webp").shape == (1, 3, 4, 256, 256)
+    files = [str(tmp_path / "files" / f"taesd_{part}.safetensors") for part in ("encoder", "decoder")]
+    program.main(["taesd_clips", *files, str(tmp_path / "clip.webp")])
+    assert re.fullmatch(r"clip\.webp  \d+\.\d\d dB\n", capsys.readouterr().out)

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import kinolab.conditioning.given
-import kinolab.models.model
+import kinolab.models.cascade
 from kinolab import tasks, video
 from kinolab.conditioning import of_examples
 from kinolab.contracts.examples import Example
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
-from kinolab.generation.generate import GenerateConfig, fill_canvas, generate, rerun
+from kinolab.generation.generate import generate, rerun
+from kinolab.generation.request import GenerateConfig
+from kinolab.generation.windows import fill_canvas
 from kinolab.layers.masking import fully_given
 from kinolab.methods import SteeringConfig
 from kinolab.models import Request, VideoModel
@@ -60,7 +62,7 @@ def told(model: VideoModel) -> list[Conditions]:
 
 
 def test_training_and_sampling_tell_a_model_the_same_by_the_same_function() -> None:
-    assert kinolab.models.model.encode_given is kinolab.conditioning.given.encode_given is tasks.encode_given
+    assert kinolab.models.cascade.encode_given is kinolab.conditioning.given.encode_given is tasks.encode_given
     model, video_ = tiny_vdt(), clip()
     seen = told(model)
     example = Example(video_[0], 8.0, None, None, "x", (0.0, 1.0))

@@ -16,15 +16,16 @@ import torch
 
 import kinolab
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import carried, clips, fitting, frames, prepare, text, toy
+from benchmarks.gpu import carried, clips, fitting, frames, prepare, released, text, toy
 from benchmarks.gpu.cases import seeded
 from benchmarks.gpu.running import Clock, OutOfTimeError, Place, Results, run_parts
 from kinolab import video
-from kinolab.autoencoders import ImageAutoencoder, ImageConfig
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig, Taesd, TaesdConfig
+from kinolab.checkpoints import save
 from kinolab.conditioning.text.minilm import Bert, MiniLm
 from kinolab.data import WorldSource, WorldSourceConfig
 from kinolab.errors import InputError
-from kinolab.models import VideoModel
+from kinolab.models import VideoModel, load_autoencoder
 from kinolab.toyworld.clips import WorldConfig
 from kinolab.toyworld.words import SCENARIO_DIRECTIONS, WorldRequest, phrasings
 from kinolab.training.recipe import load_recipe
@@ -313,3 +314,23 @@ def test_real_clips_become_an_autoencoder_latents_and_a_model(place: Place) -> N
         archive.extractall(place.out / "model")
     assert VideoModel.load(place.out / "model").generate(seed=0).shape == (1, 3, clips.SMALL_FRAMES, 32, 32)
     assert (place.out / "clips.png").stat().st_size > 1000
+
+
+def test_real_clips_become_a_model_in_a_released_autoencoders_latents(place: Place) -> None:
+    frames.write_frames([noise_clip(str(k), 9, 32, k) for k in range(3)], place.carry / "frames.npz")
+    part = next(p for p in program.parts() if p.name == "released")
+    results = Results(place.out / "results.json")
+    assert not run_parts([part], place, results)
+    assert (
+        "no weights of TAESD were carried; prepare with --taesd FOLDER" in results.of("released")["all of it"]["failed"]
+    )
+    image = TaesdConfig(width=8, encoder_blocks=(1, 1, 1, 1), decoder_widths=(8,) * 4, decoder_blocks=(1, 1, 1, 1))
+    save(Taesd(image), place.carry / "files", "taesd")
+    assert prepare.take_weights(place.carry / "files", place.carry / released.WEIGHTS) == "2 files"
+    assert run_parts([part], place, results), results.of("released")
+    with zipfile.ZipFile(place.out / "released-model.zip") as archive:
+        archive.extractall(place.out / "model")
+    model = VideoModel.load(place.out / "model")
+    assert isinstance(model.autoencoder, Taesd) and model.generate(seed=0).shape == (1, 3, clips.SMALL_FRAMES, 32, 32)
+    assert load_autoencoder(place.out / "released-video").spec.temporal_ratio == 4
+    assert (place.out / "released.png").stat().st_size > 1000

@@ -26,7 +26,7 @@ def test_distances_are_zero_for_image_latents_and_grow_with_a_shift(tmp_path: Pa
     video = inflate_dpvae(image, DpVaeConfig(image=IMAGE, group_frames=9), "tail").eval()
     save_autoencoder(video, tmp_path / "dpvae")
     with torch.no_grad():
-        video.encoder.conv_out.conv.weight.mul_(1.5)
+        video.get_parameter("encoder.conv_out.conv.weight").mul_(1.5)
     save_autoencoder(video, tmp_path / "drifted")
     said: list[str] = []
     videos = [f"near={tmp_path / 'dpvae'}", str(tmp_path / "drifted")]

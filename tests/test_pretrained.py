@@ -13,7 +13,8 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import evaluate_physics
 from kinolab.evaluation.tasks import evaluate_tasks
-from kinolab.generation.generate import read_provenance
+from kinolab.generation.provenance import read_provenance
+from kinolab.generation.request import SamplingConfig
 from kinolab.metrics.reconstruction import Psnr
 from kinolab.models import find_model, read_model_config, shipped_models
 from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip
@@ -24,7 +25,7 @@ from tests.closeness import NETWORK, assert_close
 
 def test_all_shipped_weights_stay_within_25_megabytes() -> None:
     models = shipped_models()
-    assert set(models) == {"world", "world-text"}
+    assert set(models) == {"world", "world-text", "pixels"}
     assert sum(f.stat().st_size for folder in models.values() for f in Path(folder).iterdir()) <= 25e6
 
 
@@ -90,7 +91,9 @@ def test_prompts_show_what_they_ask_for(model: VideoModel) -> None:
 @pytest.mark.slow
 def test_it_predicts_better_than_standing_still(model: VideoModel) -> None:
     """Three held-out clips; docs/tasks.md states 5.0 px against 8.5 for sixty."""
-    report = evaluate_physics(model, given=[8], count=3, sampler=SamplerConfig(name="euler", steps=4))
+    report = evaluate_physics(
+        model, {"given": [8], "count": 3}, sampling=SamplingConfig(sampler=SamplerConfig(name="euler", steps=4))
+    )
     assert report.error("model", 8, 1) < 0.75 * report.error("copy last", 8, 1)
     assert report.error("model", 8) < report.error("copy last", 8)
 
@@ -98,7 +101,7 @@ def test_it_predicts_better_than_standing_still(model: VideoModel) -> None:
 @pytest.mark.wide
 def test_it_does_every_task(model: VideoModel) -> None:
     """One step shows that it can; how well, the next test says of three tasks."""
-    report = evaluate_tasks(model, count=1, sampler=SamplerConfig(name="euler", steps=1))
+    report = evaluate_tasks(model, {"count": 1}, sampling=SamplingConfig(sampler=SamplerConfig(name="euler", steps=1)))
     assert report.notes == () and len({r.task for r in report.results}) == 12
 
 
@@ -106,7 +109,9 @@ def test_it_does_every_task(model: VideoModel) -> None:
 def test_it_does_tasks_well(model: VideoModel) -> None:
     """Three held-out clips. docs/tasks.md states more: 28.9 dB and 1.1 px for three missing frames of thirty-two."""
     asked = ("interpolate, 3 missing", "complete, moving box", "predict from 8 frames")
-    report = evaluate_tasks(model, tasks=asked, count=3, sampler=SamplerConfig(name="euler", steps=6))
+    report = evaluate_tasks(
+        model, {"tasks": asked, "count": 3}, sampling=SamplingConfig(sampler=SamplerConfig(name="euler", steps=6))
+    )
     between, box, predicted = report.results
     assert between.made_psnr > 26 and between.error < 2.5 and box.made_psnr > 16
     assert predicted.given_psnr > 32

@@ -15,7 +15,7 @@ import torch
 from kinolab import video
 from kinolab.cli import main
 from kinolab.errors import InputError
-from kinolab.generation.generate import frames_hash, provenance_path
+from kinolab.generation.provenance import frames_hash, provenance_path
 from kinolab.runtime import sets, sharded
 from kinolab.runtime.hashes import file_sha256
 from kinolab.runtime.records import write_record

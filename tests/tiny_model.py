@@ -13,6 +13,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.models.stage import LaterStage, LaterStageConfig
 from kinolab.tasks import TasksConfig
 
 
@@ -44,6 +45,25 @@ def save_tiny_model(folder: Path, *, text: bool = True) -> Path:
     """Write the model folder and return it."""
     tiny_model(text=text).save(folder)
     return folder
+
+
+def tiny_cascade(first: VideoModel) -> VideoModel:
+    """A tiny model followed by a stage `sr` of 64 px that is told what the first one made, and nothing else."""
+    denoiser = LatteConfig(
+        hidden_size=16, depth=2, num_heads=2, in_channels=4, input_size=16, num_frames=2, patch_size=2,
+        fields={"low_resolution": 4},
+    )  # fmt: skip
+    shared = {name: getattr(first.config, name) for name in ("diffusion", "frames", "sampler")}
+    config = LaterStageConfig(name="sr", denoiser=denoiser, size=(64, 64), **shared)
+    torch.manual_seed(3)
+    stage = LaterStage(config, first.autoencoder, build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in stage.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    whole = first.config.model_copy(update={"format": 2, "stages": (config,)})
+    made = VideoModel(whole, first.autoencoder, first.denoiser, stages=[stage])
+    made.precision = stage.precision = "float32"
+    return made
 
 
 def tiny_vdt(given: str = "channels", tasks: TasksConfig | None = None) -> VideoModel:

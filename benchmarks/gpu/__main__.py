@@ -17,13 +17,13 @@ from benchmarks.gpu import carried
 if TYPE_CHECKING:
     from benchmarks.gpu.running import Part, Results
 
-NAMES = ("numerics", "steps", "beside", "toy", "clips")
+NAMES = ("numerics", "steps", "beside", "toy", "clips", "released")
 """The parts in their order."""
 
 
 def parts() -> list[Part]:
     """The table of parts, with each one's share of a run's time."""
-    from benchmarks.gpu import beside, clips, numerics, steps, toy
+    from benchmarks.gpu import beside, clips, numerics, released, steps, toy
     from benchmarks.gpu.running import Part
 
     return [
@@ -32,6 +32,7 @@ def parts() -> list[Part]:
         Part("beside", "Beside diffusers", 0.12, beside.items, beside.table),
         Part("toy", "Toy world", 0.23, toy.items, toy.table),
         Part("clips", "Real clips", 0.35, clips.items, clips.table),
+        Part("released", "Real clips, released autoencoder", 0.35, released.items, released.table),
     ]
 
 
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--frames", type=int, default=68, help="frames taken of each clip")
     prepare.add_argument("--size", type=int, default=128, help="side of those frames in pixels, a multiple of 16")
     prepare.add_argument("--latents", type=int, default=256, help="clips of the toy world to encode; 0 = none")
+    prepare.add_argument("--taesd", type=Path, help="a folder of TAESD's two files, for the example in its latents")
     prepare.add_argument("--without", nargs="*", default=[], help="packages that the other machine has")
     run = commands.add_parser("run", help="measure, and train, for so many minutes; call again to go on")
     run.add_argument("--carry", type=Path, default=Path("build/gpu"), help="the folder that prepare made")
@@ -67,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--minutes", type=float, default=9.0, help="when to be done, the start included")
     run.add_argument("--device", default="auto", help="auto = the first CUDA card, else the CPU")
     run.add_argument("--small", action="store_true", help="sizes that only show that everything runs")
-    run.add_argument("--only", nargs="+", choices=NAMES, help="these parts alone")
+    run.add_argument(
+        "--only", nargs="+", choices=NAMES, help="these parts alone; default: those whose files were carried"
+    )
     return top
 
 
@@ -77,7 +81,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
     asked = Options(
         options.out, options.clips, tuple(options.pythons or PYTHONS), options.limit, options.frames, options.size,
-        options.latents, tuple(options.without),
+        options.latents, tuple(options.without), options.taesd,
     )  # fmt: skip
     try:
         prepare(asked, lambda line: print(line, flush=True))
@@ -110,7 +114,8 @@ def _run(options: argparse.Namespace) -> int:
     kept = state / "results.json"
     results = Results(options.out / "results.json", kept, options.carry / "results.json", kept=kept)
     results.content["calls"].append(about(device, options))
-    chosen = [part for part in parts() if options.only is None or part.name in options.only]
+    left_out = () if (options.carry / "taesd").is_dir() else ("released",)
+    chosen = [p for p in parts() if p.name in (options.only or set(NAMES) - set(left_out))]
     whole = run_parts(chosen, place, results)
     results.save()
     (options.out / "report.md").write_text(report(chosen, results), encoding="utf-8")

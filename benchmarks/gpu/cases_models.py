@@ -16,6 +16,10 @@ from kinolab.autoencoders import (
     ImageConfig,
     OdVae,
     OdVaeConfig,
+    PixelAutoencoder,
+    PixelConfig,
+    Taesd,
+    TaesdConfig,
     Tats,
     TatsConfig,
     Vqgan,
@@ -32,6 +36,8 @@ from kinolab.denoisers import (
     LatteConfig,
     Mmdit,
     MmditConfig,
+    Vdm,
+    VdmConfig,
     Vdt,
     VdtConfig,
 )
@@ -63,6 +69,11 @@ MMDIT: dict[str, dict[str, Any]] = {
     "3d, rotary in space, tubelets": {"spatial_position": "rotary", "temporal_patch": 2},
     "3d, learned table, sincos": {"spatial_position": "learned", "temporal_position": "sincos"},
 }  # fmt: skip
+VDM: dict[str, dict[str, Any]] = {
+    "linear attention, labels": {"num_classes": CLASSES},
+    "full attention, text": {"text": True, "spatial_attention": "full"},
+    "no attention on levels, learned variance": {"spatial_attention": "none", "learned_variance": True},
+}
 
 
 class Sizes:
@@ -80,6 +91,13 @@ class Sizes:
         frames = {"num_frames": self.frames} if video else {}
         sizes = {"hidden_size": self.width, "depth": self.depth, "num_heads": self.heads, "input_size": self.side}
         return {**sizes, **frames, **told, **rest}
+
+    def unet(self, variant: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a U-Net's config: two levels, of as many channels as the transformers have at most."""
+        same = self.fields(variant)
+        heads = {"num_heads": self.heads, "head_dim": 4, "spatial_head_dim": 4}
+        kept = {name: value for name, value in same.items() if name not in ("hidden_size", "depth", "num_heads")}
+        return {**kept, **heads, "dim": self.width // 2, "dim_mults": (1, 2)}
 
     def inputs(self, denoiser_spec: Any, frames: int) -> tuple[Tensor, Tensor, Conditions]:
         """Noisy latents, times and all conditions that the denoiser takes; the second sample's are the null ones."""
@@ -119,6 +137,11 @@ def denoisers(small: bool) -> Iterator[Case]:
             yield Case(
                 f"{kind}: {name}", fresh(_maker(module, settled)), _inputs_of(sizes, module, settled, frames),
             )  # fmt: skip
+    for name, variant in VDM.items():
+        unet = VdmConfig(**sizes.unet(variant))
+        yield Case(f"vdm: {name}", fresh(_maker(Vdm, unet)), _inputs_of(sizes, Vdm, unet, sizes.frames))
+    unet = VdmConfig(**sizes.unet({"num_classes": CLASSES}))
+    yield Case("vdm: joint images", fresh(_maker(Vdm, unet)), lambda: _joint(sizes))
     joint = LatteConfig(**sizes.fields({"num_classes": CLASSES}))
     yield Case("latte: joint images", fresh(_maker(Latte, joint)), lambda: _joint(sizes))
     beside_text = MmditConfig(**sizes.fields({"attention": "2d", "temporal_position": "none", "text": True}))
@@ -168,7 +191,11 @@ def autoencoders(small: bool) -> Iterator[Case]:
     )
     image = ImageConfig(block_out_channels=(width, 2 * width, 2 * width), layers_per_block=1, norm_num_groups=4)
     video["image"] = (ImageAutoencoder, image, 3)
+    video["pixel"] = (PixelAutoencoder, PixelConfig(latent_scale=2.0), 3)
     video["dpvae"] = (DpVae, DpVaeConfig(image=image, temporal_ratio=4, group_frames=9), 9)
+    tiny: dict[str, Any] = {"width": width, "decoder_widths": (width,) * 4, "global_part": True}
+    video["taesd"] = (Taesd, TaesdConfig(**tiny), 3)
+    video["taesd: outer2d"] = (Taesd, TaesdConfig(**tiny, variant="outer2d", temporal_ratio=4), 9)
     video["tats: batch norm"] = (
         Tats,
         TatsConfig(n_hiddens=width, embedding_dim=8, n_codes=64, downsample=(2, 4, 4)),

@@ -192,7 +192,7 @@ class ImageTraining:
         from kinolab.evaluation.world import evaluate_world
 
         count = 2 if self.task.small else 128
-        checks = evaluate_world(model, count=count, first=20_000, batch=count).shares()
+        checks = evaluate_world(model, {"count": count, "first": 20_000}, batch=count).shares()
         self.log.write("looked", model=name, **{w: round(100 * s.value, 1) for w, s in checks.items() if s.count})
         prompts = list(recipe.samples.prompts)
         made = model.decode(model.sample_latents([Request(p, seed=k) for p in prompts for k in range(6)]))

@@ -9,6 +9,7 @@ drawn; so hardly a clip comes twenty times. Weights in 8 bits come back every mi
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,10 +188,10 @@ class WorldTraining:
         if whole:
             self.picture(model)
         count = 2 if self.task.small else 128 if whole else 64
-        report = evaluate_physics(model, given=(8,), count=count, first=20_000, batch=count)
+        report = evaluate_physics(model, {"given": (8,), "count": count, "first": 20_000}, batch=count)
         found = {"px": report.error("model", 8), "identity": report.mean("model", 8, "identity")}
         found |= {f"px of {s}": report.error("model", 8, scenarios=[s]) for s in report.scenarios}
-        checks = evaluate_world(model, count=count, first=20_000, batch=count).shares()
+        checks = evaluate_world(model, {"count": count, "first": 20_000}, batch=count).shares()
         found |= {what: 100 * share.value for what, share in checks.items() if share.count}
         return {name: round(value, 3) for name, value in found.items()}
 
@@ -203,7 +204,7 @@ class WorldTraining:
         made = video.to_uint8(model.complete(original, mask, asked, guidance=GuidanceConfig()).cpu())
         told = [Request(c.caption, seed=k) for k, c in enumerate(clips)]
         shown = video.to_uint8(model.decode(model.sample_latents(told)).cpu())
-        rows = {}
+        rows: dict[str, Any] = {}
         for k, clip in enumerate(clips):
             rows |= {f"{k} truth: {clip.caption}": clip.frames, f"{k} predicted from 8 frames": made[k]}
             rows[f"{k} from its caption alone"] = shown[k]

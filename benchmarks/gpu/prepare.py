@@ -20,6 +20,8 @@ import numpy as np
 from benchmarks.gpu.carried import distribution, fits
 from benchmarks.gpu.frames import FramesOf, write_frames
 from kinolab import data, video
+from kinolab.checkpoints import load
+from kinolab.checkpoints.files import weights_in
 from kinolab.data.scan import find_clips
 from kinolab.errors import InputError
 from kinolab.models import load_autoencoder
@@ -60,6 +62,7 @@ class Options:
     size: int
     latents: int
     without: tuple[str, ...]
+    taesd: Path | None = None
 
 
 def prepare(options: Options, say: Callable[[str], None]) -> dict[str, float]:
@@ -107,6 +110,9 @@ def wishes(options: Options) -> list[Wish]:
         found.append(
             Wish("frames of clips", "frames.npz", lambda path: take_frames(clips, path, options.frames, options.size))
         )
+    if options.taesd is not None:
+        files = options.taesd
+        found.append(Wish("TAESD", "taesd", lambda folder: take_weights(files, folder)))
     found.append(Wish("wheels of the toy world", wheels, lambda folder: download(world, options.pythons, folder)))
     found.append(Wish("text encoder", "text", _write_text))
     if "diffusers" in known:
@@ -165,6 +171,16 @@ def take_frames(clips: Path, path: Path, count: int, size: int) -> str:
         raise InputError(f"{clips}: no clip of more than 16 frames; expected a folder of video files")
     write_frames(taken, path)
     return f"{sum(len(c.frames) for c in taken)} frames of {len(taken)} clips at {size} pixels"
+
+
+def take_weights(files: Path, folder: Path) -> str:
+    """The two weights files of a folder, as they are."""
+    found = weights_in(files)
+    load(files)  # refused here rather than there
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in found:
+        shutil.copyfile(file, folder / file.name)
+    return f"{len(found)} files"
 
 
 def encode(folder: Path, count: int) -> str:

@@ -163,7 +163,7 @@ def check(place: Place, name: str) -> Record:
     else:
         model = trained(place)
     count = SMALL_REQUESTS if place.small else REQUESTS
-    report = evaluate_world(model, count=count, batch=min(count, 64))
+    report = evaluate_world(model, {"count": count}, batch=min(count, 64))
     shares = {what: 100 * share.value for what, share in report.shares().items() if share.count}
     return {"requests": count, "percent": shares, "seconds_per_clip": report.seconds_per_clip}
 

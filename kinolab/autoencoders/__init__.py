@@ -8,9 +8,12 @@ from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
 from kinolab.autoencoders.diffusers_adapter import DiffusersAutoencoder, DiffusersConfig
 from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
-from kinolab.autoencoders.inflate import inflate, inflate_dpvae
+from kinolab.autoencoders.inflate import inflate, inflate_dpvae, inflate_taesd
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.autoencoders.pixel import PixelAutoencoder, PixelConfig
+from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.autoencoders.tats import Tats, TatsConfig
+from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.autoencoders.vqgan import Vqgan, VqganConfig
 from kinolab.contracts.table import KindConfig
 from kinolab.tables import AUTOENCODERS
@@ -37,12 +40,19 @@ __all__ = [
     "ImageConfig",
     "OdVae",
     "OdVaeConfig",
+    "PixelAutoencoder",
+    "PixelConfig",
     "Posterior",
+    "Taesd",
+    "TaesdConfig",
     "Tats",
     "TatsConfig",
+    "TemporalDecoderAutoencoder",
+    "TemporalDecoderConfig",
     "Vqgan",
     "VqganConfig",
     "build",
     "inflate",
     "inflate_dpvae",
+    "inflate_taesd",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
+from kinolab.layers.causal_conv import Stream, alike
 from kinolab.layers.frame_rule import frames_above, frames_below, frames_of, latents_of
 from kinolab.layers.latent_scaling import LOGVAR_RANGE
 
@@ -197,3 +198,24 @@ class Autoencoder(nn.Module):
         """Raises InputError unless `latents` is (B, C', T', H', W') with the right number of channels."""
         if latents.ndim != 5 or latents.shape[1] != self.spec.latent_channels:
             raise InputError(f"expected latents (B, {self.spec.latent_channels}, T, H, W), got {tuple(latents.shape)}")
+
+
+def encoded_stream(
+    model: Autoencoder, chunks: Iterable[Tensor], encode: Callable[[Tensor, Stream], Posterior]
+) -> Iterator[Posterior]:
+    """What a causal model makes of consecutive chunks (B, 3, t, H, W): `encode` of each, which keeps what it needs.
+
+    A posterior comes as soon as its frames came, so that a short chunk may give none.
+
+    Raises:
+        InputError: for chunks of wrong shape; and at the end, if the frames in all break the rule of `spec`.
+    """
+    stream, frames = Stream(), 0
+    for chunk in alike(chunks):
+        model.check_video(chunk[:, :, :1])
+        frames += chunk.shape[2]
+        posterior = encode(chunk, stream)
+        if posterior.mean.shape[2]:
+            yield posterior
+    if frames:
+        model.spec.check(frames, model.spec.spatial_ratio, model.spec.spatial_ratio)

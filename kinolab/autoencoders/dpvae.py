@@ -19,20 +19,22 @@ beginning. If it is the r*j-th frame, the group costs no more latents than with 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Discriminator, Tag, model_validator
 from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior, Term
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
+from kinolab.autoencoders.taesd import Taesd, TaesdConfig
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
+from kinolab.layers import tiny_coder
 from kinolab.layers.causal_coder import CausalCoderShape, Decoder, Encoder, TimeSteps, Variant
 from kinolab.layers.causal_conv import CausalConv3d, Stream, alike
 from kinolab.layers.key_frames import (
@@ -45,17 +47,23 @@ from kinolab.layers.key_frames import (
     longest_scene,
 )
 from kinolab.layers.latent_alignment import AlignmentConfig, energy_distance, moment_distance
-from kinolab.layers.latent_scaling import ScaledLatents
+from kinolab.layers.latent_scaling import LOGVAR_RANGE, ScaledLatents
 from kinolab.layers.normalization import fast_layout
 from kinolab.layers.scene_cuts import detector_cuts
+
+ImagePart = Annotated[
+    Annotated[ImageConfig, Tag("image")] | Annotated[TaesdConfig, Tag("taesd")],
+    Discriminator(lambda value: value.get("kind", "image") if isinstance(value, Mapping) else value.kind),
+]
+"""The config of an image autoencoder that a DP-VAE is built around; without a `kind` it is `image`."""
 
 
 class DpVaeConfig(KindConfig):
     """DP-VAE; the 3D encoder and decoder have the widths of the image autoencoder that they are inflated from."""
 
     kind: Literal["dpvae"] = "dpvae"
-    image: ImageConfig = ImageConfig()
-    """The frozen image autoencoder: its latent channels and its spatial ratio are the video's."""
+    image: ImagePart = ImageConfig()
+    """The frozen image autoencoder, `image` or `taesd`: its latent channels and its spatial ratio are the video's."""
     variant: Variant = "encoder_outer2d"
     """Which convolutions are 2D, as in `odvae`."""
     temporal_ratio: Literal[1, 2, 4, 8] = 4
@@ -78,7 +86,11 @@ class DpVaeConfig(KindConfig):
 
     @model_validator(mode="after")
     def _check(self) -> DpVaeConfig:
-        r, s = self.temporal_ratio, 2 ** (len(self.image.block_out_channels) - 1)
+        r, s = self.temporal_ratio, self.image.spatial_ratio
+        if isinstance(self.image, TaesdConfig) and self.image.variant != "image":
+            raise ValueError(f"expected an image autoencoder, got a video's: image.variant {self.image.variant}")
+        if isinstance(self.image, TaesdConfig) and self.time_steps != "late":
+            raise ValueError("time_steps 'early' is for image autoencoders of kind image: leave it out")
         if r > s:
             raise ValueError(f"expected a temporal_ratio of at most the image's spatial ratio {s}, got {r}")
         if self.group_frames <= 1 or (self.group_frames - 1) % r:
@@ -91,18 +103,28 @@ class DpVaeConfig(KindConfig):
         """Whether the frozen image autoencoder is part of the model."""
         return self.image_branch or self.regularisation.active
 
-    @property
-    def coder(self) -> CausalCoderShape:
-        """What the 3D encoder and the decoder have in common."""
-        return CausalCoderShape(
-            widths=self.image.block_out_channels,
-            blocks=self.image.layers_per_block,
-            groups=self.image.norm_num_groups,
+    def coders(self) -> tuple[Encoder | tiny_coder.Encoder, Decoder | tiny_coder.Decoder]:
+        """The 3D encoder and decoder, in the image autoencoder's widths."""
+        image, r = self.image, self.temporal_ratio
+        if isinstance(image, TaesdConfig):
+            tiny = image.coder(self.variant, r, self.gradient_checkpointing)
+            return (
+                tiny_coder.Encoder(image.channels, tiny, image.latent_channels),
+                tiny_coder.Decoder(image.latent_channels, tiny, image.channels),
+            )
+        shape = CausalCoderShape(
+            widths=image.block_out_channels,
+            blocks=image.layers_per_block,
+            groups=image.norm_num_groups,
             variant=self.variant,
-            temporal_ratio=self.temporal_ratio,
+            temporal_ratio=r,
             time_steps=self.time_steps,
-            mid_attention="frame" if self.image.mid_block_attention else "none",
+            mid_attention="frame" if image.mid_block_attention else "none",
             checkpointing=self.gradient_checkpointing,
+        )
+        return (
+            Encoder(image.channels, shape, image.latent_channels),
+            Decoder(image.latent_channels, shape, image.channels),
         )
 
 
@@ -119,7 +141,7 @@ class DpVae(ScaledLatents, Autoencoder):
 
     Config = DpVaeConfig
 
-    image: ImageAutoencoder | None
+    image: ImageAutoencoder | Taesd | None
 
     def __init__(self, config: DpVaeConfig) -> None:
         super().__init__()
@@ -128,17 +150,18 @@ class DpVae(ScaledLatents, Autoencoder):
         self.spec = AutoencoderSpec(
             latent_channels=C,
             temporal_ratio=config.temporal_ratio,
-            spatial_ratio=2 ** (len(image.block_out_channels) - 1),
+            spatial_ratio=image.spatial_ratio,
             causal=True,
             channels=image.channels,
             group_frames=config.group_frames,
         )
         self.register_scaling(C, image.latent_shift, image.latent_scale)
-        self.encoder = Encoder(image.channels, config.coder, C)
-        self.decoder = Decoder(C, config.coder, image.channels)
-        self.quant_conv = CausalConv3d(2 * C, 2 * C, (1, 1, 1)) if image.use_quant_conv else None
-        self.post_quant_conv = CausalConv3d(C, C, (1, 1, 1)) if image.use_post_quant_conv else None
-        self.image = ImageAutoencoder(image).requires_grad_(False) if config.reads_image else None
+        self.encoder, self.decoder = config.coders()
+        kl = image if isinstance(image, ImageConfig) else None
+        self.quant_conv = CausalConv3d(2 * C, 2 * C, (1, 1, 1)) if kl is not None and kl.use_quant_conv else None
+        self.post_quant_conv = CausalConv3d(C, C, (1, 1, 1)) if kl is not None and kl.use_post_quant_conv else None
+        frozen = ImageAutoencoder(image) if isinstance(image, ImageConfig) else Taesd(image)
+        self.image = frozen.requires_grad_(False) if config.reads_image else None
 
     @property
     def keeps_scaling(self) -> bool:
@@ -364,11 +387,9 @@ class DpVae(ScaledLatents, Autoencoder):
         key = self._encode_key(video[:, :, :1]) if begins else None
         if key is not None and video.shape[2] == 1 and coding.stream is None and not torch.is_grad_enabled():
             return key  # an image; in training the 3D encoder takes part with a gradient of zero, as DDP needs
-        moments = self.encoder(fast_layout(video.to(self.encoder.dtype)), coding.stream)
+        moments = self._moments(fast_layout(video.to(self.encoder.dtype)), coding.stream)
         if moments.shape[2] == 0:  # a chunk that is too short for a latent
             return Posterior(*moments.chunk(2, dim=1))
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
         mean, logvar = self.normalise_moments(moments)
         if begins:
             coding.offset = torch.zeros_like(mean[:, :, :1]) if key is None else key.mean - mean[:, :, :1]
@@ -377,6 +398,15 @@ class DpVae(ScaledLatents, Autoencoder):
             return Posterior(mean + coding.offset, logvar)
         mean = torch.cat([key.mean, mean[:, :, 1:] + coding.offset], dim=2)
         return Posterior(mean, torch.cat([key.logvar, logvar[:, :, 1:]], dim=2))
+
+    def _moments(self, video: Tensor, stream: Stream | None) -> Tensor:
+        """The 3D encoder's mean and log variance, raw (B, 2C', t, h, w)."""
+        moments = self.encoder(video, stream)
+        if isinstance(self.encoder, tiny_coder.Encoder):  # which gives one answer
+            return torch.cat([moments, torch.full_like(moments, LOGVAR_RANGE[0])], dim=1)
+        if self.quant_conv is not None and moments.shape[2]:
+            moments = self.quant_conv(moments)
+        return moments
 
     @torch.no_grad()
     def _encode_key(self, frame: Tensor) -> Posterior | None:

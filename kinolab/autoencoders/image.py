@@ -55,6 +55,11 @@ class ImageConfig(KindConfig):
             raise ValueError(f"expected block_out_channels that norm_num_groups={self.norm_num_groups} divides; {odd}")
         return self
 
+    @property
+    def spatial_ratio(self) -> int:
+        """2^(resolutions - 1)."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
 
 class ImageAutoencoder(ScaledLatents, Autoencoder):
     """AutoencoderKL on every frame of a video; temporal ratio 1, spatial ratio 2^(resolutions - 1)."""
@@ -67,7 +72,7 @@ class ImageAutoencoder(ScaledLatents, Autoencoder):
         self.spec = AutoencoderSpec(
             latent_channels=config.latent_channels,
             temporal_ratio=1,
-            spatial_ratio=2 ** (len(config.block_out_channels) - 1),
+            spatial_ratio=config.spatial_ratio,
             causal=True,
             channels=config.channels,
         )
@@ -77,9 +82,13 @@ class ImageAutoencoder(ScaledLatents, Autoencoder):
             config.block_out_channels, config.layers_per_block, config.norm_num_groups, config.mid_block_attention
         )
         self.encoder = Encoder(config.channels, shape, 2 * C)
-        self.decoder = Decoder(C, shape, config.channels)
+        self.decoder: nn.Module = self.make_decoder(shape)
         self.quant_conv = nn.Conv2d(2 * C, 2 * C, 1) if config.use_quant_conv else nn.Identity()
         self.post_quant_conv = nn.Conv2d(C, C, 1) if config.use_post_quant_conv else nn.Identity()
+
+    def make_decoder(self, shape: CoderShape) -> nn.Module:
+        """Raw latents of frames (N, C', H', W') -> images."""
+        return Decoder(self.config.latent_channels, shape, self.config.channels)
 
     def encode(self, video: Tensor) -> Posterior:
         """(B, 3, T, H, W) in [-1, 1] -> posterior over (B, C', T, H/ratio, W/ratio), every frame by itself."""
@@ -92,7 +101,7 @@ class ImageAutoencoder(ScaledLatents, Autoencoder):
         """(B, C', T, H', W') -> (B, 3, T, H'*ratio, W'*ratio), every frame by itself."""
         self.check_latents(latents)
         budget = PIXELS_AT_ONCE // self.spec.spatial_ratio**2
-        raw = self.to_raw(latents).to(self.decoder.conv_in.weight.dtype)
+        raw = self.to_raw(latents).to(self.encoder.conv_in.weight.dtype)
         return per_frame(lambda z: self.decoder(self.post_quant_conv(z)), raw, budget)
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:

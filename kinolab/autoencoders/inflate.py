@@ -1,4 +1,6 @@
-"""Initialise an OD-VAE or a DP-VAE from a trained image autoencoder (OD-VAE paper, section 3.3).
+"""Initialise a video autoencoder from a trained image autoencoder (OD-VAE paper, section 3.3).
+
+OD-VAE from AutoencoderKL, a causal TAESD from TAESD, DP-VAE from either.
 
 "tail" puts each 2D kernel into the last slice in time of the 3D kernel, the rest being zero. An inflated
 convolution then sees its own frame only, so that, with causal "nearest" upsampling:
@@ -24,7 +26,10 @@ from torch import Tensor
 from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
+from kinolab.autoencoders.taesd import Taesd, TaesdConfig
+from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.config import load_config
+from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 
 Init = Literal["tail", "average", "random"]
@@ -78,11 +83,39 @@ def inflate(image: ImageAutoencoder, config: OdVaeConfig, init: Init = "tail") -
     check_match(image, config)
     model = OdVae(config).to(image.latent_scale)
     if init != "random":
-        model.load_state_dict(_inflated(image, model, len(config.widths), init))
+        model.load_state_dict(_inflated(image, model, init))
     return model
 
 
-def inflate_dpvae(image: ImageAutoencoder, config: DpVaeConfig, init: Init = "tail") -> DpVae:
+def matching_taesd(image: TaesdConfig, fields: Mapping[str, Any]) -> TaesdConfig:
+    """The config of a causal TAESD that can take the weights of a published one; `fields` win over what it implies.
+
+    Raises:
+        InputError: for a field that TAESD has not, or of the wrong type.
+    """
+    most = 2 ** (min(len(image.encoder_blocks), len(image.decoder_blocks)) - 1)
+    video = {"variant": "outer2d", "temporal_ratio": min(4, most)}
+    return load_config(TaesdConfig, {**image.model_dump(), **video, **fields}, name="-s")
+
+
+def inflate_taesd(image: Taesd, config: TaesdConfig, init: Init = "tail") -> Taesd:
+    """A new causal TAESD of `config` whose weights come from `image`, in its type, units and on its device.
+
+    Before any training, but for "random", the equations at the top of this file hold.
+
+    Raises:
+        InputError: where the two differ in more than `variant` and `temporal_ratio`, or `config` is of images too.
+    """
+    _check_equal(image.config, config, "", ("variant", "temporal_ratio", "gradient_checkpointing"))
+    if config.variant == "image":
+        raise InputError("this taesd config is of images: set variant (outer2d, ...) and temporal_ratio for videos")
+    model = Taesd(config).to(image.latent_scale)
+    if init != "random":
+        model.load_state_dict(_inflated(image, model, init))
+    return model
+
+
+def inflate_dpvae(image: ImageAutoencoder | Taesd, config: DpVaeConfig, init: Init = "tail") -> DpVae:
     """A new DP-VAE of `config` around `image`, in its type and on its device.
 
     Its frozen part is a copy of `image` and its latents have the units of `image`; the 3D encoder and decoder are
@@ -93,27 +126,37 @@ def inflate_dpvae(image: ImageAutoencoder, config: DpVaeConfig, init: Init = "ta
     Raises:
         InputError: where `config.image` is not the config of `image`; names the fields.
     """
-    theirs, ours = (c.model_dump(exclude={"latent_shift", "latent_scale"}) for c in (image.config, config.image))
-    differing = [
-        f"image.{name}: expected {theirs[name]}, got {ours[name]}" for name in theirs if theirs[name] != ours[name]
-    ]
-    if differing:
-        said = "; ".join(differing)
-        raise InputError(f"this dpvae config does not fit the image autoencoder: {said}; set the fields as expected")
+    _check_equal(image.config, config.image, "image.", ())
     model = DpVae(config).to(image.latent_scale)
     if init != "random":
-        model.load_state_dict(_inflated(image, model, len(config.coder.widths), init))
+        model.load_state_dict(_inflated(image, model, init))
     model.set_scaling(image.latent_shift, image.latent_scale)
     if model.image is not None:
         model.image.load_state_dict(image.state_dict())
     return model
 
 
-def _inflated(image: ImageAutoencoder, model: OdVae | DpVae, levels: int, init: Init) -> dict[str, Tensor]:
+def _check_equal(image: KindConfig, config: KindConfig, within: str, free: tuple[str, ...]) -> None:
+    """Raises InputError where two configs differ in more than the latents' scale and the fields `free`."""
+    excluded = {"latent_shift", "latent_scale", *free}
+    theirs, ours = (c.model_dump(exclude=excluded) for c in (image, config))
+    differing = [
+        f"{within}{name}: expected {theirs.get(name, 'no such field')}, got {ours.get(name, 'no such field')}"
+        for name in (theirs if theirs["kind"] == ours["kind"] else ("kind",))
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        kind = "dpvae" if within else config.kind
+        said = "; ".join(differing)
+        raise InputError(f"this {kind} config does not fit the image autoencoder: {said}; set the fields as expected")
+
+
+def _inflated(image: ImageAutoencoder | Taesd, model: OdVae | DpVae | Taesd, init: Init) -> dict[str, Tensor]:
     """The state of `model` with the encoder, the decoder and the scaling of `image` inflated into it."""
     weights = dict(model.state_dict())
+    kl = image.config if isinstance(image, ImageAutoencoder) else None
     for name, value in image.state_dict().items():
-        target = odvae_name(name, levels)
+        target = name if kl is None else odvae_name(name, len(kl.block_out_channels))
         if target not in weights:
             # A 3D convolution keeps its weights in a module `conv` of its own.
             layer, _, last = target.rpartition(".")
@@ -137,6 +180,29 @@ def odvae_name(name: str, levels: int) -> str:
         index, _, rest = name.removeprefix("decoder.up.").partition(".")
         name = f"decoder.up.{levels - 1 - int(index)}.{rest}"
     return name
+
+
+def with_temporal_decoder(image: ImageAutoencoder, config: TemporalDecoderConfig) -> TemporalDecoderAutoencoder:
+    """A new autoencoder of `config` that encodes and, until its layers over time are trained, decodes as `image` does.
+
+    Raises:
+        InputError: where `config` has other layers than `image`; names the fields.
+    """
+    ours, theirs = config.model_dump(), image.config.model_dump(exclude={"kind", "latent_shift", "latent_scale"})
+    theirs["middle_blocks"] = 2
+    differing = [f"{name}: expected {theirs[name]}, got {ours[name]}" for name in theirs if theirs[name] != ours[name]]
+    if differing:
+        raise InputError("this temporal_decoder config does not fit the image autoencoder: " + "; ".join(differing))
+    model = TemporalDecoderAutoencoder(config).to(image.latent_scale)
+    own = model.state_dict()
+    for name, value in image.state_dict().items():
+        head, block, tail = name.partition(".resnets.")
+        if block and name.startswith("decoder."):
+            number, _, rest = tail.partition(".")
+            name = f"{head}.resnets.{number}.spatial_res_block.{rest}"
+        own[name] = value
+    model.load_state_dict(own)
+    return model
 
 
 def check_match(image: ImageAutoencoder, config: OdVaeConfig) -> None:

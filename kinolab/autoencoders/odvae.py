@@ -17,7 +17,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior
+from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior, encoded_stream
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.causal_coder import CausalCoderShape, Decoder, Encoder, MidAttention, Resampling, TimeSteps, Variant
@@ -157,15 +157,7 @@ class OdVae(ScaledLatents, Autoencoder):
                 not 1 + r*k (what could be encoded has been given by then).
         """
         self._check_streams("encode_tiled")
-        stream, frames = Stream(), 0
-        for chunk in alike(chunks):
-            self.check_video(chunk[:, :, :1])
-            frames += chunk.shape[2]
-            posterior = self._encode(chunk, stream)
-            if posterior.mean.shape[2]:
-                yield posterior
-        if frames:
-            self.spec.check(frames, self.spec.spatial_ratio, self.spec.spatial_ratio)
+        yield from encoded_stream(self, chunks, self._encode)
 
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Video of consecutive chunks of latents (B, C', t', H', W'); equal to `decode` of them joined.

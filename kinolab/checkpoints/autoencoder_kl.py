@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
 from kinolab.checkpoints.files import write_folder
 from kinolab.checkpoints.image_layouts import assume_groups, assume_scaling, settings_of
+from kinolab.config import Config
 from kinolab.errors import InputError
 
 OLD_ATTENTION = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
@@ -27,8 +29,9 @@ class AutoencoderKLFormat(Format):
 
     name = "autoencoder_kl"
     title = "AutoencoderKL, layout of diffusers"
-    module_class = ImageAutoencoder
-    config_class = ImageConfig
+    module_class: type[nn.Module] = ImageAutoencoder
+    config_class: type[Config] = ImageConfig
+    folder = True
 
     def matches(self, shapes: Shapes) -> bool:
         mark = shapes.get("encoder.down_blocks.0.resnets.0.conv1.weight", ())

@@ -43,6 +43,12 @@ class Format(ABC):
     """Beginnings of names that such files hold beside the model: a training loss, counters. Nothing else is ignored."""
     absent: tuple[str, ...] = ()
     """Learned tensors of the module that the public model has not: they stay as initialised where a file lacks them."""
+    folder: bool = False
+    """Whether it is written as a folder instead of a file."""
+
+    def ignores(self, name: str) -> bool:
+        """Whether such files hold a tensor of this name beside the model."""
+        return name.startswith(self.ignored)
 
     @abstractmethod
     def matches(self, shapes: Shapes) -> bool:
@@ -51,6 +57,11 @@ class Format(ABC):
     @abstractmethod
     def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
         """Config fields from names and shapes, and from the `config.json` beside them ({} if there is none)."""
+
+    def half(self, shapes: Shapes) -> str | None:
+        """For a layout that comes in two files: what is put before the names of this one, such as `encoder.`, where the
+        tensors are of either; none otherwise."""
+        return None
 
     def file_names(self, name: str, config: Any) -> tuple[str, ...]:
         """The names in a file, the usual one first, of the module's tensor `name`."""
@@ -156,7 +167,7 @@ def fit(format: Format, module: nn.Module, config: Any, shapes: Shapes) -> Fit:
         misshapen += [f"{n} {tuple(shapes[n])}, expected {expected}" for n in wrong]
         if not wrong:
             state[name] = found
-    unexpected = tuple(n for n in shapes if n not in used and not n.startswith(format.ignored))
+    unexpected = tuple(n for n in shapes if n not in used and not format.ignores(n))
     return Fit(state, tuple(missing), unexpected, tuple(misshapen))
 
 

@@ -38,6 +38,7 @@ WRAPPINGS = (
         "net",
         "params",
         "diffusion_model",
+        "denoise_fn",
     ),
 )
 """Names that a whole state dict is wrapped in, most wanted first."""
@@ -45,6 +46,10 @@ LEFTOVERS = (
     *("opt", "optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "scaler"),
     *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "loops", "callbacks", "dics_model"),
     *("args", "config", "step", "steps", "epoch", "global_step", "current_epoch", "train_steps", "iteration", "rng"),
+    # The schedule, as a diffusion process that is a module of its own keeps it beside its network.
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
 )
 """What training leaves beside the weights; never part of a model."""
 INNER_WRAPPINGS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -53,6 +58,8 @@ HEADER_KEY = "kinolab"
 """Where our own writers put the config in a safetensors header."""
 FOLDER_WEIGHTS = "diffusion_pytorch_model"
 """The name of the weights in a diffusers folder."""
+TWO_FILES = "halves"
+"""The set of files that a model in two files is written as."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -93,8 +100,8 @@ def read_weights(path: Path) -> StoredWeights:
     _refuse_model_part(path)
     beside = path.parent / "config.json"
     belongs = path.name.startswith(FOLDER_WEIGHTS) and beside.exists()
-    container, tensors, header = _read_file(path)
-    return StoredWeights(path, container, tensors, _read_json(beside) if belongs else {}, header)
+    container, tensors, header = read_file(path)
+    return StoredWeights(path, container, tensors, read_settings(beside) if belongs else {}, header)
 
 
 def read_part(path: Path) -> StoredWeights:
@@ -103,8 +110,12 @@ def read_part(path: Path) -> StoredWeights:
     return StoredWeights(path, "safetensors", storage.without_scales(path, tensors, header))
 
 
-def _read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-    """(kind of file, tensors, header), told apart by content: names of weights files are not to be trusted."""
+def read_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
+    """(kind of file, tensors, header), told apart by content: names of weights files are not to be trusted.
+
+    Raises:
+        InputError: where it is damaged, no file of weights, or holds NaN.
+    """
     with reading.open_plain(path) as file:
         start = file.read(9)
     if not start:
@@ -138,18 +149,23 @@ def _read_folder(folder: Path) -> StoredWeights:
         raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
     with suppress(OSError):  # a folder that can't be written is read as it stands
         sets.finish_set(folder, FOLDER_WEIGHTS)
-    settings = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    settings = read_settings(folder / "config.json") if (folder / "config.json").exists() else {}
     indices = [*visible(folder, "*.safetensors.index.json"), *visible(folder, "*.bin.index.json")]
     if indices:
         container, tensors = _read_shards(folder, indices[0])
         return StoredWeights(folder, container, tensors, settings)
-    files = [p for p in visible(folder) if p.suffix in SUFFIXES]
+    files = weights_in(folder)
     chosen = [p for p in files if p.name == f"{FOLDER_WEIGHTS}.safetensors"] or files
     if len(chosen) != 1:
         found = f"found {', '.join(p.name for p in files)}; name one of them" if files else "found none"
         raise InputError(f"{folder}: expected a folder with one weights file ({'/'.join(SUFFIXES)}), {found}")
-    container, tensors, header = _read_file(chosen[0])
+    container, tensors, header = read_file(chosen[0])
     return StoredWeights(folder, f"folder with a {container} file", tensors, settings, header)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The weights files of a folder, in order of their names."""
+    return [p for p in visible(folder) if p.suffix in SUFFIXES]
 
 
 def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
@@ -159,7 +175,7 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
         InputError: for an index without a list of files, a file that is missing or lies elsewhere, and for tensors that
             the index names and their file does not hold.
     """
-    listed = _read_json(index).get("weight_map")
+    listed = read_settings(index).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise InputError(f"{index}: no list of files; expected a weight_map from tensors' names to files' names")
     tensors: dict[str, Tensor] = {}
@@ -168,7 +184,7 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
         path = inside(folder, name, links=True)  # folders of downloads hold links into a store beside them
         if not path.exists():
             raise InputError(f"{path}: missing; {index.name} lists {len(names)} files")
-        kind, found, _ = _read_file(path)
+        kind, found, _ = read_file(path)
         kinds.add(kind)
         tensors |= found
     lost = sorted(listed.keys() - tensors.keys())
@@ -177,7 +193,12 @@ def _read_shards(folder: Path, index: Path) -> tuple[str, dict[str, Tensor]]:
     return f"folder of {len(names)} {' and '.join(sorted(kinds))} files", tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The values of a JSON file such as config.json.
+
+    Raises:
+        InputError: where it is no JSON object.
+    """
     loaded = reading.read_json(path)
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(loaded).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kinolab.checkpoints.base import Format, Shapes
 from kinolab.tables import FORMATS
 
-__all__ = ["FORMATS", "find_format", "recognise", "unsupported"]
+__all__ = ["FORMATS", "find_format", "half_of", "recognise", "unsupported"]
 
 
 def find_format(name: str) -> Format:
@@ -16,6 +16,12 @@ def find_format(name: str) -> Format:
 def recognise(shapes: Shapes) -> Format | None:
     """The format that these names and shapes are of, or None."""
     return next((format for format in map(find_format, FORMATS) if format.matches(shapes)), None)
+
+
+def half_of(shapes: Shapes) -> tuple[Format, str] | None:
+    """The format that comes in two files, and which of them these names and shapes are (`encoder.`), or None."""
+    found = ((format, format.half(shapes)) for format in map(find_format, FORMATS))
+    return next(((format, half) for format, half in found if half is not None), None)
 
 
 def unsupported(shapes: Shapes) -> str | None:

@@ -70,6 +70,7 @@ class LatteDiffusersFormat(Format):
     title = "Latte, layout of diffusers"
     module_class = Latte
     config_class = LatteConfig
+    folder = True
     ignored = ("pos_embed.pos_embed", "temp_pos_embed")
     absent = ("text_embedder.null",)
 
@@ -126,7 +127,7 @@ class LatteDiffusersFormat(Format):
             return ()
         _, index, *inner = module.split(".")
         block = f"{'temporal_' * (int(index) % 2)}transformer_blocks.{int(index) // 2}"
-        return tuple(f"{block}.{part}.{kind}".replace("..", ".") for part in INNER[".".join(inner)])
+        return tuple(f"{block}.{part}.{kind}".replace("..", ".") for part in INNER.get(".".join(inner), ()))
 
     def check_writable(self, module: Latte) -> None:
         """Raises InputError where diffusers' class has no such variant."""

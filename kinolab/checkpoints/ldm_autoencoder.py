@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.inflate import odvae_name
 from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, public_tensors
 from kinolab.checkpoints.files import write_safetensors
 from kinolab.checkpoints.image_layouts import assume_groups, assume_scaling
+from kinolab.config import Config
 from kinolab.errors import InputError
 
 
@@ -24,8 +27,8 @@ class LdmAutoencoderFormat(Format):
 
     name = "ldm_autoencoder"
     title = "AutoencoderKL, layout of latent-diffusion"
-    module_class = ImageAutoencoder
-    config_class = ImageConfig
+    module_class: type[nn.Module] = ImageAutoencoder
+    config_class: type[Config] = ImageConfig
     ignored = ("loss.", "model_ema.decay", "model_ema.num_updates")
 
     def matches(self, shapes: Shapes) -> bool:

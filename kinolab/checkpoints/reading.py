@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from kinolab.autoencoders.diffusers_adapter import CLASSES
 from kinolab.checkpoints.base import Format, Guess, Shapes, fill, fit
 from kinolab.checkpoints.files import (
+    HEADER_KEY,
     INNER_WRAPPINGS,
+    TWO_FILES,
     WRAPPINGS,
     StoredWeights,
     Unwrapped,
@@ -21,40 +24,87 @@ from kinolab.checkpoints.files import (
     own_header,
     read_weights,
     select,
+    unwrap,
+    weights_in,
 )
-from kinolab.checkpoints.formats import FORMATS, find_format, recognise, unsupported
+from kinolab.checkpoints.formats import FORMATS, find_format, half_of, recognise, unsupported
 from kinolab.config import load_config
 from kinolab.errors import InputError
+from kinolab.runtime import sets
+from kinolab.runtime.paths import visible
+
+READ_HERE = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLTemporalDecoder")
+"""Classes of diffusers whose folders are read into a module of Kinolab's own."""
 
 
-def load(path: Path | str, *, format: str | None = None, prefix: str = "", **overrides: Any) -> Any:
+def load(
+    path: Path | str | Sequence[Path | str], *, format: str | None = None, prefix: str = "", **overrides: Any
+) -> Any:
     """Public weights as a module (`Latte`, `ImageAutoencoder`, ...: see `FORMATS`), in evaluation mode, float32.
 
     path: a `.safetensors` file, a file of torch.save (only weights are loaded from it, no code), or a folder with
-    config.json. format: a name of `FORMATS`; none = told by the names of the tensors. prefix: only tensors whose
-    names start with it are used, without it. overrides: fields of the module's config, such as `num_heads`, for what
-    the file doesn't tell. Wrappings such as `ema`, `state_dict`, `module.` and `_orig_mod.` are taken off; of averaged
-    and raw weights in one file the averaged ones are used (`prefix="model."` for the raw ones).
+    config.json; or both files, or the folder of both, of a model that comes in two. format: a name of `FORMATS`; none =
+    told by the names of the tensors. prefix: only tensors whose names start with it are used, without it. overrides:
+    fields of the module's config, such as `num_heads`, for what the file doesn't tell. Wrappings such as `ema`,
+    `state_dict`, `module.` and `_orig_mod.` are taken off; of averaged and raw weights in one file the averaged ones
+    are used (`prefix="model."` for the raw ones).
 
     Raises:
         InputError: for an unknown format or field, for a field that has to be given, and for tensors that do not fit:
             lists every missing and every unexpected name, and names the prefix under which a known format lies.
     """
-    stored = read_weights(Path(path))
+    paths = [Path(path)] if isinstance(path, Path | str) else [Path(p) for p in path]
+    stored = read_stored(paths)
     reading = read(stored, format, prefix, overrides)
     still = {k: why for k, why in reading.guess.unknown.items() if k not in overrides}
     if still and set(overrides) <= set(reading.format.config_class.model_fields):
         what = "; ".join(f"{k}=... ({why})" for k, why in still.items())
-        raise InputError(f"{path}: a {reading.format.name} file that leaves part of the config open: pass {what}")
+        raise InputError(f"{stored.path}: a {reading.format.name} file leaves part of the config open: pass {what}")
     config = load_config(reading.format.config_class, {**reading.guess.values, **overrides})
     module = reading.format.build(config)
     fitted = fit(reading.format, module, config, reading.shapes)
     if fitted.problems:
         hint = _hint(stored, prefix, reading.format)
-        raise InputError(f"{path}: does not fit {reading.format.title}: {fitted.problems}{hint}")
+        raise InputError(f"{stored.path}: does not fit {reading.format.title}: {fitted.problems}{hint}")
     fill(reading.format, module, fitted, reading.unwrapped.tensors)
     _set_scaling(module, stored, reading, overrides)
     return module.eval()
+
+
+def read_stored(paths: Sequence[Path]) -> StoredWeights:
+    """The weights at a path, or those that lie in two files, or in a folder of two: one's names behind the other's.
+
+    Raises:
+        InputError: as `read_weights`, and for files that are not the two halves of one model.
+    """
+    if len(paths) == 1 and paths[0].is_dir() and not (paths[0] / "config.json").exists():
+        with suppress(OSError):  # a folder that can't be written is read as it stands
+            sets.finish_set(paths[0], TWO_FILES)
+        inside = weights_in(paths[0])
+        paths = inside if len(inside) == 2 and not visible(paths[0], "*.index.json") else paths
+    if len(paths) == 1:
+        return read_weights(paths[0])
+    halves: dict[str, StoredWeights] = {}
+    for path in paths:
+        stored = read_weights(path)
+        tensors = unwrap(stored.tensors).tensors
+        found = half_of(shapes_of(tensors))
+        if found is None:
+            raise InputError(f"{path}: neither an encoder nor a decoder of TAESD, whose models come in two files")
+        half = found[1]
+        if half in halves:
+            raise InputError(
+                f"{path}: an {half[:-1]}, as is {halves[half].path}; expected an encoder and a decoder".replace(
+                    "an d", "a d"
+                )
+            )
+        named = {f"{half}{name}": value for name, value in tensors.items()}
+        halves[half] = StoredWeights(path, stored.container, named, {}, stored.header)
+    if len(halves) != 2:
+        raise InputError(f"{', '.join(map(str, paths))}: expected two files, an encoder and a decoder")
+    first, second = halves.values()
+    header = first.header if first.header.get(HEADER_KEY) == second.header.get(HEADER_KEY) else {}
+    return StoredWeights(first.path, f"two {first.container} files", first.tensors | second.tensors, {}, header)
 
 
 def save(module: nn.Module, path: Path | str, format: str) -> None:
@@ -119,7 +169,7 @@ def read(stored: StoredWeights, format: str | None, prefix: str, overrides: Mapp
 def diffusers_class(stored: StoredWeights) -> str | None:
     """The class of diffusers that a folder holds, where it is an autoencoder that is used through diffusers."""
     name = stored.settings.get("_class_name")
-    return name if name in CLASSES and name != "AutoencoderKL" else None
+    return name if name in CLASSES and name not in READ_HERE else None
 
 
 def fitting_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Format]:
@@ -156,6 +206,10 @@ def _unknown(stored: StoredWeights, shapes: Shapes, prefix: str) -> str:
                 f"{format.title} under the prefix {found!r}: pass prefix={found!r}; without it these "
                 f"{len(others)} names are unexpected: {', '.join(others)}"
             )
+    half = half_of(shapes)
+    if half is not None:
+        other = "decoder" if half[1] == "encoder." else "encoder"
+        return f"the {half[1][:-1]} alone of a {half[0].title}; name the file of its {other} too"
     name = unsupported(shapes)
     if name is not None:
         return f"{name}, which is not supported yet; known formats: {known}"

@@ -69,6 +69,7 @@ class Sd3DiffusersFormat(Format):
     title = "SD3's MMDiT, layout of diffusers"
     module_class = Mmdit
     config_class = MmditConfig
+    folder = True
     absent = NULL
 
     def matches(self, shapes: Shapes) -> bool:

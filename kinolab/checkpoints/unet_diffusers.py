@@ -34,6 +34,7 @@ class UnetDiffusersFormat(Format):
     module_class = Unet
     config_class = UnetConfig
     absent = NULL
+    folder = True
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("conv_in.weight", "time_embedding.linear_1.weight", "mid_block.attentions.0.proj_in.weight")

@@ -43,8 +43,13 @@ SIDE = 64
 """Side of the latents in training where nothing tells it (512 px)."""
 
 
-def guess_unet(find: Find, settings: Mapping[str, Any]) -> Guess:
+def guess_unet(
+    find: Find, settings: Mapping[str, Any], heads: tuple[str, str] = ("attention_head_dim", "num_heads")
+) -> Guess:
     """The fields of `UnetFields` from shapes and settings.
+
+    `heads` is what config.json calls the heads, and which field that is: in classes of images the name is that of a
+    size and the value a number.
 
     Raises:
         InputError: for a setting without a counterpart.
@@ -70,7 +75,7 @@ def guess_unet(find: Find, settings: Mapping[str, Any]) -> Guess:
         "linear_projection": len(_shape(find, "mid_block.attentions.0.proj_in.weight")) == 2,
     }
     _channels(guess, _shape(find, "conv_in.weight")[1], _shape(find, "conv_out.weight")[0])
-    _heads(guess, settings)
+    _heads(guess, settings, heads)
     _groups(guess, widths, settings)
     if settings.get("sample_size"):
         guess.values["input_size"] = settings["sample_size"]
@@ -100,11 +105,11 @@ def _channels(guess: Guess, read: int, made: int) -> None:
         )
 
 
-def _heads(guess: Guess, settings: Mapping[str, Any]) -> None:
-    """Heads from config.json, where they stand under the name attention_head_dim, or of the published model."""
-    told = settings.get("attention_head_dim")
-    if told is not None:
-        guess.values["num_heads"] = told
+def _heads(guess: Guess, settings: Mapping[str, Any], called: tuple[str, str]) -> None:
+    """Heads from config.json, or of the published model."""
+    key, name = called
+    if settings.get(key) is not None:
+        guess.values[name] = settings[key]
         return
     width = guess.values["text_dim"]
     if width in HEADS:
@@ -112,7 +117,7 @@ def _heads(guess: Guess, settings: Mapping[str, Any]) -> None:
         guess.values[field] = value
         guess.assumed[field] = f"{value}, as in {model}, whose prompts have the width {width}"
     else:
-        guess.unknown["num_heads"] = "the file does not tell how many heads there are; pass num_heads or head_size"
+        guess.unknown[name] = "the file does not tell how many attention heads there are, or how large"
 
 
 def _groups(guess: Guess, widths: list[int], settings: Mapping[str, Any]) -> None:

@@ -61,6 +61,7 @@ COMMANDS = {
     "inspect": Command("say what a weights file or model folder is", "weights"),
     "convert": Command("turn public weights into a model folder, and back", "weights"),
     "inflate": Command("make a video model from an image model", "weights"),
+    "lora": Command("make LoRA adapters of two models, or of one form of another", "weights"),
     "pack": Command("write a small model folder to share", "weights"),
     "verify": Command("check that what was stored is still what was written", "weights"),
 }

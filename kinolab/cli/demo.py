@@ -25,7 +25,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Generate a few videos from text, check them from their pixels, reconstruct two clips, and write a page."""
-    from kinolab.generation.generate import default_model
+    from kinolab.generation.request import default_model
     from kinolab.reports.demo import run_demo
 
     chosen = model if model is not None else default_model(prompts=True)

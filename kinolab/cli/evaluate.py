@@ -8,8 +8,25 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from kinolab.cli.measuring import PromptModel, load_model, sampling, show_report, steering
+from kinolab.cli.measuring import (
+    Guidance,
+    PromptModel,
+    Sampler,
+    Setting,
+    Steps,
+    load_model,
+    sampling,
+    settings_listed,
+    show_report,
+    steering,
+    toy_protocol,
+)
 from kinolab.cli.options import Device, common, less, spoken_warnings, watch, whole_numbers
+
+Protocol = Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")]
+First = Annotated[
+    int | None, typer.Option(min=0, help="Number of the first clip: choose settings on others than you report on.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,18 +38,24 @@ def register(app: typer.Typer) -> None:
     group.callback()(_evaluate)
     group.command(cls=_listing("reconstruction"))(reconstruction)
     group.command(cls=_listing("generation"))(generation)
-    for command in (sensitivity, world, physics, tasks):
-        group.command()(command)
+    group.command()(sensitivity)
+    toy, base = "evaluation/toy_protocols.py", "ToyProtocol"
+    group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
+    group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
+    group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
     app.add_typer(group, name="evaluate")
 
 
 def _listing(kind: str) -> type[TyperCommand]:
     """A command whose help ends with the metrics of a kind of protocol, as they are when it is asked for."""
 
-    class Listing(TyperCommand):
+    shown: type[TyperCommand] = settings_listed() if kind == "generation" else TyperCommand
+
+    class Listing(shown):  # type: ignore[valid-type, misc]
         def format_epilog(self, ctx: Any, formatter: Any) -> None:
             from kinolab.metrics import METRICS  # the configs behind it are slow to import, and few ask for help
 
+            super().format_epilog(ctx, formatter)
             formatter.write_paragraph()
             formatter.write_text(f"Metrics, for -s metrics=[...]: {METRICS.help(kind)}.")
 
@@ -46,22 +69,22 @@ def _evaluate() -> None:
 @common(events=True)
 def world(
     model: PromptModel = None,
+    protocol: Protocol = "toy-world",
     videos: Annotated[
         Path | None,
         typer.Option(help="Judge this folder of videos instead, by the prompts in the .json or .txt beside."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Held-out requests; the first ones are always the same.")] = 256,
-    first: Annotated[
-        int, typer.Option(min=0, help="Number of the first request: choose settings on others than you report on.")
-    ] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Held-out requests; default the protocol's.")] = None,
+    first: First = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    setting: Setting = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
     label: Annotated[
-        bool, typer.Option(help="Give the class label beside the prompt, where the model takes it.")
-    ] = True,
+        bool | None, typer.Option(help="Give the class label beside the prompt, where the model takes it.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
@@ -74,6 +97,7 @@ def world(
     interval behind a share is Wilson's at 95%.
     """
     from kinolab.errors import InputError
+    from kinolab.evaluation.toy_protocols import WorldProtocol
     from kinolab.evaluation.world import evaluate_world
     from kinolab.evaluation.world_report import summary_lines
 
@@ -88,21 +112,13 @@ def world(
             report = evaluate_videos(videos, events)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
         return
+    asked, ours = toy_protocol(
+        WorldProtocol, protocol, {"count": count, "first": first, "seed": seed, "label": label}, setting
+    )
     chosen, loaded = load_model(model, device, precision, prompts=True)
-    how, guided = sampling(loaded.config, sampler, steps, guidance)
-    with watch("generating", "clips", cheaper=less("--count ", count)) as events:
-        report = evaluate_world(
-            loaded,
-            count=count,
-            first=first,
-            batch=batch,
-            seed=seed,
-            sampler=how,
-            guidance=guided,
-            label=label,
-            name=chosen,
-            events=events,
-        )
+    how = sampling(loaded.config, sampler, steps, guidance, ours)
+    with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
+        report = evaluate_world(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
     tables = [report.table(), report.scenario_table(), report.objects_table()]
     show_report(tables, summary_lines(report), report.to_json(), out)
 
@@ -110,21 +126,23 @@ def world(
 @common(events=True)
 def physics(
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
-    given: Annotated[str, typer.Option(help="Numbers of given frames, each measured by itself.")] = "8,4,2,1",
-    count: Annotated[int, typer.Option(min=1, help="Held-out clips; the first ones are always the same.")] = 60,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first clip.")] = 0,
+    protocol: Protocol = "toy-physics",
+    given: Annotated[str | None, typer.Option(help="Numbers of given frames, each measured by itself: 8,4.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
+    first: First = None,
     scenario: Annotated[
         list[str] | None, typer.Option(help="fall, throw, bounce, collide, ramp or float; default all, in turn.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    setting: Setting = None,
     method: Annotated[
         Literal["auto", "reconstruction", "replacement"],
         typer.Option(help="How the given frames are taken; auto: as trained, else by reconstruction guidance."),
     ] = "auto",
     weight: Annotated[float | None, typer.Option(min=0, help="Weight of reconstruction guidance.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips predicted at once.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
@@ -137,23 +155,16 @@ def physics(
     that go on with constant velocity.
     """
     from kinolab.evaluation.physics import evaluate_physics, summary_lines
-    from kinolab.toyworld.words import CLASSES
+    from kinolab.evaluation.toy_protocols import PhysicsProtocol
 
+    frames = whole_numbers(given, "--given") if given is not None else None
+    changes = {"given": frames, "count": count, "first": first, "seed": seed, "scenarios": scenario or None}
+    asked, ours = toy_protocol(PhysicsProtocol, protocol, changes, setting)
     chosen, loaded = load_model(model, device, precision)
-    how, _ = sampling(loaded.config, sampler, steps, None)
-    with watch("predicting", cheaper=less("--count ", count)) as events, spoken_warnings():
+    how = sampling(loaded.config, sampler, steps, setting=ours)
+    with watch("predicting", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_physics(
-            loaded,
-            given=whole_numbers(given, "--given"),
-            count=count,
-            first=first,
-            batch=batch,
-            seed=seed,
-            scenarios=scenario or CLASSES,
-            sampler=how,
-            steering=steering(method, weight),
-            name=chosen,
-            events=events,
+            loaded, asked, batch=batch, sampling=how, steering=steering(method, weight), name=chosen, events=events
         )
     show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
 
@@ -161,10 +172,12 @@ def physics(
 @common(events=True)
 def tasks(
     model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Held-out clips; the first ones are always the same.")] = 32,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first clip.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    protocol: Protocol = "toy-tasks",
+    count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
+    first: First = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    setting: Setting = None,
     method: Annotated[
         Literal["auto", "reconstruction", "replacement"],
         typer.Option(help="How the given part is taken; auto: as trained, else by reconstruction guidance."),
@@ -185,19 +198,11 @@ def tasks(
     The PSNR of what is given says how well the task can be told to the model at all (a temporal autoencoder can't tell
     a lone frame exactly); that of the generated part, and the objects' positions in it, how well it is done.
     """
-    from kinolab.evaluation.tasks import evaluate_tasks
+    from kinolab.evaluation.tasks import TasksProtocol, evaluate_tasks
 
+    asked, ours = toy_protocol(TasksProtocol, protocol, {"count": count, "first": first}, setting)
     chosen, loaded = load_model(model, device, precision)
-    how, _ = sampling(loaded.config, sampler, steps, None)
-    with watch("generating", cheaper=less("--count ", count)) as events, spoken_warnings():
-        report = evaluate_tasks(
-            loaded,
-            count=count,
-            first=first,
-            batch=batch,
-            sampler=how,
-            steering=steering(method, weight, error),
-            name=chosen,
-            events=events,
-        )
+    how, held = sampling(loaded.config, sampler, steps, setting=ours), steering(method, weight, error)
+    with watch("generating", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
+        report = evaluate_tasks(loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, events=events)
     show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import load_model, sampling, show_report
+from kinolab.cli.measuring import Guidance, Sampler, Steps, load_model, sampling, show_report, split
 from kinolab.cli.options import Device, check_out, common, less, spoken_warnings, take_device, watch
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def generation(
     data: Annotated[str, typer.Argument(help="The real ones: a folder of clips or frames, or `world`.")],
     protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-generation",
     setting: Changes = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
     given_frames: Annotated[int, typer.Option(min=0, help="First frames of each real clip that are given.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 8,
     cache: Annotated[
@@ -98,12 +98,14 @@ def generation(
     from kinolab.evaluation.features import default_cache
     from kinolab.evaluation.generation import ModelClips, evaluate_generated
     from kinolab.evaluation.protocol import load_protocol
-    from kinolab.generation.generate import model_hash
+    from kinolab.generation.provenance import model_hash
 
-    chosen = load_protocol(protocol, setting, kind="generation")
+    ours, changes = split(setting)
+    chosen = load_protocol(protocol, changes, kind="generation")
     check_out(out, videos)
     folder = video_folder(subject)
     idle = {"--steps": steps, "--guidance": guidance, "--sampler": sampler, "--given-frames": given_frames or None}
+    idle |= {f"-s {text}": text for text in ours}
     for option, value in idle.items():
         if folder is not None and value is not None:
             raise InputError(f"{option} is for a model; {subject} is a folder of videos that are generated already")
@@ -114,8 +116,8 @@ def generation(
         made_by = {"name": subject, "kind": "folder", "sha256": made.content_hash()}
     else:
         name, model = load_model(subject, where, precision)
-        how, guided = sampling(model.config, sampler, steps, guidance)
-        made = ModelClips(model, name, real, chosen, sampler=how, guidance=guided, given_frames=given_frames)
+        how = sampling(model.config, sampler, steps, guidance, ours)
+        made = ModelClips(model, name, real, chosen, sampling=how, given_frames=given_frames)
         made_by = {"name": subject, "kind": "model", "sha256": model_hash(name)}
     with watch("measuring", "clips", cheaper=less("-s samples=", len(real))) as events, spoken_warnings():
         report = evaluate_generated(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +18,19 @@ from kinolab.runtime.reading import read_text
 ROOT = Path(__file__).parents[1]
 
 RUN = {
-    "": ("generation/generate.py", "GenerateConfig"),
+    "": ("generation/request.py", "SamplingConfig", "GenerateConfig"),
     "given": ("tasks/request.py", "GivenConfig"),
     "sampler": ("diffusion/samplers/base.py", "SamplerConfig"),
     "guidance": ("methods/guidance.py", "GuidanceConfig"),
     "cache": ("methods/step_cache.py", "StepCacheConfig"),
+    "low_resolution": ("generation/low_resolution.py", "LowResolutionConfig"),
 }
-"""The groups of a settled run's fields: the file and the class of each."""
+"""The groups of a settled run's fields: the file and the classes of each."""
+SAMPLING = {
+    "": ("generation/request.py", "SamplingConfig"),
+    **{name: RUN[name] for name in ("sampler", "guidance", "cache")},
+}
+"""The same of what says how a run is sampled, which commands that measure take too."""
 
 
 class Described(NamedTuple):
@@ -65,14 +72,17 @@ def names_of(table: str) -> tuple[str, ...]:
 
 
 def settable(*, given: bool = False) -> str:
-    """The names of all fields that -s sets in a command that samples, by groups; `given`: those of a task too."""
-    groups = []
-    for group, (file, name) in RUN.items():
-        if group == "given" and not given:
-            continue
-        names = [f"{group}.{field}" if group else field for field in described(file, name)]
-        groups.append(", ".join(name for name in names if name not in RUN))
-    return "Fields for -s: " + "; ".join(groups) + "."
+    """What -s sets in a command that samples; `given`: the fields of a task too."""
+    return "Fields for -s: " + named({k: where for k, where in RUN.items() if given or k != "given"}) + "."
+
+
+def named(groups: Mapping[str, tuple[str, ...]]) -> str:
+    """The names of all fields of configs, by groups."""
+    found = []
+    for group, where in groups.items():
+        names = [f"{group}.{field}" if group else field for field in described(*where)]
+        found.append(", ".join(name for name in names if name not in groups))
+    return "; ".join(found)
 
 
 FIELD = re.compile(
@@ -86,12 +96,13 @@ LEFT = re.compile(r"\n\S")
 
 
 @cache
-def described(file: str, name: str) -> dict[str, Described]:
-    """The fields of the config class `name` in a file of the package, in order."""
-    text = read_text(ROOT / file)
-    begin = text.index(f"\nclass {name}(")
-    end = LEFT.search(text, begin + 1)
-    found = FIELD.findall(text, begin, len(text) if end is None else end.start())
+def described(file: str, *names: str) -> dict[str, Described]:
+    """The fields of config classes in a file of the package, in order; of two of a name the later one's."""
+    text, found = read_text(ROOT / file), list[tuple[str, str, str]]()
+    for name in names:
+        begin = text.index(f"\nclass {name}(")
+        end = LEFT.search(text, begin + 1)
+        found += FIELD.findall(text, begin, len(text) if end is None else end.start())
     return {field: Described(" ".join(line.split()), _choices(kind, text)) for field, kind, line in found}
 
 

@@ -27,6 +27,9 @@ Setting = Annotated[
 ]
 
 
+Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{about('lora')} Repeatable.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command, with a help that ends with what -s sets."""
     app.command("generate", cls=Listing)(generate)
@@ -75,6 +78,7 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off; none = the model's own.")
     ] = None,
+    lora: Lora = None,
     setting: Setting = None,
     eta: Annotated[float | None, typer.Option(hidden=True, help=about("sampler.eta"))] = None,
     guidance_interval: Annotated[str | None, typer.Option(hidden=True, help=about("guidance.interval"))] = None,
@@ -97,7 +101,7 @@ def generate(
 def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
     """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
     from kinolab.generation.generate import generate as run
-    from kinolab.generation.generate import request_of
+    from kinolab.generation.request import request_of
 
     config = request_of(asked_values(options) | {"given": given}, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
@@ -124,6 +128,7 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     values = {name: options.get(name) for name in same}
     values |= {"prompts": prompts, "size": (size, size) if isinstance(size, int) else size}
     values["compile"] = options["compile"] or None
+    values["lora"] = adapters_of(options["lora"])
     groups: dict[str, dict[str, Any]] = {
         "sampler": {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]},
         "guidance": {
@@ -142,6 +147,13 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     for group, fields in groups.items():
         values[group] = {name: value for name, value in fields.items() if value is not None} or None
     return {name: value for name, value in values.items() if value is not None}
+
+
+def adapters_of(texts: list[str] | None) -> list[dict[str, Any]] | None:
+    """`FILE:WEIGHT` of each use of --lora."""
+    from kinolab.checkpoints.adapters import parse_use
+
+    return [parse_use(text).model_dump() for text in texts] if texts else None
 
 
 def numbers_of(text: str | None) -> list[float] | None:

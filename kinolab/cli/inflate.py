@@ -9,7 +9,7 @@ import typer
 
 from kinolab.cli.options import common, show
 
-AUTOENCODERS = ("odvae", "dpvae")
+AUTOENCODERS = ("odvae", "dpvae", "taesd")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
 Said = tuple[dict[str, Any], list[str]]
 """A result as values, and as lines."""
@@ -22,12 +22,26 @@ def register(app: typer.Typer) -> None:
 
 @common()
 def inflate(
-    source: Annotated[str, typer.Argument(help="An image model: public weights, a model folder, or a run folder.")],
-    to: Annotated[
-        Literal["latte", "vdt", "mmdit", "odvae", "dpvae"],
-        typer.Option(help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae."),
+    source: Annotated[
+        list[str],
+        typer.Argument(help="An image model: public weights (TAESD's are two files), a model folder, or a run folder."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    to: Annotated[
+        Literal["latte", "vdt", "mmdit", "video_ldm", "svd", "modelscope", "animatediff", "odvae", "dpvae", "taesd"]
+        | None,
+        typer.Option(
+            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope "
+            "or animatediff; AutoencoderKL odvae or dpvae; TAESD taesd (causal, over time) or dpvae."
+        ),
+    ] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --to: the model folder of a trained video U-Net, whose image weights become SOURCE's "
+            "under what it has learned of time."
+        ),
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("-s", "--set", help="A field of the video model: -s attention=3d.")
     ] = None,
@@ -47,7 +61,7 @@ def inflate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
 ) -> None:
-    """Make a video model from an image model.
+    """Make a video model from an image model, or put other image weights into one.
 
     One frame in gives the image model's answer out. What is copied, fresh and added is counted. Train it from there
     with initial.path in a recipe; trained: temporal or lora leaves the image model's weights as they are.
@@ -60,35 +74,48 @@ def inflate(
 
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
+    if (to is None) == (onto is None):
+        raise InputError("expected one of --to KIND, for a new video model, and --onto VIDEO, for a trained one")
     fields = apply_overrides({}, setting or [])
     if "kind" in fields:
         raise InputError("-s kind=...: the video model's kind is --to")
-    folder = locate(source)
+    folder, names = locate(source[0]), " and ".join(Path(name).name for name in source)
     whole = (folder / "model.yaml").exists()
     part = None if not whole else "autoencoder" if to in AUTOENCODERS else "denoiser"
     image = read_source(source, format, prefix, given or [], part)
     if to in AUTOENCODERS:
         if autoencoder is not None:
             raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
-        values, lines = _autoencoder(image, to, out, source, fields, init or "tail")
+        values, lines = _autoencoder(image, to, out, names, fields, init or "tail")
+    elif init is not None:
+        raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
+    elif onto is not None:
+        if fields or autoencoder is not None:
+            raise InputError("-s and --autoencoder are for --to: with --onto VIDEO's own stay as they are")
+        values, lines = _swap(image, onto, out, names)
     else:
-        if init is not None:
-            raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
-        values, lines = _denoiser(image, to, out, source, fields, autoencoder, folder if whole else None)
+        assert to is not None
+        values, lines = _denoiser(image, to, out, names, fields, autoencoder, folder if whole else None)
     show(values, lines)
 
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:
     """Inflate an image autoencoder and write its folder; what to say about it."""
-    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder
+    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
-    from kinolab.autoencoders.inflate import inflate_dpvae, matching_odvae
+    from kinolab.autoencoders.inflate import inflate_dpvae, inflate_taesd, matching_odvae, matching_taesd
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.models import save_autoencoder
 
-    if not isinstance(image, ImageAutoencoder):
-        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder (AutoencoderKL)")
+    sources: dict[str, tuple[type[Any], ...]] = {
+        "odvae": (ImageAutoencoder,),
+        "taesd": (Taesd,),
+        "dpvae": (ImageAutoencoder, Taesd),
+    }
+    if not isinstance(image, sources[to]):
+        names = " or ".join("AutoencoderKL" if cls is ImageAutoencoder else "TAESD" for cls in sources[to])
+        raise InputError(f"{source}: a {type(image).__name__}; {to} is made from an image autoencoder ({names})")
     # A further kind of video autoencoder gets its branch here, and its name in AUTOENCODERS and in --to.
     model: Autoencoder
     if to == "dpvae":
@@ -96,9 +123,11 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
             raise InputError("-s image...: the image autoencoder is SOURCE's own, and so are its fields; leave it out")
         config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
         model = inflate_dpvae(image, config, init)
+    elif isinstance(image, Taesd):
+        model = inflate_taesd(image, matching_taesd(image.config, fields), init)
     else:
         model = inflate_odvae(image, matching_odvae(image.config, fields), init)
-    save_autoencoder(model, out, trained=f"inflated from {Path(source).name} ({init})")
+    save_autoencoder(model, out, trained=f"inflated from {source} ({init})")
     before, after = _count(image), _count(model)
     values = {"folder": out, "class": type(model).__name__, "parameters": after, "copied": before}
     return values | {"fresh": 0, "added": after - before, "dropped": []}, [
@@ -126,8 +155,33 @@ def _denoiser(
         )
     model, report = inflated(image, to, fields)
     pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder), device="cpu")
-    config = _model_config(model.config, pixels, f"inflated from {Path(source).name}", folder)
+    config = _model_config(model.config, pixels, f"inflated from {source}", folder)
     VideoModel(config, pixels, model).save(out)
+    return _counted(out, image, model, report)
+
+
+def _swap(image: Any, onto: str, out: Path, source: str) -> Said:
+    """Put an image U-Net's weights under a trained one's layers over time; what to say about it."""
+    from kinolab.denoisers.inflate import init_unet
+    from kinolab.denoisers.unet import Unet
+    from kinolab.errors import InputError
+    from kinolab.models import VideoModel
+
+    video = VideoModel.load(onto, device="cpu", precision="float32")
+    model, said = video.denoiser, "--onto puts a U-Net's weights into a video U-Net"
+    if not isinstance(image, Unet):
+        raise InputError(f"{source}: a {type(image).__name__}; {said}")
+    if not isinstance(model, Unet):
+        raise InputError(f"{onto}: a {type(model).__name__}; {said}")
+    report = init_unet(model, image, trained=True)
+    note = f"{video.config.trained}; image layers from {source}"
+    video.config = video.config.model_copy(update={"trained": note})
+    video.save(out)
+    return _counted(out, image, model, report)
+
+
+def _counted(out: Path, image: Any, model: Any, report: Any) -> Said:
+    """What became of the weights of an image model and of the video model written to a folder."""
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     copied = [sizes[name] for name in report.copied if name in sizes]
     before, after = _count(image), _count(model)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from kinolab.cli import options
+from kinolab.cli.fields import SAMPLING, about, described, named
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from kinolab.diffusion import SamplerConfig
-    from kinolab.methods import GuidanceConfig, SteeringConfig
+    from kinolab.evaluation.toy_protocols import ToyProtocol
+    from kinolab.generation.request import SamplingConfig
+    from kinolab.methods import SteeringConfig
     from kinolab.models import ModelConfig, VideoModel
+
+T = TypeVar("T", bound="ToyProtocol")
 
 PromptModel = Annotated[
     str | None, typer.Option("--model", help="A model folder, or a shipped model; default: the one for prompts.")
@@ -61,7 +66,7 @@ def load_model(
     Says which device a word means; one that was taken already is not said again.
     """
     from kinolab.cli.options import take_device
-    from kinolab.generation.generate import default_model
+    from kinolab.generation.request import default_model
     from kinolab.models import VideoModel
 
     chosen = model if model is not None else default_model(prompts=prompts)
@@ -82,12 +87,67 @@ def steering(method: str, weight: float | None, error: str | None = None) -> Ste
     return None if method == "auto" else load_config(SteeringConfig, {"method": method, **values})
 
 
-def sampling(
-    trained: ModelConfig, sampler: str | None, steps: int | None, guidance: float | None
-) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The model's own sampler and guidance with the options on top; an evaluation is guided whatever it asks for."""
-    from kinolab.contracts.sampling import settled_guidance, settled_sampler
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")]
+Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")]
+Sampler = Annotated[str | None, typer.Option(help=about("sampler.name"))]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", help="Any field named below, as -s sampler.spacing=trailing. Repeatable."),
+]
+"""Options of every command that measures what a model samples; hand them to `sampling`."""
 
-    asked = {"name": sampler, "steps": steps}
-    how = settled_sampler(trained.sampler, {name: value for name, value in asked.items() if value is not None})
-    return how, settled_guidance(trained.guidance, guidance, told=True)
+
+def sampling(
+    trained: ModelConfig,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    setting: Sequence[str] = (),
+) -> SamplingConfig:
+    """The model's own way to sample with the options on top; an evaluation is guided whatever it asks for.
+
+    setting: `key=value`, of the sampling alone (see `split`).
+    """
+    from kinolab.generation.request import sampling_of
+
+    groups: dict[str, dict[str, Any]] = {"sampler": {"name": sampler, "steps": steps}, "guidance": {"scale": guidance}}
+    asked = {name: {k: v for k, v in values.items() if v is not None} for name, values in groups.items()}
+    return sampling_of(trained, {name: values for name, values in asked.items() if values}, setting)
+
+
+def split(setting: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """What -s says of the sampling, and the rest, which is the protocol's."""
+    ways = set(described(*SAMPLING[""]))
+    ours = [text for text in setting or () if text.partition("=")[0].split(".")[0] in ways]
+    return ours, [text for text in setting or () if text not in ours]
+
+
+def toy_protocol(
+    cls: type[T], name: str, changes: Mapping[str, Any], setting: Sequence[str] | None
+) -> tuple[T, list[str]]:
+    """The protocol of an evaluation on the toy world, and what -s says of the sampling.
+
+    changes: fields that options set; None = as the protocol has it.
+    """
+    from kinolab.config import load_config
+    from kinolab.evaluation.toy_protocols import load_toy_protocol
+
+    ours, others = split(setting)
+    written = load_toy_protocol(cls, name, others).model_dump()
+    asked = {field: value for field, value in changes.items() if value is not None}
+    return load_config(cls, written | asked, name="protocol"), ours
+
+
+def settings_listed(*protocol: str) -> type[TyperCommand]:
+    """A command whose help ends with what -s sets: fields of the sampling, and of the classes of a protocol's file."""
+
+    class Listed(TyperCommand):
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:
+            lines = [f"Fields for -s, of the sampling: {named(SAMPLING)}."]
+            if protocol:
+                lines.append(f"Fields for -s, of the protocol: {', '.join(described(*protocol))}.")
+            for line in lines:
+                formatter.write_paragraph()
+                formatter.write_text(line)
+
+    return Listed

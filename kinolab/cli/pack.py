@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kinolab.cli.options import common, show, watch
+
+if TYPE_CHECKING:
+    from kinolab.models import VideoModel
 
 
 @common(events=True)
@@ -30,6 +33,13 @@ def pack(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="A model that refines what this one makes, as a stage of this name."),
     ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="FILE:WEIGHT", help="Add a LoRA adapter to the weights. Repeatable.")
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE:WEIGHT", help="Keep a LoRA adapter beside the weights, as a file of its own."),
+    ] = None,
 ) -> None:
     """Write a model folder in half precision or 8 bits, to share or ship; the weights are float32 again when loaded.
 
@@ -38,15 +48,31 @@ def pack(
 
     --expert and --stage make one model of several: a denoiser trained on the cleaner times only (`interval: [0, 0.5]`
     in its recipe, then --expert 0.5=runs/clean), or a super-resolution model after it (--stage sr=runs/sr).
+
+    --lora adds adapters to the weights, and those that the model has beside them too; --beside keeps one as it is, on
+    which `--lora NAME:WEIGHT` of the commands that make videos sets another weight.
     """
     import torch
 
+    from kinolab.checkpoints.adapters import beside as keep_beside
+    from kinolab.checkpoints.adapters import folded, parse_use
     from kinolab.models.packing import pack as run
 
     experts = {_fraction(until): folder for until, folder in _pairs("--expert", expert)}
     stages = dict(_pairs("--stage", stage))
+    uses, kept = [parse_use(text) for text in lora or []], _pairs("--beside", beside)
     with watch("packing") as events:
-        packed = run(model, out, autoencoder=autoencoder, dtype=getattr(torch, stored), experts=experts, stages=stages)
+
+        def adapt(whole: VideoModel) -> VideoModel:
+            whole = folded(whole, uses, events) if uses else whole
+            for name, text in kept:
+                whole = keep_beside(whole, name, parse_use(text), events)
+            return whole
+
+        packed = run(
+            model, out, autoencoder=autoencoder, dtype=getattr(torch, stored), experts=experts, stages=stages,
+            adapt=adapt,
+        )  # fmt: skip
         events.wrote(packed.folder, "model")
     where = f", in {packed.tensor}" if packed.tensor else ""
     lines = [

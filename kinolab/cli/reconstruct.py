@@ -56,10 +56,10 @@ def reconstruct(
     keeps the frames so far, as NAME-partial.
     """
     from kinolab.config import load_config
-    from kinolab.generation.generate import default_model
     from kinolab.generation.key_frames import chosen_rule
     from kinolab.generation.reconstruct import reconstruct as run
     from kinolab.generation.reconstruct_report import ReconstructConfig
+    from kinolab.generation.request import default_model
     from kinolab.models import load_autoencoder, trained_size
     from kinolab.runtime.reading import parse_json
 

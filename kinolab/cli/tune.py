@@ -8,9 +8,15 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from kinolab.cli.measuring import Setting, load_model, sampling, settings_listed, show_report
 from kinolab.cli.options import Device, common, less, on_error, real_number, watch, whole_number
 
 N = TypeVar("N", int, float)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, with a help that ends with what -s sets."""
+    app.command("tune", cls=settings_listed())(tune)
 
 
 @common(events=True)
@@ -33,6 +39,7 @@ def tune(
     full_sampler: Annotated[str | None, typer.Option(help="Sampler of the full run; default the model's own.")] = None,
     steps: Annotated[str | None, typer.Option(help="Numbers of steps to try: 25,12,8.")] = None,
     samplers: Annotated[str | None, typer.Option(help="Samplers to try, of ddim, dpmpp_2m, euler, heun.")] = None,
+    setting: Setting = None,
     thresholds: Annotated[str | None, typer.Option(help="Thresholds of the step cache: 0.05,0.1,0.2.")] = None,
     guidance_interval: Annotated[
         list[str] | None, typer.Option(help="Times with guidance to try, LOW,HIGH; repeat for more.")
@@ -49,7 +56,6 @@ def tune(
     The full run has twice the model's own steps, in float32, without a cache. All settings make the same clips from the
     same noise, and take turns, so that the ratios hold on a busy machine too.
     """
-    from kinolab.cli.measuring import load_model, show_report
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.planning.tune import TuneConfig
@@ -82,8 +88,9 @@ def tune(
     }
     config = load_config(TuneConfig, values, name="tune")
     chosen, loaded = load_model(model, device, "float32", prompts=True)
+    how = sampling(loaded.config, setting=setting or ())
     with watch("trying", "runs", cheaper=less("--count ", count), notes=on_error) as events:
-        report = run(loaded, config, name=chosen, events=events)
+        report = run(loaded, config, name=chosen, sampling=how, events=events)
     show_report([report.table()], report.lines(drift), report.to_json(), out)
 
 

@@ -7,8 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import PromptModel
+from kinolab.cli.measuring import Guidance, PromptModel, Sampler, Setting, Steps, load_model, sampling, settings_listed
 from kinolab.cli.options import Device, common, less, show, watch
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, with a help that ends with what -s sets."""
+    app.command("vbench", cls=settings_listed())(vbench)
 
 
 @common(events=True)
@@ -26,24 +31,24 @@ def vbench(
     count: Annotated[int, typer.Option(min=1, help="Prompts of the toy world, for `world`.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first video; the others follow.")] = 0,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames; default the model's own.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the model's own.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, euler or heun.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    setting: Setting = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
     ] = "auto",
     device: Device = "auto",
 ) -> None:
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
-    from kinolab.cli.measuring import load_model, sampling
     from kinolab.generation.vbench import prompts_of_world, write_vbench
 
     chosen, loaded = load_model(model, device, precision, prompts=True)
-    how, guided = sampling(loaded.config, sampler, steps, guidance)
+    how = sampling(loaded.config, sampler, steps, guidance, setting or ())
     source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
     with watch("generating", "videos", cheaper=less("--videos ", videos)) as events:
         report = write_vbench(
-            loaded, source, out, name=chosen, seed=seed, videos=videos, frames=frames, sampler=how, guidance=guided,
+            loaded, source, out, name=chosen, seed=seed, videos=videos, frames=frames, sampling=how,
             events=events,
         )  # fmt: skip
     # Prompts that are not VBench's own are its custom input.

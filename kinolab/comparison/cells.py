@@ -23,7 +23,7 @@ from kinolab.contracts.events import Listener
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import file_hash
-from kinolab.generation.generate import model_hash
+from kinolab.generation.provenance import model_hash
 from kinolab.models import find_autoencoder, load_autoencoder
 from kinolab.runtime.files import make_folder, write_text
 from kinolab.runtime.hashes import json_sha256, sha256

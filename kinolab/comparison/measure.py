@@ -21,7 +21,8 @@ from kinolab.evaluation.protocol import Protocol, file_hash, load_protocol
 from kinolab.evaluation.reconstruction import evaluate_autoencoder
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import WorldReport
-from kinolab.generation.generate import model_hash
+from kinolab.generation.provenance import model_hash
+from kinolab.generation.request import sampling_of
 from kinolab.metrics.base import MetricValue
 from kinolab.models import VideoModel, find_autoencoder, load_autoencoder
 from kinolab.runtime.devices import choose
@@ -113,8 +114,9 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, ca
     protocol, path = protocol_of(plan, cell), model_of(plan, cell, out)
     model = VideoModel.load(path, device=device)
     real = ProtocolClips(plan.data[cell.data], protocol, name=cell.data)
+    sampling = sampling_of(model.config, {"sampler": plan.sampler})
     made = ModelClips(
-        model, str(path), real, protocol, sampler=plan.sampler, given_frames=plan.tasks[cell.task].given_frames
+        model, str(path), real, protocol, sampling=sampling, given_frames=plan.tasks[cell.task].given_frames
     )  # fmt: skip
     [base] = needs(plan, cell)
     subject = {
@@ -135,7 +137,7 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, ca
     }
     metrics = dict(report.metrics)
     if facts["world_requests"]:
-        metrics |= world_shares(evaluate_world(model, count=facts["world_requests"], sampler=plan.sampler))
+        metrics |= world_shares(evaluate_world(model, {"count": facts["world_requests"]}, sampling=sampling))
     return dataclasses.replace(report, facts=facts, metrics=metrics)
 
 

@@ -1,7 +1,7 @@
 """What a denoiser is told of a clip: one file per condition, used by training and sampling alike.
 
 To add one: a file here with a `Condition` (its `name` is the table's key and the port's name), a line in the table
-below, and a port in a denoiser, which Latte, DiT, VDT and MMDiT have for any `vectors` and `fields` of their configs.
+below, and a port in a denoiser, which all of ours have for any `vectors` and `fields` of their configs.
 `text/` holds the text encoders.
 """
 
@@ -26,11 +26,16 @@ from kinolab.conditioning.base import (
     uniform,
 )
 from kinolab.conditioning.control import MAPS, Control
+from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
+from kinolab.conditioning.image import Image
+from kinolab.conditioning.image_tokens import ImageTokens
 from kinolab.conditioning.images import joined
 from kinolab.conditioning.label import Label, label_index, without_label
 from kinolab.conditioning.low_resolution import LowResolution
+from kinolab.conditioning.motion_bucket import MotionBucket
+from kinolab.conditioning.noise_augmentation import NoiseAugmentation
 from kinolab.conditioning.noise_level import NoiseLevel
 from kinolab.conditioning.prompt import Prompt, dropped, negative, unasked, warn_blank
 from kinolab.config import load_config
@@ -73,7 +78,16 @@ CONDITIONS: Table[Condition[Any]] = Table(
     {
         # Recipes and requests have fields of their own for these.
         "with fields": {"text": Prompt, "label": Label, "fps": Fps, "given": Given},
-        "": {"noise_level": NoiseLevel, "low_resolution": LowResolution, "control": Control},
+        "": {
+            "noise_level": NoiseLevel,
+            "low_resolution": LowResolution,
+            "control": Control,
+            "focus": Focus,
+            "motion_bucket": MotionBucket,
+            "noise_augmentation": NoiseAugmentation,
+            "image": Image,
+            "image_tokens": ImageTokens,
+        },
     },
 )
 """In the order in which they are told: one may look at what those before it told."""
@@ -199,8 +213,7 @@ def drop(conditions: Conditions, setting: Setting, draws: Draws, rates: Rates) -
     for condition in taken(setting):
         if condition.name in FIXED or condition.name not in conditions or not condition.config.dropout:
             continue
-        rows = uniform(draws(f"dropout {condition.name}")) < condition.config.dropout
-        conditions = conditions.with_null(rows.to(setting.device), condition.tells)
+        conditions = conditions.with_null(condition.dropped(draws).to(setting.device), condition.tells)
     return conditions
 
 

@@ -43,7 +43,8 @@ class Setting:
     """What conditions are made with; a model that samples and a job that trains it fill it in alike.
 
     spec: what the denoiser takes. autoencoder: makes latents of clips. device: where conditions go. embed: captions ->
-    their embeddings, None = the model reads none. null_prompt, class_names: as in the model's config. frames, size,
+    their embeddings, None = the model reads none. look: pictures (B, 3, H, W) -> their tokens (B, L, D), None = alike.
+    null_prompt, class_names: as in the model's config. frames, size,
     fps: of a training clip, for what a request leaves open. settings: the configs of conditions, by name.
     """
 
@@ -51,6 +52,7 @@ class Setting:
     autoencoder: Autoencoder
     device: torch.device
     embed: Callable[[Sequence[str]], TextEmbedding] | None = None
+    look: Callable[[Tensor], Tensor] | None = None
     null_prompt: Literal["learned", "empty"] = "learned"
     class_names: tuple[str, ...] = ()
     frames: int = 1
@@ -116,6 +118,10 @@ class Condition(Generic[T]):
         """
         raise NotImplementedError
 
+    def dropped(self, draws: Draws) -> Tensor:
+        """The rows (B,) of a batch that are trained without it."""
+        return uniform(draws(f"dropout {self.name}")) < self.config.dropout
+
 
 class VectorCondition(Condition[Any]):
     """A condition of one number, or of some, for each clip."""
@@ -134,7 +140,7 @@ class VectorCondition(Condition[Any]):
         return [float(number) for number in numbers]
 
 
-class FieldCondition(Condition[Tensor]):
+class FieldCondition(Condition[T]):
     """A condition of latents (C, T, H, W) for each clip, on the grid of its own latents."""
 
     def files(self, value: Any) -> list[Path]:

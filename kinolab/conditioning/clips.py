@@ -46,6 +46,27 @@ def request_clip(name: str, request: Request, setting: Setting) -> Tensor | None
     return clip[:, :frames]
 
 
+def request_picture(name: str, request: Request, setting: Setting) -> Tensor | None:
+    """The picture (3, H, W) in [-1, 1] that a request gives as condition `name`, at the size it asks for.
+
+    A file is cut to the size's shape; pixels have to be of that size.
+
+    Raises:
+        InputError: for anything else, pixels of another size, and a file that can't be read.
+    """
+    given, size = request.conditions.get(name), request.size or setting.size
+    if given is None:
+        return None
+    if isinstance(given, Tensor):
+        if tuple(given.shape) != (3, *size):
+            raise InputError(f"{name}: expected pixels {(3, *size)}, got {tuple(given.shape)}")
+        return given.float()
+    if not isinstance(given, str | Path):
+        raise InputError(f"{name}: expected an image's file, or pixels (3, H, W), got {given!r}")
+    first = next(iter(video.iter_frames(Path(given), size=size, resize="crop")))
+    return video.to_tensor(first.image[None])[:, 0]
+
+
 def example_clips(name: str, examples: Sequence[Example], setting: Setting) -> list[Tensor]:
     """The pixels of training examples.
 

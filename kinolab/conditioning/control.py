@@ -56,7 +56,7 @@ class ControlConfig(ConditionConfig):
         return name
 
 
-class Control(FieldCondition):
+class Control(FieldCondition[Tensor]):
     """Where something is to be. In a request: a clip (file or pixels) that the map is made of, or {"map": the map}."""
 
     name = "control"

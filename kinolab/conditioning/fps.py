@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,10 @@ class Fps(Condition[float]):
     def asked(self, request: Request, setting: Setting) -> float:
         """The request's rate, or that of the training clips."""
         still = (request.frames or setting.frames) == 1
+        usual = setting.spec.ports[self.name].usual
+        if request.fps and usual and usual[0] <= setting.fps <= usual[1] and not usual[0] <= request.fps <= usual[1]:
+            text = f"fps {request.fps:g}: the model is told it, and was trained on {usual[0]:g} to {usual[1]:g}"
+            warnings.warn(text, stacklevel=2)
         return 0.0 if still else float(request.fps or setting.fps)
 
     def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[float]:

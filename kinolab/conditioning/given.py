@@ -29,6 +29,8 @@ class GivenPart:
     mask: Tensor
     video: Tensor
     pixel_mask: Tensor
+    later: tuple[GivenPart | None, ...] = ()
+    """The same for each later stage of a cascade, at its size; none for one that isn't told of it."""
 
     def rows(self) -> list[Part]:
         """What each request is given, as its condition `given`."""

@@ -28,7 +28,7 @@ class LowResolutionConfig(ConditionConfig):
     """How many times smaller its sides become."""
 
 
-class LowResolution(FieldCondition):
+class LowResolution(FieldCondition[Tensor]):
     """A clip to be refined: in a request a video's file or pixels (3, T, H, W) in [-1, 1], of any size."""
 
     name = "low_resolution"

@@ -292,6 +292,7 @@ class Port:
     name: the condition's. kind: how it is read. width: of a vector its numbers (0 = one number, shape (B,); None =
     any), of tokens D, of a field its channels. mask: channels R of a field's mask, 0 = it has none; a field that has
     one always comes with it. per_image: whether joint single images may each have their own row, (B, 1 + N, ...).
+    usual: of a number the least and the most that public models of the kind were trained on; none = not known.
     """
 
     name: str
@@ -299,6 +300,7 @@ class Port:
     width: int | None = 0
     mask: int = 0
     per_image: bool = False
+    usual: tuple[float, float] | None = None
 
     def shapes(self, told: Value, latents: Sequence[int], images: int) -> list[tuple[tuple[int, ...], ...]]:
         """The shapes of value and mask that fit latents (B, C, T, H, W) with N images: one pair, or two of `per_image`.

@@ -1,10 +1,11 @@
 """A method wraps a sampling run: guidance, a step cache, attention across frames, steering to a given part.
 
-Three places are wrapped, from inside to outside:
+Four places are wrapped, from inside to outside:
 
     network    the calls of the denoiser, of one or more branches: which features, which frames, which branches run
     branches   the prediction that the sampler's estimate is made of: asks for several branches and mixes them
     estimate   the estimate of the clean sample, for any sampler
+    corrected  what becomes of the noisy latents between two steps, by the whole estimate
 
 so that methods of different places may be listed in any order; within one place the first one listed is innermost.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
@@ -32,6 +34,10 @@ class Denoised:
 
 Denoise = Callable[[Tensor, float], Denoised]
 """denoise(z, t): z (B, C, T, H, W) noisy at the one time t of all samples, in the path's units."""
+
+
+Correct = Callable[[Tensor, float], Tensor]
+"""correct(z, s): z (B, C, T, H, W) as a step left it at time s -> what the next step begins with, at the same time."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Run:
     """One sampling run as its methods see it; made anew for each, as is all that methods remember of it.
 
     shape: (B, C, T, H, W) of the latents. step: steps done so far, as the sampler counts them (heun calls the denoiser
-    twice in one).
+    twice in one). generator: the run's own draws, on the CPU.
     """
 
     denoiser: Any
@@ -83,6 +89,11 @@ class Run:
     path: Path
     methods: Sequence[Method] = ()
     step: int = field(default=0)
+    generator: torch.Generator | None = None
+
+    def noise(self, z: Tensor) -> Tensor:
+        """Unit Gaussian noise like z, drawn on the CPU so that every device gets the same."""
+        return torch.randn(z.shape, generator=self.generator, dtype=z.dtype).to(z.device)
 
     @property
     def channels(self) -> int:
@@ -102,6 +113,8 @@ class Method:
     """The field of a request that asks for it; none = a request names it under `methods`."""
     follows_gradient: bool = False
     """Whether it differentiates the denoiser by its input."""
+    corrects: bool = False
+    """Whether it changes the noisy latents between two steps, which not every sampler allows."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
@@ -119,6 +132,10 @@ class Method:
 
     def estimate(self, inner: Denoise, run: Run) -> Denoise:
         """Wraps the estimate of the clean sample."""
+        return inner
+
+    def corrected(self, inner: Correct, estimate: Denoise, run: Run) -> Correct:
+        """Wraps what becomes of the noisy latents between two steps; `estimate` is that of all methods together."""
         return inner
 
 

@@ -16,6 +16,8 @@ S = TypeVar("S", bound=Config)
 
 SHORT = {"sampler": "name", "guidance": "scale", "cache": "threshold"}
 """Group of settings -> its field that a single value stands for."""
+WAYS = {"scale": 1.0, "frames": (), "scales": ()}
+"""The fields of guidance that say how far, each in place of the others, and what they are where another one is."""
 OF_ANY_SAMPLER = ("steps", "spacing")
 """What another sampler than the model's own takes over from it; eta and variance are one sampler's."""
 
@@ -52,9 +54,12 @@ def guidance_values(own: Mapping[str, Any], asked: Any, *, told: bool) -> dict[s
     told: whether there is a prompt, a label or a negative prompt.
     """
     given = fields("guidance", asked)
-    # Scales by frame or by condition take the place of the model's own one.
-    off = "scale" not in given and (not told or given.get("frames") or given.get("scales"))
-    return {**own, **given, "scale": 1.0} if off else {**own, **given}
+    if "scale" in given or given.get("frames") or given.get("scales"):  # in place of the model's own way
+        own = {**own, **WAYS}
+    settled = {**own, **given}
+    # Of other conditions than a prompt it is known only when the run is made (`kinolab.methods.Guidance.check`).
+    off = "scale" not in given and not told and not settled["of"]
+    return {**settled, "scale": 1.0} if off else settled
 
 
 def cache_values(asked: Any) -> dict[str, Any] | None:

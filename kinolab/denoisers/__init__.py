@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from kinolab.denoisers.animatediff import AnimateDiff, AnimateDiffConfig
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
+from kinolab.denoisers.modelscope import ModelScope, ModelScopeConfig
+from kinolab.denoisers.svd import Svd, SvdConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
+from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
+from kinolab.denoisers.video_ldm import VideoLdm, VideoLdmConfig
 from kinolab.tables import DENOISERS
 
 DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS.one_of()]
@@ -26,6 +31,8 @@ def build(config: BaseDenoiserConfig) -> Denoiser:
 
 __all__ = [
     "DENOISERS",
+    "AnimateDiff",
+    "AnimateDiffConfig",
     "BaseDenoiserConfig",
     "Conditions",
     "Denoiser",
@@ -37,9 +44,17 @@ __all__ = [
     "LatteConfig",
     "Mmdit",
     "MmditConfig",
+    "ModelScope",
+    "ModelScopeConfig",
+    "Svd",
+    "SvdConfig",
     "Unet",
     "UnetConfig",
+    "Vdm",
+    "VdmConfig",
     "Vdt",
     "VdtConfig",
+    "VideoLdm",
+    "VideoLdmConfig",
     "build",
 ]

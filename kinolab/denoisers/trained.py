@@ -1,45 +1,76 @@
-"""Which parameters of a denoiser are trained: all, those for time alone, or low-rank changes of its attention too."""
+"""Which parameters of a denoiser are trained: all, those for time alone, or low-rank changes of its layers."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
 
 from kinolab.denoisers.base import Denoiser
 from kinolab.errors import InputError
-from kinolab.layers.lora import add_lora
+from kinolab.layers.lora import add_lora, is_lora
 
-Trained = Literal["all", "temporal", "lora", "parts"]
+Trained = Literal["all", "temporal", "lora", "adapter", "parts"]
+MOST = 12
+"""Names that a line lists."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The low-rank changes that are trained: rank, alpha (none = the rank) and the layers' names, with * for any part;
+    none = the projections of all attention but that over time."""
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: tuple[str, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 @dataclass(frozen=True)
 class TrainedCount:
-    """Numbers of parameters: in the model before anything was added, that are trained, for time, and added by LoRA."""
+    """Numbers of parameters: in the model before anything was added, that are trained, for time, and added by LoRA.
+
+    layers: those that have a low-rank change; kept: the parameters that stay as they are.
+    """
 
     model: int
     trained: int
     temporal: int
     lora: int
+    layers: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         share = f"{self.trained:,} of {self.model + self.lora:,} parameters are trained"
         parts = f"{self.temporal:,} for time alone" + (f", {self.lora:,} added by LoRA" if self.lora else "")
         return f"{share} ({parts})"
 
+    def lines(self) -> list[str]:
+        """Which layers are changed and what is frozen, blocks of one kind named once."""
+        changed = f"low-rank changes of {len(self.layers)} layers: {_kinds(self.layers)}"
+        frozen = f"frozen: {len(self.kept)} tensors: {_kinds(self.kept)}"
+        return [*([changed] if self.layers else []), *([frozen] if self.kept else [])]
 
-def trainable_parameters(denoiser: Denoiser, mode: Trained, rank: int = 8) -> TrainedCount:
+
+def trainable_parameters(denoiser: Denoiser, mode: Trained, low_rank: LowRank = LowRank()) -> TrainedCount:
     """Freeze what is not trained, in place, and count.
 
     Args:
         mode: `all`; `temporal`: what an image model of the same kind has not (`Denoiser.models_time`); `lora`: that,
-            and a low-rank change of every projection of every other attention. The layers become `LoraLinear`s, which
+            and low-rank changes; `adapter`: the changes alone. Their layers become `LoraLinear`s, which
             `kinolab.layers.lora.merge_lora` makes plain again; `parts`: nothing of the denoiser itself.
-        rank: of the changes, for `lora`.
+        low_rank: the changes, for `lora` and `adapter`.
 
     Raises:
-        InputError: for `temporal` where nothing is for time alone.
+        InputError: for `temporal` where nothing is for time alone, and for targets that are no linear layers.
     """
     whole = _count(denoiser)
     temporal = [name for name, _ in denoiser.named_parameters() if denoiser.models_time(name)]
@@ -48,16 +79,40 @@ def trainable_parameters(denoiser: Denoiser, mode: Trained, rank: int = 8) -> Tr
             f"trained: temporal needs parameters for time alone, and this {type(denoiser).__name__} has none: "
             "use all or lora"
         )
-    if mode == "lora":
-        add_lora(denoiser, rank, lambda name: "attn" in name and not denoiser.models_time(f"{name}.weight"))
+    layers = _change(denoiser, low_rank) if mode in ("lora", "adapter") else ()
     of_time = lora = trained = 0
+    kept = []
     for name, parameter in denoiser.named_parameters():
-        is_lora, is_temporal = name.endswith((".lora_up", ".lora_down")), denoiser.models_time(name)
-        parameter.requires_grad_(mode == "all" or (mode != "parts" and (is_temporal or is_lora)))
+        of_lora, is_temporal = is_lora(name), denoiser.models_time(name) and not is_lora(name)
+        parameter.requires_grad_(
+            mode == "all" or (mode != "parts" and (of_lora or (is_temporal and mode != "adapter")))
+        )
         of_time += parameter.numel() * is_temporal
-        lora += parameter.numel() * is_lora
+        lora += parameter.numel() * of_lora
         trained += parameter.numel() * parameter.requires_grad
-    return TrainedCount(whole, trained, of_time, lora)
+        kept += [] if parameter.requires_grad else [name]
+    return TrainedCount(whole, trained, of_time, lora, layers, tuple(kept))
+
+
+def _change(denoiser: Denoiser, low_rank: LowRank) -> tuple[str, ...]:
+    """Put fresh changes beside the layers that are meant; their names."""
+    linear = [name for name, child in denoiser.named_modules() if type(child) is nn.Linear]
+    for pattern in low_rank.targets:
+        if not any(fnmatchcase(name, pattern) for name in linear):
+            raise InputError(f"lora_targets: {pattern} is no linear layer of the denoiser, which has {_kinds(linear)}")
+
+    def wanted(name: str) -> bool:
+        if low_rank.targets:
+            return any(fnmatchcase(name, pattern) for pattern in low_rank.targets)
+        return "attn" in name and not denoiser.models_time(f"{name}.weight")
+
+    return tuple(add_lora(denoiser, low_rank.rank, wanted, low_rank.scale))
+
+
+def _kinds(names: Iterable[str]) -> str:
+    """Names with N for the numbers of blocks, each once."""
+    kinds = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "N", name) for name in names))
+    return ", ".join(kinds[:MOST]) + (f", and {len(kinds) - MOST} more kinds" if len(kinds) > MOST else "")
 
 
 def _count(module: nn.Module) -> int:

@@ -1,8 +1,8 @@
 """The diffusion process: noise path, what the denoiser predicts, the training loss and sampling.
 
 Denoisers are called with float times (B,) in the path's units: 0 .. num_steps - 1 for the discrete schedules, 1000 * t
-with t in (0, 1] (1 = noise) for rectified flow. Arithmetic is in float32 (float64 where the latents are), whatever
-autocast the caller has set.
+with t in (0, 1] (1 = noise) for rectified flow, log(sigma / alpha) / 4 for EDM. Arithmetic is in float32 (float64 where
+the latents are), whatever autocast the caller has set.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
-from kinolab.contracts.method import CONDITIONAL, Call, Denoise, Denoised, Method, Predict, Run, check_methods
+from kinolab.contracts.method import CONDITIONAL, Call, Correct, Denoise, Denoised, Method, Predict, Run, check_methods
 from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
+from kinolab.diffusion.edm import EdmConfig, EdmPath
 from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas, resolution_shift
 from kinolab.diffusion.samplers import SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
@@ -33,19 +34,24 @@ DenoiserLike = Callable[..., Tensor]
 class DiffusionConfig(Config):
     """Noise path, prediction type and loss; the defaults are those of DiT and Latte with a fixed variance."""
 
-    schedule: Literal["linear", "cosine", "flow"] = "linear"
-    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), or rectified flow."""
+    schedule: Literal["linear", "cosine", "flow", "edm"] = "linear"
+    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, or the
+    continuous noise levels of EDM (Karras et al. 2022)."""
+    edm: EdmConfig | None = None
+    """Noise levels of the schedule edm; none = those of Stable Video Diffusion."""
     zero_terminal_snr: bool = False
     """Rescale a discrete schedule so that its last step is pure noise (Lin et al. 2024); predict v, sample or flow."""
+    max_beta: float = Field(default=0.999, gt=0.0, lt=1.0)
+    """Cosine only: the largest beta, which the last steps have; 0.9999 in the public code of Video Diffusion Models."""
     num_steps: int = Field(default=1000, ge=2)
-    """Timesteps of a discrete schedule; rectified flow is continuous and does not use them (leave 1000)."""
+    """Timesteps of a discrete schedule; rectified flow and EDM are continuous and do not use them (leave 1000)."""
     prediction: Prediction = "noise"
-    """What the denoiser's output means: noise, sample, v, or flow (the velocity noise - sample)."""
+    """What the denoiser's output means: noise, sample, v, flow (the velocity noise - sample), or edm (EDM's F)."""
     learned_variance: bool = False
     """The denoiser has C more channels that predict the reverse variance (Nichol & Dhariwal 2021)."""
-    loss: Literal["mse", "mse_vb", "min_snr", "min_snr_vb"] = "mse"
+    loss: Literal["mse", "mse_vb", "min_snr", "min_snr_vb", "l1"] = "mse"
     """Squared error of the prediction; min_snr weights it (Hang et al. 2023); _vb adds the term for a learned
-    variance."""
+    variance. l1 is the absolute error, which the public code of Video Diffusion Models trains by."""
     min_snr_gamma: float = Field(default=5.0, gt=0.0)
     """Where min_snr stops the weight from growing with the signal-to-noise ratio."""
     time_sampling: TimeSampling = "uniform"
@@ -69,6 +75,7 @@ class DiffusionConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:
         flow = self.schedule == "flow"
+        self._check_edm()
         if flow and self.zero_terminal_snr:
             raise ValueError("zero_terminal_snr is for linear and cosine: rectified flow ends in pure noise by itself")
         if flow and self.num_steps != 1000:
@@ -87,22 +94,44 @@ class DiffusionConfig(Config):
                 "a learned variance needs a discrete schedule: use linear or cosine, or learned_variance=false"
             )
         if self.learned_variance != self.loss.endswith("_vb"):
-            loss = "mse_vb or min_snr_vb" if self.learned_variance else "mse or min_snr"
+            loss = "mse_vb or min_snr_vb" if self.learned_variance else "mse, min_snr or l1"
             raise ValueError(f"learned_variance={str(self.learned_variance).lower()} goes with the loss {loss}")
         if self.time_sampling != "logit_normal" and (self.logit_mean, self.logit_std) != (0.0, 1.0):
             raise ValueError("logit_mean and logit_std are for time_sampling=logit_normal")
         if self.time_sampling != "mode" and self.mode_scale != 1.29:
             raise ValueError("mode_scale is for time_sampling=mode")
+        if self.max_beta != 0.999 and self.schedule != "cosine":
+            raise ValueError("max_beta is for the cosine schedule")
         if self.schedule == "linear":
             linear_betas(self.num_steps)
         return self
+
+    def _check_edm(self) -> None:
+        edm = self.schedule == "edm"
+        if self.edm is not None and not edm:
+            raise ValueError(f"edm holds the noise levels of the schedule edm, not of {self.schedule}: leave it out")
+        if edm and (self.zero_terminal_snr or self.learned_variance or self.num_steps != 1000):
+            raise ValueError(
+                "the schedule edm is continuous, and its noise levels are in edm: leave zero_terminal_snr, "
+                "learned_variance and num_steps as they are by default"
+            )
+        if edm and self.time_sampling != "uniform":
+            raise ValueError("the schedule edm draws log-normal noise levels (edm.p_mean, edm.p_std): no time_sampling")
+
+    @property
+    def sigma_data(self) -> float:
+        """The data's standard deviation that the prediction edm counts with."""
+        return 1.0 if self.edm is None else self.edm.sigma_data
 
 
 def build_path(config: DiffusionConfig) -> NoisePath:
     """The noise path that a config names."""
     if config.schedule == "flow":
         return FlowPath(config.time_shift)
-    betas = linear_betas(config.num_steps) if config.schedule == "linear" else cosine_betas(config.num_steps)
+    if config.schedule == "edm":
+        return EdmPath(config.edm)
+    linear = config.schedule == "linear"
+    betas = linear_betas(config.num_steps) if linear else cosine_betas(config.num_steps, config.max_beta)
     return DiscretePath(betas, zero_terminal_snr=config.zero_terminal_snr)
 
 
@@ -133,7 +162,8 @@ class Diffusion:
     def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the denoiser should predict for this sample and noise."""
         alpha, sigma = self.coefficients(t, z0)
-        return conversions.from_sample_and_noise(z0, noise, alpha, sigma, self.config.prediction)
+        config = self.config
+        return conversions.from_sample_and_noise(z0, noise, alpha, sigma, config.prediction, config.sigma_data)
 
     def to_sample(self, prediction: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """The clean sample that the denoiser's prediction stands for."""
@@ -146,7 +176,8 @@ class Diffusion:
     def convert(self, prediction: Tensor, z_t: Tensor, t: Tensor, to: Prediction) -> Tensor:
         """The denoiser's prediction as a prediction of another type."""
         alpha, sigma = self.coefficients(t, z_t)
-        return conversions.convert(prediction, z_t, alpha, sigma, self.config.prediction, to)
+        config = self.config
+        return conversions.convert(prediction, z_t, alpha, sigma, config.prediction, to, config.sigma_data)
 
     def snr(self, t: Tensor) -> Tensor:
         """alpha^2 / sigma^2 at times t: float64, on the CPU."""
@@ -211,7 +242,9 @@ class Diffusion:
         """
         if not self.config.loss.startswith("min_snr"):
             return torch.ones(t.shape, dtype=torch.float64)
-        gain = conversions.sample_gain(*self.path.alpha_sigma(t), self.config.prediction)
+        gain = conversions.sample_gain(
+            *self.path.alpha_sigma(t), self.config.prediction, sigma_data=self.config.sigma_data
+        )
         return self.snr(t).clamp(max=self.config.min_snr_gamma) * gain.square()
 
     def loss(
@@ -236,8 +269,8 @@ class Diffusion:
             weight: (B, 1, T, H, W) of each latent in the squared error; none = all alike.
 
         Returns:
-            "loss" (B,) to be averaged, its parts "mse" (unweighted) and, for a learned variance, "vb" in bits per
-            element, and the times "t"; all (B,) on the device of z0.
+            "loss" (B,) to be averaged, its parts "mse" (unweighted), "l1" where that is the loss, and, for a learned
+            variance, "vb" in bits per element, and the times "t"; all (B,) on the device of z0.
         """
         z0 = z0.to(torch.promote_types(z0.dtype, torch.float32))
         t = self.draw_times(z0.shape[0], generator, positions=z0[0, 0].numel()) if t is None else t
@@ -246,13 +279,11 @@ class Diffusion:
         z_t = self.q_sample(z0, t, noise)
         output = denoiser(z_t, t.to(z0.device, torch.float32), conditions).to(z0.dtype)
         prediction, variance = self.split(output, z0.shape[1])
-        squared = (prediction - self.target(z0, noise, t)).square()
-        if weight is None:
-            error = squared.flatten(1).mean(1)
-        else:
-            weights = weight.to(squared).expand_as(squared).flatten(1)
-            error = (squared.flatten(1) * weights).sum(1) / weights.sum(1)
-        parts = {"mse": error, "t": t.to(z0.device)}
+        difference = prediction - self.target(z0, noise, t)
+        parts = {"mse": _mean(difference.square(), weight), "t": t.to(z0.device)}
+        error = parts["mse"]
+        if self.config.loss == "l1":
+            error = parts["l1"] = _mean(difference.abs(), weight)
         loss = error * self.loss_weight(t).to(error.dtype).to(error.device)
         if variance is not None:
             assert isinstance(self.path, DiscretePath)
@@ -332,8 +363,12 @@ class Diffusion:
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         times = self.times(sampler, positions=noise[0, 0].numel())
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        run = Run(denoiser, conditions, tuple(z.shape), sampler.steps, self.path, methods)
+        run = Run(denoiser, conditions, tuple(z.shape), sampler.steps, self.path, methods, generator=generator)
         check_methods(run)
+        correcting = next((type(method).__name__ for method in methods if method.corrects), None)
+        if correcting is not None and not SAMPLERS.get(sampler.name).corrected:
+            able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).corrected)
+            raise InputError(f"{correcting} changes z between steps, which {sampler.name} does not allow: use {able}")
         predict = calls(denoiser)
         for method in methods:
             predict = method.network(predict, run)
@@ -355,13 +390,32 @@ class Diffusion:
         for method in methods:
             estimate = method.estimate(estimate, run)
 
-        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> None:
+        correct: Correct = _unchanged
+        for method in methods:
+            correct = method.corrected(correct, estimate, run)
+
+        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor | None:
             run.step = step
             if callback is not None:
                 callback(step, steps, z, denoised)
+            return correct(z, float(times[step])) if correcting is not None and step < steps else None
 
         sample = SAMPLERS.get(sampler.name).sample
-        return sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
+        z = sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
+        clean_alpha = self.path.scalars(self.path.clean_time)[0]  # 1 / sigma_data for EDM
+        return z if clean_alpha == 1.0 else z / clean_alpha
+
+
+def _unchanged(z: Tensor, s: float) -> Tensor:
+    return z
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean (B,) of values (B, C, T, H, W), each by its weight (B, 1, T, H, W); none = all alike."""
+    if weight is None:
+        return values.flatten(1).mean(1)
+    weights = weight.to(values).expand_as(values).flatten(1)
+    return (values.flatten(1) * weights).sum(1) / weights.sum(1)
 
 
 def calls(denoiser: DenoiserLike) -> Predict:

@@ -1,4 +1,4 @@
-"""Noise paths z_t = alpha_t * sample + sigma_t * noise: the discrete schedules and rectified flow.
+"""Noise paths z_t = alpha_t * sample + sigma_t * noise: the discrete schedules and rectified flow (edm.py: EDM's).
 
 A path owns its time axis, in the units that denoisers are given: 0 .. num_steps - 1 for a discrete schedule (after
 the clean sample, which stands at -1), and 1000 * t with t in (0, 1] for rectified flow (the clean sample stands at
@@ -25,7 +25,7 @@ class NoisePath:
     """Base of the paths: alpha and sigma at a time, the posterior between two times, and the times of a sampler."""
 
     clean_time: float
-    """The time at which alpha = 1 and sigma = 0."""
+    """The time at which sigma = 0; alpha is 1 there, but for EDM's data of another deviation than 1."""
 
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """alpha and sigma at times `t` (any shape): float64, on the CPU, of the same shape."""
@@ -51,6 +51,26 @@ class NoisePath:
     def warp(self, uniform: Tensor) -> Tensor:
         """Training times (float64) for draws that are uniform over (0, 1)."""
         raise NotImplementedError
+
+    def line(self, t: float) -> tuple[float, float]:
+        """Scale n and place tau at time t: along tau, y = z / n moves with `slope` (x, e) where x and e stand still.
+
+        By default those of rectified flow, n = alpha + sigma and tau = sigma / n, which are finite at zero SNR too.
+        """
+        alpha, sigma = self.scalars(t)
+        return alpha + sigma, sigma / (alpha + sigma)
+
+    def slope(self, sample: Tensor, noise: Tensor) -> Tensor:
+        """dy / dtau for a clean sample and its noise, in the coordinates of `line`."""
+        return noise - sample
+
+    def at_level(self, level: float) -> float:
+        """The time at which sigma / alpha is `level`.
+
+        Raises:
+            InputError: for a schedule of whole times, which has none for most levels.
+        """
+        raise InputError("churn raises the noise to any level: use schedule edm or flow, which are continuous")
 
     def log_snr_half(self, t: Tensor | float) -> Tensor:
         """lambda = log(alpha / sigma); -inf at zero SNR and inf at the clean sample."""
@@ -167,6 +187,9 @@ class FlowPath(NoisePath):
     def warp(self, uniform: Tensor) -> Tensor:
         return self.shifted(uniform.double()).clamp(min=1e-5) * FLOW_TIME_UNITS
 
+    def at_level(self, level: float) -> float:
+        return FLOW_TIME_UNITS * level / (1.0 + level)
+
     def shifted(self, t: Tensor) -> Tensor:
         """t' = s t / (1 + (s - 1) t)."""
         return self.shift * t / (1.0 + (self.shift - 1.0) * t)
@@ -191,11 +214,11 @@ def linear_betas(num_steps: int) -> Tensor:
     return torch.linspace(scale * 1e-4, scale * 2e-2, num_steps, dtype=torch.float64)
 
 
-def cosine_betas(num_steps: int) -> Tensor:
-    """Nichol & Dhariwal 2021, eq. 17: alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2), betas of at most 0.999."""
+def cosine_betas(num_steps: int, largest: float = 0.999) -> Tensor:
+    """Nichol & Dhariwal 2021, eq. 17: alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2), betas of at most `largest`."""
     u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     alphas_bar = torch.cos((u + 0.008) / 1.008 * (math.pi / 2)).square()
-    return (1.0 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=0.999)
+    return (1.0 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=largest)
 
 
 def rescale_to_zero_terminal_snr(alphas_bar: Tensor) -> Tensor:

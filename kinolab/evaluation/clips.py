@@ -16,7 +16,7 @@ from kinolab.contracts.examples import ClipRecord, ShapeRules, Verdict
 from kinolab.data import FolderConfig, FolderSource, WorldSourceConfig, build
 from kinolab.errors import InputError
 from kinolab.evaluation.protocol import Protocol, source_config
-from kinolab.generation.generate import provenance_path
+from kinolab.generation.provenance import provenance_path
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.reading import read_json
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.contracts.events import Listener
-from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
@@ -23,6 +22,7 @@ from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.measured import Measured
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport, clip_scores
+from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
@@ -56,7 +56,7 @@ class ModelClips:
         name: the model's folder or shipped name.
         clips: the real clips, whose captions and labels are asked for.
         protocol: how many, of how many frames, from which seed.
-        sampler, guidance: the model's own where left out.
+        sampling: the model's own where left out.
         given_frames: so many first frames of each real clip are given.
 
     Raises:
@@ -71,8 +71,7 @@ class ModelClips:
         clips: ProtocolClips,
         protocol: Protocol,
         *,
-        sampler: SamplerConfig | None = None,
-        guidance: GuidanceConfig | None = None,
+        sampling: SamplingConfig | None = None,
         given_frames: int = 0,
     ) -> None:
         if model.output.config.frames < protocol.frames:
@@ -81,14 +80,14 @@ class ModelClips:
                 f"{protocol.frames}; take a protocol of fewer (-s frames={model.output.config.frames})"
             )
         self.model, self.name, self.clips, self.protocol = model, name, clips, protocol
-        self.sampler = sampler or model.config.sampler
-        self.guidance = guidance or model.config.guidance
+        self.sampling = sampling_of(model.config, sampling)
         self.given_frames = given_frames
         self.notes: list[str] = []
         self._check_given()
         self.asked = self._what_to_ask()
-        if self.asked == "nothing" and self.guidance.active:
-            self.guidance = GuidanceConfig()
+        guided = self.sampling.guidance
+        if self.asked == "nothing" and guided is not None and guided.active:
+            self.sampling = self.sampling.model_copy(update={"guidance": GuidanceConfig()})
         self.seconds = 0.0
         self.prompts: list[str | None] = []
 
@@ -174,14 +173,14 @@ class ModelClips:
 
     def _generate(self, requests: list[Request], given: Tensor | None) -> Tensor:
         if given is None:
-            latents = self.model.sample_latents(requests, sampler=self.sampler, guidance=self.guidance)
+            latents = self.model.sample_latents(requests, **self.sampling.arguments)
             return self.model.decode(latents).cpu()
         # The model's own length; what stands after the given frames has no influence.
         rest = self.model.output.config.frames - given.shape[2]
         given = torch.cat([given, given[:, :, -1:].expand(-1, -1, rest, -1, -1)], dim=2)
         mask = torch.ones(len(given), 1, *given.shape[2:])
         mask[:, :, : self.given_frames] = 0
-        made = self.model.complete(given, mask, requests, exact=True, sampler=self.sampler, guidance=self.guidance)
+        made = self.model.complete(given, mask, requests, exact=True, **self.sampling.arguments)
         return made.cpu()
 
     def _shaped(self, made: Tensor) -> Tensor:
@@ -195,8 +194,7 @@ class ModelClips:
         return {
             "asked_with": self.asked,
             "given_frames": self.given_frames,
-            "sampler": self.sampler.model_dump(mode="json"),
-            "guidance": self.guidance.model_dump(mode="json"),
+            **self.sampling.record(),
             "precision": str(resolve(self.model.precision, self.model.device)).removeprefix("torch."),
             "first_seed": self.protocol.seed,
         }

@@ -11,22 +11,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from kinolab import __version__, video
+from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
-from kinolab.evaluation.world import autoencode
-from kinolab.generation.generate import model_hash
+from kinolab.evaluation.toy_protocols import PhysicsProtocol, protocol_of
+from kinolab.evaluation.world import autoencode, made_by, unguided
 from kinolab.generation.matching import matching_world
+from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (
@@ -42,7 +42,6 @@ from kinolab.metrics.physics import (
 )
 from kinolab.metrics.summaries import scores_of
 from kinolab.models import Request, VideoModel
-from kinolab.runtime.precision import resolve
 from kinolab.tasks import predict_mask
 from kinolab.toyworld.clips import GROUND, WorldClip, WorldConfig, make_clip
 from kinolab.toyworld.reader import read_world
@@ -185,44 +184,38 @@ _MEASURES = ("found", "identity", "momentum", "energy", "hits", "timing")
 @torch.no_grad()
 def evaluate_physics(
     model: VideoModel,
+    protocol: PhysicsProtocol | Mapping[str, Any] | None = None,
     *,
-    given: Sequence[int] = (8, 4, 2, 1),
-    count: int = 64,
-    first: int = 0,
     batch: int = 16,
-    seed: int = 0,
-    scenarios: Sequence[str] = CLASSES,
-    sampler: SamplerConfig | None = None,
+    sampling: SamplingConfig | Mapping[str, Any] | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
     events: Listener = None,
 ) -> PhysicsReport:
-    """Predict `count` held-out clips from each number of given frames, and compare with the simulator.
+    """Predict held-out clips from each number of given frames, and compare with the simulator.
 
     Nothing but the frames is told: no prompt, no label. Clip k is the same whatever the count and the model.
 
     Args:
-        given: numbers of given frames.
-        first: the number of the first clip.
-        seed: noise of clip k comes from seed + k.
-        scenarios: what happens in the clips, in turn.
+        protocol: which clips, and how many of their frames are given; as a mapping what differs from the defaults.
+            Noise of clip k comes from seed + k.
+        sampling: the model's own where left out, without guidance.
         steering: how a model that takes nothing given is held to the given frames.
 
     Raises:
-        InputError: for counts below 1, an unknown scenario, or a model whose clips are too short.
+        InputError: for a protocol or a batch that can't be, or a model whose clips are too short.
     """
-    if count < 1 or batch < 1 or not given:
-        raise InputError(f"expected a count, a batch and given frames of at least 1, got {count}, {batch}, {given}")
-    unknown = [s for s in scenarios if s not in CLASSES]
-    if unknown or not scenarios:
-        raise InputError(f"scenarios {', '.join(unknown) or 'none'}: expected some of {', '.join(CLASSES)}")
-    world, notes = matching_world(model.config, model.autoencoder.spec)
-    if max(given) >= world.frames or min(given) < 1:
+    asked, told = protocol_of(PhysicsProtocol, protocol), events_of(events)
+    if batch < 1:
+        raise InputError(f"expected a batch of at least 1, got {batch}")
+    given, count, first, seed, scenarios = asked.given, asked.count, asked.first, asked.seed, asked.scenarios
+    world, notes = matching_world(model)
+    if max(given) >= world.frames:
         raise InputError(f"given: expected 1 to {world.frames - 1} of the model's {world.frames} frames")
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
-    sampler = sampler or model.config.sampler
+    sampling = sampling_of(model.config, sampling).model_copy(update={"guidance": GuidanceConfig()})
     results: list[Motion] = []
-    total, done, told = count * len(given), 0, events_of(events)
+    total, done = count * len(given), 0
     for start in range(first, first + count, batch):
         numbers = range(start, min(start + batch, first + count))
         clips = [_clip(worlds[i % len(worlds)], model, i // len(worlds)) for i in numbers]
@@ -231,30 +224,26 @@ def evaluate_physics(
         for n in given:
             mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
             requests = [Request(seed=seed + i) for i in numbers]
-            made = model.complete(
-                original, mask, requests, sampler=sampler, guidance=GuidanceConfig(), steering=steering
-            )
+            made = model.complete(original, mask, requests, steering=steering, **sampling.arguments)
             for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
                 results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
             done += len(clips)
             advance(told, done, total)
-    protocol = {
-        "kinolab": __version__, "torch": torch.__version__, "model": name,
-        "model_sha256": None if name is None else model_hash(name), "trained": model.config.trained,
-        "given": list(given), "count": count, "first": first, "scenarios": list(scenarios), "frames": world.frames,
-        "size": world.size, "fps": world.fps, "batch": batch, "noise_seeds": [seed + first, seed + first + count - 1],
-        "clip_seeds": sorted({r.clip_seed for r in results}), "sampler": sampler.model_dump(mode="json"),
+    record = made_by(model, name) | {
+        "protocol": asked.name, "given": list(given), "count": count, "first": first, "scenarios": list(scenarios),
+        "frames": world.frames, "size": world.size, "fps": world.fps, "batch": batch,
+        "noise_seeds": [seed + first, seed + first + count - 1],
+        "clip_seeds": sorted({r.clip_seed for r in results}), **unguided(sampling),
         "steering": None if steering is None else steering.model_dump(mode="json"), "told": "frames only",
-        "precision": str(resolve(model.precision, model.device)).removeprefix("torch."), "device": str(model.device),
-        "threads": torch.get_num_threads(), "errors": "pixels of the clips' size, scaled to 64",
+        "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",
     }  # fmt: skip
-    return PhysicsReport(protocol, tuple(results), tuple(notes))
+    return PhysicsReport(record, tuple(results), tuple(notes))
 
 
 def _clip(world: WorldConfig, model: VideoModel, number: int) -> tuple[int, WorldClip]:
     """The held-out clip of a world with one scenario, and its seed."""
     source = WorldSource(
-        WorldSourceConfig(world=world, heldout_count=number + 1, split="heldout"), model.autoencoder.spec
+        WorldSourceConfig(world=world, heldout_count=number + 1, split="heldout"), model.output.autoencoder.spec
     )
     return source.seed(number), make_clip(source.world, source.seed(number))
 

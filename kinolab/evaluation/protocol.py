@@ -6,6 +6,7 @@ network's weights their content instead of the place where they lie.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -166,17 +167,28 @@ def load_protocol(name: str | Path, overrides: list[str] | None = None, *, kind:
     Raises:
         InputError: where there is none, a metric is not known, or one lacks the network that it needs.
     """
+    protocol = load_config(Protocol, read_protocol(name, overrides or [], kind), name=str(name))
+    check_protocol(protocol)
+    return protocol
+
+
+def read_protocol(name: str | Path, overrides: Sequence[str] = (), kind: str | None = None) -> dict[str, Any]:
+    """The fields of a protocol as they are written, with overrides on top.
+
+    Raises:
+        InputError: where there is none, or it measures something else than `kind`.
+    """
     path, known = Path(name), shipped_protocols()
     if not (path.suffix in (".yaml", ".yml") and path.exists()):
         if str(name) not in known:
             raise InputError(f"{name}: no such protocol; expected a YAML file or one of {', '.join(known)}")
         path = known[str(name)]
-    protocol = load_config(Protocol, apply_overrides(read_yaml(path), overrides or []), name=str(name))
-    if kind is not None and protocol.kind != kind:
+    values = apply_overrides(read_yaml(path), overrides)
+    found = values.get("kind")
+    if kind is not None and found != kind:
         fitting = [n for n, p in known.items() if read_yaml(p).get("kind") == kind]
-        raise InputError(f"{name}: measures {protocol.kind}, expected a protocol of {kind} ({', '.join(fitting)})")
-    check_protocol(protocol)
-    return protocol
+        raise InputError(f"{name}: measures {found}, expected a protocol of {kind} ({', '.join(fitting)})")
+    return values
 
 
 def check_protocol(protocol: Protocol) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MADE_BY = frozenset(
     {"kinolab", "torch", "model", "model_sha256", "trained", "device", "threads", "batch", "precision", "sampler",
-     "guidance", "method", "steering", "load", "run"}
+     "guidance", "stages", "cache", "reach", "methods", "method", "steering", "load", "run", "protocol"}
 )  # fmt: skip
 """What belongs to the subject and the machine: two scores that differ in it are there to be compared."""
 

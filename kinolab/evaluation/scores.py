@@ -29,8 +29,8 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """What it is called: by its kind."""
-        return self.kind
+        """What it is called: as its file says, or else by its kind."""
+        return str(self.settings.get("protocol") or self.kind)
 
     def model_dump(self, *, mode: str = "json") -> dict[str, Any]:
         """The settings."""

@@ -6,26 +6,26 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from kinolab import __version__, video
+from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ScoreReport, Settings
-from kinolab.evaluation.world import autoencode
-from kinolab.generation.generate import model_hash
+from kinolab.evaluation.toy_protocols import ToyProtocol, protocol_of
+from kinolab.evaluation.world import autoencode, made_by, unguided
 from kinolab.generation.matching import matching_world
+from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.summaries import scores_of
 from kinolab.models import Request, VideoModel
-from kinolab.runtime.precision import resolve
 from kinolab.tasks import box_mask, every_nth, keyframe_mask, past_mask, predict_mask
 from kinolab.toyworld.clips import WorldClip, make_clip
 from kinolab.toyworld.reader import read_world
@@ -69,6 +69,24 @@ TASKS: dict[str, Mask] = {
     "complete, moving box": moving_box,
 }
 """What is measured, by name."""
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in TASKS]
+    if unknown or not names:
+        raise ValueError(f"tasks {', '.join(unknown) or 'none'}: expected some of {', '.join(TASKS)}")
+    return names
+
+
+class TasksProtocol(ToyProtocol):
+    """Clips of which a part is given, task by task."""
+
+    kind: Literal["tasks"] = "tasks"
+    """What is measured."""
+    count: int = Field(32, ge=1)
+    """Held-out clips; the first ones are always the same."""
+    tasks: Annotated[tuple[str, ...], AfterValidator(_known)] = tuple(TASKS)
+    """The tasks, by name."""
 
 
 @dataclass(frozen=True)
@@ -147,34 +165,36 @@ def _flat(values: Sequence[Any]) -> list[float]:
 @torch.no_grad()
 def evaluate_tasks(
     model: VideoModel,
+    protocol: TasksProtocol | Mapping[str, Any] | None = None,
     *,
-    tasks: Sequence[str] = tuple(TASKS),
-    count: int = 32,
-    first: int = 0,
     batch: int = 16,
-    seed: int = 0,
-    sampler: SamplerConfig | None = None,
+    sampling: SamplingConfig | Mapping[str, Any] | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
     events: Listener = None,
 ) -> TasksReport:
     """Do every task on the same held-out clips, told nothing but the given part.
 
+    Args:
+        protocol: which clips and which tasks; as a mapping what differs from the defaults.
+        sampling: the model's own where left out, without guidance.
+
     Raises:
-        InputError: for a count below 1 or an unknown task.
+        InputError: for a protocol or a batch that can't be.
     """
-    unknown = [t for t in tasks if t not in TASKS]
-    if count < 1 or batch < 1 or unknown:
-        raise InputError(f"expected a count and a batch of at least 1 and tasks among {', '.join(TASKS)}")
-    world, _ = matching_world(model.config, model.autoencoder.spec)
+    asked, told = protocol_of(TasksProtocol, protocol), events_of(events)
+    if batch < 1:
+        raise InputError(f"expected a batch of at least 1, got {batch}")
+    count, first, seed, tasks = asked.count, asked.first, asked.seed, asked.tasks
+    world, _ = matching_world(model)
     source = WorldSource(
-        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.autoencoder.spec
+        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.output.autoencoder.spec
     )
     clips = [make_clip(source.world, source.seed(i)) for i in range(first, first + count)]
     original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
     rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
-    told = events_of(events)
-    sampler, results, notes = sampler or model.config.sampler, list[TaskResult](), list[str]()
+    results, notes = list[TaskResult](), list[str]()
+    sampling = sampling_of(model.config, sampling).model_copy(update={"guidance": GuidanceConfig()})
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
         made: list[Tensor] = []
@@ -182,9 +202,7 @@ def evaluate_tasks(
             part = slice(start, start + batch)
             requests = [Request(seed=seed + first + k) for k in range(start, min(start + batch, count))]
             try:
-                shown = model.complete(
-                    original[part], mask[part], requests, sampler=sampler, guidance=GuidanceConfig(), steering=steering
-                )
+                shown = model.complete(original[part], mask[part], requests, steering=steering, **sampling.arguments)
             except InputError as error:
                 notes.append(f"{task}: {error}")
                 break
@@ -192,16 +210,13 @@ def evaluate_tasks(
             advance(told, number * count + min(start + batch, count), len(tasks) * count)
         else:
             results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
-    protocol = {
-        "kinolab": __version__, "torch": torch.__version__, "model": name,
-        "model_sha256": None if name is None else model_hash(name), "trained": model.config.trained, "count": count,
-        "first": first, "frames": source.frames, "size": world.size, "batch": batch, "seed": seed,
-        "sampler": sampler.model_dump(mode="json"),
+    record = made_by(model, name) | {
+        "protocol": asked.name, "count": count, "first": first, "frames": source.frames, "size": world.size,
+        "batch": batch, "seed": seed, **unguided(sampling),
         "steering": None if steering is None else steering.model_dump(mode="json"),
-        "precision": str(resolve(model.precision, model.device)).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        **({} if tasks == tuple(TASKS) else {"tasks": list(tasks)}),
     }  # fmt: skip
-    return TasksReport(protocol, tuple(results), tuple(notes))
+    return TasksReport(record, tuple(results), tuple(notes))
 
 
 def _result(

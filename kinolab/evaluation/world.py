@@ -8,6 +8,7 @@ through the autoencoder (what the autoencoder costs, whatever the denoiser does)
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 
 from kinolab import __version__, video
 from kinolab.contracts.events import Listener, Share, advance, events_of
-from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.evaluation.toy_protocols import WorldProtocol, protocol_of
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
-from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
+from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.models import Request, VideoModel
@@ -36,46 +38,40 @@ Asks = Literal["prompt", "prompt and label", "label", "nothing"]
 @torch.no_grad()
 def evaluate_world(
     model: VideoModel,
+    protocol: WorldProtocol | Mapping[str, Any] | None = None,
     *,
-    count: int = 256,
-    first: int = 0,
     batch: int = 16,
-    seed: int = 0,
-    sampler: SamplerConfig | None = None,
-    guidance: GuidanceConfig | None = None,
-    label: bool = True,
+    sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
     events: Listener = None,
 ) -> WorldReport:
     """Generate a clip for each of `count` held-out requests, and read all of them.
 
     Args:
-        count: how many requests; request k is the same whatever the count.
-        first: the number of the first one: choose settings on other requests than those that the result is told of.
+        protocol: how many requests, from which on, and how they are put; as a mapping what differs from the defaults.
+            Request k is the same whatever the count, and its noise comes from seed + k.
         batch: clips generated at once.
-        seed: noise of request k comes from seed + k.
-        sampler, guidance: the model's own where left out.
-        label: give the class label beside the prompt, where the model takes both.
+        sampling: the model's own where left out.
         name: the folder or shipped name of the model, to record it and the hash of its weights.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
-        InputError: for counts below 1, or a request that the model refuses.
+        InputError: for a protocol or a batch that can't be, or a request that the model refuses.
     """
-    if first < 0:
-        raise InputError(f"expected a first request of at least 0, got {first}")
-    if count < 1 or batch < 1:
-        raise InputError(f"expected a count and a batch of at least 1, got {count} and {batch}")
-    told = events_of(events)
-    world, notes = matching_world(model.config, model.autoencoder.spec)
+    asked, told = protocol_of(WorldProtocol, protocol), events_of(events)
+    if batch < 1:
+        raise InputError(f"expected a batch of at least 1, got {batch}")
+    first, count, seed = asked.first, asked.count, asked.seed
+    world, notes = matching_world(model)
     source = WorldSource(
-        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.autoencoder.spec
+        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.output.autoencoder.spec
     )
-    asks, said = what_to_ask(model, label)
-    sampler, guidance = sampler or model.config.sampler, guidance or model.config.guidance
-    if asks == "nothing" and guidance.active:
-        guidance, said = GuidanceConfig(), [*said, "guidance is off: there is nothing to guide towards"]
-    protocol = _protocol(model, name, source, first, asks, sampler, guidance, batch, seed)
+    asks, said = what_to_ask(model, asked.label)
+    sampling = sampling_of(model.config, sampling)
+    if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
+        sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
+        said = [*said, "guidance is off: there is nothing to guide towards"]
+    record = _record(model, name, source, asked, asks, sampling, batch)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
     for start in range(first, first + count, batch):
@@ -85,7 +81,7 @@ def evaluate_world(
         # Decoding makes the last clip of the batch whole.
         sampled = Share(told, numbers.start - first, len(numbers) - 1, count)
         began = time.perf_counter()
-        latents = model.sample_latents(requests, sampler=sampler, guidance=guidance, events=sampled)
+        latents = model.sample_latents(requests, events=sampled, **sampling.arguments)
         generated = video.to_uint8(model.decode(latents))
         seconds += time.perf_counter() - began
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
@@ -97,7 +93,7 @@ def evaluate_world(
                 results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
         advance(told, numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
-    return WorldReport(protocol, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
+    return WorldReport(record, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:
@@ -137,8 +133,9 @@ def judge(request: WorldRequest, reading: WorldReading, asks: Asks, scenario: st
 
 def autoencode(model: VideoModel, original: torch.Tensor) -> torch.Tensor:
     """Clips (B, 3, T, H, W) in [-1, 1] through the posterior's mean and back, clamped to [-1, 1]."""
-    with autocast(model.precision, model.device):
-        latents = model.autoencoder.encode(original.to(model.device)).mean
+    stage = model.output
+    with autocast(stage.precision, model.device):
+        latents = stage.autoencoder.encode(original.to(model.device)).mean
     return model.decode(latents).cpu()
 
 
@@ -153,42 +150,51 @@ def _judge(
 def _request(model: VideoModel, asks: Asks, clip: WorldClip, seed: int, frames: int) -> Request:
     prompt = clip.caption if asks in ("prompt", "prompt and label") else None
     label = clip.label if asks in ("label", "prompt and label") else None
-    return Request(prompt, label, frames, model.config.size, seed)
+    return Request(prompt, label, frames, model.output.config.size, seed)
 
 
-def _protocol(
+def _record(
     model: VideoModel,
     name: str | None,
     source: WorldSource,
-    first: int,
+    protocol: WorldProtocol,
     asks: Asks,
-    sampler: SamplerConfig,
-    guidance: GuidanceConfig,
+    sampling: SamplingConfig,
     batch: int,
-    seed: int,
 ) -> dict[str, Any]:
-    last = len(source) - 1
+    first, last = protocol.first, len(source) - 1
+    return made_by(model, name) | {
+        "protocol": protocol.name,
+        "count": protocol.count,
+        "first": first,
+        "clip_seeds": [source.seed(first), source.seed(last)],
+        "noise_seeds": [protocol.seed + first, protocol.seed + last],
+        "asked_with": asks,
+        "frames": source.frames,
+        "size": list(model.output.config.size),
+        "true_size": list(source.size),
+        "fps": source.world.fps,
+        "batch": batch,
+        **sampling.record(),
+        "device": str(model.device),
+        "interval": "Wilson, 95%",
+        "reconstruction": "posterior mean of the true clips; PSNR and SSIM are means over their frames",
+    }
+
+
+def made_by(model: VideoModel, name: str | None) -> dict[str, Any]:
+    """What a record of any of these evaluations says of the model and the machine."""
     return {
         "kinolab": __version__,
         "torch": torch.__version__,
         "model": name,
         "model_sha256": None if name is None else model_hash(name),
         "trained": model.config.trained,
-        "count": last - first + 1,
-        "first": first,
-        "clip_seeds": [source.seed(first), source.seed(last)],
-        "noise_seeds": [seed + first, seed + last],
-        "asked_with": asks,
-        "frames": source.frames,
-        "size": list(model.config.size),
-        "true_size": list(source.size),
-        "fps": source.world.fps,
-        "batch": batch,
-        "sampler": sampler.model_dump(mode="json"),
-        "guidance": guidance.model_dump(mode="json"),
         "precision": str(resolve(model.precision, model.device)).removeprefix("torch."),
-        "device": str(model.device),
         "threads": torch.get_num_threads(),
-        "interval": "Wilson, 95%",
-        "reconstruction": "posterior mean of the true clips; PSNR and SSIM are means over their frames",
     }
+
+
+def unguided(sampling: SamplingConfig) -> dict[str, Any]:
+    """How a run that is told nothing is recorded: without a guidance."""
+    return {name: value for name, value in sampling.record().items() if name != "guidance"}

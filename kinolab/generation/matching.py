@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from kinolab.autoencoders.base import AutoencoderSpec
-from kinolab.models import ModelConfig
+from kinolab.models import VideoModel
+from kinolab.models.stage import StageConfig
 from kinolab.toyworld.clips import EVENT_SECONDS, WorldConfig
 
 
-def matching_world(config: ModelConfig, spec: AutoencoderSpec) -> tuple[WorldConfig, list[str]]:
-    """The toy world at a model's size, length and rate, and what had to differ."""
+def matching_world(model: VideoModel) -> tuple[WorldConfig, list[str]]:
+    """The toy world at the size, length and rate of a model's clips, and what had to differ."""
+    return world_of(model.output.config, model.output.autoencoder.spec)
+
+
+def world_of(config: StageConfig, spec: AutoencoderSpec) -> tuple[WorldConfig, list[str]]:
+    """The toy world at the size, length and rate of a stage's clips, and what had to differ."""
     height, width = config.size
     ratio = spec.spatial_ratio
     side = max(32, min(height, width, 256))

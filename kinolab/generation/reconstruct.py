@@ -25,8 +25,8 @@ from kinolab.autoencoders.dpvae import DpVae
 from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.errors import InputError
 from kinolab.generation.expected import Work, cheaper, expected_cost, size_note
-from kinolab.generation.generate import provenance_path
 from kinolab.generation.key_frames import group_notes, key_frame_rule, known_cuts
+from kinolab.generation.provenance import provenance_path
 from kinolab.generation.reconstruct_report import Mode, ReconstructConfig, ReconstructReport
 from kinolab.layers import strips
 from kinolab.layers.key_frames import Group

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from kinolab import __version__
 from kinolab.config import Config
-from kinolab.generation.generate import model_hash
 from kinolab.generation.key_frames import listed
+from kinolab.generation.provenance import model_hash
 from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.runtime.precision import PrecisionPolicy

@@ -26,11 +26,11 @@ import torch
 
 from kinolab import __version__
 from kinolab.contracts.events import Listener, advance, events_of
-from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
-from kinolab.generation.generate import GenerateConfig, generate, model_hash, settle
+from kinolab.generation.generate import generate
 from kinolab.generation.matching import matching_world
-from kinolab.methods import GuidanceConfig
+from kinolab.generation.provenance import model_hash
+from kinolab.generation.request import GenerateConfig, SamplingConfig, settle
 from kinolab.models import VideoModel
 from kinolab.runtime import files, text
 from kinolab.runtime.paths import named, visible
@@ -72,8 +72,7 @@ def write_vbench(
     videos: int = VIDEOS_PER_PROMPT,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
-    sampler: SamplerConfig | None = None,
-    guidance: GuidanceConfig | None = None,
+    sampling: SamplingConfig | None = None,
     events: Listener = None,
 ) -> VBenchReport:
     """Generate the videos of VBench's prompts. Stopped and called again, it makes those that are missing.
@@ -85,7 +84,7 @@ def write_vbench(
         out: the folder; made where it is missing.
         name: the folder or shipped name of the model, for the provenance.
         videos: videos per prompt; VBench expects 5.
-        frames, size, sampler, guidance: the model's own where left out.
+        frames, size, sampling: the model's own where left out.
         events: counts videos; a stopped call keeps those that are there.
 
     Raises:
@@ -100,7 +99,7 @@ def write_vbench(
     for asked in lists.values():
         check_names(asked, videos)
     config = GenerateConfig(
-        model=name, count=videos, frames=frames, size=size, seed=seed, sampler=sampler, guidance=guidance,
+        **dict(sampling or SamplingConfig()), model=name, count=videos, frames=frames, size=size, seed=seed,
         precision=model.precision, device=str(model.device),
     )  # fmt: skip
     config = settle(config, model)
@@ -185,9 +184,9 @@ def prompts_of_world(model: VideoModel, folder: Path, *, count: int = 256, first
     """
     if count < 1 or first < 0:
         raise InputError(f"expected a count of at least 1 and a first request of at least 0, got {count} and {first}")
-    world, _ = matching_world(model.config, model.autoencoder.spec)
+    world, _ = matching_world(model)
     source = WorldSource(
-        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.autoencoder.spec
+        WorldSourceConfig(world=world, heldout_count=first + count, split="heldout"), model.output.autoencoder.spec
     )
     numbers = range(first, first + count)
     captions = list(dict.fromkeys(make_clip(source.world, source.seed(i)).caption for i in numbers))
@@ -241,7 +240,9 @@ def _check_same(out: Path, config: GenerateConfig) -> None:
         raise InputError(f"{path}: not a record of VBench's videos; choose another folder") from None
     now = config.model_dump(mode="json", exclude={"prompts"})
     # Where the model lies and how many videos there are to be of a prompt changes none of them.
-    other = [key for key in now if key not in ("model", "device", "count") and then.get(key) != now[key]]
+    # What an older version had no field for was left at its default.
+    then = GenerateConfig(model=config.model).model_dump(mode="json") | then
+    other = [key for key in now if key not in ("model", "device", "count") and then[key] != now[key]]
     if sha != model_hash(config.model):
         other.insert(0, "model")
     if other:

@@ -75,7 +75,9 @@ SHORT = 128
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PyTorch's scaled_dot_product_attention: (B, N, L, d), (B, N, M, d) twice, boolean mask -> (B, N, L, d).
+    """PyTorch's scaled_dot_product_attention: (B, N, L, d), (B, N, M, d) twice -> (B, N, L, d).
+
+    `mask` broadcasts against (B, N, L, M): bool, True = a key to attend to, or numbers that are added to the logits.
 
     On a processor the backward pass of its fused kernel is slow for short sequences: 43 ms against 8 ms with the
     `math` backend for 160 x 4 heads of 16 tokens in bfloat16, and alike for a frame's or a clip's few tokens.
@@ -85,7 +87,11 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
         # The operator itself: `sdpa_kernel` throws a switch of the whole process, which another thread's run would see.
         if torch.is_autocast_enabled("cpu"):
             q, k, v = (a.to(torch.get_autocast_dtype("cpu")) for a in (q, k, v))
-        bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        bias = mask
+        if mask is not None and mask.dtype == torch.bool:
+            bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        elif mask is not None:
+            bias = mask.to(q.dtype)
         return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, bias)[0]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 

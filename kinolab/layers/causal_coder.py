@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.layers import strips
-from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream
+from kinolab.layers.causal_conv import CausalConv3d, FrameConv2d, Stream, convolution
 from kinolab.layers.causal_resampling import (
     Downsample,
     Interpolation,
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, shape: CausalCoderShape, latent_channels: int) -> None:
         super().__init__()
         widths, outer2d = shape.widths, shape.variant in ("outer2d", "encoder_outer2d")
-        self.conv_in = _conv(channels, widths[0], flat=outer2d)
+        self.conv_in = convolution(channels, widths[0], flat=outer2d)
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             level = Level(shape, widths[max(i - 1, 0)], width, shape.blocks, flat=outer2d and shape.is_outer(i))
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
                     )
             self.up.append(level)
         self.norm_out = GroupNorm(shape.groups, widths[0], scope=shape.norm)
-        self.conv_out = _conv(widths[0], channels, flat=outer2d)
+        self.conv_out = convolution(widths[0], channels, flat=outer2d)
         self.width, self.ratio = widths[0], 2 ** (len(widths) - 1)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
@@ -230,9 +230,9 @@ class ResnetBlock(nn.Module):
         super().__init__()
         groups, scope = shape.groups, "frame" if flat else shape.norm
         self.norm1 = GroupNorm(groups, width_in, scope=scope)
-        self.conv1 = _conv(width_in, width, flat=flat)
+        self.conv1 = convolution(width_in, width, flat=flat)
         self.norm2 = GroupNorm(groups, width, scope=scope)
-        self.conv2 = _conv(width, width, flat=flat or shape.variant == "half2d")
+        self.conv2 = convolution(width, width, flat=flat or shape.variant == "half2d")
         self.nin_shortcut: FrameConv2d | CausalConv3d | None = None
         if width_in != width:
             self.nin_shortcut = FrameConv2d(width_in, width, 1) if flat else CausalConv3d(width_in, width, (1, 1, 1))
@@ -274,8 +274,3 @@ class Attention(nn.Module):
             h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
             h = unfold_frames(h.unflatten(2, (H, W)), B)
         return x + self.proj_out(h)
-
-
-def _conv(width_in: int, width: int, *, flat: bool) -> FrameConv2d | CausalConv3d:
-    """A convolution of kernel 3 that keeps the size: of each frame by itself if `flat`, else 3D and causal."""
-    return FrameConv2d(width_in, width, 3, padding=1) if flat else CausalConv3d(width_in, width, padding=(1, 1))

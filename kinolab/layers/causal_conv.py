@@ -61,12 +61,13 @@ class CausalConv3d(nn.Module):
         *,
         stride: tuple[int, int, int] = (1, 1, 1),
         padding: tuple[int, int] = (0, 0),
+        bias: bool = True,
     ) -> None:
         super().__init__()
         assert stride[0] <= kernel[0], (
             "a stride in time beyond the kernel would skip frames that a stream can't know of"
         )
-        self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride=stride, padding=(0, *padding))
+        self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride=stride, padding=(0, *padding), bias=bias)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """(B, C, T, H, W) -> (B, C', T', H', W'); a chunk of a stream may give no frame (T' = 0)."""
@@ -88,6 +89,11 @@ class CausalConv3d(nn.Module):
         stride, padding = conv.stride[1:], conv.padding[1:]
         y = F.conv2d(fold_frames(x), conv.weight.sum(2), conv.bias, stride, padding)
         return unfold_frames(y, x.shape[0])
+
+
+def convolution(width_in: int, width: int, *, flat: bool) -> FrameConv2d | CausalConv3d:
+    """A convolution of kernel 3 that keeps the size: of each frame by itself if `flat`, else 3D and causal."""
+    return FrameConv2d(width_in, width, 3, padding=1) if flat else CausalConv3d(width_in, width, padding=(1, 1))
 
 
 def prepend_past(layer: nn.Module, x: Tensor, frames: int, stream: Stream | None) -> Tensor:

@@ -67,13 +67,13 @@ class ResidualTimePool(TimePool):
 class Upsample(nn.Module):
     """Doubles the sides by nearest neighbours, then a convolution of each frame; 2D or 3D with a one-frame kernel."""
 
-    def __init__(self, width: int, *, dimensions: int) -> None:
+    def __init__(self, width: int, *, dimensions: int, width_out: int | None = None, bias: bool = True) -> None:
         super().__init__()
         self.conv: FrameConv2d | CausalConv3d
         if dimensions == 2:
-            self.conv = FrameConv2d(width, width, 3, padding=1)
+            self.conv = FrameConv2d(width, width_out or width, 3, padding=1, bias=bias)
         else:
-            self.conv = CausalConv3d(width, width, (1, 3, 3), padding=(1, 1))
+            self.conv = CausalConv3d(width, width_out or width, (1, 3, 3), padding=(1, 1), bias=bias)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         if isinstance(self.conv, CausalConv3d):
@@ -89,11 +89,13 @@ class SpaceTimeUpsample(nn.Module):
     "nearest" repeats; "trilinear" interpolates, which looks one frame ahead: its stream is one frame late.
     """
 
-    def __init__(self, width: int, interpolation: Interpolation) -> None:
+    def __init__(
+        self, width: int, interpolation: Interpolation, *, width_out: int | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
         self.interpolation = interpolation
         self.time = TimeUpsample(interpolation)
-        self.conv = CausalConv3d(width, width, padding=(1, 1))
+        self.conv = CausalConv3d(width, width_out or width, padding=(1, 1), bias=bias)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         if self.interpolation == "trilinear":

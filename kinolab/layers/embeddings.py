@@ -97,6 +97,14 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
 
 
+def time_features(t: Tensor, count: int) -> Tensor:
+    """Sine-cosine features of real numbers (L,) -> (L, count), all cosines first (DiT's and Stable Diffusion's)."""
+    half = count // 2
+    omega = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000.0) / half))
+    angles = t.float()[:, None] * omega
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
 class TimestepEmbedder(nn.Module):
     """Times (B,) -> (B, D): sine-cosine features through a two-layer MLP (DiT, section 3.2)."""
 
@@ -107,10 +115,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t (B,), real numbers of the order of 0 to 1000 -> (B, D)."""
-        half = self.num_features // 2
-        omega = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000.0) / half))
-        angles = t.float()[:, None] * omega
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        features = time_features(t, self.num_features)
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
@@ -175,3 +180,23 @@ class TextEmbedder(nn.Module):
         text = torch.where(dropped[..., None, None], self.null, text.to(self.null.dtype))
         mask = torch.where(dropped[..., None], first, mask)
         return self.fc2(self.act(self.fc1(text))), mask
+
+
+class TextPooling(nn.Module):
+    """Attention pooling of a prompt's token states (B, L, P) -> (B, P): a learned query weighs the tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+        self.value = nn.Linear(width, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, text: Tensor, mask: Tensor | None, null: Tensor | None) -> Tensor:
+        """text (..., L, P), mask (..., L) bool, null (...) bool; a prompt with no token counts as null."""
+        text = text.to(self.null.dtype)
+        mask = torch.ones(text.shape[:-1], dtype=torch.bool, device=text.device) if mask is None else mask
+        gone = ~mask.any(-1) if null is None else ~mask.any(-1) | null
+        # Of a prompt without tokens all weights are alike; the null vector takes its place.
+        score = self.score(text)[..., 0].masked_fill(~mask, torch.finfo(text.dtype).min)
+        pooled = (score.softmax(-1)[..., None] * self.value(text)).sum(-2)
+        return torch.where(gone[..., None], self.null, pooled)

@@ -13,8 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Given = Literal["none", "adaln", "cross_attention", "tokens", "mask", "channels"]
-"""How a denoiser takes what is given (see `VdtConfig.given`)."""
+Given = Literal["none", "adaln", "cross_attention", "tokens", "mask", "channels", "context"]
+"""How a denoiser takes what is given (see `VdtConfig.given` and `VideoLdmConfig.given`)."""
+BESIDE: frozenset[Given] = frozenset({"channels", "context"})
+"""Ways that tell of what is given beside noisy latents of all frames, which the denoiser then makes all of."""
 
 
 def fully_given(mask: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ To add one: a file here with a config and a class, and a line in `kinolab.tables
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from kinolab.config import Config, load_config
 from kinolab.contracts.method import Method
@@ -15,10 +17,13 @@ from kinolab.errors import InputError
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
 from kinolab.methods.held import Held
+from kinolab.methods.langevin import Langevin, LangevinConfig
 from kinolab.methods.reconstruction import Reconstruction
 from kinolab.methods.replacement import Replacement
+from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
+from kinolab.methods.thresholding import Thresholding, ThresholdingConfig
 from kinolab.tables import METHODS, OWN_FIELD
 
 
@@ -31,6 +36,17 @@ def checked(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: _config(name, values).model_dump(mode="json") for name, values in asked.items()}
 
 
+def _known(asked: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return checked(asked)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+MethodsConfig = Annotated[dict[str, Any], AfterValidator(_known)]
+"""Methods that a config names, each with its fields, as `{thresholding: {percentile: 0.99}}`."""
+
+
 def build(asked: Mapping[str, Any]) -> Sequence[Method]:
     """The methods that a request names, in its order."""
     return [METHODS.get(name)(_config(name, values)) for name, values in asked.items()]
@@ -39,8 +55,6 @@ def build(asked: Mapping[str, Any]) -> Sequence[Method]:
 def _config(name: str, values: Any) -> Config:
     if name in METHODS.names(OWN_FIELD):
         raise InputError(f"methods: {name} has a field of its own in a request: set {METHODS.get(name).option} instead")
-    if not METHODS.names(""):
-        raise InputError(f"methods: {name} is unknown, and no method has joined the table to be named here")
     kind = METHODS.get(name, "")
     if not isinstance(values, Mapping | None):
         raise InputError(f"methods.{name}: expected fields and their values, got {values!r}")
@@ -54,12 +68,19 @@ __all__ = [
     "Guidance",
     "GuidanceConfig",
     "Held",
+    "Langevin",
+    "LangevinConfig",
     "Method",
+    "MethodsConfig",
     "Reconstruction",
     "Replacement",
+    "SpatialConfig",
+    "SpatialReconstruction",
     "SteeringConfig",
     "StepCache",
     "StepCacheConfig",
+    "Thresholding",
+    "ThresholdingConfig",
     "build",
     "checked",
 ]

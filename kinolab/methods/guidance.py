@@ -42,6 +42,10 @@ class GuidanceConfig(BaseConfig):
     of them, towards that with the first, from there towards that with the second too, ... (Brooks et al. 2023,
     InstructPix2Pix, eq. 3). `prompt` is label and text together; what is not named is always told."""
 
+    of: tuple[str, ...] = ()
+    """The conditions that `scale` and `frames` guide towards, which the other branch is not told, such as image and
+    image_tokens; none = prompt, which is label and text together."""
+
     @field_validator("scales", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
@@ -57,10 +61,17 @@ class GuidanceConfig(BaseConfig):
         ways = [name for name, used in (("frames", self.frames), ("scales", self.scales)) if used]
         if (self.scale != 1.0 and ways) or len(ways) > 1:
             raise ValueError("scale, frames and scales are three ways to say how far: give one, and leave scale at 1")
+        if self.scales and self.of:
+            raise ValueError("of is for scale and frames: scales names its conditions itself")
         names = [name for name, _ in self.scales]
         if len(set(names)) < len(names):
             raise ValueError(f"scales: expected each condition once, got {', '.join(names)}")
         return self
+
+    @property
+    def towards(self) -> tuple[str, ...]:
+        """The conditions that `scale` and `frames` guide towards."""
+        return self.of or (ASKED,)
 
     @property
     def active(self) -> bool:
@@ -91,11 +102,12 @@ class Guidance(Method):
             )
         if self.negative is not None and config.scales:
             raise InputError("a negative prompt takes the place of the null condition of one scale: leave scales out")
-        if config.active and not config.scales and not _is_told(told, ASKED):
+        if config.active and not config.scales and not any(_is_told(told, name) for name in config.towards):
             said = ", ".join(f"{s:g}" for s in config.frames or (config.scale,))
-            raise InputError(
-                f"guidance scale {said} needs a label or a text to guide towards, and none was given: use scale 1"
-            )
+            needs = ", ".join(config.of) or "a label or a text"
+            raise InputError(f"guidance scale {said} needs {needs} to guide towards, and none was given: use scale 1")
+        if self.negative is not None and ASKED not in config.towards:
+            raise InputError(f"a negative prompt is what guidance of a prompt moves away from, not of {config.of[0]}")
         for name, scale in config.scales:
             if not _is_told(told, name):
                 raise InputError(f"guidance scale {scale:g} of {name}: no {name} was given to guide towards")
@@ -125,7 +137,8 @@ class Guidance(Method):
             return {UNCONDITIONAL: self.negative}
         batch, names = z.shape[0], [name for name, _ in self.config.scales]
         if not names:
-            return {UNCONDITIONAL: told.all_null(batch, z.device)}
+            null = [member for name in self.config.towards for member in _members(name)]
+            return {UNCONDITIONAL: told.all_null(batch, z.device, null)}
         away = {}
         for k in range(len(names)):
             null = [member for name in names[k:] for member in _members(name)]

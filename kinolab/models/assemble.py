@@ -46,6 +46,8 @@ def with_experts(model: VideoModel, experts: Mapping[float, Path | str]) -> Vide
             raise InputError(f"{folder}: an expert has to be trained on the latents of the same autoencoder")
         if other.config.diffusion != model.config.diffusion:
             raise InputError(f"{folder}: an expert has to be trained with the same diffusion")
+        if other.lora or model.lora:
+            raise InputError(f"{folder}: experts have no adapters beside them: fold those in first (pack --lora)")
         assert other.config.denoiser is not None
         configs.append(ExpertConfig(until=until, denoiser=other.config.denoiser))
         denoisers.append(other.denoiser)
@@ -79,7 +81,9 @@ def cascade(model: VideoModel, stages: Mapping[str, Path | str]) -> VideoModel:
         values = {field: getattr(other.config, field) for field in StageConfig.model_fields}
         config = LaterStageConfig(**values, name=name, autoencoder=None if shared else other.config.autoencoder)
         before = before if shared else other.autoencoder
-        made.append(LaterStage(config, before, other.denoiser, experts=other.experts, parts=other.parts))
+        made.append(
+            LaterStage(config, before, other.denoiser, experts=other.experts, parts=other.parts, lora=other.lora)
+        )
         notes.append(f"{name}: {other.config.trained}")
     configs = [stage.config for stage in made]
     values = dict(model.config) | {"format": 2, "stages": tuple(configs), "trained": "; ".join(notes)}

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
+from kinolab.conditioning import GivenPart
 from kinolab.config import Config, load_config
 from kinolab.contracts.request import Request
 from kinolab.contracts.sampling import guidance_values, sampler_values
@@ -16,6 +18,8 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models.stage import LaterStageConfig, Stage, StageConfig
+from kinolab.runtime.precision import autocast
+from kinolab.tasks import encode_given
 
 REFINED = "low_resolution"
 """The condition by which a stage is told what the one before it made."""
@@ -122,6 +126,39 @@ def stage_size(stages: Sequence[Stage], number: int, asked: tuple[int, int] | No
         max(1, round(side * mine / whole / ratio)) * ratio for side, mine, whole in zip(asked, own, last, strict=True)
     )
     return height, width
+
+
+def given_part(stages: Sequence[Stage], video: Tensor, mask: Tensor) -> GivenPart:
+    """What is given of clips, as the first stage is told it, with that of later ones beside it.
+
+    Every stage is told at its own size. A later stage that was not trained to be given anything sees it in what it
+    refines.
+
+    Args:
+        video: (B, 3, T, H, W) in [-1, 1], at the size of the last stage's videos.
+        mask: (B, 1, T, H, W), 1 = generate.
+    """
+    size = (video.shape[3], video.shape[4])
+    parts: list[GivenPart | None] = []
+    for number, stage in enumerate(stages):
+        if number and stage.denoiser.spec.given == "none":
+            parts.append(None)
+            continue
+        own = size if len(stages) == 1 else stage_size(stages, number, size)
+        shown, hidden = (video, mask) if own == size else _resized(video, mask, own)
+        with autocast(stage.precision, stage.device):
+            latents, folded = encode_given(stage.autoencoder, shown, hidden)
+        parts.append(GivenPart(latents, folded, shown, hidden))
+    first, *later = parts
+    assert first is not None
+    return replace(first, later=tuple(later))
+
+
+def _resized(video: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A video and its mask at another size; what mixes given and open pixels is open, so these have no influence."""
+    frames = video.transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+    shrunk = F.interpolate(frames, size, mode="area").unflatten(0, (len(video), -1)).transpose(1, 2)
+    return shrunk, F.adaptive_max_pool3d(mask, (mask.shape[2], *size))
 
 
 def stage_seed(seed: int, number: int) -> int:

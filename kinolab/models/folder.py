@@ -28,12 +28,13 @@ from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
 from kinolab.models.bounded import Bounded, TooLargeError
+from kinolab.models.lora import StageLora, read_lora, stored_state
 from kinolab.models.part import ModelPart
 from kinolab.models.stage import LaterStageConfig, StageConfig
 from kinolab.runtime import yaml_files
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
-from kinolab.runtime.modules import load_weights, save_weights
+from kinolab.runtime.modules import load_weights, save_state, save_weights
 from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
 from kinolab.tables import PARTS
 
@@ -72,7 +73,7 @@ class ModelConfig(StageConfig):
     @property
     def plain(self) -> bool:
         """Whether it is one autoencoder with at most one denoiser, which format 1 can say."""
-        return not (self.stages or self.experts or self.parts)
+        return not (self.stages or self.experts or self.parts or self.lora)
 
     @property
     def output(self) -> StageConfig:
@@ -163,9 +164,18 @@ def load_part(module: nn.Module, folder: Path, name: str) -> None:
     Raises:
         InputError: where the file is missing, damaged, of another set, or does not fit.
     """
+    load_weights(module, part_file(folder, name))
+
+
+def part_file(folder: Path, name: str) -> Path:
+    """The file of one part, where it is; it has to be of the set that the folder's manifest lists.
+
+    Raises:
+        InputError: where it is of another set.
+    """
     path = located(folder, SET, name)
     require(path.parent, read_manifest(folder, SET), [name], "write the folder again, or get it again")
-    load_weights(module, path)
+    return path
 
 
 def read_part(build: Callable[[Any], Module], config: Any, folder: Path, name: str) -> Module:
@@ -201,10 +211,15 @@ def load_autoencoder(path: Path | str, *, device: torch.device | str = "auto") -
 
 
 def load_denoiser(path: Path | str, *, device: torch.device | str = "auto") -> Denoiser:
-    """The denoiser of a model folder that has one, in evaluation mode on a device (see `devices.choose`)."""
+    """The denoiser of a model folder, in evaluation mode on a device (see `devices.choose`).
+
+    Raises:
+        InputError: where there is none, or its files are not complete or don't fit, or the device is not there.
+    """
     folder, chosen = find_model(path), choose(device)
     config = read_model_config(folder).denoiser
-    assert config is not None
+    if config is None:
+        raise InputError(f"{path}: holds an autoencoder and no denoiser")
     denoiser = read_part(build_denoiser, config, folder, DENOISER)
     return denoiser.eval().to(chosen)
 
@@ -227,6 +242,12 @@ class StageParts:
     denoiser: Denoiser
     experts: tuple[Denoiser, ...]
     parts: dict[str, ModelPart]
+    lora: dict[str, StageLora]
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """What there is beside the autoencoder and the denoiser, as keywords of a stage."""
+        return {"experts": self.experts, "parts": self.parts, "lora": self.lora}
 
 
 def read_stage(
@@ -254,7 +275,11 @@ def read_stage(
     for name, part in config.parts.items():
         build = partial(build_part, denoiser=denoiser)
         parts[name] = read_part(build, part, folder, f"{prefix}part-{name}.safetensors")
-    return StageParts(autoencoder, denoiser, experts, parts)
+    lora = {}
+    for name, adapter in config.lora.items():
+        lora[name] = read_lora(part_file(folder, f"{prefix}lora-{name}.safetensors"), denoiser)
+        lora[name].put_on(denoiser, adapter.weight)
+    return StageParts(autoencoder, denoiser, experts, parts, lora)
 
 
 def build_part(config: KindConfig, denoiser: Denoiser) -> ModelPart:
@@ -266,7 +291,7 @@ def write_model(folder: Path, config: ModelConfig, files: Mapping[str, nn.Module
     """Write a model folder: `files` are its modules by the names of their files, `dtype` what weights are stored in."""
     with new_set(folder, SET, manifest=MANIFEST) as room:
         for name, module in files.items():
-            save_weights(module, room / f"{name}.safetensors", dtype)
+            save_state(stored_state(module), room / f"{name}.safetensors", dtype)
         write_text(room / "model.yaml", model_yaml(config))
 
 

@@ -20,13 +20,14 @@ from kinolab.denoisers import Denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
-from kinolab.models.cascade import StageSettings, settled_stages, stage_requests
+from kinolab.models.cascade import StageSettings, given_part, settled_stages, stage_requests
 from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
+from kinolab.models.lora import StageLora, stored_state
 from kinolab.models.part import ModelPart
 from kinolab.models.stage import LaterStage, Stage
 from kinolab.runtime.devices import choose
-from kinolab.runtime.precision import PrecisionPolicy, autocast
-from kinolab.tasks import check_mask, encode_given, keep_exact, outside_training
+from kinolab.runtime.precision import PrecisionPolicy
+from kinolab.tasks import check_mask, keep_exact, outside_training
 
 
 class VideoModel(Stage):
@@ -49,9 +50,10 @@ class VideoModel(Stage):
         *,
         experts: Sequence[Denoiser] = (),
         parts: Mapping[str, ModelPart] | None = None,
+        lora: Mapping[str, StageLora] | None = None,
         stages: Sequence[LaterStage] = (),
     ) -> None:
-        super().__init__(config, autoencoder, denoiser, experts=experts, parts=parts)
+        super().__init__(config, autoencoder, denoiser, experts=experts, parts=parts, lora=lora)
         self.stages = tuple(stages)
         before = autoencoder
         for stage in self.stages:  # one without an autoencoder of its own has that of the stage before
@@ -78,8 +80,8 @@ class VideoModel(Stage):
         for later in config.stages:
             before = stages[-1].autoencoder if stages else first.autoencoder
             read = read_stage(folder, later, f"{later.name}-", before)
-            stages.append(LaterStage(later, read.autoencoder, read.denoiser, experts=read.experts, parts=read.parts))
-        model = cls(config, first.autoencoder, first.denoiser, experts=first.experts, parts=first.parts, stages=stages)
+            stages.append(LaterStage(later, read.autoencoder, read.denoiser, **read.others))
+        model = cls(config, first.autoencoder, first.denoiser, **first.others, stages=stages)
         for stage in (model, *stages):
             stage.precision = precision
         return model.to(chosen)
@@ -87,7 +89,7 @@ class VideoModel(Stage):
     @property
     def others(self) -> dict[str, Any]:
         """What it is made of beside its autoencoder and its denoiser, as the constructor's keywords."""
-        return {"experts": self.experts, "parts": self.parts, "stages": self.stages}
+        return {"experts": self.experts, "parts": self.parts, "lora": self.lora, "stages": self.stages}
 
     @property
     def cascade(self) -> tuple[Stage, ...]:
@@ -129,7 +131,7 @@ class VideoModel(Stage):
 
     def state_dict(self) -> dict[str, Tensor]:
         """All weights, by names that begin with that of their file: `autoencoder.`, `denoiser.`, ..."""
-        return {f"{part}.{name}": v for part, module in self.files.items() for name, v in module.state_dict().items()}
+        return {f"{part}.{name}": v for part, module in self.files.items() for name, v in stored_state(module).items()}
 
     @torch.no_grad()
     def generate(
@@ -206,11 +208,13 @@ class VideoModel(Stage):
         events: Listener = None,
         cache: StepCache | None = None,
         methods: Sequence[Method] = (),
+        stages: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Generate what a mask leaves open: video (B, 3, T, H, W) in [-1, 1] and mask (B, 1, T, H, W) -> the video.
 
         Every task is this one: `kinolab.tasks` makes the masks (1 = generate, 0 = given). What the video holds under
-        the mask has no influence.
+        the mask has no influence. Every stage of a cascade is told of it at its own size; one that was not trained to
+        be sees it in what it refines.
 
         Args:
             requests: prompt, label and seed of each clip; none = no prompt, seeds 0, 1, ...
@@ -219,12 +223,11 @@ class VideoModel(Stage):
             exact: put the given pixels back as they were; else they are what the decoder makes of them.
             cache: reuses the denoiser's features between steps; not with reconstruction guidance.
             methods: what else wraps the sampling run.
+            stages: a sampler and a guidance of later stages of a cascade, by their names.
 
         Raises:
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
         """
-        if self.stages:
-            raise InputError("a cascade of stages is given no part of a video yet: use its first stage by itself")
         check_mask(video, mask)
         if steering is None and self.denoiser.spec.given != "none":
             for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in mask.cpu()):
@@ -234,10 +237,10 @@ class VideoModel(Stage):
         frames, size = video.shape[2], (video.shape[3], video.shape[4])
         asked = list(requests) if requests is not None else [Request(seed=k) for k in range(len(video))]
         asked = [replace(r, frames=frames, size=size) for r in asked]
-        with autocast(self.precision, self.device):
-            given, folded = encode_given(self.autoencoder, video, mask)
+        given = given_part(self.cascade, video, mask)
         if steering is None and self.denoiser.spec.given == "mask":
-            self._check_whole(folded, "a model with given: mask is told of nothing else; give more frames, or steer it")
+            advice = "a model with given: mask is told of nothing else; give more frames, or steer it"
+            self._check_whole(given.mask, advice)
         how, guided = self.settled(asked, sampler, guidance)
         latents = self.sample_latents(
             asked,
@@ -246,8 +249,9 @@ class VideoModel(Stage):
             events=events,
             cache=cache,
             methods=methods,
-            given=GivenPart(given, folded, video, mask),
+            given=given,
             steering=steering,
+            stages=self.settled_stages(asked, stages),
         )
         made = self.decode(latents)
         return keep_exact(made, video, mask) if exact else made
@@ -297,6 +301,7 @@ class VideoModel(Stage):
                 events=Turn(told, number, count),
                 cache=cache,
                 methods=methods,
+                given=given.later[number - 1] if given is not None else None,
             )
             if stage is not self.output:
                 clips = stage.decode(latents)

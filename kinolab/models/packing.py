@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +37,14 @@ def pack(
     dtype: torch.dtype = torch.float16,
     experts: Mapping[float, Path | str] | None = None,
     stages: Mapping[str, Path | str] | None = None,
+    adapt: Callable[[VideoModel], VideoModel] = lambda model: model,
 ) -> Packed:
     """Write a model folder with weights of `dtype`. What is written is read back to say what it lost.
 
     Args:
         autoencoder: where its autoencoder is taken from, where that is not the model's own.
         experts: model folders whose denoisers take the model's place at cleaner times, each up to a fraction of time.
+        adapt: puts adapters on the model, before anything else.
         stages: model folders that refine what the model made, in order, by the names that the stages get.
 
     Raises:
@@ -50,6 +52,7 @@ def pack(
             stages don't fit.
     """
     whole, before = VideoModel.load(model, device="cpu", precision="float32"), _bytes(find_model(model))
+    whole = adapt(whole)
     if autoencoder is not None:
         other = load_autoencoder(autoencoder, device="cpu")
         if not same_latents(whole.autoencoder, other):

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import ConditionsConfig, GivenPart, Setting, label_index, negative, of_requests
+from kinolab.conditioning.image import FIRST_FRAME, first_frames
 from kinolab.conditioning.text import TextEmbedding, TextEncoderConfig, check_widths
 from kinolab.conditioning.text import build as build_text_encoder
+from kinolab.conditioning.vision import ImageEncoderConfig
+from kinolab.conditioning.vision import build as build_image_encoder
 from kinolab.config import Config
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.contracts.request import Request
@@ -30,9 +33,11 @@ from kinolab.denoisers import Conditions, Denoiser, DenoiserConfig
 from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.layers.masking import fully_given, place_given
-from kinolab.methods import Guidance, GuidanceConfig, Held, Method, SteeringConfig, StepCache
+from kinolab.layers.masking import BESIDE, fully_given, place_given
+from kinolab.methods import Guidance, GuidanceConfig, Held, Method, MethodsConfig, SteeringConfig, StepCache
+from kinolab.methods import build as build_methods
 from kinolab.models.experts import Experts
+from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.part import ModelPart, WithParts
 from kinolab.runtime.compiling import compile_for_inference
 from kinolab.runtime.devices import choose
@@ -40,11 +45,12 @@ from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
 from kinolab.tables import PARTS
 from kinolab.tasks import TasksConfig
 
+T = TypeVar("T")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Of a stage or a part: its file is called by it."""
 
 
-def checked_names(parts: dict[str, KindConfig]) -> dict[str, KindConfig]:
+def checked_names(parts: dict[str, T]) -> dict[str, T]:
     """Raises ValueError for a name that no file can be called by."""
     for name in parts:
         if not NAME.fullmatch(name):
@@ -54,6 +60,10 @@ def checked_names(parts: dict[str, KindConfig]) -> dict[str, KindConfig]:
 
 PartsConfig = Annotated[dict[str, Annotated[KindConfig, PARTS.one_of()]], AfterValidator(checked_names)]
 """The configs of parts of any kind, by name."""
+
+
+LoraParts = Annotated[dict[str, LoraConfig], AfterValidator(checked_names)]
+"""Adapters by name."""
 
 
 class ExpertConfig(Config):
@@ -74,10 +84,14 @@ class StageConfig(Config):
     """Other denoisers for the cleaner times, in rising order; `denoiser` has the times after the last one's end."""
     parts: PartsConfig = Field(default_factory=dict)
     """Networks beside the denoiser that own a port, by name; the first is innermost."""
+    lora: LoraParts = Field(default_factory=dict)
+    """LoRA adapters beside the layers of the denoiser and its experts, by name."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path and prediction that the denoiser was trained with."""
     text_encoder: TextEncoderConfig = "none"
     """What turns a prompt into conditions."""
+    image_encoder: ImageEncoderConfig | None = None
+    """What makes tokens of a first frame, for a denoiser that reads them (`image_tokens`)."""
     null_prompt: Literal["learned", "empty"] = "learned"
     """What no prompt is: the denoiser's learned null condition, or the empty prompt (as in Stable Diffusion 3)."""
     class_names: tuple[str, ...] = ()
@@ -98,14 +112,16 @@ class StageConfig(Config):
     """The guidance to sample with by default."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler to use by default."""
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Methods that wrap every sampling run that does not name them itself, such as thresholding for pixels."""
 
     @model_validator(mode="after")
     def _check(self) -> StageConfig:
         ends = [expert.until for expert in self.experts]
         if ends != sorted(set(ends)):
             raise ValueError(f"experts: expected rising ends of their times, got {', '.join(map(str, ends))}")
-        if (self.experts or self.parts) and self.denoiser is None:
-            raise ValueError("experts and parts belong to a denoiser, which is missing")
+        if (self.experts or self.parts or self.lora) and self.denoiser is None:
+            raise ValueError("experts and parts belong to a denoiser, which is missing; so do adapters")
         return self
 
 
@@ -133,6 +149,7 @@ class Stage:
     Args:
         experts: the denoisers of the config's `experts`.
         parts: the networks of the config's `parts`.
+        lora: the adapters of the config's `lora`, which the denoisers have beside their layers already.
     """
 
     config: StageConfig
@@ -145,13 +162,16 @@ class Stage:
         *,
         experts: Sequence[Denoiser] = (),
         parts: Mapping[str, ModelPart] | None = None,
+        lora: Mapping[str, StageLora] | None = None,
     ) -> None:
+        self.lora = dict(lora or {})
         self.config, self.autoencoder, self.denoiser = config, autoencoder.eval(), denoiser.eval()
         self.experts = [expert.eval() for expert in experts]
         self.parts = {name: part.eval() for name, part in (parts or {}).items()}
         self.composed: Denoiser | None = None
         self.diffusion = Diffusion(config.diffusion)
         self.text_encoder = build_text_encoder(config.text_encoder)
+        self.image_encoder = build_image_encoder(config.image_encoder)
         self.precision: PrecisionPolicy = "auto"
         self.device = torch.device("cpu")
 
@@ -181,15 +201,17 @@ class Stage:
         """Everything that has weights, by the name of its file."""
         experts = {f"expert{number}": expert for number, expert in enumerate(self.experts)}
         parts = {f"part-{name}": part for name, part in self.parts.items()}
-        return {"autoencoder": self.autoencoder, "denoiser": self.denoiser, **experts, **parts}
+        lora = {f"lora-{name}": adapter for name, adapter in self.lora.items()}
+        return {"autoencoder": self.autoencoder, "denoiser": self.denoiser, **experts, **parts, **lora}
 
     def move(self, device: torch.device) -> None:
         """Move everything that has weights to a device."""
         self.device = choose(device)
         for module in self.modules.values():
             module.to(self.device)
-        if self.text_encoder is not None:
-            self.text_encoder.to(self.device)
+        for encoder in (self.text_encoder, self.image_encoder):
+            if encoder is not None:
+                encoder.to(self.device)
 
     def compile_networks(self) -> None:
         """Compile the denoisers for sampling (see `compile_for_inference`)."""
@@ -221,6 +243,7 @@ class Stage:
             autoencoder=self.autoencoder,
             device=self.device,
             embed=None if self.text_encoder is None else self._embed,
+            look=None if self.image_encoder is None else self.image_encoder.encode,
             null_prompt=config.null_prompt,
             class_names=config.class_names,
             frames=config.frames,
@@ -270,10 +293,15 @@ class Stage:
             warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
-        trained, wrapped = self.denoiser.spec.given, list(methods)
+        asked = {type(method) for method in methods}
+        own = [method for method in build_methods(self.config.methods) if type(method) not in asked]
+        trained, wrapped = self.denoiser.spec.given, [*own, *methods]
         if given is not None and trained != "none" and steering is None:
             rows = zip(requests, given.rows(), strict=True)
             requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
+        elif given is not None and steering is None and FIRST_FRAME in self.spec.ports:
+            pictures = zip(requests, first_frames(given.video, given.pixel_mask), strict=True)
+            requests = [replace(r, conditions={**r.conditions, FIRST_FRAME: picture}) for r, picture in pictures]
         elif given is not None:
             wrapped.append(self._steering(given, steering or SteeringConfig()))
         conditions, guidance = self.conditions(requests), guidance or self.config.guidance
@@ -291,7 +319,7 @@ class Stage:
                 generator=sources[0],
                 callback=lambda step, steps, *_: advance(told, step, steps),
             )
-        if given is not None and trained not in ("none", "channels"):
+        if given is not None and trained != "none" and trained not in BESIDE:
             latents = place_given(latents, given.latents, given.mask)
         return latents
 
@@ -311,11 +339,15 @@ class Stage:
         scale = (given.latents[0].numel() / given.video[0].numel()) ** 0.5
 
         def residual(latents: Tensor) -> Tensor:
-            with autocast(self.precision, self.device):
-                video = self.autoencoder.decode(latents.to(given.latents))
-            return scale * torch.where(pixels, given.video - video.float(), torch.zeros_like(given.video))
+            return scale * torch.where(pixels, given.video - self.pixels(latents), torch.zeros_like(given.video))
 
         return config.build(Held(given.latents, known, residual))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T', H', W') -> video (B, 3, T, H, W), not clamped, through which gradients go."""
+        with autocast(self.precision, self.device):
+            video = self.autoencoder.decode(latents.float())
+        return video.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

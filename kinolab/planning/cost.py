@@ -8,13 +8,13 @@ later in a run, such as a discriminator, are measured where they have started.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.data.cache import CacheConfig
 from kinolab.errors import InputError
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase
-from kinolab.planning.counting import ATTENTION, saved_tensors
+from kinolab.planning.counting import ATTENTION, paces, saved_tensors
 from kinolab.planning.stand_in import stand_in_job
 from kinolab.runtime import devices
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size
@@ -151,8 +151,13 @@ class _Measured:
         config = self.config.training
         begins = sorted({p.starts for p in self.job.parts.values() if p.starts < config.steps} | {0})
         for first, last in zip(begins, [*begins[1:], config.steps], strict=True):
-            self._next(f"steps {first} to {last - 1}: measuring {self.steps}")
-            self.phases.append(self._phase(first, last))
+            alike = paces(self.job, first, last, self.steps + 1)
+            for parts, (count, numbers) in alike.items():
+                named = (parts or ("nothing",)) if len(alike) > 1 else ()
+                of = f" of {' and '.join(named)}" if named else ""
+                self._next(f"steps {first} to {last - 1}{of}: measuring {self.steps}")
+                phase = self._phase(numbers)
+                self.phases.append(replace(phase, first=first, last=last, steps=count, parts=named))
         self._next("held-out measurement, samples and a checkpoint, once each")
         self.evaluation, self.sampling = self._evaluate(), self._sample()
         self.saving = self._save()
@@ -162,9 +167,9 @@ class _Measured:
         proceed(self.events)
         self.events.note(what)
 
-    def _phase(self, first: int, last: int) -> Phase:
-        """The steps from `first` on, which all do the same, timed after one that is not."""
-        compiled = self.config.training.compile
+    def _phase(self, numbers: Sequence[int]) -> Phase:
+        """Steps of these numbers, which all do the same, timed after one that is not."""
+        compiled, first = self.config.training.compile, numbers[0]
         batches = self.job.batches(first, self.ranks)
         began = time.perf_counter()
         micro_batches = next(batches)
@@ -177,15 +182,16 @@ class _Measured:
             self.trainer.train_step(first, run)
         warm = time.perf_counter() - began
         loading, computing = [], []
-        for k in range(self.steps):
+        for k in range(1, self.steps + 1):
             began = time.perf_counter()
             micro_batches = next(batches)
             loaded = self._now()
-            self.trainer.train_step(first + 1 + k, micro_batches if self.fits else [_last_clip(micro_batches)])
+            run = micro_batches if self.fits else [_last_clip(micro_batches)]
+            self.trainer.train_step(numbers[k % len(numbers)], run)
             computing.append((self._now() - loaded) * (1 if self.fits else clips))
             loading.append(loaded - began)
         flops = None if counted is None else counted * (1 if self.fits else clips)
-        return Phase(first, last, tuple(loading), tuple(computing), warm, flops)
+        return Phase(first, first + 1, tuple(loading), tuple(computing), warm, flops, 1)
 
     def _now(self) -> float:
         """The clock, once the device has done what was asked of it."""
@@ -322,7 +328,7 @@ class _Measured:
             notes=tuple(self.notes),
             warnings=(),
         )
-        return dataclasses.replace(report, warnings=(*self.warnings, *_too_large(report)))
+        return replace(report, warnings=(*self.warnings, *_too_large(report)))
 
     def _protocol(self) -> dict[str, Any]:
         c = self.config.training

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps `first` to `last` (not counted) of a run, which all do the same.
+    """Steps of a run between `first` and `last` (not counted) which all do the same.
 
+    steps: how many they are: all, or those in which the same parts step; parts: these, where not all steps are alike.
     loading, computing: seconds of each timed step, waiting for its clips and computing; warm: seconds of the first
     step, which is not counted (compilation falls in it); flops: floating-point operations of a step, where they were
     counted.
@@ -30,6 +31,8 @@ class Phase:
     computing: tuple[float, ...]
     warm: float
     flops: float | None
+    steps: int
+    parts: tuple[str, ...] = ()
 
     @property
     def step(self) -> tuple[float, float, float]:
@@ -101,7 +104,7 @@ class CostReport:
         if not self.phases:
             return None
         beside = sum(once.seconds * once.times for once in (self.evaluation, self.sampling, self.saving))
-        low, middle, high = (sum(p.step[k] * (p.last - p.first) for p in self.phases) for k in range(3))
+        low, middle, high = (sum(p.step[k] * p.steps for p in self.phases) for k in range(3))
         return low + beside, middle + beside, high + beside
 
     @property
@@ -185,7 +188,9 @@ class CostReport:
         rows = [("time", middle, f"{low} to {high}, by the fastest and the slowest step")]
         for phase in self.phases:
             a, b, c = phase.step
-            steps = f", steps {phase.first} to {phase.last - 1}" if len(self.phases) > 1 else ""
+            whole = all((p.first, p.last) == (phase.first, phase.last) for p in self.phases)
+            steps = "" if whole else f", steps {phase.first} to {phase.last - 1}"
+            steps += f", {phase.steps} steps of {' and '.join(phase.parts)}" if phase.parts else ""
             waiting = statistics.median(phase.loading) / b
             rows.append(("a step", f"{b:.3g} s", f"{a:.3g} to {c:.3g} s{steps}; {100 * waiting:.0f}% waiting for data"))
             if phase.flops is not None and phase.rate is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from kinolab.training.trainer import Job
 
 
 @contextmanager
@@ -43,3 +46,17 @@ ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
 """Attention on a processor, which torch's own counter does not know."""
+
+
+def paces(job: Job, first: int, last: int, most: int) -> dict[tuple[str, ...], tuple[int, list[int]]]:
+    """The steps of a run from `first` to `last` (not counted), by the parts that step in them, most parts first.
+
+    Of each set of parts, how many steps are theirs and the numbers of the first `most` of them.
+    """
+    counts, numbers = Counter[tuple[str, ...]](), defaultdict[tuple[str, ...], list[int]](list)
+    for step in range(first, last):
+        together = tuple(name for name, part in job.parts.items() if part.steps_at(step))
+        counts[together] += 1
+        if len(numbers[together]) < most:
+            numbers[together].append(step)
+    return {parts: (counts[parts], numbers[parts]) for parts in sorted(counts, key=len, reverse=True)}

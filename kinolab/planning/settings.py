@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import json
+import shlex
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field
 
-from kinolab.config import Config
+from kinolab.config import Config, load_config
+from kinolab.contracts.sampling import sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.diffusion.samplers.base import sampler_of
+from kinolab.generation.request import SamplingConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.models import ModelConfig
 from kinolab.runtime.precision import resolve
 from kinolab.tables import SAMPLERS
 
 Precision = Literal["float32", "bfloat16"]
+SAME = ("reach", "methods", "stages")
+"""What all settings that are tried have in common."""
 
 
 def _deterministic(name: str) -> str:
@@ -31,8 +37,8 @@ Deterministic = Annotated[str, AfterValidator(_deterministic)]
 """The name of a sampler of which the same noise always becomes the same sample."""
 
 
-class Setting(Config):
-    """One way to sample."""
+class Setting(SamplingConfig):
+    """One way to sample, in full."""
 
     sampler: SamplerConfig
     """Sampler and steps."""
@@ -42,8 +48,14 @@ class Setting(Config):
     """What the networks compute in."""
     compile: bool = False
     """Compile the denoiser."""
-    cache: StepCacheConfig | None = None
-    """Reuse of features between steps."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # methods and stages are mappings
+
+    def dump(self) -> dict[str, Any]:
+        """It as JSON has it, without what belongs to every setting and isn't set."""
+        values = self.model_dump(mode="json")
+        return {name: v for name, v in values.items() if v or name not in SAME}
 
     @property
     def title(self) -> str:
@@ -70,7 +82,21 @@ class Setting(Config):
             options.append(f"--cache-every {self.cache.every}" if every else f"--cache {self.cache.threshold:g}")
         if self.cache is not None and self.cache.guidance_every > 1:
             options.append(f"--guidance-every {self.cache.guidance_every}")
+        options += [f"-s {shlex.quote(text)}" for text in self._fields(own)]
         return " ".join([*options, f"--precision {self.precision}", *["--compile"] * self.compile])
+
+    def _fields(self, own: ModelConfig) -> Iterator[str]:
+        """What no option says: `field=value` of all that a model would otherwise do in its own way."""
+        sampler = sampler_values(own.sampler.model_dump(), {"name": self.sampler.name, "steps": self.sampler.steps})
+        guidance = own.guidance.model_dump() | {"interval": self.guidance.interval}
+        for group, usual in (("sampler", sampler), ("guidance", guidance)):
+            expected = load_config(type(getattr(self, group)), usual).model_dump(mode="json")
+            for name, value in getattr(self, group).model_dump(mode="json").items():
+                if value != expected[name]:
+                    yield f"{group}.{name}={json.dumps(value)}"
+        for name, value in self.model_dump(mode="json", include=set(SAME)).items():
+            if value:
+                yield f"{name}={json.dumps(value)}"
 
 
 class Lists(Config):

@@ -28,13 +28,14 @@ from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.world import Asks, judge, what_to_ask
 from kinolab.evaluation.world_report import Share
-from kinolab.generation.generate import model_hash
 from kinolab.generation.matching import matching_world
+from kinolab.generation.provenance import model_hash
+from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
 from kinolab.models import Request, VideoModel
 from kinolab.planning.cost_report import clock
-from kinolab.planning.settings import Lists, Setting, full_run, grid, quick
+from kinolab.planning.settings import SAME, Lists, Setting, full_run, grid, quick
 from kinolab.planning.tune_report import Outcome, TuneReport
 from kinolab.runtime.precision import NonFiniteError
 from kinolab.toyworld.clips import WorldClip, make_clip
@@ -87,6 +88,7 @@ def tune(
     config: TuneConfig | None = None,
     *,
     name: str,
+    sampling: SamplingConfig | None = None,
     events: Listener = None,
 ) -> TuneReport:
     """Time and drift of every setting on the same requests.
@@ -94,6 +96,8 @@ def tune(
     Args:
         model: as loaded; its own precision does not matter.
         name: the model's folder or shipped name, for the protocol and the options.
+        sampling: what is varied, in place of the model's own way to sample; its reach, its methods and its later
+            stages belong to every setting.
         events: counts runs; a stopped call keeps nothing.
 
     Raises:
@@ -102,9 +106,17 @@ def tune(
     config, told = config if config is not None else TuneConfig(), events_of(events)
     task = _task(model, config)
     guided = any(r.prompt is not None or r.label is not None for r in task.requests)
-    own = model.config if guided else model.config.model_copy(update={"guidance": GuidanceConfig()})
+    sampling = sampling_of(model.config, sampling)
+    if sampling.cache is not None:
+        raise InputError("the step cache is what is tried: leave it out, or name thresholds to try")
+    usual = model.config if guided else model.config.model_copy(update={"guidance": GuidanceConfig()})
+    own = usual.model_copy(update={"sampler": sampling.sampler})
+    if guided:
+        own = own.model_copy(update={"guidance": sampling.guidance})
     full, notes = full_run(own, config.lists)
     others = grid(own, config.lists, model.device) if config.all else quick(own, config.lists, model.device)
+    same = {field: getattr(sampling, field) for field in SAME}
+    full, *others = (setting.model_copy(update=same) for setting in (full, *others))
     settings = list(dict.fromkeys([full, *others]))
     if len(settings) < 2:
         raise InputError("nothing to try beside the full run: give more steps, samplers or thresholds")
@@ -114,7 +126,7 @@ def tune(
     times = _race(runs, kept, config.repeats, told, len(settings))
     outcomes = [_outcome(s, times[s], times[full], warming[s], drifts[s]) for s in kept]
     protocol = _protocol(model, name, config, task, full)
-    return TuneReport(protocol, _mark(outcomes), own, (*task.notes, *notes, *dropped))
+    return TuneReport(protocol, _mark(outcomes), usual, (*task.notes, *notes, *dropped))
 
 
 @dataclass(frozen=True)
@@ -142,23 +154,26 @@ class _Runs:
         key = (setting.precision, setting.compile)
         if key not in self.variants:
             variant = copy.copy(self.model)
-            variant.precision = setting.precision
+            variant.stages = tuple(copy.copy(stage) for stage in self.model.stages)
+            for stage in variant.cascade:
+                stage.precision = setting.precision
+                if setting.compile:
+                    stage.denoiser = copy.deepcopy(stage.denoiser)
             if setting.compile:
-                variant.denoiser = copy.deepcopy(self.model.denoiser)
                 variant.compile()
             self.variants[key] = variant
         return self.variants[key]
 
     def make(self, setting: Setting) -> tuple[Tensor, Tensor, StepCache | None]:
         """Latents (N, C, T', H', W') and clips (N, 3, T, H, W), on the CPU, and the cache as it was used."""
-        model, cache = self.variant(setting), None if setting.cache is None else StepCache(setting.cache)
+        model, how = self.variant(setting), setting.arguments
         latents, clips = [], []
         for start in range(0, len(self.task.requests), self.batch):
             requests = self.task.requests[start : start + self.batch]
-            z = model.sample_latents(requests, sampler=setting.sampler, guidance=setting.guidance, cache=cache)
+            z = model.sample_latents(requests, **how)
             latents.append(z.float().cpu())
             clips.append(model.decode(z).cpu())
-        return torch.cat(latents), torch.cat(clips), cache
+        return torch.cat(latents), torch.cat(clips), how["cache"]
 
     def passed(self, clips: Tensor) -> Share | None:
         """How many clips of the toy world show all that they were asked for."""
@@ -243,7 +258,7 @@ def _mark(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
 
 def _task(model: VideoModel, config: TuneConfig) -> _Task:
     """The person's prompts; else held-out requests of the toy world, labels, or nothing, as the model takes them."""
-    frames, size = model.config.frames, model.config.size
+    frames, size = model.output.config.frames, model.output.config.size
 
     def request(k: int, prompt: str | None = None, label: int | None = None) -> Request:
         return Request(prompt, label, frames, size, config.seed + k)
@@ -252,9 +267,9 @@ def _task(model: VideoModel, config: TuneConfig) -> _Task:
         return _Task(tuple(request(k, p) for k, p in enumerate(config.prompts)), (), "prompt", ())
     if model.config.class_names == CLASSES:
         asks, notes = what_to_ask(model)
-        world, differs = matching_world(model.config, model.autoencoder.spec)
+        world, differs = matching_world(model)
         held = WorldSourceConfig(world=world, heldout_count=config.first + config.count, split="heldout")
-        source = WorldSource(held, model.autoencoder.spec)
+        source = WorldSource(held, model.output.autoencoder.spec)
         clips = [make_clip(source.world, source.seed(config.first + k)) for k in range(config.count)]
         worded, labelled = asks in ("prompt", "prompt and label"), asks in ("label", "prompt and label")
         requests = [
@@ -280,11 +295,11 @@ def _protocol(model: VideoModel, name: str, config: TuneConfig, task: _Task, ful
         "prompts": [r.prompt for r in task.requests],
         "labels": [r.label for r in task.requests],
         "seeds": [r.seed for r in task.requests],
-        "frames": model.config.frames,
-        "size": list(model.config.size),
+        "frames": model.output.config.frames,
+        "size": list(model.output.config.size),
         "batch": min(config.batch, len(task.requests)),
         "repeats": config.repeats,
-        "full_run": full.model_dump(mode="json"),
+        "full_run": full.dump(),
         "psnr": f"decoded clips in [-1, 1] against the full run's, mean over frames, at most {MAX_PSNR:g} dB",
         "passed": "all checks of the toy world's reader that the request asks for; Wilson, 95%",
         "threads": torch.get_num_threads(),

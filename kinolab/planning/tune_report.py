@@ -99,7 +99,7 @@ class TuneReport:
         for outcome in self.outcomes:
             passed = outcome.passed
             row = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)}
-            row |= {"setting": outcome.setting.model_dump(mode="json"), "options": outcome.setting.options(self.own)}
+            row |= {"setting": outcome.setting.dump(), "options": outcome.setting.options(self.own)}
             row["median"] = outcome.median
             row["passed"] = None
             if passed is not None:

@@ -17,10 +17,12 @@ from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.diffusion import SamplerConfig
 from kinolab.evaluation.world_report import CHECKS
-from kinolab.generation.generate import GenerateConfig, generate, model_hash, provenance_path
-from kinolab.generation.matching import matching_world
+from kinolab.generation.generate import generate
+from kinolab.generation.matching import world_of
+from kinolab.generation.provenance import model_hash, provenance_path
 from kinolab.generation.reconstruct import enlarged, reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig, ReconstructReport
+from kinolab.generation.request import GenerateConfig
 from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.reports.blocks import Card, Gallery, Report, Section
 from kinolab.reports.render import write_report
@@ -157,7 +159,7 @@ def make_video(
 def make_reconstruction(out: Path, model: str, number: int, device: torch.device) -> DemoReconstruction:
     """Put a new clip of the toy world through the autoencoder; it is stored without loss, not to measure a codec."""
     autoencoder = load_autoencoder(model, device=device)
-    world, _ = matching_world(read_model_config(find_model(model)), autoencoder.spec)
+    world, _ = world_of(read_model_config(find_model(model)), autoencoder.spec)
     world = world.model_copy(update={"frames": autoencoder.spec.snap_frames(world.frames)})
     clip = make_clip(world, FIRST_CLIP + number - 1)
     source = out / "clips" / f"clip-{number}.mkv"

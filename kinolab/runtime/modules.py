@@ -33,7 +33,12 @@ STORABLE = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a module's state in `dtype`, one of `STORABLE`; what that can't hold stays wider (see `encode`)."""
-    tensors, header = encode({k: v.detach().cpu() for k, v in module.state_dict().items()}, dtype)
+    save_state(module.state_dict(), path, dtype)
+
+
+def save_state(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a state dict in `dtype`, as `save_weights` does."""
+    tensors, header = encode({k: v.detach().cpu() for k, v in state.items()}, dtype)
     weights.write_weights(path, tensors, header)
 
 

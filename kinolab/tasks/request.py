@@ -201,7 +201,7 @@ def _animate(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     n = len(images)
     at = list(config.at) or [round(k * (total - 1) / max(n - 1, 1)) for k in range(n)]
     canvas, mask = place_images(images, at, total)
-    return _prepared(config, shape, canvas, mask, sliding)
+    return _prepared(config, shape, canvas, mask, sliding, _resized(config, shape))
 
 
 def _complete(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
@@ -295,6 +295,17 @@ def _read(config: GivenConfig, shape: Shape, most: int | None, timed: bool = Tru
 def _image(path: Path, config: GivenConfig, shape: Shape) -> Tensor:
     """The first frame (3, H, W) of an image or video at the request's size."""
     return video.to_tensor(next(iter(video.iter_frames(path, size=shape.size, resize=config.resize))).image[None])[:, 0]
+
+
+def _resized(config: GivenConfig, shape: Shape) -> tuple[str, ...]:
+    """A note for every image of another shape than the made video's, which is more than scaled."""
+    notes, (height, width) = list[str](), shape.size
+    done = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}[config.resize]
+    for path in config.images:
+        found = video.probe(path)
+        if abs(found.width * height - found.height * width) > max(height, width):  # more than a pixel is lost
+            notes.append(f"{path.name}: {found.width} x {found.height} pixels, {done} to {width} x {height}")
+    return tuple(notes)
 
 
 def _snapped(clip: Tensor, shape: Shape, frames: int | None) -> tuple[Tensor, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import Draws, Rates, Setting, check_conditions, drop, joined, of_examples
 from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.conditioning.text import check_widths
+from kinolab.conditioning.vision import build as build_image_encoder
 from kinolab.contracts.examples import Example, Source
 from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, DenoiserSpec
@@ -72,6 +73,7 @@ class Assembly:
         if encoder is not None:
             check_widths(encoder, spec.text_dim, spec.pooled_dim)
             self.text = CaptionEmbedder(encoder, source.cache)
+        self.image_encoder = build_image_encoder(recipe.image_encoder)
         checked = check_annotations(recipe, spec, (source, heldout), encoder)
         self.class_names, self.notes = checked.class_names, checked.notes
         check_conditions(self.setting)
@@ -87,7 +89,9 @@ class Assembly:
                 "bucket of one frame"
             )
         if not self.spec.joint_images:
-            raise InputError(f"image_frames={count}: joint images are for latte, not {self.recipe.denoiser.kind}")
+            raise InputError(
+                f"image_frames={count}: joint images are for latte and vdm, not {self.recipe.denoiser.kind}"
+            )
         if self.spec.more:
             raise InputError(
                 f"image_frames={count}: joint images are told a label and a prompt alone; leave out the denoiser's "
@@ -103,6 +107,7 @@ class Assembly:
             autoencoder=self.autoencoder,
             device=self.device,
             embed=self.text,
+            look=None if self.image_encoder is None else self.image_encoder.encode,
             null_prompt=recipe.null_prompt,
             class_names=self.class_names,
             settings=recipe.conditions,
@@ -114,6 +119,8 @@ class Assembly:
         self.autoencoder.to(ranks.device)
         if self.text is not None:
             self.text.encoder.to(ranks.device)
+        if self.image_encoder is not None:
+            self.image_encoder.to(ranks.device)
         mix = None
         if self.recipe.mix.active:
             shapes = self.shapes()

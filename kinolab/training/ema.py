@@ -15,16 +15,19 @@ class Ema:
 
     The ramp keeps a short run from averaging in its random start. Averages are kept in float32, and with sharded
     parameters they are sharded alike.
+
+    frozen: average what isn't trained too, of which there is nothing to average, as older checkpoints hold it.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, *, frozen: bool = True) -> None:
         self.module = module
         self.decay = decay
+        self.kept = set() if frozen else {name for name, p in module.named_parameters() if not p.requires_grad}
         self.shadow: dict[str, Tensor] = {k: v.detach().clone() for k, v in self._tracked()}
 
     def _tracked(self) -> Iterator[tuple[str, Tensor]]:
         for name, value in self.module.state_dict().items():
-            if value.is_floating_point():
+            if value.is_floating_point() and name not in self.kept:
                 yield name, value
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.conditioning import ConditionsConfig
 from kinolab.conditioning.text import TextEncoderConfig
+from kinolab.conditioning.vision import ImageEncoderConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
@@ -24,7 +25,7 @@ from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.trained import Trained
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.methods import GuidanceConfig
+from kinolab.methods import GuidanceConfig, MethodsConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
 from kinolab.models.stage import PartsConfig
 from kinolab.runtime.lines import shown
@@ -50,7 +51,8 @@ class InitialConfig(Config):
     """A model folder, a run folder or a weights file."""
     method: Literal["weights", "tail", "average", "random"] = "weights"
     """`weights` copies an equal model; the others inflate an image autoencoder to odvae (OD-VAE, section 3.3) or dpvae;
-    `random` only matches its shape (dpvae keeps it as the frozen part)."""
+    `random` only matches its shape (dpvae keeps it as the frozen part). An image autoencoder under a temporal_decoder
+    is taken as it is, and the layers over time begin as nothing."""
 
 
 class DenoiserInitialConfig(Config):
@@ -58,9 +60,10 @@ class DenoiserInitialConfig(Config):
 
     path: Path
     """A model folder, a run folder, or a file of public weights."""
-    method: Literal["weights", "image"] = "weights"
+    method: Literal["weights", "image", "stage"] = "weights"
     """`weights` copies an equal model; `image` makes a Latte (its section 3.4) or a VDT from an image DiT, and a video
-    MMDiT from one of images."""
+    MMDiT from one of images; `stage` takes from a Stable Video Diffusion model what fits, so that image to video begins
+    with text to video: new inputs begin at zero, and what reads another context afresh."""
     image: ImageInitConfig = ImageInitConfig()
     """How a DiT's weights become video weights."""
     num_heads: int | None = None
@@ -82,6 +85,8 @@ class SamplesConfig(Config):
     """How they are sampled."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
+    methods: MethodsConfig = Field(default_factory=dict)
+    """Methods that wrap their sampling, and by default that of the model, such as thresholding: {} for pixels."""
 
 
 class BaseRecipe(KindConfig):
@@ -156,14 +161,23 @@ class DenoiserRecipe(BaseRecipe):
     trained, and saved with it."""
     trained: Trained = "all"
     """What is trained beside the parts: all; `temporal`, the parameters for time alone, with the image model's frozen;
-    `lora`, those and a low-rank change of every attention's projections, which the model folder holds merged; or
-    `parts`, nothing of the denoiser itself, which starts from `initial`."""
+    `lora`, those and low-rank changes of layers; `adapter`, the changes alone, of a denoiser that starts from
+    `initial`; the model folder holds them merged, and `adapter` beside it in peft's form; or `parts`, nothing of the
+    denoiser itself, which starts from `initial`."""
     lora_rank: int = Field(8, ge=1)
-    """Rank of the changes of `lora`."""
+    """Rank of the changes of `lora` and `adapter`."""
+    lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Their alpha: they are scaled by alpha / rank; none = the rank, a scale of 1."""
+    lora_targets: tuple[str, ...] = ()
+    """The layers that they are of, by name, with * for any part: ['*.attn.*', '*.mlp.fc1']; none = the projections of
+    all attention but that over time."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""
     text_encoder: TextEncoderConfig = "none"
     """What turns captions into conditions."""
+    image_encoder: ImageEncoderConfig | None = None
+    """What makes tokens of a clip's first frame, for a denoiser that reads them: {kind: clip, folder: ...}, or
+    {kind: thumbnail} for a small one."""
     null_prompt: Literal["learned", "empty"] = "learned"
     """What stands for a dropped caption: the denoiser's learned null condition, or the empty prompt (as in Stable
     Diffusion 3)."""
@@ -209,6 +223,10 @@ class DenoiserRecipe(BaseRecipe):
     def _check(self) -> DenoiserRecipe:
         if not self.interval[0] < self.interval[1]:
             raise ValueError(f"interval: expected rising fractions of time, got {list(self.interval)}")
+        if self.trained == "adapter" and not self.initial:
+            raise ValueError("trained: adapter needs an initial denoiser, whose layers it changes")
+        if self.trained not in ("lora", "adapter") and (self.lora_targets or self.lora_alpha is not None):
+            raise ValueError("lora_targets and lora_alpha are of trained: lora or adapter")
         if self.trained == "parts" and not (self.parts and self.initial):
             raise ValueError("trained: parts needs some parts, and an initial denoiser that they are beside")
         if self.frames_per_clip is not None:

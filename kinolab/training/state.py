@@ -17,14 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from kinolab.errors import DamagedError, InputError
 from kinolab.runtime import files, sets, sharded
+from kinolab.runtime.hashes import Sha256, scan
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.ranks import Ranks
 from kinolab.runtime.records import read_record
@@ -46,15 +49,24 @@ class RunState:
         optimizers: Mapping[str, torch.optim.Optimizer],
         averages: Mapping[str, Ema],
         ranks: Ranks,
+        frozen_elsewhere: Collection[str] = (),
     ) -> None:
+        """frozen_elsewhere: of the modules, those whose frozen parameters come from elsewhere: only their sums are
+        saved, and compared when a checkpoint is loaded."""
         self.modules, self.optimizers, self.averages, self.ranks = modules, optimizers, averages, ranks
+        self.partly = frozenset(frozen_elsewhere)
+        self._frozen = {name: _sum(modules[name]) for name in modules if name in self.partly}
+
+    def _options(self, name: str) -> StateDictOptions:
+        partly = name in self.partly
+        return StateDictOptions(ignore_frozen_params=partly, strict=not partly)
 
     def _collect(self, started: Collection[str]) -> dict[str, Any]:
         """What is saved; optimisers only of the parts in `started`, as one that has not stepped has no state yet (and
         torch would make it one by a step, after which its first real step is its second)."""
         state: dict[str, Any] = {}
         for name, module in self.modules.items():
-            state[name] = {"weights": get_model_state_dict(module)}
+            state[name] = {"weights": get_model_state_dict(module, options=self._options(name))}
             if name in started:
                 state[name]["optimizer"] = get_optimizer_state_dict(module, self.optimizers[name])
         for name, average in self.averages.items():
@@ -74,6 +86,7 @@ class RunState:
             sharded.save(self._collect(started), room, alone=self.ranks.size == 1)
             if self.ranks.first:
                 record = {"step": step, "processes": self.ranks.size, "optimizers": started}
+                record |= {"frozen": self._frozen} if self._frozen else {}
                 files.write_text(room / RECORD, summed(record) + "\n")
                 sharded.seal(room)
         if self.ranks.first:
@@ -92,7 +105,13 @@ class RunState:
             DamagedError: where the checkpoint is damaged; what it was loaded into is then to be loaded anew.
             InputError: where it is another model's.
         """
-        step, optimizers = self._agree(lambda: _read_record(checkpoint))
+        step, optimizers, frozen = self._agree(lambda: _read_record(checkpoint))
+        other = [name for name, found in self._frozen.items() if frozen.get(name) != found]
+        if other:
+            raise InputError(
+                f"{checkpoint}: the frozen weights of its {other[0]} were others; a run goes on from the model that it "
+                "began with (initial.path)"
+            )
         unknown = [name for name in optimizers if name not in self.optimizers]
         if unknown:
             raise InputError(f"{checkpoint}: does not fit this recipe's model (it trains no {unknown[0]})")
@@ -108,7 +127,7 @@ class RunState:
             why = one_line(str(error).removeprefix(f"{checkpoint}: "), 200)
             raise InputError(f"{checkpoint}: does not fit this recipe's model ({why})") from None
         for name, module in self.modules.items():
-            set_model_state_dict(module, state[name]["weights"])
+            set_model_state_dict(module, state[name]["weights"], options=self._options(name))
             if name in optimizers:
                 set_optimizer_state_dict(module, self.optimizers[name], state[name]["optimizer"])
         for name, average in self.averages.items():
@@ -156,11 +175,22 @@ def checkpoints(folder: Path) -> list[Path]:
     return [p for p in found if (p / RECORD).exists() or (p / sets.MANIFEST).exists()]
 
 
-def _read_record(checkpoint: Path) -> tuple[int, list[str]]:
-    """A checkpoint's step, and the names of the parts whose optimisers have stepped."""
+def _sum(module: nn.Module) -> str:
+    """A sum over the frozen parameters of a module, however they are sharded; every process calls it."""
+    digest = Sha256()
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            digest.text(f"{name} {scan(whole.detach().cpu(), search=False).sum}\n")
+    return digest.hex()
+
+
+def _read_record(checkpoint: Path) -> tuple[int, list[str], dict[str, str]]:
+    """A checkpoint's step, the names of the parts whose optimisers have stepped, and sums of frozen parameters."""
     try:
         record = read_record(checkpoint / RECORD)
-        return record.integer("step", at_least=0), record.texts("optimizers")
+        frozen = record.record("frozen", {})
+        return record.integer("step", at_least=0), record.texts("optimizers"), {n: frozen.text(n) for n in frozen}
     except FileNotFoundError:
         raise DamagedError(f"{checkpoint}: {RECORD} is missing") from None
     except InputError as error:

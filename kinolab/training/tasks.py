@@ -9,7 +9,7 @@ from kinolab.config import load_config
 from kinolab.contracts.examples import Source
 from kinolab.denoisers import Conditions, DenoiserSpec
 from kinolab.errors import InputError
-from kinolab.layers.masking import generated_weight
+from kinolab.layers.masking import BESIDE, generated_weight
 from kinolab.tasks import TasksConfig
 
 
@@ -45,8 +45,9 @@ class TaskDraws:
     def weight(self, conditions: Conditions) -> Tensor | None:
         """The weight of each latent in the loss; none = all alike.
 
-        A model that takes what is given as channels makes all latents itself; in others given latents take no part.
+        A model that takes what is given beside its noisy latents makes all of them itself; in others given latents
+        take no part.
         """
-        if conditions.mask is None or self.spec.given == "channels":
+        if conditions.mask is None or self.spec.given in BESIDE:
             return None
         return generated_weight(conditions.mask)

@@ -34,15 +34,24 @@ from kinolab.training.state import RunState, checkpoints
 @dataclass
 class Part:
     """One module that is trained: its own optimiser, an average where it is wanted, and when it steps: from step
-    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5)."""
+    `starts` on, in every `every`-th step (a student, of which a critic takes five steps for each, has every=5).
+
+    frozen_elsewhere: its frozen weights are read from where they came from whenever the run goes on, so that they are
+    neither averaged nor saved; their sum is.
+    """
 
     module: nn.Module
     averaged: bool = True
     starts: int = 0
     every: int = 1
+    frozen_elsewhere: bool = False
     wrapped: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema | None = field(init=False, default=None)
+
+    def steps_at(self, step: int) -> bool:
+        """Whether it steps in a step of the run (counted from 0)."""
+        return step >= self.starts and (step - self.starts) % self.every == 0
 
 
 class Job(ABC):
@@ -105,12 +114,13 @@ class Trainer:
             if config.compile:
                 part.wrapped.compile()
             part.optimizer = make_optimizer(part.wrapped, config)
-            part.ema = Ema(part.module, config.ema) if part.averaged else None
+            part.ema = Ema(part.module, config.ema, frozen=not part.frozen_elsewhere) if part.averaged else None
         self.state = RunState(
             {n: p.module for n, p in job.parts.items()},
             {n: p.optimizer for n, p in job.parts.items()},
             {n: p.ema for n, p in job.parts.items() if p.ema is not None},
             ranks,
+            frozen_elsewhere=[n for n, p in job.parts.items() if p.frozen_elsewhere],
         )
         self.stop_asked = False
 
@@ -146,6 +156,7 @@ class Trainer:
             if saved != step:
                 self._save(step, log)
             if step >= self.config.steps:
+                self.events.note("writing the model")
                 with self._averages():
                     self.job.export(self.folder / "model", step, self.ranks)
                 self.events.wrote(self.folder / "model", "model")
@@ -158,7 +169,7 @@ class Trainer:
         """One step of every part's optimiser (step counts from 0), and the numbers of its losses."""
         numbers: dict[str, float] = {}
         for name, part in self.job.parts.items():
-            if step < part.starts or (step - part.starts) % part.every:
+            if not part.steps_at(step):
                 continue
             part.optimizer.zero_grad(set_to_none=True)
             for k, batch in enumerate(micro_batches):
@@ -215,13 +226,15 @@ class Trainer:
         return []
 
     def _milestones(self, log: RunLog | None, step: int, last: int, saved: int) -> int:
-        c = self.config
+        c, ends = self.config, step == self.config.steps
+        if ends:  # what follows may take longer than many steps, and no step tells of it
+            self.events.note("all steps are done: the held-out loss, samples and the last checkpoint follow")
         if step % c.save_every == 0:
             self._save(step, log)
             saved = step
-        if step % c.evaluate_every == 0 or step == c.steps:
+        if step % c.evaluate_every == 0 or ends:
             self._evaluate(log, step)
-        if step % c.sample_every == 0 or step == c.steps:
+        if step % c.sample_every == 0 or ends:
             with self._averages(), torch.no_grad():
                 self.job.sample(self.folder / "samples", step, self.ranks)
             self.events.wrote(self.folder / "samples", "samples")

@@ -19,7 +19,7 @@ from kinolab.autoencoders import DiffusersAutoencoder, DiffusersConfig, build
 from kinolab.autoencoders.diffusers_adapter import CLASSES
 from kinolab.checkpoints import inspect, load
 from kinolab.errors import InputError
-from kinolab.generation.generate import model_hash
+from kinolab.generation.provenance import model_hash
 from kinolab.generation.reconstruct import reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
 from kinolab.models import autoencoder_config, load_autoencoder, save_autoencoder

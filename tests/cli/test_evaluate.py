@@ -18,8 +18,10 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.latte import LatteConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip
+from tests.outside.commands import run as printed
 
 app = typer.Typer()
 for command in (evaluate, reconstruct, demo):
@@ -58,12 +60,39 @@ def test_evaluate_world_prints_a_table_and_writes_a_report(model: Path, tmp_path
 
 def test_sampling_options_go_on_top_of_the_models_own(model: Path) -> None:
     own = VideoModel.load(model).config
-    sampler, guidance = evaluate.sampling(own, "heun", None, 3.0)
-    assert (sampler.name, sampler.steps, sampler.eta, guidance.scale) == ("heun", 20, 0.0, 3.0)
-    sampler, guidance = evaluate.sampling(own, None, 7, None)
-    assert (sampler.name, sampler.steps, sampler.eta, guidance) == ("ddim", 7, 1.0, own.guidance)
+    how = evaluate.sampling(own, "heun", None, 3.0)
+    assert how.sampler == SamplerConfig(name="heun", steps=20) and how.guidance == GuidanceConfig(scale=3.0)
+    how = evaluate.sampling(own, None, 7, None)
+    assert how.sampler == SamplerConfig(name="ddim", steps=7, eta=1.0) and how.guidance == own.guidance
+    how = evaluate.sampling(own, steps=7, setting=["sampler.steps=9", "cache=0.1", "reach=own"])
+    assert how.sampler == SamplerConfig(name="ddim", steps=9, eta=1.0), "-s counts where both are given"
+    assert how.cache == StepCacheConfig(threshold=0.1) and how.reach == "own"
     with pytest.raises(InputError, match="name"):
         evaluate.sampling(own, "magic", None, None)
+    with pytest.raises(InputError, match="step"):
+        evaluate.sampling(own, setting=["sampler.step=9"])
+
+
+@pytest.mark.slow
+def test_the_grammar_of_a_run_is_that_of_the_commands_that_measure(model: Path, tmp_path: Path) -> None:
+    """-s reaches the sampling and the protocol; the sampling is no part of the hash, the protocol is."""
+    (tmp_path / "few.yaml").write_text("{name: few, kind: world, count: 2, seed: 5}")
+    words = ("evaluate", "world", "--model", model, "--protocol", tmp_path / "few.yaml", "-s", "sampler=euler")
+    plain, other, more = (tmp_path / name for name in ("plain.json", "other.json", "more.json"))
+    run(*words, "--steps", 1, "--out", plain)
+    run(*words, "-s", "sampler.steps=2", "-s", "cache.every=2", "--out", other)
+    run(*words, "--steps", 1, "-s", "count=1", "--out", more)
+    a, b, c = (json.loads(path.read_text()) for path in (plain, other, more))
+    assert (a["protocol"]["sampler"]["steps"], b["protocol"]["sampler"]["steps"]) == (1, 2)
+    assert a["protocol"]["protocol"] == "few" and a["protocol"]["noise_seeds"] == [5, 6]
+    assert b["protocol"]["cache"]["every"] == 2 and "cache" not in a["protocol"]
+    assert a["protocol_hash"] == b["protocol_hash"] != c["protocol_hash"]
+    assert all(value["interval"] for name, value in a["metrics"].items() if name.startswith("asked_"))
+    said = printed("evaluate", "world", "--help")
+    assert "of the sampling: stages, reach, methods; sampler.name" in said
+    assert "of the protocol: name, description, count, first, seed, kind, label" in said
+    with pytest.raises(InputError, match="counts"):
+        run(*words, "-s", "counts=1")
 
 
 def test_reconstruct_prints_what_the_autoencoder_costs(model: Path, tmp_path: Path) -> None:

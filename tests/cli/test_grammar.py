@@ -19,7 +19,8 @@ from kinolab.cli import COMING, COMMANDS, HEADINGS, build
 from kinolab.cli.fields import RUN, about, described, names_of
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
-from kinolab.generation.generate import GenerateConfig
+from kinolab.generation.low_resolution import LowResolutionConfig
+from kinolab.generation.request import GenerateConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
 from kinolab.models import save_autoencoder
@@ -30,7 +31,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
-from tests.tiny_model import save_tiny_model, tiny_vdt
+from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
@@ -76,13 +77,13 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
     rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every"}
     assert hidden == rare
     shown = [p for p in every["generate"].params if not getattr(p, "hidden", False)]
-    assert len(shown) <= 18
+    assert len(shown) <= 19
 
 
 def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: dict[str, type[Config]] = {
         "": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
-        "cache": StepCacheConfig,
+        "cache": StepCacheConfig, "low_resolution": LowResolutionConfig,
     }  # fmt: skip
     assert configs.keys() == RUN.keys()
     for group, config in configs.items():
@@ -95,7 +96,7 @@ def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert about("sampler.name", table="SAMPLERS").endswith("One of ddpm, ddim, dpmpp_2m, euler, heun.")
     assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
     monkeypatch.delitem(sys.modules, "kinolab.tables")
-    assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == ()
+    assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
     assert described(*RUN["given"])["method"].choices == ("auto", "trained", "reconstruction", "replacement")
 
 
@@ -110,6 +111,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     next((root / "stills").iterdir()).rename(root / "stills" / "0.png")
     save_tiny_model(root / "model", text=False)
     save_tiny_model(root / "told")
+    tuned = tiny_model(text=False)
+    with torch.no_grad():
+        tuned.denoiser.get_parameter("blocks.0.attn.qkv.weight").add_(0.1)
+    tuned.save(root / "tuned")
+    assert run("lora", "extract", root / "model", root / "tuned", "-o", root / "adapter") == 0
     tiny_vdt().save(root / "vdt")
     (root / "recipe.yaml").write_text(yaml.safe_dump(autoencoder_recipe(steps=1)))
     write_plan(root)
@@ -169,6 +175,11 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "inspect": ("inspect model", ["path", "format", "parameters", "tensors"]),
     "convert": ("convert image --to public -o x", ["out", "class", "parameters"]),
     "inflate": ("inflate image --to odvae -o x", ["folder", "class", "parameters", "copied", "fresh", "added"]),
+    "lora extract": ("lora extract model tuned --rank 2 -o x", ["out", "form", "layout", "layers", "left"]),
+    "lora convert": (
+        "lora convert adapter --model model --to kohya -o x.safetensors",
+        ["out", "form", "layers", "left"],
+    ),
     "pack": ("pack model --out x", ["folder", "before", "after", "stored", "error"]),
     "verify": ("verify model", ["whole", "findings"]),
 }

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.checkpoints import load, save
+from kinolab.checkpoints.adapters import LowRank, write_adapter
 from kinolab.cli import convert, inspect
 from kinolab.denoisers import Latte, LatteConfig
 from kinolab.errors import InputError
@@ -52,6 +53,35 @@ def latte(tmp_path: Path) -> Path:
     torch.nn.init.normal_(model.final_layer.linear.weight)
     torch.save({"ema": model.state_dict(), "opt": {}}, tmp_path / "latte.pt")
     return tmp_path / "latte.pt"
+
+
+def test_an_adapter_says_its_form_its_ranks_and_whether_it_fits(tmp_path: Path, latte: Path) -> None:
+    path = tmp_path / "style.safetensors"
+    layers = {f"blocks.{k}.attn.qkv": LowRank(torch.ones(2, 24), torch.ones(72, 2), 1.0) for k in range(3)}
+    write_adapter(path, layers, "kohya", "transformer")
+    save_model(tmp_path / "model", latte)
+    said = run("inspect", path)
+    for line in (
+        "a LoRA adapter in the form of kohya", "changes     3 layers of a denoiser", "rank        2", "alpha       1",
+        "inputs      24", "layers      blocks_0_attn_qkv, blocks_1_attn_qkv", "Latte, official layout",
+        f"kinolab generate --lora {path}:1",
+    ):  # fmt: skip
+        assert line in said
+    said = run("inspect", path, "--model", tmp_path / "model")
+    assert "does not fit: 1 of its 3 layers are not in this model: blocks_2_attn_qkv" in said
+    found = json.loads(run("inspect", path, "--model", tmp_path / "model", "--json"))[0]
+    assert found["adapter"]["fits"] is False and found["adapter"]["ranks"] == {"2": 3}
+    write_adapter(path, {name: layers[name] for name in list(layers)[:2]}, "kohya", "transformer")
+    assert "fits        the model of --model" in run("inspect", path, "--model", tmp_path / "model")
+    save_file({"lora_unet_a.hada_w1_a": torch.ones(2, 2)}, path)
+    assert "does not load: an adapter of another kind, LoHa" in run("inspect", path)
+
+
+def save_model(folder: Path, weights: Path) -> None:
+    """A model folder of public weights and a tiny autoencoder."""
+    pixels = ImageAutoencoder(ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4))
+    denoiser = load(weights, num_heads=3)
+    VideoModel(convert.model_config(denoiser.config, pixels, ""), pixels, denoiser).save(folder)
 
 
 def same(a: Any, b: Any) -> bool:

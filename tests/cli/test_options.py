@@ -11,7 +11,7 @@ import typer
 
 from kinolab.cli import COMMANDS, build
 from kinolab.cli.options import DEVICE_HELP
-from kinolab.generation.generate import read_provenance
+from kinolab.generation.provenance import read_provenance
 from kinolab.runtime.devices import announce, choose
 from tests.cli.every import commands, run
 from tests.stand_in_device import StandInDevice

@@ -29,7 +29,8 @@ from kinolab.contracts.events import (
 from kinolab.data.encode import encode_to_cache
 from kinolab.data.scan import scan
 from kinolab.data.shrink import shrink
-from kinolab.generation.generate import GenerateConfig, generate, rerun
+from kinolab.generation.generate import generate, rerun
+from kinolab.generation.request import GenerateConfig
 from kinolab.metrics.extractors.manifest import fetch
 from kinolab.models import VideoModel
 from kinolab.runtime.hashes import Sha256

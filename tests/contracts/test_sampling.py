@@ -15,7 +15,9 @@ from kinolab.cli import main
 from kinolab.contracts.request import Request
 from kinolab.contracts.sampling import cache_values, guidance_values, sampler_values
 from kinolab.errors import InputError
-from kinolab.generation.generate import generate, make_requests, read_provenance, request_of, rerun, settle
+from kinolab.generation.generate import generate, rerun
+from kinolab.generation.provenance import read_provenance
+from kinolab.generation.request import make_requests, request_of, settle
 from kinolab.models import VideoModel
 from kinolab.tasks import predict_mask
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt

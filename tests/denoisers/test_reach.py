@@ -15,7 +15,7 @@ from kinolab import denoisers
 from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach
-from kinolab.denoisers import Conditions, Denoiser, latte, mmdit
+from kinolab.denoisers import Conditions, Denoiser, latte, mmdit, vdm
 from kinolab.errors import InputError
 from kinolab.layers import attention, unet_attention
 from kinolab.layers.attention import Beside, attend_frames
@@ -41,6 +41,14 @@ CONFIGS: dict[str, Config] = {
     ),
     "mmdit alone": denoisers.MmditConfig(**VIDEO, temporal_patch=1),
     **UNETS,
+}
+UNET: dict[str, Any] = {
+    "dim": 16, "dim_mults": (1, 2), "num_heads": 2, "head_dim": 4, "spatial_head_dim": 4, "input_kernel": 3,
+    "input_size": 4, "num_frames": 4, "num_classes": 5,
+}  # fmt: skip
+CONFIGS |= {
+    "vdm": denoisers.VdmConfig(**UNET),
+    "vdm full": denoisers.VdmConfig(**UNET, spatial_attention="full"),
 }
 RAGGED = ((0,), (0, 1), (2, 0, 1), (3, 2, 1, 0))
 REACHES: list[Any] = ["own", "first", "first_previous", "all", "first_last", RAGGED, ((3, 1), (2, 0), (1, 1), (0, 3))]
@@ -102,7 +110,7 @@ def test_every_reach_is_that_of_a_loop_over_frames(
     model = build(name)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         made = [run(model, name, reach) for reach in REACHES]
-        for module in (attention, latte, mmdit, unet_attention):
+        for module in (attention, latte, mmdit, unet_attention, vdm):
             monkeypatch.setattr(module, "attend_frames", looped)
         expected = [run(model, name, reach) for reach in REACHES]
     for one, other in zip(made, expected, strict=True):

@@ -9,7 +9,7 @@ import torch
 
 from kinolab import denoisers
 from kinolab.denoisers import Conditions
-from kinolab.denoisers.trained import trainable_parameters
+from kinolab.denoisers.trained import LowRank, trainable_parameters
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
 from tests.closeness import assert_close
@@ -20,12 +20,24 @@ CONFIGS: dict[str, Any] = {
     "latte joint": denoisers.LatteConfig(**SMALL, variant="joint_block"),
     "vdt": denoisers.VdtConfig(**SMALL),
     "mmdit": denoisers.MmditConfig(**SMALL, attention="2d+3d", temporal_patch=2, fps_condition=True),
+    "vdm": denoisers.VdmConfig(
+        dim=8,
+        dim_mults=(1, 2),
+        num_heads=2,
+        head_dim=4,
+        spatial_head_dim=4,
+        input_kernel=3,
+        input_size=4,
+        num_frames=3,
+        text_dim=8,
+    ),
 }
 TEMPORAL = {
     "latte": ("blocks.1.",),
     "latte joint": (".attn_temp.", ".norm_temp."),
     "vdt": (".temporal_norm1.", ".temporal_attn.", ".temporal_fc."),
     "mmdit": (".attn_global.", "pair_embedder.", "pair_linear.", "fps_embedder."),
+    "vdm": ("temporal_attn.", "relative_bias."),
 }
 
 
@@ -60,7 +72,7 @@ def test_temporal_trains_what_an_image_model_has_not(name: str) -> None:
 def test_lora_changes_nothing_at_first_and_merges_into_the_weights(name: str) -> None:
     model = build(name)
     before, base, plain = run(model), model.state_dict(), build(name)
-    count = trainable_parameters(model, "lora", rank=3)
+    count = trainable_parameters(model, "lora", LowRank(3))
     assert_close(run(model), before)
     changed = {n for n, p in model.named_parameters() if p.requires_grad}
     added = {n for n in changed if n.endswith((".lora_up", ".lora_down"))}

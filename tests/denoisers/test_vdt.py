@@ -298,8 +298,8 @@ def test_joint_attention_reads_every_token_of_the_clip_by_its_distance() -> None
     assert (around - plain).abs().max() > 1e-3, "before and after are told apart"
     block: Any = joint.blocks[0]
     x = torch.randn(1, 3, 4, 16, generator=torch.Generator().manual_seed(2))
-    later = tuple(video_rotary_table(torch.arange(3.0) + 5, (2, 2), 2, 3, 16))
-    now = tuple(video_rotary_table(torch.arange(3.0), (2, 2), 2, 3, 16))
+    later: Any = tuple(video_rotary_table(torch.arange(3.0) + 5, (2, 2), 2, 3, 16))
+    now: Any = tuple(video_rotary_table(torch.arange(3.0), (2, 2), 2, 3, 16))
     assert_close(joint_attention(block.attn, x, later), joint_attention(block.attn, x, now))
 
 

@@ -21,7 +21,7 @@ from kinolab.diffusion.conversions import (
 )
 from tests.closeness import assert_close
 
-TYPES: list[Prediction] = ["noise", "sample", "v", "flow"]
+TYPES: list[Prediction] = ["noise", "sample", "v", "flow", "edm"]
 PATHS = {"variance-preserving": (0.8, 0.6), "rectified flow": (0.7, 0.3)}
 
 
@@ -58,7 +58,7 @@ def test_named_conversions(path: str) -> None:
         assert_close(actual, expected, within=1e-12)
 
 
-@pytest.mark.parametrize("source", ["sample", "v", "flow"])
+@pytest.mark.parametrize("source", ["sample", "v", "flow", "edm"])
 def test_pure_noise_is_no_obstacle_for_all_but_noise(source: Prediction) -> None:
     x, e = torch.randn(2, 8, generator=torch.Generator().manual_seed(1)).double()
     alpha, sigma = torch.tensor(0.0).double(), torch.tensor(1.0).double()

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from kinolab.diffusion.edm import EdmPath
 from kinolab.diffusion.path import (
     DiscretePath,
     FlowPath,
@@ -25,6 +26,7 @@ PATHS = {
     "cosine-zero": DiscretePath(cosine_betas(1000), zero_terminal_snr=True),
     "flow": FlowPath(),
     "flow-shifted": FlowPath(3.0),
+    "edm": EdmPath(),
 }
 
 
@@ -37,7 +39,7 @@ def test_snr_falls_along_the_path_and_clean_time_is_clean(name: str) -> None:
     assert (path.log_snr_half(times).diff() > 0).all()
 
 
-@pytest.mark.parametrize("name", [n for n in PATHS if not n.startswith("flow")])
+@pytest.mark.parametrize("name", [n for n in PATHS if n.startswith(("linear", "cosine"))])
 def test_discrete_paths_preserve_the_variance(name: str) -> None:
     alpha, sigma = PATHS[name].alpha_sigma(torch.arange(1000))
     assert_close(alpha.square() + sigma.square(), torch.ones(1000, dtype=torch.float64))
@@ -62,7 +64,7 @@ def test_cosine_follows_the_paper() -> None:
 def test_posterior_is_bayes_rule(name: str) -> None:
     """Joint Gaussian of (z_s, z_t) given x: condition z_s on z_t by hand."""
     path = PATHS[name]
-    t, s = 600.0, 200.0
+    t, s = (0.6, 0.2) if name == "edm" else (600.0, 200.0)  # EDM's times are of another unit
     (alpha_t, sigma_t), (alpha_s, sigma_s) = path.scalars(t), path.scalars(s)
     covariance = alpha_t / alpha_s * sigma_s**2
     q = path.posterior(t, s)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import SAMPLERS, Denoised, Diffusion, DiffusionConfig, NonFiniteError, SamplerConfig
+from kinolab.diffusion.edm import EdmConfig
 from kinolab.diffusion.path import FlowPath, NoisePath
 from kinolab.diffusion.samplers import Denoise
 from kinolab.errors import InputError
@@ -31,6 +32,7 @@ CONFIGS = {
     "zero-sample": DiffusionConfig(schedule="cosine", zero_terminal_snr=True, prediction="sample"),
     "flow": DiffusionConfig(schedule="flow", prediction="flow"),
     "flow-v-shifted": DiffusionConfig(schedule="flow", prediction="v", time_shift=3.0),
+    "edm-f": DiffusionConfig(schedule="edm", prediction="edm", edm=EdmConfig(sigma_max=20, sigma_min=0.05)),
 }
 
 

@@ -20,7 +20,7 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import CHECKS, Share, summary_lines
-from kinolab.generation.generate import model_hash
+from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.models import GivenPart, ModelConfig, Request, VideoModel
@@ -89,14 +89,14 @@ def test_wilson_interval_solves_its_equation_and_has_its_closed_form_at_the_ends
 def test_a_stopped_evaluation_ends_between_two_batches(tiny_config: TinyConfig) -> None:
     model, heard = Oracle(tiny_config()), Listening(stop_after=2)
     with pytest.raises(Stopped):
-        evaluate_world(model, count=6, batch=2, events=heard)
+        evaluate_world(model, {"count": 6}, batch=2, events=heard)
     assert [r.seed for r in model.asked] == [0, 1] and heard.told[-1] == (2, 6)
 
 
 def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:
     model = Oracle(tiny_config())
     seen: list[tuple[int, int]] = []
-    report = evaluate_world(model, count=10, batch=4, events=lambda done, total: seen.append((done, total)))
+    report = evaluate_world(model, {"count": 10}, batch=4, events=lambda done, total: seen.append((done, total)))
     for subject in ("generated", "reconstructed", "true"):
         assert all(share.passed == share.count for share in report.shares(subject).values())
         assert report.shares(subject)["all"].count == 10
@@ -114,7 +114,7 @@ def test_a_perfect_generator_passes_everything(tiny_config: TinyConfig) -> None:
 
 def test_other_requests_can_be_asked(tiny_config: TinyConfig) -> None:
     model = Oracle(tiny_config())
-    report = evaluate_world(model, count=3, first=7, batch=2)
+    report = evaluate_world(model, {"count": 3, "first": 7}, batch=2)
     assert [r.seed for r in model.asked] == [7, 8, 9]
     assert [r.prompt for r in model.asked] == [make_clip(WorldConfig(), HELDOUT_SEEDS + k).caption for k in (7, 8, 9)]
     assert report.protocol["first"] == 7 and report.protocol["count"] == 3
@@ -124,7 +124,7 @@ def test_other_requests_can_be_asked(tiny_config: TinyConfig) -> None:
 
 
 def test_a_wrong_generator_fails_and_each_scenario_is_counted_by_itself(tiny_config: TinyConfig) -> None:
-    report = evaluate_world(Oracle(tiny_config(), shift=1), count=8, batch=8)
+    report = evaluate_world(Oracle(tiny_config(), shift=1), {"count": 8}, batch=8)
     shares = report.shares()
     assert shares["identity"].value == 1.0, "the clips are true ones, only not those that were asked for"
     assert shares["all"].value < 0.3 and shares["colours"].value < 0.5
@@ -141,18 +141,18 @@ def test_a_wrong_generator_fails_and_each_scenario_is_counted_by_itself(tiny_con
 def test_labels_alone_are_judged_by_what_they_promise(tiny_config: TinyConfig) -> None:
     config = tiny_config(pooled_dim=0)
     model = Oracle(config)
-    report = evaluate_world(model, count=12, batch=12)
+    report = evaluate_world(model, {"count": 12}, batch=12)
     shares = report.shares()
     assert all(r.prompt is None and r.label is not None for r in model.asked)
     assert {n for n in CHECKS if shares[n].count} == {"motion", "identity"}
     assert shares["all"].value == 1.0 and report.protocol["asked_with"] == "label"
-    wrong = evaluate_world(Oracle(config, shift=1), count=12, batch=12).shares()
+    wrong = evaluate_world(Oracle(config, shift=1), {"count": 12}, batch=12).shares()
     assert wrong["motion"].value < 0.8
 
 
 def test_without_conditions_only_identity_is_judged_and_guidance_is_off(tiny_config: TinyConfig) -> None:
     model = Oracle(tiny_config(pooled_dim=0, num_classes=0))
-    report = evaluate_world(model, count=3)
+    report = evaluate_world(model, {"count": 3})
     assert {n for n in CHECKS if report.shares()[n].count} == {"identity"}
     assert report.protocol["guidance"]["scale"] == 1.0 and any("unconditional" in note for note in report.notes)
 
@@ -160,7 +160,7 @@ def test_without_conditions_only_identity_is_judged_and_guidance_is_off(tiny_con
 @pytest.mark.slow
 def test_a_random_model_from_its_folder_end_to_end(tiny_model: Path) -> None:
     model = VideoModel.load(tiny_model, precision="float32")
-    report = evaluate_world(model, count=4, batch=3, name=str(tiny_model))
+    report = evaluate_world(model, {"count": 4}, batch=3, name=str(tiny_model))
     assert report.shares()["all"].passed == 0 and report.shares("true")["all"].passed == 4
     record = json.loads(report.to_json())
     assert record["protocol"]["model_sha256"] == model_hash(str(tiny_model))
@@ -181,14 +181,14 @@ def test_another_size_is_said(tiny_model: Path) -> None:
     model = VideoModel.load(tiny_model, precision="float32")
     model.config = model.config.model_copy(update={"size": (64, 32), "frames": 5})
     with pytest.warns(UserWarning, match="interpolated"):
-        report = evaluate_world(model, count=1, label=False)
+        report = evaluate_world(model, {"count": 1, "label": False})
     assert report.protocol["true_size"] == [32, 32] and report.protocol["size"] == [64, 32]
     assert any("32x64" in note for note in report.notes) and any("objects only" in note for note in report.notes)
     assert report.shares()["direction"].count == 0 and report.protocol["asked_with"] == "prompt"
 
 
 def test_mistakes_are_named(tiny_config: TinyConfig) -> None:
-    with pytest.raises(InputError, match="at least 1, got 0"):
-        evaluate_world(Oracle(tiny_config()), count=0)
-    with pytest.raises(InputError, match="first request of at least 0, got -1"):
-        evaluate_world(Oracle(tiny_config()), first=-1)
+    with pytest.raises(InputError, match="count: Input should be greater than or equal to 1"):
+        evaluate_world(Oracle(tiny_config()), {"count": 0})
+    with pytest.raises(InputError, match="first: Input should be greater than or equal to 0"):
+        evaluate_world(Oracle(tiny_config()), {"first": -1})

@@ -21,6 +21,7 @@ from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.generation import ModelClips, evaluate_generated, fitted
 from kinolab.evaluation.protocol import Protocol
 from kinolab.evaluation.scores import ScoreReport
+from kinolab.generation.request import SamplingConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
 from kinolab.toyworld.clips import CLASSES
@@ -234,7 +235,7 @@ def _only_generated(batches: Any) -> Any:
 def test_a_model_is_measured_with_its_costs(conditional: VideoModel, encoder: Path, tmp_path: Path) -> None:
     real = captioned(tmp_path / "real", [f"clip {k}" for k in range(10)])
     protocol = generation(encoder, metrics=EVERY_GENERATION, seed=3)
-    made = asked(conditional, real, protocol, sampler=SamplerConfig(name="euler", steps=2))
+    made = asked(conditional, real, protocol, sampling=SamplingConfig(sampler=SamplerConfig(name="euler", steps=2)))
     report = evaluate_generated(made, made.clips, protocol, subject={"name": "m"}, batch=4)
     assert set(report.metrics) == set(EVERY_GENERATION) and len(report.clips) == 10
     assert report.clips[7].name == "00007" and report.facts["seconds_per_clip"] > 0
@@ -271,7 +272,7 @@ def test_labels_are_asked_for_by_name(labelled: VideoModel, encoder: Path, tmp_p
 
 def test_labels_of_other_classes_are_not_asked_for(labelled: VideoModel, encoder: Path, tmp_path: Path) -> None:
     made = asked(labelled, captioned(tmp_path, [None] * 3, labels=["cat", "dog", "cat"]), generation(encoder))
-    assert made.asked == "nothing" and not made.guidance.active
+    assert made.asked == "nothing" and made.sampling.guidance == GuidanceConfig()
     assert made.notes == ["the model takes labels, but of other classes than the real clips'"]
     world = asked(labelled, "world", generation(encoder, samples=2))
     assert world.asked == "nothing", "its classes are not the world's"
@@ -337,8 +338,8 @@ def test_given_frames_that_do_not_fit_are_refused(encoder: Path, real: Path) -> 
 
 
 def test_guidance_needs_something_to_guide_towards(encoder: Path, real: Path) -> None:
-    made = asked(tiny_vdt(), real, generation(encoder), guidance=GuidanceConfig(scale=4.0))
-    assert made.asked == "nothing" and not made.guidance.active and made.notes == []
+    made = asked(tiny_vdt(), real, generation(encoder), sampling=SamplingConfig(guidance=GuidanceConfig(scale=4.0)))
+    assert made.asked == "nothing" and made.sampling.guidance == GuidanceConfig() and made.notes == []
 
 
 def test_agreement_needs_a_prompt_for_every_clip(encoder: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:

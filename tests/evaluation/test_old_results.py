@@ -68,7 +68,7 @@ def tune() -> TuneReport:
 
 
 def plan() -> CostReport:
-    phases = (Phase(0, 10, (0.0, 0.0), (1.0, 2.0), 1.0, None),)
+    phases = (Phase(0, 10, (0.0, 0.0), (1.0, 2.0), 1.0, None, 10),)
     memory = Memory(4_000, 8_000, 1, 1, 1, 1, 0, None)
     protocol = {"name": "r", "batch_size": 2, "device": "cpu"}
     return CostReport(

@@ -19,6 +19,8 @@ from kinolab.evaluation.protocol import (
     shipped_protocols,
     source_config,
 )
+from kinolab.evaluation.tasks import TasksProtocol
+from kinolab.evaluation.toy_protocols import PhysicsProtocol, ToyProtocol, WorldProtocol, load_toy_protocol
 from kinolab.metrics import METRICS, better_of
 from kinolab.metrics.extractors import ExtractorConfig
 from kinolab.metrics.extractors.encoder import VideoEncoder, VideoEncoderConfig, save_encoder
@@ -104,6 +106,11 @@ def test_a_protocol_survives_its_file(tmp_path: Path) -> None:
     assert load_protocol(path) == BASE and load_protocol(path).hash() == BASE.hash()
 
 
+TOY: dict[str, type[ToyProtocol]] = {
+    "toy-world": WorldProtocol, "toy-physics": PhysicsProtocol, "toy-tasks": TasksProtocol,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", list(shipped_protocols()))
 def test_every_shipped_protocol_loads_or_names_what_it_needs(name: str, tmp_path: Path) -> None:
     file = weights(tmp_path / "w.pt", b"1")
@@ -113,6 +120,14 @@ def test_every_shipped_protocol_loads_or_names_what_it_needs(name: str, tmp_path
         "vdt": [f"video.path={file}"],
         "odvae": [f"perceptual.features={file}", f"perceptual.heads={file}"],
     }.get(name, [])
+    if name in TOY:
+        toy = load_toy_protocol(TOY[name], name)
+        assert (
+            toy.name == name
+            and toy.description
+            and toy == TOY[name](name=name, description=toy.description, count=toy.count)
+        )
+        return
     protocol = load_protocol(name, overrides)
     assert protocol.name == name and protocol.description and len(protocol.hash()) == 64
     if overrides:
@@ -130,6 +145,22 @@ def test_published_protocols_are_what_the_papers_say(tmp_path: Path) -> None:
     odvae = load_protocol("odvae", [f"perceptual.features={tmp_path / 'w.pt'}"])
     assert (odvae.frames, odvae.size, odvae.speed_frames, odvae.metrics) == (25, 256, 81, ("psnr", "ssim", "lpips"))
     assert len({p.hash() for p in (latte, stylegan, vdt, odvae)}) == 4
+
+
+def test_a_toy_protocol_is_read_changed_and_refused(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text("{name: few, kind: physics, given: [3], scenarios: [fall]}")
+    few = load_toy_protocol(PhysicsProtocol, tmp_path / "few.yaml", ["count=2"])
+    assert (few.name, few.given, few.scenarios, few.count, few.first) == ("few", (3,), ("fall",), 2, 0)
+    for name, changes, message in (
+        ("toy-world", (), r"toy-world: measures world, expected a protocol of physics \(toy-physics\)"),
+        ("toy-physics", ("scenarios=[explode]",), "scenarios explode: expected some of fall, throw"),
+        ("toy-physics", ("samples=3",), "samples"),
+        ("toy-physic", (), "no such protocol; expected a YAML file or one of latte"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_toy_protocol(PhysicsProtocol, name, changes)
+    with pytest.raises(InputError, match="tasks juggle: expected some of predict from 8 frames"):
+        load_toy_protocol(TasksProtocol, "toy-tasks", ["tasks=[juggle]"])
 
 
 def test_overrides_change_the_hash() -> None:

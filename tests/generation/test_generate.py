@@ -13,7 +13,10 @@ from torch import Tensor
 from kinolab import video
 from kinolab.contracts.request import Request
 from kinolab.errors import InputError
-from kinolab.generation.generate import GenerateConfig, fill_canvas, generate, provenance_path, rerun, window_seed
+from kinolab.generation.generate import generate, rerun
+from kinolab.generation.provenance import provenance_path
+from kinolab.generation.request import GenerateConfig
+from kinolab.generation.windows import fill_canvas, window_seed
 from kinolab.tasks.extend import Canvas
 from tests.tiny_model import save_tiny_model
 

@@ -10,7 +10,8 @@ their names:
         ...
         return {"out": ...}
 
-`pytest tests/test_golden_files.py --golden FOLDER` runs any other files of these kinds.
+`pytest tests/test_golden_files.py --golden FOLDER` runs any other files of these kinds; `--released FOLDER` says where
+released weights are, for the kinds that need some.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {}
+ELSEWHERE = {
+    "VdmDiffusion": "tests/diffusion/test_golden_vdm.py",
+}
+"""Kinds of which the files are run by tests of their own."""
+released: Path | None = None
+"""The folder of `--released`, for kinds whose weights are not in the file."""
 
 
 def of_spread(name: str, ours: Tensor, theirs: Tensor) -> float:

@@ -20,6 +20,8 @@ from kinolab.autoencoders import (
     ImageConfig,
     OdVae,
     OdVaeConfig,
+    Taesd,
+    TaesdConfig,
     Tats,
     TatsConfig,
     Vqgan,
@@ -39,6 +41,12 @@ IMAGE = ImageConfig(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_g
 ODVAE: dict[str, Any] = {
     "hidden_size": 4, "hidden_size_mult": (1, 2, 2), "num_res_blocks": 1, "norm_num_groups": 2,
 }  # fmt: skip
+TINY: dict[str, Any] = {
+    "width": 4,
+    "encoder_blocks": (1, 1, 2),
+    "decoder_widths": (4, 4, 4),
+    "decoder_blocks": (2, 1, 1),
+}
 
 
 def odvae(**fields: Any) -> OdVae:
@@ -56,6 +64,10 @@ AUTOENCODERS = {
     "dpvae": lambda: DpVae(DpVaeConfig(image=IMAGE, group_frames=5)),
     "vqgan": lambda: Vqgan(VqganConfig(ch=4, ch_mult=(1, 2, 2), num_res_blocks=1, resolution=16, attn_resolutions=(4,),
                                        z_channels=4, embed_dim=4, n_embed=8, norm_num_groups=2)),
+    "taesd": lambda: Taesd(TaesdConfig(**TINY, global_part=True)),
+    "taesd, stem": lambda: Taesd(TaesdConfig(width=4, stem=(3, 4), encoder_blocks=(1,), decoder_widths=(8, 6, 4),
+                                             decoder_blocks=(1, 2, 1))),
+    "taesd, video": lambda: Taesd(TaesdConfig(**TINY, variant="all3d", temporal_ratio=4, global_part=True)),
     "tats": lambda: Tats(TatsConfig(n_hiddens=2, downsample=(2, 4, 4), embedding_dim=4, n_codes=8)),
     "tats, groups": lambda: Tats(TatsConfig(n_hiddens=2, downsample=(8, 4, 4), embedding_dim=4, n_codes=8,
                                             norm_type="group", norm_num_groups=2)),
@@ -100,7 +112,7 @@ def test_strips_equal_the_whole(name: str, request: pytest.FixtureRequest) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["all3d", "outer2d", "separate", "residual", "dpvae"])
+@pytest.mark.parametrize("name", ["all3d", "outer2d", "separate", "residual", "dpvae", "taesd, video"])
 def test_a_stream_in_strips_equals_the_whole_clip(name: str, request: pytest.FixtureRequest) -> None:
     model = made(name)
     video = torch.rand(1, 3, 10 if name == "dpvae" else 9, 12, 8, dtype=torch.float64) * 2 - 1

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from kinolab.contracts.method import Denoised, Run
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.methods import Held, SteeringConfig
-from tests.closeness import ALLOWED, assert_small
+from tests.closeness import ALLOWED, assert_close, assert_small
 
 FRAMES, RHO = 6, 0.9
 SEEN = torch.tensor([1.0, 1.5], dtype=torch.float64)
@@ -120,3 +121,33 @@ def test_an_error_of_ones_own_is_followed() -> None:
         )
         sums.append(float(samples[:, 0, :2].sum(1).mean()))
     assert abs(sums[0]) < 0.3 and abs(sums[1] - 3.0) < 0.4
+
+
+@pytest.mark.parametrize("t", [100.0, 500.0, 900.0])
+def test_with_the_weight_of_its_variance_the_guided_estimate_is_exact(t: float) -> None:
+    """One given frame: by Bayes' rule the score of z given x_a is the score of z and that of x_a given z, which is
+    normal around the estimate with a variance v. The paper takes v to be sigma^2 / alpha^2 / w_r; with the true v the
+    guided estimate of the rest is E[x_b | z, x_a].
+    """
+    diffusion, denoiser, given, _ = setup("linear", count=50)
+    alpha, sigma = diffusion.path.scalars(t)
+    z = torch.randn(given.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    known = torch.zeros(given.shape, dtype=torch.bool)
+    known[:, :, 0] = True
+    seen = torch.where(known, 1.5, 0.0).double()
+    # x and z are normal together; first what z says, then what z and frame 0 say.
+    eye = torch.eye(FRAMES, dtype=torch.float64)
+    gain = alpha * COVARIANCE @ torch.linalg.inv(alpha**2 * COVARIANCE + sigma**2 * eye)
+    left = COVARIANCE - gain @ (alpha * COVARIANCE)
+    mean = z.flatten(1) @ gain.T
+    exact = mean + (1.5 - mean[:, :1]) * (left[:, 0] / left[0, 0])
+    weight = sigma**2 / alpha**2 / float(left[0, 0])
+
+    def estimate(z: torch.Tensor, t: float) -> Denoised:
+        times = torch.full((len(z),), t, dtype=torch.float64)
+        return Denoised(diffusion.to_sample(denoiser(z, times, None), z, times))
+
+    method = SteeringConfig(weight=weight).build(Held(seen, known))
+    run = Run(None, None, tuple(z.shape), 1, diffusion.path)
+    found = method.estimate(estimate, run)(z, t).sample.flatten(1)
+    assert_close(found.float(), exact.float())  # the squares are summed in float32

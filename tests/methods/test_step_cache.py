@@ -41,6 +41,14 @@ CONFIGS: dict[str, Config] = {
     "mmdit alone": denoisers.MmditConfig(**VIDEO, temporal_patch=2, gradient_checkpointing=True),
     **UNETS,
 }
+UNET: dict[str, Any] = {
+    "dim": 8, "dim_mults": (1, 2), "num_heads": 2, "head_dim": 4, "spatial_head_dim": 4, "input_kernel": 3,
+    "input_size": 4, "num_frames": 3, "num_classes": 5,
+}  # fmt: skip
+CONFIGS |= {
+    "vdm": denoisers.VdmConfig(**UNET),
+    "vdm checkpointed": denoisers.VdmConfig(**UNET, gradient_checkpointing=True),
+}
 DIFFUSION = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))
 LABELS = Conditions(label=torch.tensor([1, 2]))
 GUIDED = GuidanceConfig(scale=3.0)

@@ -9,23 +9,28 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from torch.nn import functional as F
 
 from kinolab import VideoModel
 from kinolab.config import load_config, to_yaml
 from kinolab.denoisers import build as build_denoiser
 from kinolab.errors import InputError
+from kinolab.evaluation.physics import evaluate_physics
+from kinolab.evaluation.world import evaluate_world
 from kinolab.methods import GuidanceConfig, StepCache, StepCacheConfig
 from kinolab.models import ModelConfig, Request, build_part, read_model_config
 from kinolab.models.assemble import cascade, with_experts
-from kinolab.models.cascade import settled_stages, stage_requests, stage_seed
+from kinolab.models.cascade import given_part, settled_stages, stage_requests, stage_seed
 from kinolab.models.experts import Experts
 from kinolab.models.folder import model_yaml
 from kinolab.models.input_adapter import InputAdapterConfig
 from kinolab.models.part import WithParts
 from kinolab.models.stage import ExpertConfig, LaterStageConfig
+from kinolab.planning.tune import TuneConfig, tune
+from kinolab.tasks import TasksConfig, predict_mask
 from kinolab.verify import verify
-from tests.closeness import assert_same
-from tests.tiny_model import tiny_model
+from tests.closeness import NETWORK, assert_close, assert_same
+from tests.tiny_model import tiny_cascade, tiny_model, tiny_vdt
 
 
 def two_experts() -> VideoModel:
@@ -181,3 +186,43 @@ def test_a_stage_is_guided_by_what_it_reads_alone() -> None:
         assert settled_stages([config], {"sr": found}, words=False, label=False)["sr"] == found
     with pytest.raises(InputError, match="the model has one stage"):
         settled_stages([], {"sr": {}}, words=True, label=True)
+
+
+def test_each_stage_is_given_a_part_at_its_own_size() -> None:
+    first = tiny_vdt()
+    model, told = tiny_cascade(first), list[Tensor]()
+    model.stages[0].denoiser.register_forward_pre_hook(lambda _, args: told.append(args[2]["low_resolution"].value))
+    clip = torch.rand(2, 3, 5, 64, 64, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    mask = predict_mask(5, 64, 64, 2).expand(2, 1, -1, -1, -1)
+    made = model.complete(clip, mask, exact=True)
+    assert made.shape == clip.shape
+    assert_same(made[:, :, :2], clip[:, :, :2])
+    half = F.avg_pool3d(clip, (1, 2, 2))
+    small = first.complete(half, predict_mask(5, 32, 32, 2).expand(2, 1, -1, -1, -1))
+    asked = [Request(frames=5, size=(64, 64), conditions={"low_resolution": row}) for row in small]
+    assert_close(told[0], model.stages[0].conditions(asked)["low_resolution"].value, NETWORK)
+    changed = clip.clone()
+    changed[:, :, 2:] = 0.0
+    assert_same(model.complete(changed, mask, exact=True), made)
+
+
+def test_a_pixel_that_is_open_at_the_last_stage_is_open_at_the_first() -> None:
+    model, clip = tiny_cascade(tiny_vdt()), torch.zeros(1, 3, 5, 64, 64)
+    mask = torch.zeros(1, 1, 5, 64, 64)
+    mask[:, :, 3, 21, 40] = 1.0
+    part = given_part(model.cascade, clip, mask)
+    assert part.pixel_mask.shape == (1, 1, 5, 32, 32) and part.pixel_mask.nonzero().tolist() == [[0, 0, 3, 10, 20]]
+    assert part.later == (None,)
+
+
+@pytest.mark.slow
+def test_a_cascade_is_measured_at_the_size_of_its_videos() -> None:
+    model = tiny_cascade(tiny_vdt(tasks=TasksConfig(predict=1, predict_frames=(1, 4))))
+    once = {"sampler": {"steps": 1}}
+    report = evaluate_physics(model, {"given": [3], "count": 1, "scenarios": ["fall"]}, sampling=once)
+    assert (report.protocol["size"], report.protocol["frames"]) == (64, 5)
+    world = evaluate_world(model, {"count": 1}, sampling=once)
+    assert world.protocol["size"] == world.protocol["true_size"] == [64, 64] and world.psnr is not None
+    few = {"steps": [2], "samplers": ["euler"], "thresholds": [], "cache_every": [], "guidance_every": []}
+    tuned = tune(model, load_config(TuneConfig, {"count": 1, "repeats": 1, "lists": few}), name="world")
+    assert tuned.protocol["size"] == [64, 64]

@@ -12,7 +12,7 @@ from kinolab import video
 from kinolab.cli import main
 from kinolab.config import Config
 from kinolab.contracts.method import Denoise, Denoised, Method, Run
-from kinolab.generation.generate import provenance_path
+from kinolab.generation.provenance import provenance_path
 from kinolab.methods import METHODS
 from kinolab.models import VideoModel
 from tests.tiny_model import save_tiny_model
@@ -53,7 +53,7 @@ def test_a_method_is_named_by_a_request(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(provenance_path(out).read_text())["request"]["methods"] == {"pinned": {"value": 0.5}}
     assert kinolab("rerun", out, "--out", tmp_path / "again") in (0, None)
     assert kinolab(*asked, "--out", tmp_path / "no", "-s", "methods.pined={}") not in (0, None)
-    assert "unknown method 'pined'; expected one of pinned" in capsys.readouterr().err
+    assert "unknown method 'pined'; expected one of thresholding, langevin, pinned" in capsys.readouterr().err
     kinolab("generate", "--help")
-    assert "methods.NAME.field=value: pinned." in " ".join(capsys.readouterr().out.split())
+    assert "methods.NAME.field=value: thresholding, langevin, pinned." in " ".join(capsys.readouterr().out.split())
     METHODS.remove("pinned")

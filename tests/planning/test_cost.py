@@ -19,6 +19,7 @@ from kinolab.planning.counting import ATTENTION, saved_tensors
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
+from kinolab.training.trainer import Job, Trainer
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe, odvae_recipe, tasks_recipe
 
 
@@ -54,6 +55,41 @@ def test_a_denoisers_run(autoencoder: Path, tmp_path: Path) -> None:
     assert report.disk == 2 * report.saving.bytes + 3 * report.sampling.bytes + report.model_bytes
     assert report.sampling.bytes > 0 and not report.notes and not report.warnings
     assert list(tmp_path.iterdir()) == [], "no run folder, no files"
+
+
+def test_steps_of_parts_that_step_at_their_own_pace_are_measured_by_themselves(
+    autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A critic in every step and a student in every third one: the run takes each kind of step as often as it comes."""
+    stepped: list[tuple[int, ...]] = []
+    made, step = cost.make_job, Trainer.train_step
+
+    def paced(*values: Any) -> Job:
+        job = made(*values)
+        other, student = made(*values), "denoiser"
+        job.parts[student].every, job.parts["critic"] = 3, other.parts[student]
+        losses = {student: job.loss, "critic": other.loss}
+        monkeypatch.setattr(job, "loss", lambda name, batch, number: losses[name](student, batch, number))
+        return job
+
+    def seen(self: Trainer, number: int, batch: Any) -> dict[str, float]:
+        stepped.append((number, len(batch)))
+        return step(self, number, batch)
+
+    monkeypatch.setattr(cost, "make_job", paced)
+    monkeypatch.setattr(Trainer, "train_step", seen)
+    report = measure(denoiser_recipe(autoencoder, steps=10), tmp_path)
+    assert [(p.first, p.last, p.steps, p.parts) for p in report.phases] == [
+        (0, 10, 4, ("denoiser", "critic")), (0, 10, 6, ("critic",)),
+    ]  # fmt: skip
+    assert [number for number, _ in stepped] == [0, 0, 3, 6, 1, 2, 4], "one clip, then three steps of each kind"
+    both, alone = (p.flops or 0.0 for p in report.phases)
+    assert both == pytest.approx(2 * alone, rel=0.05)
+    beside = sum(once.seconds * once.times for once in (report.evaluation, report.sampling, report.saving))
+    middles = [p.step[1] for p in report.phases]
+    assert report.seconds is not None and report.seconds[1] == pytest.approx(4 * middles[0] + 6 * middles[1] + beside)
+    rows = [" ".join(row) for row in report._time_rows()]
+    assert any("4 steps of denoiser and critic" in row for row in rows) and any("6 steps of critic" in r for r in rows)
 
 
 @pytest.mark.slow
@@ -170,7 +206,7 @@ def test_saved_tensors_are_those_that_backward_needs() -> None:
 
 
 def phase(first: int, last: int, seconds: tuple[float, ...]) -> Phase:
-    return Phase(first, last, (0.5,) * len(seconds), seconds, 9.0, 6e9)
+    return Phase(first, last, (0.5,) * len(seconds), seconds, 9.0, 6e9, last - first)
 
 
 def rendered(report: CostReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.world_report import Share
+from kinolab.generation.request import sampling_of
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.reconstruction import psnr
 from kinolab.models import ModelConfig, Request, VideoModel
@@ -91,17 +93,21 @@ def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.Mon
         return []
 
     monkeypatch.setattr(kinolab.generation.generate, "generate", take)
-    monkeypatch.setattr("kinolab.generation.generate.read_model_config", lambda folder: own)
+    monkeypatch.setattr("kinolab.generation.request.read_model_config", lambda folder: own)
     app = cli.build(["generate", "recipes"])
     lists = Lists(compile=True, precisions=("float32", "bfloat16"), guidance_every=(2, 3))
     candidates = quick(own, lists, CPU) + grid(own, lists, CPU)[::37]
+    varied = {"sampler": SamplerConfig(name="ddim", steps=5, eta=0.5), "guidance": GuidanceConfig(scale=7, rescale=0.2)}
+    beside = {"reach": "first", "methods": {}, "stages": {}}
+    others = quick(own.model_copy(update=varied), lists, CPU)
+    candidates += [setting.model_copy(update=beside) for setting in others]
     for setting in candidates:
-        words = ["generate", "--model", "world", "--label", "1", *setting.options(own).split()]
+        words = ["generate", "--model", "world", "--label", "1", *shlex.split(setting.options(own))]
         result = CliRunner().invoke(app, words)
         assert result.exception is None, (words, result.exception)
         made = asked[-1]
         assert (made.sampler, made.guidance, made.precision) == (setting.sampler, setting.guidance, setting.precision)
-        assert made.compile == setting.compile and made.cache == setting.cache
+        assert (made.compile, made.cache, made.reach) == (setting.compile, setting.cache, setting.reach)
 
 
 def test_a_report_holds_what_a_direct_run_gives() -> None:
@@ -171,6 +177,21 @@ def test_the_fastest_within_the_drift_is_chosen(own: ModelConfig) -> None:
     assert lines[-2].startswith("within 30 dB, 3.0 times as fast") and "--steps 30" in lines[-1]
     assert "note: a note" in lines and "no setting stays within 50 dB" in report.lines(50)[-1]
     assert len(report.table().rows) == 4
+
+
+def test_what_is_varied_may_be_another_way_to_sample() -> None:
+    lists = {"steps": [2], "samplers": ["heun"], "thresholds": [], "cache_every": [], "guidance_every": []}
+    asked = {"sampler": {"name": "heun"}, "guidance": 5.0, "reach": "first"}
+    report = tune(tiny_model(text=False), config_of(lists=lists), name="world", sampling=sampling_of(own_of(), asked))
+    assert {o.setting.sampler.name for o in report.outcomes} == {"heun"}
+    assert {(o.setting.guidance.scale, o.setting.reach) for o in report.outcomes} == {(5.0, "first")}
+    assert "guidance.scale=5.0" in report.outcomes[-1].setting.options(report.own)
+    with pytest.raises(InputError, match="the step cache is what is tried"):
+        tune(tiny_model(text=False), config_of(lists=lists), name="world", sampling=sampling_of(own_of(), {"cache": 1}))
+
+
+def own_of() -> ModelConfig:
+    return tiny_model(text=False).config
 
 
 def test_bad_input_is_one_line() -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from kinolab import video
 from kinolab.errors import InputError
-from kinolab.generation.generate import read_provenance, rerun
+from kinolab.generation.generate import rerun
+from kinolab.generation.provenance import read_provenance
 from kinolab.reports.demo import FIRST_CLIP, PROMPTS, run_demo
 from kinolab.reports.sheet import FRAME, Strip, write_sheet
 from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip, parse_caption

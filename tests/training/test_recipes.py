@@ -9,9 +9,17 @@ import pytest
 import torch
 
 from kinolab import video
-from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, ImageConfig, OdVaeConfig
+from kinolab.autoencoders import (
+    Autoencoder,
+    DpVaeConfig,
+    ImageAutoencoder,
+    ImageConfig,
+    OdVaeConfig,
+    Taesd,
+    TaesdConfig,
+)
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.autoencoders.inflate import check_match
+from kinolab.autoencoders.inflate import check_match, matching_taesd
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.denoisers import Conditions, DiTConfig, LatteConfig, MmditConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
@@ -29,6 +37,8 @@ AUTOENCODERS = [name for name, recipe in RECIPES.items() if isinstance(recipe, A
 DENOISERS = [name for name, recipe in RECIPES.items() if isinstance(recipe, DenoiserRecipe)]
 STABLE_DIFFUSION = ImageConfig(latent_scale=0.18215)
 """What recipes mean whose autoencoder is PATH: one that `kinolab convert` made from public weights."""
+TAEF2 = TaesdConfig(latent_channels=32, global_part=True)
+"""What they mean by taef2: TAESD for FLUX.2."""
 
 
 def autoencoder_of(path: Path) -> Autoencoder:
@@ -39,7 +49,8 @@ def autoencoder_of(path: Path) -> Autoencoder:
     recipe = RECIPES[path.name] if path.parent == Path("runs") else None
     assert recipe is None or isinstance(recipe, AutoencoderRecipe)
     with torch.device("meta"):
-        return build_autoencoder(STABLE_DIFFUSION if recipe is None else recipe.autoencoder)
+        public = TAEF2 if path == Path("taef2") else STABLE_DIFFUSION
+        return build_autoencoder(public if recipe is None else recipe.autoencoder)
 
 
 def clip_shape(recipe: AutoencoderRecipe | DenoiserRecipe) -> tuple[int, int, int] | None:
@@ -56,6 +67,8 @@ def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, .
         shipped = read_model_config(find_model(recipe.autoencoder))
         return denoiser, spec.latent_shape(shipped.frames, *shipped.size)
     clip = clip_shape(recipe)
+    if recipe.autoencoder == Path("taef2"):
+        clip = 17, 64, 64  # as the command in its comment encodes them
     if clip is None:
         before = RECIPES[recipe.autoencoder.name]
         assert isinstance(before, AutoencoderRecipe)
@@ -95,6 +108,9 @@ def test_initial_weights_fit_the_autoencoder(name: str) -> None:
         assert source.config == recipe.autoencoder
     elif isinstance(recipe.autoencoder, DpVaeConfig):
         assert source.config == recipe.autoencoder.image
+    elif isinstance(recipe.autoencoder, TaesdConfig):
+        assert isinstance(source, Taesd)
+        assert matching_taesd(source.config, {"variant": recipe.autoencoder.variant}) == recipe.autoencoder
     else:
         assert isinstance(source, ImageAutoencoder) and isinstance(recipe.autoencoder, OdVaeConfig)
         check_match(source, recipe.autoencoder)

@@ -132,7 +132,7 @@ def test_one_run_with_mixed_tasks_gives_one_folder_for_every_task(tiny_autoencod
     assert model.config.tasks == TasksConfig(unconditional=1, predict=2, past=1, interpolate=1, animate=1, complete=1)
     from kinolab.evaluation.tasks import TASKS, evaluate_tasks
 
-    report = evaluate_tasks(model, count=2, batch=2)
+    report = evaluate_tasks(model, {"count": 2}, batch=2)
     assert [r.task for r in report.results] == list(TASKS) and report.table().row_count == len(TASKS)
     assert model.generate(seed=1).shape == (1, 3, 5, 32, 32)
 

@@ -13,6 +13,7 @@ from kinolab.config import Config
 from kinolab.contracts.method import Denoise
 from kinolab.contracts.method import Denoised as Denoised
 from kinolab.diffusion.path import NoisePath, Spacing
+from kinolab.diffusion.samplers.churn import ChurnConfig
 from kinolab.errors import InputError
 from kinolab.tables import SAMPLERS
 
@@ -27,12 +28,18 @@ class SamplerConfig(Config):
     spacing: Spacing = "auto"
     """Where the steps of a discrete schedule lie: linspace (DiT, Latte), trailing or leading. auto is trailing for
     dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
-    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0."""
+    linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0. EDM has
+    Karras's noise levels."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddim only: 0 is deterministic, 1 has the variance of ddpm."""
     variance: Literal["auto", "learned", "small", "large"] = "auto"
     """ddpm only: small is the posterior's, large is beta; auto is learned where the denoiser predicts it, else
     small."""
+    gamma: float = Field(default=0.0, ge=0.0, le=1.0)
+    """ddpm only: share of the way from small to large, of the log variance (Ho et al. 2022, Video Diffusion Models,
+    eq. 4); with variance small, or auto of a denoiser that predicts none."""
+    churn: ChurnConfig | None = None
+    """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
@@ -41,11 +48,19 @@ class SamplerConfig(Config):
             raise ValueError(f"eta is for the ddim sampler only, not {self.name}: leave it 0 or choose ddim")
         if self.variance != "auto" and "variance" not in takes:
             raise ValueError(f"variance is for the ddpm sampler only, not {self.name}: leave it auto or choose ddpm")
+        if self.gamma and "gamma" not in takes:
+            raise ValueError(f"gamma is for the ddpm sampler only, not {self.name}: leave it 0 or choose ddpm")
+        if self.gamma and self.variance not in ("auto", "small"):
+            raise ValueError(f"gamma lies between variance small and large: leave it 0 for {self.variance}")
+        if self.churn is not None and "churn" not in takes:
+            raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
         return self
 
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 """callback(step, steps, z, denoised) after each step, counted from 1: the new z and the clean estimate it came from."""
+AfterStep = Callable[[int, int, Tensor, Tensor], Tensor | None]
+"""The same as samplers call it; what it gives back, if anything, takes the place of z (`continued`)."""
 
 
 class SampleFunction(Protocol):
@@ -60,7 +75,7 @@ class SampleFunction(Protocol):
         path: NoisePath,
         config: SamplerConfig,
         generator: torch.Generator | None = None,
-        callback: Callback | None = None,
+        callback: AfterStep | None = None,
     ) -> Tensor: ...
 
 
@@ -74,8 +89,16 @@ class Sampler:
     """The fields of `SamplerConfig` that it takes beside those that all take."""
     deterministic: ClassVar[bool] = True
     """Whether the same noise always becomes the same sample."""
+    corrected: ClassVar[bool] = False
+    """Whether z may be changed between two steps: its steps have no memory, and go on with what the callback gives."""
     calls: ClassVar[int] = 1
     """Calls of the denoiser in a step."""
+
+
+def continued(callback: AfterStep | None, step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor:
+    """Tell the callback of a step; z, or what the callback gives in its place."""
+    other = None if callback is None else callback(step, steps, z, denoised)
+    return z if other is None else other
 
 
 def sampler_of(name: str) -> type[Sampler]:

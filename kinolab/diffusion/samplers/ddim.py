@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig, draw_noise
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Sampler, SamplerConfig, continued, draw_noise
 
 
 def sample(
@@ -18,7 +18,7 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
     """Eq. 12 with the noise level of eq. 16: z_s = alpha_s x + sqrt(sigma_s^2 - level^2) e + level * new noise."""
     steps = len(times) - 1
@@ -33,8 +33,7 @@ def sample(
         z = alpha_s * x + direction * e
         if level > 0:
             z = z + level * draw_noise(z, generator)
-        if callback is not None:
-            callback(i + 1, steps, z, x)
+        z = continued(callback, i + 1, steps, z, x)
     return z
 
 
@@ -42,4 +41,5 @@ class Ddim(Sampler):
     """DDIM: deterministic, or with a share eta of ddpm's noise."""
 
     fields = ("eta",)
+    corrected = True
     sample = staticmethod(sample)

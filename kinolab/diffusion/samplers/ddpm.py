@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kinolab.diffusion.path import NoisePath, Posterior
-from kinolab.diffusion.samplers.base import Callback, Denoise, Denoised, Sampler, SamplerConfig, draw_noise
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Denoised, Sampler, SamplerConfig, continued, draw_noise
 from kinolab.diffusion.variational import learned_log_variance
 from kinolab.errors import InputError
 
@@ -19,9 +19,11 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
     """z_s ~ N(posterior mean given the clean estimate, variance); the last step takes the mean.
+
+    A fixed variance lies between its two bounds as `gamma` says (Ho et al. 2022, Video Diffusion Models, eq. 4).
 
     Raises:
         InputError: where the learned variance is asked for and the denoiser predicts none.
@@ -34,8 +36,7 @@ def sample(
         z = float(q.z) * z + float(q.sample) * denoised.sample
         if s != path.clean_time:
             z = z + _deviation(q, denoised, config) * draw_noise(z, generator)
-        if callback is not None:
-            callback(i + 1, steps, z, denoised.sample)
+        z = continued(callback, i + 1, steps, z, denoised.sample)
     return z
 
 
@@ -45,7 +46,8 @@ def _deviation(q: Posterior, denoised: Denoised, config: SamplerConfig) -> Tenso
     if choice == "auto":
         choice = "small" if denoised.variance is None else "learned"
     if choice == "small":
-        return float(q.variance) ** 0.5
+        # sigma_small^(1 - gamma) sigma_large^gamma: exactly small and nothing else for gamma = 0
+        return float(q.variance) ** (0.5 * (1 - config.gamma)) * float(q.transition) ** (0.5 * config.gamma)
     if choice == "large":
         return float(q.transition) ** 0.5
     if denoised.variance is None:
@@ -56,6 +58,7 @@ def _deviation(q: Posterior, denoised: Denoised, config: SamplerConfig) -> Tenso
 class Ddpm(Sampler):
     """Ancestral sampling: stochastic."""
 
-    fields = ("variance",)
+    fields = ("variance", "gamma")
     deterministic = False
+    corrected = True
     sample = staticmethod(sample)

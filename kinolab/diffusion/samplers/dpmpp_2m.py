@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Sampler, SamplerConfig
 
 
 def sample(
@@ -19,7 +19,7 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
     """Second order with one call per step, in lambda = log(alpha / sigma); the first and the last step are first order.
 

@@ -1,7 +1,8 @@
-"""Euler steps along the probability-flow ODE of any Gaussian path, in rectified-flow coordinates.
+"""Euler steps along the probability-flow ODE of any Gaussian path, in the path's own coordinates.
 
-Dividing z = alpha x + sigma e by (alpha + sigma) turns every path into rectified flow at time
-tau = sigma / (alpha + sigma): dz/dtau = e - x. It is finite at zero SNR and at the clean end.
+Dividing z = alpha x + sigma e by n = alpha + sigma turns every path into rectified flow at tau = sigma / n, with
+dz/dtau = e - x: finite at zero SNR and at the clean end. EDM divides by alpha, with slope e (`NoisePath.line`).
+Euler's step is the same in either.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from kinolab.diffusion.conversions import sample_to_noise
 from kinolab.diffusion.path import NoisePath
-from kinolab.diffusion.samplers.base import Callback, Denoise, Sampler, SamplerConfig
+from kinolab.diffusion.samplers.base import AfterStep, Denoise, Sampler, SamplerConfig, continued
+from kinolab.diffusion.samplers.churn import churned
 
 
 def sample(
@@ -22,24 +24,24 @@ def sample(
     path: NoisePath,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    callback: AfterStep | None = None,
 ) -> Tensor:
-    """y_s = y_t + (tau_s - tau_t) * (e - x), with y = z / (alpha + sigma) (Liu et al. 2022)."""
+    """y_s = y_t + (tau_s - tau_t) * slope, with y = z / n (Liu et al. 2022; Karras et al. 2022)."""
     steps = len(times) - 1
     for i in range(steps):
-        t, s = float(times[i]), float(times[i + 1])
-        alpha_t, sigma_t = path.scalars(t)
-        alpha_s, sigma_s = path.scalars(s)
+        z, t = churned(z, float(times[i]), path, config.churn, steps, generator)
+        s = float(times[i + 1])
+        (n_t, tau_t), (n_s, tau_s) = path.line(t), path.line(s)
         x = denoise(z, t).sample
-        velocity = sample_to_noise(x, z, alpha_t, sigma_t) - x
-        tau_t, tau_s = sigma_t / (alpha_t + sigma_t), sigma_s / (alpha_s + sigma_s)
-        z = (alpha_s + sigma_s) * (z / (alpha_t + sigma_t) + (tau_s - tau_t) * velocity)
-        if callback is not None:
-            callback(i + 1, steps, z, x)
+        slope = path.slope(x, sample_to_noise(x, z, *path.scalars(t)))
+        z = n_s * (z / n_t + (tau_s - tau_t) * slope)
+        z = continued(callback, i + 1, steps, z, x)
     return z
 
 
 class Euler(Sampler):
-    """Euler's steps: deterministic, of first order."""
+    """Euler's steps: of first order; deterministic without churn."""
 
+    fields = ("churn",)
+    corrected = True
     sample = staticmethod(sample)

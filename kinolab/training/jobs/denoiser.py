@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,17 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.checkpoints.adapters import part_of, public_changes, usual_layout, write_adapter
+from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
 from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
-from kinolab.denoisers.trained import trainable_parameters
+from kinolab.denoisers.trained import LowRank, trainable_parameters
 from kinolab.diffusion import Diffusion
 from kinolab.diffusion.times import inside, within
 from kinolab.errors import InputError
-from kinolab.layers.lora import merge_lora
+from kinolab.layers.lora import Change, changes_of, merge_lora
 from kinolab.models import ModelConfig, Request, VideoModel, build_part, load_autoencoder
 from kinolab.models.part import WithParts
 from kinolab.runtime.files import make_folder
@@ -52,6 +55,8 @@ class DenoiserJob(Job):
             events.note(note)
         if recipe.trained != "all":
             events.note(f"{recipe.trained}: {job.count}")
+            for line in job.count.lines():
+                events.note(line)
         return job
 
     def settled(self, recipe: DenoiserRecipe) -> DenoiserRecipe:
@@ -74,10 +79,12 @@ class DenoiserJob(Job):
                 f"the denoiser takes {spec.channels} latent channels and the autoencoder makes "
                 f"{autoencoder.spec.latent_channels}; set denoiser.in_channels={autoencoder.spec.latent_channels}"
             )
-        self.count = trainable_parameters(denoiser, recipe.trained, recipe.lora_rank)
+        self.low_rank = LowRank(recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
+        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank)
         self.assembly = Assembly(recipe, autoencoder, spec, source, heldout)
         self.notes = self.assembly.notes
-        self.parts = {"denoiser": Part(self.network)}
+        # The frozen weights of an adapter's denoiser are those of `initial`, wherever the run goes on.
+        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained == "adapter")}
 
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
@@ -146,6 +153,7 @@ class DenoiserJob(Job):
             parts=recipe.parts,
             diffusion=recipe.diffusion,
             text_encoder=recipe.text_encoder,
+            image_encoder=recipe.image_encoder,
             null_prompt=recipe.null_prompt,
             class_names=self.assembly.class_names,
             tasks=recipe.tasks,
@@ -156,6 +164,7 @@ class DenoiserJob(Job):
             fps=self.source[self.assembly.groups[0][0]].fps,
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
+            methods=recipe.samples.methods,
         )
         model = VideoModel(config, self.autoencoder, self.denoiser, parts=self.beside)
         model.precision, model.device = recipe.training.precision, self.device
@@ -163,7 +172,10 @@ class DenoiserJob(Job):
         return model
 
     def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
-        """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ..."""
+        """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ...
+
+        A model that makes a video of its first frame begins with those of held-out clips.
+        """
         samples = self.recipe.samples
         if samples.prompts:
             requests = [Request(prompt=p, seed=k) for k, p in enumerate(samples.prompts)]
@@ -172,6 +184,11 @@ class DenoiserJob(Job):
         else:
             requests = [Request(seed=k) for k in range(samples.count)]
         model = self.model()
+        if FIRST_FRAME in model.spec.ports:
+            chosen = spread(len(self.heldout), len(requests))
+            pictures = [self.heldout[chosen[k % len(chosen)]].video[:, 0] for k in range(len(requests))]
+            told = zip(requests, pictures, strict=True)
+            requests = [replace(r, size=tuple(p.shape[1:]), conditions={FIRST_FRAME: p}) for r, p in told]
         clips = model.decode(model.sample_latents(requests))
         if ranks.first:
             make_folder(folder)
@@ -182,7 +199,8 @@ class DenoiserJob(Job):
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""
         if self.assembly.text is not None:
             self.assembly.text.flush()
-        state = merge_lora(full_state(self.network, ranks))
+        whole = full_state(self.network, ranks)
+        state = merge_lora(whole, self.low_rank.scale)
         if not ranks.first:
             return
         model = self.model()
@@ -191,6 +209,17 @@ class DenoiserJob(Job):
             model.parts = {name: build_part(part, model.denoiser) for name, part in self.recipe.parts.items()}
             model.network.load_state_dict(state)
         model.save(folder)
+        if self.count.lora:
+            start = "denoiser." if self.beside else ""
+            changes = {name.removeprefix(start): change for name, change in changes_of(whole).items()}
+            self._write_adapter(model.denoiser, changes, folder.parent / "adapter")
+
+    def _write_adapter(self, plain: Denoiser, changes: Mapping[str, Change], folder: Path) -> None:
+        """The low-rank changes by themselves, in peft's form with the names that other programs expect."""
+        layers = public_changes(usual_layout(plain, "peft"), changes)
+        scale = self.low_rank.scale
+        told = {name: replace(layer, alpha=layer.rank * scale) for name, layer in layers.items()}
+        write_adapter(folder, told, "peft", part_of(plain), f"{self.recipe.name}, LoRA")
 
 
 def _version() -> str:

@@ -1,0 +1,83 @@
+"""Protocols of the evaluations on the toy world: what is asked of a model, and of which held-out clips.
+
+A result's hash covers its protocol and the frames, size and rate of the model's clips, as clips of other shapes don't
+compare; not its name, nor the model, nor how it was sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field
+
+from kinolab.config import Config, load_config
+from kinolab.evaluation.protocol import read_protocol
+from kinolab.toyworld.words import CLASSES
+
+
+class ToyProtocol(Config):
+    """What all of them say."""
+
+    name: str = ""
+    """What it is called; not part of the hash."""
+    description: str = ""
+    """What it is for, in words; not part of the hash."""
+    count: int = Field(64, ge=1)
+    """Held-out clips; the first ones are always the same."""
+    first: int = Field(0, ge=0)
+    """Number of the first clip: choose settings on others than you report on."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first clip's noise; the others follow."""
+
+
+class WorldProtocol(ToyProtocol):
+    """Clips by their captions, judged by what shows (`kinolab evaluate world`)."""
+
+    kind: Literal["world"] = "world"
+    """What is measured."""
+    count: int = Field(256, ge=1)
+    """Held-out requests; the first ones are always the same."""
+    label: bool = True
+    """Give the class label beside the prompt, where the model takes both."""
+
+
+def _scenarios(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in CLASSES]
+    if unknown or not names:
+        raise ValueError(f"scenarios {', '.join(unknown) or 'none'}: expected some of {', '.join(CLASSES)}")
+    return names
+
+
+class PhysicsProtocol(ToyProtocol):
+    """Clips that are predicted from their first frames (`kinolab evaluate physics`)."""
+
+    kind: Literal["physics"] = "physics"
+    """What is measured."""
+    given: tuple[Annotated[int, Field(ge=1)], ...] = Field((8, 4, 2, 1), min_length=1)
+    """Numbers of given frames, each measured by itself."""
+    scenarios: Annotated[tuple[str, ...], AfterValidator(_scenarios)] = CLASSES
+    """What happens in the clips, in turn."""
+
+
+T = TypeVar("T", bound=ToyProtocol)
+
+
+def protocol_of(cls: type[T], asked: T | Mapping[str, Any] | None) -> T:
+    """A protocol as it is, or of the fields that differ from its defaults.
+
+    Raises:
+        InputError: for a field that it doesn't have, or a value of the wrong type.
+    """
+    return asked if isinstance(asked, cls) else load_config(cls, dict(asked or {}), name="protocol")
+
+
+def load_toy_protocol(cls: type[T], name: str | Path, overrides: Sequence[str] = ()) -> T:
+    """The protocol of a YAML file or of a shipped name, with dotted overrides.
+
+    Raises:
+        InputError: where there is none, or it measures something else.
+    """
+    kind = cls.model_fields["kind"].default
+    return load_config(cls, read_protocol(name, overrides, kind), name=str(name))

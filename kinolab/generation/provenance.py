@@ -1,0 +1,141 @@
+"""The `.json` beside every video: all that is needed to make it again, and the hashes that say whether it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kinolab import __version__, video
+from kinolab.errors import InputError
+from kinolab.generation.request import MOST_THREADS, GenerateConfig
+from kinolab.models import Request, find_autoencoder
+from kinolab.runtime.files import remove, write_text
+from kinolab.runtime.hashes import Sha256, file_sha256
+from kinolab.runtime.paths import named, visible
+from kinolab.runtime.records import read_record
+from kinolab.runtime.sets import finish_set, new_set
+from kinolab.runtime.summed import summed
+
+
+def write_with_provenance(
+    path: Path,
+    frames: np.ndarray,
+    config: GenerateConfig,
+    index: int,
+    request: Request,
+    inputs: Mapping[str, str] | None,
+    lossless: bool,
+    fps: float | None = None,
+) -> None:
+    """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`."""
+    rate = fps or config.fps
+    assert rate is not None
+    target = provenance_path(path)
+    if path.suffix:
+        with new_set(path.parent, path.name) as room:
+            video.write(room / path.name, frames, fps=rate, lossless=lossless)
+            write_text(room / target.name, provenance(room / path.name, config, index, request, inputs))
+        return
+    remove(target)  # of other frames from here on
+    video.write(path, frames, fps=rate, lossless=lossless)
+    write_text(target, provenance(path, config, index, request, inputs))
+
+
+def provenance(
+    path: Path, config: GenerateConfig, index: int, request: Request, inputs: Mapping[str, str] | None = None
+) -> str:
+    """The `.json` beside a video: the whole request, which of its videos this is, and what made it."""
+    record = {
+        "kinolab": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "model_sha256": model_hash(config.model),
+        "request": config.model_dump(mode="json"),
+        "index": index,
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "frames_sha256": frames_hash(path),
+        **({"file_sha256": file_sha256(path)} if path.is_file() else {}),
+        "inputs_sha256": dict(inputs or {}),
+    }
+    return summed(record, indent=1) + "\n"
+
+
+def provenance_path(path: Path) -> Path:
+    """`clip.mp4` -> `clip.json`, and a folder of images -> its name with `.json`."""
+    path = named(path)
+    return path.with_suffix(".json") if path.suffix else path.with_name(path.name + ".json")
+
+
+def read_provenance(path: Path) -> Mapping[str, Any]:
+    """The record beside a video (or the `.json` itself).
+
+    Raises:
+        InputError: where there is none, or it is not what `kinolab generate` writes; names the field.
+    """
+    source = path if path.suffix == ".json" else provenance_path(path)
+    if path.suffix != ".json":
+        with suppress(OSError):
+            finish_set(path.parent, path.name)
+    try:
+        record = read_record(source, "not a record of a generated video")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no {source.name} beside it, which says how it was made") from None
+    missing = [k for k in ("request", "index", "model_sha256", "threads", "frames_sha256") if k not in record]
+    if missing:
+        raise InputError(f"{source}: not a record of a generated video (no {', '.join(missing)})")
+    threads, index = record.integer("threads", at_least=1), record.integer("index", at_least=0)
+    if threads > MOST_THREADS:
+        raise InputError(f"{source}: threads {threads}: expected at most {MOST_THREADS}")
+    asked = record.record("request")
+    count, prompts = asked.values.get("count", 1), asked.values.get("prompts") or [None]
+    videos = (count if isinstance(count, int) else 1) * (len(prompts) if isinstance(prompts, list | tuple) else 1)
+    if index >= videos:
+        raise InputError(f"{source}: index {index}: its request has {videos} videos, numbered from 0")
+    for name in ("model_sha256", "frames_sha256"):
+        record.text(name)
+    record.record("inputs_sha256", {})
+    return record.values
+
+
+def model_hash(model: str) -> str:
+    """sha256 over the files of a model folder (or an autoencoder's in diffusers' layout), wherever it lies."""
+    folder, digest = find_autoencoder(model), Sha256()
+    config = next(path for name in ("model.yaml", "config.json") if (path := folder / name).exists())
+    for path in [*visible(folder, "*.safetensors"), config]:
+        digest.text(path.name).data(Sha256().file(path).digest())
+    return digest.hex()
+
+
+def input_hashes(inputs: Sequence[Path]) -> dict[str, str]:
+    """sha256 of each file that a request reads; of a folder, over the names and contents of its files."""
+    hashes = {}
+    for path in inputs:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        digest = Sha256()
+        files = [file for file in video.visible_files(path) if file.parent == path] if path.is_dir() else [path]
+        for file in files:
+            digest.text(file.name if path.is_dir() else "").file(file)
+        hashes[str(path)] = digest.hex()
+    return hashes
+
+
+def check_writable(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Refuse to write over a file that the request reads."""
+    for out in targets:
+        if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
+            raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
+
+
+def frames_hash(path: Path) -> str:
+    """sha256 of a video's decoded frames, so that a container's own dates don't count."""
+    digest = Sha256()
+    for frame in video.iter_frames(path):
+        digest.data(frame.image.tobytes())
+    return digest.hex()

@@ -1,0 +1,180 @@
+"""ModelScope's and AnimateDiff's U-Nets: diffusers' classes compute what ours do, in both directions."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kinolab import denoisers
+from kinolab.checkpoints import inspect, load, save
+from kinolab.denoisers import AnimateDiff, AnimateDiffConfig, Conditions, Denoiser, ModelScope, ModelScopeConfig
+from kinolab.errors import InputError
+from tests import golden_kinds
+from tests.closeness import STORED, assert_close, assert_same
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "animatediff_v1_unet.safetensors"
+SMALL: dict[str, Any] = {
+    "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 12, "norm_num_groups": 32,
+    "sample_size": 8,
+}  # fmt: skip
+CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "modelscope": (
+        "UNet3DConditionModel",
+        {
+            **SMALL, "attention_head_dim": 8, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+            "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+        },
+    ),
+    "animatediff": (
+        "UNetMotionModel",
+        {
+            **SMALL, "num_attention_heads": 4, "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"), "motion_num_attention_heads": 2,
+            "motion_max_seq_length": 6,
+        },
+    ),
+}  # fmt: skip
+FIELDS: dict[str, Any] = {
+    "block_out_channels": (32, 64), "layers_per_block": 1, "attention_levels": (0,), "text_dim": 12, "input_size": 8,
+    "null": "prompt",
+}  # fmt: skip
+OURS: dict[str, Any] = {
+    "modelscope": ModelScopeConfig(**FIELDS, head_size=8, linear_projection=True),
+    "animatediff": AnimateDiffConfig(
+        **FIELDS, num_heads=4, motion_heads=2, motion_positions=6, motion_middle=True, num_frames=6,
+        motion_norm_scope="clip",
+    ),
+}  # fmt: skip
+LAYOUTS = {"modelscope": "modelscope", "animatediff": "animatediff_diffusers"}
+KINDS = {"modelscope": "Unet3D", "animatediff": "UnetMotion"}
+
+
+@pytest.fixture(scope="module")
+def diffusers() -> Any:
+    """The library; its import warns of much that is not about us."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("diffusers")
+
+
+def random(model: Any) -> Any:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def theirs(diffusers: Any, name: str) -> Any:
+    kind, values = CLASSES[name]
+    return random(getattr(diffusers, kind)(**values))
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """Of an odd size: the way up has to be told how large."""
+    generator = torch.Generator().manual_seed(1)
+    z, text = torch.randn(2, 4, 5, 6, 7, generator=generator), torch.randn(2, 5, 12, generator=generator)
+    return z, torch.tensor([7, 800]), text
+
+
+@torch.no_grad()
+def of_ours(model: Denoiser, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    return model(z, t.float(), Conditions(text=text))
+
+
+@torch.no_grad()
+def of_theirs(model: Any, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    if "Motion" in type(model).__name__:  # which is told each frame's prompt
+        text = text.repeat_interleave(z.shape[2], 0)
+    return model(z, t, encoder_hidden_states=text, return_dict=False)[0]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffusers: Any, name: str) -> None:
+    reference = theirs(diffusers, name)
+    reference.save_pretrained(tmp_path)
+    module = load(tmp_path)
+    assert module.config == OURS[name] and inspect(tmp_path).format == LAYOUTS[name]
+    assert_close(of_ours(module, *inputs()), of_theirs(reference, *inputs()), STORED)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, diffusers: Any, name: str) -> None:
+    ours = random(denoisers.build(OURS[name]))
+    save(ours, tmp_path, LAYOUTS[name])
+    reference = getattr(diffusers, CLASSES[name][0]).from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
+    assert_close(of_theirs(reference, *inputs()), of_ours(ours, *inputs()), STORED)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any, name: str) -> None:
+    reference, (z, t, text) = theirs(diffusers, name), inputs()
+    tensors = {"sample": z, "timestep": t, "encoder_hidden_states": text, "out": of_theirs(reference, z, t, text)}
+    path = tmp_path / "x.safetensors"
+    golden_kinds.check(golden_kinds.write(path, KINDS[name], CLASSES[name][1], reference.state_dict(), tensors))
+
+
+def test_the_original_names_of_motion_modules_are_written_as_they_were_read(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"num_heads": 4, "motion_heads": 4, "motion_positions": 24}
+    model = load(GOLDEN, prefix="weights.", **fields)
+    save(model, tmp_path / "x.safetensors", "animatediff")
+    stored = {k.removeprefix("weights."): v.float() for k, v in load_file(GOLDEN).items() if k.startswith("weights.")}
+    assert_same(load_file(tmp_path / "x.safetensors"), stored)
+    back = load(tmp_path / "x.safetensors")
+    assert back.config == model.config and back.config.norm_scope == "clip"
+
+
+def test_what_no_file_of_motion_modules_tells_is_assumed_and_said(tmp_path: Path) -> None:
+    stored = {k.removeprefix("weights."): v for k, v in load_file(GOLDEN).items() if k.startswith("weights.")}
+    block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
+    tables = {f"{block}.attention_blocks.0.pos_encoder.pe": torch.zeros(1, 32, 32)}
+    save_file(stored | tables, tmp_path / "v3.safetensors")
+    model = load(tmp_path / "v3.safetensors", num_heads=4)
+    assert (model.config.motion_positions, model.config.norm_scope, model.config.motion_heads) == (32, "frame", 8)
+    save_file(stored, tmp_path / "v1.safetensors")
+    found = inspect(tmp_path / "v1.safetensors")
+    assert found.config["motion_positions"] == 24 and found.config["norm_scope"] == "clip"
+    assert set(found.assumed) >= {"motion_positions", "motion_heads", "norm_scope"}
+
+
+@torch.no_grad()
+def test_one_frame_passes_by_the_motion_modules() -> None:
+    model: AnimateDiff = random(AnimateDiff(OURS["animatediff"]))
+    image = denoisers.Unet(denoisers.UnetConfig(**FIELDS, num_heads=4)).eval()
+    image.load_state_dict({k: v for k, v in model.state_dict().items() if not model.models_time(k)})
+    z, t, text = inputs()
+    assert_same(of_ours(model, z[:, :, :1], t, text), of_ours(image, z[:, :, :1], t, text))
+
+
+def test_frames_beyond_the_positions_are_one_clear_error() -> None:
+    model = AnimateDiff(OURS["animatediff"])
+    with pytest.raises(InputError, match="at most 6 frames, one for each position in time, got 7"):
+        of_ours(model, torch.zeros(1, 4, 7, 4, 4), torch.zeros(1), torch.zeros(1, 5, 12))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", OURS)
+def test_a_fresh_video_system_makes_images_of_its_frames(name: str) -> None:
+    model: Any = denoisers.build(OURS[name])
+    image = denoisers.Unet(
+        denoisers.UnetConfig(**{k: v for k, v in OURS[name] if k in denoisers.UnetConfig.model_fields and k != "kind"})
+    )
+    random(image)
+    model.load_state_dict({**model.state_dict(), **image.state_dict()})
+    assert_close(of_ours(model, *inputs()), of_ours(image, *inputs()))
+    assert isinstance(model, ModelScope | AnimateDiff)
+
+
+def test_what_diffusers_classes_have_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="linear_projection=False"):
+        save(ModelScope(OURS["modelscope"].model_copy(update={"linear_projection": False})), tmp_path, "modelscope")
+    with pytest.raises(InputError, match="motion_norm_scope=frame"):
+        config = OURS["animatediff"].model_copy(update={"motion_norm_scope": "frame"})
+        save(AnimateDiff(config), tmp_path, "animatediff_diffusers")
+    with pytest.raises(InputError, match="holds an image U-Net, got a AnimateDiff"):
+        save(AnimateDiff(OURS["animatediff"]), tmp_path, "unet_diffusers")
