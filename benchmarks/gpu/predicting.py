@@ -83,16 +83,16 @@ class WorldTraining:
         count = sum(p.numel() for p in self.denoiser.parameters())
         self.log.say(f"{task.device_name}: {count / 1e6:.2f} M parameters, a chunk of {self.stream.size} clips is "
                      f"encoded in {self.chunk_seconds:.3f} s")  # fmt: skip
-        began = time.time()
+        began, blocks = time.time(), list(self.denoiser.get_submodule("blocks").children())
         try:
             if task.compiled:
-                for block in self.denoiser.blocks:
+                for block in blocks:
                     block.compile()  # one by one: all are one and the same graph, which so is compiled once
             self.loss().backward()
             task.wait()
         except Exception as error:  # whatever a compiler trips over: the training is worth more
             self.log.say(f"not compiled: {type(error).__name__}: {str(error)[:300]}")
-            for block in self.denoiser.blocks:
+            for block in blocks:
                 block._compiled_call_impl = None
             self.loss().backward()
             task.wait()
