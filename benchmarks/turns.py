@@ -86,7 +86,8 @@ def works() -> dict[str, Callable[[], Any]]:
     def clip(cached: bool) -> Callable[[], Any]:
         from benchmarks.adapter import find, load, sampled
 
-        model, how = load("world"), {"sampler": {"name": "euler", "steps": 10}, "guidance": {"scale": 2.0}}
+        model = load("world")
+        how: dict[str, dict[str, Any]] = {"sampler": {"name": "euler", "steps": 10}, "guidance": {"scale": 2.0}}
         how |= {"cache": {"every": 2, "guidance_every": 2}} if cached else {}
         requests = [find("Request")(label=1, seed=k) for k in range(2)]
         return lambda: sampled(model, requests, how)

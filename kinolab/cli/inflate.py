@@ -197,7 +197,7 @@ def _counted(out: Path, image: Any, model: Any, report: Any) -> Said:
 
 def _model_config(denoiser: Any, pixels: Any, trained: str, folder: Path | None) -> Any:
     """The config of the video model: the image model's own diffusion and conditions where it has a model folder."""
-    from kinolab.cli.convert import model_config
+    from kinolab.checkpoints.pipelines import model_config
     from kinolab.models import read_model_config
 
     fresh = model_config(denoiser, pixels, trained)

@@ -42,6 +42,8 @@ SIZES: dict[str, dict[str, Any]] = {
 class UnetFields(BaseDenoiserConfig):
     """The fields of every system that is made of this U-Net; the defaults are Stable Diffusion 1.x's."""
 
+    published = {"diffusion": {"schedule": "scaled_linear"}, "sampler": {"spacing": "sd"}}  # noqa: RUF012
+
     size: Literal["sd1", "sd2"] | None = None
     """Preset: heads, prompt and projections of Stable Diffusion 1.x or 2.x; explicit values win over it."""
     in_channels: int = Field(4, ge=1)

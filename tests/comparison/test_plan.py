@@ -151,7 +151,7 @@ def test_a_budget_is_one_of_three() -> None:
     one, two = (steps_of(Budget(teraflops=t), recipe) for t in (0.5, 1.0))
     assert one > 1 and abs(two - 2 * one) <= 1, "steps in proportion to the operations"
     for wrong in ({}, {"steps": 1, "samples": 1}):
-        with pytest.raises(InputError, match="expected one of steps, samples, teraflops"):
+        with pytest.raises(InputError, match="expected one of steps, samples, teraflops, seconds"):
             load_config(Budget, wrong)
 
 

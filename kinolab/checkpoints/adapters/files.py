@@ -232,8 +232,10 @@ def _layer(path: Path, name: str, pieces: Mapping[Role, Tensor], settings: _Sett
             other = next(iter(pieces))
             raise InputError(f"{path}: {name}: holds {other} of a change and no {role}; cut off, or of another kind")
     down, up, mid = pieces["down"], pieces["up"], pieces.get("mid")
-    for tensor in pieces.values():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+    for role, tensor in pieces.items():
+        # alpha may be a whole number
+        whole = role != "alpha" and not tensor.is_floating_point()
+        if whole or not bool(torch.isfinite(tensor.float()).all()):
             raise InputError(f"{path}: {name}: expected finite numbers; damaged, or of a training that broke")
     fits = down.ndim >= 2 and up.ndim >= 2 and math.prod(up.shape[2:]) == 1 and len(down) > 0
     if fits and mid is not None:

@@ -80,11 +80,12 @@ class DenoiserJob(Job):
                 f"{autoencoder.spec.latent_channels}; set denoiser.in_channels={autoencoder.spec.latent_channels}"
             )
         self.low_rank = LowRank(recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
-        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank)
+        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank, recipe.trained_names)
         self.assembly = Assembly(recipe, autoencoder, spec, source, heldout)
         self.notes = self.assembly.notes
-        # The frozen weights of an adapter's denoiser are those of `initial`, wherever the run goes on.
-        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained == "adapter")}
+        # Frozen weights are those of `initial`, wherever the run goes on.
+        kept = recipe.trained != "all" and recipe.initial is not None
+        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=kept)}
 
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
@@ -188,7 +189,7 @@ class DenoiserJob(Job):
             chosen = spread(len(self.heldout), len(requests))
             pictures = [self.heldout[chosen[k % len(chosen)]].video[:, 0] for k in range(len(requests))]
             told = zip(requests, pictures, strict=True)
-            requests = [replace(r, size=tuple(p.shape[1:]), conditions={FIRST_FRAME: p}) for r, p in told]
+            requests = [replace(r, size=(p.shape[1], p.shape[2]), conditions={FIRST_FRAME: p}) for r, p in told]
         clips = model.decode(model.sample_latents(requests))
         if ranks.first:
             make_folder(folder)

@@ -120,6 +120,14 @@ def test_alpha_comes_from_the_file_from_settings_or_is_the_rank(tmp_path: Path) 
     assert {name: layer.scale for name, layer in found.items()} == {"a.q": 0.5, "a.k": 4.0, "b": 1.5}
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"use_rslora": True}))
     assert read_adapter(folder).layers["a.k"].scale == pytest.approx(8 / 2**0.5, rel=1e-12)
+    tiny = {
+        "a__lora_down__weight": torch.ones(4, 2),
+        "a__lora_up__weight": torch.ones(2, 4),
+        "a__alpha": torch.tensor(2),
+    }
+    assert read_adapter(write(tmp_path / "i.safetensors", **tiny)).layers["a"].scale == 0.5, "a whole number"
+    eight = {name: value.to(torch.float8_e4m3fn) if value.ndim else value for name, value in tiny.items()}
+    assert read_adapter(write(tmp_path / "e.safetensors", **eight)).layers["a"].change.delta[0, 0] == 2.0
     header = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 6, "text_encoder.lora_alpha": 9})}
     save_file(
         {n.replace("base_model.model", "unet"): v for n, v in tensors.items()}, tmp_path / "d.safetensors", header
