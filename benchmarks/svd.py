@@ -140,7 +140,8 @@ def memory(case: Case, side: int, say: Callable[[str], None], frames: tuple[int,
 def added(what: dict[str, Any]) -> float:
     """The memory in MB that a fresh process needs on top of the weights."""
     if "unet" in what:
-        case = Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in what["case"].items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in what["case"].items()}
+        case = Case(**fields)
         pair = networks(case)
         run = calls(case, *pair)[what["unet"]]
         before = peak_memory()
