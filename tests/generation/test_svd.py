@@ -103,8 +103,8 @@ def test_animate_as_a_person_types_it(folder: Path, tmp_path: Path) -> None:
 def test_numbers_and_a_longer_video(folder: Path, tmp_path: Path) -> None:
     path, base = picture(tmp_path / "photo.png"), ("--model", folder, "--steps", 2, "--size", "24x32")
     made = []
-    asked: list[list[object]] = [[], ["-s", "conditions.motion_bucket=250"], ["--fps", 12]]
-    for k, more in enumerate(asked):
+    changes: list[list[object]] = [[], ["-s", "conditions.motion_bucket=250"], ["--fps", 12]]
+    for k, more in enumerate(changes):
         run("animate", path, *base, "--out", tmp_path / f"{k}.mkv", *more)
         made.append(video.read(tmp_path / f"{k}.mkv").frames)
     assert (made[0] != made[1]).any() and (made[0] != made[2]).any()

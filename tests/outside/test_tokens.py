@@ -45,7 +45,8 @@ class Painter(Denoiser):
 def test_tokens_from_outside(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     CONDITIONS.register("colours")(Colours)
     DENOISERS.register("painter")(Painter)
-    request.addfinalizer(lambda: (CONDITIONS.remove("colours"), DENOISERS.remove("painter")))
+    request.addfinalizer(lambda: CONDITIONS.remove("colours"))
+    request.addfinalizer(lambda: DENOISERS.remove("painter"))
     save_tiny_model(tmp_path / "tiny", text=False)
     recipe = denoiser_recipe(tmp_path / "tiny", steps=2) | {"denoiser": {"kind": "painter"}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
