@@ -51,6 +51,7 @@ ALLOWED = {
     "cli/evaluate.py": {"x.write_text": "a line of a help text, and no file"},
     "cli/fields.py": {"x.read_text": "the package's own source, by a command that is to start at once"},
     "cli/generate.py": {"x.write_text": "a line of a help text, and no file"},
+    "cli/measuring.py": {"x.write_text": "a line of a help text, and no file"},
     "comparison/costs.py": {"tempfile": SCRATCH + ": a run that is timed"},
     "comparison/tables.py": {"csv": "writes the table as a text, which runtime puts into a file"},
     "conditioning/text/public.py": {"x.from_pretrained": CHECKED},
