@@ -12,6 +12,7 @@ import yaml
 from kinolab import video
 from kinolab.checkpoints import inspect
 from kinolab.checkpoints.adapters import AdapterUse, beside, folded, put_on
+from kinolab.contracts.conditions import Value
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
 from kinolab.layers.lora import LoraLinear, plain_state
@@ -160,4 +161,4 @@ def told(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
     """Latents of the later stage, and its low-resolution input."""
     source = torch.Generator().manual_seed(1)
     z, low = (torch.randn(1, 4, 2, 16, 16, generator=source) for _ in range(2))
-    return z, torch.tensor([0.5]), Conditions(low_resolution=low)
+    return z, torch.tensor([0.5]), Conditions(low_resolution=Value("field", low))
