@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, svd, taesd, toy_clip, vdt
+from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, svd, taesd, toy_clip, unet, vdt
 from benchmarks.measure import Result, machine
 from kinolab.autoencoders import TaesdConfig
 from kinolab.errors import InputError
@@ -34,6 +34,10 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
     "mmdit": [
         lambda say: mmdit.forward(mmdit.Case(), 5, say),
         lambda say: mmdit.modes(mmdit.Case(frames=5, side=32, tokens=32), 5, say),
+    ],
+    "unet": [
+        lambda say: unet.forward(unet.Case(), 5, say),
+        lambda say: unet.memory(unet.Case(), say),
     ],
     "odvae": [
         lambda say: odvae.coding("encode", odvae.CONFIG, (17, 128, 128), 3, say),
@@ -63,6 +67,10 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
     "mmdit": [
         lambda say: mmdit.forward(mmdit.Case(depth=2, side=32), 3, say),
         lambda say: mmdit.modes(mmdit.Case(depth=2, frames=3, side=16, tokens=32), 3, say),
+    ],
+    "unet": [
+        lambda say: unet.forward(unet.Case((32, 64), 1, 16), 3, say),
+        lambda say: unet.memory(unet.Case((32, 64), 1, 16), say),
     ],
     "odvae": [
         lambda say: odvae.coding("encode", odvae.CONFIG, (9, 64, 64), 3, say),

@@ -226,8 +226,8 @@ def _model_config(denoiser: Any, pixels: Any, trained: str, folder: Path | None)
     fresh = model_config(denoiser, pixels, trained)
     if folder is None:
         return fresh
-    kept = ("diffusion", "text_encoder", "class_names", "fps", "guidance", "sampler")
-    image = read_model_config(folder)
+    told = ("text_encoder", "null_prompt", "image_encoder", "class_names", "conditions", "fps")
+    image, kept = read_model_config(folder), ("diffusion", "guidance", "sampler", "methods", *told)
     return fresh.model_copy(update={name: getattr(image, name) for name in kept})
 
 
