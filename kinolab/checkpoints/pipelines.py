@@ -15,7 +15,7 @@ from kinolab import __version__
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.checkpoints.files import read_weights
 from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, load
-from kinolab.checkpoints.svd_pipeline import INDEX, is_svd_pipeline, read_svd_pipeline, svd_model_config
+from kinolab.checkpoints.svd_pipeline import INDEX, PIPELINE, read_svd_pipeline, svd_model_config
 from kinolab.conditioning.text import ClipTextConfig, T5TextConfig
 from kinolab.conditioning.vision import ClipImageConfig
 from kinolab.denoisers import Denoiser, MotionModules, Svd, Unet
@@ -26,6 +26,8 @@ from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel, load_autoencoder
 from kinolab.runtime.reading import read_json
 
+PIPELINES: dict[str, Callable[..., VideoModel]] = {PIPELINE: read_svd_pipeline}
+"""Class of a pipeline that has more than the parts below, and what reads it."""
 DENOISERS = ("unet", "transformer")
 """Names of the denoiser's folder."""
 GUIDANCE = 7.5
@@ -46,9 +48,10 @@ def read_pipeline(folder: Path, **fields: Any) -> VideoModel:
     Raises:
         InputError: where a part is missing or is of no known format.
     """
-    if is_svd_pipeline(folder):
-        return read_svd_pipeline(folder, **fields)
     index = read_json(folder / INDEX)
+    own = PIPELINES.get(index.get("_class_name"))
+    if own is not None:
+        return own(folder, **fields)
     parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
     name = next((part for part in DENOISERS if part in parts), None)
     if name is None or "vae" not in parts:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kinolab.checkpoints import inspect, load, save
+from kinolab.checkpoints.adapters import native_changes, read_adapter
 from kinolab.denoisers import (
     AnimateDiff,
     AnimateDiffConfig,
@@ -22,6 +23,7 @@ from kinolab.denoisers import (
     UnetConfig,
 )
 from kinolab.errors import InputError
+from kinolab.layers.lora import change_layers
 from tests.closeness import STORED, assert_close, assert_same
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "animatediff_v1_unet.safetensors"
@@ -118,3 +120,24 @@ def test_a_layout_whose_code_normalises_otherwise_is_refused(tmp_path: Path, who
     modules.config = modules.config.model_copy(update={"motion_norm_scope": "clip"})
     with pytest.raises(InputError, match="each frame"):
         save(modules, tmp_path / "x.safetensors", "motion_modules")
+
+
+def test_a_motion_lora_is_put_on_as_released_ones_are_named(tmp_path: Path, whole: AnimateDiff) -> None:
+    """Files such as v2_lora_ZoomIn.ckpt: the attention's processor holds the changes, under state_dict and module."""
+    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1"
+    tensors: dict[str, torch.Tensor] = {}
+    before = whole.state_dict()
+    block = "down_blocks.0.after_attention.0.transformer_blocks.0.attn2"
+    expected = {name: value.clone() for name, value in before.items()}
+    for layer, ours in (("to_q", "to_q"), ("to_v", "to_v"), ("to_out", "to_out.0")):
+        down, up = torch.randn(4, 32), torch.randn(32, 4)
+        tensors |= {
+            f"{place}.processor.{layer}_lora.down.weight": down,
+            f"{place}.processor.{layer}_lora.up.weight": up,
+        }
+        expected[f"{block}.{ours}.weight"] += 0.7 * up @ down
+    torch.save({"state_dict": {f"module.{name}": value for name, value in tensors.items()}}, tmp_path / "zoom.ckpt")
+    changes = native_changes(whole, read_adapter(tmp_path / "zoom.ckpt"))
+    change_layers(whole, {name: change.times(0.7) for name, change in changes.items()})
+    for name, value in whole.state_dict().items():
+        assert_close(value, expected[name], what=name)
