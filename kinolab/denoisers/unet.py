@@ -30,7 +30,14 @@ from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 from kinolab.layers.slots import Clip, Place, Slots, filled, over_frames, to_images, to_tokens
 from kinolab.layers.unet_attention import SpatialTransformer
-from kinolab.layers.unet_blocks import DoublingConv, HalvingConv, TimedResnetBlock, initialize_unet, normalized
+from kinolab.layers.unet_blocks import (
+    DoublingConv,
+    HalvingConv,
+    TimedResnetBlock,
+    initialize_unet,
+    normalized,
+    weights_like_frames,
+)
 
 SIZES: dict[str, dict[str, Any]] = {
     "sd1": {"num_heads": 8, "text_dim": 768, "linear_projection": False},
@@ -299,6 +306,7 @@ class Unet(Denoiser):
         self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], eps=eps, scope=config.norm_scope)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels * (1 + config.learned_variance), 3, padding=1)
         self.reset_parameters()
+        weights_like_frames(self)
 
     def slots(self) -> Slots:
         """What stands in the slots: nothing in the image model."""
