@@ -1,7 +1,8 @@
 """`python -m benchmarks.house [FOLDER]`: the package in figures, of this checkout or of another's folder `kinolab`.
 
 Lines of each room, files above 400 lines, functions above 60, arguments of functions (90th percentile and most), and
-the share of code that stands twice: lines of functions whose body, docstring aside, is one in another file too.
+the share of code that stands twice: lines of functions whose body, docstring aside, is one in another file too; and the
+trip of a prompt to its file (`benchmarks/trip.py`), for which a clip of one step is made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks import trip
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 LEAST = 3
@@ -86,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             shown = ", ".join(value) if isinstance(value, list) else str(value)
         print(f"{name}: {shown}")
+    print(f"a prompt's trip: {trip.measure(root.resolve())[1]}")
 
 
 if __name__ == "__main__":

@@ -143,6 +143,8 @@ FORMATS: Table[Format] = Table(
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
             "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
             "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
+            "motion_modules": "kinolab.checkpoints.motion:MotionModulesFormat",
+            "motion_adapter": "kinolab.checkpoints.motion:MotionAdapterFormat",
         }
     },
 )

@@ -52,6 +52,11 @@ FAULTS = (
     # a sign, a factor, a term
     Fault("autoencoders/base.py", "- 1.0 - self.logvar", "- 1.0 + self.logvar",
           "autoencoders/test_base.py training/test_autoencoder_loss.py"),
+    Fault("checkpoints/adapters/files.py", "return self.alpha / (math", "return 1 / (math",
+          "checkpoints/adapters"),
+    Fault("checkpoints/adapters/names.py", "Change(change.down, layout.turned(layer, change.up))", "change",
+          "checkpoints/adapters"),
+    Fault("layers/lora.py", "change if self.scale == 1 else self.scale * change", "change", "layers/test_lora.py"),
     Fault("diffusion/samplers/heun.py", "slope = 0.5 * (slope + sample", "slope = 1.0 * (slope + sample",
           "diffusion/test_samplers.py"),
     Fault("methods/guidance.py", "+ 1.0 - config.rescale", "+ 1.0", "methods/test_guidance.py"),

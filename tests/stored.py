@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kinolab.checkpoints.adapters import AdapterUse, LowRank, beside, read_adapter, write_adapter
 from kinolab.data import CacheConfig, CacheSource, encode_to_cache
 from kinolab.data.prompts import PromptCache
 from kinolab.errors import DamagedError, InputError
@@ -100,20 +101,27 @@ def quietly(read: Callable[[], Any]) -> Callable[[], bool]:
 
 
 def _weights(folder: Path) -> list[File]:
-    path, stats = folder / "net.safetensors", folder / "features.safetensors"
+    path, stats, style = (folder / f"{name}.safetensors" for name in ("net", "features", "style"))
     tensors = {"w": torch.linspace(-1, 1, 3000).view(30, 100), "h": torch.arange(70).half(), "n": torch.arange(5)}
     write_weights(path, tensors)
     save_tensors(stats, "features", {"mean": torch.rand(40)}, {"count": 7})
+    write_adapter(
+        style, {"blocks.0.attn.qkv": LowRank(torch.rand(2, 30), torch.rand(90, 2), 1.0)}, "kohya", "transformer"
+    )
     return [
         File("weights", path, path, quietly(lambda: read_weights(path))),
         File("weights", stats, stats, quietly(lambda: load_tensors(stats, "features"))),
+        File("weights", style, style, quietly(lambda: read_adapter(style))),
     ]
 
 
 def _model(folder: Path) -> list[File]:
-    save_tiny_model(folder / "m", text=False)
+    model, style = tiny_model(text=False), folder / "style.safetensors"
+    write_adapter(style, {"blocks.0.attn.qkv": LowRank(torch.rand(1, 16), torch.rand(48, 1))}, "kohya", "transformer")
+    beside(model, "style", AdapterUse(path=style)).save(folder / "m")
+    style.unlink()
     read = quietly(lambda: VideoModel.load(folder / "m", device="cpu"))
-    names = ("autoencoder.safetensors", "denoiser.safetensors", "manifest.json")
+    names = ("autoencoder.safetensors", "denoiser.safetensors", "lora-style.safetensors", "manifest.json")
     return [File("model", folder / "m" / name, folder / "m", read) for name in names]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__ as program
-from benchmarks import latte, mmdit, odvae, step_cache, taesd, toy_clip, vdt
+from benchmarks import latte, mmdit, odvae, step_cache, taesd, toy_clip, unet, vdt
 from benchmarks.measure import Aim, Entrant, Result, Timing, closer, compared, difference, faster, race
 from kinolab import video
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVaeConfig, Taesd, TaesdConfig
@@ -98,6 +98,15 @@ def test_mmdit_computes_what_diffusers_does_and_every_mode_begins_at_the_image_m
 
 
 @pytest.mark.slow
+def test_the_unet_computes_what_diffusers_does() -> None:
+    pytest.importorskip("diffusers")
+    case = unet.Case((32, 64), layers=1, side=8, text_dim=8, tokens=4)
+    assert unet.forward(case, 1, quiet).details[unet.FLOAT32]["error"] < 1e-4
+    for who in (unet.THEIRS, unet.FLOAT32):
+        found = unet.forward_alone(json.dumps({"case": vars(case), "who": who}))
+        assert found["peak"] > 0 and found["forward"] >= 0
+
+
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.wide("compiler", "diffusers"))])
 @pytest.mark.usefixtures("_diffusers", "_bfloat16")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler, of torch

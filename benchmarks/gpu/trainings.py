@@ -2,8 +2,7 @@
 
 Each one is a process of its own with a log of its own; all share the card and are over when the seconds are. What comes
 back lies in OUT: for each model a zip with its folder in 8 bits and a picture, and for each process a log, mostly of
-JSON lines. The zip of `world` is written anew every minute. `--small --device cpu` shows on any machine that everything
-runs.
+JSON lines. The zip of `world` is written anew every minute. `--small --device cpu` shows that everything runs.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from kinolab.autoencoders.dpvae import DpVae, DpVaeConfig
 from kinolab.autoencoders.image import ImageAutoencoder, ImageConfig
 from kinolab.autoencoders.odvae import OdVae, OdVaeConfig
 from kinolab.autoencoders.taesd import Taesd, TaesdConfig
+from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.config import load_config
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
@@ -179,6 +180,29 @@ def odvae_name(name: str, levels: int) -> str:
         index, _, rest = name.removeprefix("decoder.up.").partition(".")
         name = f"decoder.up.{levels - 1 - int(index)}.{rest}"
     return name
+
+
+def with_temporal_decoder(image: ImageAutoencoder, config: TemporalDecoderConfig) -> TemporalDecoderAutoencoder:
+    """A new autoencoder of `config` that encodes and, until its layers over time are trained, decodes as `image` does.
+
+    Raises:
+        InputError: where `config` has other layers than `image`; names the fields.
+    """
+    ours, theirs = config.model_dump(), image.config.model_dump(exclude={"kind", "latent_shift", "latent_scale"})
+    theirs["middle_blocks"] = 2
+    differing = [f"{name}: expected {theirs[name]}, got {ours[name]}" for name in theirs if theirs[name] != ours[name]]
+    if differing:
+        raise InputError("this temporal_decoder config does not fit the image autoencoder: " + "; ".join(differing))
+    model = TemporalDecoderAutoencoder(config).to(image.latent_scale)
+    own = model.state_dict()
+    for name, value in image.state_dict().items():
+        head, block, tail = name.partition(".resnets.")
+        if block and name.startswith("decoder."):
+            number, _, rest = tail.partition(".")
+            name = f"{head}.resnets.{number}.spatial_res_block.{rest}"
+        own[name] = value
+    model.load_state_dict(own)
+    return model
 
 
 def check_match(image: ImageAutoencoder, config: OdVaeConfig) -> None:

@@ -1,6 +1,6 @@
 """AnimateDiff: an image U-Net with motion modules in one file, in the original names or as diffusers' UNetMotionModel.
 
-The released files hold motion modules alone; `kinolab.checkpoints.motion` puts these under an image model.
+The released files hold motion modules alone (`kinolab.checkpoints.motion`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
 from kinolab.checkpoints.files import write_folder, write_safetensors
@@ -84,6 +86,16 @@ def assume_motion(guess: Guess) -> None:
     guess.values["num_frames"] = min(16, guess.values["motion_positions"])
 
 
+def with_tables(tensors: Mapping[str, Tensor], beside: str, end: str, positions: int) -> dict[str, Tensor]:
+    """The fixed tables of positions (1, positions, D) that public files hold: one `end` for each name ending `beside`,
+    whose tensor's last dimension is D."""
+    found = {name: value for name, value in tensors.items() if MODULES in name and name.endswith(beside)}
+    return {
+        name.removesuffix(beside) + end: interleaved_sincos(positions, value.shape[-1])[None]
+        for name, value in found.items()
+    }
+
+
 class AnimateDiffFormat(Format):
     """diffusers' names of the image model, and `motion_modules.N.temporal_transformer`."""
 
@@ -142,7 +154,7 @@ class AnimateDiffDiffusersFormat(Format):
         return "down_blocks.0.motion_modules.0.proj_in.weight" in shapes and "conv_in.weight" in shapes
 
     def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:
-        _check_settings(settings)
+        check_motion_settings(settings)
         heads = ("num_attention_heads", "num_heads")
         guess = guess_unet(lambda name: shapes.get(diffusers_motion_name(name)), settings, heads)
         guess.values |= {"norm_scope": "frame", "motion_norm_scope": "clip", **guess_motion(shapes, settings)}
@@ -174,14 +186,11 @@ class AnimateDiffDiffusersFormat(Format):
             "temporal_transformer_layers_per_mid_block": c.motion_depth,
         }
         tensors = without_empty_null(public_tensors(self, module))
-        for name, value in list(tensors.items()):  # the table of positions, which diffusers stores with every block
-            if ".motion_modules." in name and name.endswith(".norm1.weight"):
-                table = interleaved_sincos(c.motion_positions, len(value))[None]
-                tensors[name.replace(".norm1.weight", ".pos_embed.pe")] = table
+        tensors |= with_tables(tensors, ".norm1.weight", ".pos_embed.pe", c.motion_positions)
         write_folder(path, tensors, header_of(self, module), settings)
 
 
-def _check_settings(settings: Mapping[str, Any]) -> None:
+def check_motion_settings(settings: Mapping[str, Any]) -> None:
     """Raises InputError for motion modules whose heads differ by level, which have no counterpart here."""
     for key in ("motion_num_attention_heads", "temporal_transformer_layers_per_block"):
         value = settings.get(key, 1)

@@ -146,7 +146,8 @@ def _read_folder(folder: Path) -> StoredWeights:
         raise InputError(f"{folder}: a model folder of Kinolab's own; load it with kinolab.models")
     if (folder / "model_index.json").exists():
         parts = ", ".join(p.parent.name for p in visible(folder, "*/config.json"))
-        raise InputError(f"{folder}: a whole diffusers pipeline; name the folder of one part inside it ({parts})")
+        whole = "a whole diffusers pipeline, of which `kinolab convert` makes a model folder"
+        raise InputError(f"{folder}: {whole}; here name the folder of one part inside it ({parts})")
     with suppress(OSError):  # a folder that can't be written is read as it stands
         sets.finish_set(folder, FOLDER_WEIGHTS)
     settings = read_settings(folder / "config.json") if (folder / "config.json").exists() else {}

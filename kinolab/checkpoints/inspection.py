@@ -163,7 +163,7 @@ def _adapter_facts(found: Adapter, fits: bool | None) -> AdapterFacts:
     return AdapterFacts(
         form=found.form,
         layers=tuple(found.layers),
-        text=tuple(found.text),
+        text=tuple(name for layers in found.text.values() for name in layers),
         ranks=found.ranks,
         alphas=found.alphas,
         inputs=dict(inputs.most_common()),

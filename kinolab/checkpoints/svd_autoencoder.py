@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.checkpoints.autoencoder_kl import AutoencoderKLFormat, exact
@@ -20,7 +21,7 @@ class SvdAutoencoderFormat(AutoencoderKLFormat):
 
     name = "svd_autoencoder"
     title = "AutoencoderKLTemporalDecoder, layout of diffusers"
-    module_class = TemporalDecoderAutoencoder
+    module_class: type[nn.Module] = TemporalDecoderAutoencoder
     config_class = TemporalDecoderConfig
 
     def matches(self, shapes: Shapes) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kinolab.autoencoders.temporal_decoder import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.checkpoints.base import Guess, Shapes, header_of, public_tensors
@@ -35,7 +36,7 @@ class SvdAutoencoderSgmFormat(LdmAutoencoderFormat):
 
     name = "svd_autoencoder_sgm"
     title = "Stable Video Diffusion's autoencoder, layout of its first code"
-    module_class = TemporalDecoderAutoencoder
+    module_class: type[nn.Module] = TemporalDecoderAutoencoder
     config_class = TemporalDecoderConfig
 
     def matches(self, shapes: Shapes) -> bool:

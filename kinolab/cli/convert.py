@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ PUBLIC = {
     "unet": "unet_ldm",
     "modelscope": "modelscope",
     "animatediff": "animatediff",
+    "motion_modules": "motion_modules",
     "svd": "svd_sgm",
 }
 """`kind` of a part -> the public layout that it is written in."""
@@ -38,6 +39,7 @@ DIFFUSERS = {
     "unet": "unet_diffusers",
     "modelscope": "modelscope",
     "animatediff": "animatediff_diffusers",
+    "motion_modules": "motion_adapter",
 }
 """`kind` of a part -> the layout of the class that diffusers has for it."""
 FIXED = ("path", "format", "prefix")
@@ -65,11 +67,19 @@ def convert(
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", "-a", help="Model folder that a denoiser is put together with.")
     ] = None,
+    under: Annotated[
+        str | None,
+        typer.Option(help="Model folder, or pipeline, of the Stable Diffusion 1.x that motion modules are put under."),
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of the text encoder whose prompts a denoiser reads.")
+    ] = None,
     image_encoder: Annotated[
         Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
     ] = None,
     part: Annotated[
-        Literal["autoencoder", "denoiser"] | None, typer.Option(help="Which part of a whole model to write.")
+        Literal["autoencoder", "denoiser", "motion"] | None,
+        typer.Option(help="Which part of a whole model to write; motion: AnimateDiff's motion modules alone."),
     ] = None,
     format: Annotated[str | None, typer.Option(help="Format of the public weights; default: told by names.")] = None,
     prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
@@ -80,64 +90,60 @@ def convert(
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
 
-    An autoencoder becomes a model folder by itself; a denoiser (Latte, DiT, VDT, MMDiT, VDM) needs the autoencoder
-    whose latents it was trained on: --autoencoder. For --to public and diffusers, SOURCE may also be public weights in
-    another layout. A whole pipeline of Stable Video Diffusion in diffusers' layout becomes a model at once.
+    A whole pipeline of diffusers (a folder with model_index.json), and a checkpoint that holds denoiser and
+    autoencoder, become a model folder at once. An autoencoder becomes one by itself; a denoiser needs the autoencoder
+    whose latents it was trained on: --autoencoder; motion modules need the image model that they are put under:
+    --under. For --to public and diffusers, SOURCE may also be public weights in another layout.
     """
     from kinolab.errors import InputError
-    from kinolab.runtime.files import finish_folder, new_folder
+    from kinolab.runtime.files import finish_folder
     from kinolab.runtime.paths import visible
 
     finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
-    if to == "model" and is_pipeline(source):
-        with watch("reading weights"):
-            model = read_pipeline(source, setting or [])
-        with watch("writing weights"):
-            model.save(out)
-        return _say(out, model.denoiser, "model")
+    names = " and ".join(Path(name).name for name in source)
+    encoders = {"text": text_encoder, "image": image_encoder}
     with watch("reading weights"):
-        module = read_source(source, format, prefix, setting or [], part)
-    if to == "model":
-        with watch("writing weights"):
-            _write_model(module, out, " and ".join(Path(name).name for name in source), autoencoder, image_encoder)
-    else:
-        from kinolab.checkpoints import save
-        from kinolab.checkpoints.formats import find_format
-
-        if autoencoder is not None:
-            raise InputError("--autoencoder is for --to model: public layouts hold one part each")
-        layouts = PUBLIC if to == "public" else DIFFUSERS
-        layout = layouts.get(module.config.kind)
-        if layout is None:
-            if module.config.kind == "diffusers":
-                raise InputError(f"{source[0]}: a class of diffusers; use the folder that it was read from")
-            raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
-        writer = find_format(layout)
-        writer.check_writable(module)  # before anything is replaced
-        with watch("writing weights"):
-            if overwrite and out.is_dir() and writer.folder:
-                with new_folder(out) as room:  # the old one stands until the new one is whole
-                    save(module, room, layout)
-            else:
-                save(module, out, layout)
+        whole = None
+        if to == "model" and autoencoder is None and under is None and part is None and not format and not prefix:
+            whole = _read_whole(source, setting or [], encoders)
+        module = whole.denoiser if whole else read_source(source, format, prefix, setting or [], part)
+        if under is not None:
+            module, whole = _put_under(module, under, names, to)
+    with watch("writing weights"):
+        if whole is not None:
+            whole.save(out)
+        elif to == "model":
+            _write_model(module, out, names, autoencoder, encoders)
+        else:
+            only = {"--autoencoder": autoencoder, "--text-encoder": text_encoder, "--image-encoder": image_encoder}
+            wrong = next((option for option, value in only.items() if value is not None), None)
+            if wrong is not None:
+                raise InputError(f"{wrong} is for --to model: public layouts hold one part each")
+            _write_public(module, out, PUBLIC if to == "public" else DIFFUSERS, source[0], overwrite)
     return _say(out, module, "model" if to == "model" else "weights")
 
 
-def is_pipeline(source: Sequence[str]) -> bool:
-    """Whether one folder is named that holds a whole pipeline."""
-    from kinolab.checkpoints.svd_pipeline import is_svd_pipeline
+def _write_public(module: Any, out: Path, layouts: Mapping[str, str], source: str, overwrite: bool) -> None:
+    """Write a module in the public layout of its kind."""
+    from kinolab.checkpoints import save
+    from kinolab.checkpoints.formats import find_format
+    from kinolab.errors import InputError
+    from kinolab.runtime.files import new_folder
 
-    return len(source) == 1 and is_svd_pipeline(Path(source[0]))
-
-
-def read_pipeline(source: Sequence[str], settings: list[str]) -> Any:
-    """The model of a pipeline's folder."""
-    from kinolab.checkpoints.svd_pipeline import read_svd_pipeline
-    from kinolab.config import apply_overrides
-
-    return read_svd_pipeline(Path(source[0]), **apply_overrides({}, settings))
+    layout = layouts.get(module.config.kind)
+    if layout is None:
+        if module.config.kind == "diffusers":
+            raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
+        raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
+    writer = find_format(layout)
+    writer.check_writable(module)  # before anything is replaced
+    if overwrite and out.is_dir() and writer.folder:
+        with new_folder(out) as room:  # the old one stands until the new one is whole
+            save(module, room, layout)
+    else:
+        save(module, out, layout)
 
 
 def _say(out: Path, module: Any, what: str) -> None:
@@ -172,7 +178,43 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
     return load(paths, format=format, prefix=prefix, **fields)
 
 
+def _read_whole(source: Sequence[str], settings: list[str], encoders: Mapping[str, Path | None]) -> Any:
+    """The model of a pipeline's folder, or of a file that holds denoiser and autoencoder; none = neither."""
+    from kinolab.checkpoints.pipelines import is_pipeline, read_checkpoint, read_pipeline
+    from kinolab.cli.inspect import locate
+    from kinolab.config import apply_overrides
+    from kinolab.errors import InputError
+
+    path = locate(source[0])
+    if len(source) > 1 or (path / "model.yaml").exists() or not path.exists():
+        return None
+    fields = apply_overrides({}, settings)
+    if not is_pipeline(path):
+        return read_checkpoint(path, encoders, **fields)
+    for name, folder in encoders.items():
+        if folder is not None:
+            raise InputError(f"--{name}-encoder: {path} holds its own; leave it out")
+    return read_pipeline(path, **fields)
+
+
+def _put_under(module: Any, under: str, names: str, to: str) -> tuple[Any, Any]:
+    """Motion modules under the image model of a folder: the denoiser, and the whole model."""
+    from kinolab.checkpoints.pipelines import animated, is_pipeline, read_pipeline
+    from kinolab.cli.inspect import locate
+    from kinolab.denoisers import MotionModules
+    from kinolab.errors import InputError
+    from kinolab.models import VideoModel
+
+    if not isinstance(module, MotionModules):
+        raise InputError(f"--under is for motion modules; {names} is a {type(module).__name__}")
+    path = locate(under)
+    image = read_pipeline(path) if is_pipeline(path) else VideoModel.load(path, device="cpu")
+    model = animated(image, module, f"{names} under {path.name}")
+    return model.denoiser, model if to == "model" else None
+
+
 def _read_part(folder: Path, part: str | None) -> Any:
+    from kinolab.denoisers import AnimateDiff, MotionModules
     from kinolab.errors import InputError
     from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
@@ -180,81 +222,59 @@ def _read_part(folder: Path, part: str | None) -> Any:
     config = read_model_config(folder)
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
-    if part == "denoiser":
+    if part in ("denoiser", "motion"):
         denoiser = VideoModel.load(folder, device="cpu").denoiser
         fold(denoiser)
-        return denoiser
+        if part == "denoiser":
+            return denoiser
+        if not isinstance(denoiser, AnimateDiff):
+            raise InputError(f"{folder}: has no motion modules, its denoiser is a {type(denoiser).__name__}")
+        return MotionModules.of(denoiser)
     return load_autoencoder(folder, device="cpu")
 
 
 def _write_model(
-    module: Any, out: Path, source: str, autoencoder: str | None, image_encoder: Path | None = None
+    module: Any, out: Path, source: str, autoencoder: str | None, encoders: Mapping[str, Path | None]
 ) -> None:
     """Write a model folder of an autoencoder, or of a denoiser and its autoencoder."""
     from kinolab.autoencoders import Autoencoder
+    from kinolab.checkpoints.pipelines import assembled
+    from kinolab.denoisers import MotionModules
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
     trained = f"converted from {source}"
     if isinstance(module, Autoencoder):
-        if autoencoder is not None:
-            raise InputError("--autoencoder is for denoisers; this is an autoencoder itself")
+        given = {"--autoencoder": autoencoder} | {f"--{name}-encoder": folder for name, folder in encoders.items()}
+        wrong = next((option for option, value in given.items() if value is not None), None)
+        if wrong is not None:
+            raise InputError(f"{wrong} is for denoisers; this is an autoencoder itself")
         save_autoencoder(module, out, trained=trained)
         return
+    if isinstance(module, MotionModules):
+        raise InputError(f"{source}: motion modules; give the Stable Diffusion 1.x that they go under: --under FOLDER")
     if autoencoder is None:
         raise InputError(
             f"{source}: a denoiser ({module.config.kind}); give the model folder of the autoencoder whose latents it "
             "was trained on: --autoencoder FOLDER"
         )
     pixels = load_autoencoder(autoencoder, device="cpu")
+    if encoders["image"] is not None and module.config.kind != "svd":
+        raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
     if module.config.kind == "svd":
         from kinolab.checkpoints.svd_pipeline import svd_model_config
         from kinolab.conditioning.vision import ClipImageConfig
 
-        encoder = None if image_encoder is None else ClipImageConfig(folder=image_encoder.absolute())
+        folder = encoders["image"]
+        encoder = None if folder is None else ClipImageConfig(folder=folder.absolute())
         config = svd_model_config(module.config, pixels, trained, image_encoder=encoder)
-    elif image_encoder is not None:
-        raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
-    else:
-        config = model_config(module.config, pixels, trained)
-    VideoModel(config, pixels, module).save(out)
+        VideoModel(config, pixels, module).save(out)
+        return
+    assembled(module, pixels, trained, text_encoder=encoders["text"]).save(out)
 
 
 def model_config(denoiser: Any, autoencoder: Any, trained: str) -> Any:
-    """The config of a model of public weights, with the diffusion process that they were trained on.
+    """The config of a model of public weights (`kinolab.checkpoints.pipelines.model_config`)."""
+    from kinolab.checkpoints import pipelines
 
-    DiT, Latte and VDT: 1000 steps with linear betas, predicting the noise and (with 2C channels) the variance. VDM: the
-    same with the cosine schedule. SD3's MMDiT: rectified flow with logit-normal times, sampled with a time shift of 3
-    (its section 5.3.2, at 1024 px).
-
-    Raises:
-        InputError: where the denoiser takes another number of channels than the autoencoder makes.
-    """
-    from kinolab import __version__
-    from kinolab.diffusion import DiffusionConfig
-    from kinolab.errors import InputError
-    from kinolab.models import ModelConfig
-
-    spec = autoencoder.spec
-    if spec.latent_channels != denoiser.in_channels:
-        raise InputError(
-            f"the denoiser takes {denoiser.in_channels} latent channels and the autoencoder makes "
-            f"{spec.latent_channels}: it was trained on the latents of another one"
-        )
-    learned = getattr(denoiser, "learned_variance", False)
-    loss: Literal["mse", "mse_vb"] = "mse_vb" if learned else "mse"
-    diffusion = DiffusionConfig(learned_variance=learned, loss=loss)
-    if denoiser.kind == "vdm":
-        diffusion = DiffusionConfig(schedule="cosine", max_beta=0.9999, learned_variance=learned, loss=loss)
-    if denoiser.kind == "mmdit":
-        diffusion = DiffusionConfig(schedule="flow", prediction="flow", time_sampling="logit_normal", time_shift=3.0)
-    height, width = (side * spec.spatial_ratio for side in denoiser.latent_size)
-    return ModelConfig(
-        version=__version__,
-        trained=trained,
-        autoencoder=autoencoder.config,
-        denoiser=denoiser,
-        diffusion=diffusion,
-        frames=spec.pixel_frames(getattr(denoiser, "num_frames", 1)),
-        size=(height, width),
-    )
+    return pipelines.model_config(denoiser, autoencoder, trained)

@@ -9,7 +9,7 @@ import typer
 
 from kinolab.cli.options import common, show
 
-AUTOENCODERS = ("odvae", "dpvae", "taesd")
+AUTOENCODERS = ("odvae", "dpvae", "taesd", "temporal_decoder")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
 Said = tuple[dict[str, Any], list[str]]
 """A result as values, and as lines."""
@@ -26,13 +26,34 @@ def inflate(
         list[str],
         typer.Argument(help="An image model: public weights (TAESD's are two files), a model folder, or a run folder."),
     ],
-    to: Annotated[
-        Literal["latte", "vdt", "mmdit", "odvae", "dpvae", "taesd"],
-        typer.Option(
-            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; AutoencoderKL odvae or dpvae; TAESD taesd or dpvae."
-        ),
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    to: Annotated[
+        Literal[
+            "latte",
+            "vdt",
+            "mmdit",
+            "video_ldm",
+            "svd",
+            "modelscope",
+            "animatediff",
+            "odvae",
+            "dpvae",
+            "taesd",
+            "temporal_decoder",
+        ]
+        | None,
+        typer.Option(
+            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope "
+            "or animatediff; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd (causal, over time) or dpvae."
+        ),
+    ] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --to: the model folder of a trained video U-Net, whose image weights become SOURCE's "
+            "under what it has learned of time."
+        ),
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("-s", "--set", help="A field of the video model: -s attention=3d.")
     ] = None,
@@ -52,7 +73,7 @@ def inflate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
 ) -> None:
-    """Make a video model from an image model.
+    """Make a video model from an image model, or put other image weights into one.
 
     One frame in gives the image model's answer out. What is copied, fresh and added is counted. Train it from there
     with initial.path in a recipe; trained: temporal or lora leaves the image model's weights as they are.
@@ -65,6 +86,8 @@ def inflate(
 
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
+    if (to is None) == (onto is None):
+        raise InputError("expected one of --to KIND, for a new video model, and --onto VIDEO, for a trained one")
     fields = apply_overrides({}, setting or [])
     if "kind" in fields:
         raise InputError("-s kind=...: the video model's kind is --to")
@@ -76,18 +99,29 @@ def inflate(
         if autoencoder is not None:
             raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
         values, lines = _autoencoder(image, to, out, names, fields, init or "tail")
+    elif init is not None:
+        raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
+    elif onto is not None:
+        if fields or autoencoder is not None:
+            raise InputError("-s and --autoencoder are for --to: with --onto VIDEO's own stay as they are")
+        values, lines = _swap(image, onto, out, names)
     else:
-        if init is not None:
-            raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
+        assert to is not None
         values, lines = _denoiser(image, to, out, names, fields, autoencoder, folder if whole else None)
     show(values, lines)
 
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:
     """Inflate an image autoencoder and write its folder; what to say about it."""
-    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd
+    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd, TemporalDecoderConfig
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
-    from kinolab.autoencoders.inflate import inflate_dpvae, inflate_taesd, matching_odvae, matching_taesd
+    from kinolab.autoencoders.inflate import (
+        inflate_dpvae,
+        inflate_taesd,
+        matching_odvae,
+        matching_taesd,
+        with_temporal_decoder,
+    )
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.models import save_autoencoder
@@ -96,6 +130,7 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
         "odvae": (ImageAutoencoder,),
         "taesd": (Taesd,),
         "dpvae": (ImageAutoencoder, Taesd),
+        "temporal_decoder": (ImageAutoencoder,),
     }
     if not isinstance(image, sources[to]):
         names = " or ".join("AutoencoderKL" if cls is ImageAutoencoder else "TAESD" for cls in sources[to])
@@ -107,6 +142,10 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
             raise InputError("-s image...: the image autoencoder is SOURCE's own, and so are its fields; leave it out")
         config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
         model = inflate_dpvae(image, config, init)
+    elif to == "temporal_decoder":
+        implied = {**image.config.model_dump(exclude={"kind"}), "middle_blocks": 2}
+        model = with_temporal_decoder(image, load_config(TemporalDecoderConfig, {**implied, **fields}, name="-s"))
+        init = "as nothing"
     elif isinstance(image, Taesd):
         model = inflate_taesd(image, matching_taesd(image.config, fields), init)
     else:
@@ -141,6 +180,31 @@ def _denoiser(
     pixels = load_autoencoder(autoencoder if autoencoder is not None else str(folder), device="cpu")
     config = _model_config(model.config, pixels, f"inflated from {source}", folder)
     VideoModel(config, pixels, model).save(out)
+    return _counted(out, image, model, report)
+
+
+def _swap(image: Any, onto: str, out: Path, source: str) -> Said:
+    """Put an image U-Net's weights under a trained one's layers over time; what to say about it."""
+    from kinolab.denoisers.inflate import init_unet
+    from kinolab.denoisers.unet import Unet
+    from kinolab.errors import InputError
+    from kinolab.models import VideoModel
+
+    video = VideoModel.load(onto, device="cpu", precision="float32")
+    model, said = video.denoiser, "--onto puts a U-Net's weights into a video U-Net"
+    if not isinstance(image, Unet):
+        raise InputError(f"{source}: a {type(image).__name__}; {said}")
+    if not isinstance(model, Unet):
+        raise InputError(f"{onto}: a {type(model).__name__}; {said}")
+    report = init_unet(model, image, trained=True)
+    note = f"{video.config.trained}; image layers from {source}"
+    video.config = video.config.model_copy(update={"trained": note})
+    video.save(out)
+    return _counted(out, image, model, report)
+
+
+def _counted(out: Path, image: Any, model: Any, report: Any) -> Said:
+    """What became of the weights of an image model and of the video model written to a folder."""
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     copied = [sizes[name] for name in report.copied if name in sizes]
     before, after = _count(image), _count(model)
@@ -156,14 +220,14 @@ def _denoiser(
 
 def _model_config(denoiser: Any, pixels: Any, trained: str, folder: Path | None) -> Any:
     """The config of the video model: the image model's own diffusion and conditions where it has a model folder."""
-    from kinolab.cli.convert import model_config
+    from kinolab.checkpoints.pipelines import model_config
     from kinolab.models import read_model_config
 
     fresh = model_config(denoiser, pixels, trained)
     if folder is None:
         return fresh
-    kept = ("diffusion", "text_encoder", "class_names", "fps", "guidance", "sampler")
-    image = read_model_config(folder)
+    told = ("text_encoder", "null_prompt", "image_encoder", "class_names", "conditions", "fps")
+    image, kept = read_model_config(folder), ("diffusion", "guidance", "sampler", "methods", *told)
     return fresh.model_copy(update={name: getattr(image, name) for name in kept})
 
 

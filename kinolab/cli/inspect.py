@@ -92,7 +92,7 @@ def describe(item: Inspection) -> Iterator[str]:
 
 def _adapter(found: AdapterFacts) -> Iterator[str]:
     """What an adapter changes and how."""
-    text = f", and {len(found.text)} of a text encoder, which are left out" if found.text else ""
+    text = f", and {len(found.text)} of text encoders" if found.text else ""
     yield f"  changes     {len(found.layers)} layers of a denoiser{text}"
     yield f"  rank        {_each(found.ranks)}"
     alphas = {"none in the file, which means the rank" if a is None else f"{a:g}": n for a, n in found.alphas.items()}

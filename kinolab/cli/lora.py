@@ -107,9 +107,10 @@ def convert(
     changes = public_changes(names, native_changes(denoiser, found))
     write_adapter(out, changes, to, _part(denoiser), f"converted from {found.form}")
     lines = [f"{out}: {to}, {len(changes)} layers named as in {names.name}"]
-    if found.text:
-        lines.append(f"left out: {len(found.text)} changes of a text encoder")
-    show({"out": out, "form": to, "layout": names.name, "layers": list(changes), "left": list(found.text)}, lines)
+    left = [name for layers in found.text.values() for name in layers]
+    if left:
+        lines.append(f"left out: {len(left)} changes of text encoders")
+    show({"out": out, "form": to, "layout": names.name, "layers": list(changes), "left": left}, lines)
 
 
 def _refuse(out: Path, form: Any, overwrite: bool) -> None:

@@ -10,14 +10,23 @@ from kinolab.cli.options import common, show
 
 
 @common()
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML: a file, or one that ships.")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Print it settled: with what it extends, and every default filled in.")
+    ] = False,
+) -> None:
     """List the recipes that ship, or print one to copy and change."""
+    from kinolab.config import to_yaml
+    from kinolab.errors import InputError
     from kinolab.runtime.reading import read_text
     from kinolab.runtime.text import split_lines
-    from kinolab.training.recipe import find_recipe, shipped_recipes
+    from kinolab.training.recipe import find_recipe, load_recipe, shipped_recipes
 
+    if name is None and merged:
+        raise InputError("--merged is for one recipe: name it")
     if name is not None:
-        text = read_text(find_recipe(name))
+        text = to_yaml(load_recipe(name)) if merged else read_text(find_recipe(name))
         show({"name": name, "yaml": text}, [text.removesuffix("\n")])
         return
     found = []

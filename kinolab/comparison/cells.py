@@ -32,7 +32,7 @@ from kinolab.runtime.memory import training_memory
 from kinolab.runtime.reading import json_lines, parse_json
 from kinolab.runtime.records import Record, write_record
 from kinolab.tasks import CachedDraws
-from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig
+from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig, load_recipe
 from kinolab.training.run import train
 from kinolab.training.state import checkpoints
 
@@ -123,14 +123,14 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
             "denoiser": entry | {"denoiser": _as_before(entry["denoiser"], LATER_DENOISER_FIELDS)},
             "initial": None if denoiser.initial is None else _weights_hash(cell.denoiser, denoiser.initial.path),
             "task": plan.tasks[cell.task].model_dump(mode="json"),
-            "budget": budget.denoiser.model_dump(),
+            "budget": _as_before(budget.denoiser.model_dump(), LATER_BUDGET_FIELDS),
             "training": plan.denoiser_training,
             "cached_clips": plan.cached_clips,
         }
     else:
         autoencoder = plan.autoencoders[cell.autoencoder]
         values |= {"entry": autoencoder.model_dump(mode="json"), "training": plan.autoencoder_training}
-        values |= {"budget": budget.autoencoder.model_dump()}
+        values |= {"budget": _as_before(budget.autoencoder.model_dump(), LATER_BUDGET_FIELDS)}
         if (path := autoencoder.path) is not None:
             values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, path)}
     values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
@@ -159,6 +159,8 @@ LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
 """Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
 LATER_DENOISER_FIELDS: dict[str, Any] = {"vectors": {}, "fields": {}}
 """The same of denoisers."""
+LATER_BUDGET_FIELDS: dict[str, Any] = {"seconds": None}
+"""The same of budgets."""
 
 
 def _as_before(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,6 +235,10 @@ def train_cell(
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
     make_folder(folder)
+    if resumed and path.is_file():  # steps that a clock decided are those of the first time
+        first = load_recipe(path).training
+        steps = {"steps": first.steps, "evaluate_every": first.evaluate_every}
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=steps)})
     write_text(path, _yaml(recipe))
     report = train(path, run, resume=resumed, events=events)
     if not report.finished:
@@ -383,10 +389,13 @@ def steps_of(budget: Budget, recipe: AutoencoderRecipe | DenoiserRecipe, factor:
     elif budget.samples is not None:
         steps = budget.samples / batch
     else:
-        from kinolab.planning.cost import flops_per_step
+        from kinolab.planning.cost import flops_per_step, seconds_per_step
 
-        assert budget.teraflops is not None
-        steps = budget.teraflops * 1e12 / flops_per_step(recipe)
+        if budget.teraflops is not None:
+            steps = budget.teraflops * 1e12 / flops_per_step(recipe)
+        else:
+            assert budget.seconds is not None
+            steps = budget.seconds / seconds_per_step(recipe)
     return max(1, round(factor * steps))
 
 

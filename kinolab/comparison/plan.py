@@ -36,7 +36,7 @@ DECIDED_TRAINING = frozenset(("seed", "steps"))
 
 
 class Budget(Config):
-    """How long something is trained: exactly one of the three."""
+    """How long something is trained: exactly one of the four."""
 
     steps: int | None = Field(None, ge=1)
     """Optimiser steps."""
@@ -45,11 +45,14 @@ class Budget(Config):
     teraflops: float | None = Field(None, gt=0)
     """10^12 floating point operations, forward and backward, as counted on one step of the model itself."""
 
+    seconds: float | None = Field(None, gt=0)
+    """Seconds of training on the machine that it begins on: as many steps as a few timed ones fit in."""
+
     @model_validator(mode="after")
     def _one(self) -> Budget:
-        given = [n for n in ("steps", "samples", "teraflops") if getattr(self, n) is not None]
+        given = [n for n in ("steps", "samples", "teraflops", "seconds") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError(f"expected one of steps, samples, teraflops; got {', '.join(given) or 'none'}")
+            raise ValueError(f"expected one of steps, samples, teraflops, seconds; got {', '.join(given) or 'none'}")
         return self
 
 

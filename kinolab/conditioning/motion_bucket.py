@@ -61,6 +61,9 @@ class MotionBucket(VectorCondition):
         """The buckets of the examples' clips."""
         if self.config.constant is not None:
             return [float(self.config.constant)] * len(examples)
+        known = [example.facts.get(self.name) for example in examples]
+        if all(bucket is not None for bucket in known):  # as a source tells it
+            return [float(bucket) for bucket in known if bucket is not None]
         return [bucket_of(clip, self.config.full) for clip in example_clips(self.name, examples, setting)]
 
 

@@ -58,7 +58,7 @@ def guidance_values(own: Mapping[str, Any], asked: Any, *, told: bool) -> dict[s
         own = {**own, **WAYS}
     settled = {**own, **given}
     # Of other conditions than a prompt it is known only when the run is made (`kinolab.methods.Guidance.check`).
-    off = "scale" not in given and not told and not settled["of"]
+    off = "scale" not in given and not told and not settled.get("of")
     return {**settled, "scale": 1.0} if off else settled
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from kinolab.denoisers.animatediff import AnimateDiff, AnimateDiffConfig
+from kinolab.denoisers.animatediff import AnimateDiff, AnimateDiffConfig, MotionConfig, MotionModules
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
@@ -46,6 +46,8 @@ __all__ = [
     "MmditConfig",
     "ModelScope",
     "ModelScopeConfig",
+    "MotionConfig",
+    "MotionModules",
     "Svd",
     "SvdConfig",
     "Unet",

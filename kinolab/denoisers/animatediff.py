@@ -15,12 +15,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab.denoisers.unet import Unet, UnetFields
+from kinolab.errors import InputError
 from kinolab.layers.normalization import NormScope
 from kinolab.layers.over_time import TemporalTransformer
-from kinolab.layers.slots import Clip, Place, Slots, TimeLayer
+from kinolab.layers.slots import Clip, Place, Slots, TimeLayer, filled
 
 VERSIONS: dict[str, dict[str, Any]] = {
     "v1": {"norm_scope": "clip", "motion_positions": 24, "motion_middle": False},
@@ -30,10 +31,15 @@ VERSIONS: dict[str, dict[str, Any]] = {
 """What the released motion modules differ in."""
 
 
-class AnimateDiffConfig(UnetFields):
+class MotionFields(UnetFields):
     """The U-Net's fields and the motion modules'; a version of the released ones fills in what it differs in."""
 
-    kind: Literal["animatediff"] = "animatediff"
+    # Trained with linear betas between Stable Diffusion's ends, not even in their roots: SD's own give blur.
+    published = {  # noqa: RUF012
+        "diffusion": {"schedule": "linear", "betas": (0.00085, 0.012)},
+        "sampler": {"spacing": "sd"},
+    }
+
     version: Literal["v1", "v2", "v3"] | None = None
     """Preset: norm_scope, motion_positions and motion_middle of the released modules; explicit values win over it."""
     num_frames: int = Field(16, ge=1)
@@ -61,13 +67,29 @@ class AnimateDiffConfig(UnetFields):
         return values
 
     @model_validator(mode="after")
-    def _check_motion(self) -> AnimateDiffConfig:
+    def _check_motion(self) -> MotionFields:
         wrong = [width for width in self.block_out_channels if width % self.motion_heads]
         if wrong:
             raise ValueError(f"block_out_channels: {wrong[0]} can't be cut into {self.motion_heads} motion_heads")
         if self.num_frames > self.motion_positions:
             raise ValueError(f"num_frames {self.num_frames}: motion_positions tells {self.motion_positions} apart")
         return self
+
+
+class AnimateDiffConfig(MotionFields):
+    """A U-Net of images with motion modules."""
+
+    kind: Literal["animatediff"] = "animatediff"
+
+
+class MotionConfig(MotionFields):
+    """Motion modules by themselves: of the U-Net's fields, the widths, layers and norms are theirs."""
+
+    kind: Literal["motion_modules"] = "motion_modules"
+
+
+MOTION = ("version", "num_frames", *(name for name in MotionFields.model_fields if name.startswith("motion_")))
+"""The fields that are the motion modules' alone."""
 
 
 class MotionModule(TemporalTransformer):
@@ -81,7 +103,7 @@ class MotionModule(TemporalTransformer):
 class AnimateDiffSlots(Slots):
     """What stands where."""
 
-    def __init__(self, config: AnimateDiffConfig) -> None:
+    def __init__(self, config: MotionFields) -> None:
         self.config = config
 
     def after_attention(self, place: Place) -> TimeLayer | None:
@@ -115,3 +137,54 @@ class AnimateDiff(Unet):
     def slots(self) -> Slots:
         """Motion modules."""
         return AnimateDiffSlots(self.config)
+
+
+class MotionModules(nn.Module):
+    """The motion modules of a U-Net by themselves, by the names that they have in it: what released files hold."""
+
+    def __init__(self, config: MotionConfig) -> None:
+        super().__init__()
+        self.config, slots = config, AnimateDiffSlots(config)
+        levels, n = range(len(config.block_out_channels)), config.layers_per_block
+        self.down_blocks = nn.ModuleList(
+            _Block(slots, [config.place("down", level, j) for j in range(n)]) for level in levels
+        )
+        self.mid_block = _Block(slots, [config.place("middle", levels[-1])])
+        self.up_blocks = nn.ModuleList(
+            _Block(slots, [config.place("up", level, j) for j in range(n + 1)]) for level in reversed(levels)
+        )
+
+    def under(self, image: Unet) -> AnimateDiff:
+        """An image model with these modules, with copies of the weights of both.
+
+        Raises:
+            InputError: where its widths or layers are others.
+        """
+        ours, theirs = self.config, image.config
+        if type(image) is not Unet:
+            raise InputError(f"motion modules go under a U-Net of images, got a {type(image).__name__}")
+        for name in ("block_out_channels", "layers_per_block"):
+            if getattr(ours, name) != getattr(theirs, name):
+                said = f"motion modules for {name} {getattr(ours, name)}, the image model has {getattr(theirs, name)}"
+                raise InputError(f"{said}: released ones are for Stable Diffusion 1.x")
+        motion = {name: getattr(ours, name) for name in (*MOTION, "norm_scope")}
+        values = theirs.model_dump(exclude={"kind", "norm_scope"}) | motion
+        model = AnimateDiff(AnimateDiffConfig(**values)).to(image.conv_in.weight)
+        model.load_state_dict({**image.state_dict(), **self.state_dict()})
+        return model.train(image.training)
+
+    @classmethod
+    def of(cls, model: AnimateDiff) -> MotionModules:
+        """A copy of a model's motion modules."""
+        modules = cls(MotionConfig(**model.config.model_dump(exclude={"kind"})))
+        state = model.state_dict()
+        modules.load_state_dict({name: state[name] for name in modules.state_dict()})
+        return modules
+
+
+class _Block(nn.Module):
+    """The motion modules of one block."""
+
+    def __init__(self, slots: AnimateDiffSlots, places: list[Place]) -> None:
+        super().__init__()
+        self.after_attention = nn.ModuleList(filled(slots.after_attention(at)) for at in places)

@@ -68,6 +68,10 @@ def run_blocks(
 class BaseDenoiserConfig(KindConfig):
     """The config of a denoiser; its field `input_size` is the side of the latents in training, or height and width."""
 
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Fields of the `diffusion` that public weights of this kind were trained with, and of the `sampler` that they are
+    used with, where they differ from the defaults of both."""
+
     @property
     def latent_size(self) -> tuple[int, int]:
         """(height, width) of the latents in training."""

@@ -1,8 +1,10 @@
-"""An image model becomes a video model: DiT -> Latte or VDT, MMDiT of images -> MMDiT of video.
+"""An image model becomes a video model: DiT -> Latte or VDT, MMDiT of images -> MMDiT of video, U-Net -> any system
+that is made of it.
 
 Each begins with an equation that holds before any training, to float rounding: one frame in, the image model's answer
 out. Where time starts without effect it holds for every frame of a clip: for Latte (rotary positions in time), and for
-an MMDiT with `attention: 2d` or `2d+3d` (with `temporal_patch: 2` for still clips). VDT adds a fixed table of times to
+an MMDiT with `attention: 2d` or `2d+3d` (with `temporal_patch: 2` for still clips), and for the U-Nets whose norms are
+of each frame. VDT adds a fixed table of times to
 its tokens, whose row of the first frame is taken off the patch embedding's bias: there it holds for one frame.
 """
 
@@ -20,9 +22,11 @@ from kinolab.denoisers.dit import DiT
 from kinolab.denoisers.image_init import ImageInit, ImageInitConfig, init_from_image
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
+from kinolab.denoisers.unet import Unet, UnetFields
 from kinolab.denoisers.vdt import Vdt, VdtConfig
 from kinolab.errors import InputError
 from kinolab.layers.embeddings import sincos_1d
+from kinolab.tables import DENOISERS
 
 OF_DIT = (
     *("hidden_size", "num_heads", "mlp_ratio", "in_channels", "input_size", "patch_size", "num_classes"),
@@ -35,15 +39,23 @@ SAME = (
     *("null", "null_tokens", "pooled_norm"),
 )
 """Fields in which two MMDiTs have to agree for one's weights to be the other's."""
+OF_UNET = (
+    *("in_channels", "block_out_channels", "layers_per_block", "attention_levels", "transformer_depth", "text_dim"),
+    *("linear_projection", "norm_groups", "learned_variance", "num_classes", "pooled_dim", "null", "null_tokens"),
+)
+"""Fields in which two U-Nets have to agree for one's weights to be the other's; and in their heads."""
+TOLD_BESIDE = ("given", "mask_channels", "fps_condition", "concatenated", "vectors", "fields", "norm_scope")
+"""Fields of a U-Net that a system made of it may have other defaults of: taken over only where they were set."""
 FRAMES = 16
 """Latent frames of an inflated model where nothing else is asked for."""
 
 
-def inflated(image: Denoiser, kind: str, fields: Mapping[str, Any]) -> tuple[Latte | Vdt | Mmdit, ImageInit]:
-    """A video model of a kind (latte, vdt, mmdit) from an image model, and what became of the weights.
+def inflated(image: Denoiser, kind: str, fields: Mapping[str, Any]) -> tuple[Denoiser, ImageInit]:
+    """A video model of a kind (latte, vdt, mmdit, a U-Net's) from an image model, and what became of the weights.
 
     `fields` of the new model's config win over those that the image model implies: latte interleaved with rotary
-    positions in time, vdt, or mmdit with `attention: 2d+3d` and rotary positions, each of 16 frames.
+    positions in time, vdt, or mmdit with `attention: 2d+3d` and rotary positions, each of 16 frames; a system made of
+    the U-Net with its own layers over time.
 
     Raises:
         InputError: where the kind is not made from such a model, or a field does not fit it.
@@ -52,7 +64,7 @@ def inflated(image: Denoiser, kind: str, fields: Mapping[str, Any]) -> tuple[Lat
         implied = {name: getattr(image.config, name) for name in OF_DIT} | {"num_frames": FRAMES}
         depth = image.config.depth
         if kind == "vdt":
-            model: Latte | Vdt | Mmdit = Vdt(load_config(VdtConfig, {**implied, "depth": depth, **fields}))
+            model: Denoiser = Vdt(load_config(VdtConfig, {**implied, "depth": depth, **fields}))
         else:
             both = fields.get("variant", "interleaved") in ("interleaved", "late_fusion")
             implied |= {"depth": depth * (2 if both else 1), "temporal_position": "rotary"}
@@ -61,9 +73,15 @@ def inflated(image: Denoiser, kind: str, fields: Mapping[str, Any]) -> tuple[Lat
         implied = image.config.model_dump() | {"num_frames": FRAMES, "attention": "2d+3d"}
         position = "none" if fields.get("attention") == "2d" else "rotary"
         model = Mmdit(load_config(MmditConfig, {**implied, "temporal_position": position, **fields}))
+    elif isinstance(image, Unet) and kind in unet_systems():
+        cls = unet_systems()[kind]
+        config = load_config(cls.Config, {**_implied_by_unet(image, cls), **fields})
+        assert isinstance(config, UnetFields)
+        model = cls(config)
     else:
         raise InputError(
-            f"a {type(image).__name__} does not become {kind}: DiT becomes latte or vdt, an MMDiT of images mmdit"
+            f"a {type(image).__name__} does not become {kind}: DiT becomes latte or vdt, an MMDiT of images mmdit, "
+            f"a U-Net {', '.join(unet_systems())}"
         )
     return model, start_from_image(model, image)
 
@@ -80,10 +98,68 @@ def start_from_image(model: nn.Module, image: nn.Module, config: ImageInitConfig
         return init_vdt(model, image, config)
     if isinstance(model, Mmdit) and isinstance(image, Mmdit):
         return init_mmdit(model, image)
+    if isinstance(model, Unet) and isinstance(image, Unet):
+        return init_unet(model, image)
     raise InputError(
         f"a {type(image).__name__} does not make a {type(model).__name__}: a DiT makes a Latte or a VDT, an MMDiT of "
-        "images one of video"
+        "images one of video, a U-Net of images one with layers over time"
     )
+
+
+def unet_systems() -> dict[str, type[Unet]]:
+    """The video models that are made of the U-Net of images, by their kinds."""
+    classes = {kind: DENOISERS.get(kind) for kind in DENOISERS}
+    return {kind: c for kind, c in classes.items() if issubclass(c, Unet) and c is not Unet}
+
+
+def _implied_by_unet(image: Unet, cls: type[Unet]) -> dict[str, Any]:
+    """Fields of a system's config that make it fit an image model."""
+    values = {name: getattr(image.config, name) for name in UnetFields.model_fields if name != "kind"}
+    usual = {name: UnetFields.model_fields[name].get_default(call_default_factory=True) for name in TOLD_BESIDE}
+    kept = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
+    return {**cls.starts_as_image, **kept}
+
+
+@torch.no_grad()
+def init_unet(video: Unet, image: Unet, *, trained: bool = False) -> ImageInit:
+    """Set a video U-Net's image layers, in place, from an image U-Net's; what stands in its slots stays as it is.
+
+    Of a fresh model those layers begin as nothing, and so do inputs of the first convolution that the image model has
+    not. Of a `trained` one both are kept: other image weights are put under what it has learned of time.
+
+    Raises:
+        InputError: where a field that decides the weights differs, or the source has layers over time that are not in
+            the video model.
+    """
+    old, state = video.state_dict(), image.state_dict()
+    extra = [name for name, _ in image.named_parameters() if image.models_time(name) and name not in old]
+    if extra and "fps_embedder" not in extra[0]:
+        raise InputError(f"expected a U-Net of images to start from, got one with {extra[0]}")
+    _agree(video.config, image.config, OF_UNET)
+    levels = range(len(image.config.block_out_channels))
+    ours, theirs = ([c.heads(level) for level in levels] for c in (video.config, image.config))
+    if ours != theirs:
+        raise InputError(f"heads (number, size): the image model has {theirs}, got {ours}")
+    new = {name: value for name, value in state.items() if name in old}
+    new["conv_in.weight"] = _first_convolution(video, image, trained)
+    video.load_state_dict({**old, **new})
+    return _report(old, list(new), state, new)
+
+
+def _first_convolution(video: Unet, image: Unet, trained: bool) -> Tensor:
+    """The weights of a first convolution that reads the image model's inputs as that does, and no others unless it is
+    trained to.
+
+    Raises:
+        InputError: for an input of the image model that the video model has not.
+    """
+    ours, theirs = video.input_columns(), image.input_columns()
+    weight = video.conv_in.weight * (1 if trained else 0)
+    for name, columns in theirs.items():
+        if name not in ours or len(ours[name]) != len(columns):
+            raise InputError(f"the image model reads {len(columns)} channels of {name}: the video model needs them too")
+        weight[:, list(ours[name])] = image.conv_in.weight[:, list(columns)].to(weight)
+    return weight
 
 
 @torch.no_grad()

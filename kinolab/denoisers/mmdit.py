@@ -66,6 +66,11 @@ Rotary = tuple[Tensor, Tensor]
 class MmditConfig(BaseDenoiserConfig):
     """MMDiT's fields; SD3 medium is hidden_size 1536, depth 24, num_heads 24."""
 
+    # Rectified flow with logit-normal times, sampled with a shift of 3 (SD3, section 5.3.2, at 1024 px).
+    published = {  # noqa: RUF012
+        "diffusion": {"schedule": "flow", "prediction": "flow", "time_sampling": "logit_normal", "time_shift": 3.0}
+    }
+
     kind: Literal["mmdit"] = "mmdit"
     hidden_size: int = Field(384, ge=4)
     """Width D of the tokens, a multiple of 4 and of num_heads (SD3: 64 per head)."""

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from kinolab.contracts.conditions import Conditions, Port
 from kinolab.denoisers.base import BaseDenoiserConfig, DenoiserSpec
+from kinolab.denoisers.image_init import ImageInit
 from kinolab.denoisers.unet import Unet, UnetFields
+from kinolab.errors import InputError
 from kinolab.layers.embeddings import time_features
 from kinolab.layers.normalization import add
 from kinolab.layers.slots import Clip, Place, Slots, TimeLayer
@@ -159,13 +161,17 @@ class Svd(Unet):
 
     Config: ClassVar[type[BaseDenoiserConfig]] = SvdConfig
     config: SvdConfig
+    starts_as_image: ClassVar[dict[str, Any]] = {"eps": "original", "context": "text"}
 
     def __init__(self, config: SvdConfig) -> None:
         super().__init__(config)
         E = 4 * config.block_out_channels[0]
         if config.numbers:
             width = config.number_features * len(config.numbers)
-            self.add_embedding = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
+            last = nn.Linear(E, E)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.add_embedding = nn.Sequential(nn.Linear(width, E), nn.SiLU(), last)
 
     def slots(self) -> Slots:
         """Layers over time in two of the four kinds of slots."""
@@ -223,14 +229,49 @@ class Svd(Unet):
         return torch.cat(found, 1)
 
 
+@torch.no_grad()
+def init_svd(video: Svd, earlier: Svd) -> ImageInit:
+    """Set a model's weights, in place, from those of an earlier stage of its training (section 4).
+
+    What has the same shape is copied. Inputs of the first convolution that the earlier stage has not begin at zero, so
+    that they change nothing; what reads a context or numbers of another width begins afresh.
+
+    Raises:
+        InputError: where the two have other layers, or the earlier one reads inputs that this one does not.
+    """
+    ours, theirs = video.config, earlier.config
+    for name in ("in_channels", "block_out_channels", "layers_per_block", "attention_levels", "transformer_depth"):
+        if getattr(ours, name) != getattr(theirs, name):
+            expected, got = getattr(theirs, name), getattr(ours, name)
+            raise InputError(f"{name}: expected {expected}, as the earlier stage has it, got {got}")
+    if not set(theirs.concatenated.items()) <= set(ours.concatenated.items()):
+        raise InputError(f"concatenated: the earlier stage reads {theirs.concatenated}, which this one has to read too")
+    old, state = video.state_dict(), earlier.state_dict()
+    new = {name: value for name, value in state.items() if name in old and old[name].shape == value.shape}
+    if "conv_in.weight" not in new:
+        weight = torch.zeros_like(old["conv_in.weight"])
+        for name, columns in input_columns(ours).items():
+            if name in input_columns(theirs):
+                weight[:, columns] = state["conv_in.weight"][:, input_columns(theirs)[name]]
+        new["conv_in.weight"] = weight
+    video.load_state_dict({**old, **new})
+    return ImageInit(tuple(new), tuple(k for k in old if k not in new), tuple(k for k in state if k not in new))
+
+
+def input_columns(config: SvdConfig) -> dict[str, slice]:
+    """The channels of the first convolution's input that hold the latents (`latents`), and each thing beside them."""
+    found, start = dict[str, slice](), 0
+    for name, channels in {"latents": config.in_channels, **config.concatenated}.items():
+        found[name] = slice(start, start + channels)
+        start += channels
+    return found
+
+
 def _vanish(layer: SvdTransformer) -> None:
     """What a fresh transformer over time adds to its input: nothing, not even the frames' numbers."""
-    lasts: Any = (layer.time_pos_embed[2], layer.ff_in.net[2], layer.attn1.to_out[0], layer.ff.net[2])
-    for last in lasts:
-        last.weight.zero_()
-        last.bias.zero_()
-    cross = getattr(layer, "attn2", None)
-    if isinstance(cross, QkvAttention):
-        out: Any = cross.to_out[0]
-        out.weight.zero_()
-        out.bias.zero_()
+    read = [layer.attn2] if isinstance(getattr(layer, "attn2", None), QkvAttention) else []
+    last = (layer.time_pos_embed[2], layer.ff_in.net[2], layer.ff.net[2])
+    for linear in (*last, *(attention.to_out[0] for attention in (layer.attn1, *read))):
+        assert isinstance(linear, nn.Linear)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)

@@ -1,9 +1,9 @@
-"""Which parameters of a denoiser are trained: all, those for time alone, or low-rank changes of its layers."""
+"""Which parameters of a denoiser are trained: all, those for time alone, those of some names, or low-rank changes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -14,7 +14,7 @@ from kinolab.denoisers.base import Denoiser
 from kinolab.errors import InputError
 from kinolab.layers.lora import add_lora, is_lora
 
-Trained = Literal["all", "temporal", "lora", "adapter", "parts"]
+Trained = Literal["all", "temporal", "named", "lora", "adapter", "parts"]
 MOST = 12
 """Names that a line lists."""
 
@@ -36,7 +36,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class TrainedCount:
-    """Numbers of parameters: in the model before anything was added, that are trained, for time, and added by LoRA.
+    """Numbers of parameters: in the model before anything was added, that are trained, of these for time, and by LoRA.
 
     layers: those that have a low-rank change; kept: the parameters that stay as they are.
     """
@@ -50,8 +50,8 @@ class TrainedCount:
 
     def __str__(self) -> str:
         share = f"{self.trained:,} of {self.model + self.lora:,} parameters are trained"
-        parts = f"{self.temporal:,} for time alone" + (f", {self.lora:,} added by LoRA" if self.lora else "")
-        return f"{share} ({parts})"
+        time = f"{self.temporal:,} for time alone" if self.temporal or not self.lora else ""
+        return f"{share} ({', '.join(filter(None, (time, f'{self.lora:,} added by LoRA' if self.lora else '')))})"
 
     def lines(self) -> list[str]:
         """Which layers are changed and what is frozen, blocks of one kind named once."""
@@ -60,17 +60,22 @@ class TrainedCount:
         return [*([changed] if self.layers else []), *([frozen] if self.kept else [])]
 
 
-def trainable_parameters(denoiser: Denoiser, mode: Trained, low_rank: LowRank = LowRank()) -> TrainedCount:
+def trainable_parameters(
+    denoiser: Denoiser, mode: Trained, low_rank: LowRank = LowRank(), names: Sequence[str] = ()
+) -> TrainedCount:
     """Freeze what is not trained, in place, and count.
 
     Args:
-        mode: `all`; `temporal`: what an image model of the same kind has not (`Denoiser.models_time`); `lora`: that,
-            and low-rank changes; `adapter`: the changes alone. Their layers become `LoraLinear`s, which
-            `kinolab.layers.lora.merge_lora` makes plain again; `parts`: nothing of the denoiser itself.
+        mode: `all`; `temporal`: what an image model of the same kind has not (`Denoiser.models_time`); `named`: those
+            that `names` says; `lora`: what is temporal, and low-rank changes; `adapter`: the changes alone. Their
+            layers become `LoraLinear`s, which `kinolab.layers.lora.merge_lora` makes plain again; `parts`: nothing of
+            the denoiser itself.
         low_rank: the changes, for `lora` and `adapter`.
+        names: of parameters, with * for any part, for `named`.
 
     Raises:
-        InputError: for `temporal` where nothing is for time alone, and for targets that are no linear layers.
+        InputError: for `temporal` where nothing is for time alone, for targets that are no linear layers, and for names
+            that no parameter has.
     """
     whole = _count(denoiser)
     temporal = [name for name, _ in denoiser.named_parameters() if denoiser.models_time(name)]
@@ -80,18 +85,27 @@ def trainable_parameters(denoiser: Denoiser, mode: Trained, low_rank: LowRank = 
             "use all or lora"
         )
     layers = _change(denoiser, low_rank) if mode in ("lora", "adapter") else ()
+    asked = _named(denoiser, names) if mode == "named" else frozenset()
     of_time = lora = trained = 0
     kept = []
     for name, parameter in denoiser.named_parameters():
         of_lora, is_temporal = is_lora(name), denoiser.models_time(name) and not is_lora(name)
-        parameter.requires_grad_(
-            mode == "all" or (mode != "parts" and (of_lora or (is_temporal and mode != "adapter")))
-        )
-        of_time += parameter.numel() * is_temporal
+        meant = {"all": True, "temporal": is_temporal, "named": name in asked, "lora": of_lora or is_temporal}
+        parameter.requires_grad_(meant.get(mode, of_lora and mode == "adapter"))
+        of_time += parameter.numel() * (is_temporal and parameter.requires_grad)
         lora += parameter.numel() * of_lora
         trained += parameter.numel() * parameter.requires_grad
         kept += [] if parameter.requires_grad else [name]
     return TrainedCount(whole, trained, of_time, lora, layers, tuple(kept))
+
+
+def _named(denoiser: Denoiser, patterns: Sequence[str]) -> frozenset[str]:
+    """The names of parameters that patterns mean, each of which means some."""
+    known = [name for name, _ in denoiser.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise InputError(f"trained_names: {pattern} is no parameter of the denoiser, which has {_kinds(known)}")
+    return frozenset(name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def _change(denoiser: Denoiser, low_rank: LowRank) -> tuple[str, ...]:

@@ -30,7 +30,14 @@ from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 from kinolab.layers.slots import Clip, Place, Slots, filled, over_frames, to_images, to_tokens
 from kinolab.layers.unet_attention import SpatialTransformer
-from kinolab.layers.unet_blocks import DoublingConv, HalvingConv, TimedResnetBlock, initialize_unet, normalized
+from kinolab.layers.unet_blocks import (
+    DoublingConv,
+    HalvingConv,
+    TimedResnetBlock,
+    initialize_unet,
+    normalized,
+    weights_like_frames,
+)
 
 SIZES: dict[str, dict[str, Any]] = {
     "sd1": {"num_heads": 8, "text_dim": 768, "linear_projection": False},
@@ -41,6 +48,8 @@ SIZES: dict[str, dict[str, Any]] = {
 
 class UnetFields(BaseDenoiserConfig):
     """The fields of every system that is made of this U-Net; the defaults are Stable Diffusion 1.x's."""
+
+    published = {"diffusion": {"schedule": "scaled_linear"}, "sampler": {"spacing": "sd"}}  # noqa: RUF012
 
     size: Literal["sd1", "sd2"] | None = None
     """Preset: heads, prompt and projections of Stable Diffusion 1.x or 2.x; explicit values win over it."""
@@ -267,6 +276,8 @@ class Unet(Denoiser):
     Config: ClassVar[type[BaseDenoiserConfig]] = UnetConfig
     block_lists = ("down_blocks", "up_blocks")
     reach = Reach("own")
+    starts_as_image: ClassVar[dict[str, Any]] = {}
+    """Fields of the config that a system made of it needs in order to begin as the image model."""
 
     def __init__(self, config: UnetFields) -> None:
         super().__init__()
@@ -286,7 +297,7 @@ class Unet(Denoiser):
             self.fps_embedder = TimestepEmbedder(E)
         self.vector_ports = ConditionPorts(config.vectors, {}, E, 1)
         self.field_ports = ConditionPorts({}, config.fields, widths[0], 1)
-        self.conv_in = nn.Conv2d(self._input_channels(), widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(sum(map(len, self.input_columns().values())), widths[0], 3, padding=1)
         self.at_input = filled(slots.at_input(config.place("input", 0)))
         self.down_blocks = nn.ModuleList(DownBlock(config, slots, level) for level in range(len(widths)))
         self.mid_block = MiddleBlock(config, slots)
@@ -295,6 +306,7 @@ class Unet(Denoiser):
         self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], eps=eps, scope=config.norm_scope)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels * (1 + config.learned_variance), 3, padding=1)
         self.reset_parameters()
+        weights_like_frames(self)
 
     def slots(self) -> Slots:
         """What stands in the slots: nothing in the image model."""
@@ -316,11 +328,17 @@ class Unet(Denoiser):
             more=(*named_ports(c.vectors, c.fields), *beside),
         )
 
-    def _input_channels(self) -> int:
-        """Channels that the first convolution reads."""
+    def input_columns(self) -> dict[str, range]:
+        """The channels that the first convolution reads, by what they hold (see `_input`)."""
         c = self.config
-        told = c.in_channels + c.mask_channels if c.given == "channels" else 0
-        return c.in_channels + sum(c.concatenated.values()) + told
+        widths = {"the latents": c.in_channels, **c.concatenated}
+        if c.given == "channels":
+            widths["what is given"] = c.in_channels + c.mask_channels
+        found, start = {}, 0
+        for name, width in widths.items():
+            found[name] = range(start, start + width)
+            start += width
+        return found
 
     def reset_parameters(self) -> None:
         """Residual blocks, transformers and the frame rate begin as nothing, and the output at zero."""

@@ -31,7 +31,8 @@ from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import attend_frames, dot_product_attention
-from kinolab.layers.embeddings import LabelEmbedder, TextPooling
+from kinolab.layers.embeddings import LabelEmbedder, TextPooling, apply_rotary
+from kinolab.layers.lora import LoraLinear
 from kinolab.layers.normalization import fast_layout, fold_frames, unfold_frames
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 from kinolab.layers.relative_bias import RelativeBias
@@ -42,6 +43,8 @@ ROTARY = 32
 
 class VdmConfig(BaseDenoiserConfig):
     """The U-Net's fields; the defaults are those of the public code."""
+
+    published = {"diffusion": {"schedule": "cosine", "max_beta": 0.9999}}  # noqa: RUF012
 
     kind: Literal["vdm"] = "vdm"
     dim: int = Field(64, ge=4)
@@ -249,22 +252,26 @@ class TemporalAttention(nn.Module):
     1, so that such a frame is given its own value.
     """
 
+    halves: Tensor
+
     def __init__(self, dim: int, num_heads: int, head_dim: int) -> None:
         super().__init__()
         self.heads = (num_heads, head_dim)
         self.qkv = nn.Linear(dim, 3 * num_heads * head_dim, bias=False)
         self.proj = nn.Linear(num_heads * head_dim, dim, bias=False)
+        self.register_buffer("halves", _halves(num_heads, head_dim), persistent=False)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Tokens (B, T, S, D) -> (B, T, S, D)."""
         B, T, S, _ = x.shape
         clip = T - context.images
         # One projection for all: of a batch of images alone every weight still has a gradient.
-        q, k, v = self.qkv(x).unflatten(-1, (3, *self.heads)).unbind(-3)  # (B, T, S, N, d)
+        whole = self.qkv(x)[..., self.halves] if isinstance(self.qkv, LoraLinear) else self._projected(x)
+        q, k, v = whole.unflatten(-1, (3, *self.heads)).unbind(-3)  # (B, T, S, N, d)
         out = v
         if clip:
             # (B, T', S, N, d) -> (B * S, N, T', d): every place is a sequence of frames
-            q, k, of_clip = (a[:, :clip].permute(0, 2, 3, 1, 4).flatten(0, 1) for a in (q, k, v))
+            q, k, of_clip = (a[:, :clip].permute(0, 2, 3, 1, 4).flatten(0, 1).contiguous() for a in (q, k, v))
             q, k = _turned(q, *context.rotary), _turned(k, *context.rotary)
             seen = dot_product_attention(q, k, of_clip, context.bias[None])
             seen = seen.unflatten(0, (B, S)).permute(0, 3, 1, 2, 4)  # (B, T', S, N, d)
@@ -273,17 +280,29 @@ class TemporalAttention(nn.Module):
             out = torch.where(context.focus.view(-1, 1, 1, 1, 1), v, out)
         return self.proj(out.flatten(-2))
 
+    def _projected(self, x: Tensor) -> Tensor:
+        """Queries, keys and values in the order of `_halves`; the rows of a weight are moved with less work."""
+        return F.linear(x, self.qkv.weight[self.halves])
+
+
+def _halves(num_heads: int, head_dim: int) -> Tensor:
+    """The rows of a projection to queries, keys and values by which the pairs that turn stand R / 2 apart.
+
+    The public code turns neighbours, (2i, 2i + 1); `apply_rotary` turns (i, i + R / 2), which a processor does much
+    faster. Queries and keys are put in the same other order, so that their products stay.
+    """
+    turned = min(ROTARY, head_dim)
+    head = torch.cat([torch.arange(0, turned, 2), torch.arange(1, turned, 2), torch.arange(turned, head_dim)])
+    rows = torch.arange(3 * num_heads * head_dim).view(3, num_heads, head_dim)
+    return torch.cat([rows[:2, :, head], rows[2:]]).flatten()
+
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (..., T, d) with the pairs (2i, 2i + 1) of its first R numbers turned by their angles; cos and sin (T, R / 2).
-
-    The pairs are neighbours, as in the public code; `apply_rotary` pairs the halves.
-    """
-    turning, rest = x[..., : 2 * cos.shape[-1]], x[..., 2 * cos.shape[-1] :]
-    first, second = turning.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    turned = torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)
-    return torch.cat([turned, rest], -1)
+    """x (..., T, d) with the pairs of its first R numbers turned by their angles; cos and sin (T, R)."""
+    count = cos.shape[-1]
+    if count == x.shape[-1]:
+        return apply_rotary(x, cos, sin)
+    return torch.cat([apply_rotary(x[..., :count], cos, sin), x[..., count:]], -1)
 
 
 class AttentionLayer(nn.Module):
@@ -461,7 +480,7 @@ class Vdm(Denoiser):
         if lists is not None and images:
             raise InputError("reach: single images beside a clip read their own places alone: leave it out")
         place = torch.arange(T - images, dtype=torch.float32, device=z.device)
-        angles = place[:, None] * self.rotary_frequencies.float()  # (T', R / 2)
+        angles = (place[:, None] * self.rotary_frequencies.float()).repeat(1, 2)  # (T', R), both of a pair alike
         focus = conditions.tensor("focus")
         if focus is not None:
             null = conditions.null_of("focus")

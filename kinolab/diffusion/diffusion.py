@@ -21,7 +21,15 @@ from kinolab.contracts.options import AS_TRAINED
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
 from kinolab.diffusion.edm import EdmConfig, EdmPath
-from kinolab.diffusion.path import DiscretePath, FlowPath, NoisePath, cosine_betas, linear_betas, resolution_shift
+from kinolab.diffusion.path import (
+    DiscretePath,
+    FlowPath,
+    NoisePath,
+    cosine_betas,
+    linear_betas,
+    resolution_shift,
+    spaced_betas,
+)
 from kinolab.diffusion.samplers import SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
@@ -34,9 +42,12 @@ DenoiserLike = Callable[..., Tensor]
 class DiffusionConfig(Config):
     """Noise path, prediction type and loss; the defaults are those of DiT and Latte with a fixed variance."""
 
-    schedule: Literal["linear", "cosine", "flow", "edm"] = "linear"
-    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, or the
-    continuous noise levels of EDM (Karras et al. 2022)."""
+    schedule: Literal["linear", "cosine", "flow", "scaled_linear", "edm"] = "linear"
+    """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, betas
+    from 0.00085 to 0.012 whose square roots are even (Stable Diffusion), or the continuous noise levels of EDM (Karras
+    et al. 2022)."""
+    betas: tuple[float, float] | None = None
+    """First and last beta of linear and scaled_linear, where they are others."""
     edm: EdmConfig | None = None
     """Noise levels of the schedule edm; none = those of Stable Video Diffusion."""
     zero_terminal_snr: bool = False
@@ -102,7 +113,12 @@ class DiffusionConfig(Config):
             raise ValueError("mode_scale is for time_sampling=mode")
         if self.max_beta != 0.999 and self.schedule != "cosine":
             raise ValueError("max_beta is for the cosine schedule")
-        if self.schedule == "linear":
+        if self.betas is not None:
+            if self.schedule not in ("linear", "scaled_linear"):
+                raise ValueError(f"betas are for linear and scaled_linear, not for {self.schedule}: leave them out")
+            if not 0 < self.betas[0] <= self.betas[1] < 1:
+                raise ValueError(f"betas: expected two rising numbers between 0 and 1, got {list(self.betas)}")
+        elif self.schedule == "linear":
             linear_betas(self.num_steps)
         return self
 
@@ -124,14 +140,22 @@ class DiffusionConfig(Config):
         return 1.0 if self.edm is None else self.edm.sigma_data
 
 
+SCALED_LINEAR = (0.00085, 0.012)
+"""First and last beta of Stable Diffusion."""
+
+
 def build_path(config: DiffusionConfig) -> NoisePath:
     """The noise path that a config names."""
     if config.schedule == "flow":
         return FlowPath(config.time_shift)
     if config.schedule == "edm":
         return EdmPath(config.edm)
-    linear = config.schedule == "linear"
-    betas = linear_betas(config.num_steps) if linear else cosine_betas(config.num_steps, config.max_beta)
+    if config.schedule == "scaled_linear" or config.betas is not None:
+        ends = config.betas or SCALED_LINEAR
+        betas = spaced_betas(config.num_steps, *ends, roots=config.schedule == "scaled_linear")
+    else:
+        linear = config.schedule == "linear"
+        betas = linear_betas(config.num_steps) if linear else cosine_betas(config.num_steps, config.max_beta)
     return DiscretePath(betas, zero_terminal_snr=config.zero_terminal_snr)
 
 

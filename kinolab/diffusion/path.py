@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kinolab.errors import InputError
 
-Spacing = Literal["auto", "linspace", "trailing", "leading"]
+Spacing = Literal["auto", "linspace", "trailing", "leading", "sd"]
 FLOW_TIME_UNITS = 1000.0
 
 
@@ -37,7 +37,7 @@ class NoisePath:
         return float(alpha), float(sigma)
 
     def times(self, steps: int, spacing: Spacing = "auto") -> Tensor:
-        """The (steps + 1,) falling times of a sampler; the last one is `clean_time`."""
+        """The (steps + 1,) falling times of a sampler; the last one is `clean_time`, with spacing sd the first step."""
         raise NotImplementedError
 
     def fraction(self, t: float) -> float:
@@ -127,12 +127,12 @@ class DiscretePath(NoisePath):
             raise InputError(f"expected 1 to {self.num_steps} steps on this schedule, got {steps}")
         if spacing == "auto":
             spacing = "trailing" if self.zero_terminal_snr else "linspace"
-        if spacing == "leading" and self.zero_terminal_snr:
-            raise InputError(
-                "leading spacing never visits the last time, where zero-terminal SNR begins: use trailing or linspace"
-            )
+        if spacing in ("leading", "sd") and self.zero_terminal_snr:
+            never = f"{spacing} spacing never visits the last time, where zero-terminal SNR begins"
+            raise InputError(f"{never}: use trailing or linspace")
         falling = spaced_timesteps(self.num_steps, steps, spacing)
-        return torch.tensor([*falling, self.clean_time], dtype=torch.float64)
+        end = 0.0 if spacing == "sd" else self.clean_time
+        return torch.tensor([*falling, end], dtype=torch.float64)
 
     def fraction(self, t: float) -> float:
         return t / max(self.num_steps - 1, 1)
@@ -166,9 +166,9 @@ class FlowPath(NoisePath):
     def times(self, steps: int, spacing: Spacing = "auto") -> Tensor:
         if steps < 1:
             raise InputError(f"expected at least 1 step, got {steps}")
-        if spacing == "leading":
+        if spacing in ("leading", "sd"):
             raise InputError(
-                "leading spacing never visits t = 1, where rectified flow begins: use trailing or linspace"
+                f"{spacing} spacing never visits t = 1, where rectified flow begins: use trailing or linspace"
             )
         if spacing != "linspace":
             return self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)) * FLOW_TIME_UNITS
@@ -214,6 +214,12 @@ def linear_betas(num_steps: int) -> Tensor:
     return torch.linspace(scale * 1e-4, scale * 2e-2, num_steps, dtype=torch.float64)
 
 
+def spaced_betas(num_steps: int, first: float, last: float, *, roots: bool) -> Tensor:
+    """Betas from first to last, even in themselves or in their square roots (Rombach et al. 2022)."""
+    power = 0.5 if roots else 1.0
+    return torch.linspace(first**power, last**power, num_steps, dtype=torch.float64) ** (1 / power)
+
+
 def cosine_betas(num_steps: int, largest: float = 0.999) -> Tensor:
     """Nichol & Dhariwal 2021, eq. 17: alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2), betas of at most `largest`."""
     u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
@@ -231,8 +237,11 @@ def spaced_timesteps(num_steps: int, steps: int, spacing: Spacing) -> list[int]:
     """`steps` falling timesteps of a schedule of `num_steps`.
 
     linspace: both ends included (DiT's and Latte's respacing); trailing: from the last timestep down in equal
-    strides (Lin et al. 2024, table 2); leading: from 0 up in equal whole strides, the last timestep left out.
+    strides (Lin et al. 2024, table 2); leading: from 0 up in equal whole strides, the last timestep left out; sd: the
+    same from 1 up (Stable Diffusion).
     """
+    if spacing == "sd":
+        return [min(i * (num_steps // steps) + 1, num_steps - 1) for i in reversed(range(steps))]
     if spacing == "leading":
         return [i * (num_steps // steps) for i in reversed(range(steps))]
     if spacing == "trailing":

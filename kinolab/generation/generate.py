@@ -62,7 +62,8 @@ def generate(
     """
     if isinstance(config, Mapping):
         config = request_of(config)
-    for path in input_files(config):
+    read = input_files(config)
+    for path in read:
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
     told = events_of(events)
@@ -75,8 +76,8 @@ def generate(
     fit_guidance(model, requests, settled)
     if settled.compile:
         model.compile()
-    inputs, targets = input_hashes(settled), numbered(out, len(requests))
-    check_writable(targets, settled)
+    inputs, targets = input_hashes(read), numbered(out, len(requests))
+    check_writable(targets, read)
     files, fps = targets, settled.fps or model.output.config.fps
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:
@@ -123,8 +124,9 @@ def rerun(
         raise InputError(f"{path}: {error}; it was made there: name another by --device, such as cpu") from None
     if model_hash(config.model) != record["model_sha256"]:
         raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
-    check_writable([out], config)
-    found = input_hashes(config)
+    read = input_files(config)
+    check_writable([out], read)
+    found = input_hashes(read)
     for file, digest in record.get("inputs_sha256", {}).items():
         if found.get(file) != digest:
             raise InputError(f"{path}: {file}, which was given, has changed since; this video can't be made again")

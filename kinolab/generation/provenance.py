@@ -12,7 +12,7 @@ import torch
 
 from kinolab import __version__, video
 from kinolab.errors import InputError
-from kinolab.generation.request import MOST_THREADS, GenerateConfig, input_files
+from kinolab.generation.request import MOST_THREADS, GenerateConfig
 from kinolab.models import Request, find_autoencoder
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
@@ -112,10 +112,10 @@ def model_hash(model: str) -> str:
     return digest.hex()
 
 
-def input_hashes(config: GenerateConfig) -> dict[str, str]:
+def input_hashes(inputs: Sequence[Path]) -> dict[str, str]:
     """sha256 of each file that a request reads; of a folder, over the names and contents of its files."""
     hashes = {}
-    for path in input_files(config):
+    for path in inputs:
         if not path.exists():
             raise InputError(f"{path}: no such file")
         digest = Sha256()
@@ -126,11 +126,10 @@ def input_hashes(config: GenerateConfig) -> dict[str, str]:
     return hashes
 
 
-def check_writable(targets: Sequence[Path], config: GenerateConfig) -> None:
+def check_writable(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Refuse to write over a file that the request reads."""
-    files = input_files(config)
     for out in targets:
-        if any(out.exists() and path.exists() and out.samefile(path) for path in files):
+        if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
 
 

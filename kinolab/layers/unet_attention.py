@@ -89,9 +89,14 @@ class Geglu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., inner)."""
-        value, gate = self.proj(x).chunk(2, -1)
-        gate = F.gelu(gate)
-        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
+        if torch.is_grad_enabled() or type(self.proj) is not nn.Linear:  # a change may stand beside the weights
+            value, gate = self.proj(x).chunk(2, -1)
+            return value * F.gelu(gate)
+        # Two products whose results lie in one piece each: GELU takes half the time on them.
+        value, gate = (
+            F.linear(x, w, b) for w, b in zip(self.proj.weight.chunk(2), self.proj.bias.chunk(2), strict=True)
+        )
+        return F.gelu(gate).mul_(value)
 
 
 class TransformerBlock(nn.Module):
@@ -119,6 +124,9 @@ def read_prompt(attention: QkvAttention, x: Tensor, clip: Clip) -> Tensor:
     """All tokens (B, T, S, D) of a clip read its prompt; with a prompt for each single image, these read theirs."""
     text, mask = clip.text, clip.text_mask
     assert text is not None
+    if text.ndim == 3 and text.shape[1] == 1 and mask is None and not torch.is_grad_enabled():
+        # A single token has all the attention, whatever asks for it: its value is what every place reads.
+        return attention.out(attention.to_v(text))[:, None].expand(x.shape).contiguous()
     if text.ndim == 3:
         return attention(x.flatten(1, 2), text, mask).view_as(x)
     count = clip.frames - clip.images

@@ -91,3 +91,11 @@ def initialize_unet(model: nn.Module, *last: nn.Module) -> None:
         for layer in zeroed:
             layer.weight.zero_()
             layer.bias.zero_()
+
+
+def weights_like_frames(model: nn.Module) -> None:
+    """Store the kernels of 2D convolutions channels-last, as the frames are: in another order every call of a small one
+    turns its weights around, which takes longer than the convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

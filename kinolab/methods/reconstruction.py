@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Denoise, Denoised, Method, Run
+from kinolab.methods.gradient import followed
 from kinolab.methods.held import Held
 
 
@@ -47,14 +48,9 @@ class Reconstruction(Method):
         """The same estimate held to the given part."""
 
         def denoise(z: Tensor, t: float) -> Denoised:
-            with torch.enable_grad():
-                leaf = z.detach().requires_grad_()
-                found = inner(leaf, t)
-                error = self._residual(found.sample).float().square().sum()
-                (gradient,) = torch.autograd.grad(error, leaf)
+            found, gradient = followed(inner, z, t, lambda x: self._residual(x).float().square().sum())
             alpha, _ = run.path.scalars(t)
-            x = found.sample.detach() - self.config.weight * alpha / 2 * gradient.to(z.dtype)
-            variance = None if found.variance is None else found.variance.detach()
-            return Denoised(torch.where(self.held.known, self.held.given, x), variance)
+            x = found.sample - self.config.weight * alpha / 2 * gradient
+            return Denoised(torch.where(self.held.known, self.held.given, x), found.variance)
 
         return denoise

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +22,7 @@ from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Denoise, Denoised, Method, Run
 from kinolab.errors import InputError
 from kinolab.layers.normalization import fold_frames, unfold_frames
+from kinolab.methods.gradient import followed
 
 Filter = Literal["area", "bilinear", "bicubic", "nearest"]
 Pixels = Callable[[Tensor], Tensor]
@@ -82,13 +82,9 @@ class SpatialReconstruction(Method):
         """The same estimate held to the clip."""
 
         def denoise(z: Tensor, t: float) -> Denoised:
-            with torch.enable_grad():
-                leaf = z.detach().requires_grad_()
-                found = inner(leaf, t)
-                (gradient,) = torch.autograd.grad(self.error(found.sample), leaf)
+            found, gradient = followed(inner, z, t, self.error)
             alpha, _ = run.path.scalars(t)
-            x = found.sample.detach() - self.config.weight * alpha / 2 * gradient.to(z.dtype)
-            return Denoised(x, None if found.variance is None else found.variance.detach())
+            return Denoised(found.sample - self.config.weight * alpha / 2 * gradient, found.variance)
 
         return denoise
 

@@ -120,6 +120,8 @@ def find_model(path: Path | str) -> Path:
     shipped = shipped_models()
     if str(path) in shipped:
         return shipped[str(path)]
+    if (Path(path) / "model_index.json").is_file():
+        raise InputError(f"{path}: a whole diffusers pipeline; make a model of it: kinolab convert {path} --out FOLDER")
     if Path(path).is_dir():
         raise InputError(f"{path}: no model.yaml inside; expected a model folder or a finished run folder")
     names = ", ".join(shipped) or "none"

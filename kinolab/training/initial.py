@@ -14,6 +14,7 @@ from kinolab.autoencoders import (
     OdVaeConfig,
     Taesd,
     TaesdConfig,
+    TemporalDecoderConfig,
     inflate,
     inflate_dpvae,
     inflate_taesd,
@@ -21,10 +22,12 @@ from kinolab.autoencoders import (
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.autoencoders.image import ImageAutoencoder
+from kinolab.autoencoders.inflate import with_temporal_decoder
 from kinolab.contracts.events import Listener, events_of
-from kinolab.denoisers import Denoiser
+from kinolab.denoisers import Denoiser, Svd
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.inflate import start_from_image
+from kinolab.denoisers.svd import init_svd
 from kinolab.errors import InputError
 from kinolab.models import find_model, load_autoencoder, load_denoiser, read_model_config
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserInitialConfig, DenoiserRecipe, InitialConfig
@@ -64,6 +67,8 @@ def inflated_or_equal(target: Any, initial: InitialConfig) -> Autoencoder:
         source = load_autoencoder(initial.path, device="cpu")
     except InputError as error:
         raise InputError(f"initial.path: {error}") from None
+    if isinstance(target, TemporalDecoderConfig) and type(source) is ImageAutoencoder:
+        return with_temporal_decoder(source, target)  # by any method: there is one
     if initial.method == "weights":
         return _copied(build_autoencoder(target), source, initial.path)
     if isinstance(source, ImageAutoencoder | Taesd) and isinstance(target, DpVaeConfig):
@@ -90,7 +95,12 @@ def first_denoiser(config: DenoiserRecipe, events: Listener = None) -> Denoiser:
     source = _read_denoiser(initial)
     if initial.method == "weights":
         return _copied(denoiser, source, initial.path)
-    report = start_from_image(denoiser, source, initial.image)
+    if initial.method == "stage":
+        if not isinstance(denoiser, Svd) or not isinstance(source, Svd):
+            raise InputError("initial.method=stage: expected svd from svd; use weights, or image for an image model's")
+        report = init_svd(denoiser, source)
+    else:
+        report = start_from_image(denoiser, source, initial.image)
     taken, fresh, left = len(report.copied), len(report.fresh), len(report.dropped)
     events_of(events).note(f"from {initial.path}: {taken} tensors taken, {fresh} fresh, {left} left")
     return denoiser

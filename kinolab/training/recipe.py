@@ -51,7 +51,8 @@ class InitialConfig(Config):
     """A model folder, a run folder or a weights file."""
     method: Literal["weights", "tail", "average", "random"] = "weights"
     """`weights` copies an equal model; the others inflate an image autoencoder to odvae (OD-VAE, section 3.3) or dpvae;
-    `random` only matches its shape (dpvae keeps it as the frozen part)."""
+    `random` only matches its shape (dpvae keeps it as the frozen part). An image autoencoder under a temporal_decoder
+    is taken as it is, and the layers over time begin as nothing."""
 
 
 class DenoiserInitialConfig(Config):
@@ -59,9 +60,10 @@ class DenoiserInitialConfig(Config):
 
     path: Path
     """A model folder, a run folder, or a file of public weights."""
-    method: Literal["weights", "image"] = "weights"
+    method: Literal["weights", "image", "stage"] = "weights"
     """`weights` copies an equal model; `image` makes a Latte (its section 3.4) or a VDT from an image DiT, and a video
-    MMDiT from one of images."""
+    MMDiT from one of images; `stage` takes from a Stable Video Diffusion model what fits, so that image to video begins
+    with text to video: new inputs begin at zero, and what reads another context afresh."""
     image: ImageInitConfig = ImageInitConfig()
     """How a DiT's weights become video weights."""
     num_heads: int | None = None
@@ -159,9 +161,12 @@ class DenoiserRecipe(BaseRecipe):
     trained, and saved with it."""
     trained: Trained = "all"
     """What is trained beside the parts: all; `temporal`, the parameters for time alone, with the image model's frozen;
-    `lora`, those and low-rank changes of layers; `adapter`, the changes alone, of a denoiser that starts from
-    `initial`; the model folder holds them merged, and `adapter` beside it in peft's form; or `parts`, nothing of the
-    denoiser itself, which starts from `initial`."""
+    `named`, those of `trained_names`; `lora`, those for time and low-rank changes of layers; `adapter`, the changes
+    alone, of a denoiser that starts from `initial`; the model folder holds them merged, and `adapter` beside it in
+    peft's form; or `parts`, nothing of the denoiser itself, which starts from `initial`. Checkpoints leave out what is
+    frozen where it comes from `initial`."""
+    trained_names: tuple[str, ...] = ()
+    """The parameters that `named` trains, by name, with * for any part: ['*.after_attention.*', '*attn2.to_q*']."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the changes of `lora` and `adapter`."""
     lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -225,6 +230,8 @@ class DenoiserRecipe(BaseRecipe):
             raise ValueError("trained: adapter needs an initial denoiser, whose layers it changes")
         if self.trained not in ("lora", "adapter") and (self.lora_targets or self.lora_alpha is not None):
             raise ValueError("lora_targets and lora_alpha are of trained: lora or adapter")
+        if (self.trained == "named") != bool(self.trained_names):
+            raise ValueError("trained: named and trained_names go together: one says that some are trained, one which")
         if self.trained == "parts" and not (self.parts and self.initial):
             raise ValueError("trained: parts needs some parts, and an initial denoiser that they are beside")
         if self.frames_per_clip is not None:

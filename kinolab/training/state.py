@@ -57,16 +57,17 @@ class RunState:
         self.partly = frozenset(frozen_elsewhere)
         self._frozen = {name: _sum(modules[name]) for name in modules if name in self.partly}
 
-    def _options(self, name: str) -> StateDictOptions:
-        partly = name in self.partly
+    def _options(self, name: str, whole: Collection[str] = ()) -> StateDictOptions:
+        partly = name in self.partly and name not in whole
         return StateDictOptions(ignore_frozen_params=partly, strict=not partly)
 
-    def _collect(self, started: Collection[str]) -> dict[str, Any]:
+    def _collect(self, started: Collection[str], whole: Collection[str] = ()) -> dict[str, Any]:
         """What is saved; optimisers only of the parts in `started`, as one that has not stepped has no state yet (and
-        torch would make it one by a step, after which its first real step is its second)."""
+        torch would make it one by a step, after which its first real step is its second). Of the modules in `whole`
+        frozen parameters too."""
         state: dict[str, Any] = {}
         for name, module in self.modules.items():
-            state[name] = {"weights": get_model_state_dict(module, options=self._options(name))}
+            state[name] = {"weights": get_model_state_dict(module, options=self._options(name, whole))}
             if name in started:
                 state[name]["optimizer"] = get_optimizer_state_dict(module, self.optimizers[name])
         for name, average in self.averages.items():
@@ -106,19 +107,16 @@ class RunState:
             InputError: where it is another model's.
         """
         step, optimizers, frozen = self._agree(lambda: _read_record(checkpoint))
-        other = [name for name, found in self._frozen.items() if frozen.get(name) != found]
-        if other:
-            raise InputError(
-                f"{checkpoint}: the frozen weights of its {other[0]} were others; a run goes on from the model that it "
-                "began with (initial.path)"
-            )
+        # A run that began before frozen weights were left out of checkpoints, or that trained all of them, has them.
+        whole = [name for name in self.partly if name not in frozen]
+        self._check_frozen(checkpoint, {name: found for name, found in frozen.items() if name in self.partly})
         unknown = [name for name in optimizers if name not in self.optimizers]
         if unknown:
             raise InputError(f"{checkpoint}: does not fit this recipe's model (it trains no {unknown[0]})")
         for name, optimizer in self.optimizers.items():
             if name not in optimizers:  # it may have a state from a checkpoint that turned out to be damaged
                 optimizer.state.clear()
-        state = self._collect(optimizers)
+        state = self._collect(optimizers, whole)
         try:
             sharded.load(state, checkpoint, alone=self.ranks.size == 1)
         except DamagedError:
@@ -127,12 +125,22 @@ class RunState:
             why = one_line(str(error).removeprefix(f"{checkpoint}: "), 200)
             raise InputError(f"{checkpoint}: does not fit this recipe's model ({why})") from None
         for name, module in self.modules.items():
-            set_model_state_dict(module, state[name]["weights"], options=self._options(name))
+            set_model_state_dict(module, state[name]["weights"], options=self._options(name, whole))
             if name in optimizers:
                 set_optimizer_state_dict(module, self.optimizers[name], state[name]["optimizer"])
         for name, average in self.averages.items():
             average.shadow = state[f"{name}.ema"]
+        self._check_frozen(checkpoint, {name: _sum(self.modules[name]) for name in whole})
         return step
+
+    def _check_frozen(self, checkpoint: Path, found: Mapping[str, str]) -> None:
+        """Raises InputError where the frozen weights of a checkpoint, by their sums, are not those of this run."""
+        other = [name for name, its in found.items() if its != self._frozen[name]]
+        if other:
+            raise InputError(
+                f"{checkpoint}: the frozen weights of its {other[0]} were others; a run goes on from the model that it "
+                "began with (initial.path)"
+            )
 
     def load_newest(self, folder: Path, say: Callable[[str], None]) -> int | None:
         """Load the newest checkpoint in a folder that is whole: its step, or None where there is no checkpoint.

@@ -156,6 +156,7 @@ class Trainer:
             if saved != step:
                 self._save(step, log)
             if step >= self.config.steps:
+                self.events.note("writing the model")
                 with self._averages():
                     self.job.export(self.folder / "model", step, self.ranks)
                 self.events.wrote(self.folder / "model", "model")
@@ -225,13 +226,15 @@ class Trainer:
         return []
 
     def _milestones(self, log: RunLog | None, step: int, last: int, saved: int) -> int:
-        c = self.config
+        c, ends = self.config, step == self.config.steps
+        if ends:  # what follows may take longer than many steps, and no step tells of it
+            self.events.note("all steps are done: the held-out loss, samples and the last checkpoint follow")
         if step % c.save_every == 0:
             self._save(step, log)
             saved = step
-        if step % c.evaluate_every == 0 or step == c.steps:
+        if step % c.evaluate_every == 0 or ends:
             self._evaluate(log, step)
-        if step % c.sample_every == 0 or step == c.steps:
+        if step % c.sample_every == 0 or ends:
             with self._averages(), torch.no_grad():
                 self.job.sample(self.folder / "samples", step, self.ranks)
             self.events.wrote(self.folder / "samples", "samples")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, TemporalDecoderAutoencoder, TemporalDecoderConfig
+from kinolab.autoencoders.inflate import with_temporal_decoder
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
 from tests.closeness import NETWORK, STORED, assert_close, assert_same
@@ -103,20 +104,16 @@ def test_a_quant_conv_is_written_into_the_encoder_and_comes_out_of_nothing(tmp_p
 
 @torch.no_grad()
 def test_a_decoder_of_images_is_what_it_starts_as() -> None:
-    image = randomized(ImageAutoencoder(ImageConfig.model_validate({**TINY, "use_post_quant_conv": False})))
-    ours = TemporalDecoderAutoencoder(TemporalDecoderConfig.model_validate(TINY)).eval()
-    own = ours.state_dict()
-    for name, value in image.state_dict().items():
-        inside = name
-        if name.startswith("decoder.") and ".resnets." in name:
-            head, _, tail = name.partition(".resnets.")
-            number, _, rest = tail.partition(".")
-            inside = f"{head}.resnets.{number}.spatial_res_block.{rest}"
-        own[inside] = value
-    ours.load_state_dict(own)
-    ours.set_scaling(image.latent_shift, image.latent_scale)
+    image = randomized(ImageAutoencoder(ImageConfig.model_validate(TINY)))
+    image.set_scaling(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([1.0, 0.5, 2.0, 4.0]))
+    fields = {**TINY, "use_post_quant_conv": True, "chunk_frames": 2}
+    ours = with_temporal_decoder(image, TemporalDecoderConfig.model_validate(fields)).eval()
     z = torch.randn(1, 4, 3, 4, 4)
     assert_close(ours.decode(z), image.decode(z), within=NETWORK)
+    video = torch.rand(1, 3, 3, 8, 8) * 2 - 1
+    assert_same(ours.encode(video).mean, image.encode(video).mean)
+    with pytest.raises(InputError, match="use_post_quant_conv: expected True, got False"):
+        with_temporal_decoder(image, TemporalDecoderConfig.model_validate(TINY))
 
 
 @torch.no_grad()

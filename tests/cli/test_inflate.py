@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from kinolab.autoencoders import DpVae, ImageAutoencoder, ImageConfig, OdVae, Taesd, TaesdConfig
 from kinolab.checkpoints import load, save
 from kinolab.cli import convert, inflate
-from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig
+from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig, Unet, UnetConfig
 from kinolab.errors import InputError
 from kinolab.models import VideoModel, load_autoencoder
 from tests.closeness import assert_close
@@ -27,6 +27,8 @@ MMDIT = MmditConfig(
 )  # fmt: skip
 DIT = DiTConfig(hidden_size=32, depth=2, num_heads=2, input_size=8, num_classes=3, learned_variance=True)
 TIMES = torch.tensor([10.0, 700.0])
+SMALL_UNET = ("--given", "num_heads=2", "--given", "norm_groups=4")
+"""What a file of a tiny U-Net does not tell."""
 
 app = typer.Typer()
 inflate.register(app)
@@ -141,11 +143,12 @@ def test_a_model_folder_brings_its_autoencoder_and_diffusion(tmp_path: Path, sd3
     run("convert", bare, "--out", tmp_path / "image", "-a", pixels)
     whole = VideoModel.load(tmp_path / "image")
     shifted = whole.config.diffusion.model_copy(update={"time_shift": 1.5})
-    whole.config = whole.config.model_copy(update={"diffusion": shifted, "fps": 12.0})
+    whole.config = whole.config.model_copy(update={"diffusion": shifted, "fps": 12.0, "null_prompt": "empty"})
     whole.save(tmp_path / "image")
     run("inflate", tmp_path / "image", "--to", "mmdit", "--out", tmp_path / "video", "-s", "temporal_patch=2")
     video = VideoModel.load(tmp_path / "video")
     assert (video.config.diffusion, video.config.fps, video.config.frames) == (shifted, 12.0, 16)
+    assert video.config.null_prompt == "empty"
     assert video.config.trained == "inflated from image" and video.denoiser.config.attention == "2d+3d"
     clip = video.generate(frames=3, size=(32, 32), sampler=video.config.sampler.model_copy(update={"steps": 2}))
     assert clip.shape == (1, 3, 3, 32, 32)
@@ -199,3 +202,59 @@ def test_taesd_becomes_a_video_autoencoder(tmp_path: Path, vae: Path) -> None:
     with pytest.raises(InputError, match="name one model folder; two files are for public weights"):
         run("convert", tmp_path / "video", tmp_path / "dpvae", "--out", other)
     assert not other.exists()
+
+
+def save_unet(path: Path, seed: int) -> Path:
+    """A tiny Stable Diffusion U-Net in diffusers' layout."""
+    torch.manual_seed(seed)
+    fields = {"block_out_channels": (8, 16), "layers_per_block": 1, "attention_levels": (0,), "norm_groups": 4}
+    save(randomize(Unet(UnetConfig(**fields, num_heads=2, text_dim=10, null="prompt"))), path, "unet_diffusers")
+    return path
+
+
+@pytest.mark.parametrize("to", ["video_ldm", "svd", "modelscope", "animatediff"])
+def test_a_unet_becomes_a_video_model(tmp_path: Path, pixels: Path, to: str) -> None:
+    source, out = save_unet(tmp_path / "unet", 0), tmp_path / "video"
+    fields = ["-s", "num_frames=4", "-s", "input_size=8", *(["-s", "motion_heads=2"] if to == "animatediff" else [])]
+    text = run("inflate", source, "--to", to, *SMALL_UNET, "-a", pixels, "-o", out, *fields)
+    video, image = VideoModel.load(out, precision="float32"), load(source, num_heads=2, norm_groups=4)
+    z, told = torch.randn(2, 4, 3, 8, 8), Conditions(text=torch.randn(2, 5, 10))
+    with torch.no_grad():
+        assert_close(video.denoiser(z, TIMES, told), image(z, TIMES, told), 1e-5)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (image, video.denoiser))
+    assert f"added   {after - before:,} parameters to the image model's {before:,}" in text
+    assert (video.config.frames, video.config.size) == (4, (32, 32))
+
+
+def test_other_image_weights_are_put_under_what_a_unet_has_learned_of_time(tmp_path: Path, pixels: Path) -> None:
+    first, personal = save_unet(tmp_path / "first", 0), save_unet(tmp_path / "personal", 1)
+    fields = ("-s", "num_frames=4", "-s", "input_size=8")
+    run("inflate", first, "--to", "video_ldm", *SMALL_UNET, "-a", pixels, "-o", tmp_path / "video", *fields)
+    trained = VideoModel.load(tmp_path / "video", precision="float32")
+    randomize(trained.denoiser)
+    trained.config = trained.config.model_copy(update={"trained": "100 steps", "fps": 12.0})
+    trained.save(tmp_path / "trained")
+    text = run("inflate", personal, "--onto", tmp_path / "trained", *SMALL_UNET, "-o", tmp_path / "swapped")
+    swapped = VideoModel.load(tmp_path / "swapped", precision="float32")
+    image = load(personal, num_heads=2, norm_groups=4)
+    state, learned, source = (m.state_dict() for m in (swapped.denoiser, trained.denoiser, image))
+    assert all(torch.equal(state[name], source.get(name, value)) for name, value in learned.items())
+    assert not any(torch.equal(source[name], learned[name]) for name, _ in image.named_parameters())
+    assert swapped.config.trained == "100 steps; image layers from personal" and swapped.config.fps == 12.0
+    assert f"copied  {sum(p.numel() for p in image.parameters()):,} parameters" in text
+
+
+def test_what_onto_cannot_do_it_says(tmp_path: Path, dit: Path, pixels: Path, sd3: Path) -> None:
+    unet, out = save_unet(tmp_path / "unet", 0), ("--out", tmp_path / "out")
+    run("convert", tmp_path / "bare.safetensors", "--out", tmp_path / "mmdit", "-a", pixels)
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((unet, *SMALL_UNET, *out), "expected one of --to KIND"),
+        ((unet, *SMALL_UNET, "--to", "svd", "--onto", tmp_path / "mmdit", *out), "expected one of --to KIND"),
+        ((unet, *SMALL_UNET, "--onto", tmp_path / "mmdit", *out), "a Mmdit; --onto puts a U-Net's weights"),
+        ((dit, "--onto", tmp_path / "mmdit", "--given", "num_heads=2", *out), "a DiT; --onto puts"),
+        ((unet, *SMALL_UNET, "--onto", tmp_path / "mmdit", "-s", "alpha=0.3", *out), "are for --to"),
+    ]
+    for arguments, said in cases:
+        with pytest.raises(InputError, match=said):
+            run("inflate", *arguments)
+    assert not (tmp_path / "out").exists()

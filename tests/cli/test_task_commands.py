@@ -78,6 +78,10 @@ def test_each_command_writes_its_video(
     if "--mask" in line:
         assert first.startswith("sampling: mask mask: two values: 0 is given")
         first, *others = others
+    if line.startswith("animate"):
+        notes = [text for text in (first, *others) if text.startswith("sampling: ")]
+        assert [text.split(": ", 2)[2] for text in notes] == ["48 x 40 pixels, cropped to 32 x 32"] * 2
+        first, *others = [text for text in (first, *others) if text not in notes]
     assert first == announce(choose()) and all(text.startswith("warning: ") for text in others)
 
 

@@ -58,6 +58,10 @@ def test_guidance_is_off_where_there_is_nothing_to_guide_by_unless_asked() -> No
     assert guidance_values(GUIDANCE, None, told=False) == {**GUIDANCE, "scale": 1.0}
     assert guidance_values(GUIDANCE, {"rescale": 0.0}, told=False) == {**GUIDANCE, "scale": 1.0, "rescale": 0.0}
     assert guidance_values(GUIDANCE, 5, told=False)["scale"] == 5
+    frames = {**GUIDANCE, "scale": 1.0, "frames": (1.0, 3.0), "of": ("image",)}
+    assert guidance_values(frames, None, told=False) == frames, "of an image, which no prompt says anything of"
+    assert guidance_values(frames, 4, told=False) == {**frames, "scale": 4, "frames": (), "scales": ()}
+    assert guidance_values(frames, {"frames": (2.0, 1.0)}, told=False)["frames"] == (2.0, 1.0)
 
 
 def test_a_cache_is_none_unless_asked_and_one_field_says_which() -> None:

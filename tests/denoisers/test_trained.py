@@ -93,3 +93,15 @@ def test_a_model_without_time_of_its_own_is_told_what_to_do() -> None:
     with pytest.raises(InputError, match="this Mmdit has none: use all or lora"):
         trainable_parameters(image, "temporal")
     assert trainable_parameters(image, "lora").temporal == 0
+
+
+def test_parameters_are_trained_by_names_with_stars() -> None:
+    model = build("latte")
+    count = trainable_parameters(model, "named", names=["blocks.*.mlp.*", "blocks.0.attn.qkv.bias"])
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    expected = {n for n, _ in model.named_parameters() if n.startswith("blocks.") and ".mlp." in n}
+    assert trained == expected | {"blocks.0.attn.qkv.bias"}
+    assert count.trained == sum(model.get_parameter(name).numel() for name in trained) and count.lora == 0
+    assert trained | set(count.kept) == {name for name, _ in model.named_parameters()}
+    with pytest.raises(InputError, match=r"trained_names: blocks\.7\.\* is no parameter of the denoiser"):
+        trainable_parameters(model, "named", names=["blocks.*.mlp.*", "blocks.7.*"])

@@ -70,10 +70,6 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {}
-ELSEWHERE = {
-    "VdmDiffusion": "tests/diffusion/test_golden_vdm.py",
-}
-"""Kinds of which the files are run by tests of their own."""
 released: Path | None = None
 """The folder of `--released`, for kinds whose weights are not in the file."""
 

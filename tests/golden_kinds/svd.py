@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -62,8 +60,7 @@ def unet_sgm(golden: Golden) -> dict[str, Tensor]:
     assert isinstance(model, Svd)
     rows = slice(None, None, flags.shape[1])  # what belongs to a clip stands at each of its frames
     z, conditions = told(clips(golden["x"], batch), golden["context"][rows])
-    told_features: Any = model
-    told_features.number_features = lambda conditions, t: golden["y"][rows]
+    vars(model)["number_features"] = lambda conditions, t: golden["y"][rows]
     t = golden["timesteps"][rows]
     found = {
         "out": model(z, t, conditions),

@@ -12,7 +12,7 @@ from torch import Tensor
 from kinolab.contracts.method import Denoised, Run
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
-from kinolab.methods import Method, SpatialConfig, SpatialReconstruction, Thresholding
+from kinolab.methods import Held, Method, SpatialConfig, SpatialReconstruction, SteeringConfig, Thresholding
 from kinolab.methods.spatial import shrink
 from tests.closeness import assert_close
 from tests.methods.test_reconstruction import Nothing
@@ -106,3 +106,32 @@ def test_a_clip_that_is_larger_than_what_is_made_is_refused() -> None:
     for low in (LOW, torch.zeros(1, 3, 1, 8, 2)):
         with pytest.raises(InputError, match="as large as what is made"):
             SpatialReconstruction(low=low).estimate(lambda z, t: Denoised(z * 1.0), running((1,)))(z, T)
+
+
+def test_two_methods_that_follow_a_gradient_go_through_each_other() -> None:
+    """Each by its own error of the raw estimate, in either order: both sums are moved as they are alone."""
+    z = torch.randn(1, 3, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(4)).double()
+    known = torch.zeros(1, 1, 2, SIDE, SIDE, dtype=torch.bool)
+    spatial = SpatialReconstruction(SpatialConfig(weight=0.5), low=LOW)
+    held = Held(torch.zeros_like(z), known, lambda x: 1.0 - x[:, :, :1])
+    temporal = SteeringConfig(weight=0.5).build(held)
+
+    def inner(z: Tensor, t: float) -> Denoised:
+        return Denoised(torch.tanh(z))
+
+    def moved(*methods: Method) -> Tensor:
+        estimate: Any = inner
+        for method in methods:
+            estimate = method.estimate(estimate, running(tuple(z.shape)))
+        found = estimate(z, T).sample
+        assert not found.requires_grad
+        return found - inner(z, T).sample
+
+    # The outer one sees the inner one's correction as a constant: its error is that of the corrected estimate.
+    both, alone = moved(spatial, temporal), moved(spatial)
+    corrected = inner(z, T).sample + alone
+    alpha = COSINE.path.scalars(T)[0]
+    gradient = torch.zeros_like(z)
+    gradient[:, :, :1] = (-2 * (1.0 - corrected[:, :, :1])) * (1 - inner(z, T).sample[:, :, :1].square())
+    assert_close(both - alone, -0.5 * alpha / 2 * gradient, within=1e-4)  # squares are summed in float32
+    assert bool((moved(temporal, spatial) != both).any())

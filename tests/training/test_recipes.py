@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from kinolab.autoencoders import (
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.autoencoders.inflate import check_match, matching_taesd
 from kinolab.data import FolderConfig, FolderSource
-from kinolab.denoisers import Conditions, DiTConfig, LatteConfig, MmditConfig, VdtConfig
+from kinolab.denoisers import Conditions, LatteConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.denoisers.inflate import start_from_image
@@ -63,7 +64,7 @@ def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, .
     with torch.device("meta"):
         denoiser = build_denoiser(recipe.denoiser)
     spec = autoencoder_of(recipe.autoencoder).spec
-    if str(recipe.autoencoder) in shipped_models():
+    if str(recipe.autoencoder) in shipped_models() and clip_shape(recipe) is None:
         shipped = read_model_config(find_model(recipe.autoencoder))
         return denoiser, spec.latent_shape(shipped.frames, *shipped.size)
     clip = clip_shape(recipe)
@@ -121,8 +122,7 @@ def test_a_denoiser_takes_the_latents_of_its_autoencoder(name: str) -> None:
     recipe = RECIPES[name]
     assert isinstance(recipe, DenoiserRecipe)
     denoiser, latents = denoiser_and_latents(recipe)
-    config = recipe.denoiser
-    assert isinstance(config, LatteConfig | VdtConfig | DiTConfig | MmditConfig)
+    config: Any = recipe.denoiser
     trained_on = (config.in_channels, getattr(config, "num_frames", latents[1]), *config.latent_size)
     assert trained_on == latents
     with torch.device("meta"):

@@ -20,7 +20,7 @@ from kinolab.generation import reconstruct_report
 from kinolab.generation.provenance import input_hashes, model_hash
 from kinolab.generation.reconstruct import reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig
-from kinolab.generation.request import GenerateConfig
+from kinolab.generation.request import GenerateConfig, input_files
 from kinolab.metrics.text import weights_hash
 from kinolab.tasks.request import GivenConfig, Shape, prepare
 from kinolab.video import times
@@ -131,10 +131,10 @@ def test_new_frames_between_those_of_a_variable_rate_keep_its_length(tmp_path: P
 def test_what_is_left_behind_in_a_folder_is_no_input(tmp_path: Path) -> None:
     video.write(tmp_path / "frames", np.zeros((3, 16, 16, 3), np.uint8), 10)
     config = GenerateConfig(model="x", given=GivenConfig(task="predict", video=tmp_path / "frames"))
-    before = input_hashes(config)
+    before = input_hashes(input_files(config))
     (tmp_path / "frames" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "frames" / "Thumbs.db").write_bytes(b"x")
-    assert input_hashes(config) == before
+    assert input_hashes(input_files(config)) == before
 
 
 def test_what_is_left_behind_changes_no_hash_of_weights(tmp_path: Path) -> None:

@@ -74,15 +74,16 @@ class LowRank:
 class Adapter:
     """What a file or folder holds.
 
-    layers: changes of a denoiser's layers, by the names that the file calls them (kohya's have underscores for dots);
-    text: those of text encoders; unexpected: names of tensors that are of no form. files: what was read.
+    layers: changes of a denoiser's layers, by the names that the file calls them (kohya's have underscores for dots).
+    text: those of text encoders, by the encoder's number from 1 on. unexpected: names of tensors that are of no form.
+    header: the entries of a safetensors header.
     """
 
     path: Path
     form: FormName
     container: str
     layers: dict[str, LowRank]
-    text: dict[str, LowRank] = field(default_factory=dict)
+    text: dict[int, dict[str, LowRank]] = field(default_factory=dict)
     unexpected: tuple[str, ...] = ()
     dtypes: dict[str, int] = field(default_factory=dict)
     header: dict[str, str] = field(default_factory=dict)
@@ -142,25 +143,27 @@ def read_adapter(path: Path | str) -> Adapter:
         raise InputError(f"{path}: an adapter of another kind, {kind}; LoRA alone is read")
     settings = _settings(files[1:], header)
     form = form_of(tensors, settings=len(files) > 1)
-    found: dict[bool, dict[str, dict[Role, Tensor]]] = {False: {}, True: {}}
+    found: dict[int, dict[str, dict[Role, Tensor]]] = {}
     unexpected = []
     for name, tensor in tensors.items():
         key = parse(name)
         if key is None:
             unexpected.append(name)
         else:
-            layer = found[key.text].setdefault(key.layer, {})
+            layer = found.setdefault(key.text, {}).setdefault(key.layer, {})
             if key.role in layer:
                 raise InputError(f"{path}: {name}: the file holds this layer's {key.role} twice")
             layer[key.role] = tensor
-    if not found[False] and not found[True]:
+    if not found:
         heads = ", ".join(list(tensors)[:3])
         raise InputError(f"{path}: no LoRA adapter in a known form (peft, diffusers, kohya); its names begin {heads}")
-    layers, text = (
-        {name: _layer(path, name, pieces, settings) for name, pieces in found[part].items()} for part in (False, True)
-    )
+    made = {
+        part: {name: _layer(path, name, pieces, settings) for name, pieces in layers.items()}
+        for part, layers in found.items()
+    }
+    layers = made.pop(0, {})
     dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())
-    return Adapter(path, form, container, layers, text, tuple(unexpected), dict(dtypes), header)
+    return Adapter(path, form, container, layers, made, tuple(unexpected), dict(dtypes), header)
 
 
 @dataclass(frozen=True)
@@ -229,8 +232,10 @@ def _layer(path: Path, name: str, pieces: Mapping[Role, Tensor], settings: _Sett
             other = next(iter(pieces))
             raise InputError(f"{path}: {name}: holds {other} of a change and no {role}; cut off, or of another kind")
     down, up, mid = pieces["down"], pieces["up"], pieces.get("mid")
-    for tensor in pieces.values():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+    for role, tensor in pieces.items():
+        # alpha may be a whole number
+        whole = role != "alpha" and not tensor.is_floating_point()
+        if whole or not bool(torch.isfinite(tensor.float()).all()):
             raise InputError(f"{path}: {name}: expected finite numbers; damaged, or of a training that broke")
     fits = down.ndim >= 2 and up.ndim >= 2 and math.prod(up.shape[2:]) == 1 and len(down) > 0
     if fits and mid is not None:

@@ -27,11 +27,11 @@ PROCESSOR = re.compile(r"(?:\.processor)?\.([a-z_]{1,32})_lora\.(down|up)\.weigh
 """The same in diffusers' form before 0.22, where the attention's processor holds the change."""
 INNER = {"to_out": "to_out.0"}
 """What a processor calls a layer -> what the attention calls it."""
-KOHYA = {"lora_unet_": False, "lora_te_": True, "lora_te1_": True, "lora_te2_": True, "lora_te3_": True}
-"""Beginnings in kohya's form -> whether they are of a text encoder."""
+KOHYA = {"lora_unet_": 0, "lora_te_": 1, "lora_te1_": 1, "lora_te2_": 2, "lora_te3_": 3}
+"""Beginnings in kohya's form -> the number of the text encoder that they are of; 0 = a denoiser."""
 DOTTED = {
-    "base_model.model.": False, "model.diffusion_model.": False, "diffusion_model.": False, "unet.": False,
-    "transformer.": False, "text_encoder.": True, "text_encoder_2.": True, "text_encoder_3.": True,
+    "base_model.model.": 0, "model.diffusion_model.": 0, "diffusion_model.": 0, "unet.": 0, "transformer.": 0,
+    "text_encoder.": 1, "text_encoder_2.": 2, "text_encoder_3.": 3,
 }  # fmt: skip
 """The same in the other forms; several may stand one after the other."""
 OTHERS = {
@@ -44,10 +44,10 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Key:
-    """What the name of a tensor says: layer, whether it is a text encoder's, what the tensor is, and the form."""
+    """What the name of a tensor says: layer, which text encoder's (0 = a denoiser's), what it is, and the form."""
 
     layer: str
-    text: bool
+    text: int
     role: Role
     form: FormName
 
@@ -76,12 +76,12 @@ def _placed(layer: str, role: Role, form: FormName) -> Key:
     for start, text in KOHYA.items():
         if layer.startswith(start):
             return Key(layer.removeprefix(start), text, role, "kohya")
-    text, begun = False, True
+    text, begun = 0, True
     while begun:
         start = next((s for s in DOTTED if layer.startswith(s)), "")
         begun = bool(start)
         if begun:
-            text |= DOTTED[start]
+            text = DOTTED[start] or text
             layer = layer.removeprefix(start)
     return Key(layer, text, role, form)
 

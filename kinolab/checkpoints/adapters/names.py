@@ -136,7 +136,7 @@ def misfits(module: Denoiser, adapter: Adapter) -> list[str]:
     """Why an adapter can't be put on a denoiser, a line each; empty where it can."""
     layout, names = best_layout(module, adapter)
     if not adapter.layers:
-        return ["it changes no layer of a denoiser" + (", but a text encoder's" if adapter.text else "")]
+        return [] if adapter.text else ["it changes no layer"]
     if not names:
         first = ", ".join(list(adapter.layers)[:SHOWN])
         return [f"none of its {len(adapter.layers)} layers is one of this {type(module).__name__}: {first}"]

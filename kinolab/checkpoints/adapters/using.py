@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from kinolab.checkpoints.adapters.files import Adapter, adapter_files, read_adapter
 from kinolab.checkpoints.adapters.names import native_changes
+from kinolab.checkpoints.adapters.text import encoders_of, put_on_text
 from kinolab.config import Config
 from kinolab.contracts.events import Listener, events_of
 from kinolab.denoisers import Denoiser
@@ -59,15 +60,17 @@ def put_on(
     *,
     merged: bool = True,
     in_place: bool = False,
+    text: bool = True,
     events: Listener = None,
 ) -> VideoModel:
     """The model with adapters on its denoiser and its experts, one after the other; itself where there are none.
 
-    One that the model has beside it, named by its name, gets another weight. What an adapter changes of a text encoder
-    is left out, and a note says so.
+    One that the model has beside it, named by its name, gets another weight. What an adapter changes of text
+    encoders is added to those of the model, if they are of a person's own folders; else it is left out, as a note says.
 
     Args:
         merged: add the changes to the weights; else they stay beside their layers.
+        text: put changes of text encoders on too.
         in_place: change the networks themselves; else copies, and the model that is given stays as it is.
 
     Raises:
@@ -88,21 +91,22 @@ def put_on(
     for use, adapter in adapters:
         for denoiser in (made.denoiser, *made.experts):
             _put(denoiser, adapter, use.weight, merged)
-        if adapter.text:
+        if adapter.text and text and encoders_of(made.text_encoder) and made.text_encoder is not None:
+            made.text_encoder = put_on_text(made.text_encoder, adapter, use.weight)
+        elif adapter.text:
             _tell(events, use, adapter)
     return made
 
 
 def folded(model: VideoModel, uses: Sequence[AdapterUse], events: Listener = None) -> VideoModel:
-    """The model with adapters in its weights, in place, and those that it has beside them too.
+    """The model with adapters in its weights, in place, those beside them too; later stages keep theirs.
 
     Raises:
         InputError: as `put_on`.
     """
-    made = put_on(model, uses, in_place=True, events=events)
-    for stage in made.cascade:
-        fold(stage.denoiser)
-        stage.config, stage.lora = stage.config.model_copy(update={"lora": {}}), {}
+    made = put_on(model, uses, in_place=True, text=False, events=events)
+    fold(made.denoiser)
+    made.config, made.lora = made.config.model_copy(update={"lora": {}}), {}
     return _noted(made, [f"{use.path.name} x {use.weight:g}" for use in uses])
 
 
@@ -138,7 +142,15 @@ def _noted(model: VideoModel, notes: Sequence[str]) -> VideoModel:
 
 
 def _tell(events: Listener, use: AdapterUse, adapter: Adapter) -> None:
-    events_of(events).note(f"{use.path}: its {len(adapter.text)} changes of a text encoder are left out")
+    """Say that what an adapter changes of text encoders is left out.
+
+    Raises:
+        InputError: where that is all of it.
+    """
+    if not adapter.layers:
+        raise InputError(f"{use.path}: changes text encoders alone, and none can be changed here")
+    count = sum(map(len, adapter.text.values()))
+    events_of(events).note(f"{use.path}: its {count} changes of text encoders are left out")
 
 
 def _put(denoiser: Denoiser, adapter: Adapter, weight: float, merged: bool) -> None:

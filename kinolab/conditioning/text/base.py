@@ -137,6 +137,7 @@ class TextEncoder:
             InputError: where a file is missing.
         """
         settings = self.config.model_dump(mode="json", exclude=PLACES)
+        settings = {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
         digest = Sha256().text(canonical(settings))
         for path in self.files():
             digest.text(f"{path.name} {file_hash(path)}\n")
@@ -145,6 +146,8 @@ class TextEncoder:
 
 PLACES = {"folder", "clip_l", "clip_g", "t5", "cache_size"}
 """Fields of the encoders' configs that no embedding depends on: where files lie, and how many prompts are kept."""
+LATER = {"padded": False}
+"""Fields that came later, and the value with which an embedding is what it was before."""
 
 
 def check_widths(encoder: TextEncoder, text_dim: int, pooled_dim: int) -> None:

@@ -28,6 +28,8 @@ class ClipTextConfig(Config):
     """Tokens per prompt, start and end mark included; longer prompts are cut with a warning."""
     layer: Literal["last", "penultimate"] = "last"
     """Which states: those of the last layer, normalised, or those that the last but one gives (as SD3 takes them)."""
+    padded: bool = False
+    """Fill prompts up to max_tokens with the tokenizer's padding, which is attended to as well (Stable Diffusion)."""
     dtype: TextDtype = "float32"
     """What the weights compute in."""
     cache_size: int = Field(1024, ge=0)
@@ -83,4 +85,4 @@ class ClipText(FolderText):
         return (answer.hidden_states[-2] if penultimate else answer.last_hidden_state)[0], pooled[0]
 
     def _compute(self, prompt: str) -> tuple[Tensor, Tensor]:
-        return self.run(self.tokens(prompt))
+        return self.run(self.padded(prompt) if self.config.padded else self.tokens(prompt))

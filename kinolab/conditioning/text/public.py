@@ -133,6 +133,11 @@ class FolderText(TextEncoder):
         """The prompt's token ids with the tokenizer's marks, cut to max_tokens."""
         return cut(self.tokenizer(prompt)["input_ids"], self.config.max_tokens, prompt, reader)
 
+    def padded(self, prompt: str, reader: str = "") -> list[int]:
+        """The prompt's tokens, filled up to the full length with the tokenizer's padding."""
+        ids = self.tokens(prompt, reader)
+        return ids + [int(self.tokenizer.pad_token_id)] * (self.length - len(ids))
+
     def _known_tokens(self, prompt: str) -> int:
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         known = [i for i in ids if i not in self.tokenizer.all_special_ids]

@@ -113,14 +113,14 @@ class Sd3Text(TextEncoder):
 
     def _compute(self, prompt: str) -> tuple[Tensor, Tensor]:
         width = self.dim
-        states_l, pooled_l = self.clip_l.run(_padded(self.clip_l, prompt, "the first CLIP"))
-        states_g, pooled_g = self.clip_g.run(_padded(self.clip_g, prompt, "the second CLIP"))
+        states_l, pooled_l = self.clip_l.run(self.clip_l.padded(prompt, "the first CLIP"))
+        states_g, pooled_g = self.clip_g.run(self.clip_g.padded(prompt, "the second CLIP"))
         clip = torch.cat([states_l, states_g], -1)
         clip = F.pad(clip, (0, width - clip.shape[-1]))
         if self.t5 is None:
             t5 = clip.new_zeros(self.config.t5_tokens, width)
         else:
-            t5 = self.t5.run(_padded(self.t5, prompt, "T5"))
+            t5 = self.t5.run(self.t5.padded(prompt, "T5"))
         return torch.cat([clip, t5.to(clip)]), torch.cat([pooled_l, pooled_g])
 
     def knows(self, prompt: str) -> bool:
@@ -130,9 +130,3 @@ class Sd3Text(TextEncoder):
     def files(self) -> list[Path]:
         """Weights, tokenizers and configs of all of them."""
         return [path for encoder in self._encoders() for path in encoder.files()]
-
-
-def _padded(encoder: ClipText | T5Text, prompt: str, reader: str) -> list[int]:
-    """The prompt's tokens, filled up with the tokenizer's padding."""
-    ids = encoder.tokens(prompt, reader)
-    return ids + [int(encoder.tokenizer.pad_token_id)] * (encoder.length - len(ids))

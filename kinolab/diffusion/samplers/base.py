@@ -26,7 +26,8 @@ class SamplerConfig(Config):
     steps: int = Field(default=50, ge=1)
     """Number of steps; heun calls the denoiser twice in each but the last."""
     spacing: Spacing = "auto"
-    """Where the steps of a discrete schedule lie: linspace (DiT, Latte), trailing or leading. auto is trailing for
+    """Where the steps of a discrete schedule lie: linspace (DiT, Latte), trailing, leading, or sd: leading and one step
+    later, down to the least noise of training instead of none, as Stable Diffusion samples. auto is trailing for
     dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
     linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0. EDM has
     Karras's noise levels."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.checkpoints.adapters import part_of, public_changes, usual_layout, write_adapter
+from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
 from kinolab.denoisers import Denoiser
@@ -79,11 +80,12 @@ class DenoiserJob(Job):
                 f"{autoencoder.spec.latent_channels}; set denoiser.in_channels={autoencoder.spec.latent_channels}"
             )
         self.low_rank = LowRank(recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
-        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank)
+        self.count = trainable_parameters(denoiser, recipe.trained, self.low_rank, recipe.trained_names)
         self.assembly = Assembly(recipe, autoencoder, spec, source, heldout)
         self.notes = self.assembly.notes
-        # The frozen weights of an adapter's denoiser are those of `initial`, wherever the run goes on.
-        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained == "adapter")}
+        # Frozen weights are those of `initial`, wherever the run goes on.
+        kept = recipe.trained != "all" and recipe.initial is not None
+        self.parts = {"denoiser": Part(self.network, frozen_elsewhere=kept)}
 
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches, from `first_step` on."""
@@ -171,7 +173,10 @@ class DenoiserJob(Job):
         return model
 
     def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
-        """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ..."""
+        """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ...
+
+        A model that makes a video of its first frame begins with those of held-out clips.
+        """
         samples = self.recipe.samples
         if samples.prompts:
             requests = [Request(prompt=p, seed=k) for k, p in enumerate(samples.prompts)]
@@ -180,6 +185,11 @@ class DenoiserJob(Job):
         else:
             requests = [Request(seed=k) for k in range(samples.count)]
         model = self.model()
+        if FIRST_FRAME in model.spec.ports:
+            chosen = spread(len(self.heldout), len(requests))
+            pictures = [self.heldout[chosen[k % len(chosen)]].video[:, 0] for k in range(len(requests))]
+            told = zip(requests, pictures, strict=True)
+            requests = [replace(r, size=(p.shape[1], p.shape[2]), conditions={FIRST_FRAME: p}) for r, p in told]
         clips = model.decode(model.sample_latents(requests))
         if ranks.first:
             make_folder(folder)

@@ -18,29 +18,29 @@ from tests.closeness import assert_close, assert_same
 
 LAYER = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 NAMES = {
-    f"base_model.model.{LAYER}.lora_A.weight": (LAYER, False, "down", "peft"),
-    f"base_model.model.unet.{LAYER}.lora_B.weight": (LAYER, False, "up", "peft"),
-    f"{LAYER}.lora_A.default_0.weight": (LAYER, False, "down", "peft"),
-    f"unet.{LAYER}.lora_B.weight": (LAYER, False, "up", "peft"),
-    f"unet.{LAYER}.lora.down.weight": (LAYER, False, "down", "diffusers"),
-    f"{LAYER.removesuffix('.to_q')}.processor.to_q_lora.up.weight": (LAYER, False, "up", "diffusers"),
+    f"base_model.model.{LAYER}.lora_A.weight": (LAYER, 0, "down", "peft"),
+    f"base_model.model.unet.{LAYER}.lora_B.weight": (LAYER, 0, "up", "peft"),
+    f"{LAYER}.lora_A.default_0.weight": (LAYER, 0, "down", "peft"),
+    f"unet.{LAYER}.lora_B.weight": (LAYER, 0, "up", "peft"),
+    f"unet.{LAYER}.lora.down.weight": (LAYER, 0, "down", "diffusers"),
+    f"{LAYER.removesuffix('.to_q')}.processor.to_q_lora.up.weight": (LAYER, 0, "up", "diffusers"),
     f"unet.{LAYER.removesuffix('.to_q')}.processor.to_out_lora.down.weight":
-        (f"{LAYER.removesuffix('.to_q')}.to_out.0", False, "down", "diffusers"),
-    f"unet.{LAYER.removesuffix('.to_q')}.processor.to_q.lora.down.weight": (LAYER, False, "down", "diffusers"),
-    f"unet.{LAYER}.alpha": (LAYER, False, "alpha", "diffusers"),
-    f"unet.{LAYER.removesuffix('.to_q')}.processor.to_q_lora.down.weight.alpha": (LAYER, False, "alpha", "diffusers"),
-    f"lora_unet_{LAYER.replace('.', '_')}.lora_down.weight": (LAYER.replace(".", "_"), False, "down", "kohya"),
-    f"lora_unet_{LAYER.replace('.', '_')}.alpha": (LAYER.replace(".", "_"), False, "alpha", "kohya"),
-    "lora_unet_conv_in.lora_mid.weight": ("conv_in", False, "mid", "kohya"),
+        (f"{LAYER.removesuffix('.to_q')}.to_out.0", 0, "down", "diffusers"),
+    f"unet.{LAYER.removesuffix('.to_q')}.processor.to_q.lora.down.weight": (LAYER, 0, "down", "diffusers"),
+    f"unet.{LAYER}.alpha": (LAYER, 0, "alpha", "diffusers"),
+    f"unet.{LAYER.removesuffix('.to_q')}.processor.to_q_lora.down.weight.alpha": (LAYER, 0, "alpha", "diffusers"),
+    f"lora_unet_{LAYER.replace('.', '_')}.lora_down.weight": (LAYER.replace(".", "_"), 0, "down", "kohya"),
+    f"lora_unet_{LAYER.replace('.', '_')}.alpha": (LAYER.replace(".", "_"), 0, "alpha", "kohya"),
+    "lora_unet_conv_in.lora_mid.weight": ("conv_in", 0, "mid", "kohya"),
     "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight":
-        ("text_model_encoder_layers_0_mlp_fc1", True, "up", "kohya"),
-    "lora_te2_text_projection.lora_up.weight": ("text_projection", True, "up", "kohya"),
+        ("text_model_encoder_layers_0_mlp_fc1", 1, "up", "kohya"),
+    "lora_te2_text_projection.lora_up.weight": ("text_projection", 2, "up", "kohya"),
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight":
-        ("text_model.encoder.layers.0.self_attn.q_proj", True, "down", "diffusers"),
+        ("text_model.encoder.layers.0.self_attn.q_proj", 1, "down", "diffusers"),
     "diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight":
-        ("joint_blocks.0.x_block.attn.qkv", False, "down", "peft"),
+        ("joint_blocks.0.x_block.attn.qkv", 0, "down", "peft"),
     "transformer.transformer_blocks.0.attn.to_k.lora_A.weight":
-        ("transformer_blocks.0.attn.to_k", False, "down", "peft"),
+        ("transformer_blocks.0.attn.to_k", 0, "down", "peft"),
 }  # fmt: skip
 
 
@@ -120,6 +120,14 @@ def test_alpha_comes_from_the_file_from_settings_or_is_the_rank(tmp_path: Path) 
     assert {name: layer.scale for name, layer in found.items()} == {"a.q": 0.5, "a.k": 4.0, "b": 1.5}
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"use_rslora": True}))
     assert read_adapter(folder).layers["a.k"].scale == pytest.approx(8 / 2**0.5, rel=1e-12)
+    tiny = {
+        "a__lora_down__weight": torch.ones(4, 2),
+        "a__lora_up__weight": torch.ones(2, 4),
+        "a__alpha": torch.tensor(2),
+    }
+    assert read_adapter(write(tmp_path / "i.safetensors", **tiny)).layers["a"].scale == 0.5, "a whole number"
+    eight = {name: value.to(torch.float8_e4m3fn) if value.ndim else value for name, value in tiny.items()}
+    assert read_adapter(write(tmp_path / "e.safetensors", **eight)).layers["a"].change.delta[0, 0] == 2.0
     header = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 6, "text_encoder.lora_alpha": 9})}
     save_file(
         {n.replace("base_model.model", "unet"): v for n, v in tensors.items()}, tmp_path / "d.safetensors", header

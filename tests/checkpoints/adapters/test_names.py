@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from kinolab import denoisers
 from kinolab.checkpoints.adapters import (
     Adapter,
     layout_of,
+    layouts,
     misfits,
     native_changes,
     public_changes,
@@ -18,10 +20,12 @@ from kinolab.checkpoints.adapters import (
 )
 from kinolab.checkpoints.base import public_tensors
 from kinolab.checkpoints.formats import find_format
+from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
 from kinolab.layers.lora import change_layers
 from tests.checkpoints.adapters.tiny import CONFIGS, build, changed_by_hand, random_layers, run
-from tests.closeness import assert_close, assert_same
+from tests.closeness import NETWORK, assert_close, assert_same
+from tests.test_contracts import DENOISERS
 
 
 def target(folder: Path, form: str) -> Path:
@@ -112,3 +116,31 @@ def test_a_part_of_a_joined_layer_changes_its_rows_alone() -> None:
     assert name == "joint_blocks.0.x_block.attn.qkv" and change.rank == 3
     q, k, v = change.delta.chunk(3)
     assert not q.any() and not v.any() and torch.linalg.matrix_rank(k) == 3
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_every_denoiser_is_changed_alike_beside_and_in_its_weights_by_every_layouts_names(name: str) -> None:
+    def built() -> Denoiser:
+        torch.manual_seed(0)
+        model = denoisers.build(DENOISERS[name]).eval()  # type: ignore[arg-type]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return model
+
+    model = built()
+    layers = random_layers(model, "kinolab")
+    changes = native_changes(model, Adapter(Path("x"), "peft", "", layers))
+    merged, beside, before = built(), built(), run(model)
+    change_layers(merged, changes)
+    change_layers(beside, changes, merged=False)
+    assert (run(merged) - before).abs().max() > 0.1
+    assert_close(run(beside), run(merged), within=NETWORK)
+    for layout in layouts(model):
+        named = public_changes(layout, changes)
+        again = native_changes(
+            model, Adapter(Path("x"), "kohya", "", {n.replace(".", "_"): c for n, c in named.items()})
+        )
+        assert again.keys() == changes.keys(), layout.name
+        for layer, change in again.items():
+            assert_close(change.delta, changes[layer].delta, what=f"{layout.name}: {layer}")
