@@ -27,6 +27,7 @@ def convolve_frames(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """A convolution over frames, kernel (k, 1, 1): as one of two dimensions, frames and places, which is faster."""
     padding = conv.padding
     assert isinstance(padding, tuple)
+    # By x (B, C, T, S) and a weight (C', C, k, 1): the rows of the picture are frames.
     found = F.conv2d(x.permute(0, 3, 1, 2), conv.weight.squeeze(-1), conv.bias, padding=(padding[0], 0))
     return found.permute(0, 2, 3, 1)
 
@@ -123,4 +124,4 @@ def interleaved_sincos(frames: int, dim: int) -> Tensor:
     """Positions (frames, dim) of whole frames, sine and cosine of a frequency side by side (Vaswani et al. 2017)."""
     omega = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angles = torch.arange(frames, dtype=torch.float64)[:, None] * omega
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim].float()
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim].float()  # (T, dim / 2, 2) -> (T, dim)
