@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, taesd, toy_clip, unet, vdt
+from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, svd, taesd, toy_clip, unet, vdt
 from benchmarks.measure import Result, machine
 from kinolab.autoencoders import TaesdConfig
 from kinolab.errors import InputError
@@ -48,6 +48,11 @@ FULL: dict[str, list[Callable[[Say], Result]]] = {
         lambda say: taesd.coding("encode", TaesdConfig(), (4, 256, 256), 5, say),
         lambda say: taesd.coding("decode", TaesdConfig(), (4, 256, 256), 5, say),
     ],
+    "svd": [
+        lambda say: svd.forward(svd.Case(), 3, say),
+        lambda say: svd.decoding(svd.DECODER, (16, 32, 32), 3, say),
+        lambda say: svd.memory(svd.Case(), 256, say),
+    ],
     "toy_clip": [lambda say: toy_clip.clip(3, say)],
     "step_cache": [lambda say: step_cache.sampling(5, say)],
     "integrity": [lambda say: integrity.commands(3, say), lambda say: integrity.checkpoint(9, say)],
@@ -75,6 +80,11 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
     "taesd": [
         lambda say: taesd.coding("encode", TaesdConfig(), (2, 64, 64), 3, say),
         lambda say: taesd.coding("decode", TaesdConfig(), (2, 64, 64), 3, say),
+    ],
+    "svd": [
+        lambda say: svd.forward(svd.Case((64, 64), 3, (8, 8)), 3, say),
+        lambda say: svd.decoding(svd.DECODER, (9, 8, 8), 3, say),
+        lambda say: svd.memory(svd.Case((64, 64), 3, (8, 8)), 64, say, (8, 24)),
     ],
     "toy_clip": [lambda say: toy_clip.clip(1, say)],
     "step_cache": [lambda say: step_cache.sampling(1, say, 10)],

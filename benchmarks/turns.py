@@ -55,32 +55,32 @@ def works() -> dict[str, Callable[[], Any]]:
         return work
 
     def vdt() -> Callable[[], Any]:
-        network = Vdt(VdtConfig(hidden_size=384, num_heads=6, input_size=32, num_frames=16, num_classes=10)).eval()
-        z, told = noise(1, 4, 16, 32, 32), Conditions(label=torch.tensor([3]))
+        network = Vdt(VdtConfig(hidden_size=384, num_heads=6, input_size=16, num_frames=16, num_classes=10)).eval()
+        z, told = noise(1, 4, 16, 16, 16), Conditions(label=torch.tensor([3]))
         return lambda: network(z, torch.tensor([500.0]), told)
 
     def mmdit() -> Callable[[], Any]:
-        config = MmditConfig(hidden_size=384, num_heads=6, depth=12, input_size=64, text_dim=512, pooled_dim=256)
+        config = MmditConfig(hidden_size=384, num_heads=6, depth=12, input_size=32, text_dim=512, pooled_dim=256)
         network = Mmdit(config).eval()
         told = Conditions(text=noise(1, 154, 512), pooled=noise(1, 256))
-        z = noise(1, config.in_channels, 1, 64, 64)
+        z = noise(1, config.in_channels, 1, 32, 32)
         return lambda: network(z, torch.tensor([500.0]), told)
 
-    def latte(side: int) -> Any:
-        return Latte(LatteConfig(hidden_size=384, num_heads=6, input_size=side, num_frames=16, text_dim=384)).eval()
+    def latte() -> Any:
+        return Latte(LatteConfig(hidden_size=384, num_heads=6, input_size=16, num_frames=16, text_dim=384)).eval()
 
     def latte_forward() -> Callable[[], Any]:
-        network, z, told = latte(32), noise(1, 4, 16, 32, 32), Conditions(text=noise(1, 32, 384))
+        network, z, told = latte(), noise(1, 4, 16, 16, 16), Conditions(text=noise(1, 32, 384))
         return lambda: network(z, torch.tensor([500.0]), told)
 
     def latte_sampling() -> Callable[[], Any]:
-        network, z, told = latte(16), noise(1, 4, 16, 16, 16), Conditions(text=noise(1, 32, 384))
+        network, z, told = latte(), noise(1, 4, 16, 16, 16), Conditions(text=noise(1, 32, 384))
         diffusion, sampler = Diffusion(DiffusionConfig()), SamplerConfig(name="ddim", steps=4)
         return lambda: diffusion.sample(network, z, told, sampler=sampler)
 
     def odvae(decode: bool) -> Callable[[], Any]:
         network = OdVae(OdVaeConfig(hidden_size=64)).eval()
-        given = noise(1, *network.spec.latent_shape(9, 64, 64)) if decode else noise(1, 3, 9, 64, 64)
+        given = noise(1, *network.spec.latent_shape(9, 32, 32)) if decode else noise(1, 3, 9, 32, 32)
         return (lambda: network.decode(given)) if decode else (lambda: network.encode(given).mean)
 
     def clip(cached: bool) -> Callable[[], Any]:
@@ -170,7 +170,8 @@ def main(arguments: list[str]) -> None:
             side = Side(stack.enter_context(checkout(commit)), place / letter)
             stack.callback(side.close)
             sides.append(side)
-        print(f"{'':28} {'A (s)':>8} {'B (s)':>8}  B / A: median (lowest to highest)  A = {options.a}, B = {options.b}")
+        named = f"B / A: median (lowest to highest)  A = {options.a}, B = {options.b}"
+        print(f"{'':28} {'A (s)':>8} {'B (s)':>8}  {named}", flush=True)
         for row in rows:
             turns = [[side.take(row) for side in sides] for _ in range(options.turns + 1)][1:]
             ratios = [b / a for a, b in turns]

@@ -18,10 +18,10 @@ METHODS = {"tail": "video", "average": "average", "random": "random"}
 """How a causal TAESD was begun -> its run."""
 MEASURED = {
     "own-image": "own image autoencoder, 260 steps",
-    "own-odvae": "own OD-VAE from it, 120 steps",
+    "own-odvae": "own OD-VAE from it, 60 steps",
     "taef2": "TAESD, frame by frame",
-    "video": "TAESD, inflated and causal",
-    "dpvae": "DP-VAE around TAESD",
+    "video": "TAESD, inflated and causal, 120 steps",
+    "dpvae": "DP-VAE around TAESD, before any step",
 }
 SCORES = {"psnr": 2, "ssim": 3, "flicker": 4, "warp": 4, "detail": 2}
 """Score -> decimals."""

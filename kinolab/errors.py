@@ -17,3 +17,7 @@ class MissingExtraError(InputError):
 
 class DamagedError(InputError):
     """A stored file that is not what was written: cut off, changed by the disk, or of another set of files."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error: it was asked for
+    """Work that events asked to stop has stopped between two pieces; what is done is whole."""

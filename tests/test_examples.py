@@ -8,10 +8,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from kinolab import video
 from kinolab.errors import InputError
 from kinolab.reports.charts import BOTTOM, LEFT, RIGHT, TOP
+from kinolab.toyworld.words import COLOURS
 from tests.reports.reading import NASTY, elements
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +110,21 @@ def test_mistakes_are_explained(loss_curves: dict[str, Any], tmp_path: Path, wor
     with pytest.raises(InputError, match=message):
         loss_curves["main"]([str(tmp_path / "out.svg"), *(word.replace("LOG", str(log)) for word in words)])
     assert not (tmp_path / "out.svg").exists()
+
+
+def test_the_colours_of_toy_videos_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "colours_picture.py"))
+    frames = np.full((2, 16, 16, 3), 235, np.uint8)
+    frames[:, :4, :8] = (132, 76, 196)
+    frames[:, 4:8, :8] = (240, 214, 44)
+    frames[1, 8:12, :8] = (70, 60, 50)  # too grey to be an object's
+    assert example["shares"](frames) == {name: 0.5 if name in ("purple", "yellow") else 0.0 for name in COLOURS}
+    for k in range(2):
+        video.write(tmp_path / "weight1" / f"{k}.mkv", frames, fps=8, lossless=True)
+    words = ["colours_picture.py", str(tmp_path / "weight1"), "--frame", "1", "--out", str(tmp_path / "a.png")]
+    monkeypatch.setattr("sys.argv", words)
+    example["main"]()
+    assert capsys.readouterr().out == "weight1: yellow 50%, purple 50%\n" and (tmp_path / "a.png").exists()
+    monkeypatch.setattr("sys.argv", ["colours_picture.py", str(tmp_path), "--out", str(tmp_path / "a.png")])
+    with pytest.raises(InputError, match="expected videos"):
+        example["main"]()

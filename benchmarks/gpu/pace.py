@@ -36,16 +36,19 @@ class Log:
 
 
 class Learner:
-    """One module with its optimiser and its average, trained from now until `until` (of `time.time`).
+    """One module with its optimiser and its average, trained from now until `until` (of `time.time`), or for so many
+    steps if they are done before.
 
     Args:
         settings: optimiser, peak of the learning rate, warm-up in steps, decay, clip and EMA; of the steps nothing.
     """
 
-    def __init__(self, module: nn.Module, settings: TrainingConfig, until: float, log: Log) -> None:
+    def __init__(
+        self, module: nn.Module, settings: TrainingConfig, until: float, log: Log, steps: int | None = None
+    ) -> None:
         settings = settings.model_copy(update={"precision": "bfloat16"})
         self.module, self.settings, self.log = module, settings, log
-        self.begun, self.until = time.time(), until
+        self.begun, self.until, self.steps = time.time(), until, steps
         self.optimizer = make_optimizer(module, settings)
         self.ema = Ema(module, settings.ema)
         self.done, self.peak = 0, settings.learning_rate
@@ -54,8 +57,15 @@ class Learner:
 
     @property
     def passed(self) -> float:
-        """Share of the time that is over, 0 to 1."""
+        """Share of the time or of the steps that is over, 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, self.done / self.steps)
         return min(1.0, (time.time() - self.begun) / max(1e-6, self.until - self.begun))
+
+    @property
+    def over(self) -> bool:
+        """Whether the training has come to its end."""
+        return time.time() >= self.until or (self.steps is not None and self.done >= self.steps)
 
     @property
     def rate(self) -> float:

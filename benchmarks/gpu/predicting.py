@@ -83,8 +83,7 @@ class WorldTraining:
         count = sum(p.numel() for p in self.denoiser.parameters())
         self.log.say(f"{task.device_name}: {count / 1e6:.2f} M parameters, a chunk of {self.stream.size} clips is "
                      f"encoded in {self.chunk_seconds:.3f} s")  # fmt: skip
-        began = time.time()
-        blocks: Any = self.denoiser.blocks
+        began, blocks = time.time(), list(self.denoiser.get_submodule("blocks").children())
         try:
             if task.compiled:
                 for block in blocks:

@@ -37,6 +37,8 @@ class Row:
 
 
 WORLD_TEXT = ("autoencoder=world-text", "denoiser.in_channels=16")
+JOINT = ("denoiser.temporal_attention=joint", "denoiser.qk_norm=true")
+SHIFTED = ("diffusion.time_shift=3.0",)
 ROWS: dict[str, Row] = {
     "one floating object": Row(),
     "given as channels": Row(overrides=("denoiser.given=channels",)),
@@ -47,6 +49,12 @@ ROWS: dict[str, Row] = {
     ),
     "larger": Row(overrides=("denoiser.given=channels", *LARGE)),
     "noisier times": Row(overrides=("denoiser.given=channels", "diffusion.logit_mean=1.0")),
+    "times shifted to noise": Row(overrides=(*SHIFTED, "denoiser.given=channels")),
+    "joint attention": Row(overrides=("denoiser.given=channels", *JOINT)),
+    "joint attention, times shifted": Row(overrides=(*SHIFTED, "denoiser.given=channels", *JOINT)),
+    "joint attention, times shifted, latents of world-text": Row(
+        autoencoder="world-text", overrides=(*WORLD_TEXT, *SHIFTED, "denoiser.given=channels", *JOINT)
+    ),
     "three objects": Row(objects=3, overrides=("denoiser.given=channels",)),
     "all scenarios, one object": Row(scenarios=ALL, overrides=("denoiser.given=channels",)),
     "all scenarios, three objects": Row(scenarios=ALL, objects=3, overrides=("denoiser.given=channels",)),

@@ -77,7 +77,8 @@ def read_stored(paths: Sequence[Path]) -> StoredWeights:
     Raises:
         InputError: as `read_weights`, and for files that are not the two halves of one model.
     """
-    if len(paths) == 1 and paths[0].is_dir() and not (paths[0] / "config.json").exists():
+    known = ("config.json", "model.yaml")  # of folders that are read as one
+    if len(paths) == 1 and paths[0].is_dir() and not any((paths[0] / name).exists() for name in known):
         with suppress(OSError):  # a folder that can't be written is read as it stands
             sets.finish_set(paths[0], TWO_FILES)
         inside = weights_in(paths[0])
@@ -93,11 +94,8 @@ def read_stored(paths: Sequence[Path]) -> StoredWeights:
             raise InputError(f"{path}: neither an encoder nor a decoder of TAESD, whose models come in two files")
         half = found[1]
         if half in halves:
-            raise InputError(
-                f"{path}: an {half[:-1]}, as is {halves[half].path}; expected an encoder and a decoder".replace(
-                    "an d", "a d"
-                )
-            )
+            what = "an encoder" if half == "encoder." else "a decoder"
+            raise InputError(f"{path}: {what}, as is {halves[half].path}; expected an encoder and a decoder")
         named = {f"{half}{name}": value for name, value in tensors.items()}
         halves[half] = StoredWeights(path, stored.container, named, {}, stored.header)
     if len(halves) != 2:

@@ -124,8 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     first = next((w for w in words if not w.startswith("-")), None)
     app = build([first] if first in COMMANDS else list(COMMANDS))
     from kinolab.cli import options
-    from kinolab.contracts.events import Stopped
-    from kinolab.errors import InputError
+    from kinolab.errors import InputError, Stopped
 
     options.forget()
     try:

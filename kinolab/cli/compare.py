@@ -10,9 +10,7 @@ import typer
 from kinolab.cli.options import Device, common, say, show, take_device, watch, wrote
 
 if TYPE_CHECKING:
-    from kinolab.comparison.run import CellState
-
-if TYPE_CHECKING:
+    from kinolab.comparison.plan import ComparePlan
     from kinolab.comparison.run import CellState
 
 
@@ -44,13 +42,11 @@ def compare(
     A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
-    from kinolab.comparison.cells import encode_cell, find_cell, train_cell
-    from kinolab.comparison.costs import cost_cell
-    from kinolab.comparison.measure import measure_cell
+    from kinolab.comparison.cells import find_cell
     from kinolab.comparison.pages import write_tables
     from kinolab.comparison.plan import load_plan
     from kinolab.comparison.run import compare as run_all
-    from kinolab.comparison.run import run_cell, states
+    from kinolab.comparison.run import states
     from kinolab.errors import InputError
 
     if threads is not None:
@@ -70,19 +66,8 @@ def compare(
         where = take_device(device)
         device = device if device == "auto" else str(where)  # of cells that train, auto is what the plan says
     if cell is not None:
-        chosen = find_cell(loaded, cell)
-        with watch(chosen.id, "steps" if stage == "train" else "", notes=say) as events:
-            if stage == "all":
-                run_cell(plan, chosen, folder, setting or [], threads=threads, device=device, events=events)
-            elif stage == "encode" and chosen.kind == "denoiser":
-                encode_cell(loaded, chosen, folder, device=device)
-            elif stage == "train":
-                train_cell(loaded, chosen, folder, events, device=device)
-            elif stage == "measure":
-                measure_cell(loaded, chosen, folder, device=device)
-            elif stage == "cost":
-                cost_cell(loaded, chosen, folder, device=device)
-        [reached] = [state for state in states(loaded, folder) if state.cell == chosen]
+        _one_cell(loaded, plan, cell, folder, setting or [], stage=stage, threads=threads, device=device)
+        [reached] = [state for state in states(loaded, folder) if state.cell == find_cell(loaded, cell)]
         show({"cells": [_cell(reached)], "tables": []}, [])
         return
     if stage in ("encode", "cost"):
@@ -103,6 +88,37 @@ def compare(
     show({"cells": [_cell(state) for state in states(loaded, folder)], "tables": tables}, tables)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the first: {failed[0]}")
+
+
+def _one_cell(
+    loaded: ComparePlan,
+    plan: Path,
+    name: str,
+    folder: Path,
+    setting: list[str],
+    *,
+    stage: str,
+    threads: int | None,
+    device: str,
+) -> None:
+    """Run a cell, or a stage of it, in this process."""
+    from kinolab.comparison.cells import encode_cell, find_cell, train_cell
+    from kinolab.comparison.costs import cost_cell
+    from kinolab.comparison.measure import measure_cell
+    from kinolab.comparison.run import run_cell
+
+    chosen = find_cell(loaded, name)
+    with watch(chosen.id, "steps" if stage == "train" else "", notes=say) as events:
+        if stage == "all":
+            run_cell(plan, chosen, folder, setting, threads=threads, device=device, events=events)
+        elif stage == "encode" and chosen.kind == "denoiser":
+            encode_cell(loaded, chosen, folder, device=device)
+        elif stage == "train":
+            train_cell(loaded, chosen, folder, events, device=device)
+        elif stage == "measure":
+            measure_cell(loaded, chosen, folder, device=device)
+        elif stage == "cost":
+            cost_cell(loaded, chosen, folder, device=device)
 
 
 def _cell(state: CellState) -> dict[str, str | None]:

@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from kinolab.runtime.reading import read_text
-
 ROOT = Path(__file__).parents[1]
 
 RUN = {
@@ -66,7 +64,7 @@ def names_of(table: str) -> tuple[str, ...]:
     loaded = sys.modules.get("kinolab.tables")
     if loaded is not None:
         return tuple(getattr(loaded, table).names(""))
-    text = read_text(ROOT / "tables.py")
+    text = (ROOT / "tables.py").read_text(encoding="utf-8")
     begin = text.index('"": {', text.index(f"\n{table}: "))
     return tuple(re.findall(r'"(\w+)": "kinolab\.', text[begin : text.index("}", begin)]))
 
@@ -98,7 +96,7 @@ LEFT = re.compile(r"\n\S")
 @cache
 def described(file: str, *names: str) -> dict[str, Described]:
     """The fields of config classes in a file of the package, in order; of two of a name the later one's."""
-    text, found = read_text(ROOT / file), list[tuple[str, str, str]]()
+    text, found = (ROOT / file).read_text(encoding="utf-8"), list[tuple[str, str, str]]()
     for name in names:
         begin = text.index(f"\nclass {name}(")
         end = LEFT.search(text, begin + 1)

@@ -9,7 +9,7 @@ import typer
 
 from kinolab.cli.options import common, show
 
-AUTOENCODERS = ("odvae", "dpvae", "taesd")
+AUTOENCODERS = ("odvae", "dpvae", "taesd", "temporal_decoder")
 """Targets made from an image autoencoder; the others are made from an image model's denoiser."""
 Said = tuple[dict[str, Any], list[str]]
 """A result as values, and as lines."""
@@ -28,11 +28,23 @@ def inflate(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     to: Annotated[
-        Literal["latte", "vdt", "mmdit", "video_ldm", "svd", "modelscope", "animatediff", "odvae", "dpvae", "taesd"]
+        Literal[
+            "latte",
+            "vdt",
+            "mmdit",
+            "video_ldm",
+            "svd",
+            "modelscope",
+            "animatediff",
+            "odvae",
+            "dpvae",
+            "taesd",
+            "temporal_decoder",
+        ]
         | None,
         typer.Option(
             help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope "
-            "or animatediff; AutoencoderKL odvae or dpvae; TAESD taesd (causal, over time) or dpvae."
+            "or animatediff; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd (causal, over time) or dpvae."
         ),
     ] = None,
     onto: Annotated[
@@ -101,9 +113,15 @@ def inflate(
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:
     """Inflate an image autoencoder and write its folder; what to say about it."""
-    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd
+    from kinolab.autoencoders import Autoencoder, DpVaeConfig, ImageAutoencoder, Taesd, TemporalDecoderConfig
     from kinolab.autoencoders.inflate import inflate as inflate_odvae
-    from kinolab.autoencoders.inflate import inflate_dpvae, inflate_taesd, matching_odvae, matching_taesd
+    from kinolab.autoencoders.inflate import (
+        inflate_dpvae,
+        inflate_taesd,
+        matching_odvae,
+        matching_taesd,
+        with_temporal_decoder,
+    )
     from kinolab.config import load_config
     from kinolab.errors import InputError
     from kinolab.models import save_autoencoder
@@ -112,6 +130,7 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
         "odvae": (ImageAutoencoder,),
         "taesd": (Taesd,),
         "dpvae": (ImageAutoencoder, Taesd),
+        "temporal_decoder": (ImageAutoencoder,),
     }
     if not isinstance(image, sources[to]):
         names = " or ".join("AutoencoderKL" if cls is ImageAutoencoder else "TAESD" for cls in sources[to])
@@ -123,6 +142,10 @@ def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, 
             raise InputError("-s image...: the image autoencoder is SOURCE's own, and so are its fields; leave it out")
         config = load_config(DpVaeConfig, fields | {"image": image.config.model_dump()}, name="-s")
         model = inflate_dpvae(image, config, init)
+    elif to == "temporal_decoder":
+        implied = {**image.config.model_dump(exclude={"kind"}), "middle_blocks": 2}
+        model = with_temporal_decoder(image, load_config(TemporalDecoderConfig, {**implied, **fields}, name="-s"))
+        init = "as nothing"
     elif isinstance(image, Taesd):
         model = inflate_taesd(image, matching_taesd(image.config, fields), init)
     else:
@@ -203,8 +226,8 @@ def _model_config(denoiser: Any, pixels: Any, trained: str, folder: Path | None)
     fresh = model_config(denoiser, pixels, trained)
     if folder is None:
         return fresh
-    kept = ("diffusion", "text_encoder", "class_names", "fps", "guidance", "sampler")
-    image = read_model_config(folder)
+    told = ("text_encoder", "null_prompt", "image_encoder", "class_names", "conditions", "fps")
+    image, kept = read_model_config(folder), ("diffusion", "guidance", "sampler", "methods", *told)
     return fresh.model_copy(update={name: getattr(image, name) for name in kept})
 
 

@@ -236,7 +236,9 @@ def train_cell(
     path = folder / "recipe.yaml"
     make_folder(folder)
     if resumed and path.is_file():  # steps that a clock decided are those of the first time
-        recipe = recipe.model_copy(update={"training": load_recipe(path).training})
+        first = load_recipe(path).training
+        steps = {"steps": first.steps, "evaluate_every": first.evaluate_every}
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=steps)})
     write_text(path, _yaml(recipe))
     report = train(path, run, resume=resumed, events=events)
     if not report.finished:

@@ -140,6 +140,42 @@ class VectorCondition(Condition[Any]):
         return [float(number) for number in numbers]
 
 
+class TokensCondition(Condition[Any]):
+    """A condition of any number of tokens for each clip: a tensor or lists (L, D), attended to."""
+
+    def tell(self, told: Sequence[Any | None], setting: Setting, before: Conditions, draws: Draws) -> Conditions:
+        """Tokens (B, L, D) of what was asked or shown; null where there is none."""
+        width = setting.spec.ports[self.name].width or 0
+        return self.stacked([None if v is None else self._tokens(v, width) for v in told], setting)
+
+    def _tokens(self, value: Any, width: int) -> Tensor:
+        try:
+            rows = torch.as_tensor(value, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            rows = torch.empty(0)
+        if rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
+            raise InputError(f"{self.name}: expected tokens of {width} numbers each, as [[...], ...], got {value!r}")
+        return rows
+
+    def stacked(self, rows: Sequence[Tensor | None], setting: Setting) -> Conditions:
+        """Tokens (B, L, D) of rows (L, D), null and 0 where there is none; nothing is told where nobody has any.
+
+        Rows of fewer tokens than others are filled up, and a mask (B, L) says which are there.
+        """
+        there = [row for row in rows if row is not None]
+        if not there:
+            return Conditions()
+        longest = max(map(len, there))
+        tokens = there[0].new_zeros(len(rows), longest, there[0].shape[1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for k, row in enumerate(rows):
+            if row is not None:
+                tokens[k, : len(row)], mask[k, : len(row)] = row, True
+        alike = all(len(row) == longest for row in there)
+        value = Value("tokens", tokens.to(setting.device), None if alike else mask.to(setting.device))
+        return alone(self.name, value, rows)
+
+
 class FieldCondition(Condition[T]):
     """A condition of latents (C, T, H, W) for each clip, on the grid of its own latents."""
 

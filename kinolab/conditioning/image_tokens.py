@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kinolab.conditioning.base import Condition, ConditionConfig, Draws, Setting, alone, uniform
+from kinolab.conditioning.base import ConditionConfig, Draws, Setting, TokensCondition, uniform
 from kinolab.conditioning.clips import example_clips, request_picture
-from kinolab.contracts.conditions import Conditions, Value
+from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
 from kinolab.contracts.request import Request
 from kinolab.errors import InputError
@@ -28,7 +28,7 @@ class ImageTokensConfig(ConditionConfig):
     """Rate p, of which `image` says more."""
 
 
-class ImageTokens(Condition[Tensor]):
+class ImageTokens(TokensCondition):
     """What an image encoder says of the first frame, or of another picture that a request names for it."""
 
     name = "image_tokens"
@@ -56,13 +56,8 @@ class ImageTokens(Condition[Tensor]):
         if setting.look is None:
             raise InputError("the denoiser reads an image's tokens and nothing makes them: set image_encoder")
         there = [picture for picture in told if picture is not None]
-        if not there:
-            return Conditions()
-        found = iter(setting.look(torch.stack(there)).to(setting.device))
-        rows = [None if picture is None else next(found) for picture in told]
-        some = next(row for row in rows if row is not None)
-        value = torch.stack([torch.zeros_like(some) if row is None else row for row in rows])
-        return alone(self.name, Value("tokens", value), told)
+        found = iter(setting.look(torch.stack(there)) if there else ())
+        return self.stacked([None if picture is None else next(found) for picture in told], setting)
 
     def dropped(self, draws: Draws) -> Tensor:
         """Rows (B,): of the draw that it shares with `image`, 0 to 2p."""

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
+from kinolab.errors import Stopped
+
 if TYPE_CHECKING:
     from kinolab.runtime.progress import Cost
 
@@ -26,10 +28,6 @@ Cheaper = Callable[[float], str] | None
 """From the seconds that are expected, what would take less."""
 SELDOM = 0.5
 """Seconds between two lines of progress in a file; the first and the last are always there."""
-
-
-class Stopped(Exception):  # noqa: N818 - no error: it was asked for
-    """Work that was asked to stop has stopped between two pieces; what is done is whole."""
 
 
 class Events(Protocol):

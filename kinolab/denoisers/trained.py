@@ -36,7 +36,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class TrainedCount:
-    """Numbers of parameters: in the model before anything was added, that are trained, for time, and added by LoRA.
+    """Numbers of parameters: in the model before anything was added, that are trained, of these for time, and by LoRA.
 
     layers: those that have a low-rank change; kept: the parameters that stay as they are.
     """
@@ -50,8 +50,8 @@ class TrainedCount:
 
     def __str__(self) -> str:
         share = f"{self.trained:,} of {self.model + self.lora:,} parameters are trained"
-        parts = f"{self.temporal:,} for time alone" + (f", {self.lora:,} added by LoRA" if self.lora else "")
-        return f"{share} ({parts})"
+        time = f"{self.temporal:,} for time alone" if self.temporal or not self.lora else ""
+        return f"{share} ({', '.join(filter(None, (time, f'{self.lora:,} added by LoRA' if self.lora else '')))})"
 
     def lines(self) -> list[str]:
         """Which layers are changed and what is frozen, blocks of one kind named once."""
@@ -92,7 +92,7 @@ def trainable_parameters(
         of_lora, is_temporal = is_lora(name), denoiser.models_time(name) and not is_lora(name)
         meant = {"all": True, "temporal": is_temporal, "named": name in asked, "lora": of_lora or is_temporal}
         parameter.requires_grad_(meant.get(mode, of_lora and mode == "adapter"))
-        of_time += parameter.numel() * is_temporal
+        of_time += parameter.numel() * (is_temporal and parameter.requires_grad)
         lora += parameter.numel() * of_lora
         trained += parameter.numel() * parameter.requires_grad
         kept += [] if parameter.requires_grad else [name]

@@ -32,6 +32,7 @@ from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, Den
 from kinolab.errors import InputError
 from kinolab.layers.attention import attend_frames, dot_product_attention
 from kinolab.layers.embeddings import LabelEmbedder, TextPooling, apply_rotary
+from kinolab.layers.lora import LoraLinear
 from kinolab.layers.normalization import fast_layout, fold_frames, unfold_frames
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
 from kinolab.layers.relative_bias import RelativeBias
@@ -265,7 +266,7 @@ class TemporalAttention(nn.Module):
         B, T, S, _ = x.shape
         clip = T - context.images
         # One projection for all: of a batch of images alone every weight still has a gradient.
-        whole = F.linear(x, self.qkv.weight[self.halves])
+        whole = self.qkv(x)[..., self.halves] if isinstance(self.qkv, LoraLinear) else self._projected(x)
         q, k, v = whole.unflatten(-1, (3, *self.heads)).unbind(-3)  # (B, T, S, N, d)
         out = v
         if clip:
@@ -278,6 +279,10 @@ class TemporalAttention(nn.Module):
         if context.focus is not None:
             out = torch.where(context.focus.view(-1, 1, 1, 1, 1), v, out)
         return self.proj(out.flatten(-2))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Queries, keys and values in the order of `_halves`; the rows of a weight are moved with less work."""
+        return F.linear(x, self.qkv.weight[self.halves])
 
 
 def _halves(num_heads: int, head_dim: int) -> Tensor:

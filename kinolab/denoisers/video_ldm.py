@@ -18,6 +18,7 @@ are (B, T, S, C) for layers over time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -105,7 +106,7 @@ class Mixed(TimeLayer):
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
-        self.mixer = Mixer(float(torch.logit(torch.tensor(alpha, dtype=torch.float64))))
+        self.mixer = Mixer(math.log(alpha / (1 - alpha)))
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """(B, T, S, C) -> (B, T, S, C)."""

@@ -18,7 +18,7 @@ from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.errors import InputError
 from kinolab.metrics import METRICS
 from kinolab.metrics.extractors import OUTPUTS, ExtractorConfig
-from kinolab.metrics.perceptual import LpipsConfig
+from kinolab.metrics.weights import LpipsConfig
 from kinolab.runtime.hashes import Sha256, json_sha256
 from kinolab.runtime.paths import visible
 from kinolab.toyworld.clips import WorldConfig

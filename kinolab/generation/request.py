@@ -230,7 +230,7 @@ def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     assert config.given is not None and config.size is not None
     spec = model.autoencoder.spec
     fps = config.fps or model.config.fps
-    shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames)
+    shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames, model.config.tasks)
     given = config.given
     if FIRST_FRAME in model.spec.ports and given.overlap is None and given.task in ("animate", "extend"):
         given = given.model_copy(update={"overlap": 1})  # a longer video goes on from the last frame of each window

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kinolab.metrics.extractors.base import Extractor
-    from kinolab.metrics.perceptual import LpipsConfig
+    from kinolab.metrics.weights import LpipsConfig
 
 LEVEL = 0.95
 """The share of intervals that are to hold the true value."""

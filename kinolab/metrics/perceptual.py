@@ -16,26 +16,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kinolab.config import Config
 from kinolab.errors import InputError
 from kinolab.metrics.base import Need, Setup
 from kinolab.metrics.clips import ClipScores, Protocol, pixels
-from kinolab.metrics.weights import file_hash, read_tensors
+from kinolab.metrics.weights import LpipsConfig, file_hash, read_tensors
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 """LPIPS normalises frames of [-1, 1] per channel, (x - SHIFT) / SCALE: ImageNet's statistics in that range."""
-
-
-class LpipsConfig(Config):
-    """The weights of a distance of deep features."""
-
-    features: Path
-    """File of feature weights in torchvision's layout, .pth or .safetensors."""
-    heads: Path | None = None
-    """File of LPIPS's linear heads; null = those in `features`, or none (plain distance of normalised features)."""
-    network: Literal["vgg16", "alexnet"] = "alexnet"
-    """The network that `features` holds."""
 
 
 class PerceptualConfig(LpipsConfig):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kinolab.config import Config
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import file_sha256
 from kinolab.runtime.torch_files import read_torch
@@ -19,6 +20,17 @@ COUNTER = "num_batches_tracked"
 """What BatchNorm counts in training; old files lack it and no output depends on it."""
 SHOWN = 4
 """How many names of tensors an error shows of each kind."""
+
+
+class LpipsConfig(Config):
+    """The weights of a distance of deep features."""
+
+    features: Path
+    """File of feature weights in torchvision's layout, .pth or .safetensors."""
+    heads: Path | None = None
+    """File of LPIPS's linear heads; null = those in `features`, or none (plain distance of normalised features)."""
+    network: Literal["vgg16", "alexnet"] = "alexnet"
+    """The network that `features` holds."""
 
 
 def file_hash(path: Path) -> str:

@@ -35,6 +35,8 @@ class TasksConfig(Config):
     """A part of each frame is given."""
     predict_frames: tuple[int, int] | None = None
     """Fewest and most frames given to predict from; none = 1 to all but one."""
+    interpolate_every: int | None = Field(None, ge=2)
+    """Give every n-th frame to interpolate between, from the first on, and no others; none = frames at any times."""
 
     @model_validator(mode="after")
     def _check(self) -> TasksConfig:
@@ -61,7 +63,8 @@ class TasksConfig(Config):
         """Whether the same masks come in the same shares: weights may have another sum."""
         ours, theirs = sum(self.weights.values()), sum(other.weights.values())
         same = all(abs(w / ours - other.weights[name] / theirs) < 1e-9 for name, w in self.weights.items())
-        return same and self.predict_frames == other.predict_frames
+        alike = ("predict_frames", "interpolate_every")
+        return same and all(getattr(self, name) == getattr(other, name) for name in alike)
 
     def without_unconditional(self) -> TasksConfig | None:
         """The same weights of the tasks that have something given; none where there is no such task."""
@@ -87,7 +90,9 @@ def draw_mask(
         return name, draw_predict(*shape, config.predict_frames, generator)
     if name == "past":
         return name, draw_predict(*shape, None, generator).flip(0)
-    draws = {"interpolate": draw_interpolate, "animate": draw_animate, "complete": draw_complete}
+    if name == "interpolate":
+        return name, draw_interpolate(*shape, generator, config.interpolate_every)
+    draws = {"animate": draw_animate, "complete": draw_complete}
     return name, draws[name](*shape, generator)
 
 
@@ -124,4 +129,8 @@ def outside_training(tasks: TasksConfig | None, mask: Tensor) -> str | None:
         low, high = tasks.predict_frames
         if not low <= count <= high:
             return f"trained to predict from {low} to {high} given frames, got {count}"
+    if known == {"interpolate"} and tasks.interpolate_every is not None:
+        every = tasks.interpolate_every
+        if bool((mask[::every] != 0).any()):
+            return f"trained to interpolate between every {every}th frame, from the first one on, and got others"
     return None

@@ -74,10 +74,11 @@ def backward(total: int, window: int, overlap: int) -> list[list[int]]:
     return [[total - 1 - frame for frame in reversed(frames)] for frames in sliding(total, window, overlap)]
 
 
-def hierarchical(total: int, window: int, stride: int, overlap: int) -> list[list[int]]:
+def hierarchical(total: int, window: int, stride: int, overlap: int, between: int | None = None) -> list[list[int]]:
     """First windows over every `stride`-th frame, then windows over all frames that are held by those keyframes.
 
-    The total is to be 1 + a multiple of the stride, so that the last frame is a keyframe.
+    Windows share `overlap` frames, those of the second pass `between`, where it is another number. The total is to be
+    1 + a multiple of the stride, so that the last frame is a keyframe.
 
     Raises:
         InputError: where it is not, or the keyframes are fewer than a window.
@@ -94,7 +95,7 @@ def hierarchical(total: int, window: int, stride: int, overlap: int) -> list[lis
             f"use a smaller stride, or {1 + stride * (window - 1)} frames or more"
         )
     far = [[keyframes[k] for k in frames] for frames in sliding(len(keyframes), window, overlap)]
-    return far + sliding(total, window, overlap)
+    return far + sliding(total, window, overlap if between is None else between)
 
 
 def looped(total: int, window: int, overlap: int) -> list[list[int]]:

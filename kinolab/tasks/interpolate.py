@@ -36,10 +36,17 @@ def every_nth(frames: int, n: int) -> list[int]:
     return list(range(0, frames, n))
 
 
-def draw_interpolate(frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Every n-th frame with n from 2 to 8, a random set of frames, or a block at either end (a bridge)."""
+def draw_interpolate(
+    frames: int, height: int, width: int, generator: torch.Generator, every: int | None = None
+) -> Tensor:
+    """Every n-th frame with n from 2 to 8, a random set of frames, or a block at either end (a bridge).
+
+    every: the only n, from the first frame on.
+    """
     if frames == 1:
         return torch.ones(1, height, width)
+    if every is not None:
+        return keyframe_mask(frames, height, width, every_nth(frames, every))
     kind = int(torch.randint(3, (), generator=generator))
     if kind == 0:
         n = int(torch.randint(2, min(8, frames) + 1, (), generator=generator))

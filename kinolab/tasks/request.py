@@ -19,6 +19,7 @@ from kinolab.errors import InputError
 from kinolab.layers.frame_rule import frames_above, frames_below
 from kinolab.tasks.animate import place_images
 from kinolab.tasks.complete import box_mask, picture_mask
+from kinolab.tasks.draw import TasksConfig
 from kinolab.tasks.extend import Canvas, backward, hierarchical, looped, outward, sliding
 from kinolab.tasks.interpolate import every_nth, keyframe_mask
 from kinolab.tasks.predict import past_mask, predict_mask
@@ -56,7 +57,8 @@ class GivenConfig(Config):
     start: float = Field(0.0, ge=0)
     """Seconds of the clip that are left out at its beginning."""
     overlap: int | None = Field(None, ge=1)
-    """Frames that a window shares with the one before, where the video is longer than the model's; none = a third."""
+    """Frames that a window shares with the one before, where the video is longer than the model's; none = what it
+    was trained to go on from, or a third."""
     stride: int | None = Field(None, ge=2)
     """extend: first generate every n-th frame, then what lies between (two passes)."""
     loop: bool = False
@@ -120,13 +122,15 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a request is fitted to: frames of a model's clip, and the rule for shorter ones; size; rate."""
+    """What a request is fitted to: frames of a model's clip, and the rule for shorter ones; size; rate; and the tasks
+    that it was trained on, within which what a request leaves open is chosen."""
 
     window: int
     size: tuple[int, int]
     fps: float
     temporal_ratio: int
     group_frames: int | None = None
+    tasks: TasksConfig | None = None
 
     def snap(self, frames: int) -> int:
         """The largest valid number of frames not above `frames`: any from a window on, else by the rule."""
@@ -154,7 +158,7 @@ def prepare(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
 def _predict(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     total = shape.window if frames is None else frames
     clip = _read(config, shape, most=max(total, config.given or 0))
-    given = config.given if config.given is not None else min(8, total - 1, clip.shape[1])
+    given = config.given if config.given is not None else min(_known(config, shape, 8), total - 1, clip.shape[1])
     if given > clip.shape[1]:
         raise InputError(
             f"{config.video}: {given} frames shall be given, but it has {clip.shape[1]} at {shape.fps:g} fps"
@@ -166,6 +170,8 @@ def _predict(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     else:
         canvas[:, :given] = clip[:, :given]
         mask = predict_mask(total, *shape.size, given)
+        if _limited(config, shape):
+            return _onward(config, shape, canvas, mask, given)
     return _prepared(config, shape, canvas, mask, backward if config.past else sliding)
 
 
@@ -236,20 +242,52 @@ def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     mask = torch.ones(total, *shape.size)
     mask[place] = 0
     if config.stride is not None:
-        windows = hierarchical(total, shape.window, config.stride, overlap)
+        windows = hierarchical(total, shape.window, config.stride, overlap, _between(config, shape, overlap))
         return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps)
+    if not config.past and not config.loop and _limited(config, shape):
+        return _onward(config, shape, canvas, mask, have)
     return _prepared(config, shape, canvas, mask, backward if config.past else looped if config.loop else sliding)
 
 
+def _known(config: GivenConfig, shape: Shape, usual: int) -> int:
+    """How many first frames a window goes on from: the usual number, or the most that the model was trained with."""
+    few = None if shape.tasks is None or config.past else shape.tasks.predict_frames
+    return usual if few is None or config.task not in ("predict", "extend") else min(usual, few[1])
+
+
+def _limited(config: GivenConfig, shape: Shape) -> bool:
+    """Whether every window shall go on from as many frames as the model was trained with, and no more."""
+    return config.overlap is None and shape.tasks is not None and shape.tasks.predict_frames is not None
+
+
+def _onward(config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, known: int) -> Prepared:
+    """Windows from the last of the known first frames on; those beyond the video's end are made and left out."""
+    total, overlap = canvas.shape[1], _overlap(config, shape)
+    start, step = max(0, known - overlap), shape.window - overlap
+    count = 1 + max(0, -(-(total - start - shape.window) // step))
+    more = start + shape.window + (count - 1) * step - total
+    canvas = torch.nn.functional.pad(canvas, (0, 0, 0, 0, 0, more))
+    mask = torch.nn.functional.pad(mask, (0, 0, 0, 0, 0, more), value=1)
+    windows = [list(range(first, first + shape.window)) for first in range(start, start + count * step, step)]
+    return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps, (), slice(0, total))
+
+
+def _between(config: GivenConfig, shape: Shape, usual: int) -> int:
+    """The frames that windows between key frames share: one, where that begins each with a key frame as in training."""
+    every = None if shape.tasks is None else shape.tasks.interpolate_every
+    return usual if config.overlap is not None or every is None or (shape.window - 1) % every else 1
+
+
 def _overlap(config: GivenConfig, shape: Shape) -> int:
-    """The frames that windows share: a third of a window, in whole latents."""
+    """The frames that windows share: a third of a window, in whole latents, or what the model's training asks for."""
     if config.overlap is not None:
         if config.overlap >= shape.window:
             most, window = shape.window - 1, shape.window
             raise InputError(f"expected an overlap of 1 to {most} frames of the model's {window}, got {config.overlap}")
         return config.overlap
     r = shape.temporal_ratio
-    return max(1, min(shape.window - 1, 1 + round((shape.window / 3 - 1) / r) * r))
+    third = max(1, min(shape.window - 1, 1 + round((shape.window / 3 - 1) / r) * r))
+    return _between(config, shape, third) if config.task == "interpolate" else _known(config, shape, third)
 
 
 def _prepared(

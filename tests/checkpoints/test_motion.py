@@ -125,7 +125,8 @@ def test_a_layout_whose_code_normalises_otherwise_is_refused(tmp_path: Path, who
 def test_a_motion_lora_is_put_on_as_released_ones_are_named(tmp_path: Path, whole: AnimateDiff) -> None:
     """Files such as v2_lora_ZoomIn.ckpt: the attention's processor holds the changes, under state_dict and module."""
     place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1"
-    tensors, before = {}, whole.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    before = whole.state_dict()
     block = "down_blocks.0.after_attention.0.transformer_blocks.0.attn2"
     expected = {name: value.clone() for name, value in before.items()}
     for layer, ours in (("to_q", "to_q"), ("to_v", "to_v"), ("to_out", "to_out.0")):

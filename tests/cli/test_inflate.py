@@ -143,11 +143,12 @@ def test_a_model_folder_brings_its_autoencoder_and_diffusion(tmp_path: Path, sd3
     run("convert", bare, "--out", tmp_path / "image", "-a", pixels)
     whole = VideoModel.load(tmp_path / "image")
     shifted = whole.config.diffusion.model_copy(update={"time_shift": 1.5})
-    whole.config = whole.config.model_copy(update={"diffusion": shifted, "fps": 12.0})
+    whole.config = whole.config.model_copy(update={"diffusion": shifted, "fps": 12.0, "null_prompt": "empty"})
     whole.save(tmp_path / "image")
     run("inflate", tmp_path / "image", "--to", "mmdit", "--out", tmp_path / "video", "-s", "temporal_patch=2")
     video = VideoModel.load(tmp_path / "video")
     assert (video.config.diffusion, video.config.fps, video.config.frames) == (shifted, 12.0, 16)
+    assert video.config.null_prompt == "empty"
     assert video.config.trained == "inflated from image" and video.denoiser.config.attention == "2d+3d"
     clip = video.generate(frames=3, size=(32, 32), sampler=video.config.sampler.model_copy(update={"steps": 2}))
     assert clip.shape == (1, 3, 3, 32, 32)

@@ -24,6 +24,7 @@ from kinolab.comparison.measure import protocol_of
 from kinolab.comparison.plan import Budget, ComparePlan, load_plan
 from kinolab.config import load_config
 from kinolab.errors import InputError
+from kinolab.planning import cost
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from tests.comparison.tiny_plan import ODVAE, tiny_plan
 from tests.tiny_model import tiny_model
@@ -143,16 +144,34 @@ def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_budget_is_one_of_three() -> None:
+def test_a_budget_is_one_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=4))
     assert steps_of(Budget(steps=7), recipe) == 7
     assert steps_of(Budget(samples=42), recipe) == 10, "10.5 batches of four"
     assert steps_of(Budget(steps=7), recipe, 2.0) == 14
     one, two = (steps_of(Budget(teraflops=t), recipe) for t in (0.5, 1.0))
     assert one > 1 and abs(two - 2 * one) <= 1, "steps in proportion to the operations"
-    for wrong in ({}, {"steps": 1, "samples": 1}):
+    monkeypatch.setattr(cost, "seconds_per_step", lambda recipe: 0.5)
+    assert steps_of(Budget(seconds=60), recipe) == 120
+    for wrong in ({}, {"steps": 1, "samples": 1}, {"steps": 1, "seconds": 1.0}):
         with pytest.raises(InputError, match="expected one of steps, samples, teraflops, seconds"):
             load_config(Budget, wrong)
+
+
+@pytest.mark.slow
+def test_a_steps_seconds_are_measured_on_the_recipe_itself() -> None:
+    recipe = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=1))
+    larger = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=16))
+    assert 0 < cost.seconds_per_step(recipe, 3) < cost.seconds_per_step(larger, 3) < 60
+
+
+def test_budgets_of_plans_from_before_keep_their_cells() -> None:
+    """The hashes that these cells had when a budget had no seconds."""
+    plan = plan_of()
+    hashes = [cell_hash(plan, cell)[:8] for cell in cells_of(plan)]
+    assert hashes == ["0c1ec3dd", "8a48697b", "623c3238", "9517ed94"]
+    timed = plan_of(budgets={"small": {"autoencoder": {"steps": 2}, "denoiser": {"seconds": 2}}})
+    assert [cell_hash(timed, cell)[:8] for cell in cells_of(timed)][:2] == hashes[:2] != hashes[2:]
 
 
 def test_a_denoiser_is_fitted_to_the_latents_it_stands_behind() -> None:

@@ -18,6 +18,7 @@ from kinolab.contracts.reach import Reach
 from kinolab.denoisers import Conditions, Vdm, VdmConfig
 from kinolab.denoisers.vdm import LinearAttention
 from kinolab.errors import InputError
+from kinolab.layers.lora import LoraLinear, merge_lora
 from tests.closeness import NETWORK, assert_close, assert_same, assert_small, differs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -242,3 +243,16 @@ def test_inputs_that_can_not_be_are_one_clear_line() -> None:
         run(model, noise(1, 4, 2, 4, 4), Conditions(image_frames=1), ForwardOptions(reach=Reach("all")))
     with pytest.raises(InputError, match="without pooled conditions"):
         run(model, noise(1, 4, 2, 4, 4), Conditions(pooled=torch.zeros(1, 3)))
+
+
+def test_a_low_rank_change_of_attention_over_time_is_heard() -> None:
+    model, z = make(), noise(1, 4, 3, 4, 4)
+    attention: Any = model.input_temporal_attn.attn
+    attention.qkv = LoraLinear(attention.qkv, 2)
+    plain = run(model, z)
+    torch.nn.init.normal_(attention.qkv.lora_up)
+    changed = run(model, z)
+    assert bool(differs(changed, plain).any())
+    merged = make()
+    merged.load_state_dict(merge_lora(model.state_dict()))
+    assert_close(run(merged, z), changed, within=NETWORK)

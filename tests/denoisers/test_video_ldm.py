@@ -13,7 +13,9 @@ from torch import Tensor
 from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers import Conditions, Unet, UnetConfig, VideoLdm, VideoLdmConfig
 from kinolab.denoisers.video_ldm import ContextClip, ContextEncoder, Mixed, TemporalAttention, TemporalResnetBlock
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.layers.slots import Clip, Place
+from kinolab.methods import Guidance, GuidanceConfig
 from tests.closeness import NETWORK, assert_close, assert_same, differs
 from tests.tiny_unets import SMALL
 
@@ -190,3 +192,24 @@ def test_a_config_that_cannot_be_built_says_why() -> None:
         VideoLdmConfig(block_out_channels=(9, 9), norm_groups=3, num_heads=3, attention_levels=(0,))
     with pytest.raises(ValidationError, match="alpha"):
         VideoLdmConfig(**SMALL, alpha=1.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_context_guidance_is_from_no_context_towards_it(scale: float) -> None:
+    """f(no) + s (f(context) - f(no)), with the prompt told in both (section 3.2)."""
+    video, noise = build(given="context"), torch.randn(2, 4, 4, 4, 4)
+    conditions = told(**known(0, 1))
+    flow = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))
+    start = torch.full((2,), 1000.0)
+    with_context, without = video(noise, start, conditions), video(noise, start, told())
+    guidance = Guidance(GuidanceConfig(scales=(("given", scale),)))
+    sampler = SamplerConfig(name="euler", steps=1)
+    made = flow.sample(video, noise, conditions, sampler=sampler, methods=[guidance])
+    assert differs(with_context, without).any()
+    assert_close(made, noise - (without + scale * (with_context - without)), NETWORK)
+    both = Guidance(GuidanceConfig(scales=(("given", scale), ("prompt", 2.0))))
+    made = flow.sample(video, noise, conditions, sampler=sampler, methods=[both])
+    nothing, context = (video(noise, start, c.all_null(2)) for c in (told(), conditions))
+    expected = nothing + scale * (context - nothing) + 2.0 * (with_context - context)
+    assert_close(made, noise - expected, NETWORK)

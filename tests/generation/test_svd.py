@@ -18,7 +18,7 @@ from torch import Tensor
 from kinolab import video
 from kinolab.cli import main
 from kinolab.conditioning import request_draws
-from kinolab.models import Request, VideoModel
+from kinolab.models import Request, VideoModel, load_autoencoder
 from tests.closeness import assert_close, assert_same
 from tests.svd_pipeline import FRAMES, SIZE, saved
 
@@ -163,3 +163,29 @@ def test_parts_by_themselves(pipeline: tuple[Any, Path], folder: Path, tmp_path:
     assert_same(one.state_dict(), other.state_dict())
     run("convert", folder, "--part", "denoiser", "--to", "diffusers", "--out", tmp_path / "unet")
     assert "Stable Video Diffusion's U-Net, layout of diffusers" in run("inspect", tmp_path / "unet")
+
+
+def test_an_image_autoencoder_gets_a_decoder_over_time(pipeline: tuple[Any, Path], tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    image = diffusers.AutoencoderKL(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=2,
+    )  # fmt: skip
+    image.save_pretrained(tmp_path / "vae")
+    said = run("inflate", tmp_path / "vae", "--to", "temporal_decoder", "--out", tmp_path / "over-time")
+    assert "TemporalDecoderAutoencoder" in said and "over time filled: as nothing" in said
+    ours = load_autoencoder(tmp_path / "over-time", device="cpu")
+    z = torch.randn(1, 4, 3, 4, 4)
+    with torch.no_grad():
+        expected = image.decode(z[0].transpose(0, 1) / 0.18215).sample.transpose(0, 1)[None]
+        assert_close(ours.decode(z), expected, within=1e-4)
+
+
+def test_churn_is_asked_for_by_the_command(folder: Path, tmp_path: Path) -> None:
+    path, base = picture(tmp_path / "photo.png"), ("--model", folder, "--steps", 3, "--size", "24x32")
+    for k, more in enumerate(([], ["-s", "sampler.churn={amount: 2}"])):
+        run("animate", path, *base, "--out", tmp_path / f"{k}.mkv", *more)
+    made = [video.read(tmp_path / f"{k}.mkv").frames for k in range(2)]
+    assert (made[0] != made[1]).any()
+    said = run("animate", path, *base, "--sampler", "ddim", "-s", "sampler.churn={amount: 2}", fails=True)
+    assert "churn is for the samplers euler and heun, not ddim" in said

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from kinolab.config import load_config
 from kinolab.errors import InputError
@@ -78,3 +79,18 @@ def test_what_lies_outside_the_training_is_said() -> None:
 def test_bad_weights_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config(TasksConfig, values)
+
+
+def test_interpolation_may_be_between_every_fourth_frame_alone() -> None:
+    tasks = TasksConfig(predict=0, interpolate=1, interpolate_every=4)
+    for seed in range(5):
+        name, mask = draw_mask(tasks, 17, 4, 4, torch.Generator().manual_seed(seed))
+        assert name == "interpolate" and mask.flatten(1).amin(1).nonzero().flatten().tolist() == [
+            k for k in range(17) if k % 4
+        ]
+    assert outside_training(tasks, mask) is None
+    said = outside_training(tasks, keyframe_mask(17, 4, 4, [0, 8, 16]))
+    assert said is not None and "between every 4th frame" in said
+    assert not tasks.draws_as(tasks.model_copy(update={"interpolate_every": None}))
+    with pytest.raises(ValidationError, match="interpolate_every"):
+        TasksConfig(interpolate_every=1)

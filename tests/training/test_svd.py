@@ -54,9 +54,12 @@ def stage(name: str, folder: Path, image: Path, more: Sequence[str] = ()) -> Vid
 
 
 @pytest.mark.slow
-def test_text_to_video_becomes_image_to_video(image: Path, tmp_path: Path) -> None:
+def test_images_then_text_to_video_then_image_to_video(image: Path, tmp_path: Path) -> None:
     small = ["samples.prompts=[a red ball]", "denoiser.number_features=4"]
-    first = stage("svd-video", tmp_path, image, [*small, "initial=null"])
+    picture = stage("svd-image", tmp_path, image, small[:1])
+    assert picture.config.frames == 1 and picture.config.diffusion.edm is not None
+    assert picture.config.diffusion.edm.p_mean == -1.2
+    first = stage("svd-video", tmp_path, image, [*small, f"initial.path={tmp_path / 'svd-image'}"])
     assert first.config.diffusion.schedule == "edm" and first.spec.text_dim == 384
     second = stage("svd-finetune", tmp_path, image, [*small, f"initial.path={tmp_path / 'svd-video'}"])
     start = [f"initial.path={tmp_path / 'svd-finetune'}", "image_encoder.side=2", "denoiser.text_dim=12"]
@@ -69,13 +72,6 @@ def test_text_to_video_becomes_image_to_video(image: Path, tmp_path: Path) -> No
     one, other = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in (0, 1))
     made = [last.sample_latents([Request(seed=1, conditions={IMAGE: picture})]) for picture in (one, other)]
     assert made[0].shape == (1, 4, 5, 16, 16) and float((made[0] - made[1]).abs().max()) > 1e-3
-
-
-@pytest.mark.slow
-def test_an_image_model_is_trained_with_the_levels_of_edm(image: Path, tmp_path: Path) -> None:
-    model = stage("svd-image", tmp_path, image, ["samples.prompts=[a red ball]"])
-    assert model.config.frames == 1 and model.config.diffusion.edm is not None
-    assert model.config.diffusion.edm.p_mean == -1.2
 
 
 @pytest.mark.slow

@@ -99,15 +99,14 @@ def put_on(
 
 
 def folded(model: VideoModel, uses: Sequence[AdapterUse], events: Listener = None) -> VideoModel:
-    """The model with adapters in its weights, in place, and those that it has beside them too.
+    """The model with adapters in its weights, in place, those beside them too; later stages keep theirs.
 
     Raises:
         InputError: as `put_on`.
     """
     made = put_on(model, uses, in_place=True, text=False, events=events)
-    for stage in made.cascade:
-        fold(stage.denoiser)
-        stage.config, stage.lora = stage.config.model_copy(update={"lora": {}}), {}
+    fold(made.denoiser)
+    made.config, made.lora = made.config.model_copy(update={"lora": {}}), {}
     return _noted(made, [f"{use.path.name} x {use.weight:g}" for use in uses])
 
 

@@ -12,14 +12,18 @@ import yaml
 from kinolab import video
 from kinolab.checkpoints import inspect
 from kinolab.checkpoints.adapters import AdapterUse, beside, folded, put_on
+from kinolab.contracts.conditions import Value
+from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
 from kinolab.layers.lora import LoraLinear, plain_state
-from kinolab.models import VideoModel, load_denoiser
+from kinolab.models import ModelConfig, VideoModel, load_denoiser
+from kinolab.models.assemble import cascade
+from kinolab.models.stage import StageConfig
 from kinolab.verify import verify
 from tests.checkpoints.adapters.test_using import adapter, sampled, uses
 from tests.cli.every import run
 from tests.closeness import assert_close, assert_same
-from tests.tiny_model import save_tiny_model, tiny_model
+from tests.tiny_model import save_tiny_model, tiny_cascade, tiny_model
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
@@ -131,3 +135,30 @@ def test_folding_twice_is_folding_once(place: Path) -> None:
     once = folded(load(place / "model"), uses((place / "a", 1.0)))
     state = dict(once.denoiser.state_dict())
     assert_same(dict(folded(once, []).denoiser.state_dict()), state)
+
+
+def test_a_later_stage_keeps_its_own_beside_it(place: Path, tmp_path: Path) -> None:
+    made = tiny_cascade(tiny_model(text=False))
+    later = made.stages[0]
+    # The later stage by itself is a model that refines what it is told.
+    values = {name: getattr(later.config, name) for name in StageConfig.model_fields}
+    alone = VideoModel(
+        ModelConfig(**values | {"autoencoder": made.autoencoder.config}), made.autoencoder, later.denoiser
+    )
+    adapter(tmp_path / "sr", alone, 5)
+    beside(alone, "sharp", AdapterUse(path=tmp_path / "sr")).save(tmp_path / "alone")
+    first = folded(load(place / "model"), uses((place / "a", 1.0)))
+    cascade(first, {"sr": tmp_path / "alone"}).save(tmp_path / "whole")
+    assert (tmp_path / "whole" / "sr-lora-sharp.safetensors").exists()
+    found = load(tmp_path / "whole")
+    assert list(found.stages[0].lora) == ["sharp"] and not found.lora
+    assert_close(found.stages[0].denoiser(*told(found)), alone.denoiser(*told(found)))
+    folded(found, []).save(tmp_path / "again")
+    assert list(load(tmp_path / "again").stages[0].lora) == ["sharp"]
+
+
+def told(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
+    """Latents of the later stage, and its low-resolution input."""
+    source = torch.Generator().manual_seed(1)
+    z, low = (torch.randn(1, 4, 2, 16, 16, generator=source) for _ in range(2))
+    return z, torch.tensor([0.5]), Conditions(low_resolution=Value("field", low))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from kinolab import video
-from kinolab.checkpoints.adapters import AdapterUse, LowRank, layout_of, parse_use, put_on, write_adapter
+from kinolab.checkpoints.adapters import AdapterUse, LowRank, beside, layout_of, parse_use, put_on, write_adapter
 from kinolab.errors import InputError
 from kinolab.generation.generate import generate, rerun
 from kinolab.generation.provenance import provenance_path
 from kinolab.models import Request, VideoModel
 from tests.closeness import assert_close, assert_same
+from tests.models.test_stages import two_experts
 from tests.tiny_model import save_tiny_model, tiny_model
 
 
@@ -102,3 +103,15 @@ def test_an_adapter_of_another_model_and_one_of_text_alone(tmp_path: Path) -> No
     write_adapter(other, {"x": layer}, "diffusers", "text_encoder")
     with pytest.raises(InputError, match="changes text encoders alone, and none can be changed here"):
         put_on(model, uses((other, 1.0)))
+
+
+def test_every_expert_is_changed_and_none_has_one_beside_it(tmp_path: Path) -> None:
+    model = two_experts()
+    path = adapter(tmp_path / "a", model, 1)
+    made = put_on(model, uses((path, 1.0)))
+    for before, after in zip((model.denoiser, *model.experts), (made.denoiser, *made.experts), strict=True):
+        name = "blocks.0.attn.qkv.weight"
+        assert not torch.equal(before.get_parameter(name), after.get_parameter(name))
+    assert (sampled(made) - sampled(model)).abs().max() > 0.01
+    with pytest.raises(InputError, match="a model of experts has no adapters beside it"):
+        beside(model, "style", uses((path, 1.0))[0])
