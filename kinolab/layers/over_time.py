@@ -18,8 +18,7 @@ from kinolab.layers.unet_attention import GatedMlp, QkvAttention
 def norm_frames(norm: GroupNorm, x: Tensor) -> Tensor:
     """Frames normalised each by itself, or all of a clip together, as the norm's scope says."""
     images = x.flatten(0, 1)[:, None] if norm.scope == "frame" else x  # (B * T, 1, S, C), or (B, T, S, C)
-    channels = images.permute(0, 3, 1, 2)  # a view of channels-last images, which are normalised as fast
-    found = F.group_norm(channels, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    found = norm.of_images(images.permute(0, 3, 1, 2))  # a view of channels-last images, which are normalised as fast
     return found.permute(0, 2, 3, 1).reshape(x.shape)
 
 
