@@ -42,13 +42,20 @@ def networks(case: Case) -> tuple[Svd, Any]:
     from diffusers import UNetSpatioTemporalConditionModel
 
     torch.manual_seed(0)
-    ours = Svd(SvdConfig(block_out_channels=case.widths, text_dim=256, input_size=case.size)).eval()
+    attending = tuple(range(len(case.widths) - 1))  # as in the public model: all but the coarsest
+    fields: dict[str, Any] = {"block_out_channels": case.widths, "attention_levels": attending}
+    ours = Svd(SvdConfig(**fields, text_dim=256, input_size=case.size)).eval()
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     cls: Any = UNetSpatioTemporalConditionModel
     heads = tuple(width // 64 for width in case.widths)
-    theirs = cls(block_out_channels=case.widths, num_attention_heads=heads, cross_attention_dim=256).eval()
+    cross = [*["CrossAttn"] * len(attending), ""]
+    theirs = cls(
+        block_out_channels=case.widths, num_attention_heads=heads, cross_attention_dim=256,
+        down_block_types=[f"{kind}DownBlockSpatioTemporal" for kind in cross],
+        up_block_types=[f"{kind}UpBlockSpatioTemporal" for kind in reversed(cross)],
+    ).eval()  # fmt: skip
     tensors = public_tensors(find_format("svd_diffusers"), ours)
     theirs.load_state_dict({name: tensors[name] for name in theirs.state_dict()})
     return ours, theirs

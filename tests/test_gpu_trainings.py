@@ -104,13 +104,13 @@ def test_the_learning_rate_rises_and_has_fallen_to_zero_when_the_time_is_over(mo
     now = [1000.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
     settings = TrainingConfig(learning_rate=0.1, warmup=4, ema=0.5)
-    learner = Learner(Line(), settings, 1100.0, Log("line"))
-    rates: list[float] = []
-    module: Any = learner.module
+    line = Line()
+    learner = Learner(line, settings, 1100.0, Log("line"))
+    rates = []
     for second in range(100):
         now[0] = 1000.0 + second
         rates.append(learner.rate)
-        learner.step(module.loss())
+        learner.step(line.loss())
     now[0] = 1100.0
     assert rates[0] == pytest.approx(0.025) and max(rates) == rates[3] and learner.rate == 0
     assert rates[50] == pytest.approx(0.05) and rates[3:] == sorted(rates[3:], reverse=True)
@@ -121,14 +121,14 @@ def test_a_loss_that_is_not_finite_goes_back_to_the_average(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pace, "EVERY", 2)
-    learner = Learner(Line(), TrainingConfig(learning_rate=0.1, ema=0.5), time.time() + 1000, Log("line"))
-    module: Any = learner.module
-    learner.step(module.loss())
-    learner.step(module.loss())
+    line = Line()
+    learner = Learner(line, TrainingConfig(learning_rate=0.1, ema=0.5), time.time() + 1000, Log("line"))
+    learner.step(line.loss())
+    learner.step(line.loss())
     kept = {k: v.clone() for k, v in learner.ema.shadow.items()}
     monkeypatch.setattr(learner.ema, "update", lambda done: None)
-    learner.step(module.loss() * math.nan)
-    learner.step(module.loss())
+    learner.step(line.loss() * math.nan)
+    learner.step(line.loss())
     assert_close(learner.module.state_dict()["x"], kept["x"])
     said: list[dict[str, Any]] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "at half the learning rate" in said[-1]["text"] and learner.peak == 0.05

@@ -22,6 +22,8 @@ from kinolab.autoencoders import (
     TaesdConfig,
     Tats,
     TatsConfig,
+    TemporalDecoderAutoencoder,
+    TemporalDecoderConfig,
     Vqgan,
     VqganConfig,
 )
@@ -29,6 +31,8 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
 from kinolab.denoisers import (
+    AnimateDiff,
+    AnimateDiffConfig,
     Conditions,
     DiT,
     DiTConfig,
@@ -36,10 +40,18 @@ from kinolab.denoisers import (
     LatteConfig,
     Mmdit,
     MmditConfig,
+    ModelScope,
+    ModelScopeConfig,
+    Svd,
+    SvdConfig,
+    Unet,
+    UnetConfig,
     Vdm,
     VdmConfig,
     Vdt,
     VdtConfig,
+    VideoLdm,
+    VideoLdmConfig,
 )
 
 CLASSES = 10
@@ -74,6 +86,16 @@ VDM: dict[str, dict[str, Any]] = {
     "full attention, text": {"text": True, "spatial_attention": "full"},
     "no attention on levels, learned variance": {"spatial_attention": "none", "learned_variance": True},
 }
+UNETS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "unet: text": (Unet, UnetConfig, {"text": True}),
+    "unet: labels, linear projections": (Unet, UnetConfig, {"num_classes": CLASSES, "linear_projection": True}),
+    "modelscope": (ModelScope, ModelScopeConfig, {"text": True}),
+    "animatediff: v1": (AnimateDiff, AnimateDiffConfig, {"text": True, "motion_heads": 2, "version": "v1"}),
+    "animatediff: v2": (AnimateDiff, AnimateDiffConfig, {"text": True, "motion_heads": 2, "version": "v2"}),
+    "video_ldm: text": (VideoLdm, VideoLdmConfig, {"text": True}),
+    "video_ldm: given: context": (VideoLdm, VideoLdmConfig, {"given": "context"}),
+    "svd": (Svd, SvdConfig, {"text": True, "context": "text", "concatenated": {}, "number_features": 8}),
+}
 
 
 class Sizes:
@@ -98,6 +120,13 @@ class Sizes:
         heads = {"num_heads": self.heads, "head_dim": 4, "spatial_head_dim": 4}
         kept = {name: value for name, value in same.items() if name not in ("hidden_size", "depth", "num_heads")}
         return {**kept, **heads, "dim": self.width // 2, "dim_mults": (1, 2)}
+
+    def latent_unet(self, variant: dict[str, Any], *, video: bool) -> dict[str, Any]:
+        """The fields of the config of a U-Net of latent diffusion, of two levels."""
+        same = self.fields(variant, video=video)
+        kept = {name: value for name, value in same.items() if name not in ("hidden_size", "depth", "pooled_dim")}
+        widths = {"block_out_channels": (self.width // 2, self.width), "layers_per_block": 1, "norm_groups": 4}
+        return {**kept, **widths, "attention_levels": (0, 1), "num_heads": 2, "head_size": None}
 
     def inputs(self, denoiser_spec: Any, frames: int) -> tuple[Tensor, Tensor, Conditions]:
         """Noisy latents, times and all conditions that the denoiser takes; the second sample's are the null ones."""
@@ -140,6 +169,9 @@ def denoisers(small: bool) -> Iterator[Case]:
     for name, variant in VDM.items():
         unet = VdmConfig(**sizes.unet(variant))
         yield Case(f"vdm: {name}", fresh(_maker(Vdm, unet)), _inputs_of(sizes, Vdm, unet, sizes.frames))
+    for name, (module, config, variant) in UNETS.items():
+        settled = config(**sizes.latent_unet(variant, video="num_frames" in config.model_fields))
+        yield Case(name, fresh(_maker(module, settled)), _inputs_of(sizes, module, settled, sizes.frames))
     unet = VdmConfig(**sizes.unet({"num_classes": CLASSES}))
     yield Case("vdm: joint images", fresh(_maker(Vdm, unet)), lambda: _joint(sizes))
     joint = LatteConfig(**sizes.fields({"num_classes": CLASSES}))
@@ -191,6 +223,10 @@ def autoencoders(small: bool) -> Iterator[Case]:
     )
     image = ImageConfig(block_out_channels=(width, 2 * width, 2 * width), layers_per_block=1, norm_num_groups=4)
     video["image"] = (ImageAutoencoder, image, 3)
+    decoder = TemporalDecoderConfig(
+        block_out_channels=(width, 2 * width, 2 * width), layers_per_block=1, norm_num_groups=4
+    )
+    video["temporal_decoder"] = (TemporalDecoderAutoencoder, decoder, 3)
     video["pixel"] = (PixelAutoencoder, PixelConfig(latent_scale=2.0), 3)
     video["dpvae"] = (DpVae, DpVaeConfig(image=image, temporal_ratio=4, group_frames=9), 9)
     tiny: dict[str, Any] = {"width": width, "decoder_widths": (width,) * 4, "global_part": True}

@@ -278,10 +278,11 @@ class DpVae(ScaledLatents, Autoencoder):
             allowed = key_candidates(video.shape[2], self.spec.temporal_ratio)
             raise InputError(f"expected a key frame out of {allowed}, got {key}")
         after = video[:, :, key:]
-        missing = (1 - after.shape[2]) % self.spec.temporal_ratio
+        missing = (1 - after.shape[2]) % self.spec.temporal_ratio  # to 1 + r*k frames
         after = torch.cat([after] + [after[:, :, -1:]] * missing, dim=2)
         latents = self._encode(after, _Coding()).mean
         if key:
+            # Backwards in time, so that the key frame is the first here too.
             before = self._encode(video[:, :, : key + 1].flip(2), _Coding()).mean
             latents = torch.cat([before[:, :, 1:].flip(2), latents], dim=2)
         return latents
@@ -392,6 +393,7 @@ class DpVae(ScaledLatents, Autoencoder):
             return Posterior(*moments.chunk(2, dim=1))
         mean, logvar = self.normalise_moments(moments)
         if begins:
+            # (B, C', 1, h, w): from the video encoder's latent of the key frame to the image encoder's
             coding.offset = torch.zeros_like(mean[:, :, :1]) if key is None else key.mean - mean[:, :, :1]
         assert coding.offset is not None
         if key is None:

@@ -164,7 +164,7 @@ def _inflated(image: ImageAutoencoder | Taesd, model: OdVae | DpVae | Taesd, ini
         weights[target] = _inflate(value, weights[target].shape, init)
     for name, value in weights.items():
         if ".time_" in name and value.ndim == 5:  # residual resampling: the convolution begins as the identity
-            identity = torch.eye(value.shape[0]).to(value)[:, :, None, None]
+            identity = torch.eye(value.shape[0]).to(value)[:, :, None, None]  # (C, C, 1, 1), padded to (C, C, 3, 3)
             weights[name] = _inflate(F.pad(identity, (1, 1, 1, 1)), value.shape, init)
         elif ".time_" in name and name.endswith("conv.bias"):
             weights[name] = torch.zeros_like(value)
@@ -231,7 +231,7 @@ def _inflate(value: Tensor, shape: torch.Size, init: Init) -> Tensor:
         return value.reshape(shape)
     assert value.shape == (*shape[:2], *shape[3:]), f"{tuple(value.shape)} does not inflate to {tuple(shape)}"
     if init == "average":
-        return (value / shape[2]).unsqueeze(2).expand(shape).clone()
+        return (value / shape[2]).unsqueeze(2).expand(shape).clone()  # (O, I, kh, kw) -> (O, I, kt, kh, kw)
     kernel = value.new_zeros(shape)
-    kernel[:, :, -1] = value
+    kernel[:, :, -1] = value  # a causal convolution's last tap sees the frame itself
     return kernel

@@ -286,6 +286,7 @@ class SamePadConvTranspose3d(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: Triple) -> None:
         super().__init__()
         self.padding = _padding(kernel, stride)
+        # Of n + k - s inputs (n + k - s - 1) s + k - 2 (k - 1) outputs are made: n s for kernel 4 and strides 1 and 2.
         self.convt = nn.ConvTranspose3d(channels_in, channels_out, kernel, stride, padding=kernel - 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class Sd3DiffusersFormat(Format):
     def rearrange(self, name: str, value: Tensor, config: MmditConfig) -> Tensor:
         last = f"joint_blocks.{config.depth - 1}.context_block.adaLN_modulation."
         if name.startswith(("final_layer.adaLN_modulation.", last)):
-            return torch.cat(value.chunk(2)[::-1])
+            return torch.cat(value.chunk(2)[::-1])  # rows (2 D,): here shift, scale; there scale, shift
         return value
 
     def check_writable(self, module: Mmdit) -> None:

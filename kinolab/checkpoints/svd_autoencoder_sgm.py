@@ -70,6 +70,7 @@ class SvdAutoencoderSgmFormat(LdmAutoencoderFormat):
             for name, value in public_tensors(self, module).items()
         }
         if config.use_quant_conv:
+            # (O, O) of a 1 x 1 convolution, which is put into the one before it
             outer = tensors.pop("quant_conv.weight")[:, :, 0, 0]
             weight, bias = tensors["encoder.conv_out.weight"], tensors["encoder.conv_out.bias"]
             tensors["encoder.conv_out.weight"] = torch.einsum("oi,ichw->ochw", outer, weight)

@@ -142,9 +142,9 @@ def _public_shape(name: str, value: Tensor) -> Tensor:
     if name == WHOLE["null_condition"]:
         return value[None]
     if name.endswith(".fn.norm.gamma"):
-        return value.view(1, -1, 1, 1, 1)
+        return value.view(1, -1, 1, 1, 1)  # over the channels of (B, D, T, H, W)
     if name.endswith("norm.gamma"):
         return value.view(-1, 1, 1, 1)
     if re.search(r"\.2\.fn\.fn\.to_(qkv|out)\.weight$", name):
         return value[..., None, None]
-    return value[:, :, None] if value.ndim == 4 else value
+    return value[:, :, None] if value.ndim == 4 else value  # (out, in, k, k) -> (out, in, 1, k, k)

@@ -136,6 +136,8 @@ def _write_public(module: Any, out: Path, layouts: Mapping[str, str], source: st
     if layout is None:
         if module.config.kind == "diffusers":
             raise InputError(f"{source}: a class of diffusers; use the folder that it was read from")
+        if module.config.kind not in PUBLIC:
+            raise InputError(f"there is no public layout for kind {module.config.kind}: keep it in its model folder")
         raise InputError(f"diffusers has no class for kind {module.config.kind}; use --to public")
     writer = find_format(layout)
     writer.check_writable(module)  # before anything is replaced

@@ -108,7 +108,7 @@ def _adapt(block: Mapping[str, Tensor], role: Role, copy: bool) -> dict[str, Ten
     elif role == "joint":
         new |= {k.replace("attn.", "attn_temp.", 1): v for k, v in block.items() if k.startswith("attn.")}
         for k, v in modulation.items():
-            attention = v[: v.shape[0] // 2]
+            attention = v[: v.shape[0] // 2]  # (3 D, ...) of (6 D, ...): shift, scale and gate; the MLP's follow
             new[k] = torch.cat([v, attention if copy else torch.zeros_like(attention)])
     elif role == "split" and not copy:
         # The columns of the projection that read the temporal half of the heads.
@@ -126,7 +126,7 @@ def _patches(latte: Latte, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
     pt = latte.config.temporal_patch
     if pt > 1:
-        weight = weight[:, :, None].expand(-1, -1, pt, -1, -1) / pt
+        weight = weight[:, :, None].expand(-1, -1, pt, -1, -1) / pt  # (D, C, p, p) -> (D, C, pt, p, p)
     return {"x_embedder.proj.weight": weight, "x_embedder.proj.bias": image["x_embedder.proj.bias"]}
 
 
@@ -140,7 +140,7 @@ def _head(latte: Latte, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
     wanted = c.in_channels * (2 if c.learned_variance else 1)
     new = {}
     for part in ("weight", "bias"):
-        rows = image[f"final_layer.linear.{part}"].unflatten(0, (patch * patch, -1))
+        rows = image[f"final_layer.linear.{part}"].unflatten(0, (patch * patch, -1))  # (p * p, C or 2C[, D])
         if rows.shape[1] < wanted:
             rows = torch.cat([rows, torch.zeros_like(rows)], dim=1)
         rows = rows[:, :wanted]

@@ -182,15 +182,17 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     """
     B, T, S, _ = x.shape
     half, images = attention.num_heads // 2, context.image_frames
-    q, k, v = attention.project(x)
+    q, k, v = attention.project(x)  # (B, T, S, N, d) each
     q_s, k_s, v_s = (a[..., :half, :] for a in (q, k, v))
+    # (B, T', S, N / 2, d) -> (B * S, T', N / 2, d): every place is a sequence of the T' frames of the video
     q_t, k_t, v_t = (a[:, : T - images, :, half:].transpose(1, 2).flatten(0, 1) for a in (q, k, v))
     if context.lists is None:
         within = attend(q_s.flatten(0, 1), k_s.flatten(0, 1), v_s.flatten(0, 1)).unflatten(0, (B, T))
     else:
         within = attend_frames(q_s, k_s, v_s, context.lists)
-    over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)
+    over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)  # (B, T', S, D / 2)
     if images:
+        # A softmax over one key is 1.
         over = torch.cat([over, v[:, T - images :, :, half:].flatten(-2)], dim=1)
     return attention.proj(torch.cat([within, over], dim=-1))
 
@@ -239,7 +241,7 @@ class LatteBlock(nn.Module):
         c (B, 1 or T, D) is the condition, `shared` the modulation that all blocks share where they have no own layer.
         """
         if shared is not None:
-            return shared + self.scale_shift_table[:, None, None, None]
+            return shared + self.scale_shift_table[:, None, None, None]  # (6 or 9, B, 1 or T, 1, D)
         return self.adaLN_modulation(c) if hasattr(self, "adaLN_modulation") else None
 
     def forward(self, x: Tensor, c: Tensor, shared: Tensor | None, context: Context) -> Tensor:
@@ -367,15 +369,15 @@ class Latte(Denoiser):
         c = sum(parts[1:], parts[0])
         shared = self.t_block(c) if self.modulation == "single" else None
         if self.modulation == "none":
-            tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)
-            x = torch.cat([x, tokens.to(x.dtype)], dim=2)
+            tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)  # (B, T, parts, D)
+            x = torch.cat([x, tokens.to(x.dtype)], dim=2)  # (B, T, S + parts, D)
         lists = self.reach_lists(frames, options)
         context = self._context(conditions, len(t), frames, image_frames, lists)
         added = self.residuals(options)
         x = run_blocks(
             x, options, lambda x: self._blocks(x, c, shared, context, added), lambda x: self._modulated(x, c, shared)
         )
-        x = self.final_layer(x[:, :, :places], c)
+        x = self.final_layer(x[:, :, :places], c)  # without the condition's tokens
         return unpatchify(x, grid, p, self.config.temporal_patch)
 
     def _blocks(
@@ -465,7 +467,7 @@ class Latte(Denoiser):
             table = sincos_1d(
                 frame_positions(video.shape[1], self.length, self.config.temporal_patch), self.config.hidden_size
             )[None].to(x.device)
-        video = video + table[:, :, None]
+        video = video + table[:, :, None]  # (1, T, 1, D): alike at all places
         return torch.cat([video, images], dim=1) if image_frames else video
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

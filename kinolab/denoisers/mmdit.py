@@ -192,9 +192,11 @@ def joint_attention(
     """
     if context.lists is not None:
         return reaching_attention(of_x, x, of_text, text, context)
+    # (B * F, S', N, d): F sequences of S' = T * S / F
     own = of_x.project(x.reshape(len(x) * context.sequences, -1, x.shape[-1]))
-    told = of_text.project(text.flatten(0, 1))
+    told = of_text.project(text.flatten(0, 1))  # (B * F, L, N, d)
     q, k, v = (torch.cat(pair, dim=1) for pair in zip(own, told, strict=True))
+    # (B * F, S' + L, N * d)
     heads = attend(q, k, v, context.joint_rotary, context.allowed)
     tokens = own[0].shape[1]
     return of_x.proj(heads[:, :tokens]).view_as(x), heads[:, tokens:].unflatten(0, text.shape[:2])
@@ -218,6 +220,7 @@ def reaching_attention(
     if apart:
         heads = attend_frames(torch.cat([q, text_q], 2), k, v, lists, beside)
         return of_x.proj(heads[:, :, :S]), heads[:, :, S:]
+    # The tokens of all frames are one frame (B, 1, T * S, N, d), which the text reads as its own.
     told = attend_frames(text_q, k.flatten(1, 2)[:, None], v.flatten(1, 2)[:, None], ((0,),), beside)
     return of_x.proj(attend_frames(q, k, v, lists, beside)), told
 
@@ -424,7 +427,9 @@ class Mmdit(Denoiser):
                 nn.init.zeros_(half.attn_global.proj.bias)
         if self.config.temporal_patch == 2:
             patches, pairs, head = self.x_embedder.proj, self.pair_embedder.proj, self.final_layer.linear
+            # (D, C, p, p) -> (D, C, 2, p, p)
             pairs.weight.copy_((patches.weight / 2)[:, :, None].expand_as(pairs.weight))
+            # (2 p p C, D): the frame outermost, as `unpatchify` reads it
             self.pair_linear.weight.copy_(head.weight.repeat(2, 1))
             self.pair_linear.bias.copy_(head.bias.repeat(2))
             assert pairs.bias is not None and patches.bias is not None
@@ -482,7 +487,7 @@ class Mmdit(Denoiser):
             self._context(x, text, mask, times, grid), lists=self.reach_lists(x.shape[1], options), text_allowed=mask
         )
         if text is not None:
-            text = text[:, None].expand(-1, context.sequences, -1, -1)
+            text = text[:, None].expand(-1, context.sequences, -1, -1)  # (B, F, L, D)
         added = self.residuals(options)
         x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
         return self._output(x, c, frames, grid)
@@ -532,7 +537,7 @@ class Mmdit(Denoiser):
             positions = positions + self._places(grid)[:, None]
         if self.config.temporal_position == "sincos":
             D = self.config.hidden_size
-            table = (sincos_1d(times, D) - sincos_1d(times[:1] * 0, D)).to(positions.device)
+            table = (sincos_1d(times, D) - sincos_1d(times[:1] * 0, D)).to(positions.device)  # (T, D), zero at time 0
             positions = positions + (table * self.temporal_scale)[:, None]
         return positions
 
@@ -574,10 +579,11 @@ class Mmdit(Denoiser):
         own = self._rotary(times[:1] * 0, grid) if apart else whole
         joint = own
         if own is not None and text is not None:
-            still = own[0].new_zeros(text.shape[1], own[0].shape[1])
+            still = own[0].new_zeros(text.shape[1], own[0].shape[1])  # (L, d): text is not turned, cosine 1 and sine 0
             joint = torch.cat([own[0], still + 1]), torch.cat([own[1], still])
         allowed = None
         if mask is not None:
+            # (B * F, tokens + L): the image's tokens stand in front
             allowed = F.pad(mask, (tokens, 0), value=True).repeat_interleave(sequences, dim=0)
         return Context(sequences, allowed, own, joint, whole)
 

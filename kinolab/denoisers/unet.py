@@ -479,6 +479,7 @@ class Unet(Denoiser):
         rows = told.shape[1]
         many = None if null is None else null.repeat_interleave(rows)
         found = embed(told.flatten(0, 1), many).unflatten(0, (-1, rows))  # (B, 1 + N, E)
+        # The clip's row for each of its frames, then a row for each image: (B, T, E).
         return torch.cat([found[:, :1].expand(-1, frames - images, -1), found[:, 1:]], 1)
 
     def _project_pooled(self, pooled: Tensor | None, null: Tensor | None) -> Tensor:

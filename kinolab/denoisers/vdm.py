@@ -155,6 +155,7 @@ class Block(nn.Module):
         """Frames (B * T, D, H, W) -> (B * T, D', H, W), what the SiLU is given."""
         h = self.conv(x)
         length = torch.linalg.vector_norm(h, dim=1, keepdim=True, dtype=torch.float32).clamp(min=1e-12)
+        # A root mean square of 1 is a length of sqrt(D'); `length` is (B * T, 1, H, W).
         h = h * (h.shape[1] ** 0.5 / length).to(h.dtype) * self.gamma.view(-1, 1, 1).to(h.dtype)
         if scale_shift is None:
             return h
@@ -180,7 +181,7 @@ class ResidualBlock(nn.Module):
         """Scale and shift, each (rows, D', 1, 1) for rows = B * T frames."""
         both = self.condition(F.silu(context.c))  # (B or B * T, 2 D')
         if len(both) != rows:
-            both = both.repeat_interleave(context.frames, 0)
+            both = both.repeat_interleave(context.frames, 0)  # (B, 2 D') -> (B * T, 2 D')
         scale, shift = both[..., None, None].chunk(2, dim=1)
         return scale, shift
 
@@ -207,7 +208,7 @@ class LinearAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, *self.heads)).unbind(-3)  # (B, T, S, N, d)
         q = q.softmax(-1) * self.heads[1] ** -0.5
         if context.lists is None:
-            read = torch.einsum("btsnd,btsne->btnde", k.softmax(2), v)
+            read = torch.einsum("btsnd,btsne->btnde", k.softmax(2), v)  # (B, T, N, d, d): no axis of places is left
         else:
             read = _read_frames(k, v, context.lists)
         return self.proj(torch.einsum("btsnd,btnde->btsne", q, read).flatten(-2))
@@ -219,12 +220,14 @@ def _read_frames(k: Tensor, v: Tensor, lists: Lists) -> Tensor:
     The softmax runs over all places of those frames. Its sums are taken once for each frame and added up by the lists,
     so that no key is copied.
     """
+    # The same is taken off in all frames, so that it cancels in the quotient below.
     weight = (k.float() - k.float().amax((1, 2), keepdim=True)).exp()
-    counts = weight.new_zeros(len(lists), len(lists))
+    counts = weight.new_zeros(len(lists), len(lists))  # how often frame t (row) reads frame r (column)
     for frame, read in enumerate(lists):
         for other in read:
             counts[frame, other] += 1
     sums = torch.einsum("tr,brnde->btnde", counts, torch.einsum("btsnd,btsne->btnde", weight, v.float()))
+    # The softmax's denominators, for every number of a key.
     norms = torch.einsum("tr,brnd->btnd", counts, weight.sum(2))
     return (sums / norms[..., None]).to(v.dtype)
 
@@ -273,7 +276,7 @@ class TemporalAttention(nn.Module):
             # (B, T', S, N, d) -> (B * S, N, T', d): every place is a sequence of frames
             q, k, of_clip = (a[:, :clip].permute(0, 2, 3, 1, 4).flatten(0, 1).contiguous() for a in (q, k, v))
             q, k = _turned(q, *context.rotary), _turned(k, *context.rotary)
-            seen = dot_product_attention(q, k, of_clip, context.bias[None])
+            seen = dot_product_attention(q, k, of_clip, context.bias[None])  # the bias is (1, N, T', T')
             seen = seen.unflatten(0, (B, S)).permute(0, 3, 1, 2, 4)  # (B, T', S, N, d)
             out = torch.cat([seen, v[:, clip:]], 1) if context.images else seen
         if context.focus is not None:
@@ -318,7 +321,7 @@ class AttentionLayer(nn.Module):
         H, W = x.shape[-2:]
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, (-1, context.frames))  # (B, T, S, D)
         out = self.attn(self.norm(tokens), context).to(x.dtype)
-        return x + out.flatten(0, 1).unflatten(1, (H, W)).permute(0, 3, 1, 2)
+        return x + out.flatten(0, 1).unflatten(1, (H, W)).permute(0, 3, 1, 2)  # (B, T, S, D) -> (B * T, D, H, W)
 
 
 def spatial_layer(config: VdmConfig, dim: int, kind: str) -> nn.Module:

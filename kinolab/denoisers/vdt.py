@@ -339,12 +339,13 @@ class Vdt(Denoiser):
             return x, c, context
         tokens = self.given_embedder(torch.cat([given, mask], 1)) + positions
         # A token counts where anything of its patch is given.
-        there = patchify(partly_given(mask).to(x.dtype), self.config.patch_size).amax(-1) > 0
+        there = patchify(partly_given(mask).to(x.dtype), self.config.patch_size).amax(-1) > 0  # (B, T, S)
         if how == "adaln":
-            count = there.sum(1).clamp(min=1)[..., None]
+            count = there.sum(1).clamp(min=1)[..., None]  # (B, S, 1): frames in which a place is given
             return x, c + (tokens * there[..., None]).sum(1) / count, context
         if how == "cross_attention":
             nothing = self.nothing_given.expand(x.shape[0], 1, -1)
+            # (B, 1 + T * S, D): the first can be read where nothing is given, as a softmax needs a key.
             keys = torch.cat([nothing, tokens.flatten(1, 2)], 1)
             allowed = torch.cat([torch.ones_like(there[:, 0, :1]), there.flatten(1)], 1)
             return x, c, context._replace(given=keys, given_mask=allowed)

@@ -247,7 +247,7 @@ class Diffusion:
         config = self.config
         if config.stratified:
             start = torch.rand((), generator=generator, dtype=torch.float64)
-            u = (start + torch.arange(batch, dtype=torch.float64) / batch) % 1.0
+            u = (start + torch.arange(batch, dtype=torch.float64) / batch) % 1.0  # one draw, `batch` even steps apart
         else:
             u = torch.rand(batch, generator=generator, dtype=torch.float64)
         if config.time_sampling == "logit_normal":

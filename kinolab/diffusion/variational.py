@@ -67,6 +67,7 @@ def bound(
     """
     chain = torch.arange(path.num_steps, dtype=torch.float64) if chain is None else chain.double()
     mean, log_variance = mean_and_log_variance(path, z, sample, values, t, chain)
+    # Values of -1 give the variance of the true posterior, the lower end of eq. 15.
     true_mean, true_log_variance = mean_and_log_variance(path, z, clean, torch.full_like(values, -1.0), t, chain)
     divergence = normal_kl(true_mean, true_log_variance, mean, log_variance)
     likelihood = discretised_log_likelihood(clean, mean, 0.5 * log_variance)

@@ -63,10 +63,10 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, rotary: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Attention of each of B sequences over itself: (B, L, N, d) three times, mask (B, L) -> (B, L, N * d)."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, N, L, d)
     if rotary is not None:
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
-    allowed = None if mask is None else mask[:, None, None, :]
+    allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L): alike for all heads and queries
     return dot_product_attention(q, k, v, allowed).transpose(1, 2).flatten(2)
 
 
@@ -115,8 +115,8 @@ class CrossAttention(nn.Module):
         """x (B, L, D), context (B, M, D), mask (B, M) bool with True = attend -> (B, L, D)."""
         heads = (self.num_heads, self.head_dim)
         q = self.q_norm(self.q_linear(x).unflatten(-1, heads)).transpose(1, 2)
-        k, v = self.kv_linear(context).unflatten(-1, (2, *heads)).unbind(-3)
-        k, v = self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+        k, v = self.kv_linear(context).unflatten(-1, (2, *heads)).unbind(-3)  # (B, M, N, d) each
+        k, v = self.k_norm(k).transpose(1, 2), v.transpose(1, 2)  # (B, N, M, d) each
         allowed = None if mask is None else mask[:, None, None, :]
         return self.proj(dot_product_attention(q, k, v, allowed).transpose(1, 2).flatten(2))
 
@@ -156,6 +156,7 @@ def attend_frames(q: Tensor, k: Tensor, v: Tensor, lists: Lists, beside: Beside 
         mask = None
         if more is not None:
             keys, values = torch.cat([keys, more[0]], 1), torch.cat([values, more[1]], 1)
+            # (B, R * S + L): the frames' keys stand in front, all of them allowed
             mask = None if more[2] is None else F.pad(more[2][:, 0], (keys.shape[1] - more[2].shape[-1], 0), value=True)
         return attend(q.flatten(1, 2), keys, values, None, mask).unflatten(1, (T, Q))
     if len({len(read) for read in lists}) == 1 and len(lists[0]) <= COPIED:
@@ -195,9 +196,9 @@ def _attend_beside(q: Tensor, k: Tensor, v: Tensor, beside: Beside | None) -> Te
     if beside is not None:
         more_k, more_v = (a.expand(-1, T, -1, -1, -1) for a in (beside.k, beside.v))
         if beside.allowed is not None:
-            mask = F.pad(beside.allowed.expand(-1, T, -1), (k.shape[2], 0), value=True).flatten(0, 1)
+            mask = F.pad(beside.allowed.expand(-1, T, -1), (k.shape[2], 0), value=True).flatten(0, 1)  # (B * T, K + L)
         k, v = torch.cat([k, more_k], 2), torch.cat([v, more_v], 2)
-    q, k, v = (a.flatten(0, 1) for a in (q, k, v))
+    q, k, v = (a.flatten(0, 1) for a in (q, k, v))  # (B * T, Q or K + L, N, d): every frame is a sequence
     return attend(q, k, v, None, mask).unflatten(0, (B, T))
 
 

@@ -77,8 +77,8 @@ class CausalConv3d(nn.Module):
         x = prepend_past(self, x, conv.kernel_size[0] - 1, stream)
         if stream is None:
             return conv(x)
-        outputs = max(0, (x.shape[2] - conv.kernel_size[0]) // conv.stride[0] + 1)
-        stream.keep(self, x[:, :, outputs * conv.stride[0] :])
+        outputs = max(0, (x.shape[2] - conv.kernel_size[0]) // conv.stride[0] + 1)  # windows of kt frames, st apart
+        stream.keep(self, x[:, :, outputs * conv.stride[0] :])  # from where the next window begins
         if outputs == 0:
             return x.new_empty(x.shape[0], conv.out_channels, 0, *x.shape[3:])
         return conv(x)
@@ -87,6 +87,7 @@ class CausalConv3d(nn.Module):
         """As a 2D convolution, which is faster: for one tap in time, and for an image, which every tap sees alike."""
         conv = self.conv
         stride, padding = conv.stride[1:], conv.padding[1:]
+        # Weight (C', C, kt, kh, kw) -> (C', C, kh, kw).
         y = F.conv2d(fold_frames(x), conv.weight.sum(2), conv.bias, stride, padding)
         return unfold_frames(y, x.shape[0])
 

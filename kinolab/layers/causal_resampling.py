@@ -31,7 +31,7 @@ class Downsample(nn.Module):
             self.conv = CausalConv3d(width, width, (kt, 3, 3), stride=(st, 2, 2))
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)), stream)
+        return self.conv(F.pad(x, (0, 1, 0, 1)), stream)  # W, then H: a column at the right, a row at the bottom
 
 
 class TimePool(nn.Module):
@@ -40,15 +40,15 @@ class TimePool(nn.Module):
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         x = prepend_past(self, x, 2, stream)
         if stream is not None:
-            outputs = max(0, (x.shape[2] - 3) // 2 + 1)
-            stream.keep(self, x[:, :, 2 * outputs :])
+            outputs = max(0, (x.shape[2] - 3) // 2 + 1)  # windows of three frames, two apart
+            stream.keep(self, x[:, :, 2 * outputs :])  # from where the next window begins
             if outputs == 0:
                 return x[:, :, :0]
         return self.reduce(x)
 
     def reduce(self, x: Tensor) -> Tensor:
         """Frames (B, C, 1 + 2t, H, W) -> the t averages of three."""
-        return (x[:, :, 0:-2:2] + x[:, :, 1:-1:2] + x[:, :, 2::2]) / 3
+        return (x[:, :, 0:-2:2] + x[:, :, 1:-1:2] + x[:, :, 2::2]) / 3  # frames 2i, 2i + 1 and 2i + 2
 
 
 class ResidualTimePool(TimePool):
@@ -80,7 +80,7 @@ class Upsample(nn.Module):
             weight, bias = self.conv.conv.weight.squeeze(2), self.conv.conv.bias
         else:
             weight, bias = self.conv.weight, self.conv.bias
-        return unfold_frames(double_space(fold_frames(x), weight, bias), x.shape[0])
+        return unfold_frames(double_space(fold_frames(x), weight, bias), x.shape[0])  # by (B * T, C', 2H, 2W)
 
 
 class SpaceTimeUpsample(nn.Module):
@@ -103,13 +103,13 @@ class SpaceTimeUpsample(nn.Module):
             return self.conv(self.time(unfold_frames(frames, x.shape[0]), stream), stream)
         conv = self.conv.conv
         if stream is None and x.shape[2] == 1:
-            frames = double_space(x.squeeze(2), conv.weight.sum(2), conv.bias)
+            frames = double_space(x.squeeze(2), conv.weight.sum(2), conv.bias)  # an image: every tap in time sees it
             return frames.unsqueeze(2)
         first = stream is None or stream.get(self) is None
         x = prepend_past(self, x, 1, stream)
         if stream is not None:
             stream.keep(self, x[:, :, -1:])
-        y = double_space_time(x, conv.weight, conv.bias)
+        y = double_space_time(x, conv.weight, conv.bias)  # (B, C, 1 + T, H, W) -> (B, C', 2T, 2H, 2W)
         return y[:, :, 1:] if first else y
 
 
@@ -129,7 +129,7 @@ class TimeUpsample(nn.Module):
         head, rest = (x[:, :, :1], x[:, :, 1:]) if past is None else (x[:, :, :0], x)
         if self.interpolation == "nearest":
             if stream is not None:
-                stream.keep(self, x[:, :, :0])
+                stream.keep(self, x[:, :, :0])  # no frames: it only says that the clip has begun
             return like(x, torch.cat([head, rest.repeat_interleave(2, dim=2)], dim=2))
         # `past` is the last frame after the first one, or no frame while only the first one came.
         if past is not None:
@@ -139,8 +139,9 @@ class TimeUpsample(nn.Module):
         if rest.shape[2] == 0:
             return head
         before, after = rest[:, :, :-1], rest[:, :, 1:]
+        # y[2i+1] and y[2i+2] of each two neighbours: (B, C, n - 1, 2, H, W) -> (B, C, 2 (n - 1), H, W).
         between = torch.stack([torch.lerp(before, after, 0.25), torch.lerp(before, after, 0.75)], dim=3).flatten(2, 3)
-        start = rest[:, :, :1] if past is None or past.shape[2] == 0 else rest[:, :, :0]
+        start = rest[:, :, :1] if past is None or past.shape[2] == 0 else rest[:, :, :0]  # y[0] = x[0], once
         end = rest[:, :, -1:] if stream is None or stream.last else rest[:, :, :0]
         return like(x, torch.cat([head, start, between, end], dim=2))
 

@@ -26,7 +26,7 @@ def sincos_2d(rows: Tensor, columns: Tensor, dim: int) -> Tensor:
     """Embedding of a grid in row-major order: (h,), (w,) -> (h * w, dim); the first half tells the column."""
     of_row = sincos_1d(rows, dim // 2)[:, None].expand(-1, len(columns), -1)
     of_column = sincos_1d(columns, dim // 2)[None].expand(len(rows), -1, -1)
-    return torch.cat([of_column, of_row], dim=-1).flatten(0, 1)
+    return torch.cat([of_column, of_row], dim=-1).flatten(0, 1)  # (h, w, dim) -> (h * w, dim)
 
 
 def spread_positions(count: int, trained: int) -> Tensor:
@@ -65,7 +65,7 @@ def frame_positions(frames: int, trained: int, tubelet: int = 1) -> Tensor:
 def rotary_table(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines (L, dim) for `apply_rotary` at real positions (L,) (RoFormer, section 3.2)."""
     inverse = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    angles = (in_float64(positions)[:, None] * inverse).repeat(1, 2)
+    angles = (in_float64(positions)[:, None] * inverse).repeat(1, 2)  # entries i and i + dim / 2 are one pair
     return angles.cos().float().to(positions.device), angles.sin().float().to(positions.device)
 
 
@@ -80,13 +80,13 @@ def video_rotary_table(
     time 0 the table is that of an image, for which no pairs turn with time.
     """
     places = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in grid)
-    time, row, column = torch.meshgrid(in_float64(times), *places, indexing="ij")
+    time, row, column = torch.meshgrid(in_float64(times), *places, indexing="ij")  # (T, h, w) each
     angles = [
         axis.flatten()[:, None] * theta ** -(torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
         for axis, pairs in ((row, space_pairs), (column, space_pairs), (time, time_pairs))
     ]
-    taken = torch.cat(angles, dim=1)
-    both = F.pad(taken, (0, dim // 2 - taken.shape[1])).repeat(1, 2)
+    taken = torch.cat(angles, dim=1)  # (T * h * w, 2 space_pairs + time_pairs)
+    both = F.pad(taken, (0, dim // 2 - taken.shape[1])).repeat(1, 2)  # pairs left over have the angle 0
     return both.cos().float().to(times.device), both.sin().float().to(times.device)
 
 

@@ -64,7 +64,7 @@ def energy_distance(latents: Tensor, reference: Tensor, samples: int) -> Tensor:
 
 def _vectors(latents: Tensor, samples: int) -> Tensor:
     """(B, C, T, H, W) -> at most `samples` rows (n, C)."""
-    rows = latents.float().movedim(1, -1).flatten(0, -2)
+    rows = latents.float().movedim(1, -1).flatten(0, -2)  # (B * T * H * W, C)
     n = min(samples, len(rows))
     return rows[torch.arange(n, device=rows.device) * len(rows) // n]
 

@@ -83,5 +83,6 @@ class FinalLayer(nn.Module):
         if self.modulation == "block":
             h = modulate(h, *self.adaLN_modulation(c))
         elif self.modulation == "single":
+            # (1, B, 1 or T, 1, D) + (2, 1, 1, 1, D): the rows of the table are shift and scale
             h = modulate(h, *(c[None, :, :, None] + self.scale_shift_table[:, None, None, None]))
         return h

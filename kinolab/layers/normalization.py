@@ -61,8 +61,18 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim == 4:
-            return super().forward(input)
+            return self.of_images(input)
         if self.scope == "clip":
             # Frames below each other: one tall image has the same statistics, and a channels-last form that is fast.
-            return super().forward(input.flatten(2, 3)).unflatten(2, input.shape[2:4])
-        return unfold_frames(super().forward(fold_frames(input)), input.shape[0])
+            return self.of_images(input.flatten(2, 3)).unflatten(2, input.shape[2:4])
+        return unfold_frames(self.of_images(fold_frames(input)), input.shape[0])
+
+    def of_images(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) normalised, each by itself."""
+        if torch.is_grad_enabled() and self.weight.requires_grad and not images.requires_grad:
+            # Behind frozen layers: of channels-last images PyTorch's backward pass writes the input's gradient even
+            # where nobody asked for it, to no address (torch 2.13, on a processor).
+            found = super().forward(images.clone(memory_format=torch.contiguous_format))
+            last = images.is_contiguous(memory_format=torch.channels_last)
+            return found.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return super().forward(images)

@@ -18,8 +18,7 @@ from kinolab.layers.unet_attention import GatedMlp, QkvAttention
 def norm_frames(norm: GroupNorm, x: Tensor) -> Tensor:
     """Frames normalised each by itself, or all of a clip together, as the norm's scope says."""
     images = x.flatten(0, 1)[:, None] if norm.scope == "frame" else x  # (B * T, 1, S, C), or (B, T, S, C)
-    channels = images.permute(0, 3, 1, 2)  # a view of channels-last images, which are normalised as fast
-    found = F.group_norm(channels, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    found = norm.of_images(images.permute(0, 3, 1, 2))  # a view of channels-last images, which are normalised as fast
     return found.permute(0, 2, 3, 1).reshape(x.shape)
 
 
@@ -27,6 +26,7 @@ def convolve_frames(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """A convolution over frames, kernel (k, 1, 1): as one of two dimensions, frames and places, which is faster."""
     padding = conv.padding
     assert isinstance(padding, tuple)
+    # By x (B, C, T, S) and a weight (C', C, k, 1): the rows of the picture are frames.
     found = F.conv2d(x.permute(0, 3, 1, 2), conv.weight.squeeze(-1), conv.bias, padding=(padding[0], 0))
     return found.permute(0, 2, 3, 1)
 
@@ -123,4 +123,4 @@ def interleaved_sincos(frames: int, dim: int) -> Tensor:
     """Positions (frames, dim) of whole frames, sine and cosine of a frequency side by side (Vaswani et al. 2017)."""
     omega = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angles = torch.arange(frames, dtype=torch.float64)[:, None] * omega
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim].float()
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim].float()  # (T, dim / 2, 2) -> (T, dim)

@@ -28,6 +28,7 @@ class PatchEmbed(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, T', S, D)."""
         patches = patchify(z, self.patch, self.temporal_patch)
+        # The weight is (D, C * pt * p * p), in the order that `patchify` gives a token's values.
         return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -36,6 +37,7 @@ def patchify(z: Tensor, patch: int, temporal_patch: int = 1) -> Tensor:
     B, C, T, H, W = z.shape
     t, h, w = T // temporal_patch, H // patch, W // patch
     blocks = z.reshape(B, C, t, temporal_patch, h, patch, w, patch)
+    # (B, C, t, pt, h, p, w, p) -> (B, t, h, w, C, pt, p, p)
     return blocks.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(B, t, h * w, C * temporal_patch * patch * patch)
 
 
@@ -45,4 +47,5 @@ def unpatchify(x: Tensor, grid: tuple[int, int], patch: int, temporal_patch: int
     h, w = grid
     blocks = x.reshape(B, t, h, w, temporal_patch, patch, patch, -1)
     C = blocks.shape[-1]
+    # (B, t, h, w, pt, p, p, C) -> (B, C, t, pt, h, p, w, p)
     return blocks.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(B, C, t * temporal_patch, h * patch, w * patch)

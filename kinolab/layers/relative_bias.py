@@ -25,9 +25,10 @@ class RelativeBias(nn.Module):
         """(N, T, T): for each query's frame (second) and each key's (third)."""
         place = torch.arange(frames, device=self.table.weight.device)
         ahead = place[None, :] - place[:, None]  # of the key, in frames
-        half, exact = BUCKETS // 2, BUCKETS // 4
+        half, exact = BUCKETS // 2, BUCKETS // 4  # a half for each direction, a half of that for exact distances
         distance = ahead.abs()
+        # From 0 at `exact` to 1 at `FARTHEST`, so that buckets are even in the logarithm.
         share = torch.log(distance.clamp(min=1).float() / exact) / math.log(FARTHEST / exact)
         far = (exact + (share * (half - exact)).long()).clamp(max=half - 1)
         bucket = torch.where(distance < exact, distance, far) + half * (ahead > 0)
-        return self.table(bucket).permute(2, 0, 1)
+        return self.table(bucket).permute(2, 0, 1)  # (T, T, N) -> (N, T, T)

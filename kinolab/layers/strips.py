@@ -172,7 +172,7 @@ def _in_strips(
     for index, (first, last) in enumerate(pairwise(made.bounds)):
         # Strips begin at even rows, so that those of half the resolution begin at a row too.
         above = min(halo, int(first / s))
-        start, stop = int(first / s) - above, min(int(last / s) + halo, picture.height)
+        start, stop = int(first / s) - above, min(int(last / s) + halo, picture.height)  # rows of the input
         x = picture.rows(start, stop)
         if moments is not None:
             assert step.norm is not None
@@ -180,7 +180,7 @@ def _in_strips(
         if stream is not None:
             stream.strip = index
         y = step.layer(x, stream)
-        cut = int(above * s)
+        cut = int(above * s)  # output rows of the halo above
         y = y[:, :, :, cut : cut + last - first]
         if step.skip is not None:
             assert skipped is not None
@@ -267,10 +267,10 @@ class Kept:
         assert self.store is not None and self.store.file is not None
         B, C, T, _, W = self.shape
         out = torch.empty(stop - start, B, T, W, C, dtype=self.dtype)
-        self.store.file.seek(self.place + start * B * T * W * C * self.dtype.itemsize)
+        self.store.file.seek(self.place + start * B * T * W * C * self.dtype.itemsize)  # a row is (B, T, W, C)
         found = self.store.file.readinto(_bytes(out))  # type: ignore[attr-defined]
         assert found == out.numel() * out.element_size(), "the file holds what was written to it"
-        return out.permute(1, 4, 2, 0, 3).to(self.device)
+        return out.permute(1, 4, 2, 0, 3).to(self.device)  # (h, B, T, W, C) -> (B, C, T, h, W)
 
     def drop(self) -> None:
         """Let go of it."""
@@ -370,9 +370,11 @@ class Moments:
         else:
             frames = frames.contiguous()
         kind = torch.promote_types(x.dtype, torch.float32)
+        # No weight and bias: they are applied with the statistics of all rows, in `normalise`.
         one, zero = torch.ones(C, dtype=kind, device=x.device), torch.zeros(C, dtype=kind, device=x.device)
         # The kernel of the norm itself, for its statistics: nothing else here is nearly as fast on channels last.
         _, mean, inverse = torch.native_group_norm(frames, one, zero, N, C, h * W, self.groups, 0.0)
+        # (N, groups) each; with an eps of 0 `inverse` is 1 / standard deviation
         mean, inverse, count = mean.double(), inverse.double(), h * W
         variance = torch.where(inverse.isfinite(), inverse.square().reciprocal(), 0.0)  # rows that are all alike
         if self.count:
@@ -385,13 +387,16 @@ class Moments:
         """norm(x) for some rows (B, C, T, h, W) of the pictures."""
         mean, variance, B = self.mean, self.variance, x.shape[0]
         if norm.scope == "clip":  # all frames of a clip have as many values: their variances and that of their means
-            means = mean.unflatten(0, (B, -1))
+            means = mean.unflatten(0, (B, -1))  # (B, T, groups)
             mean = means.mean(1, keepdim=True)
             variance = (variance.unflatten(0, (B, -1)) + (means - mean).square()).mean(1, keepdim=True)
+            # (B, 1, groups) -> (B * T, groups)
             mean, variance = (v.expand_as(means).flatten(0, 1) for v in (mean, variance))
         each = x.shape[1] // norm.num_groups
         kind = norm.weight.dtype
+        # (B * T, C): every channel has its group's
         mean, variance = (v.to(kind).repeat_interleave(each, dim=1) for v in (mean, variance))
+        # A batch norm by given statistics (C,) of one frame is a group norm by those of its groups.
         made = [
             F.batch_norm(frame[None], mean[n], variance[n], norm.weight, norm.bias, False, 0.0, norm.eps)
             for n, frame in enumerate(fold_frames(x))

@@ -77,4 +77,4 @@ class TimeConvolution(nn.Module):
 
 def _along_rows(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """A convolution with the kernel 3 x 1 x 1 as one in two dimensions, for which processors have fast kernels."""
-    return F.conv2d(x, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+    return F.conv2d(x, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))  # weight (C', C, 3, 1)

@@ -63,7 +63,7 @@ class QkvAttention(nn.Module):
     def over_tracks(self, x: Tensor) -> Tensor:
         """(B, T, S, dim) -> the same: each place reads itself in all frames."""
         B, T, S, _ = x.shape
-        tracks = x.transpose(1, 2).reshape(B * S, T, -1)
+        tracks = x.transpose(1, 2).reshape(B * S, T, -1)  # every place is a sequence of frames
         return self(tracks).unflatten(0, (B, S)).transpose(1, 2)
 
 
@@ -90,7 +90,7 @@ class Geglu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., inner)."""
         if torch.is_grad_enabled() or type(self.proj) is not nn.Linear:  # a change may stand beside the weights
-            value, gate = self.proj(x).chunk(2, -1)
+            value, gate = self.proj(x).chunk(2, -1)  # (..., inner) each; the gate comes second in public weights
             return value * F.gelu(gate)
         # Two products whose results lie in one piece each: GELU takes half the time on them.
         value, gate = (
@@ -126,12 +126,12 @@ def read_prompt(attention: QkvAttention, x: Tensor, clip: Clip) -> Tensor:
     assert text is not None
     if text.ndim == 3 and text.shape[1] == 1 and mask is None and not torch.is_grad_enabled():
         # A single token has all the attention, whatever asks for it: its value is what every place reads.
-        return attention.out(attention.to_v(text))[:, None].expand(x.shape).contiguous()
+        return attention.out(attention.to_v(text))[:, None].expand(x.shape).contiguous()  # (B, 1, 1, D) -> (B, T, S, D)
     if text.ndim == 3:
         return attention(x.flatten(1, 2), text, mask).view_as(x)
     count = clip.frames - clip.images
     video, images = x[:, :count], x[:, count:]
-    first, others = (None, None) if mask is None else (mask[:, 0], mask[:, 1:].flatten(0, 1))
+    first, others = (None, None) if mask is None else (mask[:, 0], mask[:, 1:].flatten(0, 1))  # (B, L), (B * images, L)
     of_video = attention(video.flatten(1, 2), text[:, 0], first).view_as(video)
     of_images = attention(images.flatten(0, 1), text[:, 1:].flatten(0, 1), others).view_as(images)
     return torch.cat([of_video, of_images], 1)
@@ -164,7 +164,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """(B * T, C, H, W) -> (B * T, C, H, W)."""
-        h = as_linear(self.proj_in, to_tokens(self.norm(x))).unflatten(0, (clip.batch, clip.frames))
+        h = as_linear(self.proj_in, to_tokens(self.norm(x))).unflatten(0, (clip.batch, clip.frames))  # (B, T, S, D)
         for block, slot in zip(self.transformer_blocks, self.inside_transformer, strict=True):
             h = over_time(slot, block(h, clip), clip)
         h = as_linear(self.proj_out, h.flatten(0, 1))
@@ -174,5 +174,5 @@ class SpatialTransformer(nn.Module):
 def as_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer, or a convolution of kernel 1 as one, of tokens (..., D)."""
     if isinstance(layer, nn.Conv2d):
-        return F.linear(x, layer.weight.flatten(1), layer.bias)
+        return F.linear(x, layer.weight.flatten(1), layer.bias)  # weight (D', D, 1, 1) -> (D', D)
     return layer(x)

@@ -46,6 +46,6 @@ def blur(video: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
     x = video.flatten(0, 1)[:, None]
-    x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel[:, :, None])
-    x = F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel[..., None])
+    x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel[:, :, None])  # along the rows
+    x = F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel[..., None])  # along the columns
     return x[:, 0].view_as(video)

@@ -72,6 +72,7 @@ def warp(images: Tensor, flows: Tensor) -> Tensor:
     x, y = _targets(flows)
     x, y = x.clamp(0, W - 1), y.clamp(0, H - 1)
     left, top = x.floor().clamp(max=max(W - 2, 0)), y.floor().clamp(max=max(H - 2, 0))
+    # (N, 1, H, W) each
     right_share, bottom_share = (x - left)[:, None].to(images.dtype), (y - top)[:, None].to(images.dtype)
     flat = images.flatten(2)
 
@@ -95,7 +96,7 @@ def visible(forward: Tensor, backward: Tensor) -> Tensor:
     H, W = forward.shape[1:3]
     x, y = _targets(forward)
     inside = (x >= -0.5) & (x <= W - 0.5) & (y >= -0.5) & (y <= H - 0.5)
-    back = warp(backward.movedim(-1, 1), forward).movedim(1, -1)
+    back = warp(backward.movedim(-1, 1), forward).movedim(1, -1)  # b at p + f(p), (N, H, W, 2)
     gap = (forward + back).square().sum(-1)
     size = forward.square().sum(-1) + back.square().sum(-1)
     return inside & (gap <= 0.01 * size + 0.5)

@@ -66,6 +66,7 @@ def _distance_to_moments(a: _Gaussian, b: FeatureMoments) -> float:
     if b.low_rank:
         return _distance(a, _Gaussian.of(b))
     covariance = b.covariance
+    # (rank, rank), with the eigenvalues of C_a C_b that are not zero.
     roots = torch.linalg.eigvalsh(a.factor @ covariance @ a.factor.T).clamp(min=0).sqrt()
     return _combine(a, b.mean, float(covariance.trace()), float(roots.sum()), 1e-6)
 

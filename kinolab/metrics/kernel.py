@@ -87,6 +87,7 @@ def _group_sums(x: Tensor, y: Tensor, x_one_hot: Tensor, y_one_hot: Tensor, with
         k = polynomial_kernel(x[start : start + _ROWS], y)
         if without_self:
             k.diagonal(start).zero_()
+        # (G, rows) @ (rows, M) @ (M, G)
         total += x_one_hot[start : start + _ROWS].T @ (k @ y_one_hot)
     return total
 

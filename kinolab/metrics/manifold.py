@@ -39,7 +39,7 @@ class _Points:
 
     def squared_distances(self, rows: slice, other: _Points) -> Tensor:
         """(rows, M), with what is zero within rounding as zero, so that a copy lies in a ball of radius zero."""
-        lengths = self.squares[rows, None] + other.squares
+        lengths = self.squares[rows, None] + other.squares  # |x|^2 + |y|^2, (rows, M)
         distances = lengths - 2 * self.x[rows] @ other.x.T
         return distances.masked_fill_(distances < _SLACK * lengths, 0.0)
 
@@ -140,6 +140,7 @@ class ManifoldMetrics(DistributionMetric):
         radii = torch.full((1 + self.groups, len(points.x)), -1.0, dtype=torch.float64)
         for rows in points.chunks():
             d = points.squared_distances(rows, points)
+            # A point is no neighbour of itself; these rows begin at column `rows.start`.
             d.diagonal(rows.start).fill_(torch.inf)
             radii[0, rows] = d.kthvalue(k, dim=1).values
             for group in range(self.groups):
@@ -166,7 +167,7 @@ class ManifoldMetrics(DistributionMetric):
             d = centres.squared_distances(rows, points)
             for group in points.groups.unique().tolist():
                 nearest[group, rows] = d[:, points.groups == group].amin(1)
-        covered = nearest.amin(0) <= radii
+        covered = nearest.amin(0) <= radii  # (N,) against (1 + groups, N)
         left = [torch.cat([nearest[:group], nearest[group + 1 :]]).amin(0) <= radii[0] for group in range(self.groups)]
         return covered, torch.stack(left)
 

@@ -116,7 +116,7 @@ class FeatureMoments:
             return (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
         values, vectors = torch.linalg.eigh(self.covariance)
         kept = values > values[-1].clamp(min=0) * torch.finfo(torch.float64).eps * self.width
-        return (vectors[:, kept] * values[kept].sqrt()).T
+        return (vectors[:, kept] * values[kept].sqrt()).T  # eigenvectors are columns: (width, rank) -> (rank, width)
 
     def _require(self) -> None:
         if self.count < HARD_MINIMUM:

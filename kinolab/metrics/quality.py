@@ -214,7 +214,7 @@ def static_part(clip: Tensor, moves: np.ndarray) -> Tensor | None:
     static = F.max_pool2d(ever, 5, stride=1, padding=2)[0, 0] == 0
     if float(static.float().mean()) < MIN_STATIC:
         return None
-    colour = clip[:, :, static].mean((1, 2))
+    colour = clip[:, :, static].mean((1, 2))  # (3, T, pixels) -> (3,)
     return torch.where(static, clip, colour[:, None, None, None])
 
 

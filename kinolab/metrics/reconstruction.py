@@ -74,6 +74,7 @@ def _moments(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
     In float64, where the small differences of squares keep their digits.
     """
+    # (h, H) @ (5, B, 3, H, W) @ (W, w): the window is separable.
     return rows @ torch.stack([x, y, x * x, y * y, x * y]) @ columns
 
 

@@ -147,7 +147,7 @@ def warp_error(video: Tensor, forward: Tensor, seen: Tensor) -> float | None:
     Pairs of frames of which nothing is visible in both are left out; None where that is all of them.
     """
     frames = video.transpose(0, 1)
-    error = (warp(frames[1:], forward) - frames[:-1]).square().mean(1, dtype=torch.float64)
+    error = (warp(frames[1:], forward) - frames[:-1]).square().mean(1, dtype=torch.float64)  # (T - 1, H, W)
     count = seen.sum((1, 2))
     known = count > 0
     if not bool(known.any()):
@@ -241,11 +241,11 @@ def seam_ratio(residual: Tensor, borders: Sequence[int], kind: SeamKind = "diffe
             f"expected borders between 1 and {T - 1}, at least one and not every frame of {T}, got {list(borders)}"
         )
     if kind == "difference":
-        jumps = residual.diff(dim=2).abs().mean((1, 3, 4), dtype=torch.float64)
+        jumps = residual.diff(dim=2).abs().mean((1, 3, 4), dtype=torch.float64)  # (B, T - 1)
     else:
         jumps = residual.abs().mean((1, 3, 4), dtype=torch.float64).diff(dim=1).abs()
     at = torch.zeros(T - 1, dtype=torch.bool)
-    at[[b - 1 for b in borders]] = True
+    at[[b - 1 for b in borders]] = True  # the step into frame b is number b - 1
     return (jumps[:, at].mean(1) + FLOOR) / (jumps[:, ~at].mean(1) + FLOOR)
 
 
@@ -383,7 +383,7 @@ def grid_power(power: Tensor, spatial_ratio: int) -> Tensor:
         for m in range(s):
             if not k and not m:
                 continue
-            u, v = k * H // s, m * W // s
+            u, v = k * H // s, m * W // s  # k/s and m/s cycles per pixel, as numbers of coefficients
             steps = [d for d in range(-NEIGHBOURS, NEIGHBOURS + 1) if d]
             along = [power[:, (u + d) % H, v] for d in steps if k] + [power[:, u, (v + d) % W] for d in steps if m]
             at.append(power[:, u, v])

@@ -69,12 +69,12 @@ def tone_mapped(image: np.ndarray, curve: int, primaries: int) -> np.ndarray:
     Brightness is taken from the curve (SMPTE ST 2084, or BT.2100's HLG for a display of 1000 cd/m2), rolled off above
     by the spline of BT.2390 (5.4.1) on the brightest channel, so that hues stay, and coded for a display gamma of 2.4.
     """
-    light = _pq_light()[image] if curve == _PQ else _hlg_light(image)
+    light = _pq_light()[image] if curve == _PQ else _hlg_light(image)  # (H, W, 3) in cd/m2, looked up by code
     brightest = light.max(axis=2, keepdims=True)
     grid, factors = _roll_off()
     light *= np.interp(brightest, grid, factors).astype(np.float32) / WHITE
     if primaries == BT2020:
-        light = light @ _to_bt709().T
+        light = light @ _to_bt709().T  # pixels are row vectors
     return (np.clip(light, 0, 1) ** (1 / 2.4) * 255 + 0.5).astype(np.uint8)
 
 
@@ -121,7 +121,7 @@ def _roll_off() -> tuple[np.ndarray, np.ndarray]:
     top = float(_pq_coded(np.array(PEAK)))
     e = np.minimum(coded / top, 1)
     most = float(_pq_coded(np.array(WHITE))) / top
-    knee = 1.5 * most - 0.5
+    knee = 1.5 * most - 0.5  # KS of BT.2390, with maxLum = most
     t = np.clip((e - knee) / (1 - knee), 0, None)
     spline = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * most
     mapped = np.where(e < knee, e, spline) * top

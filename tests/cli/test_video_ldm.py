@@ -81,3 +81,10 @@ def test_tasks_run_within_what_it_was_trained_on(
     printed = capsys.readouterr()
     assert "trained" not in printed.out + printed.err
     assert video.probe(tmp_path / "made.mp4").frames == COMMANDS[command]
+
+
+def test_it_has_no_public_layout(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for to in ("public", "diffusers"):
+        words = ("convert", place / "video", "--part", "denoiser", "--to", to, "--out", tmp_path / "out")
+        assert run(*words) != 0
+        assert "there is no public layout for kind video_ldm" in capsys.readouterr().err

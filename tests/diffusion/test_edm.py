@@ -95,8 +95,7 @@ def test_trajectories(golden: dict[str, Any], name: str, sampler: str) -> None:
     expected = golden[f"trajectory_{name}"]
     assert len(steps) == len(expected)
     for ours, theirs in zip(steps, expected, strict=True):
-        scale = theirs.abs().max()
-        assert float((ours - theirs).abs().max() / scale) < 1e-5
+        assert_close(ours, theirs, within=1e-4)
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 0.5])

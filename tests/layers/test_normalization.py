@@ -49,3 +49,14 @@ def test_in_place_forms_are_used_only_without_gradients() -> None:
         h = x * 1.0
         assert silu(h).data_ptr() == h.data_ptr()
         assert add(h, x).data_ptr() == h.data_ptr()
+
+
+def test_norms_behind_frozen_layers_have_gradients() -> None:
+    """Of channels-last images that need no gradient themselves PyTorch's own backward pass ends the process."""
+    norm, plain = GroupNorm(4, 8), GroupNorm(4, 8)
+    plain.load_state_dict(norm.state_dict())
+    x = torch.randn(3, 8, 5, 6).contiguous(memory_format=torch.channels_last)
+    norm(x).square().sum().backward()
+    plain(x.clone().requires_grad_()).square().sum().backward()
+    assert norm.weight.grad is not None and plain.weight.grad is not None
+    assert_close(norm.weight.grad, plain.weight.grad)

@@ -245,6 +245,7 @@ def _layer(path: Path, name: str, pieces: Mapping[Role, Tensor], settings: _Sett
             raise InputError(
                 f"{path}: {name}: its kernel of {tuple(mid.shape)} makes a change of more than {LARGEST:,}"
             )
+        # By the kernel: (r, r', kh, kw) and (r', in) -> (r, in, kh, kw).
         down = torch.einsum("rs...,si->ri...", mid.float(), down.flatten(1).float()) if fits else down
     if not fits or up.shape[1] != len(down):
         shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in pieces.items() if role != "alpha")
