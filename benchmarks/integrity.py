@@ -75,7 +75,7 @@ class Turns:
 
 def _checks() -> list[tuple[Any, str, Callable[..., Any]]]:
     """(where, name, what is done instead) of every function that checks or makes what is checked."""
-    from kinolab.generation import generate
+    from kinolab.generation import provenance
     from kinolab.models import folder
     from kinolab.runtime import reading, sets, sharded, summed, weights
     from kinolab.runtime.hashes import Scan
@@ -91,7 +91,7 @@ def _checks() -> list[tuple[Any, str, Callable[..., Any]]]:
         (sharded, "problems", lambda folder: []),
         (summed, "_sum", lambda text: "0" * 8),
         (reading, "checked", lambda value, text, name: {k: v for k, v in value.items() if k != summed.ENTRY}),
-        (generate, "file_sha256", lambda path: ""),
+        (provenance, "file_sha256", lambda path: ""),
     ]
 
 

@@ -24,8 +24,8 @@ kinolab data shrink "$clips" --size 128 --out "$out/small"
 common="-s data.path=$out/small -s data.heldout_fraction=0.2 -s data.stride=8 -s data.in_memory=true
   -s heldout_clips=8 -s training.ema=0.97 -s training.threads=1 -s training.precision=bfloat16
   -s training.tensorboard=false -s training.save_every=20"
-begun="-s image_fraction=0 -s window_frames=9 -s training.batch_size=2 -s training.warmup=10"
-gentle="$begun -s initial.path=$out/taef2 -s training.learning_rate=6e-5"
+gentle="-s initial.path=$out/taef2 -s image_fraction=0 -s window_frames=9 -s training.batch_size=2
+  -s training.learning_rate=6e-5 -s training.warmup=10"
 train() {
   recipe=$1 name=$2
   shift 2
@@ -41,17 +41,12 @@ train() {
   train taesd-video-folder video $gentle -s training.steps=120 -s training.evaluate_every=60 -s training.sample_every=120
 }
 
-# Beside it, what as little training gives without released weights: an image autoencoder from nothing, OD-VAE from it.
-# shellcheck disable=SC2086
-{
-  train image-folder own-image -s "autoencoder.block_out_channels=[16,32,48,64]" -s training.steps=260 \
-    -s training.learning_rate=2e-3 -s training.warmup=20
-  train odvae-folder own-odvae $begun -s initial.path="$out/own-image" -s autoencoder.hidden_size=16 \
-    -s training.learning_rate=5e-4 -s training.steps=60 -s training.sample_every=60
-}
+# Beside them, what as little training gives without released weights: an image autoencoder from nothing.
+train image-folder own-image -s "autoencoder.block_out_channels=[16,32,48,64]" -s training.steps=260 \
+  -s training.learning_rate=2e-3 -s training.warmup=20
 
 # All of them on the same held-out windows of 17 frames, and a picture.
-for name in own-image own-odvae taef2 video dpvae; do
+for name in own-image taef2 video dpvae; do
   kinolab evaluate reconstruction "$out/$name" "$out/small" --out "$out/$name.json" --batch 2 -s samples=8 \
     -s minimum=2 -s heldout_fraction=0.2 -s "metrics=[psnr, ssim, flicker, warp, detail]"
 done

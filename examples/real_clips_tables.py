@@ -18,7 +18,6 @@ METHODS = {"tail": "video", "average": "average", "random": "random"}
 """How a causal TAESD was begun -> its run."""
 MEASURED = {
     "own-image": "own image autoencoder, 260 steps",
-    "own-odvae": "own OD-VAE from it, 60 steps",
     "taef2": "TAESD, frame by frame",
     "video": "TAESD, inflated and causal, 120 steps",
     "dpvae": "DP-VAE around TAESD, before any step",
@@ -46,7 +45,7 @@ def initialisations(out: Path) -> list[str]:
 def measured(out: Path) -> list[str]:
     """What `kinolab evaluate reconstruction` found of each autoencoder, as a table."""
     lines = [
-        "| autoencoder | values per latent | " + " | ".join(SCORES) + " |",
+        "| autoencoder | pixel values per latent value | " + " | ".join(SCORES) + " |",
         "| --- |" + " --- |" * (1 + len(SCORES)),
     ]
     for name, title in MEASURED.items():

@@ -18,14 +18,14 @@ here=$(dirname "$0")
 kinolab data shrink "$clips" --size 128 --out "$out/small"
 [ -e "$out/taef2" ] || kinolab convert "$encoder" "$decoder" --out "$out/taef2"
 
-# Latents with masks for every task, and one VDT for all of them: 400 steps. Both go on where they were stopped.
+# Latents with masks for every task, and one VDT for all of them: 700 steps. Both go on where they were stopped.
 kinolab encode "$out/small" --size 64 --frames 17 -s data.stride=8 -a "$out/taef2" --out "$out/latents" \
   --tasks taesd-vdt-folder --draws 2 --precision bfloat16 --batch 4
 go_on=
 [ -e "$out/vdt" ] && go_on=--resume
 kinolab train taesd-vdt-folder $go_on --run "$out/vdt" -s data.path="$out/latents" -s autoencoder="$out/taef2" \
   -s data.heldout_fraction=0.1 -s denoiser.hidden_size=160 -s denoiser.depth=4 -s denoiser.num_heads=4 \
-  -s training.steps=400 -s training.batch_size=8 -s training.learning_rate=2e-3 -s training.warmup=20 \
+  -s training.steps=700 -s training.batch_size=8 -s training.learning_rate=2e-3 -s training.warmup=20 \
   -s training.ema=0.97 -s training.threads=1 -s training.precision=bfloat16 -s training.tensorboard=false \
   -s training.evaluate_every=200 -s training.sample_every=1000 -s training.save_every=100
 

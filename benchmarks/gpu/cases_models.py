@@ -92,7 +92,8 @@ UNETS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "modelscope": (ModelScope, ModelScopeConfig, {"text": True}),
     "animatediff: v1": (AnimateDiff, AnimateDiffConfig, {"text": True, "motion_heads": 2, "version": "v1"}),
     "animatediff: v2": (AnimateDiff, AnimateDiffConfig, {"text": True, "motion_heads": 2, "version": "v2"}),
-    "video_ldm": (VideoLdm, VideoLdmConfig, {"text": True}),
+    "video_ldm: text": (VideoLdm, VideoLdmConfig, {"text": True}),
+    "video_ldm: given: context": (VideoLdm, VideoLdmConfig, {"given": "context"}),
     "svd": (Svd, SvdConfig, {"text": True, "context": "text", "concatenated": {}, "number_features": 8}),
 }
 

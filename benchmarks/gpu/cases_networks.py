@@ -26,7 +26,7 @@ from kinolab.metrics.extractors.i3d import I3d
 from kinolab.metrics.extractors.inception import InceptionV3
 from kinolab.metrics.perceptual import NETWORKS, Network, PerceptualDistance
 from kinolab.metrics.reconstruction import Psnr, Ssim
-from kinolab.models import VideoModel, shipped_models
+from kinolab.models import VideoModel, read_model_config, shipped_models
 from kinolab.training.autoencoder_loss import AdversarialConfig, AutoencoderLoss, AutoencoderLossConfig
 from kinolab.training.discriminator import DiscriminatorConfig
 from kinolab.training.muon import orthogonalize
@@ -202,7 +202,9 @@ def _training_loss(diffusion: Diffusion) -> Callable[..., Tensor]:
 
 def shipped(small: bool) -> Iterator[Case]:
     """The shipped models' networks with their own weights, on a clip of moving discs."""
-    for name in shipped_models():
+    for name, folder in shipped_models().items():
+        if read_model_config(folder).denoiser is None:
+            continue
         config = VideoModel.load(name, precision="float32").config
         frames, side = (5, 32) if small else (config.frames, config.size[0])
         clip = _discs_of(frames, side)

@@ -264,7 +264,7 @@ def default_model(*, prompts: bool = False) -> str:
     Raises:
         InputError: where none is installed.
     """
-    names = list(shipped_models())
+    names = [name for name, folder in shipped_models().items() if read_model_config(folder).denoiser is not None]
     if not names:
         raise InputError("no shipped model is installed; name one with --model")
     wanted = ("world-text", "world") if prompts else ("world",)

@@ -18,14 +18,16 @@ from kinolab.autoencoders import (
     OdVaeConfig,
     Taesd,
     TaesdConfig,
+    TemporalDecoderConfig,
 )
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.autoencoders.inflate import check_match, matching_taesd
+from kinolab.autoencoders.inflate import check_match, matching_taesd, with_temporal_decoder
 from kinolab.data import FolderConfig, FolderSource
-from kinolab.denoisers import Conditions, LatteConfig
+from kinolab.denoisers import Conditions, LatteConfig, Svd
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.denoisers.inflate import start_from_image
+from kinolab.denoisers.svd import init_svd
 from kinolab.errors import InputError
 from kinolab.models import find_model, read_model_config, shipped_models
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe, shipped_recipes
@@ -105,7 +107,10 @@ def test_initial_weights_fit_the_autoencoder(name: str) -> None:
     if recipe.initial is None:
         return
     source = autoencoder_of(recipe.initial.path)
-    if recipe.initial.method == "weights":
+    if isinstance(recipe.autoencoder, TemporalDecoderConfig):
+        assert isinstance(source, ImageAutoencoder)
+        with_temporal_decoder(source, recipe.autoencoder)  # says what doesn't fit
+    elif recipe.initial.method == "weights":
         assert source.config == recipe.autoencoder
     elif isinstance(recipe.autoencoder, DpVaeConfig):
         assert source.config == recipe.autoencoder.image
@@ -142,8 +147,13 @@ def test_initial_weights_fit_the_denoiser(name: str) -> None:
     if recipe.initial.method == "weights":
         assert before.denoiser == recipe.denoiser
         return
-    report = start_from_image(build_denoiser(recipe.denoiser), build_denoiser(before.denoiser), recipe.initial.image)
-    assert report.copied and not report.dropped
+    denoiser, source = build_denoiser(recipe.denoiser), build_denoiser(before.denoiser)
+    if recipe.initial.method == "stage":
+        assert isinstance(denoiser, Svd) and isinstance(source, Svd)
+        report = init_svd(denoiser, source)  # what is dropped reads the prompt, in place of which a picture is told
+    else:
+        report = start_from_image(denoiser, source, recipe.initial.image)
+    assert report.copied and (recipe.initial.method == "stage" or not report.dropped)
 
 
 @pytest.mark.parametrize("name", DENOISERS)
