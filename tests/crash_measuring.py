@@ -179,9 +179,9 @@ def convert_command(room: Path) -> Command:
 
     def write(root: Path, name: str) -> None:
         with redirect_stdout(io.StringIO()):
-            convert(str(room / f"{name}-odvae"), root / "public.safetensors", to="public", overwrite=True)
-            convert(str(room / f"{name}-image"), root / "diffusers", to="diffusers", overwrite=True)
-            convert(str(room / f"{name}.safetensors"), root / "model", overwrite=True)
+            convert([str(room / f"{name}-odvae")], root / "public.safetensors", to="public", overwrite=True)
+            convert([str(room / f"{name}-image")], root / "diffusers", to="diffusers", overwrite=True)
+            convert([str(room / f"{name}.safetensors")], root / "model", overwrite=True)
 
     def read(root: Path) -> dict[str, dict[str, torch.Tensor]]:
         found = {out: load(root / out).state_dict() for out in ("public.safetensors", "diffusers")}
@@ -189,7 +189,7 @@ def convert_command(room: Path) -> Command:
 
     for name in ("old", "new"):
         with redirect_stdout(io.StringIO()):
-            convert(str(room / f"{name}-odvae"), room / f"{name}.safetensors", to="public")
+            convert([str(room / f"{name}-odvae")], room / f"{name}.safetensors", to="public")
     write(room / "before", "old")
     write(room / "after", "new")
     known = [read(room / "before"), read(room / "after")]

@@ -138,6 +138,7 @@ class Sizes:
         if spec.text_dim:
             mask = torch.arange(self.tokens)[None] < torch.tensor([self.tokens] + [self.tokens - 2] * (B - 1))[:, None]
             told = told.replace(text=seeded(11, B, self.tokens, spec.text_dim), text_mask=mask)
+        if spec.pooled_dim:
             told = told.replace(pooled=seeded(12, B, spec.pooled_dim))
         if spec.fps:
             told = told.replace(fps=torch.arange(1, B + 1) * 8.0)

@@ -17,7 +17,7 @@ import torch
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
-from kinolab.comparison.plan import Budget, ComparePlan
+from kinolab.comparison.plan import Budget, ComparePlan, TaskEntry
 from kinolab.config import load_config
 from kinolab.contracts.events import Listener
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
@@ -120,9 +120,9 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
         denoiser = plan.denoisers[cell.denoiser]
         entry = denoiser.model_dump(mode="json", exclude={"autoencoders": True, "initial": {"path"}})
         values |= {
-            "denoiser": entry | {"denoiser": _as_before(entry["denoiser"], LATER_DENOISER_FIELDS)},
+            "denoiser": entry | {"denoiser": _as_before(entry["denoiser"], _later_fields(entry["denoiser"]["kind"]))},
             "initial": None if denoiser.initial is None else _weights_hash(cell.denoiser, denoiser.initial.path),
-            "task": plan.tasks[cell.task].model_dump(mode="json"),
+            "task": _task(plan.tasks[cell.task]),
             "budget": _as_before(budget.denoiser.model_dump(), LATER_BUDGET_FIELDS),
             "training": plan.denoiser_training,
             "cached_clips": plan.cached_clips,
@@ -157,10 +157,19 @@ def _weights_hash(name: str, path: Path) -> str:
 
 LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
 """Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
-LATER_DENOISER_FIELDS: dict[str, Any] = {"vectors": {}, "fields": {}}
-"""The same of denoisers."""
+LATER_DENOISER_FIELDS: dict[str, dict[str, Any]] = {"": {"vectors": {}, "fields": {}}, "vdt": {"qk_norm": False}}
+"""The same of denoisers: of all, and by kind."""
 LATER_BUDGET_FIELDS: dict[str, Any] = {"seconds": None}
 """The same of budgets."""
+
+
+def _task(entry: TaskEntry) -> dict[str, Any]:
+    return entry.model_dump(mode="json") | {"train": None if entry.train is None else entry.train.described()}
+
+
+def _later_fields(kind: str) -> dict[str, Any]:
+    """The fields that joined a denoiser's later."""
+    return LATER_DENOISER_FIELDS[""] | LATER_DENOISER_FIELDS.get(kind, {})
 
 
 def _as_before(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None
     if not path.exists():
         return None
     record = stored.read_costs(path)
-    return record if record.get("sampler") in (None, plan.sampler.model_dump(mode="json")) else None
+    kept = record.get("sampler")
+    return record if kept is None or stored.same_sampler(kept, plan.sampler) else None
 
 
 def costs_first(plan: ComparePlan, cell: Cell) -> bool:

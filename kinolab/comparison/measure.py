@@ -68,7 +68,7 @@ def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | Non
     record = stored.read_scores(path)
     if cell.kind == "denoiser":
         facts = record["facts"]
-        if facts.get("sampler") != plan.sampler.model_dump(mode="json"):
+        if not stored.same_sampler(facts.get("sampler"), plan.sampler):
             return None
         if facts.get("world_requests", 0) != _requests(plan, cell):
             return None

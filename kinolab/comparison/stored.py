@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from kinolab.config import load_config
+from kinolab.diffusion import SamplerConfig
 from kinolab.runtime.records import as_model, read_record
 
 
@@ -113,3 +115,8 @@ def _read(path: Path, form: type[BaseModel], advice: str) -> dict[str, Any]:
     values = read_record(path, advice, constants=True).values
     as_model(form, values, str(path), advice)
     return values
+
+
+def same_sampler(kept: Any, sampler: SamplerConfig) -> bool:
+    """Whether a record was made by a sampler; fields that joined later are not in an older one, and change nothing."""
+    return kept is not None and load_config(SamplerConfig, kept) == sampler

@@ -29,7 +29,7 @@ class CachedDraws:
 
     def describe(self) -> dict[str, object]:
         """What the draws depend on, to be kept with them."""
-        return {"count": self.count, "tasks": self.tasks.model_dump(mode="json")}
+        return {"count": self.count, "tasks": self.tasks.described()}
 
     def encode(self, autoencoder: Encoder, video: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Clips (B, 3, T, H, W) and keys -> given latents (B, D, C, T', H', W') and masks (B, D, R, T', H', W')."""

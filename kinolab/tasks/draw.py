@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -65,6 +65,11 @@ class TasksConfig(Config):
         same = all(abs(w / ours - other.weights[name] / theirs) < 1e-9 for name, w in self.weights.items())
         alike = ("predict_frames", "interpolate_every")
         return same and all(getattr(self, name) == getattr(other, name) for name in alike)
+
+    def described(self) -> dict[str, Any]:
+        """The fields as they are kept and hashed; without those that joined later, where they change nothing."""
+        without = {"interpolate_every"} if self.interpolate_every is None else None
+        return self.model_dump(mode="json", exclude=without)
 
     def without_unconditional(self) -> TasksConfig | None:
         """The same weights of the tasks that have something given; none where there is no such task."""

@@ -170,7 +170,7 @@ def _predict(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     else:
         canvas[:, :given] = clip[:, :given]
         mask = predict_mask(total, *shape.size, given)
-        if _limited(config, shape):
+        if total > shape.window and _limited(config, shape):
             return _onward(config, shape, canvas, mask, given)
     return _prepared(config, shape, canvas, mask, backward if config.past else sliding)
 
@@ -244,7 +244,7 @@ def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     if config.stride is not None:
         windows = hierarchical(total, shape.window, config.stride, overlap, _between(config, shape, overlap))
         return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps)
-    if not config.past and not config.loop and _limited(config, shape):
+    if total > shape.window and not config.past and not config.loop and _limited(config, shape):
         return _onward(config, shape, canvas, mask, have)
     return _prepared(config, shape, canvas, mask, backward if config.past else looped if config.loop else sliding)
 
