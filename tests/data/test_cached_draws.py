@@ -40,7 +40,7 @@ def encode(
 def test_draws_stand_beside_their_clips(tmp_path: Path, source: WorldSource) -> None:
     encode(tmp_path / "c", source)
     stored = cache(tmp_path / "c")
-    assert stored.draws == {"count": 2, "tasks": TASKS.without_unconditional().model_dump(mode="json")}  # type: ignore[union-attr]
+    assert stored.draws == {"count": 2, "tasks": TASKS.without_unconditional().described()}  # type: ignore[union-attr]
     for i in range(7):
         example = stored[i]
         assert example.given is not None and example.mask is not None
