@@ -83,6 +83,8 @@ def encode(
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = tick
+        # The threads of VP8 wait for each other by spinning: with more of them than cores, minutes for a small clip.
+        stream.codec_context.thread_count = 1
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
         if turn:
