@@ -1,11 +1,13 @@
 """A method wraps a sampling run: guidance, a step cache, attention across frames, steering to a given part.
 
-Four places are wrapped, from inside to outside:
+Six places are wrapped, from inside to outside:
 
     network    the calls of the denoiser, of one or more branches: which features, which frames, which branches run
     branches   the prediction that the sampler's estimate is made of: asks for several branches and mixes them
     estimate   the estimate of the clean sample, for any sampler
     corrected  what becomes of the noisy latents between two steps, by the whole estimate
+    walked     the walk from one noise level to another: which times, which frames, in how many walks
+    started    the noise that the run begins with
 
 so that methods of different places may be listed in any order; within one place the first one listed is innermost.
 """
@@ -34,6 +36,23 @@ class Denoised:
 
 Denoise = Callable[[Tensor, float], Denoised]
 """denoise(z, t): z (B, C, T, H, W) noisy at the one time t of all samples, in the path's units."""
+
+
+Walk = Callable[[Tensor, Tensor], Tensor]
+"""walk(z, times): z (B, C, T, H, W) noisy at times[0] -> z at times[-1], by the run's sampler and all that wraps the
+estimate. times fall, float64; those of the run or a part of them, and T may be a part of its frames."""
+
+
+class Codec(Protocol):
+    """What stands between latents and pixels, for methods that work on frames."""
+
+    def encode(self, video: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] -> clean latents (B, C, T', H', W'), the mean of their distribution."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Clean latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
+        ...
 
 
 Correct = Callable[[Tensor, float], Tensor]
@@ -79,7 +98,8 @@ class Run:
     """One sampling run as its methods see it; made anew for each, as is all that methods remember of it.
 
     shape: (B, C, T, H, W) of the latents. step: steps done so far, as the sampler counts them (heun calls the denoiser
-    twice in one). generator: the run's own draws, on the CPU.
+    twice in one). generator: the run's own draws, on the CPU. times: (steps + 1,) that the sampler comes by, falling,
+    float64. codec: the stage's way to pixels; none = there is none.
     """
 
     denoiser: Any
@@ -90,6 +110,8 @@ class Run:
     methods: Sequence[Method] = ()
     step: int = field(default=0)
     generator: torch.Generator | None = None
+    times: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    codec: Codec | None = None
 
     def noise(self, z: Tensor) -> Tensor:
         """Unit Gaussian noise like z, drawn on the CPU so that every device gets the same."""
@@ -137,6 +159,14 @@ class Method:
     def corrected(self, inner: Correct, estimate: Denoise, run: Run) -> Correct:
         """Wraps what becomes of the noisy latents between two steps; `estimate` is that of all methods together."""
         return inner
+
+    def walked(self, inner: Walk, estimate: Denoise, run: Run) -> Walk:
+        """Wraps the walk from noise to the clean sample; `estimate` is that of all methods together."""
+        return inner
+
+    def started(self, z: Tensor, run: Run) -> Tensor:
+        """The noise that the run begins with, of z (B, C, T, H, W): unit Gaussian, drawn from each clip's own seed."""
+        return z
 
 
 def check_methods(run: Run) -> None:

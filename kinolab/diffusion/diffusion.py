@@ -7,8 +7,7 @@ the latents are), whatever autocast the caller has set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,8 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.config import Config
-from kinolab.contracts.method import CONDITIONAL, Call, Correct, Denoise, Denoised, Method, Predict, Run, check_methods
-from kinolab.contracts.options import AS_TRAINED
+from kinolab.contracts.method import Codec, Method, Run
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
 from kinolab.diffusion.edm import EdmConfig, EdmPath
@@ -30,13 +28,10 @@ from kinolab.diffusion.path import (
     resolution_shift,
     spaced_betas,
 )
+from kinolab.diffusion.run import DenoiserLike, sample_run
 from kinolab.diffusion.samplers import SAMPLERS, Callback, SamplerConfig
 from kinolab.diffusion.times import MODE_SCALE_MAX, TimeSampling, cosmap, logit_normal, mode
 from kinolab.errors import InputError
-from kinolab.runtime.precision import NonFiniteError
-
-DenoiserLike = Callable[..., Tensor]
-"""denoiser(z (B, C, T, H, W), t (B,), conditions, options if the run has some) -> prediction, (B, C or 2C, T, H, W)."""
 
 
 class DiffusionConfig(Config):
@@ -365,6 +360,7 @@ class Diffusion:
         generator: torch.Generator | None = None,
         callback: Callback | None = None,
         device: torch.device | str = "cpu",
+        codec: Codec | None = None,
     ) -> Tensor:
         """Clean latents (B, C, T, H, W) from noise.
 
@@ -377,6 +373,7 @@ class Diffusion:
             generator: on the CPU; the same draws on every device.
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
             device: where noise that is drawn here goes.
+            codec: what stands between the latents and pixels, for methods that work on frames.
 
         Raises:
             InputError: for steps or spacing that this diffusion has not, and for a method that can't wrap this run.
@@ -387,51 +384,11 @@ class Diffusion:
             noise = torch.randn(tuple(noise), generator=generator).to(device)
         times = self.times(sampler, positions=noise[0, 0].numel())
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        run = Run(denoiser, conditions, tuple(z.shape), sampler.steps, self.path, methods, generator=generator)
-        check_methods(run)
-        correcting = next((type(method).__name__ for method in methods if method.corrects), None)
-        if correcting is not None and not SAMPLERS.get(sampler.name).corrected:
-            able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).corrected)
-            raise InputError(f"{correcting} changes z between steps, which {sampler.name} does not allow: use {able}")
-        predict = calls(denoiser)
-        for method in methods:
-            predict = method.network(predict, run)
-        for method in methods:
-            predict = method.branches(predict, run)
-
-        def denoise(z: Tensor, t: float) -> Denoised:
-            output = predict(Call(z, t, {CONDITIONAL: conditions}))[CONDITIONAL]
-            prediction, variance = self.split(output, z.shape[1])
-            x = self.to_sample(prediction, z, torch.full((z.shape[0],), t, dtype=torch.float64))
-            if not torch.isfinite(x).all():
-                raise NonFiniteError(
-                    f"the denoiser gave NaN or infinity at step {int((times >= t).sum())} of {run.steps} (t = {t:g}): "
-                    "try precision float32, or check that the weights themselves are finite"
-                )
-            return Denoised(x, variance)
-
-        estimate: Denoise = denoise
-        for method in methods:
-            estimate = method.estimate(estimate, run)
-
-        correct: Correct = _unchanged
-        for method in methods:
-            correct = method.corrected(correct, estimate, run)
-
-        def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor | None:
-            run.step = step
-            if callback is not None:
-                callback(step, steps, z, denoised)
-            return correct(z, float(times[step])) if correcting is not None and step < steps else None
-
-        sample = SAMPLERS.get(sampler.name).sample
-        z = sample(estimate, z, times, path=self.path, config=sampler, generator=generator, callback=after_step)
+        shape = tuple(z.shape)
+        run = Run(denoiser, conditions, shape, sampler.steps, self.path, methods, 0, generator, times, codec)
+        sampled = sample_run(self, run, z, sampler, callback)
         clean_alpha = self.path.scalars(self.path.clean_time)[0]  # 1 / sigma_data for EDM
-        return z if clean_alpha == 1.0 else z / clean_alpha
-
-
-def _unchanged(z: Tensor, s: float) -> Tensor:
-    return z
+        return sampled if clean_alpha == 1.0 else sampled / clean_alpha
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
@@ -440,23 +397,3 @@ def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
         return values.flatten(1).mean(1)
     weights = weight.to(values).expand_as(values).flatten(1)
     return (values.flatten(1) * weights).sum(1) / weights.sum(1)
-
-
-def calls(denoiser: DenoiserLike) -> Predict:
-    """The innermost prediction: the denoiser called with its branches' rows as one batch, or branch by branch."""
-
-    def predict(call: Call) -> dict[str, Tensor]:
-        groups = [tuple(call.branches)] if call.batched else [(name,) for name in call.branches]
-        found: dict[str, Tensor] = {}
-        for names in groups:
-            rows = [call.branches[name] for name in names]
-            told = reduce(rows[0].cat, rows) if len(rows) > 1 else rows[0]
-            z = torch.cat([call.z] * len(rows)) if len(rows) > 1 else call.z
-            t = torch.full((z.shape[0],), call.t, dtype=torch.float32, device=z.device)
-            options = call.options.of(names)
-            plain = options == AS_TRAINED
-            output = (denoiser(z, t, told) if plain else denoiser(z, t, told, options)).to(z.dtype)
-            found |= dict(zip(names, output.chunk(len(rows)), strict=True))
-        return found
-
-    return predict

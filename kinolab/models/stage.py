@@ -318,6 +318,7 @@ class Stage:
                 methods=wrapped,
                 generator=sources[0],
                 callback=lambda step, steps, *_: advance(told, step, steps),
+                codec=StageCodec(self),
             )
         if given is not None and trained != "none" and trained not in BESIDE:
             latents = place_given(latents, given.latents, given.mask)
@@ -355,6 +356,22 @@ class Stage:
         with autocast(self.precision, self.device):
             video = self.autoencoder.decode(latents.to(self.device))
         return video.float().clamp(-1, 1)
+
+
+class StageCodec:
+    """A stage's way to pixels and back, for the methods of a run."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def encode(self, video: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] -> latents (B, C, T', H', W'), the mean of their distribution."""
+        with autocast(self.stage.precision, self.stage.device):
+            return self.stage.autoencoder.encode(video.to(self.stage.device)).mean.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
+        return self.stage.pixels(latents)
 
 
 class LaterStage(Stage):

@@ -11,7 +11,7 @@ from torch import Tensor
 from kinolab.contracts.method import CONDITIONAL, Call, Run, check_methods
 from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
-from kinolab.diffusion.diffusion import calls
+from kinolab.diffusion.run import calls
 from kinolab.errors import InputError
 from kinolab.methods import Guidance, GuidanceConfig
 from kinolab.methods.guidance import mix
