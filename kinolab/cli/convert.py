@@ -23,6 +23,8 @@ PUBLIC = {
     "vdm": "vdm",
     "mmdit": "sd3",
     "unet": "unet_ldm",
+    "controlnet": "controlnet",
+    "controlnet_mmdit": "controlnet_sd3",
     "modelscope": "modelscope",
     "animatediff": "animatediff",
     "motion_modules": "motion_modules",
@@ -37,6 +39,8 @@ DIFFUSERS = {
     "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
     "unet": "unet_diffusers",
+    "controlnet": "controlnet_diffusers",
+    "controlnet_mmdit": "controlnet_sd3",
     "modelscope": "modelscope",
     "animatediff": "animatediff_diffusers",
     "motion_modules": "motion_adapter",
@@ -78,8 +82,11 @@ def convert(
         Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
     ] = None,
     part: Annotated[
-        Literal["autoencoder", "denoiser", "motion"] | None,
-        typer.Option(help="Which part of a whole model to write; motion: AnimateDiff's motion modules alone."),
+        str | None,
+        typer.Option(
+            help="Which part of a whole model to write: autoencoder, denoiser, motion (AnimateDiff's motion modules "
+            "alone), or the name of a control network."
+        ),
     ] = None,
     format: Annotated[str | None, typer.Option(help="Format of the public weights; default: told by names.")] = None,
     prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
@@ -220,8 +227,17 @@ def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
     from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
+    from kinolab.models.controlnet import ControlPart
 
     config = read_model_config(folder)
+    known = ["autoencoder", "denoiser", "motion", *config.parts]
+    if part is not None and part not in known:
+        raise InputError(f"--part {part}: expected one of {', '.join(known)}")
+    if part in config.parts:
+        found = VideoModel.load(folder, device="cpu").parts[part]
+        if not isinstance(found, ControlPart):
+            raise InputError(f"--part {part}: there is no public layout for kind {config.parts[part].kind}")
+        return found.net
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part in ("denoiser", "motion"):
@@ -242,6 +258,8 @@ def _write_model(
     from kinolab.autoencoders import Autoencoder
     from kinolab.checkpoints.pipelines import assembled
     from kinolab.denoisers import MotionModules
+    from kinolab.denoisers.controlnet import ControlNet
+    from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
@@ -253,6 +271,10 @@ def _write_model(
             raise InputError(f"{wrong} is for denoisers; this is an autoencoder itself")
         save_autoencoder(module, out, trained=trained)
         return
+    if isinstance(module, ControlNet | ControlNetMmdit):
+        raise InputError(
+            f"{source}: a control network; put it beside a model: kinolab pack MODEL --control PORT=FILE --out FOLDER"
+        )
     if isinstance(module, MotionModules):
         raise InputError(f"{source}: motion modules; give the Stable Diffusion 1.x that they go under: --under FOLDER")
     if autoencoder is None:

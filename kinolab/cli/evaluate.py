@@ -30,7 +30,8 @@ First = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics` and `tasks`."""
+    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics`, `tasks` and `control`."""
+    from kinolab.cli.evaluate_control import control
     from kinolab.cli.evaluate_scores import generation, reconstruction
     from kinolab.cli.evaluate_sensitivity import sensitivity
 
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
     group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
     group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
     group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
+    group.command(cls=settings_listed(toy, base, "ControlProtocol"))(control)
     app.add_typer(group, name="evaluate")
 
 

@@ -66,6 +66,11 @@ METRICS: Table[Metric] = Table(
             "hits": "kinolab.metrics.summaries:MoreIsBetter",
             "timing": "kinolab.metrics.summaries:LessIsBetter",
         },
+        "control": {
+            "followed": "kinolab.metrics.summaries:MoreIsBetter",
+            "colour_kept": "kinolab.metrics.summaries:MoreIsBetter",
+            "shape_kept": "kinolab.metrics.summaries:MoreIsBetter",
+        },
         "tasks": {
             "given_psnr": "kinolab.metrics.summaries:Decibels",
             "made_psnr": "kinolab.metrics.summaries:Decibels",
