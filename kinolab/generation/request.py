@@ -253,9 +253,16 @@ def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
 
 
 def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_place: bool = False) -> VideoModel:
-    """The model with the adapters of a request on it (`kinolab.checkpoints.adapters.put_on`)."""
-    if not config.lora:
+    """The model with the adapters of a request on it (`kinolab.checkpoints.adapters.put_on`).
+
+    Raises:
+        InputError: where others are on it, so that the request would not say what made the video.
+    """
+    if model.adapters == config.lora:
         return model
+    if model.adapters:
+        there = ", ".join(f"{use.path}:{use.weight:g}" for use in model.adapters)
+        raise InputError(f"the model has adapters on it that are not the request's ({there}): name them as its lora")
     from kinolab.checkpoints.adapters import put_on  # all public formats, half a second, for those who need them
 
     return put_on(model, config.lora, merged=config.merge_lora, in_place=in_place, events=events)
