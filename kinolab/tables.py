@@ -141,6 +141,7 @@ FORMATS: Table[Format] = Table(
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "modelscope_original": "kinolab.checkpoints.modelscope_original:ModelScopeOriginalFormat",
             "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
             "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
             "motion_modules": "kinolab.checkpoints.motion:MotionModulesFormat",
