@@ -107,7 +107,7 @@ def generation(
     check_out(out, videos)
     folder = video_folder(subject)
     idle = {"--steps": steps, "--guidance": guidance, "--sampler": sampler, "--given-frames": given_frames or None}
-    idle |= {"--lora": lora, **{f"-s {text}": text for text in ours}}
+    idle |= {"--lora": lora[0] if lora else None, **{f"-s {text}": text for text in ours}}
     for option, value in idle.items():
         if folder is not None and value is not None:
             raise InputError(f"{option} is for a model; {subject} is a folder of videos that are generated already")

@@ -72,8 +72,8 @@ def test_a_mistake_is_one_line(place: Path, tmp_path: Path, capsys: Printed) -> 
     assert model.adapters == () and worn.adapters[0].weight == 0.5
     with pytest.raises(InputError, match=r"adapters on it that are not the request's \(.*style.safetensors:0.5\)"):
         generate(GenerateConfig(model=str(place / "m"), prompts=("a ball",)), tmp_path / "x.mkv", model=worn)
-    asked = ("evaluate", "world", "--model", place / "m", "--lora", place / "none.safetensors")
-    assert run(*asked) == 2 and "none.safetensors: no such file" in capsys.readouterr().err
+    assert run("evaluate", "world", "--model", place / "m", "--lora", place / "none.safetensors") == 2
+    assert "none.safetensors: no such file" in capsys.readouterr().err
     (tmp_path / "clips").mkdir()
     for words in (["world", "--videos"], ["generation"]):
         asked = ("evaluate", *words, tmp_path / "clips", *["world"] * (len(words) == 1), "--lora", "style.safetensors")
