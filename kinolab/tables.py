@@ -54,6 +54,7 @@ DENOISERS: Table[Denoiser] = Table(
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
             "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
+            "tuneavideo": "kinolab.denoisers.tuneavideo:TuneAVideo",
         }
     },
 )
@@ -141,6 +142,7 @@ FORMATS: Table[Format] = Table(
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "tuneavideo": "kinolab.checkpoints.tuneavideo:TuneAVideoFormat",
             "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
             "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
             "motion_modules": "kinolab.checkpoints.motion:MotionModulesFormat",
