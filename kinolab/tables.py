@@ -96,10 +96,12 @@ METHODS: Table[Method] = Table(
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
             "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
+            "inversion": "kinolab.methods.inversion:Inversion",
         },
         "": {
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
+            "noise": "kinolab.methods.noise_policy:NoisePolicy",
         },
     },
 )

@@ -17,7 +17,9 @@ from kinolab.errors import InputError
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
 from kinolab.methods.held import Held
+from kinolab.methods.inversion import Inversion, InversionConfig
 from kinolab.methods.langevin import Langevin, LangevinConfig
+from kinolab.methods.noise_policy import NoiseConfig, NoisePolicy
 from kinolab.methods.reconstruction import Reconstruction
 from kinolab.methods.replacement import Replacement
 from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
@@ -68,10 +70,14 @@ __all__ = [
     "Guidance",
     "GuidanceConfig",
     "Held",
+    "Inversion",
+    "InversionConfig",
     "Langevin",
     "LangevinConfig",
     "Method",
     "MethodsConfig",
+    "NoiseConfig",
+    "NoisePolicy",
     "Reconstruction",
     "Replacement",
     "SpatialConfig",
