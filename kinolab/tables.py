@@ -99,6 +99,7 @@ METHODS: Table[Method] = Table(
         "": {
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
+            "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
         },
     },
 )
