@@ -102,6 +102,7 @@ METHODS: Table[Method] = Table(
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
             "noise": "kinolab.methods.noise_policy:NoisePolicy",
+            "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
         },
     },
 )

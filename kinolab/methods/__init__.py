@@ -25,6 +25,7 @@ from kinolab.methods.replacement import Replacement
 from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
+from kinolab.methods.text2video_zero import Text2VideoZero, Text2VideoZeroConfig
 from kinolab.methods.thresholding import Thresholding, ThresholdingConfig
 from kinolab.tables import METHODS, OWN_FIELD
 
@@ -85,6 +86,8 @@ __all__ = [
     "SteeringConfig",
     "StepCache",
     "StepCacheConfig",
+    "Text2VideoZero",
+    "Text2VideoZeroConfig",
     "Thresholding",
     "ThresholdingConfig",
     "build",
