@@ -99,6 +99,9 @@ METHODS: Table[Method] = Table(
         "": {
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
+            "smoother": "kinolab.methods.smoother:Smoother",
+            "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
+            "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
         },
     },
 )

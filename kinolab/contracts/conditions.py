@@ -213,6 +213,21 @@ class Conditions(Mapping[str, Value]):
         images = self.image_frames or more.image_frames
         return Conditions.of({**self._told, **more._told}, {**self._nulls, **more._nulls}, images)
 
+    def at_frames(self, frames: Sequence[int]) -> Conditions:
+        """The conditions of some frames of the latents, in that order: of fields those frames, of all else the same.
+
+        Raises:
+            InputError: with single images beside the clip, which have no frames of their own in it.
+        """
+        if self.image_frames:
+            raise InputError("expected a clip without single images beside it, to take some of its frames")
+        rows = list(frames)
+
+        def taken(told: Value) -> Value:
+            return told.map(lambda v: v[:, :, rows]) if told.kind == "field" else told
+
+        return Conditions.of({name: taken(told) for name, told in self._told.items()}, self._nulls)
+
     def without(self, names: Collection[str]) -> Conditions:
         """These conditions but for some names."""
         nulls = {name: rows for name, rows in self._nulls.items() if name not in names}
