@@ -103,6 +103,9 @@ METHODS: Table[Method] = Table(
             "langevin": "kinolab.methods.langevin:Langevin",
             "noise": "kinolab.methods.noise_policy:NoisePolicy",
             "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
+            "smoother": "kinolab.methods.smoother:Smoother",
+            "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
+            "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
         },
     },
 )
