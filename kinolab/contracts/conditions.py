@@ -196,6 +196,18 @@ class Conditions(Mapping[str, Value]):
         """The same conditions on another device."""
         return self.map(lambda v: v.to(device))
 
+    def at_frames(self, frames: Sequence[int]) -> Conditions:
+        """What is told of some latent frames of the clip: fields (B, C, T, H, W) cut to these, in this order.
+
+        Raises:
+            InputError: beside single images, which stand behind the clip's own frames.
+        """
+        if self.image_frames:
+            raise InputError("single images beside a clip are told with all its frames: leave image_frames 0")
+        index = list(frames)
+        cut = {n: v.map(lambda x: x[:, :, index]) if v.kind == "field" else v for n, v in self._told.items()}
+        return Conditions.of(cut, self._nulls)
+
     def replace(self, **changes: Any) -> Conditions:
         """The same conditions with some of the constructor's keywords changed; None takes one away."""
         known = {name: getattr(self, name) for name in KEYWORDS if name != "null"}
@@ -212,21 +224,6 @@ class Conditions(Mapping[str, Value]):
         """These conditions and more of other names, or new values of the same ones."""
         images = self.image_frames or more.image_frames
         return Conditions.of({**self._told, **more._told}, {**self._nulls, **more._nulls}, images)
-
-    def at_frames(self, frames: Sequence[int]) -> Conditions:
-        """The conditions of some frames of the latents, in that order: of fields those frames, of all else the same.
-
-        Raises:
-            InputError: with single images beside the clip, which have no frames of their own in it.
-        """
-        if self.image_frames:
-            raise InputError("expected a clip without single images beside it, to take some of its frames")
-        rows = list(frames)
-
-        def taken(told: Value) -> Value:
-            return told.map(lambda v: v[:, :, rows]) if told.kind == "field" else told
-
-        return Conditions.of({name: taken(told) for name, told in self._told.items()}, self._nulls)
 
     def without(self, names: Collection[str]) -> Conditions:
         """These conditions but for some names."""

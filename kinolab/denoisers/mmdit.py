@@ -526,7 +526,7 @@ class Mmdit(Denoiser):
 
     def _times(self, frames: int) -> Tensor:
         """Positions in time (T,) of the frames of tokens, from 0; only clips longer than in training are squeezed."""
-        if frames <= self.length or self.config.temporal_position == "none":  # which tells tokens no time
+        if frames <= self.length or self.config.temporal_position == "none":  # an image model has none to squeeze
             return torch.arange(frames, dtype=torch.float64)
         return frame_positions(frames, self.length, self.config.temporal_patch)
 

@@ -222,7 +222,7 @@ def test_key_frames_read_each_other_and_what_is_between_reads_the_two_beside_it(
 
 def test_joint_images_have_no_frames_in_the_clip() -> None:
     told = Conditions(label=torch.zeros(1, dtype=torch.long), image_frames=2)
-    with pytest.raises(InputError, match="without single images beside it"):
+    with pytest.raises(InputError, match="leave image_frames 0"):
         told.at_frames([0])
 
 
