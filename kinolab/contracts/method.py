@@ -64,6 +64,11 @@ class Codec(Protocol):
         """Clean latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
         ...
 
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels of a frame's side for one latent."""
+        ...
+
 
 Correct = Callable[[Tensor, float], Tensor]
 """correct(z, s): z (B, C, T, H, W) as a step left it at time s -> what the next step begins with, at the same time."""
@@ -109,7 +114,10 @@ class Run:
 
     shape: (B, C, T, H, W) of the latents. step: steps done so far, as the sampler counts them (heun calls the denoiser
     twice in one). generator: the run's own draws, on the CPU. times: (steps + 1,) that the sampler comes by, falling,
-    float64. codec: the stage's way to pixels; none = there is none.
+    float64. codec: the stage's way to pixels; none = there is none. frames: those of the clip that the walk at work is
+    on, set by a method that walks over a part of them; none = all, in order. planned: steps of all walks together, for
+    who is told of the progress, where a method walks more or less than once; none = `steps`. taken: steps done so far,
+    over all walks.
     """
 
     denoiser: Any
@@ -122,6 +130,9 @@ class Run:
     generator: torch.Generator | None = None
     times: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     codec: Codec | None = None
+    frames: tuple[int, ...] | None = None
+    planned: int | None = None
+    taken: int = 0
 
     def noise(self, z: Tensor) -> Tensor:
         """Unit Gaussian noise like z, drawn on the CPU so that every device gets the same."""

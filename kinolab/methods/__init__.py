@@ -19,13 +19,16 @@ from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
 from kinolab.methods.held import Held
 from kinolab.methods.hierarchical import Hierarchical, HierarchicalConfig
+from kinolab.methods.inversion import Inversion, InversionConfig
 from kinolab.methods.langevin import Langevin, LangevinConfig
+from kinolab.methods.noise_policy import NoiseConfig, NoisePolicy
 from kinolab.methods.reconstruction import Reconstruction
 from kinolab.methods.replacement import Replacement
 from kinolab.methods.smoother import Smoother, SmootherConfig
 from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
+from kinolab.methods.text2video_zero import Text2VideoZero, Text2VideoZeroConfig
 from kinolab.methods.thresholding import Thresholding, ThresholdingConfig
 from kinolab.tables import METHODS, OWN_FIELD
 
@@ -75,10 +78,14 @@ __all__ = [
     "Held",
     "Hierarchical",
     "HierarchicalConfig",
+    "Inversion",
+    "InversionConfig",
     "Langevin",
     "LangevinConfig",
     "Method",
     "MethodsConfig",
+    "NoiseConfig",
+    "NoisePolicy",
     "Reconstruction",
     "Replacement",
     "Smoother",
@@ -88,6 +95,8 @@ __all__ = [
     "SteeringConfig",
     "StepCache",
     "StepCacheConfig",
+    "Text2VideoZero",
+    "Text2VideoZeroConfig",
     "Thresholding",
     "ThresholdingConfig",
     "build",

@@ -378,6 +378,11 @@ class StageCodec:
         """Latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
         return self.stage.pixels(latents)
 
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels of a frame's side for one latent."""
+        return self.stage.autoencoder.spec.spatial_ratio
+
 
 class LaterStage(Stage):
     """A stage that refines what the one before it made; one without an autoencoder of its own has that one's."""
