@@ -145,7 +145,7 @@ class Text2VideoZero(Method):
     def network(self, inner: Predict, run: Run) -> Predict:
         """The same calls, in which frames read the first one."""
         reach = Reach(self.config.reach)
-        return lambda call: inner(replace(call, options=replace(call.options, reach=reach)))
+        return lambda call: inner(replace(call, options=replace(call.options, reach=reach, reach_beside=True)))
 
     def walked(self, inner: Walk, estimate: Denoise, run: Run) -> Walk:
         """The walks of the paper's algorithm, in place of one walk of all frames."""
