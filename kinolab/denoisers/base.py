@@ -15,6 +15,7 @@ from kinolab.contracts.reach import Lists, Reach
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
+from kinolab.layers.null_prompt import NullPrompt
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,12 @@ class Denoiser(nn.Module):
         """Whether the parameter `name` is there for time alone: an image model of the same kind has none such."""
         return False
 
+    @property
+    def within_frames(self) -> bool:
+        """Whether frames are nothing to each other, as in an image model, unless a run says which ones they read."""
+        alone = self.reach == Reach("own")
+        return alone and not any(self.models_time(name) for name, _ in self.named_parameters())
+
     def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
         """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
         if conditions.image_frames and not self.spec.joint_images:
@@ -155,3 +162,24 @@ class Denoiser(nn.Module):
         if t.shape != z.shape[:1]:
             raise InputError(f"expected one time per sample, shape ({z.shape[0]},), got {tuple(t.shape)}")
         check_conditions(conditions, self.spec.ports, z.shape)
+
+
+class NullPromptDenoiser(Denoiser):
+    """One that reads prompts, and whose null condition is learned or the empty prompt's (`kinolab.layers.null_prompt`).
+
+    Its config has `null_tokens`, the tokens of the null condition.
+    """
+
+    null_prompt: NullPrompt
+
+    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
+        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (Q,).
+
+        `config.null_tokens` becomes L: take the config from the model afterwards.
+
+        Raises:
+            InputError: for a model that learns its null condition, or another width.
+        """
+        self.null_prompt.set_prompt(text, pooled)
+        if text is not None:
+            self.config = self.config.model_copy(update={"null_tokens": len(text)})
