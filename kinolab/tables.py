@@ -81,6 +81,7 @@ IMAGE_ENCODERS: Table[ImageEncoder] = Table(
         "": {
             "clip": "kinolab.conditioning.vision.clip:ClipImage",
             "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+            "contrastive": "kinolab.conditioning.vision.contrastive:Contrastive",
         }
     },
 )
@@ -160,6 +161,7 @@ JOBS: Table[Job] = Table(
             "autoencoder": "kinolab.training.jobs.autoencoder:AutoencoderJob",
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
+            "prior": "kinolab.training.jobs.prior:PriorJob",
         }
     },
 )

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from kinolab.contracts.options import ForwardOptions
+from kinolab.contracts.reach import Reach
 from kinolab.denoisers import Conditions, MakeAVideo, MakeAVideoConfig, SpaceTimeUnet, SpaceTimeUnetConfig
 from kinolab.denoisers.makeavideo import SecondHalf
 from kinolab.denoisers.space_time_unet import ShiftedMlp
@@ -135,6 +137,11 @@ def test_the_public_network_takes_single_images_frame_by_frame() -> None:
     off = model.predict(z, model.embedding(T2, told), told, None, time=False)
     each = torch.cat([model(frame, T2, told) for frame in z.split(1, 2)], 2)
     assert_close(each, off, NETWORK)
+
+
+def test_the_public_network_can_not_be_told_to_read_other_frames() -> None:
+    with pytest.raises(InputError, match="leave reach out"):
+        own()(torch.zeros(1, 4, 4, 8, 8), T2[:1], Conditions(), ForwardOptions(reach=Reach("first")))
 
 
 @pytest.mark.parametrize(
