@@ -16,6 +16,7 @@ from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.modelscope import ModelScope, ModelScopeConfig
 from kinolab.denoisers.space_time_unet import SpaceTimeUnet, SpaceTimeUnetConfig
 from kinolab.denoisers.svd import Svd, SvdConfig
+from kinolab.denoisers.tuneavideo import TuneAVideo, TuneAVideoConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
@@ -56,6 +57,8 @@ __all__ = [
     "SpaceTimeUnetConfig",
     "Svd",
     "SvdConfig",
+    "TuneAVideo",
+    "TuneAVideoConfig",
     "Unet",
     "UnetConfig",
     "Vdm",

@@ -365,6 +365,11 @@ class StageCodec:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
 
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames that one latent frame stands for."""
+        return self.stage.autoencoder.spec.temporal_ratio
+
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> latents (B, C, T', H', W'), the mean of their distribution."""
         with autocast(self.stage.precision, self.stage.device):
@@ -373,6 +378,11 @@ class StageCodec:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
         return self.stage.pixels(latents)
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels of a frame's side for one latent."""
+        return self.stage.autoencoder.spec.spatial_ratio
 
 
 class LaterStage(Stage):
