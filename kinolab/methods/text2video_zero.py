@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
@@ -70,6 +70,14 @@ class Text2VideoZeroConfig(BaseConfig):
     public code; none = no smoothing. Without a mask of one's own all frames are sampled twice."""
     grow: int = Field(5, ge=1)
     """Latents across by which what is salient is grown for smoothing, an odd number; 1 = not at all."""
+
+    @field_validator("motion", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        numbers = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        if value is not None and not numbers:
+            raise ValueError("expected two numbers, pixels to the right and down from frame to frame, such as [3, 0]")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Text2VideoZeroConfig:
