@@ -54,6 +54,7 @@ DENOISERS: Table[Denoiser] = Table(
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
             "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
+            "tuneavideo": "kinolab.denoisers.tuneavideo:TuneAVideo",
         }
     },
 )
@@ -95,11 +96,16 @@ METHODS: Table[Method] = Table(
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
             "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
+            "inversion": "kinolab.methods.inversion:Inversion",
         },
         "": {
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
+            "noise": "kinolab.methods.noise_policy:NoisePolicy",
             "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
+            "smoother": "kinolab.methods.smoother:Smoother",
+            "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
+            "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
         },
     },
 )
@@ -142,6 +148,7 @@ FORMATS: Table[Format] = Table(
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "tuneavideo": "kinolab.checkpoints.tuneavideo:TuneAVideoFormat",
             "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
             "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
             "motion_modules": "kinolab.checkpoints.motion:MotionModulesFormat",

@@ -151,7 +151,7 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
 
 def adapters_of(texts: list[str] | None) -> list[dict[str, Any]] | None:
     """`FILE:WEIGHT` of each use of --lora."""
-    from kinolab.checkpoints.adapters import parse_use
+    from kinolab.contracts.adapters import parse_use
 
     return [parse_use(text).model_dump() for text in texts] if texts else None
 

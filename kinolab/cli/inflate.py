@@ -36,6 +36,7 @@ def inflate(
             "svd",
             "modelscope",
             "animatediff",
+            "tuneavideo",
             "odvae",
             "dpvae",
             "taesd",
@@ -43,8 +44,9 @@ def inflate(
         ]
         | None,
         typer.Option(
-            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope "
-            "or animatediff; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd (causal, over time) or dpvae."
+            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope, "
+            "animatediff or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd (causal, over "
+            "time) or dpvae."
         ),
     ] = None,
     onto: Annotated[

@@ -133,6 +133,18 @@ class VectorCondition(Condition[Any]):
         value = torch.tensor(rows, device=setting.device)
         return alone(self.name, Value("vector", value if width else value[:, 0]), told)
 
+    def _number(self, request: Request, default: float, most: float, expected: str) -> float:
+        """What a request says, or the default; from 0 to `most`, which `expected` says in words.
+
+        Raises:
+            InputError: for another number, or none.
+        """
+        value = request.conditions.get(self.name)
+        number = default if value is None else self._numbers(value, 1)[0]
+        if not 0 <= number <= most:
+            raise InputError(f"{self.name}: expected {expected}, got {value!r}")
+        return float(number)
+
     def _numbers(self, value: Any, count: int) -> list[float]:
         numbers = value if isinstance(value, list | tuple) else [value]
         if len(numbers) != count or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):

@@ -28,10 +28,15 @@ from kinolab.errors import InputError
 
 @dataclass(frozen=True)
 class Denoised:
-    """The estimate of the clean sample, and the raw learned variance in about [-1, 1] where there is one."""
+    """The estimate of the clean sample, and the raw learned variance in about [-1, 1] where there is one.
+
+    noise: the noise of the step, where a method changed the sample and leaves the noise as it was; none = what sample
+    and z imply. A step then goes on from alpha_t sample + sigma_t noise in place of z.
+    """
 
     sample: Tensor
     variance: Tensor | None = None
+    noise: Tensor | None = None
 
 
 Denoise = Callable[[Tensor, float], Denoised]
@@ -45,6 +50,11 @@ estimate. times fall, float64; those of the run or a part of them, and T may be 
 
 class Codec(Protocol):
     """What stands between latents and pixels, for methods that work on frames."""
+
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames that one latent frame stands for."""
+        ...
 
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> clean latents (B, C, T', H', W'), the mean of their distribution."""
@@ -148,6 +158,8 @@ class Method:
     """Whether it differentiates the denoiser by its input."""
     corrects: bool = False
     """Whether it changes the noisy latents between two steps, which not every sampler allows."""
+    keeps_noise: bool = False
+    """Whether its estimates bring their noise (`Denoised.noise`), which not every sampler goes on with."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config

@@ -14,6 +14,7 @@ from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.modelscope import ModelScope, ModelScopeConfig
 from kinolab.denoisers.svd import Svd, SvdConfig
+from kinolab.denoisers.tuneavideo import TuneAVideo, TuneAVideoConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
@@ -50,6 +51,8 @@ __all__ = [
     "MotionModules",
     "Svd",
     "SvdConfig",
+    "TuneAVideo",
+    "TuneAVideoConfig",
     "Unet",
     "UnetConfig",
     "Vdm",

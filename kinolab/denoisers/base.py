@@ -15,6 +15,7 @@ from kinolab.contracts.reach import Lists, Reach
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
+from kinolab.layers.null_prompt import NullPrompt
 
 
 @dataclass(frozen=True)
@@ -90,23 +91,27 @@ class Denoiser(nn.Module):
     """The denoiser's own config class."""
     reach: Reach | None = None
     """Which frames a frame's self-attention reads as trained; none = it can't be told to read others."""
+    unlisted: Reach | None = None
+    """Which it reads where it is given no lists; none = the same."""
 
     def token_frames(self, frames: int) -> int:
         """How many frames of tokens so many latent frames make."""
         return frames
 
     def reach_lists(self, frames: int, options: ForwardOptions | None) -> Lists | None:
-        """Which of so many frames of tokens each one reads; none = as trained.
+        """Which of so many frames of tokens each one reads; none = as it does without lists.
 
         Raises:
             InputError: where another reach is asked for and the denoiser has none to change, or of other frames.
         """
-        if options is None or options.reach is None:
-            return None
-        if self.reach is None:
+        asked, unlisted = None if options is None else options.reach, self.unlisted or self.reach
+        if asked is not None and self.reach is None:
             raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
-        lists = options.reach.lists(frames)
-        return None if lists == self.reach.lists(frames) else lists
+        reach = asked or self.reach
+        if reach is None or unlisted is None or reach == unlisted:
+            return None
+        lists = reach.lists(frames)
+        return None if lists == unlisted.lists(frames) else lists
 
     @property
     def block_count(self) -> int:
@@ -157,3 +162,24 @@ class Denoiser(nn.Module):
         if t.shape != z.shape[:1]:
             raise InputError(f"expected one time per sample, shape ({z.shape[0]},), got {tuple(t.shape)}")
         check_conditions(conditions, self.spec.ports, z.shape)
+
+
+class NullPromptDenoiser(Denoiser):
+    """One that reads prompts, and whose null condition is learned or the empty prompt's (`kinolab.layers.null_prompt`).
+
+    Its config has `null_tokens`, the tokens of the null condition.
+    """
+
+    null_prompt: NullPrompt
+
+    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
+        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (Q,).
+
+        `config.null_tokens` becomes L: take the config from the model afterwards.
+
+        Raises:
+            InputError: for a model that learns its null condition, or another width.
+        """
+        self.null_prompt.set_prompt(text, pooled)
+        if text is not None:
+            self.config = self.config.model_copy(update={"null_tokens": len(text)})

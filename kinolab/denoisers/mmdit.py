@@ -40,7 +40,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach
-from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, Beside, attend, attend_frames
 from kinolab.layers.embeddings import (
@@ -333,7 +333,7 @@ class PooledProjection(nn.Module):
         return self.mlp(pooled)
 
 
-class Mmdit(Denoiser):
+class Mmdit(NullPromptDenoiser):
     """MMDiT for images and video; see `MmditConfig`. A condition that the model was built for and that is not given
     counts as null."""
 
@@ -454,18 +454,6 @@ class Mmdit(Denoiser):
         """Global attention, pairs of frames, the temporal table's factors and the frame rate."""
         mine = ("attn_global.", "pair_embedder.", "pair_linear.", "temporal_scale", "fps_embedder.")
         return any(part in name for part in mine)
-
-    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
-        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (P,).
-
-        `config.null_tokens` becomes L: take the config from the model afterwards.
-
-        Raises:
-            InputError: for a model that learns its null condition, or another width.
-        """
-        self.null_prompt.set_prompt(text, pooled)
-        if text is not None:
-            self.config = self.config.model_copy(update={"null_tokens": len(text)})
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C, T, H, W).

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from kinolab.contracts.conditions import Conditions, Port
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
-from kinolab.denoisers.base import BaseDenoiserConfig, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder
 from kinolab.layers.normalization import GroupNorm, NormScope, fast_layout, fold_frames, silu, unfold_frames
 from kinolab.layers.null_prompt import NullPrompt
@@ -270,7 +270,7 @@ class UpBlock(UnetBlock):
         return x
 
 
-class Unet(Denoiser):
+class Unet(NullPromptDenoiser):
     """The U-Net of Stable Diffusion; see `UnetFields`. A condition that is not given counts as null."""
 
     Config: ClassVar[type[BaseDenoiserConfig]] = UnetConfig
@@ -356,18 +356,6 @@ class Unet(Denoiser):
         """What stands in a slot, and the frame rate."""
         slots = ("at_input.", "after_resnet.", "after_attention.", "inside_transformer.", "fps_embedder.")
         return any(part in name for part in slots)
-
-    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
-        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (Q,).
-
-        `config.null_tokens` becomes L: take the config from the model afterwards.
-
-        Raises:
-            InputError: for a model that learns its null condition, or another width.
-        """
-        self.null_prompt.set_prompt(text, pooled)
-        if text is not None:
-            self.config = self.config.model_copy(update={"null_tokens": len(text)})
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).

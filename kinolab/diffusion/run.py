@@ -45,6 +45,10 @@ def sample_run(diffusion: Diffusion, run: Run, z: Tensor, sampler: SamplerConfig
     if correcting is not None and not SAMPLERS.get(sampler.name).corrected:
         able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).corrected)
         raise InputError(f"{correcting} changes z between steps, which {sampler.name} does not allow: use {able}")
+    keeping = next((type(method).__name__ for method in run.methods if method.keeps_noise), None)
+    if keeping is not None and not SAMPLERS.get(sampler.name).keeps_noise:
+        able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).keeps_noise)
+        raise InputError(f"{keeping} changes the estimate and not its noise, which {sampler.name} can't: use {able}")
     estimate = wrapped_estimate(diffusion, run)
     correct: Correct = _unchanged
     for method in run.methods:

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
 from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.config import Config, apply_overrides, load_config
+from kinolab.contracts.adapters import AdapterUse
 from kinolab.contracts.events import Events
 from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
@@ -252,12 +252,25 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return put_on(model, config.lora, merged=config.merge_lora, in_place=True, events=events)
+    return adapted(model, config, events, in_place=True)
+
+
+def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_place: bool = False) -> VideoModel:
+    """The model with the adapters of a request on it (`kinolab.checkpoints.adapters.put_on`)."""
+    if not config.lora:
+        return model
+    from kinolab.checkpoints.adapters import put_on  # all public formats, half a second, for those who need them
+
+    return put_on(model, config.lora, merged=config.merge_lora, in_place=in_place, events=events)
 
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    named = [group.files() for group in (config.given, config.low_resolution, *config.lora) if group is not None]
+    named = [group.files() for group in (config.given, config.low_resolution) if group is not None]
+    if config.lora:
+        from kinolab.checkpoints.adapters import files_of
+
+        named += map(files_of, config.lora)
     masks = [] if config.saliency is None else [config.saliency]
     return [*(path for files in named for path in files), *masks, *asked_files(config.conditions)]
 

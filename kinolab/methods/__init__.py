@@ -14,12 +14,17 @@ from pydantic import AfterValidator
 from kinolab.config import Config, load_config
 from kinolab.contracts.method import Method
 from kinolab.errors import InputError
+from kinolab.methods.controlvideo import ControlVideo, ControlVideoConfig
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
 from kinolab.methods.held import Held
+from kinolab.methods.hierarchical import Hierarchical, HierarchicalConfig
+from kinolab.methods.inversion import Inversion, InversionConfig
 from kinolab.methods.langevin import Langevin, LangevinConfig
+from kinolab.methods.noise_policy import NoiseConfig, NoisePolicy
 from kinolab.methods.reconstruction import Reconstruction
 from kinolab.methods.replacement import Replacement
+from kinolab.methods.smoother import Smoother, SmootherConfig
 from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
@@ -64,17 +69,27 @@ def _config(name: str, values: Any) -> Config:
 
 __all__ = [
     "METHODS",
+    "ControlVideo",
+    "ControlVideoConfig",
     "FrameReach",
     "FrameReachConfig",
     "Guidance",
     "GuidanceConfig",
     "Held",
+    "Hierarchical",
+    "HierarchicalConfig",
+    "Inversion",
+    "InversionConfig",
     "Langevin",
     "LangevinConfig",
     "Method",
     "MethodsConfig",
+    "NoiseConfig",
+    "NoisePolicy",
     "Reconstruction",
     "Replacement",
+    "Smoother",
+    "SmootherConfig",
     "SpatialConfig",
     "SpatialReconstruction",
     "SteeringConfig",

@@ -7,6 +7,7 @@ attention, and need not fit.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,6 @@ class Replacement(Method):
 
         def denoise(z: Tensor, t: float) -> Denoised:
             found = inner(z, t)
-            return Denoised(torch.where(self.held.known, self.held.given, found.sample), found.variance)
+            return replace(found, sample=torch.where(self.held.known, self.held.given, found.sample))
 
         return denoise

@@ -364,6 +364,11 @@ class StageCodec:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
 
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames that one latent frame stands for."""
+        return self.stage.autoencoder.spec.temporal_ratio
+
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> latents (B, C, T', H', W'), the mean of their distribution."""
         with autocast(self.stage.precision, self.stage.device):

@@ -1,8 +1,7 @@
-"""ModelScope's and AnimateDiff's U-Nets: diffusers' classes compute what ours do, in both directions."""
+"""ModelScope's and AnimateDiff's U-Nets: diffusers' diffusers compute what ours do, in both directions."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from kinolab.denoisers import AnimateDiff, AnimateDiffConfig, Conditions, Denois
 from kinolab.errors import InputError
 from tests import golden_kinds
 from tests.closeness import STORED, assert_close, assert_same
+from tests.random_weights import randomized
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "animatediff_v1_unet.safetensors"
 SMALL: dict[str, Any] = {
@@ -55,24 +55,9 @@ LAYOUTS = {"modelscope": "modelscope", "animatediff": "animatediff_diffusers"}
 KINDS = {"modelscope": "Unet3D", "animatediff": "UnetMotion"}
 
 
-@pytest.fixture(scope="module")
-def diffusers() -> Any:
-    """The library; its import warns of much that is not about us."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("diffusers")
-
-
-def random(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def theirs(diffusers: Any, name: str) -> Any:
     kind, values = CLASSES[name]
-    return random(getattr(diffusers, kind)(**values))
+    return randomized(getattr(diffusers, kind)(**values))
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +90,7 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffu
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, diffusers: Any, name: str) -> None:
-    ours = random(denoisers.build(OURS[name]))
+    ours = randomized(denoisers.build(OURS[name]))
     save(ours, tmp_path, LAYOUTS[name])
     reference = getattr(diffusers, CLASSES[name][0]).from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     assert_close(of_theirs(reference, *inputs()), of_ours(ours, *inputs()), STORED)
@@ -144,7 +129,7 @@ def test_what_no_file_of_motion_modules_tells_is_assumed_and_said(tmp_path: Path
 
 @torch.no_grad()
 def test_one_frame_passes_by_the_motion_modules() -> None:
-    model: AnimateDiff = random(AnimateDiff(OURS["animatediff"]))
+    model: AnimateDiff = randomized(AnimateDiff(OURS["animatediff"]))
     image = denoisers.Unet(denoisers.UnetConfig(**FIELDS, num_heads=4)).eval()
     image.load_state_dict({k: v for k, v in model.state_dict().items() if not model.models_time(k)})
     z, t, text = inputs()
@@ -164,7 +149,7 @@ def test_a_fresh_video_system_makes_images_of_its_frames(name: str) -> None:
     image = denoisers.Unet(
         denoisers.UnetConfig(**{k: v for k, v in OURS[name] if k in denoisers.UnetConfig.model_fields and k != "kind"})
     )
-    random(image)
+    randomized(image)
     model.load_state_dict({**model.state_dict(), **image.state_dict()})
     assert_close(of_ours(model, *inputs()), of_ours(image, *inputs()))
     assert isinstance(model, ModelScope | AnimateDiff)
