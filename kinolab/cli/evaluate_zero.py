@@ -54,6 +54,6 @@ def zero(
     asked, ours = toy_protocol(ZeroProtocol, protocol, changes, setting)
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
-    with watch("generating", "steps", cheaper=less("--count ", asked.count)) as events:
+    with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
         report = evaluate_zero(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
     show_report([report.table()], summary_lines(report), report.to_json(), out)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from kinolab import video
-from kinolab.contracts.events import Listener, Turn, events_of
+from kinolab.contracts.events import Listener, Share, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
@@ -188,20 +188,24 @@ def evaluate_zero(
     side = min(model.output.config.size)
     pieces = _pieces(asked, batch)
     results: list[ZeroClip] = []
-    for number, piece in enumerate(pieces):
+    total = sum(len(piece.numbers) for piece in pieces)
+    for piece in pieces:
         clips = [make_clip(source.world, source.seed(i)) for i in piece.numbers]
         requests = [
             Request(clip.caption if asks == "prompt" else None, None, asked.frames, model.output.config.size, seed=seed)
             for clip, seed in zip(clips, (asked.seed + i for i in piece.numbers), strict=True)
         ]
         how = _moving(sampling, piece, side / FRAME)
-        latents = model.sample_latents(requests, events=Turn(told, number, len(pieces)), **how.arguments)
+        # Decoding makes the last clip of a run whole.
+        sampled = Share(told, len(results), len(piece.numbers) - 1, total)
+        latents = model.sample_latents(requests, events=sampled, **how.arguments)
         for i, clip, request, frames in zip(
             piece.numbers, clips, requests, video.to_uint8(model.decode(latents)), strict=True
         ):
             objects = clip.request.objects if asks == "prompt" else None
             read = judge(frames, piece.motion, objects)
             results.append(ZeroClip(piece.setting, piece.motion, request.prompt, source.seed(i), request.seed, **read))
+        advance(told, len(results), total)
     order = {piece.setting: None for piece in pieces}
     results.sort(key=lambda r: (list(order).index(r.setting), r.noise_seed))
     record = made_by(model, name) | {

@@ -41,6 +41,7 @@ class Hierarchical(Method):
     """Predicts the key frames of a long clip together, then what lies between them."""
 
     Config: ClassVar[type[BaseConfig]] = HierarchicalConfig
+    whole_clips = True
     config: HierarchicalConfig
 
     def check(self, run: Run) -> None:

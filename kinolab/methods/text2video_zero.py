@@ -140,13 +140,18 @@ class Text2VideoZero(Method):
             )
         if run.shape[2] < 2:
             raise InputError("text2video_zero makes a clip, and 1 frame is asked for: use --frames, such as 8")
+        if run.codec is not None and run.codec.temporal_ratio != 1:
+            raise InputError(
+                f"text2video_zero: the autoencoder makes one latent of {run.codec.temporal_ratio} frames; expected one "
+                "that makes a latent of each, such as kind image"
+            )
         for method in run.methods:
             if method.option == "reach":
                 raise InputError("reach: text2video_zero says which frames are read: set its own reach instead")
-            if method.option in ("cache", "steering", "low_resolution"):
+            if method.whole_clips:
                 raise InputError(
-                    f"{method.option} holds all frames of a clip at once, and text2video_zero samples the first one "
-                    "alone: leave one of them out"
+                    f"text2video_zero samples some frames of a clip at a time, and {type(method).__name__} holds all "
+                    "of them: leave one of the two out"
                 )
 
     def network(self, inner: Predict, run: Run) -> Predict:
