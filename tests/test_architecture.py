@@ -190,7 +190,7 @@ OWN_FOLDERS = {
     "runtime/files.py", "runtime/leftovers.py", "runtime/sets.py", "runtime/stores.py",
     # the rule, and those that ask it of each name, or take names of their own alone
     "runtime/paths.py", "video/names.py", "data/scan.py", "data/texts.py", "data/shrink.py", "data/annotations.py",
-    "data/encode.py", "evaluation/protocol.py", "verify.py", "autoencoders/diffusers_adapter.py",
+    "data/cache_plan.py", "evaluation/protocol.py", "verify.py", "autoencoders/diffusers_adapter.py",
 }  # fmt: skip
 
 
