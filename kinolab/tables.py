@@ -54,6 +54,8 @@ DENOISERS: Table[Denoiser] = Table(
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
             "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
+            "makeavideo": "kinolab.denoisers.makeavideo:MakeAVideo",
+            "space_time_unet": "kinolab.denoisers.space_time_unet:SpaceTimeUnet",
             "tuneavideo": "kinolab.denoisers.tuneavideo:TuneAVideo",
         }
     },
@@ -80,6 +82,7 @@ IMAGE_ENCODERS: Table[ImageEncoder] = Table(
         "": {
             "clip": "kinolab.conditioning.vision.clip:ClipImage",
             "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+            "contrastive": "kinolab.conditioning.vision.contrastive:Contrastive",
         }
     },
 )
@@ -96,10 +99,16 @@ METHODS: Table[Method] = Table(
             "reconstruction": "kinolab.methods.reconstruction:Reconstruction",
             "replacement": "kinolab.methods.replacement:Replacement",
             "spatial_reconstruction": "kinolab.methods.spatial:SpatialReconstruction",
+            "inversion": "kinolab.methods.inversion:Inversion",
         },
         "": {
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
+            "noise": "kinolab.methods.noise_policy:NoisePolicy",
+            "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
+            "smoother": "kinolab.methods.smoother:Smoother",
+            "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
+            "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
         },
     },
 )
@@ -125,6 +134,7 @@ FORMATS: Table[Format] = Table(
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
             "vdm": "kinolab.checkpoints.vdm:VdmFormat",
+            "space_time_unet": "kinolab.checkpoints.space_time_unet:SpaceTimeUnetFormat",
             "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
             "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
@@ -142,6 +152,7 @@ FORMATS: Table[Format] = Table(
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "modelscope_original": "kinolab.checkpoints.modelscope_original:ModelScopeOriginalFormat",
             "tuneavideo": "kinolab.checkpoints.tuneavideo:TuneAVideoFormat",
             "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
             "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
@@ -159,6 +170,7 @@ JOBS: Table[Job] = Table(
             "autoencoder": "kinolab.training.jobs.autoencoder:AutoencoderJob",
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
+            "prior": "kinolab.training.jobs.prior:PriorJob",
         }
     },
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from kinolab.cli.measuring import Setting, load_model, sampling, settings_listed, show_report
+from kinolab.cli.measuring import Lora, Setting, load_model, sampling, settings_listed, show_report
 from kinolab.cli.options import Device, common, less, on_error, real_number, watch, whole_number
 
 N = TypeVar("N", int, float)
@@ -39,6 +39,7 @@ def tune(
     full_sampler: Annotated[str | None, typer.Option(help="Sampler of the full run; default the model's own.")] = None,
     steps: Annotated[str | None, typer.Option(help="Numbers of steps to try: 25,12,8.")] = None,
     samplers: Annotated[str | None, typer.Option(help="Samplers to try, of ddim, dpmpp_2m, euler, heun.")] = None,
+    lora: Lora = None,
     setting: Setting = None,
     thresholds: Annotated[str | None, typer.Option(help="Thresholds of the step cache: 0.05,0.1,0.2.")] = None,
     guidance_interval: Annotated[
@@ -87,7 +88,7 @@ def tune(
         "lists": {k: v for k, v in lists.items() if v is not None},
     }
     config = load_config(TuneConfig, values, name="tune")
-    chosen, loaded = load_model(model, device, "float32", prompts=True)
+    chosen, loaded = load_model(model, device, "float32", prompts=True, lora=lora)
     how = sampling(loaded.config, setting=setting or ())
     with watch("trying", "runs", cheaper=less("--count ", count), notes=on_error) as events:
         report = run(loaded, config, name=chosen, sampling=how, events=events)

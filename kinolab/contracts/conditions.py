@@ -196,6 +196,18 @@ class Conditions(Mapping[str, Value]):
         """The same conditions on another device."""
         return self.map(lambda v: v.to(device))
 
+    def at_frames(self, frames: Sequence[int]) -> Conditions:
+        """What is told of some latent frames of the clip: fields (B, C, T, H, W) cut to these, in this order.
+
+        Raises:
+            InputError: beside single images, which stand behind the clip's own frames.
+        """
+        if self.image_frames:
+            raise InputError("single images beside a clip are told with all its frames: leave image_frames 0")
+        index = list(frames)
+        cut = {n: v.map(lambda x: x[:, :, index]) if v.kind == "field" else v for n, v in self._told.items()}
+        return Conditions.of(cut, self._nulls)
+
     def replace(self, **changes: Any) -> Conditions:
         """The same conditions with some of the constructor's keywords changed; None takes one away."""
         known = {name: getattr(self, name) for name in KEYWORDS if name != "null"}

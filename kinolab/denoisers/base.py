@@ -147,6 +147,12 @@ class Denoiser(nn.Module):
         """Whether the parameter `name` is there for time alone: an image model of the same kind has none such."""
         return False
 
+    @property
+    def within_frames(self) -> bool:
+        """Whether frames are nothing to each other, as in an image model, unless a run says which ones they read."""
+        alone = self.reach == Reach("own")
+        return alone and not any(self.models_time(name) for name, _ in self.named_parameters())
+
     def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
         """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
         if conditions.image_frames and not self.spec.joint_images:

@@ -115,6 +115,9 @@ class GenerateConfig(SamplingConfig):
     """What is given of the video, for every task but generating it from nothing."""
     low_resolution: LowResolutionConfig | None = None
     """A low-resolution clip that the video is held to, by a model that was not trained for it."""
+    saliency: Path | None = None
+    """A mask for text2video_zero's smoothing: a picture or a clip, white where something is salient; none = found in
+    the made pictures."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -253,9 +256,16 @@ def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
 
 
 def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_place: bool = False) -> VideoModel:
-    """The model with the adapters of a request on it (`kinolab.checkpoints.adapters.put_on`)."""
-    if not config.lora:
+    """The model with the adapters of a request on it (`kinolab.checkpoints.adapters.put_on`).
+
+    Raises:
+        InputError: where others are on it, so that the request would not say what made the video.
+    """
+    if model.adapters == config.lora:
         return model
+    if model.adapters:
+        there = ", ".join(f"{use.path}:{use.weight:g}" for use in model.adapters)
+        raise InputError(f"the model has adapters on it that are not the request's ({there}): name them as its lora")
     from kinolab.checkpoints.adapters import put_on  # all public formats, half a second, for those who need them
 
     return put_on(model, config.lora, merged=config.merge_lora, in_place=in_place, events=events)
@@ -268,7 +278,8 @@ def input_files(config: GenerateConfig) -> list[Path]:
         from kinolab.checkpoints.adapters import files_of
 
         named += map(files_of, config.lora)
-    return [*(path for files in named for path in files), *asked_files(config.conditions)]
+    masks = [] if config.saliency is None else [config.saliency]
+    return [*(path for files in named for path in files), *masks, *asked_files(config.conditions)]
 
 
 def default_model(*, prompts: bool = False) -> str:

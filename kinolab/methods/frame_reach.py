@@ -30,6 +30,7 @@ class FrameReach(Method):
 
     Config: ClassVar[type[BaseConfig]] = FrameReachConfig
     option = "reach"
+    decides = ("reach",)
     config: FrameReachConfig
 
     def network(self, inner: Predict, run: Run) -> Predict:

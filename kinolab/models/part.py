@@ -63,6 +63,11 @@ class Composed(Denoiser):
         """How many frames of tokens so many latent frames make."""
         return self.main.token_frames(frames)
 
+    @property
+    def within_frames(self) -> bool:
+        """As the denoiser's own."""
+        return self.main.within_frames
+
 
 class WithParts(Composed):
     """A denoiser and the parts beside it; the first part is innermost.
