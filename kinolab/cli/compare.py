@@ -44,7 +44,7 @@ def compare(
     A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
-    from kinolab.comparison.cells import find_cell
+    from kinolab.comparison.matrix import find_cell
     from kinolab.comparison.pages import write_tables
     from kinolab.comparison.plan import load_plan
     from kinolab.comparison.run import compare as run_all
@@ -104,8 +104,9 @@ def _one_cell(
     device: str,
 ) -> None:
     """Run a cell, or a stage of it, in this process."""
-    from kinolab.comparison.cells import encode_cell, find_cell, train_cell
+    from kinolab.comparison.cells import encode_cell, train_cell
     from kinolab.comparison.costs import cost_cell
+    from kinolab.comparison.matrix import find_cell
     from kinolab.comparison.measure import measure_cell
     from kinolab.comparison.run import run_cell
 

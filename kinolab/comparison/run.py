@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinolab.comparison.cells import Cell, cell_hash, cells_of, encode_cell, is_trained, needs, train_cell
+from kinolab.comparison.cells import encode_cell, is_trained, train_cell
 from kinolab.comparison.costs import cost_cell, costs_first, read_cost
+from kinolab.comparison.hashes import cell_hash
+from kinolab.comparison.matrix import Cell, cells_of, needs
 from kinolab.comparison.measure import measure_cell, read_score
 from kinolab.comparison.plan import ComparePlan, load_plan
 from kinolab.contracts.events import Events, Listener, events_of, proceed
