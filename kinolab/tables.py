@@ -55,6 +55,8 @@ DENOISERS: Table[Denoiser] = Table(
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
             "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
+            "makeavideo": "kinolab.denoisers.makeavideo:MakeAVideo",
+            "space_time_unet": "kinolab.denoisers.space_time_unet:SpaceTimeUnet",
             "tuneavideo": "kinolab.denoisers.tuneavideo:TuneAVideo",
         }
     },
@@ -81,6 +83,7 @@ IMAGE_ENCODERS: Table[ImageEncoder] = Table(
         "": {
             "clip": "kinolab.conditioning.vision.clip:ClipImage",
             "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+            "contrastive": "kinolab.conditioning.vision.contrastive:Contrastive",
         }
     },
 )
@@ -133,6 +136,7 @@ FORMATS: Table[Format] = Table(
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
             "vdm": "kinolab.checkpoints.vdm:VdmFormat",
+            "space_time_unet": "kinolab.checkpoints.space_time_unet:SpaceTimeUnetFormat",
             "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
             "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
@@ -171,6 +175,7 @@ JOBS: Table[Job] = Table(
             "autoencoder": "kinolab.training.jobs.autoencoder:AutoencoderJob",
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
+            "prior": "kinolab.training.jobs.prior:PriorJob",
         }
     },
 )

@@ -127,7 +127,7 @@ def read_checkpoint(
     if given["image"] is not None:
         raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
     text, tokenizer = given["text"], given["tokenizer"]
-    if text is None and into is not None and getattr(denoiser.config, "text_dim", 0):
+    if text is None and into is not None and denoiser.spec.text_dim:
         text = _own_text(path, stored.tensors, tokenizer, into)
     elif tokenizer is not None:
         raise InputError("--tokenizer is for the text encoder in the file: a folder of --text-encoder has its own")

@@ -21,6 +21,7 @@ PUBLIC = {
     "dit": "dit",
     "vdt": "vdt",
     "vdm": "vdm",
+    "space_time_unet": "space_time_unet",
     "mmdit": "sd3",
     "unet": "unet_ldm",
     "controlnet": "controlnet",

@@ -31,6 +31,7 @@ from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
 from kinolab.conditioning.image import Image
+from kinolab.conditioning.image_embedding import ImageEmbedding
 from kinolab.conditioning.image_tokens import ImageTokens
 from kinolab.conditioning.images import joined
 from kinolab.conditioning.label import Label, label_index, without_label
@@ -95,6 +96,7 @@ CONDITIONS: Table[Condition[Any]] = Table(
             "noise_augmentation": NoiseAugmentation,
             "image": Image,
             "image_tokens": ImageTokens,
+            "image_embedding": ImageEmbedding,
         },
     },
 )

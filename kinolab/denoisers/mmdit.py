@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
-from kinolab.contracts.reach import Lists, Reach
+from kinolab.contracts.reach import Lists, Reach, ReachName
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, Beside, attend, attend_frames
@@ -93,6 +93,8 @@ class MmditConfig(BaseDenoiserConfig):
     attention: Literal["2d", "3d", "2d+3d"] = "3d"
     """Within each frame; over all frames by the same weights; or within each frame and, by a second set of weights,
     over all frames."""
+    reach: ReachName = "own"
+    """Which frames the attention within frames reads (2d, 2d+3d): its own, or others, for one-shot tuning."""
     spatial_position: Literal["table", "learned", "rotary"] = "table"
     """A fixed sine-cosine table added to the tokens (SD3), the same table learned, or rotary attention over rows and
     columns; with temporal_position rotary the latter makes 3D rotary positions."""
@@ -143,6 +145,8 @@ class MmditConfig(BaseDenoiserConfig):
             raise ValueError(f"rotary positions need an even hidden_size / num_heads of at least 6, got {width}")
         if self.attention == "2d" and self.temporal_position == "rotary":
             raise ValueError("temporal_position rotary is for attention over frames: use none or sincos with 2d")
+        if self.attention == "3d" and self.reach != "own":
+            raise ValueError(f"reach {self.reach}: with attention 3d every frame reads all frames: use 2d or 2d+3d")
         wrong = [i for i in self.dual_attention_layers if not 0 <= i < self.depth]
         if wrong:
             raise ValueError(f"dual_attention_layers {wrong}: expected blocks from 0 to {self.depth - 1}")
@@ -346,7 +350,8 @@ class Mmdit(NullPromptDenoiser):
         super().__init__()
         self.config = config
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
-        self.reach = Reach("all" if config.attention == "3d" else "own")
+        self.unlisted = Reach("all" if config.attention == "3d" else "own")
+        self.reach = self.unlisted if config.reach == "own" else Reach(config.reach)
         self.spec = DenoiserSpec(
             C,
             False,

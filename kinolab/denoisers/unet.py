@@ -172,7 +172,7 @@ class UnetBlock(nn.Module):
         super().__init__()
         E, groups = 4 * config.block_out_channels[0], config.norm_groups
         self.resnets = nn.ModuleList(
-            TimedResnetBlock(width, at.width, E, groups, eps=slots.norm_eps(at), scope=config.norm_scope)
+            TimedResnetBlock(width, at.width, E, groups, eps=slots.norm_eps(at), scope=config.norm_scope, slots=slots)
             for width, at in zip(widths_in, places, strict=True)
         )
         self.after_resnet = nn.ModuleList(filled(slots.after_resnet(at)) for at in places)
@@ -223,6 +223,7 @@ class DownBlock(UnetBlock):
         places = [config.place("down", level, j) for j in range(n)]
         super().__init__(config, slots, places, [widths[max(level - 1, 0)], *[widths[level]] * (n - 1)])
         self.downsamplers = nn.ModuleList([] if level == len(widths) - 1 else [HalvingConv(widths[level])])
+        self.after_conv = nn.ModuleList(filled(slots.after_conv(widths[level])) for _ in self.downsamplers)
 
     def forward(self, x: Tensor, clip: Clip) -> list[Tensor]:
         """Frames -> those after every layer: what the way up is given again, the last one what comes next."""
@@ -230,8 +231,8 @@ class DownBlock(UnetBlock):
         for index in range(len(self.resnets)):
             x = self.layer(index, x, clip)
             found.append(x)
-        for downsample in self.downsamplers:
-            found.append(downsample(x))
+        for downsample, slot in zip(self.downsamplers, self.after_conv, strict=True):
+            found.append(over_frames(slot, downsample(x), clip))
         return found
 
 
@@ -260,13 +261,14 @@ class UpBlock(UnetBlock):
         places = [config.place("up", level, j) for j in range(n)]
         super().__init__(config, slots, places, [a + b for a, b in zip(inputs, skips, strict=True)])
         self.upsamplers = nn.ModuleList([] if level == 0 else [DoublingConv(widths[level])])
+        self.after_conv = nn.ModuleList(filled(slots.after_conv(widths[level])) for _ in self.upsamplers)
 
     def forward(self, x: Tensor, skips: list[Tensor], clip: Clip) -> Tensor:
         """Frames -> frames; takes as many off the end of `skips` as it has layers."""
         for index in range(len(self.resnets)):
             x = self.layer(index, torch.cat([x, skips.pop()], 1), clip)
-        for upsample in self.upsamplers:
-            x = upsample(x, tuple(skips[-1].shape[2:]))
+        for upsample, slot in zip(self.upsamplers, self.after_conv, strict=True):
+            x = over_frames(slot, upsample(x, tuple(skips[-1].shape[2:])), clip)
         return x
 
 
@@ -299,6 +301,7 @@ class WayDown(NullPromptDenoiser):
         self.vector_ports = ConditionPorts(config.vectors, {}, E, 1)
         self.field_ports = ConditionPorts({}, config.fields, widths[0], 1)
         self.conv_in = nn.Conv2d(sum(map(len, self.input_columns().values())), widths[0], 3, padding=1)
+        self.after_conv_in = filled(slots.after_conv(widths[0]))
         self.at_input = filled(slots.at_input(config.place("input", 0)))
         self.down_blocks = nn.ModuleList(DownBlock(config, slots, level) for level in range(len(widths)))
         self.mid_block = MiddleBlock(config, slots)
@@ -441,6 +444,7 @@ class Unet(WayDown):
         eps = slots.norm_eps(config.place("input", 0))
         self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], eps=eps, scope=config.norm_scope)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels * (1 + config.learned_variance), 3, padding=1)
+        self.after_conv_out = filled(slots.after_conv(self.conv_out.out_channels))
         self.reset_parameters()
         weights_like_frames(self)
 
@@ -459,7 +463,7 @@ class Unet(WayDown):
 
     def models_time(self, name: str) -> bool:
         """What stands in a slot, and the frame rate."""
-        slots = ("at_input.", "after_resnet.", "after_attention.", "inside_transformer.", "fps_embedder.")
+        slots = ("after_conv", "at_input.", "after_resnet.", "after_attention.", "inside_transformer.", "fps_embedder.")
         return any(part in name for part in slots)
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
@@ -475,14 +479,16 @@ class Unet(WayDown):
         self.check_inputs(z, t, conditions)
         clip, added = self.clip(z, t, conditions, options), self.residuals(options)
         x = self.conv_in(fold_frames(fast_layout(self._input(z, conditions))))
-        x = over_frames(self.at_input, self._add_fields(x, clip), clip)
+        x = self._add_fields(over_frames(self.after_conv_in, x, clip), clip)
+        x = over_frames(self.at_input, x, clip)
         x = run_blocks(
             x.unflatten(0, (clip.batch, clip.frames)),  # (B, T, C, H, W), so that a cache counts clips
             options,
             lambda x: self._blocks(x.flatten(0, 1), clip, added).unflatten(0, (clip.batch, clip.frames)),
             lambda x: self._modulated(x.flatten(0, 1), clip),
         ).flatten(0, 1)
-        return unfold_frames(self.conv_out(silu(normalized(self.conv_norm_out, x, clip.batch))), clip.batch)
+        x = self.conv_out(silu(normalized(self.conv_norm_out, x, clip.batch)))
+        return unfold_frames(over_frames(self.after_conv_out, x, clip), clip.batch)
 
     def _blocks(self, x: Tensor, clip: Clip, added: Mapping[int, Tensor]) -> Tensor:
         skips = [x]
