@@ -68,6 +68,15 @@ def save_tiny_model(folder: Path, *, text: bool = True) -> Path:
     return folder
 
 
+def tiny_steered() -> VideoModel:
+    """The same, unconditional but for a control map, which it reads as a field beside its latents."""
+    model = tiny_model(text=False)
+    assert isinstance(model.config.denoiser, LatteConfig)
+    denoiser = model.config.denoiser.model_copy(update={"fields": {"control": 4}, "num_classes": 0})
+    config = model.config.model_copy(update={"denoiser": denoiser, "class_names": ()})
+    return VideoModel(config, model.autoencoder, build_denoiser(denoiser))
+
+
 def tiny_cascade(first: VideoModel) -> VideoModel:
     """A tiny model followed by a stage `sr` of 64 px that is told what the first one made, and nothing else."""
     denoiser = LatteConfig(
