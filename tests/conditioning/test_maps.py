@@ -45,13 +45,13 @@ def square(frames: int = 4, step: int = 3, side: int = 48) -> Tensor:
 
 def test_canny_draws_thin_lines_where_the_square_ends() -> None:
     pytest.importorskip("cv2")
-    lines = made("canny", square()) > 0
-    assert set(made("canny", square()).unique().tolist()) == {-1.0, 1.0}
+    clip = torch.where(square() < -0.7, -1.0, square())  # without the ground's texture
+    shown = made("canny", clip)
+    lines = shown > 0
+    assert set(shown.unique().tolist()) == {-1.0, 1.0}
     assert lines[0, 0, 20, 6:10].sum() == 1 and not lines[0, 0, 34:].any()
     assert_same(lines[:, 1], torch.roll(lines[:, 0], 3, -1))
-    assert made("canny", square(), low=254, high=255).max() <= made("canny", square()).max()
-    fewer = (made("canny", square(), low=900, high=900) > 0).sum()
-    assert fewer < lines.sum()
+    assert (made("canny", clip, low=900, high=900) > 0).sum() < lines.sum()
 
 
 @pytest.mark.parametrize("method", ["dis", "farneback"])
