@@ -46,8 +46,8 @@ def inflate(
         | None,
         typer.Option(
             help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope, "
-            "animatediff, makeavideo or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd "
-            "(causal, over time) or dpvae."
+            "animatediff, makeavideo or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd, "
+            "causal over time, or dpvae."
         ),
     ] = None,
     onto: Annotated[

@@ -26,7 +26,7 @@ from kinolab.conditioning.base import (
     request_draws,
     uniform,
 )
-from kinolab.conditioning.control import MAPS, Control
+from kinolab.conditioning.control import Canny, Control, Depth, Edges, Pose, Trajectory
 from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
@@ -36,6 +36,7 @@ from kinolab.conditioning.image_tokens import ImageTokens
 from kinolab.conditioning.images import joined
 from kinolab.conditioning.label import Label, label_index, without_label
 from kinolab.conditioning.low_resolution import LowResolution
+from kinolab.conditioning.maps import MAPS
 from kinolab.conditioning.motion_bucket import MotionBucket
 from kinolab.conditioning.noise_augmentation import NoiseAugmentation
 from kinolab.conditioning.noise_level import NoiseLevel
@@ -85,6 +86,11 @@ CONDITIONS: Table[Condition[Any]] = Table(
             "noise_level": NoiseLevel,
             "low_resolution": LowResolution,
             "control": Control,
+            "edges": Edges,
+            "canny": Canny,
+            "depth": Depth,
+            "pose": Pose,
+            "trajectory": Trajectory,
             "focus": Focus,
             "motion_bucket": MotionBucket,
             "noise_augmentation": NoiseAugmentation,
