@@ -171,5 +171,5 @@ def test_what_does_not_fit_is_said_and_nothing_written(
 
 
 def test_the_same_clip_twice_and_a_folder_of_clips_are_refused(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the same clip as .*a.mp4; name each once"):
+    with pytest.raises(InputError, match=r"the same clip as .*a\.mp4; name each once"):
         place.fit(tmp_path / "run", "a.mp4", "a.mp4")
