@@ -22,6 +22,8 @@ from kinolab.checkpoints.svd_pipeline import INDEX, PIPELINE, read_svd_pipeline,
 from kinolab.conditioning.text import ClipTextConfig, T5TextConfig
 from kinolab.conditioning.vision import ClipImageConfig
 from kinolab.denoisers import Denoiser, MotionModules, Svd, Unet
+from kinolab.denoisers.controlnet import ControlNet
+from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.diffusion.diffusion import SCALED_LINEAR
 from kinolab.errors import InputError
@@ -106,6 +108,8 @@ def read_checkpoint(
     stored = read_weights(path)
     for prefix, format in fitting_prefixes(stored.tensors).items():
         what = "autoencoder" if issubclass(format.module_class, Autoencoder) else "denoiser"
+        if issubclass(format.module_class, ControlNet | ControlNetMmdit):
+            continue  # beside the model in ControlNet's own files
         if issubclass(format.module_class, Autoencoder | Denoiser) and what not in found:
             found[what] = prefix
     if len(found) < 2:
@@ -123,7 +127,7 @@ def read_checkpoint(
     if given["image"] is not None:
         raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
     text, tokenizer = given["text"], given["tokenizer"]
-    if text is None and into is not None and getattr(denoiser.config, "text_dim", 0):
+    if text is None and into is not None and denoiser.spec.text_dim:
         text = _own_text(path, stored.tensors, tokenizer, into)
     elif tokenizer is not None:
         raise InputError("--tokenizer is for the text encoder in the file: a folder of --text-encoder has its own")

@@ -21,8 +21,11 @@ PUBLIC = {
     "dit": "dit",
     "vdt": "vdt",
     "vdm": "vdm",
+    "space_time_unet": "space_time_unet",
     "mmdit": "sd3",
     "unet": "unet_ldm",
+    "controlnet": "controlnet",
+    "controlnet_mmdit": "controlnet_sd3",
     "modelscope": "modelscope_original",
     "animatediff": "animatediff",
     "motion_modules": "motion_modules",
@@ -37,6 +40,8 @@ DIFFUSERS = {
     "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
     "unet": "unet_diffusers",
+    "controlnet": "controlnet_diffusers",
+    "controlnet_mmdit": "controlnet_sd3",
     "modelscope": "modelscope",
     "animatediff": "animatediff_diffusers",
     "motion_modules": "motion_adapter",
@@ -74,8 +79,11 @@ ImageFolder = Annotated[
     Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
 ]
 PartOf = Annotated[
-    Literal["autoencoder", "denoiser", "motion"] | None,
-    typer.Option(help="Which part of a whole model to write; motion: AnimateDiff's motion modules alone."),
+    str | None,
+    typer.Option(
+        help="Which part of a whole model to write: autoencoder, denoiser, motion (AnimateDiff's motion modules "
+        "alone), or the name of a control network."
+    ),
 ]
 Fields = Annotated[
     list[str] | None, typer.Option("-s", "--set", help="A field that the file doesn't tell: -s num_heads=16.")
@@ -246,8 +254,17 @@ def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
     from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
+    from kinolab.models.controlnet import ControlPart
 
     config = read_model_config(folder)
+    known = ["autoencoder", "denoiser", "motion", *config.parts]
+    if part is not None and part not in known:
+        raise InputError(f"--part {part}: expected one of {', '.join(known)}")
+    if part in config.parts:
+        found = VideoModel.load(folder, device="cpu").parts[part]
+        if not isinstance(found, ControlPart):
+            raise InputError(f"--part {part}: there is no public layout for kind {config.parts[part].kind}")
+        return found.net
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part in ("denoiser", "motion"):
@@ -268,6 +285,8 @@ def _write_model(
     from kinolab.autoencoders import Autoencoder
     from kinolab.checkpoints.pipelines import assembled
     from kinolab.denoisers import MotionModules
+    from kinolab.denoisers.controlnet import ControlNet
+    from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
@@ -276,6 +295,10 @@ def _write_model(
         _refuse({"--autoencoder": autoencoder, **_options(encoders)}, "for denoisers; this is an autoencoder itself")
         save_autoencoder(module, out, trained=trained)
         return
+    if isinstance(module, ControlNet | ControlNetMmdit):
+        raise InputError(
+            f"{source}: a control network; put it beside a model: kinolab pack MODEL --control PORT=FILE --out FOLDER"
+        )
     if isinstance(module, MotionModules):
         raise InputError(f"{source}: motion modules; give the Stable Diffusion 1.x that they go under: --under FOLDER")
     if autoencoder is None:

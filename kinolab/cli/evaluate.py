@@ -31,9 +31,11 @@ First = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics` and `tasks`."""
+    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics`, `tasks`, `zero`, `control`."""
+    from kinolab.cli.evaluate_control import control
     from kinolab.cli.evaluate_scores import generation, reconstruction
     from kinolab.cli.evaluate_sensitivity import sensitivity
+    from kinolab.cli.evaluate_zero import zero
 
     group = typer.Typer(help="Measure a model, an autoencoder or a folder of videos.", no_args_is_help=True)
     group.callback()(_evaluate)
@@ -44,6 +46,8 @@ def register(app: typer.Typer) -> None:
     group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
     group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
     group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
+    group.command(cls=settings_listed(toy, base, "ZeroProtocol"))(zero)
+    group.command(cls=settings_listed(toy, base, "ControlProtocol"))(control)
     app.add_typer(group, name="evaluate")
 
 

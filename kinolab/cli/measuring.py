@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from kinolab.cli import options
 from kinolab.cli.fields import SAMPLING, about, described, named
 from kinolab.cli.generate import Lora as Lora
+from kinolab.cli.generate import ready
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ def load_model(
     from kinolab.generation.request import default_model
     from kinolab.models import VideoModel
 
-    chosen = model if model is not None else default_model(prompts=prompts)
+    chosen = ready(model) if model is not None else default_model(prompts=prompts)
     where = take_device(device) if isinstance(device, str) else device
     loaded = VideoModel.load(chosen, device=where, precision=precision)
     if lora:

@@ -62,7 +62,7 @@ def generate(
             then.
     """
     if isinstance(config, Mapping):
-        config = request_of(config)
+        config = request_of(config, events=events)
     read = input_files(config)
     for path in read:
         if not path.exists():  # before a model is loaded for it

@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import typer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from kinolab.autoencoders import ImageAutoencoder, ImageConfig
-from kinolab.checkpoints import save
 from kinolab.checkpoints.checkpoint_text import held_text, write_text_encoder
-from kinolab.cli import convert
+from kinolab.cli import convert, inspect
 from kinolab.conditioning.text import ClipText, ClipTextConfig
-from kinolab.denoisers import Unet, UnetConfig
 from kinolab.errors import InputError
 from kinolab.models import VideoModel
+from tests.checkpoints.whole import HEADS, WIDTH, WORDS, of_1x
 from tests.closeness import NETWORK, assert_close, assert_same
-from tests.conditioning.text.tiny_text import END, TOKENS, clip_ids, write_clip_tokenizer
+from tests.conditioning.text.tiny_text import TOKENS, clip_ids
 from tests.random_weights import randomized
 
-WIDTH, HEADS, WORDS = 128, 2, 55
 app = typer.Typer()
 convert.register(app)
+inspect.register(app)  # typer calls the command of an app of one without its name
 
 
 def run(*args: object) -> None:
     result = CliRunner().invoke(app, [str(a) for a in args])
     if result.exception is not None:
         raise result.exception
-
-
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    """CLIP's text encoder as Stable Diffusion 1.x has it, small, by transformers."""
-    transformers = pytest.importorskip("transformers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config = transformers.CLIPTextConfig(
-            vocab_size=WORDS, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=HEADS,
-            max_position_embeddings=TOKENS, bos_token_id=WORDS - 2, eos_token_id=WORDS - 1,
-        )  # fmt: skip
-    torch.manual_seed(0)
-    return randomized(transformers.CLIPTextModel(config))
-
-
-def of_1x(clip: Any) -> dict[str, Tensor]:
-    """Its tensors as a checkpoint of 1.x names them."""
-    named = {f"cond_stage_model.transformer.text_model.{k}": v for k, v in clip.state_dict().items()}
-    return named | {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(TOKENS)[None]}
 
 
 class OpenClip(nn.Module):
@@ -92,14 +69,6 @@ class OpenClip(nn.Module):
         return found
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer that fills up with the end mark, as CLIP's does."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    assert write_clip_tokenizer(folder, END) == WORDS
-    return folder
-
-
 def states(folder: Path, prompt: str) -> Tensor:
     """What a denoiser of Stable Diffusion is told of a prompt by the encoder in a folder."""
     encoder = ClipText(ClipTextConfig(folder=folder, padded=True, max_tokens=TOKENS))
@@ -128,25 +97,6 @@ def test_openclip_of_2x_gives_its_last_layer_but_one_and_fills_up_with_zeros(tok
     assert_close(states(folder, "a cat"), reference(zeros), NETWORK)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All parts of a Stable Diffusion 1.x in one file."""
-    folder = tmp_path_factory.mktemp("whole")
-    unet = Unet(UnetConfig(
-        block_out_channels=(32, 64), layers_per_block=1, attention_levels=(0,), num_heads=2, text_dim=WIDTH,
-        null="prompt", input_size=8,
-    ))  # fmt: skip
-    vae = ImageAutoencoder(ImageConfig(block_out_channels=(32, 32), layers_per_block=1, latent_scale=0.18215))
-    whole = of_1x(clip)
-    parts = (("model.diffusion_model", unet, "unet_ldm"), ("first_stage_model", vae, "ldm_autoencoder"))
-    for prefix, module, layout in parts:
-        save(randomized(module), folder / "part.safetensors", layout)
-        whole |= {f"{prefix}.{name}": value for name, value in load_file(folder / "part.safetensors").items()}
-    (folder / "part.safetensors").unlink()
-    save_file({name: value.contiguous() for name, value in whole.items()}, folder / "v1-5.safetensors")
-    return folder / "v1-5.safetensors"
-
-
 def test_a_checkpoint_becomes_a_model_that_reads_prompts(
     checkpoint: Path, clip: Any, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -160,7 +110,9 @@ def test_a_checkpoint_becomes_a_model_that_reads_prompts(
     )
     assert (model.config.null_prompt, model.config.guidance.scale) == ("empty", 7.5)
     written = load_file(tmp_path / "m" / "text_encoder" / "model.safetensors")
-    assert_same(written, {f"text_model.{name}": value for name, value in clip.state_dict().items()})
+    assert_same(
+        written, {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}
+    )
     a, b = (model.generate(prompt, size=(16, 16), sampler={"steps": 1}) for prompt in ("a cat", "a dog"))
     assert not torch.equal(a, b)
 

@@ -99,7 +99,8 @@ def looped(q: Tensor, k: Tensor, v: Tensor, lists: Lists, beside: Beside | None 
 
 
 def test_every_denoiser_is_here() -> None:
-    assert {name.split()[0] for name in CONFIGS} == set(denoisers.DENOISERS)
+    # Levels of this one have other numbers of frames: it refuses to be told of any (test_makeavideo.py).
+    assert {name.split()[0] for name in CONFIGS} == set(denoisers.DENOISERS) - {"space_time_unet"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
