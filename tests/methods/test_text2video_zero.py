@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from kinolab.contracts.conditions import Value
 from kinolab.contracts.method import Method, Run
+from kinolab.contracts.request import Request
 from kinolab.denoisers import Conditions, DiTConfig, LatteConfig, MmditConfig, UnetConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
@@ -17,7 +19,8 @@ from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import FrameReach, FrameReachConfig, Guidance, GuidanceConfig, StepCache
 from kinolab.methods.text2video_zero import Schedule, Text2VideoZero, Text2VideoZeroConfig
-from tests.closeness import NETWORK, assert_close, assert_same
+from tests.closeness import NETWORK, assert_close, assert_same, difference
+from tests.tiny_model import tiny_image_model
 from tests.tiny_unets import SMALL
 
 CONFIGS: dict[str, Any] = {
@@ -117,6 +120,25 @@ def test_maps_that_are_told_frame_by_frame_move_what_begins_with_the_same_noise(
     moving = sample(networks["unet"], zero(start="motion", motion=[1, 0]), told=told)
     first = LABELS.told(Conditions(control=Value("field", field[:, :, :1])))
     assert_close(moving[:, :, :1], sample(networks["unet"], told=first, noise=NOISE[:, :, :1]), NETWORK)
+
+
+def test_an_instruction_edits_each_frame_of_a_clip_by_three_branches() -> None:
+    model = tiny_image_model(concatenated={"image": 4})
+    clip = torch.rand(3, 4, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    asked = Request("make the ball blue", frames=4, conditions={"image": {"clip": clip}})
+
+    def edited(request: Request, *methods: Method) -> Tensor:
+        guidance = Guidance(GuidanceConfig(scales=(("image", 1.5), ("prompt", 3.0))))
+        noise = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(6))[:, :, : request.frames]
+        return sample(model.network, guidance, *methods, noise=noise, told=model.conditions([request]))
+
+    with torch.no_grad():
+        made, held = edited(asked, zero(reach="own", chunk=3)), edited(asked, zero())
+        for frame in range(4):
+            alone = edited(replace(asked, frames=1, conditions={"image": clip[:, frame]}))
+            assert_close(made[:, :, frame : frame + 1], alone, NETWORK)
+    assert_close(held[:, :, :1], made[:, :, :1], NETWORK)
+    assert difference(held[:, :, 1:], made[:, :, 1:]) > 100 * NETWORK
 
 
 def test_whole_latents_move_exactly() -> None:
