@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ class Run:
     float64. codec: the stage's way to pixels; none = there is none. frames: those of the clip that the walk at work is
     on, set by a method that walks over a part of them; none = all, in order. planned: steps of all walks together, for
     who is told of the progress, where a method walks more or less than once; none = `steps`. taken: steps done so far,
-    over all walks.
+    over all walks. backwards: whether it goes from clean to noise (inversion), where no estimate is to be edited.
     """
 
     denoiser: Any
@@ -133,6 +133,7 @@ class Run:
     frames: tuple[int, ...] | None = None
     planned: int | None = None
     taken: int = 0
+    backwards: bool = False
 
     def noise(self, z: Tensor) -> Tensor:
         """Unit Gaussian noise like z, drawn on the CPU so that every device gets the same."""
@@ -142,6 +143,15 @@ class Run:
     def channels(self) -> int:
         """C; what a denoiser gives behind them is a learned variance."""
         return self.shape[1]
+
+
+Decision = Literal["start", "reach", "smoothing"]
+DECISIONS: dict[Decision, str] = {
+    "start": "with which noise the run begins",
+    "reach": "which frames are read",
+    "smoothing": "when frames are smoothed",
+}
+"""What one method of a run alone may decide, and what an error calls it."""
 
 
 class Method:
@@ -158,6 +168,8 @@ class Method:
     """Whether it differentiates the denoiser by its input."""
     corrects: bool = False
     """Whether it changes the noisy latents between two steps, which not every sampler allows."""
+    decides: tuple[Decision, ...] = ()
+    """What it decides, so that no other method of the run may."""
     keeps_noise: bool = False
     """Whether its estimates bring their noise (`Denoised.noise`), which not every sampler goes on with."""
     whole_clips: bool = False
@@ -195,10 +207,14 @@ class Method:
 
 
 def check_methods(run: Run) -> None:
-    """Raises InputError where a method is there twice, or can't wrap the run."""
+    """Raises InputError where a method is there twice, can't wrap the run, or decides what another one does."""
     kinds = [type(method) for method in run.methods]
     twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
     if twice is not None:
         raise InputError(f"{twice.__name__} wraps this run twice: leave one of them out")
     for method in run.methods:
         method.check(run)
+    for decision, said in DECISIONS.items():
+        deciding = [type(method).__name__ for method in run.methods if decision in method.decides]
+        if len(deciding) > 1:
+            raise InputError(f"{' and '.join(deciding)} all say {said}: leave all but one of them out")

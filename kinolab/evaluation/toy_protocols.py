@@ -77,6 +77,21 @@ class ZeroProtocol(ToyProtocol):
     """How latents are read between two places, each measured by itself."""
 
 
+class ControlProtocol(ToyProtocol):
+    """Clips that are generated from control maps (`kinolab evaluate control`)."""
+
+    kind: Literal["control"] = "control"
+    """What is measured."""
+    count: int = Field(32, ge=1)
+    """Held-out clips; the first ones are always the same."""
+    map: str = "trajectory"
+    """The condition that the map is given as: a port of one of the model's control networks."""
+    frames: int | None = Field(None, ge=1)
+    """Frames of a clip; none = those of the model's clips, and 8 of an image model."""
+    prompt: bool = True
+    """Tell the objects' caption beside the map, where the model takes prompts."""
+
+
 T = TypeVar("T", bound=ToyProtocol)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Denoise, Method, Predict, Run
-from kinolab.errors import InputError
 from kinolab.methods.hierarchical import Hierarchical, HierarchicalConfig
+from kinolab.methods.noise_policy import NoiseConfig, NoisePolicy
 from kinolab.methods.smoother import Smoother, SmootherConfig
 
 
@@ -45,19 +45,19 @@ class ControlVideo(Method):
         super().__init__(config)
         self.hierarchical = Hierarchical(self.config.long)
         self.smoother = Smoother(self.config.smoother or SmootherConfig(steps=()))
+        self.noise = NoisePolicy(NoiseConfig(kind="same" if self.config.same_noise else "independent"))
+        start = self.noise.decides if self.config.same_noise else ()
+        self.decides = (*start, *self.hierarchical.decides, *self.smoother.decides)
         self.keeps_noise = self.smoother.keeps_noise
 
     def check(self, run: Run) -> None:
-        """Raises InputError where one of its parts can't wrap the run, or wraps it already."""
-        twice = next((kind for kind in (Hierarchical, Smoother) for m in run.methods if isinstance(m, kind)), None)
-        if twice is not None:
-            raise InputError(f"controlvideo: has a {twice.__name__} of its own, and the run has another: leave one out")
+        """Raises InputError where one of its parts can't wrap the run."""
         self.hierarchical.check(run)
         self.smoother.check(run)
 
     def started(self, z: Tensor, run: Run) -> Tensor:
         """The noise of each clip's first frame in all frames: z (B, C, T, H, W)."""
-        return z[:, :, :1].expand_as(z).contiguous() if self.config.same_noise else z
+        return self.noise.started(z, run)
 
     def network(self, inner: Predict, run: Run) -> Predict:
         """Every frame reads all, or by key frames."""

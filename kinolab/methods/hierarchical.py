@@ -8,6 +8,7 @@ these two. So the cost grows with the clip's length in place of its square, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -41,6 +42,7 @@ class Hierarchical(Method):
     """Predicts the key frames of a long clip together, then what lies between them."""
 
     Config: ClassVar[type[BaseConfig]] = HierarchicalConfig
+    decides = ("reach",)
     whole_clips = True
     config: HierarchicalConfig
 
@@ -51,30 +53,38 @@ class Hierarchical(Method):
             raise InputError(f"hierarchical: the frames of {name} read what they were trained to read: leave it out")
         if run.denoiser.token_frames(frames) != frames:
             raise InputError(f"hierarchical: {name} makes one frame of tokens of several frames: leave it out")
-        for option in ("cache", "reach"):
-            if any(method.option == option for method in run.methods):
-                raise InputError(f"hierarchical: says itself which frames are read, so there is no {option} beside it")
+        if any(method.option == "cache" for method in run.methods):
+            raise InputError("a step cache goes with calls on the same frames, and hierarchical's differ: leave it out")
 
     def network(self, inner: Predict, run: Run) -> Predict:
         """The same prediction, made of those of the key frames and of the frames between them."""
-        frames = run.shape[2]
-        if frames <= self.config.whole:
-            return lambda call: inner(_of_frames(call, None, Reach("all")))
-        keys = key_frames(frames, self.config.window)
+        whole, window = self.config.whole, self.config.window
+
+        def on(frames: Sequence[int], call: Call, reach: Reach) -> dict[str, Tensor]:
+            """The call for some frames of its z, which read each other so."""
+            options, told = replace(call.options, reach=reach), run.frames
+            if options.image_only is not None:
+                options = replace(options, image_only=options.image_only[:, frames])
+            run.frames = tuple(frames if told is None else (told[frame] for frame in frames))
+            try:
+                return inner(replace(call, z=call.z[:, :, frames], options=options))
+            finally:
+                run.frames = told
 
         def predict(call: Call) -> dict[str, Tensor]:
-            pieces = [(keys, inner(_of_frames(call, keys, Reach("all"))))]
+            frames = call.z.shape[2]
+            if frames <= whole:
+                return inner(replace(call, options=replace(call.options, reach=Reach("all"))))
+            keys = key_frames(frames, window)
+            order, pieces = [*keys], [on(keys, call, Reach("all"))]
             for first, last in pairwise(keys):
                 between = list(range(first + 1, last))
                 if between:
-                    reach = Reach(read_between(len(between), self.config.read))
-                    found = inner(_of_frames(call, [first, *between, last], reach))
-                    pieces.append((between, {name: value[:, :, 1:-1] for name, value in found.items()}))
-            order = torch.tensor([frame for part, _ in pieces for frame in part]).argsort().to(call.z.device)
-            return {
-                name: torch.cat([found[name] for _, found in pieces], 2).index_select(2, order)
-                for name in pieces[0][1]
-            }  # fmt: skip
+                    found = on([first, *between, last], call, Reach(read_between(len(between), self.config.read)))
+                    pieces.append({name: value[:, :, 1:-1] for name, value in found.items()})
+                    order += between
+            place = torch.tensor(order).argsort().to(call.z.device)
+            return {name: torch.cat([found[name] for found in pieces], 2)[:, :, place] for name in pieces[0]}
 
         return predict
 
@@ -94,14 +104,3 @@ def read_between(count: int, read: Literal["keys", "released"]) -> tuple[tuple[i
     """What each frame of a key frame, `count` frames and the next key frame reads."""
     last = count + 1 if read == "keys" else count
     return ((0, last),) * (count + 2)
-
-
-def _of_frames(call: Call, frames: list[int] | None, reach: Reach) -> Call:
-    """The call for some frames of the clip, none = for all, which read each other so."""
-    options = replace(call.options, reach=reach)
-    if frames is None:
-        return replace(call, options=options)
-    if options.image_only is not None:
-        options = replace(options, image_only=options.image_only[:, frames])
-    told = {name: conditions.at_frames(frames) for name, conditions in call.branches.items()}
-    return replace(call, z=call.z[:, :, frames], branches=told, options=options)

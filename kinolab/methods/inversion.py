@@ -91,7 +91,7 @@ class Inversion(Method):
                 f"source: expected latents of 1 or {run.shape[0]} clips of {tuple(run.shape[1:])}, got "
                 f"{tuple(self.clean.shape)}"
             )
-        others = [m for m in run.methods if m is not self and type(m).started is not Method.started]
+        others = [m for m in run.methods if m is not self and "start" in m.decides]
         if others and self.config.way == "invert":
             name = type(others[0]).__name__
             raise InputError(f"source: the clip's own noise takes the place of that of {name}: leave one of them out")
@@ -118,7 +118,7 @@ class Inversion(Method):
         kept = [m for m in run.methods if type(m).option not in NOT_INVERTED and not m.follows_gradient]
         up = Run(
             run.denoiser, self.conditions, tuple(clean.shape), len(times) - 1, run.path, kept, times=times,
-            codec=run.codec,
+            codec=run.codec, backwards=True,
         )  # fmt: skip
         return invert(wrapped_estimate(self.diffusion, up), clean, times, self.diffusion, self.config.refine)
 

@@ -53,6 +53,7 @@ class Smoother(Method):
     def __init__(self, config: SmootherConfig | None = None) -> None:
         super().__init__(config)
         self.keeps_noise = self.config.steps != ()
+        self.decides = ("smoothing",) if self.keeps_noise else ()
 
     def check(self, run: Run) -> None:
         """Raises InputError for a run without frames of its own, steps that it has not, and beside a given part."""
@@ -74,7 +75,7 @@ class Smoother(Method):
     def estimate(self, inner: Denoise, run: Run) -> Denoise:
         """The same estimate, smoothed in the steps that are listed."""
         codec, steps = run.codec, smoothed_steps(self.config.steps, run.steps)
-        if codec is None or not steps:
+        if codec is None or not steps or run.backwards:
             return inner
 
         def denoise(z: Tensor, t: float) -> Denoised:

@@ -149,6 +149,7 @@ class Text2VideoZero(Method):
     """
 
     Config: ClassVar[type[BaseConfig]] = Text2VideoZeroConfig
+    decides = ("reach", "start")
     config: Text2VideoZeroConfig
 
     def __init__(self, config: Text2VideoZeroConfig | None = None, *, saliency: Tensor | None = None) -> None:

@@ -73,6 +73,11 @@ METRICS: Table[Metric] = Table(
             "kept": "kinolab.metrics.summaries:Passed",
             "within_half_latent": "kinolab.metrics.summaries:Passed",
         },
+        "control": {
+            "followed": "kinolab.metrics.summaries:MoreIsBetter",
+            "colour_kept": "kinolab.metrics.summaries:MoreIsBetter",
+            "shape_kept": "kinolab.metrics.summaries:MoreIsBetter",
+        },
         "tasks": {
             "given_psnr": "kinolab.metrics.summaries:Decibels",
             "made_psnr": "kinolab.metrics.summaries:Decibels",

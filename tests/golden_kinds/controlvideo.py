@@ -55,7 +55,7 @@ class Toy:
 class ToyCodec:
     """The autoencoder of the layout: a matrix each way, and Stable Diffusion's scale."""
 
-    temporal_ratio = 1
+    temporal_ratio = spatial_ratio = 1
 
     def __init__(self, golden: Golden) -> None:
         self.out, self.back = golden["D"], golden["E"]

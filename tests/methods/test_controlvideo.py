@@ -25,6 +25,8 @@ from kinolab.methods import (
     Held,
     Hierarchical,
     HierarchicalConfig,
+    NoiseConfig,
+    NoisePolicy,
     Smoother,
     SmootherConfig,
     SteeringConfig,
@@ -47,7 +49,7 @@ IMAGE_MODELS = ["unet", "dit", "mmdit"]
 class Pixels:
     """A codec whose latents are one pixel of three channels in four channels; lossy = it halves what is beyond 0.5."""
 
-    temporal_ratio = 1
+    temporal_ratio = spatial_ratio = 1
 
     def __init__(self, lossy: bool = False) -> None:
         self.lossy = lossy
@@ -163,17 +165,16 @@ def test_a_smoother_that_can_not_be_is_refused() -> None:
     class Grouped(Pixels):
         temporal_ratio = 4
 
+    held = SteeringConfig(method="replacement").build(Held(noise(2), noise(2) > 0))
+    read = FrameReach(FrameReachConfig(frames="all"))
     refused: list[tuple[list[Method], Any, str]] = [
         ([Smoother()], Grouped(), "a latent of each frame, got one that makes one latent of 4 frames"),
         ([Smoother(SmootherConfig(steps=(2, 5)))], Pixels(), "expected steps from 0 to 4, got 5"),
-        (
-            [Smoother(), SteeringConfig(method="replacement").build(Held(noise(2), noise(2) > 0))],
-            Pixels(),
-            "given part",
-        ),
-        ([Smoother(), ControlVideo()], Pixels(), "has a Smoother of its own"),
-        ([FrameReach(FrameReachConfig(frames="all")), ControlVideo()], Pixels(), "there is no reach beside it"),
-        ([ControlVideo(), StepCache(StepCacheConfig())], Pixels(), "there is no cache beside it"),
+        ([Smoother(), held], Pixels(), "given part"),
+        ([Smoother(), ControlVideo()], Pixels(), "Smoother and ControlVideo all say when frames are smoothed"),
+        ([read, ControlVideo()], Pixels(), "FrameReach and ControlVideo all say which frames are read"),
+        ([NoisePolicy(NoiseConfig(kind="mixed")), ControlVideo()], Pixels(), "all say with which noise the run begins"),
+        ([ControlVideo(), StepCache(StepCacheConfig())], Pixels(), "a step cache goes with calls on the same frames"),
     ]
     for methods, codec, line in refused:
         with pytest.raises(InputError, match=line):
@@ -218,12 +219,6 @@ def test_key_frames_read_each_other_and_what_is_between_reads_the_two_beside_it(
             expected[:, :, first + 1 : last] = (z[:, :, [first]] + z[:, :, [other]]) / 2
         # One step of euler from 1 to 0 takes the whole velocity away.
         assert_close(made, z - (0.1 * expected + control))
-
-
-def test_joint_images_have_no_frames_in_the_clip() -> None:
-    told = Conditions(label=torch.zeros(1, dtype=torch.long), image_frames=2)
-    with pytest.raises(InputError, match="without single images beside it"):
-        told.at_frames([0])
 
 
 def test_key_frames_by_the_length_of_a_clip() -> None:
