@@ -45,7 +45,7 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters += [inspect.Parameter(n, kind, annotation=a, default=d) for n, (a, d) in extra.items()]
     for name, p in inspect.signature(generate).parameters.items():
-        if name not in extra and name not in own and name not in ("events", "as_json"):
+        if name not in extra and name not in own and name not in ("events", "as_json", "motion"):
             parameters.append(p.replace(kind=kind, annotation=shared[name]))
 
     def command(**values: Any) -> None:
