@@ -268,7 +268,8 @@ def input_files(config: GenerateConfig) -> list[Path]:
         from kinolab.checkpoints.adapters import files_of
 
         named += map(files_of, config.lora)
-    return [*(path for files in named for path in files), *asked_files(config.conditions)]
+    of_methods = (path for method in config.wrappers for path in method.files)
+    return [*(path for files in named for path in files), *asked_files(config.conditions), *of_methods]
 
 
 def default_model(*, prompts: bool = False) -> str:
