@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from kinolab.autoencoders import OdVaeConfig
+from kinolab.autoencoders import ImageConfig, OdVaeConfig
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.denoisers import LatteConfig, VdtConfig
+from kinolab.denoisers import LatteConfig, UnetConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.methods import GuidanceConfig
@@ -31,6 +31,27 @@ def tiny_model(*, text: bool = True) -> VideoModel:
         autoencoder=autoencoder, denoiser=denoiser, diffusion=DiffusionConfig(schedule="flow", prediction="flow"),
         text_encoder="minilm" if text else "none", class_names=("fall", "throw", "float"), frames=5, size=(32, 32),
         sampler=SamplerConfig(name="euler", steps=3), guidance=GuidanceConfig(scale=2.0),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = VideoModel(config, build_autoencoder(autoencoder), build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.precision = "float32"
+    return model
+
+
+def tiny_image_model() -> VideoModel:
+    """An image U-Net for prompts on an image autoencoder of ratio 4, 32 px; the output layer is perturbed."""
+    autoencoder = ImageConfig(block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=4)
+    denoiser = UnetConfig(
+        block_out_channels=(8, 16), layers_per_block=1, attention_levels=(0,), num_heads=2, norm_groups=4, input_size=8,
+        text_dim=384,
+    )  # fmt: skip
+    config = ModelConfig(
+        autoencoder=autoencoder, denoiser=denoiser, diffusion=DiffusionConfig(schedule="flow", prediction="flow"),
+        text_encoder="minilm", frames=1, size=(32, 32), sampler=SamplerConfig(name="euler", steps=6),
+        guidance=GuidanceConfig(scale=2.0),
     )  # fmt: skip
     torch.manual_seed(0)
     model = VideoModel(config, build_autoencoder(autoencoder), build_denoiser(denoiser))

@@ -210,6 +210,12 @@ def _inspect_model(folder: Path) -> Inspection:
         parts[name] = Inspection(
             weights, stored.container, str(config.get("kind")), config=config, **_facts(stored.tensors)
         )
+    beside = values.get("parts")
+    for name, config in beside.items() if isinstance(beside, dict) else ():
+        weights = single(folder, f"part-{name}.safetensors")
+        stored, told = read_part(weights), config if isinstance(config, dict) else {}
+        title = f"{told.get('kind')}, beside the denoiser"
+        parts[f"part-{name}"] = Inspection(weights, stored.container, title, config=told, **_facts(stored.tensors))
     adapters = values.get("lora")
     for name, config in adapters.items() if isinstance(adapters, dict) else ():
         weights = single(folder, f"lora-{name}.safetensors")

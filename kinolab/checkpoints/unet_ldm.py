@@ -96,7 +96,7 @@ class UnetLdmFormat(Format):
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("input_blocks.0.0.weight", "middle_block.1.proj_in.weight", "time_embed.0.weight", "out.2.weight")
-        over_time = any(".time_stack." in n or ".time_mixer." in n for n in shapes)
+        over_time = any(word in n for n in shapes for word in (".time_stack.", ".time_mixer.", ".temopral_conv."))
         return all(m in shapes for m in marks) and not over_time
 
     def guess(self, shapes: Shapes, settings: Mapping[str, Any]) -> Guess:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.data_maps import maps
 from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
 from kinolab.errors import InputError
 
@@ -23,6 +24,9 @@ app = typer.Typer(help="Look at training data.", no_args_is_help=True)
 @app.callback()
 def _data() -> None:
     """Look at training data."""
+
+
+app.command()(maps)
 
 
 @app.command()

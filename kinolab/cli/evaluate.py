@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from kinolab.cli.measuring import (
     Guidance,
+    Lora,
     PromptModel,
     Sampler,
     Setting,
@@ -30,9 +31,11 @@ First = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics` and `tasks`."""
+    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics`, `tasks`, `zero`, `control`."""
+    from kinolab.cli.evaluate_control import control
     from kinolab.cli.evaluate_scores import generation, reconstruction
     from kinolab.cli.evaluate_sensitivity import sensitivity
+    from kinolab.cli.evaluate_zero import zero
 
     group = typer.Typer(help="Measure a model, an autoencoder or a folder of videos.", no_args_is_help=True)
     group.callback()(_evaluate)
@@ -43,6 +46,8 @@ def register(app: typer.Typer) -> None:
     group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
     group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
     group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
+    group.command(cls=settings_listed(toy, base, "ZeroProtocol"))(zero)
+    group.command(cls=settings_listed(toy, base, "ControlProtocol"))(control)
     app.add_typer(group, name="evaluate")
 
 
@@ -79,6 +84,7 @@ def world(
     steps: Steps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 16,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
@@ -108,6 +114,8 @@ def world(
             raise InputError("expected a model or --videos, not both")
         if device != "auto":
             raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
+        if lora:
+            raise InputError("--lora is for a model; --videos are generated already")
         with watch("reading", "videos") as events:
             report = evaluate_videos(videos, events)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
@@ -115,7 +123,7 @@ def world(
     asked, ours = toy_protocol(
         WorldProtocol, protocol, {"count": count, "first": first, "seed": seed, "label": label}, setting
     )
-    chosen, loaded = load_model(model, device, precision, prompts=True)
+    chosen, loaded = load_model(model, device, precision, prompts=True, lora=lora)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
         report = evaluate_world(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
@@ -135,6 +143,7 @@ def physics(
     ] = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     method: Annotated[
         Literal["auto", "reconstruction", "replacement"],
@@ -160,7 +169,7 @@ def physics(
     frames = whole_numbers(given, "--given") if given is not None else None
     changes = {"given": frames, "count": count, "first": first, "seed": seed, "scenarios": scenario or None}
     asked, ours = toy_protocol(PhysicsProtocol, protocol, changes, setting)
-    chosen, loaded = load_model(model, device, precision)
+    chosen, loaded = load_model(model, device, precision, lora=lora)
     how = sampling(loaded.config, sampler, steps, setting=ours)
     with watch("predicting", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_physics(
@@ -177,6 +186,7 @@ def tasks(
     first: First = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     method: Annotated[
         Literal["auto", "reconstruction", "replacement"],
@@ -201,7 +211,7 @@ def tasks(
     from kinolab.evaluation.tasks import TasksProtocol, evaluate_tasks
 
     asked, ours = toy_protocol(TasksProtocol, protocol, {"count": count, "first": first}, setting)
-    chosen, loaded = load_model(model, device, precision)
+    chosen, loaded = load_model(model, device, precision, lora=lora)
     how, held = sampling(loaded.config, sampler, steps, setting=ours), steering(method, weight, error)
     with watch("generating", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_tasks(loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, events=events)

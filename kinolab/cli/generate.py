@@ -14,6 +14,7 @@ from kinolab.cli.options import (
     Device,
     common,
     less,
+    on_error,
     parse_size,
     real_number,
     show,
@@ -112,7 +113,10 @@ def run_request(
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
 
-    config = request_of(asked_values(options) | {"given": given}, options.get("setting") or [])
+    asked = asked_values(options) | {"given": given}
+    if "model" in asked:
+        asked["model"] = ready(asked["model"])
+    config = request_of(asked, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
     with (
@@ -121,6 +125,17 @@ def run_request(
     ):
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
+
+
+def ready(model: str) -> str:
+    """The model folder of a public model, converted where that has not been done before; others as they are."""
+    from kinolab.generation.request import is_public
+    from kinolab.generation.request import ready as run
+
+    if not is_public(model):
+        return model
+    with watch("converting", notes=on_error) as events:
+        return run(model, events)
 
 
 def asked_values(options: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def inflate(
             "svd",
             "modelscope",
             "animatediff",
+            "makeavideo",
             "tuneavideo",
             "odvae",
             "dpvae",
@@ -45,8 +46,8 @@ def inflate(
         | None,
         typer.Option(
             help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope, "
-            "animatediff or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd (causal, over "
-            "time) or dpvae."
+            "animatediff, makeavideo or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd, "
+            "causal over time, or dpvae."
         ),
     ] = None,
     onto: Annotated[

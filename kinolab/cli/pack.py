@@ -36,6 +36,10 @@ def pack(
     lora: Annotated[
         list[str] | None, typer.Option(metavar="FILE:WEIGHT", help="Add a LoRA adapter to the weights. Repeatable.")
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PORT=FILE", help="Put a control network beside it, which reads canny, depth, ... maps."),
+    ] = None,
     beside: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE:WEIGHT", help="Keep a LoRA adapter beside the weights, as a file of its own."),
@@ -51,22 +55,30 @@ def pack(
 
     --lora adds adapters to the weights, and those that the model has beside them too; --beside keeps one as it is, on
     which `--lora NAME:WEIGHT` of the commands that make videos sets another weight.
+
+    --control puts ControlNets beside it: files or folders of public weights, or runs that trained one. Each reads the
+    maps of a condition: `--control depth=control_v11f1p_sd15_depth.safetensors`, then
+    `kinolab generate -s conditions.depth=CLIP`.
     """
     import torch
 
     from kinolab.checkpoints.adapters import beside as keep_beside
     from kinolab.checkpoints.adapters import folded, parse_use
+    from kinolab.checkpoints.control import with_control
     from kinolab.models.packing import pack as run
 
     experts = {_fraction(until): folder for until, folder in _pairs("--expert", expert)}
     stages = dict(_pairs("--stage", stage))
     uses, kept = [parse_use(text) for text in lora or []], _pairs("--beside", beside)
+    controls = _pairs("--control", control)
     with watch("packing") as events:
 
         def adapt(whole: VideoModel) -> VideoModel:
             whole = folded(whole, uses, events) if uses else whole
             for name, text in kept:
                 whole = keep_beside(whole, name, parse_use(text), events)
+            for port, path in controls:
+                whole = with_control(whole, port, Path(path))
             return whole
 
         packed = run(

@@ -44,6 +44,8 @@ class Setting:
 
     spec: what the denoiser takes. autoencoder: makes latents of clips. device: where conditions go. embed: captions ->
     their embeddings, None = the model reads none. look: pictures (B, 3, H, W) -> their tokens (B, L, D), None = alike.
+    imagine: prompts and a generator for each -> embeddings (B, D) of pictures that they might describe, None = there is
+    no prior.
     null_prompt, class_names: as in the model's config. frames, size,
     fps: of a training clip, for what a request leaves open. settings: the configs of conditions, by name.
     """
@@ -53,6 +55,7 @@ class Setting:
     device: torch.device
     embed: Callable[[Sequence[str]], TextEmbedding] | None = None
     look: Callable[[Tensor], Tensor] | None = None
+    imagine: Callable[[Sequence[str], Sequence[torch.Generator]], Tensor] | None = None
     null_prompt: Literal["learned", "empty"] = "learned"
     class_names: tuple[str, ...] = ()
     frames: int = 1

@@ -304,6 +304,7 @@ class Port:
     name: the condition's. kind: how it is read. width: of a vector its numbers (0 = one number, shape (B,); None =
     any), of tokens D, of a field its channels. mask: channels R of a field's mask, 0 = it has none; a field that has
     one always comes with it. per_image: whether joint single images may each have their own row, (B, 1 + N, ...).
+    pixels: of a field that is pixels in [0, 1] instead of latents, how many for each latent on a side.
     usual: of a number the least and the most that public models of the kind were trained on; none = not known.
     """
 
@@ -313,6 +314,7 @@ class Port:
     mask: int = 0
     per_image: bool = False
     usual: tuple[float, float] | None = None
+    pixels: int = 0
 
     def shapes(self, told: Value, latents: Sequence[int], images: int) -> list[tuple[tuple[int, ...], ...]]:
         """The shapes of value and mask that fit latents (B, C, T, H, W) with N images: one pair, or two of `per_image`.
@@ -325,6 +327,9 @@ class Port:
             length = told.value.shape[-2] if told.value.ndim > 1 else 0
             tails = ((length, self.width or 0), (length,))
         elif self.kind == "field":
+            if self.pixels:
+                frames, *sides = grid
+                grid = [frames, *(self.pixels * side for side in sides)]
             tails = ((self.width or 0, *grid), (self.mask, *grid))
         else:
             width = told.value.shape[-1:] if self.width is None else (self.width,) if self.width else ()

@@ -173,6 +173,8 @@ class Method:
     """What it decides, so that no other method of the run may."""
     keeps_noise: bool = False
     """Whether its estimates bring their noise (`Denoised.noise`), which not every sampler goes on with."""
+    whole_clips: bool = False
+    """Whether it holds something of all frames, so that no other method may walk over a part of them (`Run.frames`)."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config

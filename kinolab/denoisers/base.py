@@ -91,6 +91,8 @@ class Denoiser(nn.Module):
     """The denoiser's own config class."""
     reach: Reach | None = None
     """Which frames a frame's self-attention reads as trained; none = it can't be told to read others."""
+    controls: tuple[str, ...] = ()
+    """The ports of control networks beside it, whose strength a run may set."""
     unlisted: Reach | None = None
     """Which it reads where it is given no lists; none = the same."""
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
-from kinolab.contracts.reach import Lists, Reach
+from kinolab.contracts.reach import Lists, Reach, ReachName
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import (
@@ -102,6 +102,8 @@ class LatteConfig(BaseDenoiserConfig):
     """Predict 2C channels: the second half interpolates the log variance (as the public checkpoints do)."""
     qk_norm: bool = False
     """Normalise queries and keys per head."""
+    reach: ReachName = "own"
+    """Which frames the spatial attention of a frame reads: its own, or others that tell of it, for one-shot tuning."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
     vectors: dict[str, int] = Field(default_factory=dict)
@@ -307,11 +309,11 @@ class Latte(Denoiser):
     t_block: AdaptiveParameters
     pos_embed: Tensor
     temp_embed: Tensor
-    reach = Reach("own")
+    unlisted = Reach("own")
 
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.reach = config, Reach(config.reach)
         D, C = config.hidden_size, config.in_channels
         self.spec = DenoiserSpec(
             C,

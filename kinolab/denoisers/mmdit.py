@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
-from kinolab.contracts.reach import Lists, Reach
+from kinolab.contracts.reach import Lists, Reach, ReachName
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, Beside, attend, attend_frames
@@ -93,6 +93,8 @@ class MmditConfig(BaseDenoiserConfig):
     attention: Literal["2d", "3d", "2d+3d"] = "3d"
     """Within each frame; over all frames by the same weights; or within each frame and, by a second set of weights,
     over all frames."""
+    reach: ReachName = "own"
+    """Which frames the attention within frames reads (2d, 2d+3d): its own, or others, for one-shot tuning."""
     spatial_position: Literal["table", "learned", "rotary"] = "table"
     """A fixed sine-cosine table added to the tokens (SD3), the same table learned, or rotary attention over rows and
     columns; with temporal_position rotary the latter makes 3D rotary positions."""
@@ -143,6 +145,8 @@ class MmditConfig(BaseDenoiserConfig):
             raise ValueError(f"rotary positions need an even hidden_size / num_heads of at least 6, got {width}")
         if self.attention == "2d" and self.temporal_position == "rotary":
             raise ValueError("temporal_position rotary is for attention over frames: use none or sincos with 2d")
+        if self.attention == "3d" and self.reach != "own":
+            raise ValueError(f"reach {self.reach}: with attention 3d every frame reads all frames: use 2d or 2d+3d")
         wrong = [i for i in self.dual_attention_layers if not 0 <= i < self.depth]
         if wrong:
             raise ValueError(f"dual_attention_layers {wrong}: expected blocks from 0 to {self.depth - 1}")
@@ -346,7 +350,8 @@ class Mmdit(NullPromptDenoiser):
         super().__init__()
         self.config = config
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
-        self.reach = Reach("all" if config.attention == "3d" else "own")
+        self.unlisted = Reach("all" if config.attention == "3d" else "own")
+        self.reach = self.unlisted if config.reach == "own" else Reach(config.reach)
         self.spec = DenoiserSpec(
             C,
             False,
@@ -369,8 +374,7 @@ class Mmdit(NullPromptDenoiser):
         if config.fps_condition:
             self.fps_embedder = TimestepEmbedder(D)
         self.ports = ConditionPorts(config.vectors, config.fields, D, p)
-        self.joint_blocks = nn.ModuleList(JointBlock(config, i) for i in range(config.depth))
-        self.final_layer = FinalLayer(D, p**2 * C, "block")
+        self._add_blocks()
         if config.temporal_patch == 2:
             self.pair_embedder = PatchEmbed(C, D, p, 2)
             self.pair_linear = nn.Linear(D, 2 * p**2 * C)
@@ -381,6 +385,12 @@ class Mmdit(NullPromptDenoiser):
         if config.spatial_position != "rotary":
             self._add_table()
         self.reset_parameters()
+
+    def _add_blocks(self) -> None:
+        """The blocks and the layer behind them."""
+        c = self.config
+        self.joint_blocks = nn.ModuleList(JointBlock(c, i) for i in range(c.depth))
+        self.final_layer = FinalLayer(c.hidden_size, c.patch_size**2 * c.in_channels, "block")
 
     def _add_table(self) -> None:
         """The table of places (1, rows * columns, D): that of the grid, spread over the side of a larger table."""
@@ -462,11 +472,25 @@ class Mmdit(NullPromptDenoiser):
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
         self.check_inputs(z, t, conditions)
-        p, frames = self.config.patch_size, z.shape[2]
+        x, text, c, context = self.prepared(z, t, conditions, options)
+        added = self.residuals(options)
+        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
+        p = self.config.patch_size
+        return self._output(x, c, z.shape[2], (z.shape[3] // p, z.shape[4] // p))
+
+    def prepared(
+        self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Context]:
+        """What the blocks begin with: tokens (B, T, S, D), text (B, F, L, D) or none, condition (B, 1, D), context.
+
+        Raises:
+            InputError: for sides that are no multiples of the patch, or larger than the table of places.
+        """
+        p = self.config.patch_size
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
-        times = self._times(self.config.token_frames(frames))
+        times = self._times(self.config.token_frames(z.shape[2]))
         # Both residual streams keep their float32 under autocast.
         x = self.ports.add_fields(self._embed(z), conditions).to(z.dtype) + self._positions(grid, times)
         c = self._condition(t, conditions)
@@ -476,9 +500,7 @@ class Mmdit(NullPromptDenoiser):
         )
         if text is not None:
             text = text[:, None].expand(-1, context.sequences, -1, -1)  # (B, F, L, D)
-        added = self.residuals(options)
-        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
-        return self._output(x, c, frames, grid)
+        return x, text, c, context
 
     def _blocks(
         self, x: Tensor, text: Tensor | None, c: Tensor, context: Context, added: Mapping[int, Tensor]

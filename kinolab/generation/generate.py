@@ -55,13 +55,14 @@ def generate(
     A mapping is a request whose defaults are still to be filled in (see `request_of`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
-    again.
+    again; it may have the request's adapters on it.
 
     Raises:
-        InputError: for a request that the model can't fulfil; nothing is written then.
+        InputError: for a request that the model can't fulfil, or a model with other adapters on it; nothing is written
+            then.
     """
     if isinstance(config, Mapping):
-        config = request_of(config)
+        config = request_of(config, events=events)
     read = input_files(config)
     for path in read:
         if not path.exists():  # before a model is loaded for it

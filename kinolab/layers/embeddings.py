@@ -105,6 +105,14 @@ def time_features(t: Tensor, count: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def sine_features(t: Tensor, count: int) -> Tensor:
+    """The same with all sines first and frequencies from 1 to 1/10000, both reached (the first diffusion models')."""
+    half = count // 2
+    omega = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / (half - 1)))
+    angles = t.float()[:, None] * omega
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
 class TimestepEmbedder(nn.Module):
     """Times (B,) -> (B, D): sine-cosine features through a two-layer MLP (DiT, section 3.2)."""
 

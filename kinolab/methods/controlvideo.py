@@ -39,6 +39,7 @@ class ControlVideo(Method):
     """An image model's frames made a video."""
 
     Config: ClassVar[type[BaseConfig]] = ControlVideoConfig
+    whole_clips = True
     config: ControlVideoConfig
 
     def __init__(self, config: ControlVideoConfig | None = None) -> None:

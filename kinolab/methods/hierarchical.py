@@ -43,6 +43,7 @@ class Hierarchical(Method):
 
     Config: ClassVar[type[BaseConfig]] = HierarchicalConfig
     decides = ("reach",)
+    whole_clips = True
     config: HierarchicalConfig
 
     def check(self, run: Run) -> None:

@@ -68,6 +68,7 @@ class Inversion(Method):
 
     Config: ClassVar[type[BaseConfig]] = InversionConfig
     option = "source"
+    whole_clips = True
     config: InversionConfig
 
     def __init__(

@@ -34,6 +34,7 @@ class Reconstruction(Method):
     Config: ClassVar[type[BaseConfig]] = ReconstructionConfig
     option = "steering"
     follows_gradient = True
+    whole_clips = True
     config: ReconstructionConfig
 
     def __init__(self, config: ReconstructionConfig | None = None, *, held: Held) -> None:

@@ -27,6 +27,7 @@ class Replacement(Method):
 
     Config: ClassVar[type[BaseConfig]] = ReplacementConfig
     option = "steering"
+    whole_clips = True
 
     def __init__(self, config: ReplacementConfig | None = None, *, held: Held) -> None:
         super().__init__(config)

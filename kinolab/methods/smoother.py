@@ -45,6 +45,7 @@ class Smoother(Method):
     """Smooths the estimate of the clean clip in some steps."""
 
     Config: ClassVar[type[BaseConfig]] = SmootherConfig
+    whole_clips = True
     config: SmootherConfig
 
     @property

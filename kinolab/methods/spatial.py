@@ -51,6 +51,7 @@ class SpatialReconstruction(Method):
     Config: ClassVar[type[BaseConfig]] = SpatialConfig
     option = "low_resolution"
     follows_gradient = True
+    whole_clips = True
     config: SpatialConfig
 
     def __init__(

@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
@@ -70,6 +70,14 @@ class Text2VideoZeroConfig(BaseConfig):
     public code; none = no smoothing. Without a mask of one's own all frames are sampled twice."""
     grow: int = Field(5, ge=1)
     """Latents across by which what is salient is grown for smoothing, an odd number; 1 = not at all."""
+
+    @field_validator("motion", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        numbers = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        if value is not None and not numbers:
+            raise ValueError("expected two numbers, pixels to the right and down from frame to frame, such as [3, 0]")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Text2VideoZeroConfig:
@@ -133,13 +141,18 @@ class Text2VideoZero(Method):
             )
         if run.shape[2] < 2:
             raise InputError("text2video_zero makes a clip, and 1 frame is asked for: use --frames, such as 8")
+        if run.codec is not None and run.codec.temporal_ratio != 1:
+            raise InputError(
+                f"text2video_zero: the autoencoder makes one latent of {run.codec.temporal_ratio} frames; expected one "
+                "that makes a latent of each, such as kind image"
+            )
         for method in run.methods:
             if method.option == "reach":
                 raise InputError("reach: text2video_zero says which frames are read: set its own reach instead")
-            if method.option in ("cache", "steering", "low_resolution"):
+            if method.whole_clips:
                 raise InputError(
-                    f"{method.option} holds all frames of a clip at once, and text2video_zero samples the first one "
-                    "alone: leave one of them out"
+                    f"text2video_zero samples some frames of a clip at a time, and {type(method).__name__} holds all "
+                    "of them: leave one of the two out"
                 )
 
     def network(self, inner: Predict, run: Run) -> Predict:

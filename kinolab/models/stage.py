@@ -244,6 +244,7 @@ class Stage:
             device=self.device,
             embed=None if self.text_encoder is None else self._embed,
             look=None if self.image_encoder is None else self.image_encoder.encode,
+            imagine=self.image_encoder.imagine if self.image_encoder and self.image_encoder.imagines else None,
             null_prompt=config.null_prompt,
             class_names=config.class_names,
             frames=config.frames,

@@ -108,6 +108,7 @@ class Assembly:
             device=self.device,
             embed=self.text,
             look=None if self.image_encoder is None else self.image_encoder.encode,
+            imagine=self.image_encoder.imagine if self.image_encoder and self.image_encoder.imagines else None,
             null_prompt=recipe.null_prompt,
             class_names=self.class_names,
             settings=recipe.conditions,

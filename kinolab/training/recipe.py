@@ -22,7 +22,7 @@ from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
-from kinolab.denoisers.trained import Trained
+from kinolab.denoisers.trained import QUERIES, Trained
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, MethodsConfig
@@ -166,14 +166,16 @@ class DenoiserRecipe(BaseRecipe):
     peft's form; or `parts`, nothing of the denoiser itself, which starts from `initial`. Checkpoints leave out what is
     frozen where it comes from `initial`."""
     trained_names: tuple[str, ...] = ()
-    """The parameters that `named` trains, by name, with * for any part: ['*.after_attention.*', '*attn2.to_q*']."""
+    """The parameters that `named` trains, by name, with * for any part: ['*.after_attention.*', '*attn2.to_q*']. A name
+    that ends in :queries, ['*.attn.qkv.*:queries'], means the queries of a joint projection."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the changes of `lora` and `adapter`."""
     lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Their alpha: they are scaled by alpha / rank; none = the rank, a scale of 1."""
     lora_targets: tuple[str, ...] = ()
-    """The layers that they are of, by name, with * for any part: ['*.attn.*', '*.mlp.fc1']; none = the projections of
-    all attention but that over time."""
+    """The layers that they are of, by name, with * for any part: ['*.attn.*', '*.mlp.fc1'], and with :queries behind
+    those of joint projections, whose queries alone are changed; none = the projections of all attention but that over
+    time."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""
     text_encoder: TextEncoderConfig = "none"
@@ -232,6 +234,11 @@ class DenoiserRecipe(BaseRecipe):
             raise ValueError("lora_targets and lora_alpha are of trained: lora or adapter")
         if (self.trained == "named") != bool(self.trained_names):
             raise ValueError("trained: named and trained_names go together: one says that some are trained, one which")
+        if any(name.endswith(QUERIES) for name in (*self.trained_names, *self.lora_targets)):
+            c = self.training
+            if c.optimizer != "adamw" or c.parallel != "ddp" or (c.weight_decay and self.trained == "named"):
+                # Decay, orthogonal updates and shards would move or cut rows that get no gradient.
+                raise ValueError(f"{QUERIES} needs training.optimizer adamw, parallel ddp and, named, weight_decay 0")
         if self.trained == "parts" and not (self.parts and self.initial):
             raise ValueError("trained: parts needs some parts, and an initial denoiser that they are beside")
         if self.frames_per_clip is not None:

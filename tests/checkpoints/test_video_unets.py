@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kinolab import denoisers
 from kinolab.checkpoints import inspect, load, save
+from kinolab.checkpoints.modelscope_original import original_name
 from kinolab.denoisers import AnimateDiff, AnimateDiffConfig, Conditions, Denoiser, ModelScope, ModelScopeConfig
 from kinolab.errors import InputError
 from tests import golden_kinds
@@ -104,6 +105,35 @@ def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any,
     golden_kinds.check(golden_kinds.write(path, KINDS[name], CLASSES[name][1], reference.state_dict(), tensors))
 
 
+def test_the_names_of_modelscopes_first_code_are_written_as_they_were_read(tmp_path: Path) -> None:
+    path = GOLDEN.with_name("modelscope_unet_sd.safetensors")
+    model = load(path, prefix="weights.")
+    assert isinstance(model, ModelScope) and inspect(path, prefix="weights.").format == "modelscope_original"
+    save(model, tmp_path / "x.safetensors", "modelscope_original")
+    stored = {k.removeprefix("weights."): v.float() for k, v in load_file(path).items() if k.startswith("weights.")}
+    assert stored["input_blocks.0.1.proj_in.weight"].ndim == 3  # a convolution of kernel 1 there
+    assert_same(load_file(tmp_path / "x.safetensors"), stored)
+    assert load(tmp_path / "x.safetensors").config == model.config
+    # Into diffusers' folder and back, the numbers are the same.
+    save(model, tmp_path / "folder", "modelscope")
+    assert_same(dict(load(tmp_path / "folder").state_dict()), dict(model.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("down_blocks.0.downsamplers.0.conv.bias", "input_blocks.2.op.bias"),
+        ("up_blocks.0.upsamplers.0.conv.bias", "output_blocks.1.1.conv.bias"),  # beside a residual block alone
+        ("up_blocks.1.upsamplers.0.conv.bias", "output_blocks.3.3.conv.bias"),  # behind both transformers
+        ("up_blocks.1.after_attention.0.norm.bias", "output_blocks.2.2.norm.bias"),
+        ("mid_block.after_resnet.1.convs.1.conv.bias", "middle_block.3.temopral_conv.conv2.3.bias"),
+        ("mid_block.resnets.1.norm2.bias", "middle_block.3.out_layers.0.bias"),
+    ],
+)
+def test_a_block_counts_what_stands_over_time(ours: str, theirs: str) -> None:
+    assert original_name(ours, 1, (False, True, True)) == theirs
+
+
 def test_the_original_names_of_motion_modules_are_written_as_they_were_read(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"num_heads": 4, "motion_heads": 4, "motion_positions": 24}
     model = load(GOLDEN, prefix="weights.", **fields)
@@ -161,5 +191,7 @@ def test_what_diffusers_classes_have_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="motion_norm_scope=frame"):
         config = OURS["animatediff"].model_copy(update={"motion_norm_scope": "frame"})
         save(AnimateDiff(config), tmp_path, "animatediff_diffusers")
+    with pytest.raises(InputError, match="first code has no norm_groups=4"):
+        save(ModelScope(OURS["modelscope"].model_copy(update={"norm_groups": 4})), tmp_path, "modelscope_original")
     with pytest.raises(InputError, match="holds an image U-Net, got a AnimateDiff"):
         save(AnimateDiff(OURS["animatediff"]), tmp_path, "unet_diffusers")

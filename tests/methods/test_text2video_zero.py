@@ -179,7 +179,7 @@ def test_without_a_mask_all_frames_are_sampled_twice_and_progress_says_so(networ
     [
         ({}, [], NOISE[:, :, :1], "makes a clip, and 1 frame is asked for: use --frames"),
         ({}, [FrameReach(FrameReachConfig(frames="first"))], NOISE, "set its own reach instead"),
-        ({}, [StepCache()], NOISE, "cache holds all frames of a clip at once"),
+        ({}, [StepCache()], NOISE, "samples some frames of a clip at a time, and StepCache holds all"),
         ({}, [Guidance(GuidanceConfig(frames=(1.0, 2.0)))], NOISE, "guidance.frames is spread over a whole clip"),
     ],
 )

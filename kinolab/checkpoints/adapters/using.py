@@ -67,6 +67,7 @@ def put_on(
             made.text_encoder = put_on_text(made.text_encoder, adapter, use.weight)
         elif adapter.text:
             _tell(events, use, adapter)
+    made.adapters = (*model.adapters, *uses)
     return made
 
 
@@ -78,7 +79,7 @@ def folded(model: VideoModel, uses: Sequence[AdapterUse], events: Listener = Non
     """
     made = put_on(model, uses, in_place=True, text=False, events=events)
     fold(made.denoiser)
-    made.config, made.lora = made.config.model_copy(update={"lora": {}}), {}
+    made.config, made.lora, made.adapters = made.config.model_copy(update={"lora": {}}), {}, ()
     return _noted(made, [f"{use.path.name} x {use.weight:g}" for use in uses])
 
 
