@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,8 +107,16 @@ def generate(
     run_request(out, options)
 
 
-def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
-    """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
+def run_request(
+    out: Path,
+    options: dict[str, Any],
+    given: dict[str, Any] | None = None,
+    make: Callable[[Any, Path, Any], list[Path]] | None = None,
+) -> None:
+    """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files.
+
+    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
+    """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
 
@@ -121,7 +130,7 @@ def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None
         spoken_warnings(),
         watch("sampling", "steps", cheaper=less("--steps ", config.sampler.steps)) as events,
     ):
-        files = run(config, out, events=events)
+        files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
 
 
