@@ -40,6 +40,7 @@ COMMANDS = {
     "interpolate": Command("generate the frames between given ones", "make"),
     "animate": Command("generate a video from one image or several", "make"),
     "complete": Command("generate the masked part of a clip", "make"),
+    "control": Command("generate a video that follows a clip's edges, depth or lines", "make"),
     "extend": Command("go on with a clip to any length, or close a loop", "make"),
     "rerun": Command("make a generated video again from the .json beside it", "make"),
     "reconstruct": Command("put a clip through an autoencoder and compare", "make"),
