@@ -117,8 +117,8 @@ class Run:
     float64. codec: the stage's way to pixels; none = there is none. frames: those of the clip that the walk at work is
     on, set by a method that walks over a part of them; none = all, in order. planned: steps of all walks together, set
     by a method that walks more than once, so that the progress that is told is `taken` of them, steps over all walks;
-    none = it is `step` of `steps`. backwards: whether it goes from clean to noise (inversion), where no estimate is to be
-    edited.
+    none = it is `step` of `steps`. backwards: whether it goes from clean to noise (inversion), where no estimate is to
+    be edited.
     """
 
     denoiser: Any
