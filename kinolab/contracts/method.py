@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -177,6 +178,11 @@ class Method:
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
+
+    @property
+    def files(self) -> tuple[FilePath, ...]:
+        """The files that it reads, which a request's record holds by their hashes."""
+        return ()
 
     def check(self, run: Run) -> None:
         """Raises InputError where the method can't wrap this run, or not beside its other methods."""

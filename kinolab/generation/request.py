@@ -283,7 +283,8 @@ def input_files(config: GenerateConfig) -> list[Path]:
 
         named += map(files_of, config.lora)
     masks = [] if config.saliency is None else [config.saliency]
-    return [*(path for files in named for path in files), *masks, *asked_files(config.conditions)]
+    of_methods = (path for method in config.wrappers for path in method.files)
+    return [*(path for files in named for path in files), *masks, *asked_files(config.conditions), *of_methods]
 
 
 def is_public(model: str) -> bool:

@@ -12,6 +12,7 @@ The control maps are a condition of the model and no matter of this file: they a
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -49,6 +50,11 @@ class ControlVideo(Method):
         start = self.noise.decides if self.config.same_noise else ()
         self.decides = (*start, *self.hierarchical.decides, *self.smoother.decides)
         self.keeps_noise = self.smoother.keeps_noise
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the smoother."""
+        return self.smoother.files
 
     def check(self, run: Run) -> None:
         """Raises InputError where one of its parts can't wrap the run."""

@@ -11,8 +11,8 @@ with x the estimate and x' the smoothed one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -22,11 +22,7 @@ from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Codec, Denoise, Denoised, Method, Run
 from kinolab.errors import InputError
 from kinolab.layers.normalization import fold_frames, unfold_frames
-from kinolab.metrics.flow import flow, need_flow, warp
-from kinolab.video import to_uint8
-
-Between = Callable[[Tensor, Tensor], Tensor]
-"""between(before, after): frames (N, 3, H, W) in [-1, 1], twice -> the frames in the middle of them."""
+from kinolab.methods.between import Between, BetweenName, interpolator
 
 
 class SmootherConfig(BaseConfig):
@@ -34,9 +30,11 @@ class SmootherConfig(BaseConfig):
 
     steps: tuple[int, ...] | None = None
     """The steps, counted from 0; none = the two from three fifths of the run on: 30 and 31 of 50, as published."""
-    between: Literal["mean", "flow"] = "mean"
-    """What stands for a frame: the mean of its neighbours, or their mean after both were moved halfway along the
-    optical flow between them (OpenCV)."""
+    between: BetweenName = "mean"
+    """What stands for a frame: the mean of its neighbours, their mean after both moved halfway along the optical flow
+    between them (OpenCV), or rife: what RIFE's network makes of them, as published."""
+    rife: Path | None = None
+    """The weights of rife: the released flownet.pkl."""
     encode: Literal["all", "change"] = "all"
     """What is encoded: the whole smoothed clip, as published, or only what smoothing changed: the difference that it
     makes to the encoded clip is added to the estimate, which costs one encoding more and keeps what the autoencoder
@@ -49,6 +47,11 @@ class Smoother(Method):
     Config: ClassVar[type[BaseConfig]] = SmootherConfig
     whole_clips = True
     config: SmootherConfig
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weights of the network that makes frames."""
+        return () if self.config.rife is None else (self.config.rife,)
 
     def __init__(self, config: SmootherConfig | None = None) -> None:
         super().__init__(config)
@@ -69,8 +72,6 @@ class Smoother(Method):
             raise InputError(f"smoother.steps: expected steps from 0 to {run.steps - 1}, got {late}")
         if any(method.option == "steering" for method in run.methods):
             raise InputError("smoother: frames of a given part are not to be changed: leave one of the two out")
-        if self.config.between == "flow":
-            need_flow()
 
     def estimate(self, inner: Denoise, run: Run) -> Denoise:
         """The same estimate, smoothed in the steps that are listed."""
@@ -78,21 +79,23 @@ class Smoother(Method):
         if codec is None or not steps or run.backwards:
             return inner
 
+        between = interpolator(self.config.between, self.config.rife)
+
         def denoise(z: Tensor, t: float) -> Denoised:
             found, step = inner(z, t), int((run.times > t).sum())
             if step not in steps:
                 return found
             alpha, sigma = run.path.scalars(t)
             noise = (z - alpha * found.sample) / sigma if found.noise is None else found.noise
-            return replace(found, sample=self._smoothed(found.sample, step, codec), noise=noise)
+            return replace(found, sample=self._smoothed(found.sample, step, codec, between), noise=noise)
 
         return denoise
 
     @torch.no_grad()
-    def _smoothed(self, x: Tensor, step: int, codec: Codec) -> Tensor:
+    def _smoothed(self, x: Tensor, step: int, codec: Codec, between: Between) -> Tensor:
         """Clean latents (B, C, T, H, W) of the smoothed clip."""
         shown = codec.decode(x).clamp(-1, 1)
-        made = smooth(shown, BETWEEN[self.config.between], odd=step % 2 == 0)
+        made = smooth(shown, between, odd=step % 2 == 0)
         if self.config.encode == "all":
             return codec.encode(made).to(x)
         return x + (codec.encode(made) - codec.encode(shown)).to(x)
@@ -127,32 +130,3 @@ def neighbours(frames: int, *, odd: bool) -> list[tuple[int, int, int]]:
     if odd:
         return [(k, k - 1, k + 1) for k in range(1, frames - 1, 2)]
     return [(k, max(k - 1, 0), min(k + 1, frames - 1)) for k in range(0, frames, 2)]
-
-
-def mean(before: Tensor, after: Tensor) -> Tensor:
-    """The mean of two frames."""
-    return (before + after) / 2
-
-
-def along_flow(before: Tensor, after: Tensor) -> Tensor:
-    """The mean of two frames that were moved halfway along the flow between them (DIS, Kroeger et al. 2016).
-
-    With F01 from the first to the second and F10 back, the flow from the middle to either end is -F01 / 4 + F10 / 4
-    and F01 / 4 - F10 / 4 (Jiang et al. 2018, Super SloMo, eq. 4 at t = 1/2).
-    """
-    return torch.stack([_between(a, b) for a, b in zip(before, after, strict=True)])
-
-
-def _between(a: Tensor, b: Tensor) -> Tensor:
-    """The frame between two (3, H, W)."""
-    if torch.equal(a, b):  # the flow between equal frames is 0 but for rounding
-        return a
-    pair = to_uint8(torch.stack([a, b], 1))  # (2, H, W, 3)
-    there, back = flow(pair), flow(pair, backward=True)  # (1, H, W, 2) each
-    # What is at p in the second frame was at p + back(p) in the first: this is F10.
-    to_first = torch.from_numpy((back - there) / 4).to(a.device)
-    return mean(warp(a[None], to_first), warp(b[None], -to_first))[0]
-
-
-BETWEEN: dict[str, Between] = {"mean": mean, "flow": along_flow}
-"""What makes the frame between two, by name."""

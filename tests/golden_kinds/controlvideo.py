@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -12,6 +15,7 @@ from kinolab.contracts.reach import Reach
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.layers.unet_attention import QkvAttention
 from kinolab.methods import Guidance, GuidanceConfig, Hierarchical, HierarchicalConfig, Method, Smoother, SmootherConfig
+from kinolab.methods.between import read_rife
 from kinolab.methods.hierarchical import key_frames
 from tests.golden_kinds import WEIGHTS, Golden, runs
 
@@ -92,3 +96,13 @@ def sampler(golden: Golden) -> dict[str, Tensor]:
         "trajectory": torch.stack(walked),
         "key_frames": torch.tensor(key_frames(frames, window) if config["long"] else []).long(),
     }
+
+
+@runs("RifeIfNet")
+def rife(golden: Golden) -> dict[str, Tensor]:
+    """RIFE's IFNet, of narrower blocks than the released one, from a file as torch.save writes it."""
+    stored = {n.removeprefix(WEIGHTS): v for n, v in load_file(golden.path).items() if n.startswith(WEIGHTS)}
+    with TemporaryDirectory() as folder:
+        torch.save(stored, Path(folder, "flownet.pkl"))
+        network = read_rife(Path(folder, "flownet.pkl"))
+    return {"out": network(golden["first"], golden["second"])}

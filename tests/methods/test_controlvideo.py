@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from kinolab.contracts.reach import Reach
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.diffusion.samplers import SAMPLERS
 from kinolab.errors import InputError
+from kinolab.layers.rife import Rife
 from kinolab.methods import (
     ControlVideo,
     ControlVideoConfig,
@@ -35,9 +37,10 @@ from kinolab.methods import (
     Thresholding,
     ThresholdingConfig,
 )
+from kinolab.methods.between import Between, along_flow, interpolator, mean
 from kinolab.methods.gradient import followed
 from kinolab.methods.hierarchical import key_frames
-from kinolab.methods.smoother import BETWEEN, along_flow, mean, neighbours, smooth, smoothed_steps
+from kinolab.methods.smoother import neighbours, smooth, smoothed_steps
 from tests.closeness import NETWORK, assert_close, assert_same, difference
 from tests.denoisers.test_reach import build
 
@@ -135,12 +138,12 @@ def test_which_frames_become_what_is_between_their_neighbours() -> None:
     assert smooth(clip, mean, odd=False)[1, 2, :, 1, 1].tolist() == [0.5, 1, 5, 9, 12.5]
 
 
-@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("between", [mean, along_flow])
 @pytest.mark.parametrize("odd", [True, False])
-def test_smoothing_of_equal_frames_changes_nothing(between: str, odd: bool) -> None:
+def test_smoothing_of_equal_frames_changes_nothing(between: Between, odd: bool) -> None:
     frame = torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
     clip = frame.expand(-1, -1, 5, -1, -1).contiguous()
-    assert_same(smooth(clip, BETWEEN[between], odd=odd), clip)
+    assert_same(smooth(clip, between, odd=odd), clip)
 
 
 def test_a_lossy_autoencoder_changes_equal_frames_unless_only_the_change_is_encoded() -> None:
@@ -159,6 +162,23 @@ def test_what_is_between_moves_along_the_flow() -> None:
     inside = (slice(None), slice(None), slice(6, 26), slice(8, 40))
     errors = [float((f(first, last) - middle)[inside].abs().mean()) for f in (along_flow, mean)]
     assert errors[0] < 0.25 * errors[1]
+
+
+def test_rife_does_not_mind_which_frame_comes_first_and_takes_any_size(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    network, clip = Rife(8), torch.rand(2, 3, 2, 40, 52) * 2 - 1
+    torch.save({f"module.{n}": v for n, v in network.state_dict().items()}, tmp_path / "flownet.pkl")
+    between = interpolator("rife", tmp_path / "flownet.pkl")
+    before, after = clip.unbind(2)
+    with torch.no_grad():
+        made = between(before, after)
+        assert_close(between(after, before), made, NETWORK)
+        assert_same(between(before, before), before)
+    assert made.shape == before.shape and difference(made, mean(before, after)) > 0.01
+    torch.save({"module.block0.conv0.1.0.weight": torch.zeros(8, 4, 3, 3)}, tmp_path / "other.pkl")
+    for weights, line in ((tmp_path / "other.pkl", "not weights of Rife; 1[0-9]+ missing"), (None, "a file of its")):
+        with pytest.raises(InputError, match=line):
+            interpolator("rife", weights)
 
 
 def test_a_smoother_that_can_not_be_is_refused() -> None:
