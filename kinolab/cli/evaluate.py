@@ -30,7 +30,7 @@ First = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics` and `tasks`."""
+    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics`, `tasks` and `edits`."""
     from kinolab.cli.evaluate_scores import generation, reconstruction
     from kinolab.cli.evaluate_sensitivity import sensitivity
 
@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
     group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
     group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
+    group.command(cls=settings_listed(toy, base, "EditsProtocol"))(edits)
     app.add_typer(group, name="evaluate")
 
 
@@ -206,3 +207,43 @@ def tasks(
     with watch("generating", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_tasks(loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, events=events)
     show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)
+
+
+@common(events=True)
+def edits(
+    model: PromptModel = None,
+    protocol: Protocol = "toy-edits",
+    count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
+    first: First = None,
+    way: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this of the protocol's ways, as 'noised, 0.7'; default all. Repeatable."),
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    setting: Setting = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips edited at once.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report, every edit's result included, as JSON.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
+    ] = "auto",
+    device: Device = "auto",
+) -> None:
+    """Change the colour, the shape or both of the object in held-out clips of the toy world, and read what came of it.
+
+    An edit is right where the asked object shows and nothing else; beside it, how far the object is from where it is in
+    the clip. Takes image models too, which edit the frames side by side.
+    """
+    from kinolab.evaluation.edits import evaluate_edits, summary_lines
+    from kinolab.evaluation.toy_protocols import EditsProtocol
+
+    asked, ours = toy_protocol(EditsProtocol, protocol, {"count": count, "first": first, "seed": seed}, setting)
+    if way:
+        asked = asked.only(way)
+    chosen, loaded = load_model(model, device, precision, prompts=True)
+    how = sampling(loaded.config, sampler, steps, guidance, ours)
+    with watch("editing", "clips", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
+        report = evaluate_edits(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
+    show_report([report.table(), report.edits_table()], summary_lines(report), report.to_json(), out)

@@ -98,12 +98,12 @@ def generate(
     run_request(out, options)
 
 
-def run_request(out: Path, options: dict[str, Any], given: dict[str, Any] | None = None) -> None:
-    """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files."""
+def run_request(out: Path, options: dict[str, Any], more: dict[str, Any] | None = None) -> None:
+    """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files."""
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
 
-    config = request_of(asked_values(options) | {"given": given}, options.get("setting") or [])
+    config = request_of(asked_values(options) | (more or {}), options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
     with (

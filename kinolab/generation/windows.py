@@ -13,6 +13,7 @@ from kinolab.contracts.events import Events, Listener, Turn, events_of
 from kinolab.errors import InputError
 from kinolab.generation.low_resolution import low_resolution
 from kinolab.generation.request import GenerateConfig, SamplingConfig, steering
+from kinolab.generation.source import begun_with
 from kinolab.methods import Method, SteeringConfig
 from kinolab.models import Request, VideoModel
 from kinolab.tasks.extend import Canvas
@@ -29,8 +30,12 @@ def make_clips(
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
     held = _held_to(config, model, prepared)
     if prepared is None:
-        how = config.arguments
-        latents = model.sample_latents(requests, events=events, **how | {"methods": [*how["methods"], *held]})
+        how, sampled = config.arguments, events
+        if config.source is not None:
+            inverted = config.source.way == "invert"
+            held = [*held, begun_with(config.source, model, requests, Turn(events, 0, 2) if inverted else None)]
+            sampled = Turn(events, 1, 2) if inverted else events
+        latents = model.sample_latents(requests, events=sampled, **how | {"methods": [*how["methods"], *held]})
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
     if len(prepared.windows) > 1 and asked_files(config.conditions):

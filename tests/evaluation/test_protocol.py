@@ -20,7 +20,13 @@ from kinolab.evaluation.protocol import (
     source_config,
 )
 from kinolab.evaluation.tasks import TasksProtocol
-from kinolab.evaluation.toy_protocols import PhysicsProtocol, ToyProtocol, WorldProtocol, load_toy_protocol
+from kinolab.evaluation.toy_protocols import (
+    EditsProtocol,
+    PhysicsProtocol,
+    ToyProtocol,
+    WorldProtocol,
+    load_toy_protocol,
+)
 from kinolab.metrics import METRICS, better_of
 from kinolab.metrics.extractors import ExtractorConfig
 from kinolab.metrics.extractors.encoder import VideoEncoder, VideoEncoderConfig, save_encoder
@@ -108,6 +114,7 @@ def test_a_protocol_survives_its_file(tmp_path: Path) -> None:
 
 TOY: dict[str, type[ToyProtocol]] = {
     "toy-world": WorldProtocol, "toy-physics": PhysicsProtocol, "toy-tasks": TasksProtocol,
+    "toy-edits": EditsProtocol,
 }  # fmt: skip
 
 

@@ -78,7 +78,8 @@ def returned(diffusion: Diffusion, sampler: SamplerConfig, refine: int = 0) -> T
 @pytest.mark.parametrize(("path", "prediction"), CASES)
 def test_a_refined_inversion_comes_back_to_the_clip(path: str, prediction: str, sampler: str) -> None:
     back = returned(process(path, prediction), SamplerConfig(name=sampler, steps=12), refine=60)
-    assert_close(back, data(), within=1e-6)
+    # The cosine's last step goes to noise of which 1/20,000 is the clip's: what noise is predicted there tells little.
+    assert_close(back, data(), within=0.05 if (path, prediction) == ("cosine", "noise") else 1e-6)
 
 
 @pytest.mark.parametrize(("path", "prediction"), CASES)
@@ -126,6 +127,17 @@ def test_a_step_of_rectified_flow_is_eulers_backwards_by_the_velocity_at_the_tim
     assert_close(first, data() + 0.6 * data().square() * 0.6)
     assert_close(second, first + 0.4 * first.square())
     assert asked == [600.0, 1000.0]
+
+
+def test_iterations_that_lead_away_are_left_off_for_that_clip_alone() -> None:
+    """A network that turns the second clip's iterations over and over; the first comes to its end beside it."""
+    diffusion = process("flow", "flow")
+    times = torch.tensor([1000.0, 0.0], dtype=torch.float64)
+    steep = torch.tensor([0.3, -3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
+    run = Run(lambda z, t, conditions: steep * z, None, SHAPE, 1, diffusion.path, times=times)
+    [noisy] = invert(wrapped_estimate(diffusion, run), data(), times, diffusion, 60)
+    assert_close(noisy[0], data()[0] / 0.7)  # z = x + 0.3 z
+    assert float(noisy[1].abs().max()) <= 3 * float(data()[1].abs().max()), "no further than the first guess"
 
 
 # --- as a method of a run
