@@ -6,9 +6,7 @@ diffusers' class of random weights is saved as diffusers does, and read by `kino
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import OURS, Entrant, Result, closer, compared, faster, forward_of, race
+from benchmarks.measure import OURS, Entrant, Result, closer, compared, diffusers_class, faster, forward_of, race
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Latte
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
-from kinolab.errors import MissingExtraError
 from kinolab.runtime.compiling import compile_for_inference
 from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
 
@@ -68,15 +65,8 @@ class Pair:
 
 def diffusers_latte(case: Case) -> Any:
     """diffusers' LatteTransformer3DModel with its own random weights."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from diffusers import LatteTransformer3DModel
-    except ImportError:
-        raise MissingExtraError("diffusers", "interop", "the comparison with diffusers") from None
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    build = diffusers_class("LatteTransformer3DModel")
     torch.manual_seed(0)
-    build: Any = LatteTransformer3DModel
     return build(
         num_attention_heads=case.heads,
         attention_head_dim=case.width // case.heads,

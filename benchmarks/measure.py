@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kinolab.denoisers import Conditions, Denoiser
+from kinolab.errors import MissingExtraError
 from kinolab.runtime.precision import PrecisionPolicy, autocast, describe
 
 
@@ -120,6 +123,24 @@ def race(
         Timing(e.name, seconds[k], processor[k], warming[k], *difference(outputs[k], reference))
         for k, e in enumerate(entrants)
     ]
+
+
+def diffusers_class(name: str) -> Any:
+    """A class of diffusers by its name, and quiet about what is not of use here.
+
+    Raises:
+        MissingExtraError: where the library is not there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import diffusers
+
+            found = getattr(diffusers, name)
+    except ImportError:
+        raise MissingExtraError("diffusers", "interop", "the comparison with diffusers") from None
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    return found
 
 
 def difference(output: Tensor, reference: Tensor) -> tuple[float, float]:

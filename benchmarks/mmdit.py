@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import OURS, Entrant, Result, closer, compared, faster, forward_of, race
+from benchmarks.measure import OURS, Entrant, Result, closer, compared, diffusers_class, faster, forward_of, race
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Mmdit, MmditConfig
 from kinolab.denoisers.inflate import inflated
-from kinolab.errors import MissingExtraError
 from kinolab.runtime.compiling import compile_for_inference
 from kinolab.runtime.precision import resolve
 
@@ -59,15 +56,8 @@ def inputs_of(case: Case) -> tuple[Tensor, Tensor, Conditions]:
 
 def diffusers_mmdit(case: Case) -> Any:
     """diffusers' SD3Transformer2DModel with random weights, query-key normalisation included."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from diffusers import SD3Transformer2DModel
-    except ImportError:
-        raise MissingExtraError("diffusers", "interop", "the comparison with diffusers") from None
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    build = diffusers_class("SD3Transformer2DModel")
     torch.manual_seed(0)
-    build: Any = SD3Transformer2DModel
     return build(
         sample_size=case.side,
         patch_size=2,

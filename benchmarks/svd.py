@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Aim, Entrant, Result, closer, compared, faster, race
+from benchmarks.measure import Aim, Entrant, Result, closer, compared, diffusers_class, faster, race
 from benchmarks.odvae import peak_memory
 from kinolab.autoencoders import TemporalDecoderAutoencoder, TemporalDecoderConfig
 from kinolab.checkpoints.base import public_tensors
@@ -39,8 +39,7 @@ NUMBERS = (6.0, 127.0, 0.02)
 
 def networks(case: Case) -> tuple[Svd, Any]:
     """Ours and diffusers', with the same random weights."""
-    from diffusers import UNetSpatioTemporalConditionModel
-
+    cls = diffusers_class("UNetSpatioTemporalConditionModel")
     torch.manual_seed(0)
     attending = tuple(range(len(case.widths) - 1))  # as in the public model: all but the coarsest
     fields: dict[str, Any] = {"block_out_channels": case.widths, "attention_levels": attending}
@@ -48,7 +47,6 @@ def networks(case: Case) -> tuple[Svd, Any]:
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    cls: Any = UNetSpatioTemporalConditionModel
     heads = tuple(width // 64 for width in case.widths)
     cross = [*["CrossAttn"] * len(attending), ""]
     theirs = cls(
@@ -90,11 +88,9 @@ DECODER = TemporalDecoderConfig(block_out_channels=(32, 64, 128, 128), chunk_fra
 
 def decoding(config: TemporalDecoderConfig, shape: tuple[int, int, int], repeats: int, say: Any) -> Result:
     """Decoding of latents (frames, height, width) by both, in the same chunks, float32."""
-    from diffusers import AutoencoderKLTemporalDecoder
-
+    cls = diffusers_class("AutoencoderKLTemporalDecoder")
     torch.manual_seed(0)
     ours = TemporalDecoderAutoencoder(config).eval()
-    cls: Any = AutoencoderKLTemporalDecoder
     levels = len(config.block_out_channels)
     theirs = cls(
         block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Entrant, Result, closer, compared, faster, race
+from benchmarks.measure import Entrant, Result, closer, compared, diffusers_class, faster, race
 from kinolab import video
 from kinolab.autoencoders import Taesd, TaesdConfig
 from kinolab.checkpoints import load
@@ -26,12 +26,10 @@ FRAMES, SIDE = 4, 256
 
 def coding(what: str, config: TaesdConfig, shape: tuple[int, int, int], repeats: int, say: Any) -> Result:
     """Encoding or decoding of a clip (frames, height, width) by both, with the same random weights, float32."""
-    from diffusers import AutoencoderTiny
-
+    tiny = diffusers_class("AutoencoderTiny")
     torch.manual_seed(0)
     ours: Any = Taesd(config).eval()
     levels = len(config.encoder_blocks)
-    tiny: Any = AutoencoderTiny
     theirs = tiny(
         latent_channels=config.latent_channels, encoder_block_out_channels=(config.width,) * levels,
         decoder_block_out_channels=config.decoder_widths, num_encoder_blocks=config.encoder_blocks,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Aim, Entrant, Result, compared, faster, forward_of, race
+from benchmarks.measure import Aim, Entrant, Result, compared, diffusers_class, faster, forward_of, race
 from benchmarks.odvae import peak_memory
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Unet
-from kinolab.errors import MissingExtraError
 
 THEIRS, FLOAT32, AUTO = "diffusers, float32", "Kinolab, float32", "Kinolab, auto"
 """The entrants."""
@@ -48,15 +45,8 @@ def inputs_of(case: Case) -> tuple[Tensor, Tensor, Conditions]:
 
 def diffusers_unet(case: Case) -> Any:
     """diffusers' UNet2DConditionModel with random weights."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from diffusers import UNet2DConditionModel
-    except ImportError:
-        raise MissingExtraError("diffusers", "interop", "the comparison with diffusers") from None
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    build = diffusers_class("UNet2DConditionModel")
     torch.manual_seed(0)
-    build: Any = UNet2DConditionModel
     levels = len(case.widths) - 1
     return build(
         sample_size=case.side,

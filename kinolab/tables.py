@@ -13,6 +13,7 @@ from kinolab.contracts.table import Table
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import Autoencoder
     from kinolab.checkpoints.base import Format
+    from kinolab.conditioning.maps.base import ControlMap
     from kinolab.conditioning.vision.base import ImageEncoder
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
@@ -54,6 +55,9 @@ DENOISERS: Table[Denoiser] = Table(
             "modelscope": "kinolab.denoisers.modelscope:ModelScope",
             "animatediff": "kinolab.denoisers.animatediff:AnimateDiff",
             "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
+            "makeavideo": "kinolab.denoisers.makeavideo:MakeAVideo",
+            "space_time_unet": "kinolab.denoisers.space_time_unet:SpaceTimeUnet",
+            "tuneavideo": "kinolab.denoisers.tuneavideo:TuneAVideo",
         }
     },
 )
@@ -79,6 +83,7 @@ IMAGE_ENCODERS: Table[ImageEncoder] = Table(
         "": {
             "clip": "kinolab.conditioning.vision.clip:ClipImage",
             "thumbnail": "kinolab.conditioning.vision.thumbnail:Thumbnail",
+            "contrastive": "kinolab.conditioning.vision.contrastive:Contrastive",
         }
     },
 )
@@ -101,6 +106,11 @@ METHODS: Table[Method] = Table(
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
             "noise": "kinolab.methods.noise_policy:NoisePolicy",
+            "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
+            "smoother": "kinolab.methods.smoother:Smoother",
+            "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
+            "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
+            "control_strength": "kinolab.methods.control_strength:ControlStrength",
         },
     },
 )
@@ -126,6 +136,7 @@ FORMATS: Table[Format] = Table(
             "dit": "kinolab.checkpoints.dit:DiTFormat",
             "vdt": "kinolab.checkpoints.vdt:VdtFormat",
             "vdm": "kinolab.checkpoints.vdm:VdmFormat",
+            "space_time_unet": "kinolab.checkpoints.space_time_unet:SpaceTimeUnetFormat",
             "svd_autoencoder": "kinolab.checkpoints.svd_autoencoder:SvdAutoencoderFormat",
             "svd_autoencoder_sgm": "kinolab.checkpoints.svd_autoencoder_sgm:SvdAutoencoderSgmFormat",
             "autoencoder_kl": "kinolab.checkpoints.autoencoder_kl:AutoencoderKLFormat",
@@ -137,12 +148,17 @@ FORMATS: Table[Format] = Table(
             "taesd_diffusers": "kinolab.checkpoints.taesd_diffusers:TaesdDiffusersFormat",
             "latte_diffusers": "kinolab.checkpoints.latte_diffusers:LatteDiffusersFormat",
             "sd3": "kinolab.checkpoints.sd3:Sd3Format",
+            "controlnet_sd3": "kinolab.checkpoints.controlnet_sd3:ControlNetSd3Format",
             "sd3_diffusers": "kinolab.checkpoints.sd3_diffusers:Sd3DiffusersFormat",
             "svd_diffusers": "kinolab.checkpoints.svd_diffusers:SvdDiffusersFormat",
             "svd_sgm": "kinolab.checkpoints.svd_sgm:SvdSgmFormat",
             "unet_diffusers": "kinolab.checkpoints.unet_diffusers:UnetDiffusersFormat",
             "unet_ldm": "kinolab.checkpoints.unet_ldm:UnetLdmFormat",
+            "controlnet_diffusers": "kinolab.checkpoints.controlnet:ControlNetDiffusersFormat",
+            "controlnet": "kinolab.checkpoints.controlnet:ControlNetLdmFormat",
             "modelscope": "kinolab.checkpoints.modelscope:ModelScopeFormat",
+            "modelscope_original": "kinolab.checkpoints.modelscope_original:ModelScopeOriginalFormat",
+            "tuneavideo": "kinolab.checkpoints.tuneavideo:TuneAVideoFormat",
             "animatediff": "kinolab.checkpoints.animatediff:AnimateDiffFormat",
             "animatediff_diffusers": "kinolab.checkpoints.animatediff:AnimateDiffDiffusersFormat",
             "motion_modules": "kinolab.checkpoints.motion:MotionModulesFormat",
@@ -159,6 +175,7 @@ JOBS: Table[Job] = Table(
             "autoencoder": "kinolab.training.jobs.autoencoder:AutoencoderJob",
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
+            "prior": "kinolab.training.jobs.prior:PriorJob",
         }
     },
 )
@@ -179,5 +196,31 @@ SIGNALS: Table[Signal] = Table(
 )
 """What is found out about a clip before it is trained on, in the order in which it is said."""
 
-PARTS: Table[ModelPart] = Table("part", {"": {"input_adapter": "kinolab.models.input_adapter:InputAdapter"}})
+MAPS: Table[ControlMap] = Table(
+    "control map",
+    {
+        "": {
+            "edges": "kinolab.conditioning.maps.edges:Edges",
+            "luminance": "kinolab.conditioning.maps.edges:Luminance",
+            "canny": "kinolab.conditioning.maps.canny:Canny",
+            "flow": "kinolab.conditioning.maps.flow:Flow",
+            "tracks": "kinolab.conditioning.maps.tracks:Tracks",
+            "onnx": "kinolab.conditioning.maps.onnx:Onnx",
+            "world_paths": "kinolab.conditioning.maps.world:WorldPaths",
+            "world_depth": "kinolab.conditioning.maps.world:WorldDepth",
+        }
+    },
+)
+"""What is kept of a clip for a control network to follow, by the `kind` of their config."""
+
+PARTS: Table[ModelPart] = Table(
+    "part",
+    {
+        "": {
+            "input_adapter": "kinolab.models.input_adapter:InputAdapter",
+            "controlnet": "kinolab.models.controlnet:ControlNetPart",
+            "controlnet_mmdit": "kinolab.models.controlnet_mmdit:ControlNetMmditPart",
+        }
+    },
+)
 """Networks beside a denoiser that own a port, by the `kind` of their config."""

@@ -34,7 +34,7 @@ FAULTS = (
     # a seed that is always the same, a hash without one of its parts
     Fault("generation/windows.py", "return seed if window == 0 else", "return seed if True else",
           "generation/test_generate.py"),
-    Fault("comparison/cells.py", '{"seed": cell.seed, "clips"', '{"clips"', "comparison/test_plan.py"),
+    Fault("comparison/hashes.py", '{"seed": cell.seed, "clips"', '{"clips"', "comparison/test_plan.py"),
     Fault("training/randomness.py", "sample_seed(seed, step, p, purpose)", "sample_seed(seed, p, purpose)",
           "training/test_randomness.py"),
     Fault("conditioning/text/base.py", 'f"{path.name} {file_hash(path)}\\n"', 'f"{path.name}\\n"', "conditioning"),

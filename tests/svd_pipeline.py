@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.random_weights import randomized
+
 SIZE, FRAMES, WIDTH = (24, 32), 3, 16
-
-
-def randomized(module: Any, deviation: float = 0.05) -> Any:
-    """The module with every weight moved, so that nothing is hidden by zeros."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(deviation * torch.randn_like(parameter))
-    return module.eval()
 
 
 def tiny_pipeline(seed: int = 0) -> Any:
@@ -37,7 +31,7 @@ def tiny_pipeline(seed: int = 0) -> Any:
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=224, patch_size=56,
         projection_dim=WIDTH,
     )  # fmt: skip
-    encoder = randomized(transformers.CLIPVisionModelWithProjection(clip))
+    encoder = randomized(transformers.CLIPVisionModelWithProjection(clip), 0.05)
     scheduler = diffusers.EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
         use_karras_sigmas=True, sigma_min=0.002, sigma_max=700.0, timestep_spacing="leading",
@@ -46,7 +40,7 @@ def tiny_pipeline(seed: int = 0) -> Any:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     made = diffusers.StableVideoDiffusionPipeline(
-        vae=randomized(vae), image_encoder=encoder, unet=randomized(unet), scheduler=scheduler,
+        vae=randomized(vae, 0.05), image_encoder=encoder, unet=randomized(unet, 0.05), scheduler=scheduler,
         feature_extractor=CLIPImageProcessorPil(),
     )  # fmt: skip
     made.set_progress_bar_config(disable=True)

@@ -76,6 +76,10 @@ DENOISERS: dict[str, Config] = {
         dim=8, dim_mults=(1, 2), num_heads=2, head_dim=4, spatial_head_dim=4, input_kernel=3, input_size=4,
         num_frames=3, num_classes=5, text_dim=8,
     ),
+    "space_time_unet": denoisers.SpaceTimeUnetConfig(
+        dim=8, dim_mults=(2,), attention=(True,), halves_time=(False,), depths=(1,), num_heads=2, head_dim=4,
+        input_size=4, num_frames=3, num_classes=5, text_dim=8,
+    ),
 }  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
     "world": {"kind": "world", "world": {"size": 32, "frames": 5}, "count": 6, "heldout_count": 2},

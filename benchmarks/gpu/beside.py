@@ -7,7 +7,6 @@ is not there, Kinolab's precisions are compared among themselves, and the record
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks import latte, mmdit
 from benchmarks.gpu.cases import fresh, moved, seeded
 from benchmarks.gpu.running import FAILED, Item, Place, Record, number
-from benchmarks.measure import Entrant, race
+from benchmarks.measure import Entrant, diffusers_class, race
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae, OdVaeConfig
 from kinolab.checkpoints import load
 from kinolab.denoisers import Conditions, Latte, LatteConfig, Mmdit, MmditConfig
@@ -181,13 +180,10 @@ def _image(widths: tuple[int, ...], what: str, side: int, batch: int) -> Match:
     config = ImageConfig(block_out_channels=widths, norm_num_groups=min(32, widths[0]))
 
     def build() -> Any:
-        from diffusers import AutoencoderKL
-
-        logging.getLogger("diffusers").setLevel(logging.ERROR)
+        made = diffusers_class("AutoencoderKL")
         torch.manual_seed(0)
         kinds: Any = {"down_block_types": ("DownEncoderBlock2D",) * len(widths),
                       "up_block_types": ("UpDecoderBlock2D",) * len(widths)}  # fmt: skip
-        made: Any = AutoencoderKL
         groups = config.norm_num_groups
         return made(
             block_out_channels=widths, layers_per_block=2, latent_channels=4, norm_num_groups=groups, **kinds

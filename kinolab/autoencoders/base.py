@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -200,22 +200,57 @@ class Autoencoder(nn.Module):
             raise InputError(f"expected latents (B, {self.spec.latent_channels}, T, H, W), got {tuple(latents.shape)}")
 
 
-def encoded_stream(
-    model: Autoencoder, chunks: Iterable[Tensor], encode: Callable[[Tensor, Stream], Posterior]
-) -> Iterator[Posterior]:
-    """What a causal model makes of consecutive chunks (B, 3, t, H, W): `encode` of each, which keeps what it needs.
+class CausalAutoencoder(Autoencoder):
+    """One whose layers never look ahead: 1 + r*k frames <-> 1 + k latents, whole or, with the same result, in chunks.
 
-    A posterior comes as soon as its frames came, so that a short chunk may give none.
-
-    Raises:
-        InputError: for chunks of wrong shape; and at the end, if the frames in all break the rule of `spec`.
+    A subclass says what it makes of a chunk, given what its layers kept of the chunks before (`stream`; none = whole).
     """
-    stream, frames = Stream(), 0
-    for chunk in alike(chunks):
-        model.check_video(chunk[:, :, :1])
-        frames += chunk.shape[2]
-        posterior = encode(chunk, stream)
-        if posterior.mean.shape[2]:
-            yield posterior
-    if frames:
-        model.spec.check(frames, model.spec.spatial_ratio, model.spec.spatial_ratio)
+
+    def _encode(self, video: Tensor, stream: Stream | None) -> Posterior:
+        raise NotImplementedError
+
+    def _decode(self, latents: Tensor, stream: Stream | None) -> Tensor:
+        raise NotImplementedError
+
+    def encode(self, video: Tensor) -> Posterior:
+        """(B, 3, 1 + r*k, H, W) in [-1, 1] -> posterior over (B, C', 1 + k, H/s, W/s)."""
+        self.check_video(video)
+        return self._encode(video, None)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C', 1 + k, H', W') -> (B, 3, 1 + r*k, H'*s, W'*s)."""
+        self.check_latents(latents)
+        return self._decode(latents, None)
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:
+        """Posteriors of consecutive chunks (B, 3, t, H, W), t >= 1 of any lengths; equal to `encode` of them joined.
+
+        A posterior comes as soon as its frames came, so that a short chunk may give none. Memory depends on the
+        longest chunk only.
+
+        Raises:
+            InputError: for chunks of wrong shape; and at the end, if the frames in all are not 1 + r*k (what could be
+                encoded has been given by then).
+        """
+        stream, frames = Stream(), 0
+        for chunk in alike(chunks):
+            self.check_video(chunk[:, :, :1])
+            frames += chunk.shape[2]
+            posterior = self._encode(chunk, stream)
+            if posterior.mean.shape[2]:
+                yield posterior
+        if frames:
+            self.spec.check(frames, self.spec.spatial_ratio, self.spec.spatial_ratio)
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Video of consecutive chunks of latents (B, C', t', H', W'); equal to `decode` of them joined.
+
+        The first latent gives one frame, each other one r frames. Memory depends on the longest chunk only.
+
+        Raises:
+            InputError: for chunks of wrong shape.
+        """
+        stream = Stream()
+        for chunk in alike(chunks):
+            self.check_latents(chunk)
+            yield self._decode(chunk, stream)

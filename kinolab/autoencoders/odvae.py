@@ -17,7 +17,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior, encoded_stream
+from kinolab.autoencoders.base import AutoencoderSpec, CausalAutoencoder, Posterior
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.causal_coder import CausalCoderShape, Decoder, Encoder, MidAttention, Resampling, TimeSteps, Variant
@@ -114,7 +114,7 @@ class OdVaeConfig(KindConfig):
         )
 
 
-class OdVae(ScaledLatents, Autoencoder):
+class OdVae(ScaledLatents, CausalAutoencoder):
     """OD-VAE: (B, 3, 1 + r*k, H, W) <-> (B, C', 1 + k, H/s, W/s)."""
 
     Config = OdVaeConfig
@@ -136,45 +136,23 @@ class OdVae(ScaledLatents, Autoencoder):
         self.quant_conv = CausalConv3d(2 * C, 2 * C, (1, 1, 1)) if config.use_quant_conv else None
         self.post_quant_conv = CausalConv3d(C, C, (1, 1, 1)) if config.use_post_quant_conv else None
 
-    def encode(self, video: Tensor) -> Posterior:
-        """(B, 3, 1 + r*k, H, W) in [-1, 1] -> posterior over (B, C', 1 + k, H/s, W/s)."""
-        self.check_video(video)
-        return self._encode(video, None)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, C', 1 + k, H', W') -> (B, 3, 1 + r*k, H'*s, W'*s)."""
-        self.check_latents(latents)
-        return self._decode(latents, None)
-
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:
-        """Posteriors of consecutive chunks (B, 3, t, H, W), t >= 1 of any lengths; equal to `encode` of them joined.
-
-        A posterior comes as soon as its frames came, so that a short chunk may give none. Memory depends on the
-        longest chunk only.
-
-        Raises:
-            InputError: if `norm` is "clip"; for chunks of wrong shape; and at the end, if the frames in all are
-                not 1 + r*k (what could be encoded has been given by then).
-        """
+        """As of any causal autoencoder; raises InputError if `norm` is "clip"."""
         self._check_streams("encode_tiled")
-        yield from encoded_stream(self, chunks, self._encode)
+        yield from super().encode_stream(chunks)
 
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Video of consecutive chunks of latents (B, C', t', H', W'); equal to `decode` of them joined.
+        """As of any causal autoencoder; raises InputError if `norm` is "clip".
 
-        The first latent gives one frame, each other one r frames. With trilinear upsampling, which looks ahead, a
-        chunk waits until the next one has come. Memory depends on the longest chunk only.
-
-        Raises:
-            InputError: if `norm` is "clip", and for chunks of wrong shape.
+        With trilinear upsampling, which looks ahead, a chunk waits until the next one has come.
         """
         self._check_streams("decode_tiled")
+        if self.config.upsampling == "nearest":
+            yield from super().decode_stream(chunks)
+            return
         stream, waiting = Stream(), None
         for chunk in alike(chunks):
             self.check_latents(chunk)
-            if self.config.upsampling == "nearest":
-                yield self._decode(chunk, stream)
-                continue
             if waiting is not None:
                 yield self._decode(waiting, stream)
             waiting = chunk

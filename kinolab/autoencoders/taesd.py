@@ -11,15 +11,14 @@ from a published one; 1 + r*k frames then give 1 + k latents, and an image is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec, Posterior, encoded_stream
+from kinolab.autoencoders.base import AutoencoderSpec, CausalAutoencoder, Posterior
 from kinolab.contracts.table import KindConfig
-from kinolab.layers.causal_conv import Stream, alike
+from kinolab.layers.causal_conv import Stream
 from kinolab.layers.image_coder import per_frame
 from kinolab.layers.latent_scaling import ScaledLatents
 from kinolab.layers.normalization import fast_layout
@@ -104,7 +103,7 @@ class TaesdConfig(KindConfig):
         )
 
 
-class Taesd(ScaledLatents, Autoencoder):
+class Taesd(ScaledLatents, CausalAutoencoder):
     """TAESD: (B, 3, 1 + r*k, H, W) <-> (B, C', 1 + k, H/s, W/s), r = 1 for the published models."""
 
     Config = TaesdConfig
@@ -123,38 +122,6 @@ class Taesd(ScaledLatents, Autoencoder):
         shape = config.coder(config.variant, config.temporal_ratio, config.gradient_checkpointing)
         self.encoder = Encoder(config.channels, shape, config.latent_channels)
         self.decoder = Decoder(config.latent_channels, shape, config.channels)
-
-    def encode(self, video: Tensor) -> Posterior:
-        """(B, 3, 1 + r*k, H, W) in [-1, 1] -> a posterior of next to no deviation over (B, C', 1 + k, H/s, W/s)."""
-        self.check_video(video)
-        return self._encode(video, None)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, C', 1 + k, H', W') -> (B, 3, 1 + r*k, H'*s, W'*s)."""
-        self.check_latents(latents)
-        return self._decode(latents, None)
-
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Posterior]:
-        """Posteriors of consecutive chunks (B, 3, t, H, W), t >= 1 of any lengths; equal to `encode` of them joined.
-
-        A posterior comes as soon as its frames came, so that a short chunk may give none. Memory depends on the
-        longest chunk only.
-
-        Raises:
-            InputError: for chunks of wrong shape; and at the end, if the frames in all are not 1 + r*k.
-        """
-        yield from encoded_stream(self, chunks, self._encode)
-
-    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Video of consecutive chunks of latents (B, C', t', H', W'); equal to `decode` of them joined.
-
-        Raises:
-            InputError: for chunks of wrong shape.
-        """
-        stream = Stream()
-        for chunk in alike(chunks):
-            self.check_latents(chunk)
-            yield self._decode(chunk, stream)
 
     def _encode(self, video: Tensor, stream: Stream | None) -> Posterior:
         x = video.to(self.encoder.dtype)

@@ -38,6 +38,7 @@ WRAPPINGS = (
         "net",
         "params",
         "diffusion_model",
+        "control_model",
         "denoise_fn",
     ),
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kinolab.checkpoints.adapters.files import Adapter, is_adapter, read_adapter
@@ -20,6 +19,7 @@ from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, read,
 from kinolab.config import load_config, read_yaml
 from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
+from kinolab.runtime.modules import without_memory
 from kinolab.runtime.paths import single
 
 
@@ -192,7 +192,7 @@ def _problems(stored: StoredWeights, format: str | None, prefix: str) -> str:
         config = load_config(reading.format.config_class, reading.guess.values)
     except InputError as error:
         return str(error)
-    with torch.device("meta"):
+    with without_memory():
         module = reading.format.build(config)
     return fit(reading.format, module, config, reading.shapes).problems
 
@@ -210,6 +210,12 @@ def _inspect_model(folder: Path) -> Inspection:
         parts[name] = Inspection(
             weights, stored.container, str(config.get("kind")), config=config, **_facts(stored.tensors)
         )
+    beside = values.get("parts")
+    for name, config in beside.items() if isinstance(beside, dict) else ():
+        weights = single(folder, f"part-{name}.safetensors")
+        stored, told = read_part(weights), config if isinstance(config, dict) else {}
+        title = f"{told.get('kind')}, beside the denoiser"
+        parts[f"part-{name}"] = Inspection(weights, stored.container, title, config=told, **_facts(stored.tensors))
     adapters = values.get("lora")
     for name, config in adapters.items() if isinstance(adapters, dict) else ():
         weights = single(folder, f"lora-{name}.safetensors")

@@ -19,6 +19,7 @@ PUBLIC: dict[str, Any] = {
     "text_dim": 0,
     "pooled_dim": 0,
     "qk_norm": False,
+    "reach": "own",
     "learned_variance": True,
 }
 """What the official class has no choice of."""

@@ -49,6 +49,7 @@ PUBLIC: dict[str, Any] = {
     "num_classes": 0,
     "pooled_dim": 0,
     "qk_norm": False,
+    "reach": "own",
 }
 """What diffusers' class has no choice of."""
 SETTINGS: dict[str, Any] = {

@@ -11,14 +11,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kinolab import __version__
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.checkpoints.checkpoint_text import held_text, tokenizer_beside, write_text_encoder
 from kinolab.checkpoints.files import read_weights
 from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, load
 from kinolab.checkpoints.svd_pipeline import INDEX, PIPELINE, read_svd_pipeline, svd_model_config
 from kinolab.conditioning.text import ClipTextConfig, T5TextConfig
 from kinolab.conditioning.vision import ClipImageConfig
 from kinolab.denoisers import Denoiser, MotionModules, Svd, Unet
+from kinolab.denoisers.controlnet import ControlNet
+from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.diffusion.diffusion import SCALED_LINEAR
 from kinolab.errors import InputError
@@ -78,35 +83,71 @@ def _autoencoder(folder: Path) -> Autoencoder:
     return made
 
 
-def read_checkpoint(path: Path, encoders: Mapping[str, Path | None] | None = None, **fields: Any) -> VideoModel | None:
+def read_checkpoint(
+    path: Path,
+    encoders: Mapping[str, Path | None] | None = None,
+    *,
+    into: Path | None = None,
+    **fields: Any,
+) -> VideoModel | None:
     """A model of a file that holds a denoiser and an autoencoder under prefixes; none = it doesn't hold both.
 
-    Such files hold an encoder of prompts or images too, but not all that it needs: `encoders` are folders of their own,
-    "text" or "image".
+    Args:
+        encoders: folders of an encoder of prompts, "text", or of images, "image"; and of a "tokenizer", for the text
+            encoder that the file itself holds. Without one a tokenizer beside the file is taken.
+        into: the folder of the model that is to be written, in which the file's own text encoder gets a folder; none =
+            it is left out.
+        fields: of the denoiser's config, for what no file tells.
 
     Raises:
-        InputError: where it does and they don't fit.
+        InputError: where it does and they don't fit, or it holds a text encoder and there is no tokenizer.
     """
     if path.is_dir():
         return None
     found: dict[str, Any] = {}
-    for prefix, format in fitting_prefixes(read_weights(path).tensors).items():
+    stored = read_weights(path)
+    for prefix, format in fitting_prefixes(stored.tensors).items():
         what = "autoencoder" if issubclass(format.module_class, Autoencoder) else "denoiser"
+        if issubclass(format.module_class, ControlNet | ControlNetMmdit):
+            continue  # beside the model in ControlNet's own files
         if issubclass(format.module_class, Autoencoder | Denoiser) and what not in found:
             found[what] = prefix
     if len(found) < 2:
         return None
     denoiser = load(path, prefix=found["denoiser"], **fields)
     autoencoder = load(path, prefix=found["autoencoder"])
-    given = {"text": None, "image": None, **(encoders or {})}
+    given = {"text": None, "image": None, "tokenizer": None, **(encoders or {})}
     trained = f"converted from {path.name}"
     if isinstance(denoiser, Svd):
+        if given["text"] is not None or given["tokenizer"] is not None:
+            raise InputError("--text-encoder and --tokenizer: Stable Video Diffusion reads no prompt; leave them out")
         encoder = None if given["image"] is None else ClipImageConfig(folder=given["image"].absolute())
         config = svd_model_config(denoiser.config, autoencoder, trained, image_encoder=encoder)
         return VideoModel(config, autoencoder, denoiser)
     if given["image"] is not None:
         raise InputError("--image-encoder is for Stable Video Diffusion: this denoiser reads no image")
-    return assembled(denoiser, autoencoder, trained, text_encoder=given["text"])
+    text, tokenizer = given["text"], given["tokenizer"]
+    if text is None and into is not None and denoiser.spec.text_dim:
+        text = _own_text(path, stored.tensors, tokenizer, into)
+    elif tokenizer is not None:
+        raise InputError("--tokenizer is for the text encoder in the file: a folder of --text-encoder has its own")
+    return assembled(denoiser, autoencoder, trained, text_encoder=text)
+
+
+def _own_text(path: Path, tensors: Mapping[str, Tensor], tokenizer: Path | None, into: Path) -> Path | None:
+    """The folder of the text encoder that a file holds; none = it holds none."""
+    held = held_text(tensors)
+    if held is None:
+        if tokenizer is not None:
+            raise InputError(f"{path}: holds no text encoder of a known kind; name a whole one: --text-encoder FOLDER")
+        return None
+    tokenizer = tokenizer or tokenizer_beside(path)
+    if tokenizer is None:
+        raise InputError(
+            f"{path}: holds a text encoder, and no tokenizer, as no such file does: name the folder of one (vocab.json "
+            "and merges.txt), --tokenizer FOLDER, or of a whole text encoder, --text-encoder FOLDER"
+        )
+    return write_text_encoder(held, tokenizer, into.absolute())
 
 
 def animated(image: VideoModel, modules: MotionModules, trained: str) -> VideoModel:

@@ -42,6 +42,9 @@ def load(
 ) -> Any:
     """Public weights as a module (`Latte`, `ImageAutoencoder`, ...: see `FORMATS`), in evaluation mode, float32.
 
+    A whole pipeline of diffusers (a folder with model_index.json), or a file with a denoiser and its autoencoder, is a
+    `VideoModel`; of a file the text encoder is left out (`kinolab convert` takes it in).
+
     path: a `.safetensors` file, a file of torch.save (only weights are loaded from it, no code), or a folder with
     config.json; or both files, or the folder of both, of a model that comes in two. format: a name of `FORMATS`; none =
     told by the names of the tensors. prefix: only tensors whose names start with it are used, without it. overrides:
@@ -54,6 +57,10 @@ def load(
             lists every missing and every unexpected name, and names the prefix under which a known format lies.
     """
     paths = [Path(path)] if isinstance(path, Path | str) else [Path(p) for p in path]
+    alone = len(paths) == 1 and format is None and not prefix
+    whole = _load_whole(paths[0], overrides) if alone else None
+    if whole is not None:
+        return whole
     stored = read_stored(paths)
     reading = read(stored, format, prefix, overrides)
     still = {k: why for k, why in reading.guess.unknown.items() if k not in overrides}
@@ -69,6 +76,17 @@ def load(
     fill(reading.format, module, fitted, reading.unwrapped.tensors)
     _set_scaling(module, stored, reading, overrides)
     return module.eval()
+
+
+def _load_whole(path: Path, fields: Mapping[str, Any]) -> Any:
+    """The model of a pipeline's folder, or of a file that is of no format by itself and holds all parts; or none."""
+    from kinolab.checkpoints import pipelines
+
+    if pipelines.is_pipeline(path):
+        return pipelines.read_pipeline(path, **fields)
+    if not path.is_file() or recognise(shapes_of(unwrap(read_weights(path).tensors).tensors)) is not None:
+        return None
+    return pipelines.read_checkpoint(path, **fields)
 
 
 def read_stored(paths: Sequence[Path]) -> StoredWeights:

@@ -23,6 +23,7 @@ PUBLIC: dict[str, Any] = {
     "mlp_ratio": 4.0,
     "pooled_norm": False,
     "fps_condition": False,
+    "reach": "own",
 }
 """What the public classes have no choice of."""
 HEAD = 64

@@ -15,7 +15,7 @@ from kinolab.errors import InputError
 
 TIME = (("time_embedding.mlp.0.", "time_embedding.linear_1."), ("time_embedding.mlp.2.", "time_embedding.linear_2."))
 
-OVER_TIME = ("temp_convs", "motion_modules", "temporal", "time_mixer")
+OVER_TIME = ("temp_convs", "motion_modules", "temporal", "attn_temp", "time_mixer")
 """Words in the names of video systems made of it."""
 
 

@@ -30,7 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "upscale": "make", "studio": "make", "curate": "data", "fit": "train", "distill": "train",
+    "upscale": "make", "studio": "make", "curate": "data", "distill": "train",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
@@ -40,6 +40,7 @@ COMMANDS = {
     "interpolate": Command("generate the frames between given ones", "make"),
     "animate": Command("generate a video from one image or several", "make"),
     "complete": Command("generate the masked part of a clip", "make"),
+    "control": Command("generate a video that follows a clip's edges, depth or lines", "make"),
     "extend": Command("go on with a clip to any length, or close a loop", "make"),
     "edit": Command("change what a clip shows, by its prompt, and keep how it moves", "make"),
     "rerun": Command("make a generated video again from the .json beside it", "make"),
@@ -50,6 +51,7 @@ COMMANDS = {
     "probe": Command("say what a video file holds", "data"),
     "world": Command("make clips of the toy world", "data"),
     "train": Command("train an autoencoder or a denoiser from a recipe", "train"),
+    "fit": Command("tune an image model on a clip and its prompt", "train"),
     "recipes": Command("list the recipes that ship", "train"),
     "plan": Command("say what a training run needs before it starts: memory, disk, time, cost", "train"),
     "doctor": Command("say what this machine has, and what to do about what it hasn't", "train"),

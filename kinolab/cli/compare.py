@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from kinolab.comparison.run import CellState
 
 
+Stage = Annotated[
+    Literal["all", "encode", "train", "measure", "cost"],
+    typer.Option(help="train, measure; with --cell also encode (what a denoiser trains on) and cost (time, memory)."),
+]
+
+
 @common(events=True)
 def compare(
     plan: Annotated[Path, typer.Argument(help="The plan, a YAML file (see docs/evaluation.md).")],
@@ -22,12 +29,7 @@ def compare(
         list[str] | None, typer.Option("-s", "--set", help="Override a field of the plan: -s data.clips.path=FOLDER.")
     ] = None,
     cell: Annotated[str | None, typer.Option(help="Run one cell only, by its id; for a cluster.")] = None,
-    stage: Annotated[
-        Literal["all", "encode", "train", "measure", "cost"],
-        typer.Option(
-            help="train, measure; with --cell also encode (what a denoiser trains on) and cost (time, memory)."
-        ),
-    ] = "all",
+    stage: Stage = "all",
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of each; default torch's own.")] = None,
     device: Device = "auto",
@@ -42,7 +44,7 @@ def compare(
     A cell that is done is not done again; an interrupted one goes on from its last checkpoint. Each cell runs in a
     process of its own; on a laptop two cells of one thread each go faster than one of two.
     """
-    from kinolab.comparison.cells import find_cell
+    from kinolab.comparison.matrix import find_cell
     from kinolab.comparison.pages import write_tables
     from kinolab.comparison.plan import load_plan
     from kinolab.comparison.run import compare as run_all
@@ -56,11 +58,7 @@ def compare(
     loaded = load_plan(plan, setting or [])
     folder = out if out is not None else Path("runs") / loaded.name
     if list_cells:
-        known = states(loaded, folder)
-        cells = [_cell(state) for state in known]
-        show({"cells": cells, "tables": []}, [f"{cell['state']:9} {cell['id']}" for cell in cells])
-        for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
-            typer.echo(f"missing: {problem}", err=True)
+        _list(states(loaded, folder))
         return
     if not table and stage != "train":  # a training says by itself where it runs
         where = take_device(device)
@@ -72,22 +70,26 @@ def compare(
         return
     if stage in ("encode", "cost"):
         raise InputError(f"--stage {stage} is for one cell; name it by --cell (`kinolab compare PLAN --list`)")
-    failed: list[str] = []
+    failed, measure = list[str](), stage != "train"
     if not table:
-        measure = stage != "train"
         with watch("comparing", "cells", notes=say) as events:
             failed = run_all(
-                plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure,
-                events=events,
-            )  # fmt: skip
-    tables: list[Path] = []
-    if stage != "train":
-        tables = write_tables(loaded, folder, markdown)
-        for path in tables:
-            wrote(path, "table")
+                plan, folder, setting or [], jobs=jobs, threads=threads, device=device, measure=measure, events=events
+            )
+    tables = write_tables(loaded, folder, markdown) if measure else []
+    for path in tables:
+        wrote(path, "table")
     show({"cells": [_cell(state) for state in states(loaded, folder)], "tables": tables}, tables)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the first: {failed[0]}")
+
+
+def _list(known: Sequence[CellState]) -> None:
+    """Show how far each cell is, and what is missing for any."""
+    cells = [_cell(state) for state in known]
+    show({"cells": cells, "tables": []}, [f"{cell['state']:9} {cell['id']}" for cell in cells])
+    for problem in dict.fromkeys(state.problem for state in known if state.problem is not None):
+        typer.echo(f"missing: {problem}", err=True)
 
 
 def _one_cell(
@@ -102,8 +104,9 @@ def _one_cell(
     device: str,
 ) -> None:
     """Run a cell, or a stage of it, in this process."""
-    from kinolab.comparison.cells import encode_cell, find_cell, train_cell
+    from kinolab.comparison.cells import encode_cell, train_cell
     from kinolab.comparison.costs import cost_cell
+    from kinolab.comparison.matrix import find_cell
     from kinolab.comparison.measure import measure_cell
     from kinolab.comparison.run import run_cell
 

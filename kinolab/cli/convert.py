@@ -21,10 +21,14 @@ PUBLIC = {
     "dit": "dit",
     "vdt": "vdt",
     "vdm": "vdm",
+    "space_time_unet": "space_time_unet",
     "mmdit": "sd3",
     "unet": "unet_ldm",
-    "modelscope": "modelscope",
+    "controlnet": "controlnet",
+    "controlnet_mmdit": "controlnet_sd3",
+    "modelscope": "modelscope_original",
     "animatediff": "animatediff",
+    "tuneavideo": "tuneavideo",
     "motion_modules": "motion_modules",
     "svd": "svd_sgm",
 }
@@ -37,6 +41,8 @@ DIFFUSERS = {
     "svd": "svd_diffusers",
     "taesd": "taesd_diffusers",
     "unet": "unet_diffusers",
+    "controlnet": "controlnet_diffusers",
+    "controlnet_mmdit": "controlnet_sd3",
     "modelscope": "modelscope",
     "animatediff": "animatediff_diffusers",
     "motion_modules": "motion_adapter",
@@ -50,42 +56,57 @@ def register(app: typer.Typer) -> None:
     app.command()(convert)
 
 
+Source = Annotated[
+    list[str],
+    typer.Argument(
+        help="Public weights (TAESD's are two files, ENCODER DECODER), or a model folder (with --to public or "
+        "diffusers)."
+    ),
+]
+To = Annotated[
+    Literal["model", "public", "diffusers"],
+    typer.Option(help="model: a model folder; public: the published code's layout; diffusers: its folder."),
+]
+Under = Annotated[
+    str | None,
+    typer.Option(help="Model folder, or pipeline, of the Stable Diffusion 1.x that motion modules are put under."),
+]
+TextFolder = Annotated[Path | None, typer.Option(help="Folder of the text encoder whose prompts a denoiser reads.")]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a CLIP tokenizer, for the text encoder inside a checkpoint; default: beside it."),
+]
+ImageFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
+]
+PartOf = Annotated[
+    str | None,
+    typer.Option(
+        help="Which part of a whole model to write: autoencoder, denoiser, motion (AnimateDiff's motion modules "
+        "alone), or the name of a control network."
+    ),
+]
+Fields = Annotated[
+    list[str] | None, typer.Option("-s", "--set", help="A field that the file doesn't tell: -s num_heads=16.")
+]
+
+
 @common(events=True)
 def convert(
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="Public weights (TAESD's are two files, ENCODER DECODER), or a model folder (with --to public or "
-            "diffusers)."
-        ),
-    ],
+    source: Source,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder or .safetensors file to write.")],
-    to: Annotated[
-        Literal["model", "public", "diffusers"],
-        typer.Option(help="model: a model folder; public: the published code's layout; diffusers: its folder."),
-    ] = "model",
+    to: To = "model",
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", "-a", help="Model folder that a denoiser is put together with.")
     ] = None,
-    under: Annotated[
-        str | None,
-        typer.Option(help="Model folder, or pipeline, of the Stable Diffusion 1.x that motion modules are put under."),
-    ] = None,
-    text_encoder: Annotated[
-        Path | None, typer.Option(help="Folder of the text encoder whose prompts a denoiser reads.")
-    ] = None,
-    image_encoder: Annotated[
-        Path | None, typer.Option(help="Folder of the CLIP image encoder that Stable Video Diffusion reads.")
-    ] = None,
-    part: Annotated[
-        Literal["autoencoder", "denoiser", "motion"] | None,
-        typer.Option(help="Which part of a whole model to write; motion: AnimateDiff's motion modules alone."),
-    ] = None,
+    under: Under = None,
+    text_encoder: TextFolder = None,
+    tokenizer: Tokenizer = None,
+    image_encoder: ImageFolder = None,
+    part: PartOf = None,
     format: Annotated[str | None, typer.Option(help="Format of the public weights; default: told by names.")] = None,
     prefix: Annotated[str, typer.Option(help="Use the tensors whose names start with this only.")] = "",
-    setting: Annotated[
-        list[str] | None, typer.Option("-s", "--set", help="A field that the file doesn't tell: -s num_heads=16.")
-    ] = None,
+    setting: Fields = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
 ) -> None:
     """Turn public weights into a model folder, or a part of a model folder into a public layout.
@@ -102,27 +123,44 @@ def convert(
     finish_folder(out)  # what a kill kept from its place
     if out.exists() and not overwrite and (out.is_file() or visible(out)):
         raise InputError(f"{out}: exists; choose another name, or --overwrite")
-    names = " and ".join(Path(name).name for name in source)
-    encoders = {"text": text_encoder, "image": image_encoder}
+    encoders = {"text": text_encoder, "image": image_encoder, "tokenizer": tokenizer}
+    alone = to != "model" or any((autoencoder, under, part, format, prefix))
     with watch("reading weights"):
-        whole = None
-        if to == "model" and autoencoder is None and under is None and part is None and not format and not prefix:
-            whole = _read_whole(source, setting or [], encoders)
+        whole = None if alone else _read_whole(source, setting or [], encoders, out)
+        if tokenizer is not None and whole is None:
+            raise InputError("--tokenizer is for a whole checkpoint, whose text encoder gets it")
         module = whole.denoiser if whole else read_source(source, format, prefix, setting or [], part)
         if under is not None:
-            module, whole = _put_under(module, under, names, to)
+            module, whole = _put_under(module, under, _names(source), to)
     with watch("writing weights"):
         if whole is not None:
             whole.save(out)
         elif to == "model":
-            _write_model(module, out, names, autoencoder, encoders)
+            _write_model(module, out, _names(source), autoencoder, encoders)
         else:
-            only = {"--autoencoder": autoencoder, "--text-encoder": text_encoder, "--image-encoder": image_encoder}
-            wrong = next((option for option, value in only.items() if value is not None), None)
-            if wrong is not None:
-                raise InputError(f"{wrong} is for --to model: public layouts hold one part each")
+            _refuse(
+                {"--autoencoder": autoencoder, **_options(encoders)}, "for --to model: public layouts hold one part"
+            )
             _write_public(module, out, PUBLIC if to == "public" else DIFFUSERS, source[0], overwrite)
     return _say(out, module, "model" if to == "model" else "weights")
+
+
+def _names(source: Sequence[str]) -> str:
+    return " and ".join(Path(name).name for name in source)
+
+
+def _options(encoders: Mapping[str, Path | None]) -> dict[str, Path | None]:
+    """The folders of encoders by the options that name them."""
+    return {f"--{name}" if name == "tokenizer" else f"--{name}-encoder": folder for name, folder in encoders.items()}
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Raises InputError for the first option that is given: it is `why`."""
+    from kinolab.errors import InputError
+
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"{option} is {why}")
 
 
 def _write_public(module: Any, out: Path, layouts: Mapping[str, str], source: str, overwrite: bool) -> None:
@@ -180,22 +218,19 @@ def read_source(source: Sequence[str], format: str | None, prefix: str, settings
     return load(paths, format=format, prefix=prefix, **fields)
 
 
-def _read_whole(source: Sequence[str], settings: list[str], encoders: Mapping[str, Path | None]) -> Any:
+def _read_whole(source: Sequence[str], settings: list[str], encoders: Mapping[str, Path | None], out: Path) -> Any:
     """The model of a pipeline's folder, or of a file that holds denoiser and autoencoder; none = neither."""
     from kinolab.checkpoints.pipelines import is_pipeline, read_checkpoint, read_pipeline
     from kinolab.cli.inspect import locate
     from kinolab.config import apply_overrides
-    from kinolab.errors import InputError
 
     path = locate(source[0])
     if len(source) > 1 or (path / "model.yaml").exists() or not path.exists():
         return None
     fields = apply_overrides({}, settings)
     if not is_pipeline(path):
-        return read_checkpoint(path, encoders, **fields)
-    for name, folder in encoders.items():
-        if folder is not None:
-            raise InputError(f"--{name}-encoder: {path} holds its own; leave it out")
+        return read_checkpoint(path, encoders, into=out, **fields)
+    _refuse(_options(encoders), f"for parts by themselves: {path} holds its own; leave it out")
     return read_pipeline(path, **fields)
 
 
@@ -220,8 +255,17 @@ def _read_part(folder: Path, part: str | None) -> Any:
     from kinolab.errors import InputError
     from kinolab.layers.lora import fold
     from kinolab.models import VideoModel, load_autoencoder, read_model_config
+    from kinolab.models.controlnet import ControlPart
 
     config = read_model_config(folder)
+    known = ["autoencoder", "denoiser", "motion", *config.parts]
+    if part is not None and part not in known:
+        raise InputError(f"--part {part}: expected one of {', '.join(known)}")
+    if part in config.parts:
+        found = VideoModel.load(folder, device="cpu").parts[part]
+        if not isinstance(found, ControlPart):
+            raise InputError(f"--part {part}: there is no public layout for kind {config.parts[part].kind}")
+        return found.net
     if config.denoiser is not None and part is None:
         raise InputError(f"{folder}: holds an autoencoder and a denoiser; choose one with --part")
     if part in ("denoiser", "motion"):
@@ -242,17 +286,20 @@ def _write_model(
     from kinolab.autoencoders import Autoencoder
     from kinolab.checkpoints.pipelines import assembled
     from kinolab.denoisers import MotionModules
+    from kinolab.denoisers.controlnet import ControlNet
+    from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit
     from kinolab.errors import InputError
     from kinolab.models import VideoModel, load_autoencoder, save_autoencoder
 
     trained = f"converted from {source}"
     if isinstance(module, Autoencoder):
-        given = {"--autoencoder": autoencoder} | {f"--{name}-encoder": folder for name, folder in encoders.items()}
-        wrong = next((option for option, value in given.items() if value is not None), None)
-        if wrong is not None:
-            raise InputError(f"{wrong} is for denoisers; this is an autoencoder itself")
+        _refuse({"--autoencoder": autoencoder, **_options(encoders)}, "for denoisers; this is an autoencoder itself")
         save_autoencoder(module, out, trained=trained)
         return
+    if isinstance(module, ControlNet | ControlNetMmdit):
+        raise InputError(
+            f"{source}: a control network; put it beside a model: kinolab pack MODEL --control PORT=FILE --out FOLDER"
+        )
     if isinstance(module, MotionModules):
         raise InputError(f"{source}: motion modules; give the Stable Diffusion 1.x that they go under: --under FOLDER")
     if autoencoder is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.data_maps import maps
 from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
 from kinolab.errors import InputError
 
@@ -23,6 +24,9 @@ app = typer.Typer(help="Look at training data.", no_args_is_help=True)
 @app.callback()
 def _data() -> None:
     """Look at training data."""
+
+
+app.command()(maps)
 
 
 @app.command()
@@ -149,11 +153,10 @@ def spec_of(autoencoder: Any) -> AutoencoderSpec:
         from kinolab.models import autoencoder_config
 
         autoencoder = autoencoder_config(autoencoder)
-    import torch
-
     from kinolab.autoencoders import build
+    from kinolab.runtime.modules import without_memory
 
-    with torch.device("meta"):  # the shape rules need no weights
+    with without_memory():  # the shape rules need no weights
         return build(autoencoder).spec
 
 
@@ -238,17 +241,16 @@ def check_told(recipe: str, overrides: list[str], source: FolderSource) -> list[
     Raises:
         InputError: where the recipe's denoiser can't be trained on them.
     """
-    import torch
-
     from kinolab.conditioning.text import build as build_text_encoder
     from kinolab.denoisers import build as build_denoiser
+    from kinolab.runtime.modules import without_memory
     from kinolab.training.annotated import check_annotations
     from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
     loaded = load_recipe(recipe, overrides)
     if not isinstance(loaded, DenoiserRecipe):
         return []
-    with torch.device("meta"):  # what it takes needs no weights
+    with without_memory():  # what it takes needs no weights
         spec = build_denoiser(loaded.denoiser).spec
     return list(check_annotations(loaded, spec, (source,), build_text_encoder(loaded.text_encoder)).notes)
 

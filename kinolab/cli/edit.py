@@ -12,6 +12,7 @@ from kinolab.cli.generate import asked_values, run_request
 from kinolab.cli.given import Clip, Out, Resize, Start, sampling_command
 from kinolab.cli.options import show, spoken_warnings, take_device, watch, whole_numbers
 
+To = Annotated[list[str] | None, typer.Option("--to", help="What the edit shows, in quotes. Repeatable.")]
 Returns = Annotated[
     str | None,
     typer.Option(help="Make no video, but say how exactly the clip comes back unchanged in so many steps: 10,25,50."),
@@ -20,7 +21,6 @@ Returns = Annotated[
 
 def _edit(
     clip: Clip,
-    to: Annotated[list[str] | None, typer.Option(help="What the edit shows, in quotes. Repeatable.")] = None,
     shown: Annotated[str | None, typer.Option("--from", help=about("source.prompt"))] = None,
     way: Annotated[Literal["invert", "noise"], typer.Option(help=about("source.way"))] = "invert",
     strength: Annotated[float, typer.Option(min=0.01, max=1, help=about("source.strength"))] = 1.0,
@@ -32,26 +32,22 @@ def _edit(
     start: Start = 0.0,
     resize: Resize = "crop",
     returns: Returns = None,
-) -> None:
+) -> dict[str, Any]:
     """Change what a clip shows, by its prompt: it is turned into the noise that it comes from, and sampled anew."""
+    source = {"video": clip, "prompt": shown, "way": way, "strength": strength, "refine": refine}
+    source |= {"start": start, "resize": resize}
+    return {"source": source} if reach is None else {"source": source, "reach": reach}
 
 
-_edit.__name__ = "edit"
-
-
-def _run(values: dict[str, Any]) -> None:
+def _run(values: dict[str, Any], asked: dict[str, Any]) -> None:
     from kinolab.errors import InputError
 
-    source = {name: values[name] for name in ("way", "strength", "refine", "start", "resize")}
-    source |= {"video": values["clip"], "prompt": values["shown"]}
-    asked = {name: value for name, value in (("reach", values["reach"]), ("source", source)) if value is not None}
     if values["returns"] is not None:
         _measure(values, asked)
         return
-    if not values["to"] and values["label"] is None and values["prompts"] is None:
+    if not values["prompt"] and values["label"] is None and values["prompts"] is None:
         raise InputError("expected what the edit shows, as --to 'a blue box falls' (or --label for a model of classes)")
-    out = values["out"] or Path(f"{values['clip'].resolve().stem}-edit.mp4")
-    run_request(out, values | {"prompt": values["to"]}, asked)
+    run_request(values["out"] or Path(f"{values['clip'].resolve().stem}-edit.mp4"), values, asked)
 
 
 def _measure(values: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -73,4 +69,4 @@ def _measure(values: dict[str, Any], asked: dict[str, Any]) -> None:
     show({"clip": values["clip"], "returned": found}, lines)
 
 
-edit = sampling_command(_edit, {"out": (Out, None)}, _run, without=("prompt",))
+edit = sampling_command("edit", _edit, {"prompt": (To, None), "out": (Out, None)}, _run)

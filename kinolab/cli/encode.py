@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from kinolab.tasks import TasksConfig
 
 
+Stored = Annotated[Literal["bfloat16", "float32"], typer.Option(help="What latents are stored in.")]
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")]
+Tasks = Annotated[
+    str | None,
+    typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(help="Also embed the captions by this text encoder: minilm, or a recipe that names one."),
+]
+
+
 @common(events=True)
 def encode(
     data: Annotated[str, typer.Argument(help="Folder of clips, a recipe, or `world` for the toy world.")],
@@ -42,21 +54,13 @@ def encode(
     override: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value, such as data.stride=8.")] = None,
     batch: Annotated[int, typer.Option(help="Windows encoded at once.")] = 8,
     shard_size: Annotated[int, typer.Option(help="Windows per file of the cache.")] = 256,
-    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="What latents are stored in.")] = "bfloat16",
+    dtype: Stored = "bfloat16",
     keep_posterior: Annotated[bool, typer.Option("--keep-posterior", help="Store the variance too.")] = False,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
-    ] = "float32",
+    precision: Precision = "float32",
     device: Device = "auto",
-    tasks: Annotated[
-        str | None,
-        typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
-    ] = None,
+    tasks: Tasks = None,
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
-    text: Annotated[
-        str | None,
-        typer.Option(help="Also embed the captions by this text encoder: minilm, or a recipe that names one."),
-    ] = None,
+    text: Text = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
@@ -82,27 +86,13 @@ def encode(
     check_room(out, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
     with watch("encoding", "windows", cheaper=encode_less) as events:
         summary = encode_to_cache(
-            source,
-            network,
-            out,
-            shard_size=shard_size,
-            batch=batch,
-            dtype=dtype,
-            keep_posterior=keep_posterior,
-            precision=precision,
-            device=where,
-            update=update,
-            draws=masks,
-            events=events,
-        )
+            source, network, out, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,
+            precision=precision, device=where, update=update, draws=masks, events=events,
+        )  # fmt: skip
     for window in summary.unreadable:
         typer.echo(f"left out, can't be read any more: {window}", err=True)
-    gone = f", {summary.removed} dropped" if summary.removed else ""
-    lines = [
-        f"{out}: {summary.items} windows, {summary.bytes / 1e6:.1f} MB "
-        f"({summary.encoded} encoded now, {summary.present} there already{gone})"
-    ]
     values: dict[str, Any] = {"folder": out} | vars(summary) | {"captions": None}
+    lines = [f"{out}: {summary.line}"]
     if encoder is not None:
         count, embedded = embed_captions(out, encoder.to(where))
         values["captions"] = {"encoder": encoder.name, "count": count, "embedded": embedded}

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from kinolab.cli.measuring import (
     Guidance,
+    Lora,
     PromptModel,
     Sampler,
     Setting,
@@ -30,9 +31,12 @@ First = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics`, `tasks` and `edits`."""
+    """Add `evaluate` with `reconstruction`, `generation`, `sensitivity` and those on the toy world."""
+    from kinolab.cli.evaluate_control import control
+    from kinolab.cli.evaluate_edits import edits
     from kinolab.cli.evaluate_scores import generation, reconstruction
     from kinolab.cli.evaluate_sensitivity import sensitivity
+    from kinolab.cli.evaluate_zero import zero
 
     group = typer.Typer(help="Measure a model, an autoencoder or a folder of videos.", no_args_is_help=True)
     group.callback()(_evaluate)
@@ -44,6 +48,8 @@ def register(app: typer.Typer) -> None:
     group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
     group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
     group.command(cls=settings_listed(toy, base, "EditsProtocol"))(edits)
+    group.command(cls=settings_listed(toy, base, "ZeroProtocol"))(zero)
+    group.command(cls=settings_listed(toy, base, "ControlProtocol"))(control)
     app.add_typer(group, name="evaluate")
 
 
@@ -80,6 +86,7 @@ def world(
     steps: Steps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 16,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
@@ -109,6 +116,8 @@ def world(
             raise InputError("expected a model or --videos, not both")
         if device != "auto":
             raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
+        if lora:
+            raise InputError("--lora is for a model; --videos are generated already")
         with watch("reading", "videos") as events:
             report = evaluate_videos(videos, events)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
@@ -116,7 +125,7 @@ def world(
     asked, ours = toy_protocol(
         WorldProtocol, protocol, {"count": count, "first": first, "seed": seed, "label": label}, setting
     )
-    chosen, loaded = load_model(model, device, precision, prompts=True)
+    chosen, loaded = load_model(model, device, precision, prompts=True, lora=lora)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
         report = evaluate_world(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
@@ -136,6 +145,7 @@ def physics(
     ] = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     method: Annotated[
         Literal["auto", "reconstruction", "replacement"],
@@ -161,7 +171,7 @@ def physics(
     frames = whole_numbers(given, "--given") if given is not None else None
     changes = {"given": frames, "count": count, "first": first, "seed": seed, "scenarios": scenario or None}
     asked, ours = toy_protocol(PhysicsProtocol, protocol, changes, setting)
-    chosen, loaded = load_model(model, device, precision)
+    chosen, loaded = load_model(model, device, precision, lora=lora)
     how = sampling(loaded.config, sampler, steps, setting=ours)
     with watch("predicting", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_physics(
@@ -178,6 +188,7 @@ def tasks(
     first: First = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     method: Annotated[
         Literal["auto", "reconstruction", "replacement"],
@@ -202,48 +213,8 @@ def tasks(
     from kinolab.evaluation.tasks import TasksProtocol, evaluate_tasks
 
     asked, ours = toy_protocol(TasksProtocol, protocol, {"count": count, "first": first}, setting)
-    chosen, loaded = load_model(model, device, precision)
+    chosen, loaded = load_model(model, device, precision, lora=lora)
     how, held = sampling(loaded.config, sampler, steps, setting=ours), steering(method, weight, error)
     with watch("generating", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_tasks(loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, events=events)
     show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)
-
-
-@common(events=True)
-def edits(
-    model: PromptModel = None,
-    protocol: Protocol = "toy-edits",
-    count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
-    first: First = None,
-    way: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this of the protocol's ways, as 'noised, 0.7'; default all. Repeatable."),
-    ] = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    sampler: Sampler = None,
-    setting: Setting = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips edited at once.")] = 16,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the report, every edit's result included, as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
-    device: Device = "auto",
-) -> None:
-    """Change the colour, the shape or both of the object in held-out clips of the toy world, and read what came of it.
-
-    An edit is right where the asked object shows and nothing else; beside it, how far the object is from where it is in
-    the clip. Takes image models too, which edit the frames side by side.
-    """
-    from kinolab.evaluation.edits import evaluate_edits, summary_lines
-    from kinolab.evaluation.toy_protocols import EditsProtocol
-
-    asked, ours = toy_protocol(EditsProtocol, protocol, {"count": count, "first": first, "seed": seed}, setting)
-    if way:
-        asked = asked.only(way)
-    chosen, loaded = load_model(model, device, precision, prompts=True)
-    how = sampling(loaded.config, sampler, steps, guidance, ours)
-    with watch("editing", "clips", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
-        report = evaluate_edits(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
-    show_report([report.table(), report.edits_table()], summary_lines(report), report.to_json(), out)

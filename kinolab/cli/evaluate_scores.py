@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import Guidance, Sampler, Steps, load_model, sampling, show_report, split
+from kinolab.cli.measuring import Guidance, Lora, Sampler, Steps, load_model, sampling, show_report, split
 from kinolab.cli.options import Device, check_out, common, less, spoken_warnings, take_device, watch
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def generation(
     steps: Steps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     given_frames: Annotated[int, typer.Option(min=0, help="First frames of each real clip that are given.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 8,
     cache: Annotated[
@@ -98,14 +99,15 @@ def generation(
     from kinolab.evaluation.features import default_cache
     from kinolab.evaluation.generation import ModelClips, evaluate_generated
     from kinolab.evaluation.protocol import load_protocol
-    from kinolab.generation.provenance import model_hash
+    from kinolab.evaluation.records import subject_of
+    from kinolab.generation.provenance import adapters_made_by, model_hash
 
     ours, changes = split(setting)
     chosen = load_protocol(protocol, changes, kind="generation")
     check_out(out, videos)
     folder = video_folder(subject)
     idle = {"--steps": steps, "--guidance": guidance, "--sampler": sampler, "--given-frames": given_frames or None}
-    idle |= {f"-s {text}": text for text in ours}
+    idle |= {"--lora": lora[0] if lora else None, **{f"-s {text}": text for text in ours}}
     for option, value in idle.items():
         if folder is not None and value is not None:
             raise InputError(f"{option} is for a model; {subject} is a folder of videos that are generated already")
@@ -115,10 +117,10 @@ def generation(
         made = GeneratedClips(folder, chosen)
         made_by = {"name": subject, "kind": "folder", "sha256": made.content_hash()}
     else:
-        name, model = load_model(subject, where, precision)
+        name, model = load_model(subject, where, precision, lora=lora)
         how = sampling(model.config, sampler, steps, guidance, ours)
         made = ModelClips(model, name, real, chosen, sampling=how, given_frames=given_frames)
-        made_by = {"name": subject, "kind": "model", "sha256": model_hash(name)}
+        made_by = subject_of({"model": subject, "model_sha256": model_hash(name), **adapters_made_by(model)})
     with watch("measuring", "clips", cheaper=less("-s samples=", len(real))) as events, spoken_warnings():
         report = evaluate_generated(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,

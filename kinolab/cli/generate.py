@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from kinolab.cli.options import (
     Device,
     common,
     less,
+    on_error,
     parse_size,
     real_number,
     show,
@@ -78,6 +80,13 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off; none = the model's own.")
     ] = None,
+    motion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y",
+            help="A clip by an image model (Text2Video-Zero) that moves X pixels right and Y down per frame.",
+        ),
+    ] = None,
     lora: Lora = None,
     setting: Setting = None,
     eta: Annotated[float | None, typer.Option(hidden=True, help=about("sampler.eta"))] = None,
@@ -98,20 +107,42 @@ def generate(
     run_request(out, options)
 
 
-def run_request(out: Path, options: dict[str, Any], more: dict[str, Any] | None = None) -> None:
-    """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files."""
+def run_request(
+    out: Path,
+    options: dict[str, Any],
+    more: dict[str, Any] | None = None,
+    make: Callable[[Any, Path, Any], list[Path]] | None = None,
+) -> None:
+    """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
+
+    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
+    """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
 
-    config = request_of(asked_values(options) | (more or {}), options.get("setting") or [])
+    asked = asked_values(options) | (more or {})
+    if "model" in asked:
+        asked["model"] = ready(asked["model"])
+    config = request_of(asked, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
     with (
         spoken_warnings(),
         watch("sampling", "steps", cheaper=less("--steps ", config.sampler.steps)) as events,
     ):
-        files = run(config, out, events=events)
+        files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
+
+
+def ready(model: str) -> str:
+    """The model folder of a public model, converted where that has not been done before; others as they are."""
+    from kinolab.generation.request import is_public
+    from kinolab.generation.request import ready as run
+
+    if not is_public(model):
+        return model
+    with watch("converting", notes=on_error) as events:
+        return run(model, events)
 
 
 def asked_values(options: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +175,8 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     }
     if options["cache"] is not None and options["cache_every"] is not None:
         raise InputError("--cache and --cache-every are two ways to say when the blocks run: give one of them")
+    if options.get("motion") is not None:
+        values["methods"] = {"text2video_zero": {"motion": motion_of(options["motion"])}}
     for group, fields in groups.items():
         values[group] = {name: value for name, value in fields.items() if value is not None} or None
     return {name: value for name, value in values.items() if value is not None}
@@ -151,9 +184,20 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
 
 def adapters_of(texts: list[str] | None) -> list[dict[str, Any]] | None:
     """`FILE:WEIGHT` of each use of --lora."""
-    from kinolab.checkpoints.adapters import parse_use
+    from kinolab.contracts.adapters import parse_use
 
     return [parse_use(text).model_dump() for text in texts] if texts else None
+
+
+def motion_of(text: str) -> list[float]:
+    """`3,0` -> [3, 0]."""
+    from kinolab.errors import InputError
+
+    try:
+        x, y = (real_number(p) for p in text.split(","))
+    except ValueError:
+        raise InputError(f"--motion {text}: expected X,Y, pixels right and down from frame to frame: 3,0") from None
+    return [x, y]
 
 
 def numbers_of(text: str | None) -> list[float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -38,41 +38,42 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         "resize": (Resize, "crop"), "keep": (Keep, "model"), "method": (Method, "auto"), "weight": (Weight, None),
         "error": (Error, None), "prompt": (Prompt, None), "out": (Out, None),
     }  # fmt: skip
-    own = inspect.signature(task).parameters
 
-    def run(values: dict[str, Any]) -> None:
-        given = task(**{name: values[name] for name in own})
+    def run(values: dict[str, Any], given: dict[str, Any]) -> None:
         given |= {name: values[name] for name in ("resize", "keep", "method", "weight", "error")}
         run_request(values["out"] or default_out(given), values, {"given": given})
 
-    return sampling_command(task, extra, run)
+    return sampling_command(task.__name__, task, extra, run)
 
 
 def sampling_command(
-    described: Callable[..., Any],
+    name: str,
+    own: Callable[..., dict[str, Any]],
     extra: Mapping[str, tuple[Any, Any]],
-    run: Callable[[dict[str, Any]], None],
-    without: Sequence[str] = (),
+    run: Callable[[dict[str, Any], dict[str, Any]], None],
 ) -> Callable[..., None]:
-    """A command with a function's own options, then `extra` ones (annotation, default), then those of `generate` but
-    for some.
+    """A command that samples: a function's own options, then `extra`, then those of `generate` that neither has.
 
-    The function gives name and help; `run` is called with the values of all options.
+    Args:
+        own: gives the help, and makes something of its own options.
+        extra: name -> annotation and default.
+        run: called with all values and what `own` made.
     """
-    own, hints = inspect.signature(described).parameters, get_type_hints(described, include_extras=True)
+    mine = inspect.signature(own).parameters
+    hints = get_type_hints(own, include_extras=True)
     shared = get_type_hints(generate, include_extras=True)
-    parameters = [p.replace(annotation=hints[name]) for name, p in own.items()]
+    parameters = [p.replace(annotation=hints[name]) for name, p in mine.items()]
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters += [inspect.Parameter(n, kind, annotation=a, default=d) for n, (a, d) in extra.items()]
-    for name, p in inspect.signature(generate).parameters.items():
-        if name not in extra and name not in own and name not in ("events", "as_json", *without):
-            parameters.append(p.replace(kind=kind, annotation=shared[name]))
+    for option, p in inspect.signature(generate).parameters.items():
+        if option not in extra and option not in mine and option not in ("events", "as_json", "motion"):
+            parameters.append(p.replace(kind=kind, annotation=shared[option]))
 
     def command(**values: Any) -> None:
-        run(values)
+        run(values, own(**{option: values[option] for option in mine}))
 
     parameters.sort(key=lambda p: p.kind)
-    command.__name__, command.__doc__ = described.__name__, described.__doc__
+    command.__name__, command.__doc__ = name, own.__doc__
     command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     whole = common(events=True)(command)

@@ -12,6 +12,8 @@ from typer.core import TyperCommand
 
 from kinolab.cli import options
 from kinolab.cli.fields import SAMPLING, about, described, named
+from kinolab.cli.generate import Lora as Lora
+from kinolab.cli.generate import ready
 
 if TYPE_CHECKING:
     import torch
@@ -60,18 +62,27 @@ def load_model(
     precision: Literal["auto", "float32", "bfloat16"],
     *,
     prompts: bool = False,
+    lora: Sequence[str] | None = None,
 ) -> tuple[str, VideoModel]:
     """The model named on the command line, or the shipped one (with `prompts`, that for prompts), and its name.
 
-    Says which device a word means; one that was taken already is not said again.
+    Says which device a word means; one that was taken already is not said again. lora: adapters to put on it, as
+    `FILE:WEIGHT`.
     """
     from kinolab.cli.options import take_device
     from kinolab.generation.request import default_model
     from kinolab.models import VideoModel
 
-    chosen = model if model is not None else default_model(prompts=prompts)
+    chosen = ready(model) if model is not None else default_model(prompts=prompts)
     where = take_device(device) if isinstance(device, str) else device
-    return chosen, VideoModel.load(chosen, device=where, precision=precision)
+    loaded = VideoModel.load(chosen, device=where, precision=precision)
+    if lora:
+        from kinolab.checkpoints.adapters import put_on
+        from kinolab.contracts.adapters import parse_use
+
+        with options.watch("putting on adapters", notes=options.told_later) as events:
+            loaded = put_on(loaded, [parse_use(text) for text in lora], in_place=True, events=events)
+    return chosen, loaded
 
 
 def steering(method: str, weight: float | None, error: str | None = None) -> SteeringConfig | None:

@@ -15,6 +15,22 @@ def register(app: typer.Typer) -> None:
     app.command()(reconstruct)
 
 
+Tile = Annotated[int | None, typer.Option(help="Groups of so many frames that overlap by one, not a stream.")]
+Streamed = Annotated[
+    bool | None, typer.Option("--stream/--whole", help="Exact stream, or all frames at once; default the best.")
+]
+KeyFrames = Annotated[
+    Literal["first", "fixed", "scene", "best"] | None, typer.Option(help="Rule for a dpvae's key frames.")
+]
+Cuts = Annotated[
+    Literal["builtin", "scenedetect", "none"] | None, typer.Option(help="What finds cuts, for scene and best.")
+]
+Deinterlace = Annotated[
+    bool, typer.Option("--deinterlace", help="Make whole pictures of frames that are marked as interlaced.")
+]
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")]
+
+
 @common(events=True)
 def reconstruct(
     clip: Annotated[Path, typer.Argument(help="A video file, an animated image, or a folder of images.")],
@@ -25,28 +41,16 @@ def reconstruct(
     size: Annotated[str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH; default the clip's own.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames; default all.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frame rate that the clip is re-timed to.")] = None,
-    tile: Annotated[
-        int | None, typer.Option(help="Groups of so many frames that overlap by one, not a stream.")
-    ] = None,
-    stream: Annotated[
-        bool | None, typer.Option("--stream/--whole", help="Exact stream, or all frames at once; default the best.")
-    ] = None,
-    key_frames: Annotated[
-        Literal["first", "fixed", "scene", "best"] | None, typer.Option(help="Rule for a dpvae's key frames.")
-    ] = None,
+    tile: Tile = None,
+    stream: Streamed = None,
+    key_frames: KeyFrames = None,
     period: Annotated[int | None, typer.Option(min=1, help="Frames between key frames, for fixed.")] = None,
-    cuts: Annotated[
-        Literal["builtin", "scenedetect", "none"] | None, typer.Option(help="What finds cuts, for scene and best.")
-    ] = None,
+    cuts: Cuts = None,
     cut_threshold: Annotated[float | None, typer.Option(help="Change from 0 to 1 that builtin calls a cut.")] = None,
-    deinterlace: Annotated[
-        bool, typer.Option("--deinterlace", help="Make whole pictures of frames that are marked as interlaced.")
-    ] = False,
+    deinterlace: Deinterlace = False,
     amplify: Annotated[float, typer.Option(help="What the difference is multiplied with in the picture.")] = 4.0,
     upscale: Annotated[int, typer.Option(min=1, help="Show every pixel so many pixels wide and high.")] = 1,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")
-    ] = "auto",
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Write original, reconstruction and error side by side, and print what the autoencoder costs and keeps.

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from kinolab.cli.measuring import Guidance, PromptModel, Sampler, Setting, Steps, load_model, sampling, settings_listed
+from kinolab.cli.measuring import (
+    Guidance,
+    Lora,
+    PromptModel,
+    Sampler,
+    Setting,
+    Steps,
+    load_model,
+    sampling,
+    settings_listed,
+)
 from kinolab.cli.options import Device, common, less, show, watch
 
 
@@ -34,6 +44,7 @@ def vbench(
     steps: Steps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
+    lora: Lora = None,
     setting: Setting = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
@@ -43,7 +54,7 @@ def vbench(
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
     from kinolab.generation.vbench import prompts_of_world, write_vbench
 
-    chosen, loaded = load_model(model, device, precision, prompts=True)
+    chosen, loaded = load_model(model, device, precision, prompts=True, lora=lora)
     how = sampling(loaded.config, sampler, steps, guidance, setting or ())
     source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
     with watch("generating", "videos", cheaper=less("--videos ", videos)) as events:

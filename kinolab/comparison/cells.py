@@ -1,209 +1,40 @@
-"""The cells of a comparison: what each one is, where it lies, and how it is trained.
+"""How the cells of a comparison are trained: the recipe of each, and what its training leaves in its folder.
 
-A cell's folder bears the hash of all that decides its weights, those it starts from included. So a finished cell is
-found again, a changed plan makes new cells and touches no old one, and an interrupted one goes on from its last
+A cell's folder bears the hash of all that decides its weights (`hashes`), those it starts from included. So a finished
+cell is found again, a changed plan makes new cells and touches no old one, and an interrupted one goes on from its last
 checkpoint. A cell is one command (`kinolab compare PLAN --cell ID`), so that a cluster can share them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from kinolab import video
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
-from kinolab.comparison.plan import Budget, ComparePlan, TaskEntry
+from kinolab.comparison.hashes import cell_folder, clips_hash
+from kinolab.comparison.matrix import Cell, base_of, needs, owner_of
+from kinolab.comparison.plan import Budget, ComparePlan
 from kinolab.config import load_config
 from kinolab.contracts.events import Listener
 from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, encode_to_cache
+from kinolab.denoisers import build as build_denoiser
+from kinolab.denoisers.trained import LowRank, trainable_parameters
 from kinolab.errors import InputError
-from kinolab.evaluation.protocol import file_hash
-from kinolab.generation.provenance import model_hash
-from kinolab.models import find_autoencoder, load_autoencoder
+from kinolab.models import build_part, load_autoencoder
 from kinolab.runtime.files import make_folder, write_text
-from kinolab.runtime.hashes import json_sha256, sha256
+from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.locks import held
 from kinolab.runtime.memory import training_memory
-from kinolab.runtime.reading import json_lines, parse_json
+from kinolab.runtime.ranks import Ranks
+from kinolab.runtime.reading import json_lines
 from kinolab.runtime.records import Record, write_record
 from kinolab.tasks import CachedDraws
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, InitialConfig, load_recipe
-from kinolab.training.run import train
+from kinolab.training.run import make_job, train
 from kinolab.training.state import checkpoints
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One thing that is trained and measured; without a denoiser, an autoencoder."""
-
-    data: str
-    budget: str
-    seed: int
-    autoencoder: str
-    denoiser: str | None = None
-    task: str | None = None
-
-    @property
-    def kind(self) -> Literal["autoencoder", "denoiser"]:
-        """What it trains."""
-        return "autoencoder" if self.denoiser is None else "denoiser"
-
-    @property
-    def id(self) -> str:
-        """Its name on the command line and below `cells/`."""
-        parts = [self.data, self.budget, f"seed{self.seed}", self.autoencoder]
-        return "/".join([*parts, *(p for p in (self.denoiser, self.task) if p is not None)])
-
-
-def cells_of(plan: ComparePlan) -> list[Cell]:
-    """All cells, each after those that it needs."""
-    order: list[str] = []
-    for name in plan.autoencoders:
-        for needed in reversed(_line(plan, name)):
-            if needed not in order:
-                order.append(needed)
-    cells = []
-    for data in plan.data:
-        for budget in plan.budgets:
-            for seed in plan.seeds:
-                cells += [Cell(data, budget, seed, name) for name in order]
-                cells += [
-                    Cell(data, budget, seed, name, denoiser, task)
-                    for name in order
-                    for denoiser, entry in plan.denoisers.items()
-                    if not entry.autoencoders or name in entry.autoencoders
-                    for task in plan.tasks
-                ]
-    return cells
-
-
-def find_cell(plan: ComparePlan, id: str) -> Cell:
-    """The cell of an id; raises InputError where there is none."""
-    for cell in cells_of(plan):
-        if cell.id == id:
-            return cell
-    raise InputError(f"{id}: no such cell; `kinolab compare PLAN --list` lists them")
-
-
-def needs(plan: ComparePlan, cell: Cell) -> list[Cell]:
-    """The cells that have to be trained before."""
-    base = Cell(cell.data, cell.budget, cell.seed, cell.autoencoder)
-    if cell.kind == "denoiser":
-        return [base]
-    initial = plan.autoencoders[cell.autoencoder].initial
-    return [] if initial is None else [Cell(cell.data, cell.budget, cell.seed, initial.entry)]
-
-
-def _line(plan: ComparePlan, name: str) -> list[str]:
-    """An autoencoder and those it starts from, itself first."""
-    line = [name]
-    while (initial := plan.autoencoders[line[-1]].initial) is not None:
-        line.append(initial.entry)
-    return line
-
-
-def cell_hash(plan: ComparePlan, cell: Cell) -> str:
-    """sha256 over everything that decides a cell's weights.
-
-    Raises:
-        InputError: where clips or weights that it starts from are not there; names the plan's field.
-    """
-    budget, clips = plan.budgets[cell.budget], plan.data[cell.data]
-    values: dict[str, Any] = {"seed": cell.seed, "clips": clips_hash(clips.model_dump_json())}
-    if cell.kind == "denoiser":
-        assert cell.denoiser is not None and cell.task is not None
-        denoiser = plan.denoisers[cell.denoiser]
-        entry = denoiser.model_dump(mode="json", exclude={"autoencoders": True, "initial": {"path"}})
-        values |= {
-            "denoiser": entry | {"denoiser": _as_before(entry["denoiser"], _later_fields(entry["denoiser"]["kind"]))},
-            "initial": None if denoiser.initial is None else _weights_hash(cell.denoiser, denoiser.initial.path),
-            "task": _task(plan.tasks[cell.task]),
-            "budget": _as_before(budget.denoiser.model_dump(), LATER_BUDGET_FIELDS),
-            "training": plan.denoiser_training,
-            "cached_clips": plan.cached_clips,
-        }
-    else:
-        autoencoder = plan.autoencoders[cell.autoencoder]
-        values |= {"entry": autoencoder.model_dump(mode="json"), "training": plan.autoencoder_training}
-        values |= {"budget": _as_before(budget.autoencoder.model_dump(), LATER_BUDGET_FIELDS)}
-        if (path := autoencoder.path) is not None:
-            values |= {"training": None, "budget": None, "weights": _autoencoder_hash(cell.autoencoder, path)}
-    values["needs"] = [cell_hash(plan, other) for other in needs(plan, cell)]
-    return json_sha256(values)
-
-
-def _autoencoder_hash(name: str, path: str) -> str:
-    """sha256 of an autoencoder that is taken as it is."""
-    try:
-        return file_hash(find_autoencoder(path))
-    except InputError as error:
-        raise InputError(f"autoencoders.{name}.path: {error}") from None
-
-
-def _weights_hash(name: str, path: Path) -> str:
-    """sha256 of the weights that a denoiser starts from: a run or model folder's, or public weights, file or folder."""
-    try:
-        return model_hash(str(path))
-    except InputError as error:
-        if not path.is_file() and not (path / "config.json").is_file():
-            raise InputError(f"denoisers.{name}.initial.path: {error}") from None
-        return file_hash(path)
-
-
-LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
-"""Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
-LATER_DENOISER_FIELDS: dict[str, dict[str, Any]] = {"": {"vectors": {}, "fields": {}}, "vdt": {"qk_norm": False}}
-"""The same of denoisers: of all, and by kind."""
-LATER_BUDGET_FIELDS: dict[str, Any] = {"seconds": None}
-"""The same of budgets."""
-
-
-def _task(entry: TaskEntry) -> dict[str, Any]:
-    return entry.model_dump(mode="json") | {"train": None if entry.train is None else entry.train.described()}
-
-
-def _later_fields(kind: str) -> dict[str, Any]:
-    """The fields that joined a denoiser's later."""
-    return LATER_DENOISER_FIELDS[""] | LATER_DENOISER_FIELDS.get(kind, {})
-
-
-def _as_before(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Values without the fields that joined later, where these change nothing."""
-    return {name: v for name, v in values.items() if name not in later or v != later[name]}
-
-
-@cache
-def clips_hash(config: str) -> str:
-    """sha256 over what is trained on: the settings, and of a folder the content of its files instead of its place."""
-    values = parse_json(config, "clips")
-    place = values.pop("path", None)
-    if place is not None:
-        values["content"] = folder_content(Path(place))
-    for name in ("split", "index", "in_memory"):
-        values.pop(name, None)
-    return json_sha256(_as_before(values, LATER_FIELDS))
-
-
-def folder_content(folder: Path) -> str:
-    """sha256 over the contents of a folder's files, whatever they are called; hidden ones don't count.
-
-    Raises:
-        InputError: where there is no such folder.
-    """
-    if not folder.exists():
-        raise InputError(f"{folder}: no such folder of clips; name it by -s data.NAME.path=FOLDER")
-    files = video.visible_files(folder) if folder.is_dir() else [folder]
-    return sha256("".join(sorted(file_hash(p) for p in files)))
-
-
-def cell_folder(plan: ComparePlan, cell: Cell, out: Path) -> Path:
-    """Where a cell lies."""
-    return out / "cells" / f"{cell.id}-{cell_hash(plan, cell)[:8]}"
 
 
 def model_of(plan: ComparePlan, cell: Cell, out: Path) -> Path:
@@ -211,19 +42,24 @@ def model_of(plan: ComparePlan, cell: Cell, out: Path) -> Path:
     path = plan.autoencoders[cell.autoencoder].path
     if cell.kind == "autoencoder" and path is not None:
         return Path(path)
-    return cell_folder(plan, cell, out) / "run" / "model"
+    return cell_folder(plan, owner_of(plan, cell), out) / "run" / "model"
 
 
 def is_trained(plan: ComparePlan, cell: Cell, out: Path) -> bool:
     """Whether there is nothing left to train."""
     if cell.kind == "autoencoder" and plan.autoencoders[cell.autoencoder].path is not None:
         return True
-    return (cell_folder(plan, cell, out) / "training.json").exists()
+    return training_path(plan, cell, out).exists()
+
+
+def training_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
+    """What the training of a cell's weights said and cost."""
+    return cell_folder(plan, owner_of(plan, cell), out) / "training.json"
 
 
 def encode_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device | str = "auto") -> None:
     """Encode the clips that a denoiser is trained on, for itself, so that its memory is no part of the training's."""
-    [base] = needs(plan, cell)
+    base = base_of(cell)
     if not is_trained(plan, base, out):
         raise InputError(f"{cell.id}: needs {base.id}, which is not trained yet")
     latents_of(plan, cell, out, load_autoencoder(model_of(plan, base, out), device=device))
@@ -240,6 +76,9 @@ def train_cell(
             raise InputError(f"{cell.id}: needs {other.id}, which is not trained yet")
     folder = cell_folder(plan, cell, out)
     recipe = on_device(make_recipe(plan, cell, out, device), device)
+    if cell.denoiser is not None and plan.denoisers[cell.denoiser].untrained:
+        take_as_it_is(recipe, folder, events)
+        return
     run = folder / "run"
     resumed = bool(checkpoints(run / "checkpoints"))
     path = folder / "recipe.yaml"
@@ -256,6 +95,36 @@ def train_cell(
     write_record(folder / "training.json", record)
 
 
+def take_as_it_is(recipe: AutoencoderRecipe | DenoiserRecipe, folder: Path, events: Listener) -> None:
+    """Write the model that a recipe's training would begin with, and its held-out loss (on the CPU); nothing is
+    trained."""
+    assert isinstance(recipe, DenoiserRecipe) and recipe.initial is not None
+    make_folder(folder)
+    write_text(folder / "recipe.yaml", _yaml(recipe))
+    torch.manual_seed(recipe.training.seed)
+    job = make_job(recipe, events)
+    assert isinstance(job, DenoiserJob)
+    job.network.eval()
+    with torch.no_grad():
+        heldout = job.evaluate(Ranks())
+    model = job.model()
+    model.config = model.config.model_copy(update={"trained": f"{recipe.initial.path}, as it is"})
+    model.save(folder / "run" / "model")
+    record = {"steps": 0, "samples": 0, "trained_parameters": 0, "heldout": {"step": 0, **heldout}}
+    write_record(folder / "training.json", record)
+
+
+def trained_parameters(recipe: AutoencoderRecipe | DenoiserRecipe) -> int | None:
+    """How many parameters a denoiser's recipe trains; none of an autoencoder's is told."""
+    if not isinstance(recipe, DenoiserRecipe):
+        return None
+    low_rank = LowRank(recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
+    denoiser = build_denoiser(recipe.denoiser)
+    beside = (build_part(config, denoiser) for config in recipe.parts.values())
+    own = trainable_parameters(denoiser, recipe.trained, low_rank, recipe.trained_names).trained
+    return own + sum(p.numel() for part in beside for p in part.parameters())
+
+
 def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> dict[str, Any]:
     """What a finished run says of itself: steps, clips seen, the median time of a step, the last losses."""
     log = run / "log.jsonl"
@@ -269,6 +138,7 @@ def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> di
         "samples": recipe.training.steps * batch,
         "step_seconds": middle,
         "clips_per_second": batch / middle,
+        "trained_parameters": trained_parameters(recipe),
         "heldout": last,
     }
 
@@ -323,13 +193,15 @@ def _autoencoder_recipe(plan: ComparePlan, cell: Cell, out: Path) -> Autoencoder
 
 
 def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> DenoiserRecipe:
+    cell = owner_of(plan, cell)
     assert cell.denoiser is not None and cell.task is not None
-    [base] = needs(plan, cell)
+    base = base_of(cell)
     autoencoder = model_of(plan, base, out)
     network = load_autoencoder(autoencoder, device=device)
     clips, task = plan.data[cell.data], plan.tasks[cell.task]
     shape = clip_shape(clips, network.spec)
     entry = plan.denoisers[cell.denoiser]
+    assert entry.denoiser is not None
     denoiser = entry.denoiser.model_dump(mode="json")
     cache = CacheConfig(path=latents_of(plan, cell, out, network), in_memory=True, heldout_fraction=0.05)
     training = {**plan.denoiser_training.get("training", {}), **entry.recipe.get("training", {}), "seed": cell.seed}
@@ -346,6 +218,8 @@ def _denoiser_recipe(plan: ComparePlan, cell: Cell, out: Path, device: torch.dev
         "training": training,
     }
     recipe = load_config(DenoiserRecipe, values, name=cell.id)
+    if entry.untrained:
+        return recipe
     steps = steps_of(plan.budgets[cell.budget].denoiser, recipe)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=_whole(steps))})
 
@@ -374,8 +248,7 @@ def clip_shape(clips: FolderConfig | WorldSourceConfig, spec: AutoencoderSpec) -
 def latents_of(plan: ComparePlan, cell: Cell, out: Path, network: Autoencoder) -> Path:
     """The latent cache that a denoiser is trained on; written where it is not there or not whole."""
     assert cell.task is not None
-    base = Cell(cell.data, cell.budget, cell.seed, cell.autoencoder)
-    folder = cell_folder(plan, base, out)
+    folder = cell_folder(plan, base_of(cell), out)
     task, clips = plan.tasks[cell.task], plan.data[cell.data]
     if isinstance(clips, WorldSourceConfig):
         clips = clips.model_copy(update={"count": plan.cached_clips})

@@ -15,11 +15,16 @@ from typing import Any
 import torch
 
 from kinolab.comparison import stored
-from kinolab.comparison.cells import Cell, cell_folder, clip_shape, make_recipe, model_of, on_device
+from kinolab.comparison.cells import clip_shape, make_recipe, model_of, on_device
+from kinolab.comparison.hashes import cell_folder
+from kinolab.comparison.matrix import Cell, owner_of
+from kinolab.comparison.measure import load_cell
 from kinolab.comparison.plan import ComparePlan
 from kinolab.data import build
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
-from kinolab.models import Request, VideoModel, load_autoencoder
+from kinolab.generation.request import sampling_of
+from kinolab.models import Request, load_autoencoder
+from kinolab.planning.cost import flops_per_step
 from kinolab.runtime.devices import device_of, synchronize
 from kinolab.runtime.memory import peak_memory, training_memory
 from kinolab.runtime.ranks import join_ranks
@@ -29,6 +34,8 @@ from kinolab.training.trainer import Trainer
 
 STEPS = 5
 """Timed steps of training, after two that are not."""
+OF_TRAINING = ("step_seconds", "clips_per_second", "training_memory", "training_seconds", "training_flops")
+"""What a cost says of a training, which all that have its weights share."""
 CLIPS = 4
 """Clips that are sampled at once to time sampling."""
 
@@ -44,8 +51,9 @@ def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None
     if not path.exists():
         return None
     record = stored.read_costs(path)
-    kept = record.get("sampler")
-    return record if kept is None or stored.same_sampler(kept, plan.sampler) else None
+    if cell.denoiser is None or record.get("sampler") is None:
+        return record
+    return record if stored.same_sampling(record, plan.sampling(cell.denoiser)) else None
 
 
 def costs_first(plan: ComparePlan, cell: Cell) -> bool:
@@ -64,8 +72,25 @@ def cost_cell(plan: ComparePlan, cell: Cell, out: Path, *, device: torch.device 
         if plan.autoencoders[cell.autoencoder].path is None:
             record |= training_cost(plan, cell, out, device)
     else:
-        record |= training_cost(plan, cell, out, device) | _denoiser(plan, cell, out, device)
+        # Sampling first, for its memory; its time is of the second call, as that of training is.
+        record |= _denoiser(plan, cell, out, device)
+        record |= _denoiser_training(plan, cell, out, device)
     write_record(cost_path(plan, cell, out), record)
+
+
+def _denoiser_training(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> dict[str, Any]:
+    """What the training of a denoiser's weights costs; none for weights that are taken as they are."""
+    owner = owner_of(plan, cell)
+    assert owner.denoiser is not None
+    if plan.denoisers[owner.denoiser].untrained:
+        return {"training_seconds": 0.0, "training_flops": 0.0}
+    known = None if owner == cell else read_cost(plan, owner, out)
+    if known is not None:
+        return {name: known[name] for name in OF_TRAINING if name in known}
+    recipe, record = on_device(make_recipe(plan, cell, out, device), device), training_cost(plan, cell, out, device)
+    steps = recipe.training.steps
+    whole = {"training_seconds": steps * record["step_seconds"], "training_flops": steps * flops_per_step(recipe)}
+    return record | whole
 
 
 def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:
@@ -102,20 +127,22 @@ def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device 
 
 @torch.no_grad()
 def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> dict[str, Any]:
-    """Sampling and decoding of some clips; with given frames, as the task has them."""
-    assert cell.task is not None
-    model = VideoModel.load(model_of(plan, cell, out), device=device)
+    """Sampling and decoding of some clips; with given frames, as the task has them. Nothing is told, so that nothing is
+    guided: guidance calls the denoiser twice."""
+    assert cell.task is not None and cell.denoiser is not None
+    model, asked = load_cell(plan, cell, out, device), plan.sampling(cell.denoiser)
     requests = [Request(seed=k) for k in range(CLIPS)]
     given = plan.tasks[cell.task].given_frames
-    sampler = plan.sampler
+    sampling = sampling_of(model.config, asked | {"guidance": {"scale": 1.0}})
     video = torch.zeros(CLIPS, 3, model.config.frames, *model.config.size)
     mask = torch.ones(CLIPS, 1, *video.shape[2:])
     mask[:, :, :given] = 0
 
     def sample() -> Any:
         if given:
-            return model.complete(video, mask, requests, sampler=sampler)
-        return model.decode(model.sample_latents(requests, sampler=sampler))
+            return model.complete(video, mask, requests, **sampling.arguments)
+        return model.decode(model.sample_latents(requests, **sampling.arguments))
 
     seconds = median_seconds(sample, model.device) / CLIPS
-    return {"seconds_per_clip": seconds, "clips_at_once": CLIPS, "sampler": sampler.model_dump(mode="json")}
+    record = {"seconds_per_clip": seconds, "clips_at_once": CLIPS, "sampler": sampling.record()["sampler"]}
+    return record | {"sampling_memory": training_memory(model.device)} | stored.sampling_record(asked)

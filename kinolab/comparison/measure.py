@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from kinolab.comparison import stored
-from kinolab.comparison.cells import Cell, cell_folder, is_trained, model_of, needs
+from kinolab.comparison.cells import is_trained, model_of, training_path
+from kinolab.comparison.hashes import cell_folder
+from kinolab.comparison.matrix import Cell
 from kinolab.comparison.plan import ComparePlan
 from kinolab.config import load_config
 from kinolab.data import WorldSourceConfig
@@ -66,9 +68,11 @@ def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | Non
     if not path.exists():
         return None
     record = stored.read_scores(path)
-    if cell.kind == "denoiser":
+    if cell.denoiser is not None:
         facts = record["facts"]
-        if not stored.same_sampler(facts.get("sampler"), plan.sampler):
+        if not stored.same_sampling(facts, plan.sampling(cell.denoiser)):
+            return None
+        if facts.get("asked_frames") != plan.denoisers[cell.denoiser].frames:
             return None
         if facts.get("world_requests", 0) != _requests(plan, cell):
             return None
@@ -92,7 +96,7 @@ def measure_cell(
     autoencoder = cell.kind == "autoencoder"
     report = _autoencoder(plan, cell, out, where) if autoencoder else _denoiser(plan, cell, out, where, cache)
     record = parse_json(report.to_json(folder), cell.id) | {"cell": cell.id}
-    trained = folder / "training.json"
+    trained = training_path(plan, cell, out)
     record["training"] = read_json(trained, constants=True) if trained.exists() else None
     record["facts"]["peak_memory_bytes"] = peak_memory()
     write_record(scores_path(plan, cell, out), record)
@@ -110,17 +114,16 @@ def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device)
 
 
 def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, cache: Path | None) -> Any:
-    assert cell.task is not None
+    assert cell.task is not None and cell.denoiser is not None
     protocol, path = protocol_of(plan, cell), model_of(plan, cell, out)
-    model = VideoModel.load(path, device=device)
+    model, asked = load_cell(plan, cell, out, device), plan.sampling(cell.denoiser)
     real = ProtocolClips(plan.data[cell.data], protocol, name=cell.data)
-    sampling = sampling_of(model.config, {"sampler": plan.sampler})
+    sampling = sampling_of(model.config, asked)
     made = ModelClips(
         model, str(path), real, protocol, sampling=sampling, given_frames=plan.tasks[cell.task].given_frames
     )  # fmt: skip
-    [base] = needs(plan, cell)
     subject = {
-        "name": f"{cell.denoiser} on {base.autoencoder}", "kind": "model", "model_sha256": model_hash(str(path)),
+        "name": f"{cell.denoiser} on {cell.autoencoder}", "kind": "model", "model_sha256": model_hash(str(path)),
     }  # fmt: skip
     report = evaluate_generated(
         made, real, protocol, subject=subject, cache=cache or default_cache(), device=device,
@@ -128,17 +131,34 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, ca
     )  # fmt: skip
     spec = model.autoencoder.spec
     shape = (model.config.frames, *model.config.size)
-    facts = dict(report.facts) | {
-        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
-        "latents": list(spec.latent_shape(*shape)),
-        "latent_channels": spec.latent_channels,
-        "total_compression": float(model.autoencoder.compression(*shape)),
-        "world_requests": _requests(plan, cell),
-    }
+    facts = (
+        dict(report.facts)
+        | stored.sampling_record(asked)
+        | {
+            "asked_frames": plan.denoisers[cell.denoiser].frames,
+            "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+            "latents": list(spec.latent_shape(*shape)),
+            "latent_channels": spec.latent_channels,
+            "total_compression": float(model.autoencoder.compression(*shape)),
+            "world_requests": _requests(plan, cell),
+        }
+    )
     metrics = dict(report.metrics)
     if facts["world_requests"]:
-        metrics |= world_shares(evaluate_world(model, {"count": facts["world_requests"]}, sampling=sampling))
+        world = evaluate_world(model, {"count": facts["world_requests"]}, sampling=sampling)
+        metrics |= world_scores(world)
+        # What the reader finds of the true clips: no model's clips can be expected to read better.
+        facts["true_clips"] = {name: score.value for name, score in world.scores().groups["true"].items()}
     return dataclasses.replace(report, facts=facts, metrics=metrics)
+
+
+def load_cell(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> VideoModel:
+    """The model of a trained denoiser's cell, that makes clips of as many frames as it is asked for."""
+    assert cell.denoiser is not None
+    model, frames = VideoModel.load(model_of(plan, cell, out), device=device), plan.denoisers[cell.denoiser].frames
+    if frames is not None:
+        model.config = model.config.model_copy(update={"frames": frames})
+    return model
 
 
 def _requests(plan: ComparePlan, cell: Cell) -> int:
@@ -149,11 +169,12 @@ def _requests(plan: ComparePlan, cell: Cell) -> int:
     return plan.world_requests if world else 0
 
 
-def world_shares(report: WorldReport) -> dict[str, MetricValue]:
-    """The shares of generated clips that show what was asked, as scores: `asked_colours`, ..., `asked_all`."""
+def world_scores(report: WorldReport) -> dict[str, MetricValue]:
+    """What shows in the generated clips, as scores: the shares that show what was asked (`asked_colours`, ...,
+    `asked_all`), and how far their motion is from one under constant forces (`roughness`)."""
     protocol = {k: v for k, v in report.protocol.items() if isinstance(v, str | int | float | bool)}
     return {
         name: dataclasses.replace(score, protocol=protocol)
         for name, score in report.scores().metrics.items()
-        if name.startswith("asked_")
+        if name.startswith("asked_") or name == "roughness"
     }

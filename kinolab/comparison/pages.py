@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kinolab.comparison.cells import Cell, cell_folder, cells_of
+from kinolab.comparison.hashes import cell_folder
+from kinolab.comparison.matrix import Cell, cells_of
 from kinolab.comparison.plan import ComparePlan
 from kinolab.comparison.run import read_scores
 from kinolab.comparison.tables import (

@@ -17,10 +17,12 @@ from pydantic import Field, model_validator
 
 from kinolab.autoencoders import AutoencoderConfig
 from kinolab.config import Config, apply_overrides, load_config, read_yaml
+from kinolab.contracts.sampling import sampler_values
 from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation.request import SamplingConfig
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
 from kinolab.tasks import TasksConfig
@@ -31,6 +33,8 @@ ClipsConfig = Annotated[FolderConfig | WorldSourceConfig, Field(discriminator="k
 
 DECIDED = frozenset(("kind", "name", "data", "autoencoder", "denoiser", "initial", "tasks"))
 """Fields of a recipe that the plan's entries, clips and tasks decide."""
+ONLY_TRAINING = frozenset(("training", "trained", "trained_names", "lora_rank", "lora_alpha", "lora_targets"))
+"""Fields of a recipe that say nothing where nothing is trained."""
 DECIDED_TRAINING = frozenset(("seed", "steps"))
 """Fields of a recipe's `training` that the plan's seeds and budgets decide."""
 
@@ -98,12 +102,24 @@ class AutoencoderEntry(Config):
 class DenoiserEntry(Config):
     """One denoiser of the matrix: its model, what it starts from, and where its training differs from the others'."""
 
-    denoiser: DenoiserConfig
-    """The model; channels, latent size, frames and mask channels are fitted to each autoencoder."""
+    denoiser: DenoiserConfig | None = None
+    """The model; channels, latent size, frames and mask channels are fitted to each autoencoder. None = `weights_of`
+    names another entry, whose model it is."""
+    weights_of: str | None = None
+    """Another entry whose weights it has, to be sampled otherwise: nothing is trained for it."""
     autoencoders: tuple[str, ...] = ()
     """The autoencoders it stands in front of; none = all."""
     initial: DenoiserInitialConfig | None = None
     """First weights, an image model's for example; none = random."""
+    untrained: bool = False
+    """Take it as `initial` makes it, with nothing trained: for methods that need no training."""
+    start: str = ""
+    """What it starts from, in a word: entries of one start stand in a table of their own; empty = all in one."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Where its sampling differs from the plan's `sampler` and the model's own: sampler, guidance, reach, methods."""
+    frames: int | None = Field(None, ge=1)
+    """Frames that it is asked for, where it is trained on others (single ones, by `frames_per_clip` in `recipe`); none
+    = as trained."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Fields of its recipe that differ from `denoiser_training`, such as `trained: temporal`; of `training`, those that
     are named differ."""
@@ -111,9 +127,22 @@ class DenoiserEntry(Config):
     @model_validator(mode="before")
     @classmethod
     def _is_an_entry(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "denoiser" not in value and not set(value) <= set(cls.model_fields):
+        if isinstance(value, Mapping) and "denoiser" not in value and "kind" in value:
             raise ValueError("expected the model's kind and fields under denoiser, as in {denoiser: {kind: latte}}")
         return value
+
+    @model_validator(mode="after")
+    def _one(self) -> DenoiserEntry:
+        if (self.denoiser is None) == (self.weights_of is None):
+            raise ValueError("expected either `denoiser` (a model), or `weights_of` (another entry, sampled otherwise)")
+        if self.weights_of is not None and (self.initial is not None or self.untrained or self.recipe):
+            raise ValueError("weights_of has the weights of another entry: leave initial, untrained and recipe out")
+        if self.untrained and self.initial is None:
+            raise ValueError("untrained: takes the weights of `initial` as they are; name them")
+        idle = [name for name in self.recipe if name in ONLY_TRAINING]
+        if self.untrained and idle:
+            raise ValueError(f"recipe.{idle[0]}: nothing of an untrained entry is trained; leave it out")
+        return self
 
 
 class TaskEntry(Config):
@@ -167,6 +196,12 @@ class ComparePlan(Config):
     videos: int = Field(4, ge=0)
     """Clips of every cell that are kept as videos."""
 
+    def sampling(self, denoiser: str) -> dict[str, Any]:
+        """How the clips of an entry are sampled: what it says, on top of the plan's sampler; the rest is the model's
+        own."""
+        own = self.denoisers[denoiser].sampling.model_dump(mode="json", exclude_unset=True)
+        return own | {"sampler": sampler_values(self.sampler.model_dump(mode="json"), own.get("sampler"))}
+
     @model_validator(mode="after")
     def _check(self) -> ComparePlan:
         for name, entry in self.autoencoders.items():
@@ -183,6 +218,7 @@ class ComparePlan(Config):
             unknown = [n for n in denoiser.autoencoders if n not in self.autoencoders]
             if unknown:
                 raise ValueError(f"denoisers.{name} stands in front of {unknown[0]!r}, which the plan does not have")
+            _check_weights_of(self, name)
         _check_recipe("autoencoder_training", self.autoencoder_training, AutoencoderRecipe)
         _check_recipe("denoiser_training", self.denoiser_training, DenoiserRecipe)
         for name, denoiser in self.denoisers.items():
@@ -197,6 +233,20 @@ class ComparePlan(Config):
         if twice:
             raise ValueError(f"seeds: {shown(twice[0])} stands there twice, and would train the same cells again")
         return self
+
+
+def _check_weights_of(plan: ComparePlan, name: str) -> None:
+    """Raises ValueError where an entry has the weights of one that there is not, or not where it stands."""
+    entry = plan.denoisers[name]
+    if entry.weights_of is None:
+        return
+    other = plan.denoisers.get(entry.weights_of)
+    if other is None or other.weights_of is not None:
+        own = [n for n, e in plan.denoisers.items() if e.weights_of is None]
+        raise ValueError(f"denoisers.{name}.weights_of: expected one of {', '.join(own)}, got {entry.weights_of!r}")
+    apart = [n for n in entry.autoencoders if other.autoencoders and n not in other.autoencoders]
+    if apart:
+        raise ValueError(f"denoisers.{name} stands in front of {apart[0]!r}, and {entry.weights_of!r} does not")
 
 
 def _check_recipe(where: str, fields: Mapping[str, Any], recipe: type[Config]) -> None:

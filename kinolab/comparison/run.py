@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinolab.comparison.cells import Cell, cell_hash, cells_of, encode_cell, is_trained, needs, train_cell
+from kinolab.comparison.cells import encode_cell, is_trained, train_cell
 from kinolab.comparison.costs import cost_cell, costs_first, read_cost
+from kinolab.comparison.hashes import cell_hash
+from kinolab.comparison.matrix import Cell, cells_of, needs
 from kinolab.comparison.measure import measure_cell, read_score
 from kinolab.comparison.plan import ComparePlan, load_plan
 from kinolab.contracts.events import Events, Listener, events_of, proceed
@@ -84,9 +86,23 @@ def compare(
     waiting = [s.cell for s in known if not (s.measured if measure else s.trained)]
     if len(cells_of(plan)) > len(waiting):
         told.note(f"{len(cells_of(plan)) - len(waiting)} of {len(cells_of(plan))} cells are done already")
+    failed = _run_cells(work, waiting, jobs)
+    proceed(told)
+    if measure:
+        for cell in finished_cells(plan, out):
+            problem = work.stage(cell, "cost")
+            if problem is not None:
+                failed[cell] = f"cost: {problem}"
+                told.note(f"{cell.id}: {failed[cell]}")
+            proceed(told)
+    return [f"{cell.id}: {problem}" for cell, problem in failed.items()]
+
+
+def _run_cells(work: _Work, waiting: list[Cell], jobs: int) -> dict[Cell, str]:
+    """Run cells as those that they need are finished, `jobs` at once; what failed, and why."""
+    plan, told, total = work.plan, work.events, len(waiting)
     finished = {c for c in cells_of(plan) if c not in waiting}
     failed: dict[Cell, str] = {}
-    total = len(waiting)
     running: dict[Future[str | None], Cell] = {}
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         while running or (waiting and not told.stopping):
@@ -106,15 +122,7 @@ def compare(
                     failed[cell] = problem
                     told.note(f"{cell.id}: {problem}")
                 told.progress(total - len(waiting) - len(running), total)
-    proceed(told)
-    if measure:
-        for cell in finished_cells(plan, out):
-            problem = work.stage(cell, "cost")
-            if problem is not None:
-                failed[cell] = f"cost: {problem}"
-                told.note(f"{cell.id}: {failed[cell]}")
-            proceed(told)
-    return [f"{cell.id}: {problem}" for cell, problem in failed.items()]
+    return failed
 
 
 def finished_cells(plan: ComparePlan, out: Path) -> list[Cell]:

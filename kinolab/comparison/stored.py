@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kinolab.config import load_config
 from kinolab.diffusion import SamplerConfig
+from kinolab.generation.request import SamplingConfig
 from kinolab.runtime.records import as_model, read_record
 
 
@@ -51,6 +53,8 @@ class _Facts(_Stored):
     real_clips: int | None = None
     world_requests: int | None = None
     sampler: dict[str, Any] | None = None
+    sampling: dict[str, Any] = {}
+    asked_frames: int | None = None
 
 
 class _Heldout(_Stored):
@@ -59,6 +63,7 @@ class _Heldout(_Stored):
 
 class _Training(_Stored):
     steps: int
+    trained_parameters: int | None = None
     heldout: _Heldout = _Heldout()
 
 
@@ -90,9 +95,13 @@ class _Costs(_Stored):
     decode_frames_per_second: float | None = None
     coding_memory: float | None = None
     training_memory: float | None = None
+    sampling_memory: float | None = None
+    training_seconds: float | None = None
+    training_flops: float | None = None
     clips_per_second: float | None = None
     seconds_per_clip: float | None = None
     sampler: dict[str, Any] | None = None
+    sampling: dict[str, Any] = {}
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -120,3 +129,16 @@ def _read(path: Path, form: type[BaseModel], advice: str) -> dict[str, Any]:
 def same_sampler(kept: Any, sampler: SamplerConfig) -> bool:
     """Whether a record was made by a sampler; fields that joined later are not in an older one, and change nothing."""
     return kept is not None and load_config(SamplerConfig, kept) == sampler
+
+
+def same_sampling(record: Mapping[str, Any], sampling: Mapping[str, Any]) -> bool:
+    """Whether a record was made as an entry of the plan is sampled: by its sampler, and whatever else it asks for."""
+    rest = {name: value for name, value in sampling.items() if name != "sampler"}
+    asked, kept = (load_config(SamplingConfig, dict(values)) for values in (rest, record.get("sampling", {})))
+    return same_sampler(record.get("sampler"), load_config(SamplerConfig, sampling["sampler"])) and asked == kept
+
+
+def sampling_record(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of it beside the sampler; nothing where nothing else is asked for."""
+    rest = {name: value for name, value in sampling.items() if name != "sampler"}
+    return {"sampling": rest} if rest else {}

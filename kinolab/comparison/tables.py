@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kinolab.comparison.cells import Cell, cells_of
+from kinolab.comparison.matrix import Cell, cells_of
 from kinolab.comparison.plan import ComparePlan
 from kinolab.evaluation.scores import shown
 from kinolab.metrics import better_of
@@ -29,6 +29,10 @@ LEGEND = (
     "better bears no mark. Speeds and memory were measured one cell after the other: memory is the peak of a process "
     "that encodes and decodes a clip (peak memory) or trains (TMem). Held-out losses compare between denoisers on the "
     "same latents only."
+)
+LEGEND_OF_COSTS = (
+    "Training is the steps times the time, and the operations, that one takes; SMem is the peak memory of a process "
+    "that samples. Sampling is timed without guidance, which calls the denoiser twice, and with decoding."
 )
 
 
@@ -63,10 +67,14 @@ DENOISER_FACTS = (
     Fact("latents", lambda r: r["facts"]["latents"], lambda v: "x".join(map(str, v))),
     Fact("total : 1", lambda r: r["facts"]["total_compression"], lambda v: f"{v:.1f}"),
     Fact("parameters (M)", lambda r: r["facts"]["parameters"] / 1e6, lambda v: f"{v:.2f}"),
+    Fact("trained (M)", lambda r: r["training"]["trained_parameters"] / 1e6, lambda v: f"{v:.2f}"),
     Fact("steps", lambda r: r["training"]["steps"], str),
+    Fact("training (s)", lambda r: r["cost"]["training_seconds"], lambda v: f"{v:.0f}"),
+    Fact("training (TFLOP)", lambda r: r["cost"]["training_flops"] / 1e12, lambda v: f"{v:.1f}"),
     Fact("TMem (MB)", lambda r: r["cost"]["training_memory"] / 1e6, _megabytes),
     Fact("TSpeed (clips/s)", lambda r: r["cost"]["clips_per_second"], lambda v: f"{v:.1f}"),
     Fact("sampling (s/clip)", lambda r: r["cost"]["seconds_per_clip"], lambda v: f"{v:.2f}"),
+    Fact("SMem (MB)", lambda r: r["cost"]["sampling_memory"] / 1e6, _megabytes),
     Fact("held-out loss", lambda r: r["training"]["heldout"]["loss"], lambda v: f"{v:.4f}"),
 )
 
@@ -95,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows that stand in one table, which share clips, budget, kind, task and protocol."""
+    """The rows that stand in one table, which share clips, budget, kind, task, start and protocol."""
 
     title: str
     kind: str
@@ -127,15 +135,19 @@ def groups_of(plan: ComparePlan, scores: Mapping[Cell, Record]) -> list[Group]:
     for cell in cells_of(plan):
         if cell not in scores:
             continue
-        key = (cell.data, cell.budget, cell.kind, cell.task or "", scores[cell]["protocol_hash"])
+        start = "" if cell.denoiser is None else plan.denoisers[cell.denoiser].start
+        key = (cell.data, cell.budget, cell.kind, cell.task or "", start, scores[cell]["protocol_hash"])
         name = cell.autoencoder if cell.denoiser is None else f"{cell.autoencoder} + {cell.denoiser}"
         found.setdefault(key, {}).setdefault(name, []).append((cell, scores[cell]))
     groups = []
-    alike = Counter(key[:4] for key in found)
-    for (data, budget, kind, task, digest), rows in sorted(found.items(), key=lambda item: (item[0][2], item[0])):
+    alike = Counter(key[:5] for key in found)
+    for (data, budget, kind, task, start, digest), rows in sorted(
+        found.items(), key=lambda item: (item[0][2], item[0])
+    ):
         words = [data, *([] if len(plan.budgets) == 1 else [f"budget {budget}"]),
                  *([] if len(plan.tasks) == 1 or not task else [task]),
-                 *([] if alike[data, budget, kind, task] == 1 else [f"protocol {digest[:8]}"])]  # fmt: skip
+                 *([f"from {start}"] if start else []),
+                 *([] if alike[data, budget, kind, task, start] == 1 else [f"protocol {digest[:8]}"])]  # fmt: skip
         title = f"{'Autoencoders' if kind == 'autoencoder' else 'Denoisers'}: {', '.join(words)}"
         made = tuple(Row(n, tuple(c for c, _ in items), tuple(r for _, r in items)) for n, items in rows.items())
         groups.append(Group(title, kind, made))
@@ -242,6 +254,8 @@ def fact_of(row: Row, fact: Fact) -> Any:
 def markdown(plan: ComparePlan, groups: Sequence[Group]) -> str:
     """The tables as Markdown: first what was paid, then what came of it."""
     lines = [plan.description, "", LEGEND, ""]
+    if any("training_seconds" in (r.get("cost") or {}) for g in groups for row in g.rows for r in row.records):
+        lines += [LEGEND_OF_COSTS, ""]
     for group in groups:
         head = group.protocol
         lines += [f"## {group.title}", ""]

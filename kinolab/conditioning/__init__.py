@@ -26,15 +26,17 @@ from kinolab.conditioning.base import (
     request_draws,
     uniform,
 )
-from kinolab.conditioning.control import MAPS, Control
+from kinolab.conditioning.control import Canny, Control, Depth, Edges, Pose, Trajectory
 from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
 from kinolab.conditioning.image import Image
+from kinolab.conditioning.image_embedding import ImageEmbedding
 from kinolab.conditioning.image_tokens import ImageTokens
 from kinolab.conditioning.images import joined
 from kinolab.conditioning.label import Label, label_index, without_label
 from kinolab.conditioning.low_resolution import LowResolution
+from kinolab.conditioning.maps import MAPS
 from kinolab.conditioning.motion_bucket import MotionBucket
 from kinolab.conditioning.noise_augmentation import NoiseAugmentation
 from kinolab.conditioning.noise_level import NoiseLevel
@@ -84,11 +86,17 @@ CONDITIONS: Table[Condition[Any]] = Table(
             "noise_level": NoiseLevel,
             "low_resolution": LowResolution,
             "control": Control,
+            "edges": Edges,
+            "canny": Canny,
+            "depth": Depth,
+            "pose": Pose,
+            "trajectory": Trajectory,
             "focus": Focus,
             "motion_bucket": MotionBucket,
             "noise_augmentation": NoiseAugmentation,
             "image": Image,
             "image_tokens": ImageTokens,
+            "image_embedding": ImageEmbedding,
         },
     },
 )

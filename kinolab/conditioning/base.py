@@ -44,6 +44,8 @@ class Setting:
 
     spec: what the denoiser takes. autoencoder: makes latents of clips. device: where conditions go. embed: captions ->
     their embeddings, None = the model reads none. look: pictures (B, 3, H, W) -> their tokens (B, L, D), None = alike.
+    imagine: prompts and a generator for each -> embeddings (B, D) of pictures that they might describe, None = there is
+    no prior.
     null_prompt, class_names: as in the model's config. frames, size,
     fps: of a training clip, for what a request leaves open. settings: the configs of conditions, by name.
     """
@@ -53,6 +55,7 @@ class Setting:
     device: torch.device
     embed: Callable[[Sequence[str]], TextEmbedding] | None = None
     look: Callable[[Tensor], Tensor] | None = None
+    imagine: Callable[[Sequence[str], Sequence[torch.Generator]], Tensor] | None = None
     null_prompt: Literal["learned", "empty"] = "learned"
     class_names: tuple[str, ...] = ()
     frames: int = 1
@@ -132,6 +135,18 @@ class VectorCondition(Condition[Any]):
         rows = [[0.0] * max(width, 1) if v is None else self._numbers(v, max(width, 1)) for v in told]
         value = torch.tensor(rows, device=setting.device)
         return alone(self.name, Value("vector", value if width else value[:, 0]), told)
+
+    def _number(self, request: Request, default: float, most: float, expected: str) -> float:
+        """What a request says, or the default; from 0 to `most`, which `expected` says in words.
+
+        Raises:
+            InputError: for another number, or none.
+        """
+        value = request.conditions.get(self.name)
+        number = default if value is None else self._numbers(value, 1)[0]
+        if not 0 <= number <= most:
+            raise InputError(f"{self.name}: expected {expected}, got {value!r}")
+        return float(number)
 
     def _numbers(self, value: Any, count: int) -> list[float]:
         numbers = value if isinstance(value, list | tuple) else [value]

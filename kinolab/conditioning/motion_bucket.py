@@ -16,7 +16,6 @@ from kinolab.conditioning.base import ConditionConfig, Draws, Setting, VectorCon
 from kinolab.conditioning.clips import example_clips
 from kinolab.contracts.examples import Example
 from kinolab.contracts.request import Request
-from kinolab.errors import InputError
 
 MOST = 255
 
@@ -51,11 +50,7 @@ class MotionBucket(VectorCondition):
         Raises:
             InputError: for one outside of 0 to 255.
         """
-        value = request.conditions.get(self.name)
-        bucket = self.config.bucket if value is None else self._numbers(value, 1)[0]
-        if not 0 <= bucket <= MOST:
-            raise InputError(f"{self.name}: expected 0 (still) to {MOST} (the most motion), got {value!r}")
-        return float(bucket)
+        return self._number(request, self.config.bucket, MOST, f"0 (still) to {MOST} (the most motion)")
 
     def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[float]:
         """The buckets of the examples' clips."""

@@ -16,7 +16,6 @@ from kinolab.conditioning.base import ConditionConfig, Draws, Setting, VectorCon
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
 from kinolab.contracts.request import Request
-from kinolab.errors import InputError
 
 MOST = 10.0
 """More than pixels in [-1, 1] can be told apart in; a number above is a mistake."""
@@ -47,11 +46,7 @@ class NoiseAugmentation(VectorCondition):
         Raises:
             InputError: for one outside of 0 to 10.
         """
-        value = request.conditions.get(self.name)
-        strength = self.config.strength if value is None else self._numbers(value, 1)[0]
-        if not 0 <= strength <= MOST:
-            raise InputError(f"{self.name}: expected 0 (a clean image) to {MOST:g}, got {value!r}; the usual is 0.02")
-        return float(strength)
+        return self._number(request, self.config.strength, MOST, f"0 (a clean image; the usual is 0.02) to {MOST:g}")
 
     def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[float]:
         """A random strength for each example."""

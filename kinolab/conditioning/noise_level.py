@@ -17,7 +17,6 @@ from kinolab.conditioning.base import ConditionConfig, Draws, Setting, VectorCon
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
 from kinolab.contracts.request import Request
-from kinolab.errors import InputError
 
 
 class NoiseLevelConfig(ConditionConfig):
@@ -43,11 +42,7 @@ class NoiseLevel(VectorCondition):
         Raises:
             InputError: for a level outside of 0 to 1.
         """
-        value = request.conditions.get(self.name)
-        level = self.config.level if value is None else self._numbers(value, 1)[0]
-        if not 0 <= level <= 1:
-            raise InputError(f"noise_level: expected a level from 0 (clean) to 1 (noise), got {value!r}")
-        return float(level)
+        return self._number(request, self.config.level, 1.0, "a level from 0 (clean) to 1 (noise)")
 
     def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[float]:
         """A random level for each example."""

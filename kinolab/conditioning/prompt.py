@@ -31,8 +31,8 @@ class Prompt(Condition[str]):
         return "a prompt"
 
     def taken(self, setting: Setting) -> bool:
-        """Whether the model has a text encoder."""
-        return setting.embed is not None
+        """Whether the model has a text encoder, or a prior that reads prompts for it."""
+        return setting.embed is not None or setting.imagine is not None
 
     def asks(self, request: Request) -> bool:
         """Whether there is a prompt, or one to move away from."""

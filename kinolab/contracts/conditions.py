@@ -196,6 +196,18 @@ class Conditions(Mapping[str, Value]):
         """The same conditions on another device."""
         return self.map(lambda v: v.to(device))
 
+    def at_frames(self, frames: Sequence[int]) -> Conditions:
+        """What is told of some latent frames of the clip: fields (B, C, T, H, W) cut to these, in this order.
+
+        Raises:
+            InputError: beside single images, which stand behind the clip's own frames.
+        """
+        if self.image_frames:
+            raise InputError("single images beside a clip are told with all its frames: leave image_frames 0")
+        index = list(frames)
+        cut = {n: v.map(lambda x: x[:, :, index]) if v.kind == "field" else v for n, v in self._told.items()}
+        return Conditions.of(cut, self._nulls)
+
     def replace(self, **changes: Any) -> Conditions:
         """The same conditions with some of the constructor's keywords changed; None takes one away."""
         known = {name: getattr(self, name) for name in KEYWORDS if name != "null"}
@@ -292,6 +304,7 @@ class Port:
     name: the condition's. kind: how it is read. width: of a vector its numbers (0 = one number, shape (B,); None =
     any), of tokens D, of a field its channels. mask: channels R of a field's mask, 0 = it has none; a field that has
     one always comes with it. per_image: whether joint single images may each have their own row, (B, 1 + N, ...).
+    pixels: of a field that is pixels in [0, 1] instead of latents, how many for each latent on a side.
     usual: of a number the least and the most that public models of the kind were trained on; none = not known.
     """
 
@@ -301,6 +314,7 @@ class Port:
     mask: int = 0
     per_image: bool = False
     usual: tuple[float, float] | None = None
+    pixels: int = 0
 
     def shapes(self, told: Value, latents: Sequence[int], images: int) -> list[tuple[tuple[int, ...], ...]]:
         """The shapes of value and mask that fit latents (B, C, T, H, W) with N images: one pair, or two of `per_image`.
@@ -313,6 +327,9 @@ class Port:
             length = told.value.shape[-2] if told.value.ndim > 1 else 0
             tails = ((length, self.width or 0), (length,))
         elif self.kind == "field":
+            if self.pixels:
+                frames, *sides = grid
+                grid = [frames, *(self.pixels * side for side in sides)]
             tails = ((self.width or 0, *grid), (self.mask, *grid))
         else:
             width = told.value.shape[-1:] if self.width is None else (self.width,) if self.width else ()

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from pathlib import Path as FilePath
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,10 +29,15 @@ from kinolab.errors import InputError
 
 @dataclass(frozen=True)
 class Denoised:
-    """The estimate of the clean sample, and the raw learned variance in about [-1, 1] where there is one."""
+    """The estimate of the clean sample, and the raw learned variance in about [-1, 1] where there is one.
+
+    noise: the noise of the step, where a method changed the sample and leaves the noise as it was; none = what sample
+    and z imply. A step then goes on from alpha_t sample + sigma_t noise in place of z.
+    """
 
     sample: Tensor
     variance: Tensor | None = None
+    noise: Tensor | None = None
 
 
 Denoise = Callable[[Tensor, float], Denoised]
@@ -46,12 +52,22 @@ estimate. times fall, float64; those of the run or a part of them, and T may be 
 class Codec(Protocol):
     """What stands between latents and pixels, for methods that work on frames."""
 
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames that one latent frame stands for."""
+        ...
+
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> clean latents (B, C, T', H', W'), the mean of their distribution."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
+        ...
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels of a frame's side for one latent."""
         ...
 
 
@@ -99,7 +115,10 @@ class Run:
 
     shape: (B, C, T, H, W) of the latents. step: steps done so far, as the sampler counts them (heun calls the denoiser
     twice in one). generator: the run's own draws, on the CPU. times: (steps + 1,) that the sampler comes by, falling,
-    float64. codec: the stage's way to pixels; none = there is none.
+    float64. codec: the stage's way to pixels; none = there is none. frames: those of the clip that the walk at work is
+    on, set by a method that walks over a part of them; none = all, in order. planned: steps of all walks together, for
+    who is told of the progress, where a method walks more or less than once; none = `steps`. taken: steps done so far,
+    over all walks. backwards: whether it goes from clean to noise (inversion), where no estimate is to be edited.
     """
 
     denoiser: Any
@@ -112,6 +131,10 @@ class Run:
     generator: torch.Generator | None = None
     times: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     codec: Codec | None = None
+    frames: tuple[int, ...] | None = None
+    planned: int | None = None
+    taken: int = 0
+    backwards: bool = False
 
     def noise(self, z: Tensor) -> Tensor:
         """Unit Gaussian noise like z, drawn on the CPU so that every device gets the same."""
@@ -121,6 +144,15 @@ class Run:
     def channels(self) -> int:
         """C; what a denoiser gives behind them is a learned variance."""
         return self.shape[1]
+
+
+Decision = Literal["start", "reach", "smoothing"]
+DECISIONS: dict[Decision, str] = {
+    "start": "with which noise the run begins",
+    "reach": "which frames are read",
+    "smoothing": "when frames are smoothed",
+}
+"""What one method of a run alone may decide, and what an error calls it."""
 
 
 class Method:
@@ -137,9 +169,20 @@ class Method:
     """Whether it differentiates the denoiser by its input."""
     corrects: bool = False
     """Whether it changes the noisy latents between two steps, which not every sampler allows."""
+    decides: tuple[Decision, ...] = ()
+    """What it decides, so that no other method of the run may."""
+    keeps_noise: bool = False
+    """Whether its estimates bring their noise (`Denoised.noise`), which not every sampler goes on with."""
+    whole_clips: bool = False
+    """Whether it holds something of all frames, so that no other method may walk over a part of them (`Run.frames`)."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
+
+    @property
+    def files(self) -> tuple[FilePath, ...]:
+        """The files that it reads, which a request's record holds by their hashes."""
+        return ()
 
     def check(self, run: Run) -> None:
         """Raises InputError where the method can't wrap this run, or not beside its other methods."""
@@ -170,10 +213,14 @@ class Method:
 
 
 def check_methods(run: Run) -> None:
-    """Raises InputError where a method is there twice, or can't wrap the run."""
+    """Raises InputError where a method is there twice, can't wrap the run, or decides what another one does."""
     kinds = [type(method) for method in run.methods]
     twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
     if twice is not None:
         raise InputError(f"{twice.__name__} wraps this run twice: leave one of them out")
     for method in run.methods:
         method.check(run)
+    for decision, said in DECISIONS.items():
+        deciding = [type(method).__name__ for method in run.methods if decision in method.decides]
+        if len(deciding) > 1:
+            raise InputError(f"{' and '.join(deciding)} all say {said}: leave all but one of them out")

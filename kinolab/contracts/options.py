@@ -43,12 +43,16 @@ class ForwardOptions:
     residuals: what a network beside the denoiser (`kinolab.models.part`) adds to the tokens behind blocks, by their
     number from 0; each of the shape of those tokens.
     image_only: (B, T) bool, frames that layers over time leave as an image model makes them; none = no frame.
+    strength: what the contributions of control networks are multiplied by, by their ports; none = as their configs say.
+    reach_beside: whether the reach is that of networks beside the denoiser too, which otherwise keep their own.
     """
 
     reach: Reach | None = None
     cache: BlockCache | None = None
     residuals: Mapping[int, Tensor] | None = None
     image_only: Tensor | None = None
+    strength: Mapping[str, float] | None = None
+    reach_beside: bool = False
 
     def of(self, branches: tuple[str, ...]) -> ForwardOptions:
         """The options of a call whose batch holds the rows of these branches, one after the other."""

@@ -8,7 +8,7 @@ not interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,29 +22,16 @@ from torch import Tensor
 
 from kinolab.contracts.events import Events, Listener, Share, advance, events_of, proceed
 from kinolab.contracts.examples import ClipRecord, ClipSource, Example
-from kinolab.data.cache import (
-    FORMAT,
-    GIVEN_ENDING,
-    CacheItem,
-    ShardEntry,
-    format_entry,
-    given_file,
-    item_key,
-    measure_statistics,
-    read_header,
-    read_index,
-)
+from kinolab.data.cache import CacheItem, ShardEntry, format_entry, given_file
+from kinolab.data.cache_plan import CachePlan, Draws, reconcile, write_header
 from kinolab.errors import InputError
 from kinolab.runtime import files
 from kinolab.runtime.devices import choose, device_of
 from kinolab.runtime.hashes import Sha256, canonical, sha256
-from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
-from kinolab.runtime.reading import through_json
-from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import read_weights, write_weights
 
 Stored = Literal["bfloat16", "float32"]
@@ -85,18 +72,6 @@ class Encoder(Protocol):
         ...
 
 
-class Draws(Protocol):
-    """Masks to be encoded beside the clips (`kinolab.tasks.CachedDraws`)."""
-
-    def describe(self) -> dict[str, object]:
-        """What the draws depend on."""
-        ...
-
-    def encode(self, autoencoder: Any, video: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Clips and their keys -> given latents (B, D, C, T, H, W) and masks (B, D, R, T, H, W)."""
-        ...
-
-
 @dataclass(frozen=True)
 class EncodeSummary:
     """What an encoding did: windows encoded now, found in the cache, dropped from it, and not readable."""
@@ -107,6 +82,13 @@ class EncodeSummary:
     unreadable: tuple[str, ...]
     items: int
     bytes: int
+
+    @property
+    def line(self) -> str:
+        """It in one line."""
+        gone = f", {self.removed} dropped" if self.removed else ""
+        size = f"{self.items} windows, {self.bytes / 1e6:.1f} MB"
+        return f"{size} ({self.encoded} encoded now, {self.present} there already{gone})"
 
 
 def autoencoder_hash(autoencoder: Encoder) -> str:
@@ -162,138 +144,47 @@ def encode_to_cache(
     chosen = str(resolve(precision, where)).removeprefix("torch.")
     encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
     with _locked(out):
-        plan = _Plan(source, autoencoder_hash(autoencoder), encoding, draws)
-        kept, removed = _reconcile(out, plan, update)
+        plan = CachePlan(source, autoencoder_hash(autoencoder), encoding, draws)
+        kept, removed = reconcile(out, plan, update)
         present = {item.key for entry in kept for item in entry.items}
         missing = [i for i, key in enumerate(plan.keys) if key not in present]
-        total, done, unreadable = len(plan.keys), len(plan.keys) - len(missing), []
         encoder = _ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision, where)
-        for indices in _shard_groups(source, autoencoder.spec, missing, shard_size, dtype, keep_posterior):
-            entry, failed = encoder.write(out, plan, indices, Share(told, done, len(indices), total))
-            unreadable += failed
-            done += len(indices)
-            if entry is not None:
-                with Appender(out / "index.jsonl") as index:
-                    index.write(format_entry(entry))
-                told.wrote(out / "shards" / entry.shard, "shard")
-                kept.append(entry)
-            if done < total:
-                proceed(told)
+        unreadable = _encode_missing(out, plan, kept, missing, encoder, shard_size, told)
         if not kept:
-            raise InputError(f"{out}: nothing was encoded; none of {total} windows could be read")
+            raise InputError(f"{out}: nothing was encoded; none of {len(plan.keys)} windows could be read")
         if draws is not None:
             _encode_draws(out, plan, kept, encoder, draws, told)
-        _write_header(out, plan, kept, complete=True)
+        write_header(out, plan, kept, complete=True)
     items = sum(len(entry.items) for entry in kept)
     size = sum((out / "shards" / entry.shard).stat().st_size for entry in kept)
-    return EncodeSummary(len(missing) - len(unreadable), total - len(missing), removed, tuple(unreadable), items, size)
+    there = len(plan.keys) - len(missing)
+    return EncodeSummary(len(missing) - len(unreadable), there, removed, tuple(unreadable), items, size)
 
 
-class _Plan:
-    """What the cache shall hold: the key of every window of the source, and the header's fields."""
-
-    def __init__(
-        self, source: ClipSource, autoencoder: str, encoding: Mapping[str, object], draws: Draws | None
-    ) -> None:
-        self.autoencoder, self.encoding = autoencoder, dict(encoding)
-        self.draws = None if draws is None else through_json(draws.describe())
-        self.transform = through_json(dict(source.transform()), default=str)
-        self.classes = list(source.classes)
-        self.records = [source.record(i) for i in range(len(source))]
-        self.keys = [item_key(r, self.transform, autoencoder, encoding) for r in self.records]
-        self.by_key = dict(zip(self.keys, self.records, strict=True))
-
-    def made_by(self) -> dict[str, object]:
-        """The header's fields that must agree for a cache to be continued."""
-        return {"autoencoder": self.autoencoder, "transform": self.transform, "encoding": self.encoding}
-
-
-def _reconcile(out: Path, plan: _Plan, update: bool) -> tuple[list[ShardEntry], int]:
-    """Compare an existing cache with the plan, and bring its index in line: the shards to keep, the items dropped.
-
-    Captions and labels that changed are taken over; they are not part of a latent's address.
-    """
-    if not (out / "cache.json").exists():
-        if (out / "index.jsonl").exists():
-            raise InputError(f"{out}: an index without cache.json; delete the folder and encode again")
-        _write_header(out, plan, [], complete=False)
-        return [], 0
-    header, entries = read_header(out), read_index(out)
-    _check_same(out, header, plan, entries, update)
-    if plan.draws != header.get("draws"):
-        for file in (out / "shards").glob(f"*{GIVEN_ENDING}"):
-            remove(file)
-    present = [entry for entry in entries if (out / "shards" / entry.shard).is_file()]
-    kept = [replace(entry, items=tuple(_refreshed(entry.items, plan, drop=update))) for entry in present]
-    kept = [entry for entry in kept if entry.items]
-    removed = sum(len(e.items) for e in entries) - sum(len(e.items) for e in kept)
-    _write_header(out, plan, [], complete=False)
-    files.write_text(out / "index.jsonl", "".join(map(format_entry, kept)))
-    names = {name for entry in kept for name in (entry.shard, given_file(entry.shard))}
-    for file in (out / "shards").glob("*"):
-        if file.name not in names:
-            remove(file)
-    return kept, removed
-
-
-def _check_same(out: Path, header: Mapping[str, Any], plan: _Plan, entries: Sequence[ShardEntry], update: bool) -> None:
-    """Raises InputError where the cache was made differently, or a source file changed since, and `update` is off."""
-    if plan.draws is None and header.get("draws") is not None:
-        raise InputError(f"{out}: holds draws of masks ({_short(header['draws'])}); add --tasks with the same tasks")
-    gone_keys = [item.record.source for e in entries for item in e.items if item.key not in plan.by_key]
-    if plan.draws is not None and gone_keys and not update:
-        raise InputError(
-            f"{out}: masks can't be drawn for {gone_keys[0]}, which is not in this source; encode into another folder, "
-            "or add --update to drop what is gone"
-        )
-    if update:
-        return
-    advice = "encode into another folder, or add --update to encode again what changed"
-    for field, value in plan.made_by().items():
-        if header.get(field) != value:
-            was, now = _short(header.get(field)), _short(value)
-            raise InputError(f"{out}: made with another {field} ({was}, now {now}); {advice}")
-    had = header.get("draws")
-    if plan.draws is not None and had is not None and had != plan.draws:
-        raise InputError(f"{out}: made with other draws of masks ({_short(had)}); {advice}")
-    hashes = {record.source: record.source_hash for record in plan.records}
-    items = [item for entry in entries for item in entry.items]
-    gone = [item.record for item in items if item.key not in plan.by_key]
-    changed = sorted({r.source for r in gone if hashes.get(r.source, r.source_hash) != r.source_hash})
-    recut = sorted({r.source for r in gone if hashes.get(r.source) == r.source_hash})
-    for names, what in ((changed, "changed since it was encoded"), (recut, "is now cut into other windows")):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise InputError(f"{out}: {names[0]}{more} {what}; {advice}")
-    if gone and header.get("classes") != plan.classes:
-        raise InputError(f"{out}: made with other classes, and holds files that are not in this source; {advice}")
-
-
-def _refreshed(items: Iterable[CacheItem], plan: _Plan, drop: bool) -> Iterator[CacheItem]:
-    """Items with the source's current captions and labels; without those the source no longer has, if `drop`."""
-    for item in items:
-        record = plan.by_key.get(item.key)
-        if record is None:
-            if not drop:
-                yield item
-        elif record.annotated:
-            yield replace(item, record=record)
-        else:
-            yield item
-
-
-def _shard_groups(
-    source: ClipSource, spec: EncoderShapes, missing: Sequence[int], shard_size: int, dtype: Stored, posterior: bool
-) -> Iterator[tuple[int, ...]]:
-    """The windows of each shard: neighbours of one shape, at most `shard_size` and 64 MiB."""
-    wanted = set(missing)
-    for group in source.groups():
-        if not group:
-            continue
-        record = source.record(group[0])
-        c, t, h, w = spec.latent_shape(record.frames, *(record.size or source.size))
-        size = c * t * h * w * (2 if dtype == "bfloat16" else 4) * (2 if posterior else 1)
-        yield from _batched((i for i in group if i in wanted), max(1, min(shard_size, SHARD_BYTES // size)))
+def _encode_missing(
+    out: Path,
+    plan: CachePlan,
+    kept: list[ShardEntry],
+    missing: Sequence[int],
+    encoder: _ShardEncoder,
+    shard_size: int,
+    events: Events,
+) -> list[str]:
+    """Write the shards of the windows that are missing, and add them to `kept`; the windows that can't be read."""
+    total, unreadable = len(plan.keys), list[str]()
+    done = total - len(missing)
+    for indices in encoder.groups(missing, shard_size):
+        entry, failed = encoder.write(out, plan, indices, Share(events, done, len(indices), total))
+        unreadable += failed
+        done += len(indices)
+        if entry is not None:
+            with Appender(out / "index.jsonl") as index:
+                index.write(format_entry(entry))
+            events.wrote(out / "shards" / entry.shard, "shard")
+            kept.append(entry)
+        if done < total:
+            proceed(events)
+    return unreadable
 
 
 class _ShardEncoder:
@@ -313,8 +204,19 @@ class _ShardEncoder:
         self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.keep_posterior, self.precision, self.device = keep_posterior, precision, device
 
+    def groups(self, missing: Sequence[int], shard_size: int) -> Iterator[tuple[int, ...]]:
+        """The windows of each shard: neighbours of one shape, at most `shard_size` and 64 MiB."""
+        wanted = set(missing)
+        for group in self.source.groups():
+            if not group:
+                continue
+            record = self.source.record(group[0])
+            c, t, h, w = self.autoencoder.spec.latent_shape(record.frames, *(record.size or self.source.size))
+            size = c * t * h * w * self.dtype.itemsize * (2 if self.keep_posterior else 1)
+            yield from _batched((i for i in group if i in wanted), max(1, min(shard_size, SHARD_BYTES // size)))
+
     def write(
-        self, out: Path, plan: _Plan, indices: Sequence[int], events: Events
+        self, out: Path, plan: CachePlan, indices: Sequence[int], events: Events
     ) -> tuple[ShardEntry | None, list[str]]:
         """Encode the windows `indices` into one shard; its index entry and the windows that could not be read.
 
@@ -376,7 +278,7 @@ class _ShardEncoder:
 
 def _encode_draws(
     out: Path,
-    plan: _Plan,
+    plan: CachePlan,
     entries: Sequence[ShardEntry],
     encoder: _ShardEncoder,
     draws: Draws,
@@ -436,27 +338,3 @@ def _locked(out: Path) -> Iterator[None]:
     files.make_folder(out / "shards")
     with held(out / ".lock", f"{out}: another kinolab encode is writing this cache"):
         yield
-
-
-def _write_header(out: Path, plan: _Plan, entries: Sequence[ShardEntry], complete: bool) -> None:
-    from kinolab import __version__
-
-    statistics = None
-    if entries:
-        measured = measure_statistics(out, entries)
-        statistics = {"mean": measured.mean.tolist(), "std": measured.std.tolist(), "items": measured.items}
-    header = {
-        "format": FORMAT,
-        "kinolab": __version__,
-        **plan.made_by(),
-        "classes": plan.classes,
-        "complete": complete,
-        "draws": plan.draws,
-        "statistics": statistics,
-    }
-    files.write_text(out / "cache.json", summed(header, indent=2) + "\n")
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else canonical(value)
-    return text[:12] if isinstance(value, str) else text

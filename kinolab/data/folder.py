@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,15 +27,8 @@ from kinolab.data.clips import heldout_hashes, summarise
 from kinolab.data.curate.base import Looked, asked
 from kinolab.data.scan import ScannedFile, default_index, find_clips, scan
 from kinolab.data.tables import BadRows
-from kinolab.data.windows import (
-    Reading,
-    Resize,
-    Timeline,
-    cut,
-    read_windows,
-    scene_stretches,
-    timeline,
-)
+from kinolab.data.verdicts import Window, judge, with_facts
+from kinolab.data.windows import Reading, Resize, read_windows
 from kinolab.errors import InputError
 
 
@@ -106,21 +98,6 @@ class FolderConfig(SourceConfig):
         """Frames, height and width of the largest windows."""
         shapes = self.buckets or (BucketConfig(frames=self.frames, size=self.size),)
         return Buckets(tuple(bucket.shape for bucket in shapes)).largest
-
-
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """One window: its file, the stored frame numbers it is made of, (T,), and its (height, width)."""
-
-    file: ScannedFile
-    index: np.ndarray
-    fps: float
-    size: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Frames, height, width."""
-        return len(self.index), *self.size
 
 
 class FolderSource(ClipSource):
@@ -221,7 +198,7 @@ class FolderSource(ClipSource):
 
     def _decide(self, files: Sequence[ScannedFile]) -> None:
         """Cut every file into windows, write the verdicts, and keep this side's windows."""
-        judged: list[tuple[Verdict, ScannedFile, list[_Window]]] = []
+        judged: list[tuple[Verdict, ScannedFile, list[Window]]] = []
         first_with: dict[str, str] = {}
         copies: dict[str, str] = {}
         for file in files:
@@ -230,15 +207,15 @@ class FolderSource(ClipSource):
                 copies[file.name] = original
                 judged.append((Verdict(file.name, 0, dropped=(f"same content as {original}",)), file, []))
             else:
-                verdict, windows = _judge(file, self)
+                verdict, windows = judge(file, self)
                 judged.append((verdict, file, windows))
         self._annotations = self._annotations.shared(copies)
         heldout = heldout_hashes((f.source_hash for _, f, windows in judged if windows), self.config.heldout_fraction)
         self._verdicts: list[Verdict] = []
-        self._windows: list[_Window] = []
+        self._windows: list[Window] = []
         for verdict, file, windows in judged:
             split: Split = "heldout" if file.source_hash in heldout else "train"
-            self._verdicts.append(_with_facts(verdict, file, split, self._annotations))
+            self._verdicts.append(with_facts(verdict, file, split, self._annotations))
             if self.config.split in (split, "all"):
                 self._windows += windows
 
@@ -271,7 +248,7 @@ class FolderSource(ClipSource):
             self._kept[index] = frames
         return self._example(index, frames)
 
-    def _read(self, windows: Sequence[_Window]) -> Iterator[np.ndarray]:
+    def _read(self, windows: Sequence[Window]) -> Iterator[np.ndarray]:
         """The frames of windows of one file and one size."""
         file, index = windows[0].file, [window.index for window in windows]
         path, times, c = self._base / file.name, np.asarray(file.times), self.config
@@ -342,80 +319,3 @@ class FolderSource(ClipSource):
     def notes(self) -> list[str]:
         """What was changed in the request, and what was noticed about the folder as a whole."""
         return list(self._notes)
-
-
-def _judge(file: ScannedFile, source: FolderSource) -> tuple[Verdict, list[_Window]]:
-    """The windows of one file, with what was dropped and what is to be known."""
-    config = source.config
-    if not file.times:
-        return Verdict(file.name, 0, dropped=(file.damage or "no frames",)), []
-    buckets = source.buckets
-    if file.image:
-        if config.images == "drop" or (config.images == "auto" and 1 not in buckets.lengths):
-            return Verdict(file.name, 0, dropped=("a still image; images: use keeps it as one frame",)), []
-        size = buckets.size(1, file.size)
-        window = _Window(file, np.zeros(1, int), config.fps or 1.0, size)
-        values, notes = source.signals(file, size)
-        return Verdict(file.name, 1, notes=tuple(notes), signals=values), [window]
-    dropped: list[str] = []
-    if file.damage:
-        dropped.append(f"everything after {file.times[-1]:.1f} s: {file.damage}")
-    times = np.asarray(file.times)
-    windows: list[_Window] = []
-    stretches = scene_stretches(file.cuts or (), len(times))
-    lines = [timeline(times, config.fps, first, last).every(config.interval) for first, last in stretches]
-    left = 0
-    used = max((buckets.longest(len(line.index)) or 1 for line in lines), default=1)
-    values, notes = source.signals(file, buckets.size(used, file.size))
-    for line in lines:
-        frames = buckets.longest(len(line.index))
-        if frames is None:
-            left += len(line.index)
-            continue
-        cuts, rest = cut(line, frames, config.stride or frames)
-        for length in buckets.lengths if config.lengths == "all" else [frames]:
-            if length <= frames:
-                size = buckets.size(length, file.size)
-                windows += [_Window(file, index[:length], line.fps, size) for index in cuts]
-        left += rest
-    if not windows:
-        longest = max(lines, key=lambda line: len(line.index))
-        verdict, windows = _judge_short(file, source, longest, [*dropped], notes)
-        return replace(verdict, signals=values), windows
-    if left > 0:
-        dropped.append("1 frame that fills no window" if left == 1 else f"{left} frames that fill no window")
-    return Verdict(file.name, len(windows), dropped=tuple(dropped), notes=tuple(notes), signals=values), windows
-
-
-def _judge_short(
-    file: ScannedFile, source: FolderSource, line: Timeline, dropped: list[str], notes: list[str]
-) -> tuple[Verdict, list[_Window]]:
-    """A file whose longest stretch fills no window."""
-    scene = " in its longest scene" if file.cuts else ""
-    at = f" at {line.fps:.4g} fps" if source.config.fps is not None else ""
-    at += f" ({source.config.interval} frames apart)" if source.config.interval > 1 else ""
-    shortest = min([n for n in source.buckets.lengths if n > 1] or source.buckets.lengths)
-    reason = f"too short: {len(line.index)} frames{at}{scene}, a window has {shortest}"
-    if source.config.short == "image":
-        notes.append(f"{reason}; its first frame is used as an image")
-        window = _Window(file, line.index[:1], line.fps, source.buckets.size(1, file.size))
-        return Verdict(file.name, 1, dropped=tuple(dropped), notes=tuple(notes)), [window]
-    return Verdict(file.name, 0, dropped=(reason, *dropped), notes=tuple(notes)), []
-
-
-def _with_facts(verdict: Verdict, file: ScannedFile, split: Split, annotations: Annotations) -> Verdict:
-    times = file.times
-    return Verdict(
-        source=file.name,
-        kept=verdict.kept,
-        split=split,
-        dropped=verdict.dropped,
-        notes=verdict.notes,
-        signals=verdict.signals,
-        frames=len(times) or None,
-        fps=(len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None,
-        size=file.size if times else None,
-        caption=annotations.captions.get(file.name),
-        label=annotations.labels.get(file.name),
-        alternatives=annotations.alternatives.get(file.name, ()),
-    )

@@ -11,9 +11,12 @@ from kinolab.denoisers.animatediff import AnimateDiff, AnimateDiffConfig, Motion
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
+from kinolab.denoisers.makeavideo import MakeAVideo, MakeAVideoConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
 from kinolab.denoisers.modelscope import ModelScope, ModelScopeConfig
+from kinolab.denoisers.space_time_unet import SpaceTimeUnet, SpaceTimeUnetConfig
 from kinolab.denoisers.svd import Svd, SvdConfig
+from kinolab.denoisers.tuneavideo import TuneAVideo, TuneAVideoConfig
 from kinolab.denoisers.unet import Unet, UnetConfig
 from kinolab.denoisers.vdm import Vdm, VdmConfig
 from kinolab.denoisers.vdt import Vdt, VdtConfig
@@ -42,14 +45,20 @@ __all__ = [
     "DiTConfig",
     "Latte",
     "LatteConfig",
+    "MakeAVideo",
+    "MakeAVideoConfig",
     "Mmdit",
     "MmditConfig",
     "ModelScope",
     "ModelScopeConfig",
     "MotionConfig",
     "MotionModules",
+    "SpaceTimeUnet",
+    "SpaceTimeUnetConfig",
     "Svd",
     "SvdConfig",
+    "TuneAVideo",
+    "TuneAVideoConfig",
     "Unet",
     "UnetConfig",
     "Vdm",

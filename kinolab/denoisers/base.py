@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from kinolab.contracts.conditions import Conditions as Conditions
@@ -15,6 +16,7 @@ from kinolab.contracts.reach import Lists, Reach
 from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
+from kinolab.layers.null_prompt import NullPrompt
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class BaseDenoiserConfig(KindConfig):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Fields of the `diffusion` that public weights of this kind were trained with, and of the `sampler` that they are
     used with, where they differ from the defaults of both."""
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """The fields of each published size, by the word that the config's field `size` has for it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("size") in cls.sizes:
+            return {**cls.sizes[values["size"]], **values}
+        return values
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -90,23 +101,29 @@ class Denoiser(nn.Module):
     """The denoiser's own config class."""
     reach: Reach | None = None
     """Which frames a frame's self-attention reads as trained; none = it can't be told to read others."""
+    controls: tuple[str, ...] = ()
+    """The ports of control networks beside it, whose strength a run may set."""
+    unlisted: Reach | None = None
+    """Which it reads where it is given no lists; none = the same."""
 
     def token_frames(self, frames: int) -> int:
         """How many frames of tokens so many latent frames make."""
         return frames
 
     def reach_lists(self, frames: int, options: ForwardOptions | None) -> Lists | None:
-        """Which of so many frames of tokens each one reads; none = as trained.
+        """Which of so many frames of tokens each one reads; none = as it does without lists.
 
         Raises:
             InputError: where another reach is asked for and the denoiser has none to change, or of other frames.
         """
-        if options is None or options.reach is None:
-            return None
-        if self.reach is None:
+        asked, unlisted = None if options is None else options.reach, self.unlisted or self.reach
+        if asked is not None and self.reach is None:
             raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
-        lists = options.reach.lists(frames)
-        return None if lists == self.reach.lists(frames) else lists
+        reach = asked or self.reach
+        if reach is None or unlisted is None or reach == unlisted:
+            return None
+        lists = reach.lists(frames)
+        return None if lists == unlisted.lists(frames) else lists
 
     @property
     def block_count(self) -> int:
@@ -142,6 +159,12 @@ class Denoiser(nn.Module):
         """Whether the parameter `name` is there for time alone: an image model of the same kind has none such."""
         return False
 
+    @property
+    def within_frames(self) -> bool:
+        """Whether frames are nothing to each other, as in an image model, unless a run says which ones they read."""
+        alone = self.reach == Reach("own")
+        return alone and not any(self.models_time(name) for name, _ in self.named_parameters())
+
     def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
         """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
         if conditions.image_frames and not self.spec.joint_images:
@@ -151,3 +174,24 @@ class Denoiser(nn.Module):
         if t.shape != z.shape[:1]:
             raise InputError(f"expected one time per sample, shape ({z.shape[0]},), got {tuple(t.shape)}")
         check_conditions(conditions, self.spec.ports, z.shape)
+
+
+class NullPromptDenoiser(Denoiser):
+    """One that reads prompts, and whose null condition is learned or the empty prompt's (`kinolab.layers.null_prompt`).
+
+    Its config has `null_tokens`, the tokens of the null condition.
+    """
+
+    null_prompt: NullPrompt
+
+    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
+        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (Q,).
+
+        `config.null_tokens` becomes L: take the config from the model afterwards.
+
+        Raises:
+            InputError: for a model that learns its null condition, or another width.
+        """
+        self.null_prompt.set_prompt(text, pooled)
+        if text is not None:
+            self.config = self.config.model_copy(update={"null_tokens": len(text)})

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.config import load_config
-from kinolab.denoisers.base import Denoiser
-from kinolab.denoisers.dit import DiT
+from kinolab.denoisers.base import BaseDenoiserConfig, Denoiser
+from kinolab.denoisers.dit import DiT, DiTConfig
 from kinolab.denoisers.image_init import ImageInit, ImageInitConfig, init_from_image
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
@@ -53,37 +53,45 @@ FRAMES = 16
 def inflated(image: Denoiser, kind: str, fields: Mapping[str, Any]) -> tuple[Denoiser, ImageInit]:
     """A video model of a kind (latte, vdt, mmdit, a U-Net's) from an image model, and what became of the weights.
 
-    `fields` of the new model's config win over those that the image model implies: latte interleaved with rotary
-    positions in time, vdt, or mmdit with `attention: 2d+3d` and rotary positions, each of 16 frames; a system made of
-    the U-Net with its own layers over time.
+    See `inflated_config` for `fields`.
 
     Raises:
         InputError: where the kind is not made from such a model, or a field does not fit it.
     """
-    if isinstance(image, DiT) and kind in ("latte", "vdt"):
-        implied = {name: getattr(image.config, name) for name in OF_DIT} | {"num_frames": FRAMES}
-        depth = image.config.depth
-        if kind == "vdt":
-            model: Denoiser = Vdt(load_config(VdtConfig, {**implied, "depth": depth, **fields}))
-        else:
-            both = fields.get("variant", "interleaved") in ("interleaved", "late_fusion")
-            implied |= {"depth": depth * (2 if both else 1), "temporal_position": "rotary"}
-            model = Latte(load_config(LatteConfig, {**implied, **fields}))
-    elif isinstance(image, Mmdit) and kind == "mmdit":
-        implied = image.config.model_dump() | {"num_frames": FRAMES, "attention": "2d+3d"}
-        position = "none" if fields.get("attention") == "2d" else "rotary"
-        model = Mmdit(load_config(MmditConfig, {**implied, "temporal_position": position, **fields}))
-    elif isinstance(image, Unet) and kind in unet_systems():
-        cls = unet_systems()[kind]
-        config = load_config(cls.Config, {**_implied_by_unet(image, cls), **fields})
-        assert isinstance(config, UnetFields)
-        model = cls(config)
-    else:
-        raise InputError(
-            f"a {type(image).__name__} does not become {kind}: DiT becomes latte or vdt, an MMDiT of images mmdit, "
-            f"a U-Net {', '.join(unet_systems())}"
-        )
+    config = inflated_config(image.config, kind, fields)
+    model = DENOISERS.of(config)(config)
     return model, start_from_image(model, image)
+
+
+def inflated_config(image: BaseDenoiserConfig, kind: str, fields: Mapping[str, Any]) -> BaseDenoiserConfig:
+    """The config of a video model of a kind from that of an image model.
+
+    `fields` win over what the image model implies: latte interleaved with rotary positions in time, vdt, or mmdit with
+    `attention: 2d+3d` and rotary positions, each of 16 frames; a system made of the U-Net with its own layers over
+    time.
+
+    Raises:
+        InputError: where the kind is not made from such a model, or a field does not fit it.
+    """
+    if isinstance(image, DiTConfig) and kind in ("latte", "vdt"):
+        implied = {name: getattr(image, name) for name in OF_DIT} | {"num_frames": FRAMES}
+        if kind == "vdt":
+            return load_config(VdtConfig, {**implied, "depth": image.depth, **fields})
+        both = fields.get("variant", "interleaved") in ("interleaved", "late_fusion")
+        implied |= {"depth": image.depth * (2 if both else 1), "temporal_position": "rotary"}
+        return load_config(LatteConfig, {**implied, **fields})
+    if isinstance(image, MmditConfig) and kind == "mmdit":
+        implied = image.model_dump() | {"num_frames": FRAMES, "attention": "2d+3d"}
+        position = "none" if fields.get("attention") == "2d" else "rotary"
+        return load_config(MmditConfig, {**implied, "temporal_position": position, **fields})
+    if isinstance(image, UnetFields) and kind in unet_systems():
+        cls = unet_systems()[kind]
+        return load_config(cls.Config, {**_implied_by_unet(image, cls), **fields})
+    name = DENOISERS.of(image).__name__
+    raise InputError(
+        f"a {name} does not become {kind}: DiT becomes latte or vdt, an MMDiT of images mmdit, a U-Net "
+        f"{', '.join(unet_systems())}"
+    )
 
 
 def start_from_image(model: nn.Module, image: nn.Module, config: ImageInitConfig | None = None) -> ImageInit:
@@ -112,9 +120,9 @@ def unet_systems() -> dict[str, type[Unet]]:
     return {kind: c for kind, c in classes.items() if issubclass(c, Unet) and c is not Unet}
 
 
-def _implied_by_unet(image: Unet, cls: type[Unet]) -> dict[str, Any]:
+def _implied_by_unet(image: UnetFields, cls: type[Unet]) -> dict[str, Any]:
     """Fields of a system's config that make it fit an image model."""
-    values = {name: getattr(image.config, name) for name in UnetFields.model_fields if name != "kind"}
+    values = {name: getattr(image, name) for name in UnetFields.model_fields if name != "kind"}
     usual = {name: UnetFields.model_fields[name].get_default(call_default_factory=True) for name in TOLD_BESIDE}
     kept = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
     return {**cls.starts_as_image, **kept}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
-from kinolab.contracts.reach import Lists, Reach
+from kinolab.contracts.reach import Lists, Reach, ReachName
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import (
@@ -32,6 +32,7 @@ from kinolab.layers.attention import (
     temporal_attention,
 )
 from kinolab.layers.embeddings import (
+    FixedTables,
     LabelEmbedder,
     PooledEmbedder,
     TextEmbedder,
@@ -59,6 +60,8 @@ Role = Literal["spatial", "temporal", "joint", "split"]
 
 class LatteConfig(BaseDenoiserConfig):
     """Latte's fields; `size` fills in hidden_size, depth and num_heads where they are not given."""
+
+    sizes = SIZES
 
     kind: Literal["latte"] = "latte"
     size: Literal["S", "B", "L", "XL"] | None = None
@@ -102,6 +105,8 @@ class LatteConfig(BaseDenoiserConfig):
     """Predict 2C channels: the second half interpolates the log variance (as the public checkpoints do)."""
     qk_norm: bool = False
     """Normalise queries and keys per head."""
+    reach: ReachName = "own"
+    """Which frames the spatial attention of a frame reads: its own, or others that tell of it, for one-shot tuning."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
     vectors: dict[str, int] = Field(default_factory=dict)
@@ -109,13 +114,6 @@ class LatteConfig(BaseDenoiserConfig):
     number, such as noise_level: 0."""
     fields: dict[str, int] = Field(default_factory=dict)
     """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("size") in SIZES:
-            return {**SIZES[values["size"]], **values}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> LatteConfig:
@@ -290,7 +288,7 @@ def _add(x: Tensor, gate: Tensor | None, update: Tensor) -> Tensor:
     return x + update if gate is None else gated_add(x, gate, update)
 
 
-class Latte(Denoiser):
+class Latte(FixedTables, Denoiser):
     """Latte of any variant; see `LatteConfig`.
 
     A condition that the model was built for and that is not given counts as null. In joint image-video training the
@@ -307,11 +305,11 @@ class Latte(Denoiser):
     t_block: AdaptiveParameters
     pos_embed: Tensor
     temp_embed: Tensor
-    reach = Reach("own")
+    unlisted = Reach("own")
 
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.reach = config, Reach(config.reach)
         D, C = config.hidden_size, config.in_channels
         self.spec = DenoiserSpec(
             C,
@@ -469,12 +467,6 @@ class Latte(Denoiser):
             )[None].to(x.device)
         video = video + table[:, :, None]  # (1, T, 1, D): alike at all places
         return torch.cat([video, images], dim=1) if image_frames else video
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Fixed tables may be absent from a checkpoint: they are what this config makes them."""
-        for name, table in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, table)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _fit(null: Tensor | None, rank: int) -> Tensor | None:

@@ -39,11 +39,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kinolab.contracts.options import ForwardOptions
-from kinolab.contracts.reach import Lists, Reach
-from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.contracts.reach import Lists, Reach, ReachName
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, Beside, attend, attend_frames
 from kinolab.layers.embeddings import (
+    FixedTables,
     LabelEmbedder,
     TimestepEmbedder,
     apply_rotary,
@@ -93,6 +94,8 @@ class MmditConfig(BaseDenoiserConfig):
     attention: Literal["2d", "3d", "2d+3d"] = "3d"
     """Within each frame; over all frames by the same weights; or within each frame and, by a second set of weights,
     over all frames."""
+    reach: ReachName = "own"
+    """Which frames the attention within frames reads (2d, 2d+3d): its own, or others, for one-shot tuning."""
     spatial_position: Literal["table", "learned", "rotary"] = "table"
     """A fixed sine-cosine table added to the tokens (SD3), the same table learned, or rotary attention over rows and
     columns; with temporal_position rotary the latter makes 3D rotary positions."""
@@ -143,6 +146,8 @@ class MmditConfig(BaseDenoiserConfig):
             raise ValueError(f"rotary positions need an even hidden_size / num_heads of at least 6, got {width}")
         if self.attention == "2d" and self.temporal_position == "rotary":
             raise ValueError("temporal_position rotary is for attention over frames: use none or sincos with 2d")
+        if self.attention == "3d" and self.reach != "own":
+            raise ValueError(f"reach {self.reach}: with attention 3d every frame reads all frames: use 2d or 2d+3d")
         wrong = [i for i in self.dual_attention_layers if not 0 <= i < self.depth]
         if wrong:
             raise ValueError(f"dual_attention_layers {wrong}: expected blocks from 0 to {self.depth - 1}")
@@ -333,7 +338,7 @@ class PooledProjection(nn.Module):
         return self.mlp(pooled)
 
 
-class Mmdit(Denoiser):
+class Mmdit(FixedTables, NullPromptDenoiser):
     """MMDiT for images and video; see `MmditConfig`. A condition that the model was built for and that is not given
     counts as null."""
 
@@ -346,7 +351,8 @@ class Mmdit(Denoiser):
         super().__init__()
         self.config = config
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
-        self.reach = Reach("all" if config.attention == "3d" else "own")
+        self.unlisted = Reach("all" if config.attention == "3d" else "own")
+        self.reach = self.unlisted if config.reach == "own" else Reach(config.reach)
         self.spec = DenoiserSpec(
             C,
             False,
@@ -369,8 +375,7 @@ class Mmdit(Denoiser):
         if config.fps_condition:
             self.fps_embedder = TimestepEmbedder(D)
         self.ports = ConditionPorts(config.vectors, config.fields, D, p)
-        self.joint_blocks = nn.ModuleList(JointBlock(config, i) for i in range(config.depth))
-        self.final_layer = FinalLayer(D, p**2 * C, "block")
+        self._add_blocks()
         if config.temporal_patch == 2:
             self.pair_embedder = PatchEmbed(C, D, p, 2)
             self.pair_linear = nn.Linear(D, 2 * p**2 * C)
@@ -381,6 +386,12 @@ class Mmdit(Denoiser):
         if config.spatial_position != "rotary":
             self._add_table()
         self.reset_parameters()
+
+    def _add_blocks(self) -> None:
+        """The blocks and the layer behind them."""
+        c = self.config
+        self.joint_blocks = nn.ModuleList(JointBlock(c, i) for i in range(c.depth))
+        self.final_layer = FinalLayer(c.hidden_size, c.patch_size**2 * c.in_channels, "block")
 
     def _add_table(self) -> None:
         """The table of places (1, rows * columns, D): that of the grid, spread over the side of a larger table."""
@@ -455,18 +466,6 @@ class Mmdit(Denoiser):
         mine = ("attn_global.", "pair_embedder.", "pair_linear.", "temporal_scale", "fps_embedder.")
         return any(part in name for part in mine)
 
-    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
-        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (P,).
-
-        `config.null_tokens` becomes L: take the config from the model afterwards.
-
-        Raises:
-            InputError: for a model that learns its null condition, or another width.
-        """
-        self.null_prompt.set_prompt(text, pooled)
-        if text is not None:
-            self.config = self.config.model_copy(update={"null_tokens": len(text)})
-
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C, T, H, W).
 
@@ -474,11 +473,25 @@ class Mmdit(Denoiser):
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
         self.check_inputs(z, t, conditions)
-        p, frames = self.config.patch_size, z.shape[2]
+        x, text, c, context = self.prepared(z, t, conditions, options)
+        added = self.residuals(options)
+        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
+        p = self.config.patch_size
+        return self._output(x, c, z.shape[2], (z.shape[3] // p, z.shape[4] // p))
+
+    def prepared(
+        self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Context]:
+        """What the blocks begin with: tokens (B, T, S, D), text (B, F, L, D) or none, condition (B, 1, D), context.
+
+        Raises:
+            InputError: for sides that are no multiples of the patch, or larger than the table of places.
+        """
+        p = self.config.patch_size
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
-        times = self._times(self.config.token_frames(frames))
+        times = self._times(self.config.token_frames(z.shape[2]))
         # Both residual streams keep their float32 under autocast.
         x = self.ports.add_fields(self._embed(z), conditions).to(z.dtype) + self._positions(grid, times)
         c = self._condition(t, conditions)
@@ -488,9 +501,7 @@ class Mmdit(Denoiser):
         )
         if text is not None:
             text = text[:, None].expand(-1, context.sequences, -1, -1)  # (B, F, L, D)
-        added = self.residuals(options)
-        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
-        return self._output(x, c, frames, grid)
+        return x, text, c, context
 
     def _blocks(
         self, x: Tensor, text: Tensor | None, c: Tensor, context: Context, added: Mapping[int, Tensor]
@@ -526,7 +537,7 @@ class Mmdit(Denoiser):
 
     def _times(self, frames: int) -> Tensor:
         """Positions in time (T,) of the frames of tokens, from 0; only clips longer than in training are squeezed."""
-        if frames <= self.length:
+        if frames <= self.length or self.config.temporal_position == "none":  # an image model has none to squeeze
             return torch.arange(frames, dtype=torch.float64)
         return frame_positions(frames, self.length, self.config.temporal_patch)
 
@@ -612,9 +623,3 @@ class Mmdit(Denoiser):
             conditions.text, conditions.text_mask, conditions.null_of("text"), batch
         )
         return self.context_embedder(states).to(states.dtype), mask
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Fixed tables may be absent from a checkpoint: they are what this config makes them."""
-        for name, table in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, table)
-        super()._load_from_state_dict(state_dict, prefix, *args)

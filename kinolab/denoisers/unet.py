@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from kinolab.contracts.conditions import Conditions, Port
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
-from kinolab.denoisers.base import BaseDenoiserConfig, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder
 from kinolab.layers.normalization import GroupNorm, NormScope, fast_layout, fold_frames, silu, unfold_frames
 from kinolab.layers.null_prompt import NullPrompt
@@ -172,7 +172,7 @@ class UnetBlock(nn.Module):
         super().__init__()
         E, groups = 4 * config.block_out_channels[0], config.norm_groups
         self.resnets = nn.ModuleList(
-            TimedResnetBlock(width, at.width, E, groups, eps=slots.norm_eps(at), scope=config.norm_scope)
+            TimedResnetBlock(width, at.width, E, groups, eps=slots.norm_eps(at), scope=config.norm_scope, slots=slots)
             for width, at in zip(widths_in, places, strict=True)
         )
         self.after_resnet = nn.ModuleList(filled(slots.after_resnet(at)) for at in places)
@@ -223,6 +223,7 @@ class DownBlock(UnetBlock):
         places = [config.place("down", level, j) for j in range(n)]
         super().__init__(config, slots, places, [widths[max(level - 1, 0)], *[widths[level]] * (n - 1)])
         self.downsamplers = nn.ModuleList([] if level == len(widths) - 1 else [HalvingConv(widths[level])])
+        self.after_conv = nn.ModuleList(filled(slots.after_conv(widths[level])) for _ in self.downsamplers)
 
     def forward(self, x: Tensor, clip: Clip) -> list[Tensor]:
         """Frames -> those after every layer: what the way up is given again, the last one what comes next."""
@@ -230,8 +231,8 @@ class DownBlock(UnetBlock):
         for index in range(len(self.resnets)):
             x = self.layer(index, x, clip)
             found.append(x)
-        for downsample in self.downsamplers:
-            found.append(downsample(x))
+        for downsample, slot in zip(self.downsamplers, self.after_conv, strict=True):
+            found.append(over_frames(slot, downsample(x), clip))
         return found
 
 
@@ -260,24 +261,26 @@ class UpBlock(UnetBlock):
         places = [config.place("up", level, j) for j in range(n)]
         super().__init__(config, slots, places, [a + b for a, b in zip(inputs, skips, strict=True)])
         self.upsamplers = nn.ModuleList([] if level == 0 else [DoublingConv(widths[level])])
+        self.after_conv = nn.ModuleList(filled(slots.after_conv(widths[level])) for _ in self.upsamplers)
 
     def forward(self, x: Tensor, skips: list[Tensor], clip: Clip) -> Tensor:
         """Frames -> frames; takes as many off the end of `skips` as it has layers."""
         for index in range(len(self.resnets)):
             x = self.layer(index, torch.cat([x, skips.pop()], 1), clip)
-        for upsample in self.upsamplers:
-            x = upsample(x, tuple(skips[-1].shape[2:]))
+        for upsample, slot in zip(self.upsamplers, self.after_conv, strict=True):
+            x = over_frames(slot, upsample(x, tuple(skips[-1].shape[2:])), clip)
         return x
 
 
-class Unet(Denoiser):
-    """The U-Net of Stable Diffusion; see `UnetFields`. A condition that is not given counts as null."""
+class WayDown(NullPromptDenoiser):
+    """The half of the U-Net up to its middle block, and how it reads what it is told.
+
+    A control network is a copy of it (`controlnet.py`).
+    """
 
     Config: ClassVar[type[BaseDenoiserConfig]] = UnetConfig
-    block_lists = ("down_blocks", "up_blocks")
+    block_lists: ClassVar[tuple[str, ...]] = ("down_blocks",)
     reach = Reach("own")
-    starts_as_image: ClassVar[dict[str, Any]] = {}
-    """Fields of the config that a system made of it needs in order to begin as the image model."""
 
     def __init__(self, config: UnetFields) -> None:
         super().__init__()
@@ -298,15 +301,10 @@ class Unet(Denoiser):
         self.vector_ports = ConditionPorts(config.vectors, {}, E, 1)
         self.field_ports = ConditionPorts({}, config.fields, widths[0], 1)
         self.conv_in = nn.Conv2d(sum(map(len, self.input_columns().values())), widths[0], 3, padding=1)
+        self.after_conv_in = filled(slots.after_conv(widths[0]))
         self.at_input = filled(slots.at_input(config.place("input", 0)))
         self.down_blocks = nn.ModuleList(DownBlock(config, slots, level) for level in range(len(widths)))
         self.mid_block = MiddleBlock(config, slots)
-        self.up_blocks = nn.ModuleList(UpBlock(config, slots, level) for level in reversed(range(len(widths))))
-        eps = slots.norm_eps(config.place("input", 0))
-        self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], eps=eps, scope=config.norm_scope)
-        self.conv_out = nn.Conv2d(widths[0], config.in_channels * (1 + config.learned_variance), 3, padding=1)
-        self.reset_parameters()
-        weights_like_frames(self)
 
     def slots(self) -> Slots:
         """What stands in the slots: nothing in the image model."""
@@ -339,56 +337,6 @@ class Unet(Denoiser):
             found[name] = range(start, start + width)
             start += width
         return found
-
-    def reset_parameters(self) -> None:
-        """Residual blocks, transformers and the frame rate begin as nothing, and the output at zero."""
-        last: list[nn.Module] = [m.proj_out for m in self.modules() if isinstance(m, SpatialTransformer)]
-        if self.config.fps_condition:
-            last.append(self.fps_embedder.mlp[-1])
-        initialize_unet(self, self.conv_out, *last)
-
-    @property
-    def block_count(self) -> int:
-        """What residuals are added to: everything that the way up is given again, and the middle block's output."""
-        return sum(len(b.resnets) + len(b.downsamplers) for b in self._down()) + 2
-
-    def models_time(self, name: str) -> bool:
-        """What stands in a slot, and the frame rate."""
-        slots = ("at_input.", "after_resnet.", "after_attention.", "inside_transformer.", "fps_embedder.")
-        return any(part in name for part in slots)
-
-    def set_null_prompt(self, text: Tensor | None = None, pooled: Tensor | None = None) -> None:
-        """Make the empty prompt's embedding the null condition: text (L, P) token states, pooled (Q,).
-
-        `config.null_tokens` becomes L: take the config from the model afterwards.
-
-        Raises:
-            InputError: for a model that learns its null condition, or another width.
-        """
-        self.null_prompt.set_prompt(text, pooled)
-        if text is not None:
-            self.config = self.config.model_copy(update={"null_tokens": len(text)})
-
-    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
-        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).
-
-        Residuals are (B, C, T, h, w) of the features that they are added to: number 0 is the first convolution's, then
-        those of every layer on the way down; the last number is the middle block's.
-
-        Raises:
-            InputError: where a shape is wrong or a condition is given that the model was not built for.
-        """
-        self.check_inputs(z, t, conditions)
-        clip, added = self.clip(z, t, conditions, options), self.residuals(options)
-        x = self.conv_in(fold_frames(fast_layout(self._input(z, conditions))))
-        x = over_frames(self.at_input, self._add_fields(x, clip), clip)
-        x = run_blocks(
-            x.unflatten(0, (clip.batch, clip.frames)),  # (B, T, C, H, W), so that a cache counts clips
-            options,
-            lambda x: self._blocks(x.flatten(0, 1), clip, added).unflatten(0, (clip.batch, clip.frames)),
-            lambda x: self._modulated(x.flatten(0, 1), clip),
-        ).flatten(0, 1)
-        return unfold_frames(self.conv_out(silu(normalized(self.conv_norm_out, x, clip.batch))), clip.batch)
 
     def clip(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None) -> Clip:
         """What every block is told."""
@@ -429,29 +377,8 @@ class Unet(Denoiser):
         tokens = to_tokens(x).unflatten(0, (clip.batch, clip.frames))
         return to_images(self.field_ports.add_fields(tokens, clip.conditions).flatten(0, 1), (x.shape[2], x.shape[3]))
 
-    def _blocks(self, x: Tensor, clip: Clip, added: Mapping[int, Tensor]) -> Tensor:
-        skips = [x]
-        for down in self._down():
-            found = down(skips[-1], clip)
-            skips += found
-        x = self.mid_block(skips[-1], clip)
-        if added:  # to what the way up is given, not to what the way down goes on with (Zhang et al. 2023, section 3.1)
-            skips = [_with_residual(skip, added.get(i)) for i, skip in enumerate(skips)]
-            x = _with_residual(x, added.get(len(skips)))
-        for up in self.up_blocks:
-            x = up(x, skips, clip)
-        return x
-
     def _down(self) -> Iterator[Any]:
         return iter(self.down_blocks)
-
-    def _modulated(self, x: Tensor, clip: Clip) -> Tensor:
-        """The first residual block's input with the time that it is told."""
-        first: Any = self.down_blocks[0]
-        resnet: TimedResnetBlock = first.resnets[0]
-        time = resnet.time_emb_proj(clip.time).expand(-1, clip.frames, -1)  # (B, T, width)
-        h = normalized(resnet.norm1, x, clip.batch).unflatten(0, (clip.batch, clip.frames))
-        return h + time[..., None, None] if time.shape[2] == h.shape[2] else h
 
     def _embedding(self, t: Tensor, conditions: Conditions, frames: int) -> Tensor:
         """Embedding (B, 1 or T, E) of time, class, pooled prompt, frame rate and other vectors."""
@@ -501,6 +428,88 @@ class Unet(Denoiser):
             batch * rows,
         )
         return states.unflatten(0, (batch, rows)), None if there is None else there.unflatten(0, (batch, rows))
+
+
+class Unet(WayDown):
+    """The U-Net of Stable Diffusion; see `UnetFields`. A condition that is not given counts as null."""
+
+    block_lists = ("down_blocks", "up_blocks")
+    starts_as_image: ClassVar[dict[str, Any]] = {}
+    """Fields of the config that a system made of it needs in order to begin as the image model."""
+
+    def __init__(self, config: UnetFields) -> None:
+        super().__init__(config)
+        slots, widths = self.slots(), config.block_out_channels
+        self.up_blocks = nn.ModuleList(UpBlock(config, slots, level) for level in reversed(range(len(widths))))
+        eps = slots.norm_eps(config.place("input", 0))
+        self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], eps=eps, scope=config.norm_scope)
+        self.conv_out = nn.Conv2d(widths[0], config.in_channels * (1 + config.learned_variance), 3, padding=1)
+        self.after_conv_out = filled(slots.after_conv(self.conv_out.out_channels))
+        self.reset_parameters()
+        weights_like_frames(self)
+
+    def reset_parameters(self) -> None:
+        """Residual blocks, transformers and the frame rate begin as nothing, and the output at zero."""
+        last: list[nn.Module] = [m.proj_out for m in self.modules() if isinstance(m, SpatialTransformer)]
+        if self.config.fps_condition:
+            last.append(self.fps_embedder.mlp[-1])
+        initialize_unet(self, self.conv_out, *last)
+
+    @property
+    def block_count(self) -> int:
+        """What residuals are added to: everything that the way up is given again, the middle block's output and its
+        input."""
+        return sum(len(b.resnets) + len(b.downsamplers) for b in self._down()) + 3
+
+    def models_time(self, name: str) -> bool:
+        """What stands in a slot, and the frame rate."""
+        slots = ("after_conv", "at_input.", "after_resnet.", "after_attention.", "inside_transformer.", "fps_embedder.")
+        return any(part in name for part in slots)
+
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
+        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).
+
+        Residuals are (B, C, T, h, w) of the features that they are added to: number 0 is the first convolution's, then
+        those of every layer on the way down, then the middle block's output; the last number is the middle block's
+        input, to which the paper adds nothing (see `in_place` of `kinolab.models.controlnet`).
+
+        Raises:
+            InputError: where a shape is wrong or a condition is given that the model was not built for.
+        """
+        self.check_inputs(z, t, conditions)
+        clip, added = self.clip(z, t, conditions, options), self.residuals(options)
+        x = self.conv_in(fold_frames(fast_layout(self._input(z, conditions))))
+        x = self._add_fields(over_frames(self.after_conv_in, x, clip), clip)
+        x = over_frames(self.at_input, x, clip)
+        x = run_blocks(
+            x.unflatten(0, (clip.batch, clip.frames)),  # (B, T, C, H, W), so that a cache counts clips
+            options,
+            lambda x: self._blocks(x.flatten(0, 1), clip, added).unflatten(0, (clip.batch, clip.frames)),
+            lambda x: self._modulated(x.flatten(0, 1), clip),
+        ).flatten(0, 1)
+        x = self.conv_out(silu(normalized(self.conv_norm_out, x, clip.batch)))
+        return unfold_frames(over_frames(self.after_conv_out, x, clip), clip.batch)
+
+    def _blocks(self, x: Tensor, clip: Clip, added: Mapping[int, Tensor]) -> Tensor:
+        skips = [x]
+        for down in self._down():
+            found = down(skips[-1], clip)
+            skips += found
+        x = self.mid_block(_with_residual(skips[-1], added.get(len(skips) + 1)), clip)
+        if added:  # to what the way up is given, not to what the way down goes on with (Zhang et al. 2023, section 3.1)
+            skips = [_with_residual(skip, added.get(i)) for i, skip in enumerate(skips)]
+            x = _with_residual(x, added.get(len(skips)))
+        for up in self.up_blocks:
+            x = up(x, skips, clip)
+        return x
+
+    def _modulated(self, x: Tensor, clip: Clip) -> Tensor:
+        """The first residual block's input with the time that it is told."""
+        first: Any = self.down_blocks[0]
+        resnet: TimedResnetBlock = first.resnets[0]
+        time = resnet.time_emb_proj(clip.time).expand(-1, clip.frames, -1)  # (B, T, width)
+        h = normalized(resnet.norm1, x, clip.batch).unflatten(0, (clip.batch, clip.frames))
+        return h + time[..., None, None] if time.shape[2] == h.shape[2] else h
 
 
 def _with_residual(x: Tensor, residual: Tensor | None) -> Tensor:

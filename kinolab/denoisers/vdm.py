@@ -13,7 +13,6 @@ width of the condition. Frames are (B * T, D, H, W), tokens (B, T, S, D).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,7 +30,7 @@ from kinolab.contracts.reach import Lists, Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
 from kinolab.errors import InputError
 from kinolab.layers.attention import attend_frames, dot_product_attention
-from kinolab.layers.embeddings import LabelEmbedder, TextPooling, apply_rotary
+from kinolab.layers.embeddings import LabelEmbedder, TextPooling, apply_rotary, sine_features
 from kinolab.layers.lora import LoraLinear
 from kinolab.layers.normalization import fast_layout, fold_frames, unfold_frames
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
@@ -493,10 +492,7 @@ class Vdm(Denoiser):
 
     def _condition(self, t: Tensor, conditions: Conditions, frames: int) -> Tensor:
         """Embedding (B, K) of time and all that joins it, or (B * T, K) where single images are told their own."""
-        half = self.config.dim // 2
-        omega = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / (half - 1)))
-        angles = t.float()[:, None] * omega
-        features = torch.cat([angles.sin(), angles.cos()], -1)  # (B, D), sines first
+        features = sine_features(t, self.config.dim)  # (B, D)
         time = self.time_mlp(features.to(next(self.time_mlp.parameters()).dtype))
         parts = [self.vector_ports.add_vectors(time, conditions)[:, None], *self._prompt(t, conditions)]
         rows = max(part.shape[1] for part in parts)  # 1, or 1 + images

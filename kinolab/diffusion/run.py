@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ def sample_run(diffusion: Diffusion, run: Run, z: Tensor, sampler: SamplerConfig
     if correcting is not None and not SAMPLERS.get(sampler.name).corrected:
         able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).corrected)
         raise InputError(f"{correcting} changes z between steps, which {sampler.name} does not allow: use {able}")
+    keeping = next((type(method).__name__ for method in run.methods if method.keeps_noise), None)
+    if keeping is not None and not SAMPLERS.get(sampler.name).keeps_noise:
+        able = ", ".join(name for name in SAMPLERS if SAMPLERS.get(name).keeps_noise)
+        raise InputError(f"{keeping} changes the estimate and not its noise, which {sampler.name} can't: use {able}")
     estimate = wrapped_estimate(diffusion, run)
     correct: Correct = _unchanged
     for method in run.methods:
@@ -54,9 +59,9 @@ def sample_run(diffusion: Diffusion, run: Run, z: Tensor, sampler: SamplerConfig
         before = int((run.times > times[0]).sum())  # steps of the whole run that lie before this walk
 
         def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor | None:
-            run.step = before + step
+            run.step, run.taken = before + step, run.taken + 1
             if callback is not None:
-                callback(run.step, run.steps, z, denoised)
+                callback(run.taken, run.planned or run.steps, z, denoised)
             s = float(times[step])
             return correct(z, s) if correcting is not None and s != last else None
 
@@ -75,7 +80,7 @@ def sample_run(diffusion: Diffusion, run: Run, z: Tensor, sampler: SamplerConfig
 
 def wrapped_estimate(diffusion: Diffusion, run: Run) -> Denoise:
     """The estimate of the clean sample, with all that the run's methods make of it."""
-    predict = calls(run.denoiser)
+    predict = _of_frames(calls(run.denoiser), run)
     for method in run.methods:
         predict = method.network(predict, run)
     for method in run.methods:
@@ -96,6 +101,18 @@ def wrapped_estimate(diffusion: Diffusion, run: Run) -> Denoise:
     for method in run.methods:
         estimate = method.estimate(estimate, run)
     return estimate
+
+
+def _of_frames(inner: Predict, run: Run) -> Predict:
+    """The same calls, in which the branches are told of the frames that the walk at work is on."""
+
+    def predict(call: Call) -> dict[str, Tensor]:
+        if run.frames is None:
+            return inner(call)
+        told = {name: branch.at_frames(run.frames) for name, branch in call.branches.items()}
+        return inner(replace(call, branches=told))
+
+    return predict
 
 
 def _unchanged(z: Tensor, s: float) -> Tensor:

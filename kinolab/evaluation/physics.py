@@ -21,7 +21,7 @@ import torch
 from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
-from kinolab.evaluation.records import plain_table
+from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import PhysicsProtocol, protocol_of
 from kinolab.evaluation.world import autoencode, made_by, unguided
@@ -129,7 +129,7 @@ class PhysicsReport:
         groups = {f"{subject}, {given} given": self._scores(subject, given) for given in p["given"]
                   for subject in SUBJECTS if (subject, given) != ("model", most)}  # fmt: skip
         means = {str(given): {subject: self._summary(subject, given) for subject in SUBJECTS} for given in p["given"]}
-        subject = {"name": p["model"], "kind": "model", "sha256": p["model_sha256"]}
+        subject = subject_of(p)
         return ScoreReport(
             subject, {"name": "toy world", "clips": p["count"]}, protocol, protocol.hash(), self._scores("model", most),
             tuple(r.score() for r in self.results), {}, self.notes, groups, {"means": means},

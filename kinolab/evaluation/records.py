@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinolab.runtime.hashes import json_sha256
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MADE_BY = frozenset(
-    {"kinolab", "torch", "model", "model_sha256", "trained", "device", "threads", "batch", "precision", "sampler",
-     "guidance", "stages", "cache", "reach", "methods", "method", "steering", "load", "run", "protocol"}
+    {"kinolab", "torch", "model", "model_sha256", "adapters", "trained", "device", "threads", "batch", "precision",
+     "sampler", "guidance", "stages", "cache", "reach", "methods", "method", "steering", "load", "run", "protocol"}
 )  # fmt: skip
 """What belongs to the subject and the machine: two scores that differ in it are there to be compared."""
 
@@ -22,6 +23,21 @@ def settings_hash(protocol: Mapping[str, Any]) -> str:
     """sha256 over the entries of a record's protocol that must be equal for two scores to be comparable."""
     kept = {k: v for k, v in protocol.items() if k not in MADE_BY}
     return json_sha256(finite(kept))
+
+
+def subject_of(record: Mapping[str, Any], kind: str = "model") -> dict[str, Any]:
+    """The model that a record of an evaluation is of, as scores name it: with what was put on it.
+
+    record: has `model`, perhaps its `model_sha256`, and `adapters` where there are some.
+    """
+    worn = [f" + {Path(adapter['path']).name}:{adapter['weight']:g}" for adapter in record.get("adapters", ())]
+    name = None if record["model"] is None else "".join([record["model"], *worn])
+    return {
+        "name": name,
+        "kind": kind,
+        **({"sha256": record["model_sha256"]} if "model_sha256" in record else {}),
+        **({"adapters": record["adapters"]} if worn else {}),
+    }
 
 
 def finite(value: Any) -> Any:

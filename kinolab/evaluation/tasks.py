@@ -16,7 +16,7 @@ from torch import Tensor
 from kinolab import video
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
-from kinolab.evaluation.records import plain_table
+from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ToyProtocol, protocol_of
 from kinolab.evaluation.world import autoencode, made_by, unguided
@@ -142,7 +142,7 @@ class TasksReport:
                 every.setdefault(name, []).append(values)
         # A clip is one sample: its numbers of all tasks stay together.
         alike = {name: [_flat(own) for own in zip(*lists, strict=True)] for name, lists in every.items()}
-        subject = {"name": p["model"], "kind": "model", "sha256": p["model_sha256"]}
+        subject = subject_of(p)
         tasks = [{k: getattr(r, k) for k in ("task", *_MEANS)} for r in self.results]
         return ScoreReport(
             subject, {"name": "toy world", "clips": p["count"]}, protocol, protocol.hash(), scores_of(alike), (), {},

@@ -116,6 +116,37 @@ class EditsProtocol(ToyProtocol):
         return self.model_copy(update={"ways": {name: self.ways[name] for name in names}})
 
 
+class ZeroProtocol(ToyProtocol):
+    """Clips by an image model, which move as asked (`kinolab evaluate zero`)."""
+
+    kind: Literal["zero"] = "zero"
+    """What is measured."""
+    count: int = Field(32, ge=1)
+    """Held-out prompts; the first ones are always the same."""
+    frames: int = Field(8, ge=2)
+    """Frames of a clip."""
+    motions: tuple[tuple[float, float], ...] = Field(((4.0, 0.0), (2.0, 0.0), (3.0, 0.0)), min_length=1)
+    """Motions that are asked for, each measured by itself: pixels of a frame of 64 to the right and down from frame to
+    frame."""
+    samplings: tuple[Literal["nearest", "bilinear"], ...] = Field(("nearest", "bilinear"), min_length=1)
+    """How latents are read between two places, each measured by itself."""
+
+
+class ControlProtocol(ToyProtocol):
+    """Clips that are generated from control maps (`kinolab evaluate control`)."""
+
+    kind: Literal["control"] = "control"
+    """What is measured."""
+    count: int = Field(32, ge=1)
+    """Held-out clips; the first ones are always the same."""
+    map: str = "trajectory"
+    """The condition that the map is given as: a port of one of the model's control networks."""
+    frames: int | None = Field(None, ge=1)
+    """Frames of a clip; none = those of the model's clips, and 8 of an image model."""
+    prompt: bool = True
+    """Tell the objects' caption beside the map, where the model takes prompts."""
+
+
 T = TypeVar("T", bound=ToyProtocol)
 
 

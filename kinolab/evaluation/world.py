@@ -20,7 +20,7 @@ from kinolab.errors import InputError
 from kinolab.evaluation.toy_protocols import WorldProtocol, protocol_of
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generation.matching import matching_world
-from kinolab.generation.provenance import model_hash
+from kinolab.generation.provenance import adapters_made_by, model_hash
 from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
@@ -189,6 +189,7 @@ def made_by(model: VideoModel, name: str | None) -> dict[str, Any]:
         "torch": torch.__version__,
         "model": name,
         "model_sha256": None if name is None else model_hash(name),
+        **adapters_made_by(model),
         "trained": model.config.trained,
         "precision": str(resolve(model.precision, model.device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kinolab.evaluation.records import finite, plain_table
+from kinolab.evaluation.records import finite, plain_table, subject_of
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.statistics import wilson
@@ -111,8 +111,7 @@ class WorldReport:
         if beside:
             groups["reconstructed"] |= {k: v for k, v in beside.items() if v is not None}
         groups |= {f"generated, {name}": self._scores("generated", name, rough=False) for name in self.scenarios}
-        subject = {"name": p["model"], "kind": "folder" if self.psnr is None else "model"}
-        subject |= {"sha256": p["model_sha256"]} if "model_sha256" in p else {}
+        subject = subject_of(p, "folder" if self.psnr is None else "model")
         protocol = Settings("world", p)
         return ScoreReport(
             subject, {"name": "toy world", "clips": p["count"]}, protocol, protocol.hash(), self._scores("generated"),

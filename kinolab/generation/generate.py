@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from kinolab import __version__, video
-from kinolab.checkpoints.adapters import put_on
 from kinolab.config import load_config
 from kinolab.contracts.events import Listener, events_of
 from kinolab.errors import InputError
@@ -27,6 +26,7 @@ from kinolab.generation.provenance import (
 )
 from kinolab.generation.request import (
     GenerateConfig,
+    adapted,
     fit_guidance,
     input_files,
     load_asked,
@@ -56,22 +56,20 @@ def generate(
     A mapping is a request whose defaults are still to be filled in (see `request_of`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
-    again.
+    again; it may have the request's adapters on it.
 
     Raises:
-        InputError: for a request that the model can't fulfil; nothing is written then.
+        InputError: for a request that the model can't fulfil, or a model with other adapters on it; nothing is written
+            then.
     """
     if isinstance(config, Mapping):
-        config = request_of(config)
+        config = request_of(config, events=events)
     read = input_files(config)
     for path in read:
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
     told = events_of(events)
-    if model is None:
-        model = load_asked(config, told)
-    else:
-        model = put_on(model, config.lora, merged=config.merge_lora, events=told)
+    model = load_asked(config, told) if model is None else adapted(model, config, told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)

@@ -13,7 +13,7 @@ import torch
 from kinolab import __version__, video
 from kinolab.errors import InputError
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
-from kinolab.models import Request, find_autoencoder
+from kinolab.models import Request, VideoModel, find_autoencoder
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
@@ -110,6 +110,17 @@ def model_hash(model: str) -> str:
     for path in [*visible(folder, "*.safetensors"), config]:
         digest.text(path.name).data(Sha256().file(path).digest())
     return digest.hex()
+
+
+def adapters_made_by(model: VideoModel) -> dict[str, Any]:
+    """What a record says of the adapters that were put on a model: nothing where there are none."""
+    if not model.adapters:
+        return {}
+    from kinolab.checkpoints.adapters import files_of
+
+    return {"adapters": [
+        {"path": str(use.path), "weight": use.weight, "sha256": input_hashes(files_of(use))} for use in model.adapters
+    ]}  # fmt: skip
 
 
 def input_hashes(inputs: Sequence[Path]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from kinolab.generation.provenance import provenance_path
 from kinolab.generation.reconstruct_report import Mode, ReconstructConfig, ReconstructReport
 from kinolab.layers import strips
 from kinolab.layers.key_frames import Group
+from kinolab.layers.strip_store import Store
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
 from kinolab.runtime.files import place, remove, write_text
@@ -202,8 +203,8 @@ class _Run:
             self._measure(video.to_tensor(originals)[None], rebuilt)
             for original, reconstruction in zip(originals, shown, strict=True):
                 yield side_by_side(original, reconstruction, self.config.amplify, self.config.upscale)
-            if not self.done and strips.Store.in_files:
-                events.note(f"frames this large wait in a temporary file, of {size(strips.Store.in_files)} now")
+            if not self.done and Store.in_files:
+                events.note(f"frames this large wait in a temporary file, of {size(Store.in_files)} now")
             self.done += len(shown)
             self.reached = float(self.done)
             events.progress(self.done, max(expected, self.done))

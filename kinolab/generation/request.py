@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from kinolab.checkpoints.adapters import AdapterUse, put_on
 from kinolab.conditioning import asked_files, check_asked
 from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.config import Config, apply_overrides, load_config
-from kinolab.contracts.events import Events
+from kinolab.contracts.adapters import AdapterUse
+from kinolab.contracts.events import Events, Listener
 from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
@@ -35,6 +35,8 @@ from kinolab.models.cascade import StageSettings, settled_stages
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
+PUBLIC = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Endings of files that may hold a whole public model."""
 MOST_THREADS, MOST_VIDEOS, MOST_FRAMES = 4096, 1_000_000, 1_000_000
 """What a request may ask for; a record that says more is damaged, or made to hurt."""
 
@@ -118,6 +120,9 @@ class GenerateConfig(SamplingConfig):
     """A low-resolution clip that the video is held to, by a model that was not trained for it."""
     source: SourceConfig | None = None
     """A clip that is edited: the noise that the video begins with comes from it."""
+    saliency: Path | None = None
+    """A mask for text2video_zero's smoothing: a picture or a clip, white where something is salient; none = found in
+    the made pictures."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -129,11 +134,12 @@ class GenerateConfig(SamplingConfig):
         return values
 
 
-def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> GenerateConfig:
+def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events: Listener = None) -> GenerateConfig:
     """The run that values ask for, with the model, its sampler and its guidance filled in where they are left out.
 
     values: fields of a `GenerateConfig`; of `sampler`, `guidance` and `cache` those that differ from the model's own
-    (`kinolab.contracts.sampling`). overrides: `key=value` on top, as `guidance.scale=4`.
+    (`kinolab.contracts.sampling`). overrides: `key=value` on top, as `guidance.scale=4`. A public model is converted
+    first (`ready`).
 
     Raises:
         InputError: for an unknown field or a value of the wrong type, or a model that is not there.
@@ -141,7 +147,8 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Gene
     asked = {key: value for key, value in apply_overrides(values, expanded(overrides)).items() if value is not None}
     if "model" not in asked:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
-    trained = read_model_config(find_model(str(asked["model"])))
+    asked["model"] = ready(str(asked["model"]), events)
+    trained = read_model_config(find_model(asked["model"]))
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
     label = asked.get("label") is not None
     if "source" in asked:
@@ -260,14 +267,54 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return put_on(model, config.lora, merged=config.merge_lora, in_place=True, events=events)
+    return adapted(model, config, events, in_place=True)
+
+
+def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_place: bool = False) -> VideoModel:
+    """The model with the adapters of a request on it (`kinolab.checkpoints.adapters.put_on`).
+
+    Raises:
+        InputError: where others are on it, so that the request would not say what made the video.
+    """
+    if model.adapters == config.lora:
+        return model
+    if model.adapters:
+        there = ", ".join(f"{use.path}:{use.weight:g}" for use in model.adapters)
+        raise InputError(f"the model has adapters on it that are not the request's ({there}): name them as its lora")
+    from kinolab.checkpoints.adapters import put_on  # all public formats, half a second, for those who need them
+
+    return put_on(model, config.lora, merged=config.merge_lora, in_place=in_place, events=events)
 
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    groups = (config.given, config.low_resolution, config.source, *config.lora)
-    named = [group.files() for group in groups if group is not None]
-    return [*(path for files in named for path in files), *asked_files(config.conditions)]
+    named = [group.files() for group in (config.given, config.low_resolution, config.source) if group is not None]
+    if config.lora:
+        from kinolab.checkpoints.adapters import files_of
+
+        named += map(files_of, config.lora)
+    masks = [] if config.saliency is None else [config.saliency]
+    of_methods = (path for method in config.wrappers for path in method.files)
+    return [*(path for files in named for path in files), *masks, *asked_files(config.conditions), *of_methods]
+
+
+def is_public(model: str) -> bool:
+    """Whether a name is that of a whole public model: a pipeline's folder, or a file of weights."""
+    path = Path(model)
+    return (path / "model_index.json").is_file() or (path.is_file() and path.suffix in PUBLIC)
+
+
+def ready(model: str, events: Listener = None) -> str:
+    """A model's name, or the folder that a public model is converted into, which a note names.
+
+    Raises:
+        InputError: where it can't be converted, or something has to be given for that.
+    """
+    if not is_public(model):
+        return model
+    from kinolab.checkpoints.ready import ready_model
+
+    return str(ready_model(model, events))
 
 
 def default_model(*, prompts: bool = False) -> str:

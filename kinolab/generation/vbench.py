@@ -100,7 +100,7 @@ def write_vbench(
         check_names(asked, videos)
     config = GenerateConfig(
         **dict(sampling or SamplingConfig()), model=name, count=videos, frames=frames, size=size, seed=seed,
-        precision=model.precision, device=str(model.device),
+        lora=model.adapters, precision=model.precision, device=str(model.device),
     )  # fmt: skip
     config = settle(config, model)
     _check_same(out, config)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from kinolab.layers.attention import CrossAttention
 from kinolab.layers.modulation import AdaptiveParameters
 from kinolab.layers.ports import ConditionPorts
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def initialize_transformer(model: Any) -> None:
@@ -39,3 +41,10 @@ def initialize_transformer(model: Any) -> None:
         elif isinstance(module, ConditionPorts):
             module.reset()
     nn.init.zeros_(model.final_layer.linear.weight)
+
+
+def zeroed(layer: M) -> M:
+    """The layer with all its parameters zero: what it adds begins as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

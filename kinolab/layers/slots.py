@@ -1,8 +1,9 @@
 """Where a U-Net of images takes layers over time, and what these are told.
 
-A U-Net works on frames as a batch of images. Layers over time stand at four kinds of places: at the input, after a
-residual block, after a block of the transformer inside it, and after the transformer (or, where a level has none, after
-the residual block once more). A system says by its `Slots` what stands where; the U-Net knows none of them by name.
+A U-Net works on frames as a batch of images. Layers over time stand at five kinds of places: behind a convolution, at
+the input, after a residual block, after a block of the transformer inside it, and after the transformer (or, where a
+level has none, after the residual block once more). A system says by its `Slots` what stands where; the U-Net knows
+none of them by name.
 
 Shapes: B batch, T frames, S places of a frame, C channels of a place, E width of the time's embedding. Frames are
 (B * T, C, H, W), what a layer over time is given (B, T, S, C): a view of frames in channels-last order.
@@ -92,6 +93,10 @@ class Empty(TimeLayer):
 
 class Slots:
     """What a system puts at the places of a U-Net; none = nothing. This one is the image model's."""
+
+    def after_conv(self, width: int) -> TimeLayer | None:
+        """Behind every convolution of more than one place, with so many channels, before anything else is done."""
+        return None
 
     def at_input(self, place: Place) -> TimeLayer | None:
         """Behind the first convolution."""

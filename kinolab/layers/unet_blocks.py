@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinolab.layers.normalization import GroupNorm, NormScope, add, fold_frames, silu, unfold_frames
-from kinolab.layers.slots import Clip
+from kinolab.layers.slots import Clip, Slots, filled, over_frames
 from kinolab.layers.upsampling import double_space
 
 WORTH_FOUR_TAPS = 256
@@ -32,14 +32,26 @@ class TimedResnetBlock(nn.Module):
         width_in, width: channels before and after.
         time_width: E.
         scope: statistics of the norms of each frame, or over all frames of a clip.
+        slots: what stands behind its convolutions; none = nothing.
     """
 
     def __init__(
-        self, width_in: int, width: int, time_width: int, groups: int, *, eps: float, scope: NormScope = "frame"
+        self,
+        width_in: int,
+        width: int,
+        time_width: int,
+        groups: int,
+        *,
+        eps: float,
+        scope: NormScope = "frame",
+        slots: Slots | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, width_in, eps=eps, scope=scope)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.after_conv1, self.after_conv2 = (
+            filled(None if slots is None else slots.after_conv(width)) for _ in range(2)
+        )
         self.time_emb_proj = nn.Linear(time_width, width)
         self.norm2 = GroupNorm(groups, width, eps=eps, scope=scope)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
@@ -47,10 +59,10 @@ class TimedResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """(B * T, width_in, H, W) -> (B * T, width, H, W)."""
-        h = self.conv1(silu(normalized(self.norm1, x, clip.batch)))
+        h = over_frames(self.after_conv1, self.conv1(silu(normalized(self.norm1, x, clip.batch))), clip)
         time = self.time_emb_proj(clip.time).expand(-1, clip.frames, -1).flatten(0, 1)  # (B * T, width)
         h = add(h, time[:, :, None, None])
-        h = self.conv2(silu(normalized(self.norm2, h, clip.batch)))
+        h = over_frames(self.after_conv2, self.conv2(silu(normalized(self.norm2, h, clip.batch))), clip)
         return add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

@@ -14,17 +14,21 @@ from pydantic import AfterValidator
 from kinolab.config import Config, load_config
 from kinolab.contracts.method import Method
 from kinolab.errors import InputError
+from kinolab.methods.controlvideo import ControlVideo, ControlVideoConfig
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
 from kinolab.methods.guidance import Guidance, GuidanceConfig
 from kinolab.methods.held import Held
+from kinolab.methods.hierarchical import Hierarchical, HierarchicalConfig
 from kinolab.methods.inversion import Inversion, InversionConfig
 from kinolab.methods.langevin import Langevin, LangevinConfig
 from kinolab.methods.noise_policy import NoiseConfig, NoisePolicy
 from kinolab.methods.reconstruction import Reconstruction
 from kinolab.methods.replacement import Replacement
+from kinolab.methods.smoother import Smoother, SmootherConfig
 from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
+from kinolab.methods.text2video_zero import Text2VideoZero, Text2VideoZeroConfig
 from kinolab.methods.thresholding import Thresholding, ThresholdingConfig
 from kinolab.tables import METHODS, OWN_FIELD
 
@@ -65,11 +69,15 @@ def _config(name: str, values: Any) -> Config:
 
 __all__ = [
     "METHODS",
+    "ControlVideo",
+    "ControlVideoConfig",
     "FrameReach",
     "FrameReachConfig",
     "Guidance",
     "GuidanceConfig",
     "Held",
+    "Hierarchical",
+    "HierarchicalConfig",
     "Inversion",
     "InversionConfig",
     "Langevin",
@@ -80,11 +88,15 @@ __all__ = [
     "NoisePolicy",
     "Reconstruction",
     "Replacement",
+    "Smoother",
+    "SmootherConfig",
     "SpatialConfig",
     "SpatialReconstruction",
     "SteeringConfig",
     "StepCache",
     "StepCacheConfig",
+    "Text2VideoZero",
+    "Text2VideoZeroConfig",
     "Thresholding",
     "ThresholdingConfig",
     "build",

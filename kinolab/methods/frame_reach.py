@@ -23,6 +23,8 @@ class FrameReachConfig(BaseConfig):
 
     frames: ReachName | Lists
     """own, first, first_previous, all or first_last; or for each frame of tokens the frames that it reads."""
+    beside: bool = False
+    """Let control networks beside the denoiser read them too, as Text2Video-Zero does; ControlVideo does not."""
 
 
 class FrameReach(Method):
@@ -30,6 +32,7 @@ class FrameReach(Method):
 
     Config: ClassVar[type[BaseConfig]] = FrameReachConfig
     option = "reach"
+    decides = ("reach",)
     config: FrameReachConfig
 
     def network(self, inner: Predict, run: Run) -> Predict:
@@ -41,7 +44,8 @@ class FrameReach(Method):
             return inner
 
         def predict(call: Call) -> dict[str, Tensor]:
-            return inner(replace(call, options=replace(call.options, reach=reach)))
+            options = replace(call.options, reach=reach, reach_beside=self.config.beside)
+            return inner(replace(call, options=options))
 
         return predict
 

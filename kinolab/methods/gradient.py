@@ -21,5 +21,6 @@ def followed(inner: Denoise, z: Tensor, t: float, error: Callable[[Tensor], Tens
         found = inner(leaf, t)
         (gradient,) = torch.autograd.grad(error(found.sample), leaf, retain_graph=outer)
     if not outer:
-        found = Denoised(found.sample.detach(), None if found.variance is None else found.variance.detach())
+        parts = (found.sample, found.variance, found.noise)
+        found = Denoised(found.sample.detach(), *(None if part is None else part.detach() for part in parts[1:]))
     return found, gradient.to(z.dtype)

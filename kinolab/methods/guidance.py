@@ -122,6 +122,10 @@ class Guidance(Method):
             # The margin keeps the interval's own ends in it, after the rounding of times to units and back.
             if not low - 1e-9 <= run.path.fraction(call.t) <= high + 1e-9:
                 return inner(call)
+            if self.config.frames and run.frames is not None:
+                raise InputError(
+                    "guidance.frames is spread over a whole clip, and this run walks over parts: use scale"
+                )
             away = self._away(run.conditions, call.z)
             asked = {CONDITIONAL: call.branches[CONDITIONAL], **away}
             found = inner(replace(call, branches=asked, batched=self.config.batched))

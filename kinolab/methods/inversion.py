@@ -70,6 +70,7 @@ class Inversion(Method):
 
     Config: ClassVar[type[BaseConfig]] = InversionConfig
     option = "source"
+    whole_clips = True
     config: InversionConfig
 
     def __init__(
@@ -92,7 +93,7 @@ class Inversion(Method):
                 f"source: expected latents of 1 or {run.shape[0]} clips of {tuple(run.shape[1:])}, got "
                 f"{tuple(self.clean.shape)}"
             )
-        others = [m for m in run.methods if m is not self and type(m).started is not Method.started]
+        others = [m for m in run.methods if m is not self and "start" in m.decides]
         if others and self.config.way == "invert":
             name = type(others[0]).__name__
             raise InputError(f"source: the clip's own noise takes the place of that of {name}: leave one of them out")
@@ -119,7 +120,7 @@ class Inversion(Method):
         kept = [m for m in run.methods if type(m).option not in NOT_INVERTED and not m.follows_gradient]
         up = Run(
             run.denoiser, self.conditions, tuple(clean.shape), len(times) - 1, run.path, kept, times=times,
-            codec=run.codec,
+            codec=run.codec, backwards=True,
         )  # fmt: skip
         return invert(wrapped_estimate(self.diffusion, up), clean, times, self.diffusion, self.config.refine)
 
@@ -129,6 +130,8 @@ class Inversion(Method):
 
         def walk(z: Tensor, times: Tensor) -> Tensor:
             rest = times[times <= first]
+            if run.planned is None:  # progress is told of the steps that are made
+                run.planned = len(rest) - 1
             return inner(z, rest) if len(rest) > 1 else z
 
         return walk

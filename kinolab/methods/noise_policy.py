@@ -52,6 +52,7 @@ class NoisePolicy(Method):
     """Makes the noise of a run's frames of independent draws; no draw is added, so each clip keeps to its own seed."""
 
     Config: ClassVar[type[BaseConfig]] = NoiseConfig
+    decides = ("start",)
     config: NoiseConfig
 
     def started(self, z: Tensor, run: Run) -> Tensor:

@@ -8,6 +8,7 @@ denoiser's own reconstruction of it better is added to the rest's (their eq. 7):
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,7 @@ class Reconstruction(Method):
     Config: ClassVar[type[BaseConfig]] = ReconstructionConfig
     option = "steering"
     follows_gradient = True
+    whole_clips = True
     config: ReconstructionConfig
 
     def __init__(self, config: ReconstructionConfig | None = None, *, held: Held) -> None:
@@ -51,6 +53,6 @@ class Reconstruction(Method):
             found, gradient = followed(inner, z, t, lambda x: self._residual(x).float().square().sum())
             alpha, _ = run.path.scalars(t)
             x = found.sample - self.config.weight * alpha / 2 * gradient
-            return Denoised(torch.where(self.held.known, self.held.given, x), found.variance)
+            return replace(found, sample=torch.where(self.held.known, self.held.given, x))
 
         return denoise

@@ -7,6 +7,7 @@ attention, and need not fit.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,7 @@ class Replacement(Method):
 
     Config: ClassVar[type[BaseConfig]] = ReplacementConfig
     option = "steering"
+    whole_clips = True
 
     def __init__(self, config: ReplacementConfig | None = None, *, held: Held) -> None:
         super().__init__(config)
@@ -36,6 +38,6 @@ class Replacement(Method):
 
         def denoise(z: Tensor, t: float) -> Denoised:
             found = inner(z, t)
-            return Denoised(torch.where(self.held.known, self.held.given, found.sample), found.variance)
+            return replace(found, sample=torch.where(self.held.known, self.held.given, found.sample))
 
         return denoise

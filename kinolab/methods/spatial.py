@@ -12,6 +12,7 @@ that one weight suits every factor and every autoencoder; the paper's sum is tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
@@ -50,6 +51,7 @@ class SpatialReconstruction(Method):
     Config: ClassVar[type[BaseConfig]] = SpatialConfig
     option = "low_resolution"
     follows_gradient = True
+    whole_clips = True
     config: SpatialConfig
 
     def __init__(
@@ -84,7 +86,7 @@ class SpatialReconstruction(Method):
         def denoise(z: Tensor, t: float) -> Denoised:
             found, gradient = followed(inner, z, t, self.error)
             alpha, _ = run.path.scalars(t)
-            return Denoised(found.sample - self.config.weight * alpha / 2 * gradient, found.variance)
+            return replace(found, sample=found.sample - self.config.weight * alpha / 2 * gradient)
 
         return denoise
 

@@ -83,6 +83,7 @@ class StepCache(Method):
 
     Config: ClassVar[type[BaseConfig]] = StepCacheConfig
     option = "cache"
+    whole_clips = True
     config: StepCacheConfig
 
     def __init__(self, config: StepCacheConfig | None = None) -> None:

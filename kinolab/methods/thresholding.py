@@ -7,6 +7,7 @@ by a high percentile of their sizes first, so that colours keep their relations.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -41,7 +42,7 @@ class Thresholding(Method):
 
         def denoise(z: Tensor, t: float) -> Denoised:
             found = inner(z, t)
-            return Denoised(thresholded(found.sample, self.config), found.variance)
+            return replace(found, sample=thresholded(found.sample, self.config))
 
         return denoise
 

@@ -71,6 +71,18 @@ METRICS: Table[Metric] = Table(
             "edited_colour": "kinolab.metrics.summaries:Passed",
             "edited_shape": "kinolab.metrics.summaries:Passed",
         },
+        "zero": {
+            "kept_colours": "kinolab.metrics.summaries:Passed",
+            "kept_shapes": "kinolab.metrics.summaries:Passed",
+            "kept_identity": "kinolab.metrics.summaries:Passed",
+            "kept": "kinolab.metrics.summaries:Passed",
+            "within_half_latent": "kinolab.metrics.summaries:Passed",
+        },
+        "control": {
+            "followed": "kinolab.metrics.summaries:MoreIsBetter",
+            "colour_kept": "kinolab.metrics.summaries:MoreIsBetter",
+            "shape_kept": "kinolab.metrics.summaries:MoreIsBetter",
+        },
         "tasks": {
             "given_psnr": "kinolab.metrics.summaries:Decibels",
             "made_psnr": "kinolab.metrics.summaries:Decibels",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import GivenPart
+from kinolab.contracts.adapters import AdapterUse
 from kinolab.contracts.events import Listener, Turn, events_of
 from kinolab.contracts.request import Request, listed_prompts
 from kinolab.contracts.sampling import settled_guidance, settled_sampler
@@ -41,6 +42,8 @@ class VideoModel(Stage):
     """
 
     config: ModelConfig
+    adapters: tuple[AdapterUse, ...] = ()
+    """What a person put on it beside what its folder holds (`kinolab.checkpoints.adapters.put_on`)."""
 
     def __init__(
         self,

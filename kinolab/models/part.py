@@ -30,6 +30,8 @@ class ModelPart(nn.Module):
     Config: ClassVar[type[KindConfig]]
     ports: tuple[Port, ...]
     """What it is told, by the names of conditions; where nothing of it is told, it is not called."""
+    controls: ClassVar[bool] = False
+    """Whether it is a control network, whose strength a run may set (`ForwardOptions.strength`)."""
 
     def __init__(self, config: Any, denoiser: Denoiser) -> None:
         """A new part for a denoiser, whose weights it may copy and must not keep."""
@@ -63,6 +65,11 @@ class Composed(Denoiser):
         """How many frames of tokens so many latent frames make."""
         return self.main.token_frames(frames)
 
+    @property
+    def within_frames(self) -> bool:
+        """As the denoiser's own."""
+        return self.main.within_frames
+
 
 class WithParts(Composed):
     """A denoiser and the parts beside it; the first part is innermost.
@@ -74,6 +81,7 @@ class WithParts(Composed):
     def __init__(self, denoiser: Denoiser, parts: Mapping[str, ModelPart]) -> None:
         super().__init__(denoiser, spec_with(denoiser.spec, parts))
         self.denoiser, self.beside = denoiser, nn.ModuleDict(parts)
+        self.controls = tuple(port.name for part in parts.values() if part.controls for port in part.ports)
 
     @property
     def main(self) -> Denoiser:

@@ -244,6 +244,7 @@ class Stage:
             device=self.device,
             embed=None if self.text_encoder is None else self._embed,
             look=None if self.image_encoder is None else self.image_encoder.encode,
+            imagine=self.image_encoder.imagine if self.image_encoder and self.image_encoder.imagines else None,
             null_prompt=config.null_prompt,
             class_names=config.class_names,
             frames=config.frames,
@@ -364,6 +365,11 @@ class StageCodec:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
 
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames that one latent frame stands for."""
+        return self.stage.autoencoder.spec.temporal_ratio
+
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> latents (B, C, T', H', W'), the mean of their distribution."""
         with autocast(self.stage.precision, self.stage.device):
@@ -372,6 +378,11 @@ class StageCodec:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T', H', W') -> (B, 3, T, H, W), not clamped."""
         return self.stage.pixels(latents)
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels of a frame's side for one latent."""
+        return self.stage.autoencoder.spec.spatial_ratio
 
 
 class LaterStage(Stage):

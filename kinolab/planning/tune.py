@@ -29,7 +29,7 @@ from kinolab.errors import InputError
 from kinolab.evaluation.world import Asks, judge, what_to_ask
 from kinolab.evaluation.world_report import Share
 from kinolab.generation.matching import matching_world
-from kinolab.generation.provenance import model_hash
+from kinolab.generation.provenance import adapters_made_by, model_hash
 from kinolab.generation.request import SamplingConfig, sampling_of
 from kinolab.methods import GuidanceConfig, StepCache
 from kinolab.metrics.reconstruction import MAX_PSNR, psnr
@@ -289,6 +289,7 @@ def _protocol(model: VideoModel, name: str, config: TuneConfig, task: _Task, ful
         "torch": torch.__version__,
         "model": name,
         "model_sha256": model_hash(name),
+        **adapters_made_by(model),
         "trained": model.config.trained,
         "clips": len(task.requests),
         "asked_with": task.asks,

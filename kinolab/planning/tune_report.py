@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kinolab.evaluation.records import finite, plain_table
+from kinolab.evaluation.records import finite, plain_table, subject_of
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.world_report import Share
 from kinolab.metrics.base import Interval, MetricValue
@@ -79,10 +80,16 @@ class TuneReport:
         """Whether the toy world's reader judged the clips."""
         return any(o.passed is not None for o in self.outcomes)
 
+    @property
+    def _worn(self) -> str:
+        """The options that put the adapters on again."""
+        worn = [f"{a['path']}:{a['weight']:g}" for a in self.protocol.get("adapters", ())]
+        return "".join(f"--lora {shlex.quote(text)} " for text in worn)
+
     def scores(self) -> ScoreReport:
         """The full run's scores; beside them those of every setting, by its title."""
         p, protocol = self.protocol, Settings("tune", self.protocol)
-        subject = {"name": p["model"], "kind": "model", "sha256": p.get("model_sha256")}
+        subject = subject_of({"model_sha256": None, **p})
         data = {"name": "prompts" if any(p.get("prompts") or ()) else "nothing asked", "clips": p["clips"]}
         full, *others = self.outcomes
         return ScoreReport(
@@ -129,6 +136,7 @@ class TuneReport:
     def lines(self, drift: float) -> list[str]:
         """What the table does not say: how it was measured, and the options to use for a drift of `drift` dB."""
         p, best = self.protocol, self.choose(drift)
+        options = f"{self._worn}{best.setting.options(self.own)}"
         lines = [
             f"{p['frames']} frames of {p['size'][1]}x{p['size'][0]}, batch {p['batch']}, {p['threads']} "
             f"thread{'s' * (p['threads'] != 1)}, "
@@ -141,12 +149,12 @@ class TuneReport:
         if best is self.outcomes[0]:
             return [
                 *lines,
-                f"no setting stays within {drift:g} dB of the full run; it is: {best.setting.options(self.own)}",
+                f"no setting stays within {drift:g} dB of the full run; it is: {options}",
             ]
         return [
             *lines,
             f"within {drift:g} dB, {best.faster:.1f} times as fast as the full run ({best.psnr:.1f} dB):",
-            f"  kinolab generate --model {p['model']} {best.setting.options(self.own)}",
+            f"  kinolab generate --model {p['model']} {options}",
         ]
 
 

@@ -10,11 +10,14 @@ entry holds plain tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kinolab.errors import InputError
 from kinolab.runtime import weights
@@ -29,6 +32,28 @@ LEVELS = 127
 FRACTIONS = tuple(1 - k / 100 for k in range(51))
 """What the largest q of a row may stand for, as parts of the row's largest value; larger values are clipped."""
 STORABLE = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Within it no normal numbers are drawn into tensors."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.init.normal_, Tensor.normal_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Within it, modules are built on the meta device: for their shapes, or to be given the tensors of a file.
+
+    The first normal number that is drawn on that device loads PyTorch's compiler, which takes one to two seconds; here
+    none is drawn.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from kinolab import checkpoints
 from kinolab.autoencoders import (
     AUTOENCODERS,
     DpVaeConfig,
@@ -114,6 +113,8 @@ def _read_denoiser(initial: DenoiserInitialConfig) -> nn.Module:
         if not initial.path.exists():
             raise
         heads: dict[str, Any] = {} if initial.num_heads is None else {"num_heads": initial.num_heads}
+        from kinolab import checkpoints  # all public formats
+
         return checkpoints.load(initial.path, prefix=initial.prefix, **heads)
     if read_model_config(folder).denoiser is None:
         raise InputError(f"{initial.path}: holds an autoencoder alone; expected a denoiser to start from")

@@ -17,12 +17,13 @@ from kinolab.autoencoders import AutoencoderConfig
 from kinolab.conditioning import ConditionsConfig
 from kinolab.conditioning.text import TextEncoderConfig
 from kinolab.conditioning.vision import ImageEncoderConfig
+from kinolab.conditioning.vision.contrastive import TextImageConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
-from kinolab.denoisers.trained import Trained
+from kinolab.denoisers.trained import QUERIES, Trained
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, MethodsConfig
@@ -166,14 +167,16 @@ class DenoiserRecipe(BaseRecipe):
     peft's form; or `parts`, nothing of the denoiser itself, which starts from `initial`. Checkpoints leave out what is
     frozen where it comes from `initial`."""
     trained_names: tuple[str, ...] = ()
-    """The parameters that `named` trains, by name, with * for any part: ['*.after_attention.*', '*attn2.to_q*']."""
+    """The parameters that `named` trains, by name, with * for any part: ['*.after_attention.*', '*attn2.to_q*']. A name
+    that ends in :queries, ['*.attn.qkv.*:queries'], means the queries of a joint projection."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the changes of `lora` and `adapter`."""
     lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Their alpha: they are scaled by alpha / rank; none = the rank, a scale of 1."""
     lora_targets: tuple[str, ...] = ()
-    """The layers that they are of, by name, with * for any part: ['*.attn.*', '*.mlp.fc1']; none = the projections of
-    all attention but that over time."""
+    """The layers that they are of, by name, with * for any part: ['*.attn.*', '*.mlp.fc1'], and with :queries behind
+    those of joint projections, whose queries alone are changed; none = the projections of all attention but that over
+    time."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise path, prediction and loss."""
     text_encoder: TextEncoderConfig = "none"
@@ -186,6 +189,8 @@ class DenoiserRecipe(BaseRecipe):
     Diffusion 3)."""
     class_names: tuple[str, ...] = ()
     """Names of the labels, in order; none = those of the data's classes, where they have names."""
+    unlabelled: bool = False
+    """Train as if no clip had a caption or a label: what moves is learned without words for it (Make-A-Video)."""
     missing_captions: Literal["error", "unconditional"] = "error"
     """What becomes of clips without a caption in a model that takes text: an error at the start, or they are trained
     without one."""
@@ -232,6 +237,11 @@ class DenoiserRecipe(BaseRecipe):
             raise ValueError("lora_targets and lora_alpha are of trained: lora or adapter")
         if (self.trained == "named") != bool(self.trained_names):
             raise ValueError("trained: named and trained_names go together: one says that some are trained, one which")
+        if any(name.endswith(QUERIES) for name in (*self.trained_names, *self.lora_targets)):
+            c = self.training
+            if c.optimizer != "adamw" or c.parallel != "ddp" or (c.weight_decay and self.trained == "named"):
+                # Decay, orthogonal updates and shards would move or cut rows that get no gradient.
+                raise ValueError(f"{QUERIES} needs training.optimizer adamw, parallel ddp and, named, weight_decay 0")
         if self.trained == "parts" and not (self.parts and self.initial):
             raise ValueError("trained: parts needs some parts, and an initial denoiser that they are beside")
         if self.frames_per_clip is not None:
@@ -262,6 +272,24 @@ class EncoderRecipe(BaseRecipe):
     """Frames of a view."""
     stored: Literal["float32", "float16"] = "float16"
     """What the weights are stored in."""
+    heldout_clips: int = Field(128, ge=1)
+    """Held-out clips that the losses are measured on."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps, batch, optimiser, precision, and when to save."""
+
+
+class PriorRecipe(BaseRecipe):
+    """Trains an encoder of pictures and texts, and the prior from texts to pictures' embeddings, on captioned clips."""
+
+    kind: Literal["prior"] = "prior"
+    name: str
+    """What the recipe makes."""
+    data: DataConfig
+    """Captioned clips, of which single frames are looked at."""
+    embedding: TextImageConfig = TextImageConfig()
+    """The networks."""
+    prior_starts: int = Field(0, ge=0)
+    """The step from which on the prior is trained; before, the embeddings that it would learn still change a lot."""
     heldout_clips: int = Field(128, ge=1)
     """Held-out clips that the losses are measured on."""
     training: TrainingConfig = TrainingConfig()

@@ -17,21 +17,15 @@ from kinolab.autoencoders.inflate import with_temporal_decoder
 from kinolab.checkpoints import inspect, load, save
 from kinolab.errors import InputError
 from tests.closeness import NETWORK, STORED, assert_close, assert_same
+from tests.random_weights import randomized
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "svd_vae_sgm.safetensors"
 TINY: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 2}
 
 
-def randomized(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def tiny(**fields: Any) -> TemporalDecoderAutoencoder:
     made: TemporalDecoderAutoencoder = randomized(
-        TemporalDecoderAutoencoder(TemporalDecoderConfig.model_validate({**TINY, **fields}))
+        TemporalDecoderAutoencoder(TemporalDecoderConfig.model_validate({**TINY, **fields})), 0.05
     )
     return made
 
@@ -69,7 +63,7 @@ def test_diffusers_class_both_ways(tmp_path: Path, layers: int) -> None:
     diffusers = pytest.importorskip("diffusers")
     cls = diffusers.AutoencoderKLTemporalDecoder
     kinds = ("DownEncoderBlock2D",) * 2
-    theirs = randomized(cls(block_out_channels=(32, 64), layers_per_block=layers, down_block_types=kinds))
+    theirs = randomized(cls(block_out_channels=(32, 64), layers_per_block=layers, down_block_types=kinds), 0.05)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load(tmp_path / "theirs").eval()
     video, z = torch.rand(2, 3, 3, 8, 12) * 2 - 1, torch.randn(2, 4, 5, 4, 6)
@@ -104,7 +98,7 @@ def test_a_quant_conv_is_written_into_the_encoder_and_comes_out_of_nothing(tmp_p
 
 @torch.no_grad()
 def test_a_decoder_of_images_is_what_it_starts_as() -> None:
-    image = randomized(ImageAutoencoder(ImageConfig.model_validate(TINY)))
+    image = randomized(ImageAutoencoder(ImageConfig.model_validate(TINY)), 0.05)
     image.set_scaling(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([1.0, 0.5, 2.0, 4.0]))
     fields = {**TINY, "use_post_quant_conv": True, "chunk_frames": 2}
     ours = with_temporal_decoder(image, TemporalDecoderConfig.model_validate(fields)).eval()

@@ -25,6 +25,7 @@ from kinolab.denoisers import (
 from kinolab.errors import InputError
 from kinolab.layers.lora import change_layers
 from tests.closeness import STORED, assert_close, assert_same
+from tests.random_weights import randomized
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "animatediff_v1_unet.safetensors"
 FIELDS: dict[str, Any] = {
@@ -34,16 +35,9 @@ FIELDS: dict[str, Any] = {
 MOTION: dict[str, Any] = {"motion_heads": 8, "motion_positions": 24, "motion_middle": True, "norm_scope": "clip"}
 
 
-def random(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.fixture
 def whole() -> AnimateDiff:
-    made: AnimateDiff = random(AnimateDiff(AnimateDiffConfig(**FIELDS, **MOTION)))
+    made: AnimateDiff = randomized(AnimateDiff(AnimateDiffConfig(**FIELDS, **MOTION)))
     return made
 
 
@@ -70,7 +64,7 @@ def test_a_motion_adapter_of_diffusers_computes_the_same_both_ways(tmp_path: Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         diffusers = pytest.importorskip("diffusers")
-    adapter = random(
+    adapter = randomized(
         diffusers.MotionAdapter(
             block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=4,
             motion_max_seq_length=6,
@@ -79,7 +73,7 @@ def test_a_motion_adapter_of_diffusers_computes_the_same_both_ways(tmp_path: Pat
     adapter.save_pretrained(tmp_path / "adapter")
     modules = load(tmp_path / "adapter")
     assert inspect(tmp_path / "adapter").format == "motion_adapter"
-    image: Unet = random(Unet(UnetConfig(**FIELDS)))
+    image: Unet = randomized(Unet(UnetConfig(**FIELDS)))
     save(image, tmp_path / "unet", "unet_diffusers")
     theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False)
     reference = diffusers.UNetMotionModel.from_unet2d(theirs, adapter).eval()

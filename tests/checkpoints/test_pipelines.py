@@ -23,23 +23,8 @@ from kinolab.denoisers import AnimateDiff, MotionConfig, MotionModules, Unet, Un
 from kinolab.diffusion import Diffusion
 from kinolab.errors import InputError
 from kinolab.models import VideoModel
+from tests.checkpoints.whole import SD
 from tests.closeness import assert_close, assert_same
-from tests.conditioning.text.tiny_text import make_clip
-
-UNET: dict[str, Any] = {
-    "block_out_channels": (8, 16), "layers_per_block": 1, "cross_attention_dim": 8, "attention_head_dim": 2,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "norm_num_groups": 4, "sample_size": 8,
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}  # fmt: skip
-VAE: dict[str, Any] = {
-    "block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2, "layers_per_block": 1,
-    "up_block_types": ("UpDecoderBlock2D",) * 2, "latent_channels": 4, "norm_num_groups": 4, "sample_size": 16,
-    "scaling_factor": 0.18215,
-}  # fmt: skip
-SD = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
-    "set_alpha_to_one": False, "steps_offset": 1,
-}  # fmt: skip
 
 app = typer.Typer()
 convert.register(app)
@@ -51,31 +36,6 @@ def run(*args: object) -> str:
     if result.exception is not None:
         raise result.exception
     return result.output
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Stable Diffusion as diffusers saves one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("pipeline")
-    make_clip(folder / "made" / "text_encoder", projecting=False, tokenizer="tokenizer")
-    text = transformers.CLIPTextModel.from_pretrained(folder / "made" / "text_encoder")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "made" / "tokenizer")
-    torch.manual_seed(0)
-    unet, vae = diffusers.UNet2DConditionModel(**UNET), diffusers.AutoencoderKL(**VAE)
-    with torch.no_grad():
-        for parameter in (*unet.parameters(), *vae.parameters()):
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = diffusers.StableDiffusionPipeline(
-            vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=diffusers.DDIMScheduler(**SD),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
-        whole.save_pretrained(folder / "sd")
-    return folder / "sd"
 
 
 def theirs(folder: Path, noise: Tensor, prompt: str, steps: int) -> Tensor:

@@ -10,12 +10,16 @@ from safetensors.torch import load_file
 
 from kinolab.autoencoders import ImageAutoencoder, ImageConfig, OdVae, OdVaeConfig
 from kinolab.checkpoints import inspect, load, save
-from kinolab.denoisers import DiT, DiTConfig, Latte, LatteConfig, Vdm, VdmConfig
+from kinolab.denoisers import DiT, DiTConfig, Latte, LatteConfig, SpaceTimeUnet, SpaceTimeUnetConfig, Vdm, VdmConfig
 from kinolab.errors import InputError
 from tests.closeness import assert_same
 
 LATTE: dict[str, Any] = {"hidden_size": 24, "depth": 2, "num_heads": 3, "input_size": 4, "learned_variance": True}
 VDM: dict[str, Any] = {"dim": 8, "dim_mults": (1, 2), "num_heads": 2, "head_dim": 4, "input_size": 4}
+MAKE_A_VIDEO: dict[str, Any] = {
+    "dim": 8, "dim_mults": (1, 2), "attention": (True, False), "halves_time": (False, True), "depths": (1, 2),
+    "num_heads": 2, "head_dim": 4, "input_size": 8, "num_frames": 4,
+}  # fmt: skip
 IMAGE = ImageConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4)
 
 
@@ -26,6 +30,8 @@ IMAGE = ImageConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups
         (lambda: DiT(DiTConfig(**LATTE, num_classes=3)), "dit"),
         (lambda: Vdm(VdmConfig(**VDM, pooled_dim=5, learned_variance=True)), "vdm"),
         (lambda: Vdm(VdmConfig(**VDM, spatial_attention="none", focus=True)), "vdm"),
+        (lambda: SpaceTimeUnet(SpaceTimeUnetConfig(**MAKE_A_VIDEO)), "space_time_unet"),
+        (lambda: SpaceTimeUnet(SpaceTimeUnetConfig(**MAKE_A_VIDEO, position_bias=False)), "space_time_unet"),
         (lambda: ImageAutoencoder(IMAGE), "autoencoder_kl"),
         (lambda: ImageAutoencoder(IMAGE), "ldm_autoencoder"),
     ],
@@ -58,6 +64,11 @@ def test_the_names_are_the_public_ones(tmp_path: Path) -> None:
         (lambda: Latte(LatteConfig(**{**LATTE, "input_size": (4, 8)})), "latte", r"input_size=\(4, 8\)"),
         (lambda: DiT(DiTConfig(**LATTE)), "dit", "class labels"),
         (lambda: Vdm(VdmConfig(**VDM, num_classes=3)), "vdm", "no num_classes=3: its layout"),
+        (
+            lambda: SpaceTimeUnet(SpaceTimeUnetConfig(**MAKE_A_VIDEO, text_dim=4)),
+            "space_time_unet",
+            "SpaceTimeUnet has no text_dim=4: its layout",
+        ),
         (lambda: DiT(DiTConfig(**LATTE, num_classes=1)), "latte", "holds a Latte, got a DiT"),
         (
             lambda: OdVae(OdVaeConfig(hidden_size=8, hidden_size_mult=(1, 1, 1), norm_num_groups=4)),

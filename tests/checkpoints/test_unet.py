@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from kinolab.denoisers import Conditions, Unet, UnetConfig
 from kinolab.errors import InputError
 from tests import golden_kinds
 from tests.closeness import STORED, assert_close, assert_same
+from tests.random_weights import randomized
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sd15_unet_ldm.safetensors"
 CLASS: dict[str, dict[str, Any]] = {
@@ -46,21 +46,6 @@ OURS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def classes() -> Any:
-    """diffusers; its import warns of much that is not about us."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("diffusers")
-
-
-def random(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
     """Of an odd size: the way up has to be told how large."""
     generator = torch.Generator().manual_seed(1)
@@ -79,8 +64,8 @@ def of_theirs(model: Any, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CLASS)
-def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, classes: Any, name: str) -> None:
-    theirs = random(classes.UNet2DConditionModel(**CLASS[name]))
+def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffusers: Any, name: str) -> None:
+    theirs = randomized(diffusers.UNet2DConditionModel(**CLASS[name]))
     theirs.save_pretrained(tmp_path)
     module = load(tmp_path)
     expected = OURS[name] if name == "sd2" else OURS[name].model_copy(update={"num_heads": 2})
@@ -89,16 +74,16 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, class
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, classes: Any, name: str) -> None:
-    ours = random(Unet(OURS[name]))
+def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, diffusers: Any, name: str) -> None:
+    ours = randomized(Unet(OURS[name]))
     save(ours, tmp_path, "unet_diffusers")
-    theirs = classes.UNet2DConditionModel.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     assert_close(of_theirs(theirs, *inputs()), of_ours(ours, *inputs()), STORED)
 
 
 @pytest.mark.parametrize("name", CLASS)
-def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, classes: Any, name: str) -> None:
-    theirs = random(classes.UNet2DConditionModel(**CLASS[name]))
+def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any, name: str) -> None:
+    theirs = randomized(diffusers.UNet2DConditionModel(**CLASS[name]))
     z, t, text = inputs()
     tensors = {"sample": z, "timestep": t, "encoder_hidden_states": text, "out": of_theirs(theirs, z, t, text)}
     golden_kinds.check(
@@ -108,7 +93,7 @@ def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, classes: Any, n
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_original_layout_comes_back(tmp_path: Path, name: str) -> None:
-    ours = random(Unet(OURS[name]))
+    ours = randomized(Unet(OURS[name]))
     save(ours, tmp_path / "x.safetensors", "unet_ldm")
     back = load(tmp_path / "x.safetensors")
     assert back.config == ours.config
@@ -156,8 +141,8 @@ def test_what_no_file_tells_is_asked_for_or_assumed(tmp_path: Path) -> None:
     assert set(found.unknown) == {"num_heads", "norm_groups"} and "64" in found.assumed["input_size"]
 
 
-def test_channels_beside_the_latents_are_named(tmp_path: Path, classes: Any) -> None:
-    theirs = random(classes.UNet2DConditionModel(**CLASS["sd1"], in_channels=7, out_channels=4))
+def test_channels_beside_the_latents_are_named(tmp_path: Path, diffusers: Any) -> None:
+    theirs = randomized(diffusers.UNet2DConditionModel(**CLASS["sd1"], in_channels=7, out_channels=4))
     theirs.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"concatenated.*3 channels beside the 4 of the latents"):
         load(tmp_path)

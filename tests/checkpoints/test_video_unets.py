@@ -1,8 +1,7 @@
-"""ModelScope's and AnimateDiff's U-Nets: diffusers' classes compute what ours do, in both directions."""
+"""ModelScope's and AnimateDiff's U-Nets: diffusers' diffusers compute what ours do, in both directions."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from kinolab import denoisers
 from kinolab.checkpoints import inspect, load, save
+from kinolab.checkpoints.modelscope_original import original_name
 from kinolab.denoisers import AnimateDiff, AnimateDiffConfig, Conditions, Denoiser, ModelScope, ModelScopeConfig
 from kinolab.errors import InputError
 from tests import golden_kinds
 from tests.closeness import STORED, assert_close, assert_same
+from tests.random_weights import randomized
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "animatediff_v1_unet.safetensors"
 SMALL: dict[str, Any] = {
@@ -55,24 +56,9 @@ LAYOUTS = {"modelscope": "modelscope", "animatediff": "animatediff_diffusers"}
 KINDS = {"modelscope": "Unet3D", "animatediff": "UnetMotion"}
 
 
-@pytest.fixture(scope="module")
-def diffusers() -> Any:
-    """The library; its import warns of much that is not about us."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("diffusers")
-
-
-def random(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def theirs(diffusers: Any, name: str) -> Any:
     kind, values = CLASSES[name]
-    return random(getattr(diffusers, kind)(**values))
+    return randomized(getattr(diffusers, kind)(**values))
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +91,7 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffu
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, diffusers: Any, name: str) -> None:
-    ours = random(denoisers.build(OURS[name]))
+    ours = randomized(denoisers.build(OURS[name]))
     save(ours, tmp_path, LAYOUTS[name])
     reference = getattr(diffusers, CLASSES[name][0]).from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     assert_close(of_theirs(reference, *inputs()), of_ours(ours, *inputs()), STORED)
@@ -117,6 +103,35 @@ def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any,
     tensors = {"sample": z, "timestep": t, "encoder_hidden_states": text, "out": of_theirs(reference, z, t, text)}
     path = tmp_path / "x.safetensors"
     golden_kinds.check(golden_kinds.write(path, KINDS[name], CLASSES[name][1], reference.state_dict(), tensors))
+
+
+def test_the_names_of_modelscopes_first_code_are_written_as_they_were_read(tmp_path: Path) -> None:
+    path = GOLDEN.with_name("modelscope_unet_sd.safetensors")
+    model = load(path, prefix="weights.")
+    assert isinstance(model, ModelScope) and inspect(path, prefix="weights.").format == "modelscope_original"
+    save(model, tmp_path / "x.safetensors", "modelscope_original")
+    stored = {k.removeprefix("weights."): v.float() for k, v in load_file(path).items() if k.startswith("weights.")}
+    assert stored["input_blocks.0.1.proj_in.weight"].ndim == 3  # a convolution of kernel 1 there
+    assert_same(load_file(tmp_path / "x.safetensors"), stored)
+    assert load(tmp_path / "x.safetensors").config == model.config
+    # Into diffusers' folder and back, the numbers are the same.
+    save(model, tmp_path / "folder", "modelscope")
+    assert_same(dict(load(tmp_path / "folder").state_dict()), dict(model.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("down_blocks.0.downsamplers.0.conv.bias", "input_blocks.2.op.bias"),
+        ("up_blocks.0.upsamplers.0.conv.bias", "output_blocks.1.1.conv.bias"),  # beside a residual block alone
+        ("up_blocks.1.upsamplers.0.conv.bias", "output_blocks.3.3.conv.bias"),  # behind both transformers
+        ("up_blocks.1.after_attention.0.norm.bias", "output_blocks.2.2.norm.bias"),
+        ("mid_block.after_resnet.1.convs.1.conv.bias", "middle_block.3.temopral_conv.conv2.3.bias"),
+        ("mid_block.resnets.1.norm2.bias", "middle_block.3.out_layers.0.bias"),
+    ],
+)
+def test_a_block_counts_what_stands_over_time(ours: str, theirs: str) -> None:
+    assert original_name(ours, 1, (False, True, True)) == theirs
 
 
 def test_the_original_names_of_motion_modules_are_written_as_they_were_read(tmp_path: Path) -> None:
@@ -144,7 +159,7 @@ def test_what_no_file_of_motion_modules_tells_is_assumed_and_said(tmp_path: Path
 
 @torch.no_grad()
 def test_one_frame_passes_by_the_motion_modules() -> None:
-    model: AnimateDiff = random(AnimateDiff(OURS["animatediff"]))
+    model: AnimateDiff = randomized(AnimateDiff(OURS["animatediff"]))
     image = denoisers.Unet(denoisers.UnetConfig(**FIELDS, num_heads=4)).eval()
     image.load_state_dict({k: v for k, v in model.state_dict().items() if not model.models_time(k)})
     z, t, text = inputs()
@@ -164,7 +179,7 @@ def test_a_fresh_video_system_makes_images_of_its_frames(name: str) -> None:
     image = denoisers.Unet(
         denoisers.UnetConfig(**{k: v for k, v in OURS[name] if k in denoisers.UnetConfig.model_fields and k != "kind"})
     )
-    random(image)
+    randomized(image)
     model.load_state_dict({**model.state_dict(), **image.state_dict()})
     assert_close(of_ours(model, *inputs()), of_ours(image, *inputs()))
     assert isinstance(model, ModelScope | AnimateDiff)
@@ -176,5 +191,7 @@ def test_what_diffusers_classes_have_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="motion_norm_scope=frame"):
         config = OURS["animatediff"].model_copy(update={"motion_norm_scope": "frame"})
         save(AnimateDiff(config), tmp_path, "animatediff_diffusers")
+    with pytest.raises(InputError, match="first code has no norm_groups=4"):
+        save(ModelScope(OURS["modelscope"].model_copy(update={"norm_groups": 4})), tmp_path, "modelscope_original")
     with pytest.raises(InputError, match="holds an image U-Net, got a AnimateDiff"):
         save(AnimateDiff(OURS["animatediff"]), tmp_path, "unet_diffusers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from kinolab.denoisers import Conditions, DiT, DiTConfig, Mmdit, MmditConfig, Un
 from kinolab.errors import InputError
 from kinolab.models import VideoModel, load_autoencoder
 from tests.closeness import assert_close
+from tests.random_weights import redrawn
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
@@ -42,18 +42,11 @@ def run(*args: object) -> str:
     return result.output
 
 
-def randomize(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.1)
-    return model.eval()
-
-
 @pytest.fixture
 def vae(tmp_path: Path) -> Path:
     """A diffusers folder of a tiny image autoencoder of spatial ratio 4."""
     config = ImageConfig(block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4, latent_scale=0.5)
-    save(randomize(ImageAutoencoder(config)), tmp_path / "vae", "autoencoder_kl")
+    save(redrawn(ImageAutoencoder(config)), tmp_path / "vae", "autoencoder_kl")
     return tmp_path / "vae"
 
 
@@ -67,7 +60,7 @@ def pixels(tmp_path: Path, vae: Path) -> Path:
 @pytest.fixture
 def sd3(tmp_path: Path) -> Path:
     """A whole checkpoint of SD3's layout, with other parts beside the transformer."""
-    save(randomize(Mmdit(MMDIT)), tmp_path / "bare.safetensors", "sd3")
+    save(redrawn(Mmdit(MMDIT)), tmp_path / "bare.safetensors", "sd3")
     tensors = {f"model.diffusion_model.{k}": v for k, v in load_file(tmp_path / "bare.safetensors").items()}
     save_file(tensors | {"first_stage_model.x": torch.ones(1)}, tmp_path / "sd3.safetensors")
     return tmp_path / "sd3.safetensors"
@@ -75,7 +68,7 @@ def sd3(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dit(tmp_path: Path) -> Path:
-    save(randomize(DiT(DIT)), tmp_path / "dit.safetensors", "dit")
+    save(redrawn(DiT(DIT)), tmp_path / "dit.safetensors", "dit")
     return tmp_path / "dit.safetensors"
 
 
@@ -181,7 +174,7 @@ def test_what_inflate_cannot_do_it_says(tmp_path: Path, vae: Path, sd3: Path, di
 def test_taesd_becomes_a_video_autoencoder(tmp_path: Path, vae: Path) -> None:
     """From its two files: a causal TAESD, and a DP-VAE around it."""
     config = TaesdConfig(width=8, encoder_blocks=(1, 1, 1), decoder_widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
-    image = randomize(Taesd(config))
+    image = redrawn(Taesd(config))
     save(image, tmp_path / "two", "taesd")
     files = [tmp_path / "two" / f"taesd_{part}.safetensors" for part in ("encoder", "decoder")]
     said = run("inflate", *files, "--to", "taesd", "--out", tmp_path / "video", "-s", "variant=all3d")
@@ -208,11 +201,11 @@ def save_unet(path: Path, seed: int) -> Path:
     """A tiny Stable Diffusion U-Net in diffusers' layout."""
     torch.manual_seed(seed)
     fields = {"block_out_channels": (8, 16), "layers_per_block": 1, "attention_levels": (0,), "norm_groups": 4}
-    save(randomize(Unet(UnetConfig(**fields, num_heads=2, text_dim=10, null="prompt"))), path, "unet_diffusers")
+    save(redrawn(Unet(UnetConfig(**fields, num_heads=2, text_dim=10, null="prompt"))), path, "unet_diffusers")
     return path
 
 
-@pytest.mark.parametrize("to", ["video_ldm", "svd", "modelscope", "animatediff"])
+@pytest.mark.parametrize("to", ["video_ldm", "svd", "modelscope", "animatediff", "makeavideo"])
 def test_a_unet_becomes_a_video_model(tmp_path: Path, pixels: Path, to: str) -> None:
     source, out = save_unet(tmp_path / "unet", 0), tmp_path / "video"
     fields = ["-s", "num_frames=4", "-s", "input_size=8", *(["-s", "motion_heads=2"] if to == "animatediff" else [])]
@@ -231,7 +224,7 @@ def test_other_image_weights_are_put_under_what_a_unet_has_learned_of_time(tmp_p
     fields = ("-s", "num_frames=4", "-s", "input_size=8")
     run("inflate", first, "--to", "video_ldm", *SMALL_UNET, "-a", pixels, "-o", tmp_path / "video", *fields)
     trained = VideoModel.load(tmp_path / "video", precision="float32")
-    randomize(trained.denoiser)
+    redrawn(trained.denoiser)
     trained.config = trained.config.model_copy(update={"trained": "100 steps", "fps": 12.0})
     trained.save(tmp_path / "trained")
     text = run("inflate", personal, "--onto", tmp_path / "trained", *SMALL_UNET, "-o", tmp_path / "swapped")

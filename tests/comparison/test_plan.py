@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from kinolab.autoencoders import AutoencoderSpec, DpVaeConfig
-from kinolab.comparison.cells import (
-    Cell,
-    cell_folder,
-    cell_hash,
-    cells_of,
-    find_cell,
-    fitted,
-    make_recipe,
-    needs,
-    steps_of,
-)
+from kinolab.comparison.cells import fitted, make_recipe, model_of, steps_of
+from kinolab.comparison.hashes import cell_folder, cell_hash
+from kinolab.comparison.matrix import Cell, cells_of, find_cell, needs, owner_of
 from kinolab.comparison.measure import protocol_of
 from kinolab.comparison.plan import Budget, ComparePlan, load_plan
 from kinolab.config import load_config
@@ -119,6 +111,44 @@ def test_what_a_denoiser_starts_from_and_trains_otherwise_makes_another_cell(tmp
     assert len(set(different)) == len(different)
 
 
+def test_a_row_with_the_weights_of_another_needs_it_and_stands_where_it_stands() -> None:
+    entries = {"late": {"weights_of": "latte", "sampling": {"sampler": {"steps": 7}}},
+               "latte": {"denoiser": LATTE, "autoencoders": ["image"]}}  # fmt: skip
+    plan = plan_of(denoisers=entries)
+    cells = [c for c in cells_of(plan) if c.kind == "denoiser"]
+    assert [(c.autoencoder, c.denoiser) for c in cells] == [("image", "latte"), ("image", "late")]
+    latte, late = cells
+    assert needs(plan, late) == [Cell("world", "small", 0, "image"), latte] and owner_of(plan, late) == latte
+    assert model_of(plan, late, Path("out")) == model_of(plan, latte, Path("out"))
+    assert cell_folder(plan, late, Path("out")) != cell_folder(plan, latte, Path("out")), "scores of its own"
+    assert plan.sampling("late")["sampler"] == plan.sampler.model_dump(mode="json") | {"steps": 7}
+    assert plan.sampling("latte") == {"sampler": plan.sampler.model_dump(mode="json")}
+
+
+def test_how_a_row_is_sampled_and_shown_decides_no_weights() -> None:
+    def hashed(**entry: Any) -> str:
+        plan = plan_of(denoisers={"latte": {"denoiser": LATTE, **entry}})
+        return cell_hash(plan, Cell("world", "small", 0, "image", "latte", "generate"))
+
+    plain = hashed()
+    assert hashed(start="unet", sampling={"reach": "first"}, frames=4) == plain
+    assert hashed(untrained=False) == plain
+
+
+def test_what_is_not_trained_is_the_same_for_every_budget(tmp_path: Path) -> None:
+    tiny_model(text=False).save(tmp_path / "a")
+    entry = {"denoiser": LATTE, "initial": {"path": str(tmp_path / "a")}}
+    image = {"image": {"path": "world"}}
+    for untrained, folders in ((False, 2), (True, 1)):
+        budgets = {name: {"autoencoder": {"steps": 1}, "denoiser": {"steps": k}} for k, name in ((1, "a"), (2, "b"))}
+        entries = {"latte": entry | {"untrained": untrained}}
+        plan = plan_of(autoencoders=image, denoisers=entries, budgets=budgets)
+        cells = [c for c in cells_of(plan) if c.kind == "denoiser"]
+        changed = plan_of(autoencoders=image, denoisers=entries, budgets=budgets, denoiser_training={})
+        assert len({cell_hash(plan, c) for c in cells}) == folders
+        assert cell_hash(changed, cells[0]) != cell_hash(plan, cells[0]), "what it is told decides the model"
+
+
 def test_a_denoisers_own_recipe_changes_what_it_names_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +240,37 @@ def test_the_protocol_has_the_size_and_the_split_of_the_clips(tmp_path: Path) ->
             {"denoisers": {"l": {"denoiser": LATTE, "recipe": {"tasks": None}}}},
             r"denoisers\.l\.recipe\.tasks: the plan",
         ),
+        ({"denoisers": {"l": {"weights_of": "m"}}}, r"denoisers\.l\.weights_of: expected one of , got 'm'"),
+        (
+            {"denoisers": {"l": {"weights_of": "k"}, "m": {"denoiser": LATTE}, "k": {"weights_of": "m"}}},
+            "l.weights_of: expected one of m, got 'k'",
+        ),
+        (
+            {
+                "denoisers": {
+                    "l": {"weights_of": "m", "autoencoders": ["odvae"]},
+                    "m": {"denoiser": LATTE, "autoencoders": ["image"]},
+                }
+            },
+            "l stands in front of 'odvae', and 'm' does not",
+        ),
+        ({"denoisers": {"l": {"weights_of": "m", "untrained": True}}}, "leave initial, untrained and recipe out"),
+        ({"denoisers": {"l": {"denoiser": LATTE, "weights_of": "m"}}}, "either `denoiser` .a model., or `weights_of`"),
+        ({"denoisers": {"l": {"denoiser": LATTE, "untrained": True}}}, "weights of `initial` as they are; name them"),
+        (
+            {
+                "denoisers": {
+                    "l": {
+                        "denoiser": LATTE,
+                        "untrained": True,
+                        "initial": {"path": "a"},
+                        "recipe": {"trained": "temporal"},
+                    }
+                }
+            },
+            r"recipe\.trained: nothing of an untrained entry is trained",
+        ),
+        ({"denoisers": {"l": {"denoiser": LATTE, "sampling": {"reech": "own"}}}}, "did you mean 'reach'"),
         ({"denoiser_training": {"initial": {"path": "a"}}}, r"denoiser_training\.initial: the plan's entries"),
         ({"denoiser_training": {"training": {"seed": 3}}}, r"denoiser_training\.training\.seed: the plan's"),
         ({"denoiser_training": {"training": 3}}, r"denoiser_training\.training: expected fields"),

@@ -17,15 +17,9 @@ from typer.testing import CliRunner
 from kinolab.cli.compare import compare as command
 from kinolab.comparison import cells as cells_module
 from kinolab.comparison import run as run_module
-from kinolab.comparison.cells import (
-    Cell,
-    cell_folder,
-    cells_of,
-    encode_cell,
-    latents_of,
-    model_of,
-    train_cell,
-)
+from kinolab.comparison.cells import encode_cell, latents_of, model_of, train_cell
+from kinolab.comparison.hashes import cell_folder
+from kinolab.comparison.matrix import Cell, cells_of
 from kinolab.comparison.measure import _requests, measure_cell, scores_path
 from kinolab.comparison.pages import BEGIN, END, shown_videos, write_tables
 from kinolab.comparison.plan import load_plan
@@ -36,6 +30,7 @@ from kinolab.errors import InputError
 from kinolab.models import load_autoencoder
 from kinolab.reports import Media
 from tests import processes
+from tests.closeness import assert_close
 from tests.comparison.tiny_plan import IMAGE as IMAGE_CONFIG
 from tests.comparison.tiny_plan import tiny_plan, write_plan
 from tests.listening import Listening
@@ -170,7 +165,9 @@ def test_a_failed_cell_takes_only_those_that_need_it(tmp_path: Path) -> None:
 
 def test_missing_first_weights_are_one_line_and_hide_no_other_cell(done: tuple[Path, Path], tmp_path: Path) -> None:
     path, out = done
-    before = load_plan(path).denoisers["latte"].denoiser.model_dump(mode="json")
+    latte = load_plan(path).denoisers["latte"].denoiser
+    assert latte is not None
+    before = latte.model_dump(mode="json")
     entries = {"latte": tiny_plan()["denoisers"]["latte"],
                "late": {"denoiser": before, "autoencoders": ["image"], "initial": {"path": "nowhere"}}}  # fmt: skip
     plan = write_plan(tmp_path, denoisers=entries)
@@ -184,6 +181,36 @@ def test_missing_first_weights_are_one_line_and_hide_no_other_cell(done: tuple[P
     assert len(read_scores(load_plan(plan), out)) == 4, "what is measured can be shown"
     with pytest.raises(InputError, match=said):
         compare(plan, out, isolate=False)
+
+
+def test_weights_as_they_are_sampled_in_two_ways(done: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = done
+    plan = load_plan(path)
+    [latte] = [c for c in cells_of(plan) if c.denoiser == "latte" and c.autoencoder == "image"]
+    trained, images = model_of(plan, latte, out), model_of(plan, Cell("world", "small", 0, "image"), out)
+    entry = tiny_plan()["denoisers"]["latte"] | {"initial": {"path": str(trained)}, "start": "latte"}
+    entries = {"still": {"weights_of": "asis", "start": "latte", "sampling": {"sampler": {"steps": 2}}},
+               "asis": entry | {"untrained": True}}  # fmt: skip
+    made = write_plan(tmp_path, autoencoders={"image": {"path": str(images)}}, denoisers=entries, world_requests=2)
+    assert compare(made, tmp_path / "out", isolate=False) == []
+    again = load_plan(made)
+    found = {c.denoiser: r for c, r in read_scores(again, tmp_path / "out").items() if c.denoiser is not None}
+    asis, still = found["asis"], found["still"]
+    assert asis["training"] == still["training"] and asis["training"]["steps"] == 0
+    before = read_scores(plan, out)[latte]
+    assert_close(asis["training"]["heldout"]["loss"], before["training"]["heldout"]["loss"], 1e-4, "held-out loss")
+    assert {m: v["value"] for m, v in before["metrics"].items()}.items() <= {
+        m: v["value"] for m, v in asis["metrics"].items()
+    }.items(), "the same weights, the same clips"
+    assert still["metrics"]["fvd"] != asis["metrics"]["fvd"] and still["facts"]["sampler"]["steps"] == 2
+    assert asis["cost"]["training_seconds"] == 0 < before["cost"]["training_seconds"]
+    assert "step_seconds" not in asis["cost"] and asis["cost"]["sampling_memory"] > 0
+    assert "roughness" in asis["facts"]["true_clips"] and "asked_identity" in asis["metrics"]
+    text = write_tables(again, tmp_path / "out")[0].read_text(encoding="utf-8")
+    assert "## Denoisers: world, from latte" in text and "| image + still |" in text and "training (s)" in text
+    resampled = load_plan(made, ["denoisers.still.sampling.sampler.steps=3"])
+    states_now = {s.cell.denoiser: (s.trained, s.measured) for s in states(resampled, tmp_path / "out")}
+    assert states_now == {None: (True, True), "asis": (True, True), "still": (True, False)}
 
 
 def test_shares_of_requests_are_scores_of_denoisers_trained_on_the_world(done: tuple[Path, Path]) -> None:

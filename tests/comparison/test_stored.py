@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kinolab.comparison.stored import read_costs, read_scores
+from kinolab.comparison.stored import read_costs, read_scores, same_sampling, sampling_record
+from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 
 
@@ -73,3 +74,14 @@ def test_costs_are_numbers(tmp_path: Path) -> None:
         (tmp_path / "cost.json").write_text(text)
         with pytest.raises(InputError, match="delete it, and the costs are measured again"):
             read_costs(tmp_path / "cost.json")
+
+
+def test_a_record_is_of_the_sampling_that_a_row_asks_for() -> None:
+    sampler = SamplerConfig(name="euler", steps=3).model_dump(mode="json")
+    plain, wanted = {"sampler": sampler}, {"sampler": sampler, "reach": "first"}
+    assert same_sampling(plain, plain) and same_sampling(plain | sampling_record(wanted), wanted)
+    assert not same_sampling(plain, wanted) and not same_sampling(plain | sampling_record(wanted), plain)
+    assert not same_sampling(plain, {"sampler": sampler | {"steps": 4}}) and not same_sampling({}, plain)
+    assert sampling_record(plain) == {}, "records of rows that ask for nothing are as they were"
+    before = {name: value for name, value in sampler.items() if name in ("name", "steps")}
+    assert same_sampling({"sampler": before}, plain), "a field that joined later, at what was so before"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kinolab.comparison.cells import Cell
+from kinolab.comparison.matrix import Cell
 from kinolab.comparison.plan import ComparePlan
 from kinolab.comparison.tables import Group, Row, beyond, groups_of, marks, pair_mark, pairs_lines
 from kinolab.config import load_config
@@ -103,6 +103,16 @@ def test_protocols_never_meet_in_one_table() -> None:
     assert groups[0].title == "Autoencoders: world, protocol another"
     alone = groups_of(plan, {c: record(1.0, 1.0) for c in cells})
     assert [g.title for g in alone] == ["Autoencoders: world"] and len(alone[0].rows) == 2
+
+
+def test_rows_of_one_start_stand_in_a_table_of_their_own() -> None:
+    latte = tiny_plan()["denoisers"]["latte"]
+    entries = {"a": latte | {"start": "unet"}, "b": latte | {"start": "mmdit"}, "c": latte | {"start": "unet"}}
+    plan = load_config(ComparePlan, tiny_plan(denoisers=entries))
+    cells = [Cell("world", "small", 0, "image", name, "generate") for name in entries]
+    groups = groups_of(plan, {c: record(1.0, 1.0) for c in cells})
+    assert [g.title for g in groups] == ["Denoisers: world, from mmdit", "Denoisers: world, from unet"]
+    assert [[r.cells[0].denoiser for r in g.rows] for g in groups] == [["b"], ["a", "c"]]
 
 
 def test_what_reads_the_same_is_no_difference() -> None:

@@ -90,7 +90,7 @@ def test_a_control_map_is_followed(autoencoder: Path, tmp_path: Path) -> None:
     model = trained(tmp_path, autoencoder, "latte", CONTROL, conditions={"control": {"map": "luminance"}})
     one, other = sampled(model, control=clip(0)), sampled(model, control=clip(1))
     assert (one - other).abs().max() > 1e-4
-    ready = {"map": MAPS["luminance"](clip(0))}
+    ready = {"map": MAPS.get("luminance")().make(clip(0))}
     assert_close(sampled(model, control=ready), one)
     guidance = GuidanceConfig(scales=(("control", 4.0),))
     far = model.sample_latents([Request(seed=1, conditions={"control": clip(0)})], guidance=guidance)
@@ -148,9 +148,9 @@ def test_training_drops_each_at_its_own_rate_and_tells_what_a_request_would(auto
 def test_the_maps_show_what_they_say() -> None:
     half = -torch.ones(3, 1, 8, 8)
     half[..., 4:] = 1
-    edges = MAPS["edges"](half)
+    edges = MAPS.get("edges")().make(half)
     assert edges.shape == half.shape and torch.equal(edges[0, 0, 0], torch.tensor([-1.0, -1, -1, 1, 1, -1, -1, -1]))
-    grey = MAPS["luminance"](clip())
+    grey = MAPS.get("luminance")().make(clip())
     assert_same(grey[0], grey[2])
     small = shrunk(clip(), 4)
     assert small.shape == (3, 5, 32, 32) and small.std() < clip().std() / 2
@@ -162,7 +162,7 @@ def test_the_maps_show_what_they_say() -> None:
     ("changes", "message"),
     [
         ({"conditions": {"contrl": {}}}, "unknown condition .contrl.; .* noise_level, low_resolution, control"),
-        ({"conditions": {"control": {"map": "depth"}}}, r"conditions.control: map: expected one of edges, luminance"),
+        ({"conditions": {"control": {"map": "depth"}}}, "unknown control map 'depth'; expected one of edges, lum"),
         ({"conditions": {"low_resolution": {}}}, "the denoiser takes no low_resolution"),
         ({"image_frames": 1}, "joint images are told a label and a prompt alone"),
     ],
@@ -181,7 +181,7 @@ def test_a_model_says_what_it_does_not_take() -> None:
     with pytest.raises(InputError, match="this model takes no control; it takes a label"):
         model.conditions([Request(conditions={"control": clip()})])
     with pytest.raises(InputError, match="unknown condition"):
-        model.conditions([Request(conditions={"depth": 1})])
+        model.conditions([Request(conditions={"blueprint": 1})])
 
 
 def _draws(count: int) -> Any:

@@ -16,6 +16,7 @@ from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.inflate import inflated, init_vdt, start_from_image
 from kinolab.errors import InputError
 from tests.closeness import assert_close
+from tests.random_weights import redrawn
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
@@ -39,20 +40,13 @@ VIDEO: dict[str, dict[str, Any]] = {
 TIMES = torch.tensor([10.0, 700.0])
 
 
-def randomize(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.1)
-    return model.eval()
-
-
 def image_mmdit(places: str = "table") -> Mmdit:
-    return randomize(Mmdit(load_config(MmditConfig, IMAGE | PLACES[places])))
+    return redrawn(Mmdit(load_config(MmditConfig, IMAGE | PLACES[places])))
 
 
 def image_dit(**fields: Any) -> DiT:
     config = {"hidden_size": 32, "depth": 3, "num_heads": 2, "input_size": 8, "num_classes": 5, **fields}
-    return randomize(DiT(load_config(DiTConfig, config)))
+    return redrawn(DiT(load_config(DiTConfig, config)))
 
 
 def latents(frames: int) -> Tensor:
@@ -137,7 +131,7 @@ def test_the_report_names_what_is_copied_and_what_is_new() -> None:
 
 
 def test_a_model_of_images_that_knows_the_frame_rate_keeps_it() -> None:
-    image = randomize(Mmdit(load_config(MmditConfig, IMAGE | {"fps_condition": True})))
+    image = redrawn(Mmdit(load_config(MmditConfig, IMAGE | {"fps_condition": True})))
     model, _ = inflated(image, "mmdit", {})
     last = "fps_embedder.mlp.2.weight"
     assert torch.equal(model.state_dict()[last], image.state_dict()[last])

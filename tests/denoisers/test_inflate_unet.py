@@ -58,17 +58,17 @@ def clip_of(image: Unet, frames: int) -> torch.Tensor:
 def test_frames_are_the_image_models(kind: str, layout: str) -> None:
     image = image_model(**LAYOUTS[layout])
     video, report = inflated(image, kind, FIELDS.get(kind, {}))
-    z = clip_of(image, 3)
-    expected = image(z, T2, told(image))
+    z, alike = clip_of(image, 3), ForwardOptions(reach=video.reach)  # tuneavideo's frames read others
+    expected = image(z, T2, told(image), alike)
     assert_close(video.eval()(z[:, :, :1], T2, told(image)), expected[:, :, :1], ONE)
     assert_close(video(z, T2, told(image)), expected, ONE)
-    assert_close(video(z, T2, told(image).all_null(2)), image(z, T2, told(image).all_null(2)), ONE)
+    assert_close(video(z, T2, told(image).all_null(2)), image(z, T2, told(image).all_null(2), alike), ONE)
     assert not report.dropped and set(report.copied) == set(image.state_dict())
     assert all(video.models_time(name) for name in report.fresh) and report.fresh
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["video_ldm", "svd"])
+@pytest.mark.parametrize("kind", ["video_ldm", "svd", "makeavideo", "tuneavideo"])
 def test_with_the_image_only_flag_they_are_it_after_training_too(kind: str) -> None:
     image = image_model()
     video, _ = inflated(image, kind, FIELDS.get(kind, {}))
@@ -77,7 +77,8 @@ def test_with_the_image_only_flag_they_are_it_after_training_too(kind: str) -> N
             if video.models_time(name) and "add_embedding" not in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     z, flags = clip_of(image, 3), torch.ones(2, 3, dtype=torch.bool)
-    assert differs(video.eval()(z, T2, told(image)), image(z, T2, told(image))).any()
+    alike = ForwardOptions(reach=video.reach)
+    assert differs(video.eval()(z, T2, told(image)), image(z, T2, told(image), alike)).any()
     assert_close(video(z, T2, told(image), ForwardOptions(image_only=flags)), image(z, T2, told(image)), ONE)
 
 

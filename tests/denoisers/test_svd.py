@@ -18,19 +18,13 @@ from kinolab.denoisers.svd import IMAGE, IMAGE_TOKENS
 from kinolab.errors import InputError
 from tests import golden_kinds
 from tests.closeness import STORED, assert_close, assert_same
+from tests.random_weights import randomized
 from tests.tiny_unets import SMALL
 
 TINY: dict[str, Any] = {
     **{k: v for k, v in SMALL.items() if k not in ("num_heads", "num_classes")}, "head_size": 4, "number_features": 6,
 }  # fmt: skip
 PUBLIC: dict[str, Any] = {**TINY, "block_out_channels": (32, 64), "head_size": 8, "norm_groups": 32}
-
-
-def randomized(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def tiny(**fields: Any) -> Svd:

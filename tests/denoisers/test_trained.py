@@ -12,7 +12,7 @@ from kinolab.denoisers import Conditions
 from kinolab.denoisers.trained import LowRank, trainable_parameters
 from kinolab.errors import InputError
 from kinolab.layers.lora import merge_lora
-from tests.closeness import assert_close
+from tests.closeness import assert_close, differs
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 4, "num_frames": 3, "text_dim": 8}
 CONFIGS: dict[str, Any] = {
@@ -105,3 +105,39 @@ def test_parameters_are_trained_by_names_with_stars() -> None:
     assert trained | set(count.kept) == {name for name, _ in model.named_parameters()}
     with pytest.raises(InputError, match=r"trained_names: blocks\.7\.\* is no parameter of the denoiser"):
         trainable_parameters(model, "named", names=["blocks.*.mlp.*", "blocks.7.*"])
+
+
+@pytest.mark.parametrize("mode", ["named", "adapter"])
+def test_the_queries_of_a_joint_projection_are_trained_alone(mode: Any) -> None:
+    torch.manual_seed(0)
+    model = denoisers.build(CONFIGS["mmdit"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pattern = "*.x_block.attn.qkv"
+    names = [f"{pattern}.*:queries"] if mode == "named" else []
+    count = trainable_parameters(model, mode, LowRank(2, None, (f"{pattern}:queries",)), names)
+    D = SMALL["hidden_size"]
+    assert count.trained == 2 * (D * D + D if mode == "named" else 2 * D + 2 * D)  # two blocks
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+    z, t = torch.randn(2, 4, 3, 4, 4), torch.tensor([100.0, 900.0])
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(z, t, Conditions(text=torch.randn(2, 3, 8))).square().mean().backward()
+        optimizer.step()
+    after = merge_lora(model.state_dict())
+    for name, value in before.items():
+        changed = differs(after[name], value)
+        queries = ".x_block.attn.qkv." in name and (mode == "named" or name.endswith("weight"))
+        assert bool(changed[:D].any()) == queries and not changed[D:].any(), name
+
+
+def test_queries_are_asked_of_joint_projections_only() -> None:
+    model = denoisers.build(CONFIGS["mmdit"])
+    with pytest.raises(
+        InputError, match=r"blocks\.0\.x_block\.attn\.proj, which has no keys and values: leave :queries"
+    ):
+        trainable_parameters(model, "named", names=["*.x_block.attn.proj.*:queries"])
+    with pytest.raises(InputError, match="which has no keys and values"):
+        trainable_parameters(model, "adapter", LowRank(2, None, ("*.x_block.mlp.fc1:queries",)))

@@ -59,7 +59,7 @@ def test_a_fresh_network_predicts_nothing_and_its_blocks_add_nothing() -> None:
 @torch.no_grad()
 def test_residuals_reach_the_way_up_and_not_the_way_down() -> None:
     model, z = build(), torch.randn(2, 4, 2, 4, 4)
-    assert model.block_count == 5  # first convolution, a layer, its halving, a layer; the middle block
+    assert model.block_count == 6  # first convolution, a layer, its halving, a layer; the middle block, its input
     seen: dict[str, Tensor] = {}
     middle: Any = model.mid_block.resnets[0]
     middle.register_forward_pre_hook(lambda _, args: seen.__setitem__("middle", args[0]))
@@ -75,8 +75,8 @@ def test_residuals_reach_the_way_up_and_not_the_way_down() -> None:
     assert_close(seen["up"] - before["up"], torch.cat(fold, 1), NETWORK)
     nothing = {i: torch.zeros(()) for i in range(5)}
     assert_same(model(z, T2, told(), ForwardOptions(residuals=nothing)), plain)
-    with pytest.raises(InputError, match="numbers of blocks from 0 to 4, got 5"):
-        model(z, T2, told(), ForwardOptions(residuals={5: skip}))
+    with pytest.raises(InputError, match="numbers of blocks from 0 to 5, got 6"):
+        model(z, T2, told(), ForwardOptions(residuals={6: skip}))
 
 
 @torch.no_grad()

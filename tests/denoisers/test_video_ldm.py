@@ -17,17 +17,11 @@ from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.layers.slots import Clip, Place
 from kinolab.methods import Guidance, GuidanceConfig
 from tests.closeness import NETWORK, assert_close, assert_same, differs
+from tests.random_weights import randomized
 from tests.tiny_unets import SMALL
 
 T2 = torch.tensor([300.0, 800.0])
 PLACE = Place("down", 0, 0, 8, 2, 4, attends=True)
-
-
-def randomized(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def build(**values: Any) -> VideoLdm:

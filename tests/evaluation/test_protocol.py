@@ -21,10 +21,12 @@ from kinolab.evaluation.protocol import (
 )
 from kinolab.evaluation.tasks import TasksProtocol
 from kinolab.evaluation.toy_protocols import (
+    ControlProtocol,
     EditsProtocol,
     PhysicsProtocol,
     ToyProtocol,
     WorldProtocol,
+    ZeroProtocol,
     load_toy_protocol,
 )
 from kinolab.metrics import METRICS, better_of
@@ -113,8 +115,8 @@ def test_a_protocol_survives_its_file(tmp_path: Path) -> None:
 
 
 TOY: dict[str, type[ToyProtocol]] = {
-    "toy-world": WorldProtocol, "toy-physics": PhysicsProtocol, "toy-tasks": TasksProtocol,
-    "toy-edits": EditsProtocol,
+    "toy-world": WorldProtocol, "toy-physics": PhysicsProtocol, "toy-tasks": TasksProtocol, "toy-zero": ZeroProtocol,
+    "toy-control": ControlProtocol, "toy-edits": EditsProtocol,
 }  # fmt: skip
 
 

@@ -50,6 +50,13 @@ class Golden:
         value = self.tensors[name]
         return value.float() if value.dtype == torch.float16 else value
 
+    def weights(self, prefix: str) -> dict[str, Tensor]:
+        """The weights under a prefix, by their public names behind it, for a layer that no importer reads alone."""
+        start = f"{WEIGHTS}{prefix}."
+        with safe_open(self.path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+            return {name.removeprefix(start): file.get_tensor(name) for name in names}
+
     def load(self, prefix: str = "", **fields: Any) -> Any:
         """The module of the weights under a prefix, by `kinolab.checkpoints.load`."""
         return checkpoints.load(self.path, prefix=WEIGHTS + prefix, **fields)

@@ -46,6 +46,12 @@ def unet_3d(golden: Golden) -> dict[str, Tensor]:
     return {"out": on_clips(model, golden)}
 
 
+@runs("UNetSD")
+def unet_sd(golden: Golden) -> dict[str, Tensor]:
+    """ModelScope's own UNetSD, as its first code has it."""
+    return {"out": on_clips(golden.load(), golden)}
+
+
 @runs("UnetMotion")
 def unet_motion(golden: Golden) -> dict[str, Tensor]:
     """diffusers' UNetMotionModel (AnimateDiff)."""

@@ -28,9 +28,10 @@ from kinolab.autoencoders import (
     VqganConfig,
 )
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.layers import strips
+from kinolab.layers import strip_store, strips
 from kinolab.layers.normalization import GroupNorm
-from kinolab.layers.strips import Moments, Step, Store, of_video
+from kinolab.layers.strip_store import Moments, Store
+from kinolab.layers.strips import Step, of_video
 from tests.closeness import assert_close
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
@@ -89,7 +90,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "LARGE", 0)
     monkeypatch.setattr(strips, "STRIP", 0)
     monkeypatch.setattr(strips, "LEAST_ROWS", 4)
-    monkeypatch.setattr(strips, "IN_MEMORY", 0)
+    monkeypatch.setattr(strip_store, "IN_MEMORY", 0)
 
 
 def frames_of(model: Autoencoder) -> int:
@@ -162,7 +163,7 @@ def test_statistics_of_strips_are_those_of_the_whole(scope: Any) -> None:
 def test_what_lies_in_a_file_comes_back_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in memory and in a file, in any type; places in the file are used again."""
     tensors = [torch.randn(2, 3, 2, 6, 5).to(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
-    monkeypatch.setattr(strips, "IN_MEMORY", 2 * 2 * 3 * 2 * 6 * 5)
+    monkeypatch.setattr(strip_store, "IN_MEMORY", 2 * 2 * 3 * 2 * 6 * 5)
     before, store = Store.in_files, Store()
     kept = [store.put(x.clone()) for x in tensors]
     assert [k.tensor is None for k in kept] == [True, False, True] and store.end == Store.in_files - before
@@ -180,7 +181,7 @@ def test_a_full_disk_names_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatc
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(strips, "IN_MEMORY", 0)
+    monkeypatch.setattr(strip_store, "IN_MEMORY", 0)
     store = Store()
     store.file = Full()
     with pytest.raises(OSError, match=r"No space left on device .*--size") as raised:
@@ -191,7 +192,7 @@ def test_a_full_disk_names_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatc
 @torch.no_grad()
 def test_memory_does_not_grow_with_the_area(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held at once is counted: pictures four times as high hold no more in strips, and four times as whole."""
-    monkeypatch.setattr(strips, "IN_MEMORY", 2**12)
+    monkeypatch.setattr(strip_store, "IN_MEMORY", 2**12)
     monkeypatch.setattr(strips, "STRIP", 0)
     model = odvae(hidden_size_mult=(1, 1), variant="outer2d", temporal_ratio=2, mid_attention="none").eval()
 

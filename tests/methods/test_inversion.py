@@ -149,13 +149,14 @@ def told(diffusion: Diffusion, clean: Tensor, **fields: Any) -> Inversion:
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
 def test_a_run_that_begins_in_the_middle_makes_the_last_steps_alone(strength: float) -> None:
-    diffusion, steps = process("flow", "flow"), list[int]()
+    diffusion, steps = process("flow", "flow"), list[tuple[int, int]]()
     made = diffusion.sample(
         two_humps(diffusion), torch.randn(SHAPE, dtype=torch.float64), None,
         sampler=SamplerConfig(name="euler", steps=20), methods=[told(diffusion, data(), strength=strength, refine=60)],
-        callback=lambda step, *_: steps.append(step),
+        callback=lambda step, of, *_: steps.append((step, of)),
     )  # fmt: skip
-    assert steps == list(range(20 - round(20 * strength) + 1, 21))
+    count = round(20 * strength)
+    assert steps == [(k, count) for k in range(1, count + 1)]
     assert_close(made, data(), within=1e-6)
 
 

@@ -47,6 +47,17 @@ UNET: dict[str, Any] = {
 }  # fmt: skip
 CONFIGS |= {
     "vdm": denoisers.VdmConfig(**UNET),
+    "space_time_unet": denoisers.SpaceTimeUnetConfig(
+        dim=8,
+        dim_mults=(2,),
+        attention=(True,),
+        halves_time=(False,),
+        depths=(1,),
+        num_heads=2,
+        head_dim=4,
+        input_size=4,
+        num_classes=5,
+    ),
     "vdm checkpointed": denoisers.VdmConfig(**UNET, gradient_checkpointing=True),
 }
 DIFFUSION = Diffusion(DiffusionConfig(schedule="flow", prediction="flow"))

@@ -48,4 +48,4 @@ def test_scores_come_by_name_and_those_that_nothing_is_known_of_are_left_out() -
     found = scores_of({"asked_count": [True, False], "roughness": [math.nan], "given_psnr": [30.0, 32.0]})
     assert {name: value.value for name, value in found.items()} == {"asked_count": 0.5, "given_psnr": 31.0}
     assert better_of("position_error") == "lower" and better_of("given_psnr") == "higher"
-    assert all(METRICS.names(kind) for kind in ("world", "physics", "tasks", "tune", "plan"))
+    assert all(METRICS.names(kind) for kind in ("world", "physics", "tasks", "tune", "plan", "zero"))

@@ -73,7 +73,17 @@ def test_autoencoders(name: str) -> None:
         assert_close(model.decode(posterior.mean).cpu(), expected, OTHER)
 
 
-CONVOLUTIONAL = ("unet", "svd", "modelscope", "animatediff", "video_ldm", "vdm")
+CONVOLUTIONAL = (
+    "unet",
+    "svd",
+    "modelscope",
+    "animatediff",
+    "video_ldm",
+    "makeavideo",
+    "tuneavideo",
+    "vdm",
+    "space_time_unet",
+)
 """The denoisers that have no table of positions for one size."""
 POSITIONS: dict[str, list[dict[str, str]]] = {
     "latte": [{}, {"temporal_position": "rotary"}],

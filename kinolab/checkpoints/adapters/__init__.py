@@ -31,7 +31,8 @@ from kinolab.checkpoints.adapters.names import (
     public_changes,
     usual_layout,
 )
-from kinolab.checkpoints.adapters.using import AdapterUse, beside, folded, parse_use, put_on
+from kinolab.checkpoints.adapters.using import beside, files_of, folded, put_on
+from kinolab.contracts.adapters import AdapterUse, parse_use
 
 __all__ = [
     "Adapter",
@@ -45,6 +46,7 @@ __all__ = [
     "best_layout",
     "check_target",
     "extract",
+    "files_of",
     "folded",
     "is_adapter",
     "layout_of",

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kinolab.checkpoints.adapters.files import Adapter, LowRank
@@ -23,6 +22,7 @@ from kinolab.checkpoints.formats import FORMATS, find_format
 from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
 from kinolab.layers.lora import Change, joined, weight_of
+from kinolab.runtime.modules import without_memory
 
 OWN = "kinolab"
 """What the layout of a module's own names is called."""
@@ -227,7 +227,7 @@ def likely_formats(adapter: Adapter) -> list[Format]:
     alike: dict[int, list[Format]] = {0: []}
     for format in map(find_format, FORMATS):
         if issubclass(format.module_class, Denoiser):
-            with torch.device("meta"):
+            with without_memory():
                 module: Any = format.build(format.config_class())
             layout = _layout(format.name, format, module)
             known = {NUMBER.sub("#", name) for name in (*layout.places, *layout.flat)}

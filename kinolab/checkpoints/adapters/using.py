@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from kinolab.checkpoints.adapters.files import Adapter, adapter_files, read_adapter
 from kinolab.checkpoints.adapters.names import native_changes
 from kinolab.checkpoints.adapters.text import encoders_of, put_on_text
-from kinolab.config import Config
+from kinolab.contracts.adapters import AdapterUse
 from kinolab.contracts.events import Listener, events_of
 from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
@@ -20,38 +19,11 @@ from kinolab.layers.lora import change_layers, fold
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.stage import NAME
-from kinolab.runtime.lines import shown
 
 
-class AdapterUse(Config):
-    """An adapter that is put on a denoiser."""
-
-    path: Path
-    """Its file, or peft's folder; or the name of one that the model has beside it."""
-    weight: float = Field(1.0, allow_inf_nan=False)
-    """What its changes are multiplied with; 0 = off, below 0 = away from it."""
-
-    def files(self) -> list[Path]:
-        """The files that it is read from; none of one that the model may have itself."""
-        return [] if NAME.fullmatch(str(self.path)) and not self.path.exists() else adapter_files(self.path)
-
-
-def parse_use(text: str) -> AdapterUse:
-    """`FILE:WEIGHT`, or `FILE` for a weight of 1.
-
-    Raises:
-        InputError: for a weight that is no number.
-    """
-    path, sign, number = text.rpartition(":")
-    if not sign or Path(text).exists():
-        return AdapterUse(path=Path(text))
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    if not path or not math.isfinite(weight):
-        raise InputError(f"--lora {shown(text)}: expected FILE:WEIGHT with a number, such as style.safetensors:0.8")
-    return AdapterUse(path=Path(path), weight=weight)
+def files_of(use: AdapterUse) -> list[Path]:
+    """The files that an adapter is read from; none of one that the model may have itself."""
+    return [] if NAME.fullmatch(str(use.path)) and not use.path.exists() else adapter_files(use.path)
 
 
 def put_on(
@@ -95,6 +67,7 @@ def put_on(
             made.text_encoder = put_on_text(made.text_encoder, adapter, use.weight)
         elif adapter.text:
             _tell(events, use, adapter)
+    made.adapters = (*model.adapters, *uses)
     return made
 
 
@@ -106,7 +79,7 @@ def folded(model: VideoModel, uses: Sequence[AdapterUse], events: Listener = Non
     """
     made = put_on(model, uses, in_place=True, text=False, events=events)
     fold(made.denoiser)
-    made.config, made.lora = made.config.model_copy(update={"lora": {}}), {}
+    made.config, made.lora, made.adapters = made.config.model_copy(update={"lora": {}}), {}, ()
     return _noted(made, [f"{use.path.name} x {use.weight:g}" for use in uses])
 
 

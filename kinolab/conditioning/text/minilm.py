@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kinolab.conditioning.text.base import TextEncoder, cut
 from kinolab.config import Config
+from kinolab.runtime.modules import without_memory
 from kinolab.runtime.weights import read_weights
 
 
@@ -84,7 +85,7 @@ def load_bert(path: Path) -> Bert:
         for public, ours in PUBLIC_NAMES.items():
             name = name.replace(public, ours)
         state[name] = tensor
-    with torch.device("meta"):
+    with without_memory():
         bert = Bert()
     bert.load_state_dict(state, assign=True)
     return bert.eval().requires_grad_(False)

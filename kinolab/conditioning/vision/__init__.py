@@ -6,6 +6,7 @@ from typing import Annotated
 
 from kinolab.conditioning.vision.base import ImageEncoder
 from kinolab.conditioning.vision.clip import ClipImage, ClipImageConfig
+from kinolab.conditioning.vision.contrastive import Contrastive, ContrastiveConfig
 from kinolab.conditioning.vision.thumbnail import Thumbnail, ThumbnailConfig
 from kinolab.contracts.table import KindConfig
 from kinolab.tables import IMAGE_ENCODERS
@@ -23,6 +24,8 @@ __all__ = [
     "IMAGE_ENCODERS",
     "ClipImage",
     "ClipImageConfig",
+    "Contrastive",
+    "ContrastiveConfig",
     "ImageEncoder",
     "ImageEncoderConfig",
     "Thumbnail",

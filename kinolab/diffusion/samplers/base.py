@@ -92,6 +92,8 @@ class Sampler:
     """Whether the same noise always becomes the same sample."""
     corrected: ClassVar[bool] = False
     """Whether z may be changed between two steps: its steps have no memory, and go on with what the callback gives."""
+    keeps_noise: ClassVar[bool] = False
+    """Whether it goes on with the noise that an estimate brings, where a method changed the sample alone."""
     calls: ClassVar[int] = 1
     """Calls of the denoiser in a step."""
 

@@ -26,10 +26,11 @@ def sample(
         t, s = float(times[i]), float(times[i + 1])
         alpha_t, sigma_t = path.scalars(t)
         alpha_s, sigma_s = path.scalars(s)
-        x = denoise(z, t).sample
+        found = denoise(z, t)
+        x = found.sample
         level = config.eta * float(path.posterior(t, s).variance) ** 0.5
         direction = max(sigma_s**2 - level**2, 0.0) ** 0.5
-        e = sample_to_noise(x, z, alpha_t, sigma_t)
+        e = sample_to_noise(x, z, alpha_t, sigma_t) if found.noise is None else found.noise
         z = alpha_s * x + direction * e
         if level > 0:
             z = z + level * draw_noise(z, generator)
@@ -41,5 +42,5 @@ class Ddim(Sampler):
     """DDIM: deterministic, or with a share eta of ddpm's noise."""
 
     fields = ("eta",)
-    corrected = True
+    corrected = keeps_noise = True
     sample = staticmethod(sample)

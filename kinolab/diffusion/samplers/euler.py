@@ -32,8 +32,14 @@ def sample(
         z, t = churned(z, float(times[i]), path, config.churn, steps, generator)
         s = float(times[i + 1])
         (n_t, tau_t), (n_s, tau_s) = path.line(t), path.line(s)
-        x = denoise(z, t).sample
-        slope = path.slope(x, sample_to_noise(x, z, *path.scalars(t)))
+        alpha, sigma = path.scalars(t)
+        found = denoise(z, t)
+        x, e = found.sample, found.noise
+        if e is None:
+            e = sample_to_noise(x, z, alpha, sigma)
+        else:  # the line from the noise to the changed sample passes through another z
+            z = alpha * x + sigma * e
+        slope = path.slope(x, e)
         z = n_s * (z / n_t + (tau_s - tau_t) * slope)
         z = continued(callback, i + 1, steps, z, x)
     return z
@@ -43,5 +49,5 @@ class Euler(Sampler):
     """Euler's steps: of first order; deterministic without churn."""
 
     fields = ("churn",)
-    corrected = True
+    corrected = keeps_noise = True
     sample = staticmethod(sample)

@@ -23,6 +23,7 @@ from kinolab.errors import InputError
 from kinolab.metrics.extractors.base import Extractor
 from kinolab.metrics.extractors.public import PublicSpec
 from kinolab.metrics.weights import checked_hash, fill, read_tensors
+from kinolab.runtime.modules import without_memory
 
 FRAMES = 16
 SIDE = 112
@@ -111,7 +112,7 @@ class C3dExtractor(Extractor):
         digest = checked_hash(path, sha256)
         tensors = read_tensors(path)
         head = tensors.get("fc8.bias")
-        with torch.device("meta"):
+        with without_memory():
             network = C3d(487 if head is None or head.ndim != 1 else len(head))
         fill(network, tensors, path)
         return cls(network, digest, output, mean).eval()

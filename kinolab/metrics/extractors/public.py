@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from kinolab.metrics.extractors.base import ExtractorSpec
 from kinolab.metrics.weights import checked_hash, fill, read_tensors
+from kinolab.runtime.modules import without_memory
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -43,7 +43,7 @@ def read_network(
     """
     digest = checked_hash(path, sha256)
     tensors = read_tensors(path)
-    with torch.device("meta"):  # no time is lost on drawing weights that the file replaces
+    with without_memory():  # no time is lost on drawing weights that the file replaces
         network = build()
     fill(network, tensors, path, ignored)
     return network, digest

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.checkpoints.adapters import part_of, public_changes, usual_layout, write_adapter
 from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
@@ -48,7 +47,7 @@ class DenoiserJob(Job):
         """The job of a recipe: its clips or latents, their autoencoder, and its denoiser with first weights."""
         autoencoder = load_autoencoder(recipe.autoencoder, device="cpu")
         denoiser = first_denoiser(recipe, events)
-        annotated = recipe.text_encoder != "none" or denoiser.spec.num_classes > 0
+        annotated = not recipe.unlabelled and (recipe.text_encoder != "none" or denoiser.spec.num_classes > 0)
         sides = sources_of(recipe.data, autoencoder.spec, events, annotated=annotated)
         job = cls(recipe, autoencoder, denoiser, *sides)
         for note in job.notes:
@@ -217,6 +216,8 @@ class DenoiserJob(Job):
 
     def _write_adapter(self, plain: Denoiser, changes: Mapping[str, Change], folder: Path) -> None:
         """The low-rank changes by themselves, in peft's form with the names that other programs expect."""
+        from kinolab.checkpoints.adapters import part_of, public_changes, usual_layout, write_adapter
+
         layers = public_changes(usual_layout(plain, "peft"), changes)
         scale = self.low_rank.scale
         told = {name: replace(layer, alpha=layer.rank * scale) for name, layer in layers.items()}

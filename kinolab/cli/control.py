@@ -1,0 +1,41 @@
+"""`kinolab control`: a video that follows a clip's edges, depth, lines or paths, of an image model or a video model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kinolab.cli.fields import described
+from kinolab.cli.generate import run_request
+from kinolab.cli.given import Clip, Out, Prompt, sampling_command
+
+SAYS = described("generation/control.py", "ControlledConfig")
+Map = Annotated[list[str] | None, typer.Option("--map", metavar="NAME", help=f"{SAYS['maps'].line} Repeatable.")]
+Ready = Annotated[bool, typer.Option("--ready", help=SAYS["ready"].line)]
+Method = Annotated[
+    str, typer.Option("--method", help=f"{SAYS['method'].line} One of {', '.join(SAYS['method'].choices)}.")
+]
+
+
+def _asked(clip: Clip, map: Map = None, ready: Ready = False, method: Method = "auto") -> dict[str, Any]:
+    """Generate a video that follows control maps: of a clip (edges, lines, depth, ...), or maps themselves (--ready).
+
+    It has the clip's length and rate. An image model's frames are kept together by --method, and -s sets its fields:
+    -s methods.controlvideo.smoother.between=flow. A model has a control part from `kinolab pack` or from training.
+    """
+    return {"clip": clip, "maps": map or (), "ready": ready, "method": method}
+
+
+def _run(values: dict[str, Any], own: dict[str, Any]) -> None:
+    from kinolab.config import load_config
+    from kinolab.generation.control import ControlledConfig
+    from kinolab.generation.control import control as run
+
+    asked = load_config(ControlledConfig, own, name="control")
+    out = values["out"] or Path(f"{asked.clip.resolve().stem}-control.mp4")
+    run_request(out, values, make=lambda config, out, events: run(config, asked, out, events=events))
+
+
+control = sampling_command("control", _asked, {"prompt": (Prompt, None), "out": (Out, None)}, _run)

@@ -1,0 +1,59 @@
+"""`kinolab evaluate zero`: what clips of an image model keep, and how they move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kinolab.cli.measuring import (
+    Guidance,
+    PromptModel,
+    Sampler,
+    Setting,
+    Steps,
+    load_model,
+    sampling,
+    show_report,
+    toy_protocol,
+)
+from kinolab.cli.options import Device, common, less, watch
+
+
+@common(events=True)
+def zero(
+    model: PromptModel = None,
+    protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-zero",
+    count: Annotated[int | None, typer.Option(min=1, help="Held-out prompts; default the protocol's.")] = None,
+    first: Annotated[
+        int | None, typer.Option(min=0, help="Number of the first one: choose settings on others than you report on.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=2, help="Frames of a clip; default the protocol's.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    setting: Setting = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 8,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
+    ] = "auto",
+    device: Device = "auto",
+) -> None:
+    """Make clips of the toy world by an image model without training (Text2Video-Zero), and read them from the pixels.
+
+    Held against each clip's first frame: colours, shapes and identity of its objects, and the distance from where the
+    asked motion takes them. Fields of the method are set as -s methods.text2video_zero.t0=0.7.
+    """
+    from kinolab.evaluation.toy_protocols import ZeroProtocol
+    from kinolab.evaluation.zero import evaluate_zero, summary_lines
+
+    changes = {"count": count, "first": first, "seed": seed, "frames": frames}
+    asked, ours = toy_protocol(ZeroProtocol, protocol, changes, setting)
+    chosen, loaded = load_model(model, device, precision, prompts=True)
+    how = sampling(loaded.config, sampler, steps, guidance, ours)
+    with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
+        report = evaluate_zero(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
+    show_report([report.table()], summary_lines(report), report.to_json(), out)
