@@ -35,6 +35,7 @@ from kinolab.generation.request import (
     request_of,
     settle,
 )
+from kinolab.generation.source import source_notes
 from kinolab.generation.windows import make_clips
 from kinolab.models import VideoModel
 from kinolab.runtime.devices import announce, choose
@@ -81,6 +82,9 @@ def generate(
     if prepared is not None:
         fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
         for note in prepared.notes:
+            told.note(note)
+    if settled.source is not None and settled.frames is not None and settled.size is not None:
+        for note in source_notes(settled.source, settled.frames, fps, settled.size):
             told.note(note)
     clips = make_clips(model, settled, requests, prepared, told)
     lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS
