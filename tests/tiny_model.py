@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,12 +42,15 @@ def tiny_model(*, text: bool = True) -> VideoModel:
     return model
 
 
-def tiny_image_model() -> VideoModel:
-    """An image U-Net for prompts on an image autoencoder of ratio 4, 32 px; the output layer is perturbed."""
+def tiny_image_model(**fields: Any) -> VideoModel:
+    """An image U-Net for prompts on an image autoencoder of ratio 4, 32 px; the output layer is perturbed.
+
+    fields: more of the denoiser's.
+    """
     autoencoder = ImageConfig(block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=4)
     denoiser = UnetConfig(
         block_out_channels=(8, 16), layers_per_block=1, attention_levels=(0,), num_heads=2, norm_groups=4, input_size=8,
-        text_dim=384,
+        text_dim=384, **fields,
     )  # fmt: skip
     config = ModelConfig(
         autoencoder=autoencoder, denoiser=denoiser, diffusion=DiffusionConfig(schedule="flow", prediction="flow"),
@@ -66,6 +70,15 @@ def save_tiny_model(folder: Path, *, text: bool = True) -> Path:
     """Write the model folder and return it."""
     tiny_model(text=text).save(folder)
     return folder
+
+
+def tiny_steered() -> VideoModel:
+    """The same, unconditional but for a control map, which it reads as a field beside its latents."""
+    model = tiny_model(text=False)
+    assert isinstance(model.config.denoiser, LatteConfig)
+    denoiser = model.config.denoiser.model_copy(update={"fields": {"control": 4}, "num_classes": 0})
+    config = model.config.model_copy(update={"denoiser": denoiser, "class_names": ()})
+    return VideoModel(config, model.autoencoder, build_denoiser(denoiser))
 
 
 def tiny_cascade(first: VideoModel) -> VideoModel:

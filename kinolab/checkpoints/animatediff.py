@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
-from kinolab.checkpoints.files import write_folder, write_safetensors
-from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.files import write_folder
+from kinolab.checkpoints.null_prompt import NULL, NullPromptFormat, without_empty_null
 from kinolab.checkpoints.unet_diffusers import diffusers_name
 from kinolab.checkpoints.unet_layouts import check_holds, diffusers_settings, guess_unet
 from kinolab.denoisers.animatediff import AnimateDiff, AnimateDiffConfig
@@ -96,14 +96,13 @@ def with_tables(tensors: Mapping[str, Tensor], beside: str, end: str, positions:
     }
 
 
-class AnimateDiffFormat(Format):
+class AnimateDiffFormat(NullPromptFormat):
     """diffusers' names of the image model, and `motion_modules.N.temporal_transformer`."""
 
     name = "animatediff"
     title = "AnimateDiff's U-Net with motion modules, original names"
     module_class = AnimateDiff
     config_class = AnimateDiffConfig
-    absent = NULL
     table = ".pos_encoder.pe"
     """The end of the names of the fixed table of positions, which the module makes itself."""
 
@@ -127,12 +126,6 @@ class AnimateDiffFormat(Format):
         """Raises InputError where the original code has no such model."""
         same = {"norm_scope": module.config.norm_scope, "motion_norm_scope": "frame"}
         check_holds(module.config, "AnimateDiff's code", same)
-
-    def write(self, module: AnimateDiff, path: Path) -> None:
-        """Write a .safetensors file with the image model and the motion modules."""
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: format {self.name} is written to a .safetensors file")
-        write_safetensors(path, without_empty_null(public_tensors(self, module)), header_of(self, module))
 
 
 class AnimateDiffDiffusersFormat(Format):

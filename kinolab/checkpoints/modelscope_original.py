@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
-from kinolab.checkpoints.files import write_safetensors
-from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.base import Guess, Shapes
+from kinolab.checkpoints.null_prompt import NullPromptFormat
 from kinolab.checkpoints.unet_layouts import check_holds, guess_unet
 from kinolab.checkpoints.unet_ldm import ldm_name
 from kinolab.denoisers.modelscope import INPUT_HEADS, ModelScope, ModelScopeConfig
@@ -69,14 +67,13 @@ def layers_of(shapes: Shapes) -> tuple[int, tuple[bool, ...]]:
     return layers, tuple(attends)
 
 
-class ModelScopeOriginalFormat(Format):
+class ModelScopeOriginalFormat(NullPromptFormat):
     """Names that count through all blocks."""
 
     name = "modelscope_original"
     title = "ModelScope's video U-Net, layout of its first code"
     module_class = ModelScope
     config_class = ModelScopeConfig
-    absent = NULL
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("input_blocks.0.1.proj_in.weight", "middle_block.0.temopral_conv.conv1.2.weight", "out.2.weight")
@@ -105,14 +102,6 @@ class ModelScopeOriginalFormat(Format):
         if len(sizes) > 1:
             raise InputError(f"ModelScope's first code has heads of one size, got {sorted(sizes)}")
 
-    def write(self, module: ModelScope, path: Path) -> None:
-        """Write a .safetensors file with the names of text2video_pytorch_model.pth."""
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: format {self.name} is written to a .safetensors file")
-        tensors = without_empty_null(public_tensors(self, module))
-        write_safetensors(path, {name: _as_stored(name, v) for name, v in tensors.items()}, header_of(self, module))
-
-
-def _as_stored(name: str, value: Tensor) -> Tensor:
-    """A projection's weight (out, in) as that of a convolution (out, in, 1)."""
-    return value[..., None] if PROJECTION.fullmatch(name) else value
+    def stored(self, name: str, value: Tensor) -> Tensor:
+        """A projection's weight (out, in) as that of a convolution (out, in, 1)."""
+        return value[..., None] if PROJECTION.fullmatch(name) else value

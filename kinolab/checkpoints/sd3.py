@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
-from kinolab.checkpoints.files import write_safetensors
-from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.base import Guess, Shapes
+from kinolab.checkpoints.null_prompt import NullPromptFormat
 from kinolab.checkpoints.sd3_layouts import Landmarks, check_public, guess_sizes
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
-from kinolab.errors import InputError
 
 NORMS = ((".q_norm.", ".ln_q."), (".k_norm.", ".ln_k."))
 AT = Landmarks(
@@ -26,14 +23,13 @@ AT = Landmarks(
 )
 
 
-class Sd3Format(Format):
+class Sd3Format(NullPromptFormat):
     """The names are the module's own but for the norms of queries and keys."""
 
     name = "sd3"
     title = "SD3's MMDiT, original layout"
     module_class = Mmdit
     config_class = MmditConfig
-    absent = NULL
 
     def matches(self, shapes: Shapes) -> bool:
         return "joint_blocks.0.x_block.attn.qkv.weight" in shapes and "context_embedder.weight" in shapes
@@ -49,9 +45,3 @@ class Sd3Format(Format):
     def check_writable(self, module: Mmdit) -> None:
         """Raises InputError where the original code has no such model."""
         check_public(module)
-
-    def write(self, module: Mmdit, path: Path) -> None:
-        """Write a .safetensors file, without the prefix that whole checkpoints have."""
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: format {self.name} is written to a .safetensors file")
-        write_safetensors(path, without_empty_null(public_tensors(self, module)), header_of(self, module))

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
-from kinolab.checkpoints.files import write_safetensors
-from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.base import Guess, Shapes
+from kinolab.checkpoints.null_prompt import NullPromptFormat
 from kinolab.checkpoints.svd_layouts import check_svd, guess_svd
 from kinolab.checkpoints.unet_ldm import RESNET, layers_of, ldm_name
 from kinolab.denoisers.svd import Svd, SvdConfig
-from kinolab.errors import InputError
 
 RESNET_SLOT = re.compile(r"(.+)\.after_resnet\.(\d+)\.(temporal_res_block|time_mixer)\.(.+)")
 TRANSFORMER_SLOT = re.compile(r"(.+\.attentions\.\d+)\.inside_transformer\.(\d+)\.(.+)")
@@ -45,14 +42,13 @@ def sgm_name(name: str, layers: int, attends: tuple[bool, ...]) -> str:
     return ldm_name(name, layers, attends)
 
 
-class SvdSgmFormat(Format):
+class SvdSgmFormat(NullPromptFormat):
     """Names that count through all blocks."""
 
     name = "svd_sgm"
     title = "Stable Video Diffusion's U-Net, layout of its first code"
     module_class = Svd
     config_class = SvdConfig
-    absent = NULL
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("middle_block.0.time_stack.in_layers.0.weight", "input_blocks.0.0.weight", "out.2.weight")
@@ -72,9 +68,3 @@ class SvdSgmFormat(Format):
     def check_writable(self, module: Svd) -> None:
         """Raises InputError where the first code has no such model."""
         check_svd(module, "Stable Video Diffusion's first code")
-
-    def write(self, module: Svd, path: Path) -> None:
-        """Write a .safetensors file, without the prefix that whole checkpoints have."""
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: format {self.name} is written to a .safetensors file")
-        write_safetensors(path, without_empty_null(public_tensors(self, module)), header_of(self, module))

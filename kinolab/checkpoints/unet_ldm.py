@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from kinolab.checkpoints.base import Format, Guess, Shapes, header_of, public_tensors
-from kinolab.checkpoints.files import write_safetensors
-from kinolab.checkpoints.null_prompt import NULL, without_empty_null
+from kinolab.checkpoints.base import Guess, Shapes
+from kinolab.checkpoints.null_prompt import NullPromptFormat
 from kinolab.checkpoints.unet_layouts import check_holds, guess_unet
 from kinolab.denoisers.unet import Unet, UnetConfig, UnetFields
 from kinolab.errors import InputError
@@ -85,14 +83,13 @@ def layers_of(shapes: Shapes) -> tuple[int, tuple[bool, ...]]:
     return layers, tuple(attends)
 
 
-class UnetLdmFormat(Format):
+class UnetLdmFormat(NullPromptFormat):
     """Names that count through all blocks."""
 
     name = "unet_ldm"
     title = "Stable Diffusion's U-Net, layout of latent-diffusion"
     module_class = Unet
     config_class = UnetConfig
-    absent = NULL
 
     def matches(self, shapes: Shapes) -> bool:
         marks = ("input_blocks.0.0.weight", "middle_block.1.proj_in.weight", "time_embed.0.weight", "out.2.weight")
@@ -112,9 +109,3 @@ class UnetLdmFormat(Format):
         check_holds(module.config, "latent-diffusion's code")
         if type(module) is not Unet:
             raise InputError(f"format {self.name} holds an image U-Net, got a {type(module).__name__}")
-
-    def write(self, module: Unet, path: Path) -> None:
-        """Write a .safetensors file, without the prefix that whole checkpoints have."""
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: format {self.name} is written to a .safetensors file")
-        write_safetensors(path, without_empty_null(public_tensors(self, module)), header_of(self, module))

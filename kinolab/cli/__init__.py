@@ -30,7 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "edit": "make", "upscale": "make", "studio": "make", "curate": "data", "fit": "train", "distill": "train",
+    "edit": "make", "upscale": "make", "studio": "make", "curate": "data", "distill": "train",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
@@ -50,6 +50,7 @@ COMMANDS = {
     "probe": Command("say what a video file holds", "data"),
     "world": Command("make clips of the toy world", "data"),
     "train": Command("train an autoencoder or a denoiser from a recipe", "train"),
+    "fit": Command("tune an image model on a clip and its prompt", "train"),
     "recipes": Command("list the recipes that ship", "train"),
     "plan": Command("say what a training run needs before it starts: memory, disk, time, cost", "train"),
     "doctor": Command("say what this machine has, and what to do about what it hasn't", "train"),

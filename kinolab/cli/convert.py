@@ -28,6 +28,7 @@ PUBLIC = {
     "controlnet_mmdit": "controlnet_sd3",
     "modelscope": "modelscope_original",
     "animatediff": "animatediff",
+    "tuneavideo": "tuneavideo",
     "motion_modules": "motion_modules",
     "svd": "svd_sgm",
 }

@@ -80,6 +80,13 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off; none = the model's own.")
     ] = None,
+    motion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y",
+            help="A clip by an image model (Text2Video-Zero) that moves X pixels right and Y down per frame.",
+        ),
+    ] = None,
     lora: Lora = None,
     setting: Setting = None,
     eta: Annotated[float | None, typer.Option(hidden=True, help=about("sampler.eta"))] = None,
@@ -168,6 +175,8 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     }
     if options["cache"] is not None and options["cache_every"] is not None:
         raise InputError("--cache and --cache-every are two ways to say when the blocks run: give one of them")
+    if options.get("motion") is not None:
+        values["methods"] = {"text2video_zero": {"motion": motion_of(options["motion"])}}
     for group, fields in groups.items():
         values[group] = {name: value for name, value in fields.items() if value is not None} or None
     return {name: value for name, value in values.items() if value is not None}
@@ -178,6 +187,17 @@ def adapters_of(texts: list[str] | None) -> list[dict[str, Any]] | None:
     from kinolab.contracts.adapters import parse_use
 
     return [parse_use(text).model_dump() for text in texts] if texts else None
+
+
+def motion_of(text: str) -> list[float]:
+    """`3,0` -> [3, 0]."""
+    from kinolab.errors import InputError
+
+    try:
+        x, y = (real_number(p) for p in text.split(","))
+    except ValueError:
+        raise InputError(f"--motion {text}: expected X,Y, pixels right and down from frame to frame: 3,0") from None
+    return [x, y]
 
 
 def numbers_of(text: str | None) -> list[float] | None:

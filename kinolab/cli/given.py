@@ -66,7 +66,7 @@ def sampling_command(
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters += [inspect.Parameter(n, kind, annotation=a, default=d) for n, (a, d) in extra.items()]
     for option, p in inspect.signature(generate).parameters.items():
-        if option not in extra and option not in mine and option not in ("events", "as_json"):
+        if option not in extra and option not in mine and option not in ("events", "as_json", "motion"):
             parameters.append(p.replace(kind=kind, annotation=shared[option]))
 
     def command(**values: Any) -> None:

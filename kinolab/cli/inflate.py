@@ -20,6 +20,42 @@ def register(app: typer.Typer) -> None:
     app.command()(inflate)
 
 
+Kind = Literal[
+    "latte",
+    "vdt",
+    "mmdit",
+    "video_ldm",
+    "svd",
+    "modelscope",
+    "animatediff",
+    "makeavideo",
+    "tuneavideo",
+    "odvae",
+    "dpvae",
+    "taesd",
+    "temporal_decoder",
+]
+To = Annotated[
+    Kind | None,
+    typer.Option(
+        help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope, "
+        "animatediff, makeavideo or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd, "
+        "causal over time, or dpvae."
+    ),
+]
+Onto = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of --to: the model folder of a trained video U-Net, whose image weights become SOURCE's "
+        "under what it has learned of time."
+    ),
+]
+Pixels = Annotated[
+    str | None,
+    typer.Option("--autoencoder", "-a", help="Model folder that a denoiser is put together with; default: SOURCE's."),
+]
+
+
 @common()
 def inflate(
     source: Annotated[
@@ -27,45 +63,12 @@ def inflate(
         typer.Argument(help="An image model: public weights (TAESD's are two files), a model folder, or a run folder."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
-    to: Annotated[
-        Literal[
-            "latte",
-            "vdt",
-            "mmdit",
-            "video_ldm",
-            "svd",
-            "modelscope",
-            "animatediff",
-            "makeavideo",
-            "tuneavideo",
-            "odvae",
-            "dpvae",
-            "taesd",
-            "temporal_decoder",
-        ]
-        | None,
-        typer.Option(
-            help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope, "
-            "animatediff, makeavideo or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd, "
-            "causal over time, or dpvae."
-        ),
-    ] = None,
-    onto: Annotated[
-        str | None,
-        typer.Option(
-            help="In place of --to: the model folder of a trained video U-Net, whose image weights become SOURCE's "
-            "under what it has learned of time."
-        ),
-    ] = None,
+    to: To = None,
+    onto: Onto = None,
     setting: Annotated[
         list[str] | None, typer.Option("-s", "--set", help="A field of the video model: -s attention=3d.")
     ] = None,
-    autoencoder: Annotated[
-        str | None,
-        typer.Option(
-            "--autoencoder", "-a", help="Model folder that a denoiser is put together with; default: SOURCE's."
-        ),
-    ] = None,
+    autoencoder: Pixels = None,
     init: Annotated[
         Literal["tail", "average"] | None, typer.Option(help="How kernels are filled in time; default: tail.")
     ] = None,
@@ -101,17 +104,17 @@ def inflate(
     if to in AUTOENCODERS:
         if autoencoder is not None:
             raise InputError(f"--autoencoder is for denoisers; {to} is an autoencoder itself")
-        values, lines = _autoencoder(image, to, out, names, fields, init or "tail")
+        said = _autoencoder(image, to, out, names, fields, init or "tail")
     elif init is not None:
         raise InputError(f"--init is for {', '.join(AUTOENCODERS)}")
     elif onto is not None:
         if fields or autoencoder is not None:
             raise InputError("-s and --autoencoder are for --to: with --onto VIDEO's own stay as they are")
-        values, lines = _swap(image, onto, out, names)
+        said = _swap(image, onto, out, names)
     else:
         assert to is not None
-        values, lines = _denoiser(image, to, out, names, fields, autoencoder, folder if whole else None)
-    show(values, lines)
+        said = _denoiser(image, to, out, names, fields, autoencoder, folder if whole else None)
+    show(*said)
 
 
 def _autoencoder(image: Any, to: str, out: Path, source: str, fields: dict[str, Any], init: Any) -> Said:

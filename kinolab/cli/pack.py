@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,40 +11,50 @@ import typer
 from kinolab.cli.options import common, show, watch
 
 if TYPE_CHECKING:
+    from kinolab.contracts.events import Events
     from kinolab.models import VideoModel
+
+
+Pixels = Annotated[
+    str | None,
+    typer.Option("--autoencoder", "-a", help="Take the autoencoder from here; its encoder must be equal."),
+]
+Stored = Annotated[
+    Literal["float32", "float16", "bfloat16", "int8"],
+    typer.Option("--stored", "--dtype", help="What the weights are stored in; int8: large tensors in 8 bits."),
+]
+Experts = Annotated[
+    list[str] | None,
+    typer.Option(metavar="UNTIL=FOLDER", help="A model whose denoiser takes over below this fraction of time."),
+]
+Stages = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FOLDER", help="A model that refines what this one makes, as a stage of this name."),
+]
+Adapters = Annotated[
+    list[str] | None, typer.Option(metavar="FILE:WEIGHT", help="Add a LoRA adapter to the weights. Repeatable.")
+]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PORT=FILE", help="Put a control network beside it, which reads canny, depth, ... maps."),
+]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FILE:WEIGHT", help="Keep a LoRA adapter beside the weights, as a file of its own."),
+]
 
 
 @common(events=True)
 def pack(
     model: Annotated[str, typer.Argument(help="Model folder or run folder with a denoiser.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    autoencoder: Annotated[
-        str | None,
-        typer.Option("--autoencoder", "-a", help="Take the autoencoder from here; its encoder must be equal."),
-    ] = None,
-    stored: Annotated[
-        Literal["float32", "float16", "bfloat16", "int8"],
-        typer.Option("--stored", "--dtype", help="What the weights are stored in; int8: large tensors in 8 bits."),
-    ] = "float16",
-    expert: Annotated[
-        list[str] | None,
-        typer.Option(metavar="UNTIL=FOLDER", help="A model whose denoiser takes over below this fraction of time."),
-    ] = None,
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="A model that refines what this one makes, as a stage of this name."),
-    ] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="FILE:WEIGHT", help="Add a LoRA adapter to the weights. Repeatable.")
-    ] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PORT=FILE", help="Put a control network beside it, which reads canny, depth, ... maps."),
-    ] = None,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FILE:WEIGHT", help="Keep a LoRA adapter beside the weights, as a file of its own."),
-    ] = None,
+    autoencoder: Pixels = None,
+    stored: Stored = "float16",
+    expert: Experts = None,
+    stage: Stages = None,
+    lora: Adapters = None,
+    control: Controls = None,
+    beside: Beside = None,
 ) -> None:
     """Write a model folder in half precision or 8 bits, to share or ship; the weights are float32 again when loaded.
 
@@ -62,28 +73,15 @@ def pack(
     """
     import torch
 
-    from kinolab.checkpoints.adapters import beside as keep_beside
-    from kinolab.checkpoints.adapters import folded, parse_use
-    from kinolab.checkpoints.control import with_control
     from kinolab.models.packing import pack as run
 
     experts = {_fraction(until): folder for until, folder in _pairs("--expert", expert)}
     stages = dict(_pairs("--stage", stage))
-    uses, kept = [parse_use(text) for text in lora or []], _pairs("--beside", beside)
-    controls = _pairs("--control", control)
+    kept, controls = _pairs("--beside", beside), _pairs("--control", control)
     with watch("packing") as events:
-
-        def adapt(whole: VideoModel) -> VideoModel:
-            whole = folded(whole, uses, events) if uses else whole
-            for name, text in kept:
-                whole = keep_beside(whole, name, parse_use(text), events)
-            for port, path in controls:
-                whole = with_control(whole, port, Path(path))
-            return whole
-
         packed = run(
             model, out, autoencoder=autoencoder, dtype=getattr(torch, stored), experts=experts, stages=stages,
-            adapt=adapt,
+            adapt=_adapting(lora or [], kept, controls, events),
         )  # fmt: skip
         events.wrote(packed.folder, "model")
     where = f", in {packed.tensor}" if packed.tensor else ""
@@ -92,6 +90,27 @@ def pack(
         f"largest relative error of a tensor: {packed.error:.2g}{where}",
     ]
     show(vars(packed) | {"stored": stored}, lines)
+
+
+def _adapting(
+    lora: list[str], kept: list[tuple[str, str]], controls: list[tuple[str, str]], events: Events
+) -> Callable[[VideoModel], VideoModel]:
+    """What puts adapters into a model's weights and beside them by name, and control networks beside it by port."""
+    from kinolab.checkpoints.adapters import beside, folded
+    from kinolab.checkpoints.control import with_control
+    from kinolab.contracts.adapters import parse_use
+
+    uses = [parse_use(text) for text in lora]
+
+    def adapt(whole: VideoModel) -> VideoModel:
+        whole = folded(whole, uses, events) if uses else whole
+        for name, text in kept:
+            whole = beside(whole, name, parse_use(text), events)
+        for port, path in controls:
+            whole = with_control(whole, port, Path(path))
+        return whole
+
+    return adapt
 
 
 def _pairs(option: str, texts: list[str] | None) -> list[tuple[str, str]]:

@@ -69,7 +69,7 @@ def train(
     if run is None and recipe is None:
         raise InputError("expected a recipe, or --resume --out FOLDER to go on with a run")
     folder = run if run is not None else Path("runs") / Path(str(recipe)).stem
-    with _Bar() as bar:
+    with TrainingBar() as bar:
         report = start(
             recipe, folder, [*(setting or []), *device_override(device)], resume="auto" if resume_auto else resume,
             until=until, events=also_written(bar, "training", "steps"),
@@ -83,7 +83,7 @@ def train(
     show(values | {"changed": report.changes}, [ended if model is None else f"done: {model}"])
 
 
-class _Bar(Silent):
+class TrainingBar(Silent):
     """A bar with the loss and the time left, measured over the last steps; plain lines where there is no terminal."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class _Bar(Silent):
         self.task: Any = None
         self.steps, self.last_line = 0, time.monotonic()
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> TrainingBar:
         self.bar.start()
         return self
 

@@ -3,19 +3,22 @@
 Stable Video Diffusion (Blattmann et al. 2023, arXiv:2311.15127, section 4.2) puts a little noise into the picture, of a
 level that the model is told (`noise_augmentation`), and takes the mode of its latents as the encoder gives them, not
 multiplied by the latents' scale. Its null is zeros.
+
+An image model that edits by instructions (Brooks et al. 2023, InstructPix2Pix, arXiv:2211.09800) reads a picture in the
+same way. For a clip each frame has a picture of its own then: `{"clip": FILE}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from kinolab.conditioning.base import ConditionConfig, Draws, FieldCondition, Setting, uniform
-from kinolab.conditioning.clips import example_clips, request_picture
+from kinolab.conditioning.clips import example_clips, request_clip, request_picture
 from kinolab.conditioning.noise_augmentation import strengths
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
@@ -42,7 +45,8 @@ def first_frames(video: Tensor, mask: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Still:
-    """A picture (3, H, W) in [-1, 1], and the latent frames of the clip that begins with it."""
+    """A picture (3, H, W) in [-1, 1], and the latent frames of the clip that begins with it; or a clip (3, T, H, W),
+    each frame with its own."""
 
     pixels: Tensor
     frames: int
@@ -60,7 +64,8 @@ class ImageConfig(ConditionConfig):
 
 
 class Image(FieldCondition[Still]):
-    """The first frame. In a request: a picture's file, or pixels (3, H, W) in [-1, 1]."""
+    """The first frame. In a request: a picture's file, or pixels (3, H, W) in [-1, 1]; or {"clip": a clip's file, or
+    pixels (3, T, H, W)} for a picture of each frame."""
 
     name = FIRST_FRAME
     Config = ImageConfig
@@ -71,7 +76,13 @@ class Image(FieldCondition[Still]):
         return "an image"
 
     def asked(self, request: Request, setting: Setting) -> Still | None:
-        """The request's picture at the size that is generated."""
+        """The request's picture, or clip, at the size that is generated."""
+        given = request.conditions.get(self.name)
+        if isinstance(given, Mapping) and set(given) == {"clip"}:
+            clip = request_clip(
+                self.name, replace(request, conditions={**request.conditions, self.name: given["clip"]}), setting
+            )
+            return None if clip is None else Still(clip, clip.shape[1])
         pixels = request_picture(self.name, request, setting)
         if pixels is None:
             return None
@@ -90,15 +101,16 @@ class Image(FieldCondition[Still]):
         return self.stacked(latents, setting)
 
     def _latents(self, still: Still, strength: float, source: torch.Generator, setting: Setting) -> Tensor:
-        """Latents (C, T, H, W) of one picture, encoded as a clip of one frame."""
+        """Latents (C, T, H, W) of one picture, encoded as a clip of one frame, or of a clip."""
+        whole = still.pixels.ndim == 4
         pixels = still.pixels + strength * torch.randn(still.pixels.shape, generator=source).to(still.pixels)
         autoencoder = setting.autoencoder
         with torch.no_grad():
-            mode = autoencoder.encode(pixels[None, :, None].to(setting.device)).mode().float()[0]
+            mode = autoencoder.encode((pixels if whole else pixels[:, None])[None].to(setting.device)).mode().float()[0]
         if not self.config.scaled:
             scale, shift = (values.view(-1, 1, 1, 1) for values in (autoencoder.latent_scale, autoencoder.latent_shift))
             mode = mode / scale + shift
-        return mode[:, :1].expand(-1, still.frames, -1, -1)
+        return mode if whole else mode[:, :1].expand(-1, still.frames, -1, -1)
 
     def dropped(self, draws: Draws) -> Tensor:
         """Rows (B,): of the draw that it shares with its tokens, p to 3p; theirs are 0 to 2p (Brooks et al. 2023)."""

@@ -58,8 +58,8 @@ class ImageEmbedding(VectorCondition):
             return picture
         if request.negative is not None and self.config.prompt == "prior":
             raise InputError(
-                "a negative prompt is told in words, and this model is told none: leave it out, or sample with "
-                "conditions.image_embedding.prompt=both"
+                "a negative prompt is told in words, and this model is told none of a prompt: leave it out, or set "
+                "conditions.image_embedding.prompt: both in its model.yaml"
             )
         return request.prompt
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from kinolab.contracts.conditions import Conditions as Conditions
@@ -72,6 +73,15 @@ class BaseDenoiserConfig(KindConfig):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Fields of the `diffusion` that public weights of this kind were trained with, and of the `sampler` that they are
     used with, where they differ from the defaults of both."""
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """The fields of each published size, by the word that the config's field `size` has for it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("size") in cls.sizes:
+            return {**cls.sizes[values["size"]], **values}
+        return values
 
     @property
     def latent_size(self) -> tuple[int, int]:

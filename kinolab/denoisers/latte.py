@@ -32,6 +32,7 @@ from kinolab.layers.attention import (
     temporal_attention,
 )
 from kinolab.layers.embeddings import (
+    FixedTables,
     LabelEmbedder,
     PooledEmbedder,
     TextEmbedder,
@@ -59,6 +60,8 @@ Role = Literal["spatial", "temporal", "joint", "split"]
 
 class LatteConfig(BaseDenoiserConfig):
     """Latte's fields; `size` fills in hidden_size, depth and num_heads where they are not given."""
+
+    sizes = SIZES
 
     kind: Literal["latte"] = "latte"
     size: Literal["S", "B", "L", "XL"] | None = None
@@ -111,13 +114,6 @@ class LatteConfig(BaseDenoiserConfig):
     number, such as noise_level: 0."""
     fields: dict[str, int] = Field(default_factory=dict)
     """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("size") in SIZES:
-            return {**SIZES[values["size"]], **values}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> LatteConfig:
@@ -292,7 +288,7 @@ def _add(x: Tensor, gate: Tensor | None, update: Tensor) -> Tensor:
     return x + update if gate is None else gated_add(x, gate, update)
 
 
-class Latte(Denoiser):
+class Latte(FixedTables, Denoiser):
     """Latte of any variant; see `LatteConfig`.
 
     A condition that the model was built for and that is not given counts as null. In joint image-video training the
@@ -471,12 +467,6 @@ class Latte(Denoiser):
             )[None].to(x.device)
         video = video + table[:, :, None]  # (1, T, 1, D): alike at all places
         return torch.cat([video, images], dim=1) if image_frames else video
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Fixed tables may be absent from a checkpoint: they are what this config makes them."""
-        for name, table in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, table)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _fit(null: Tensor | None, rank: int) -> Tensor | None:

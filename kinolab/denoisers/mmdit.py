@@ -44,6 +44,7 @@ from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, DenoiserSpec,
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, Beside, attend, attend_frames
 from kinolab.layers.embeddings import (
+    FixedTables,
     LabelEmbedder,
     TimestepEmbedder,
     apply_rotary,
@@ -337,7 +338,7 @@ class PooledProjection(nn.Module):
         return self.mlp(pooled)
 
 
-class Mmdit(NullPromptDenoiser):
+class Mmdit(FixedTables, NullPromptDenoiser):
     """MMDiT for images and video; see `MmditConfig`. A condition that the model was built for and that is not given
     counts as null."""
 
@@ -622,9 +623,3 @@ class Mmdit(NullPromptDenoiser):
             conditions.text, conditions.text_mask, conditions.null_of("text"), batch
         )
         return self.context_embedder(states).to(states.dtype), mask
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Fixed tables may be absent from a checkpoint: they are what this config makes them."""
-        for name, table in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, table)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -275,7 +275,7 @@ class UpBlock(UnetBlock):
 class WayDown(NullPromptDenoiser):
     """The half of the U-Net up to its middle block, and how it reads what it is told.
 
-    A control network is a copy of it (`kinolab.denoisers.controlnet`).
+    A control network is a copy of it (`controlnet.py`).
     """
 
     Config: ClassVar[type[BaseDenoiserConfig]] = UnetConfig

@@ -28,6 +28,7 @@ from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, Den
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, joint_attention, spatial_attention, temporal_attention
 from kinolab.layers.embeddings import (
+    FixedTables,
     LabelEmbedder,
     PooledEmbedder,
     TextEmbedder,
@@ -56,6 +57,8 @@ SIZES: dict[str, dict[str, int]] = {
 
 class VdtConfig(BaseDenoiserConfig):
     """VDT's fields; `size` fills in hidden_size, depth and num_heads where they are not given."""
+
+    sizes = SIZES
 
     kind: Literal["vdt"] = "vdt"
     size: Literal["S", "B", "L", "XL"] | None = None
@@ -109,13 +112,6 @@ class VdtConfig(BaseDenoiserConfig):
     number, such as noise_level: 0."""
     fields: dict[str, int] = Field(default_factory=dict)
     """More conditions that lie beside the latents, by name, and their channels, such as control: 4."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("size") in SIZES:
-            return {**SIZES[values["size"]], **values}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> VdtConfig:
@@ -204,7 +200,7 @@ class VdtBlock(nn.Module):
         return x + self.temporal_fc(attended)
 
 
-class Vdt(Denoiser):
+class Vdt(FixedTables, Denoiser):
     """VDT; see `VdtConfig`. A condition that the model was built for and that is not given counts as null.
 
     With a single class and no prompt, as in the released models, a label that is not given means that class.
@@ -397,9 +393,3 @@ class Vdt(Denoiser):
             text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
         tokens, allowed = self.text_embedder(text, mask, null)
         return tokens, allowed
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Fixed tables may be absent from a checkpoint: they are what this config makes them."""
-        for name, table in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, table)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -32,7 +32,7 @@ from kinolab.metrics.base import MetricValue
 from kinolab.metrics.summaries import scores_of
 from kinolab.models import Request, VideoModel
 from kinolab.toyworld.clips import make_clip
-from kinolab.toyworld.reader import ReadObject, check, read_world
+from kinolab.toyworld.reader import ReadObject, WorldReading, check, read_world
 from kinolab.toyworld.scenes import FRAME
 from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.toyworld.words import WorldRequest
@@ -271,7 +271,7 @@ def judge(
         empty: dict[str, bool | None] = dict.fromkeys(KEPT)
         return {"asked": asked, "kept": empty, "frames": judged, "errors": (), "found": math.nan}
     reading = read_world(frames[:judged])
-    pairs = [(o, reading.find(o.colour)) for o in first.objects]
+    pairs = [(o, _same_object(o, reading)) for o in first.objects]
     same = {o.colour for o in reading.objects} == {o.colour for o in first.objects}
     kept: dict[str, bool | None] = {
         "kept_colours": same,
@@ -292,6 +292,13 @@ def judge(
     return {
         "asked": asked, "kept": kept, "frames": judged, "errors": tuple(errors), "found": statistics.fmean(shown)
     }  # fmt: skip
+
+
+def _same_object(first: ReadObject, reading: WorldReading) -> ReadObject | None:
+    """The object of a reading that stands where one of the first frame does; None where that colour has none there."""
+    there = [o for o in reading.objects if o.colour == first.colour and o.seen[0]]
+    far = lambda o: float(np.linalg.norm(o.position[0] - first.position[0]))  # noqa: E731
+    return min(there, key=far, default=None)
 
 
 def _judged(objects: Sequence[ReadObject], motion: np.ndarray, frames: int, side: int) -> int:

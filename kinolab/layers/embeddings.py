@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,15 @@ def sine_features(t: Tensor, count: int) -> Tensor:
     omega = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / (half - 1)))
     angles = t.float()[:, None] * omega
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class FixedTables(nn.Module):
+    """A module whose buffers may be absent from a checkpoint: they are then what its config makes them."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, table in self.named_buffers(recurse=False):
+            state_dict.setdefault(prefix + name, table)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TimestepEmbedder(nn.Module):

@@ -5,17 +5,18 @@ Shapes: B batch, L tokens, P width of token states, Q width of the pooled embedd
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinolab.errors import InputError
+from kinolab.layers.embeddings import FixedTables
 
 
-class NullPrompt(nn.Module):
+class NullPrompt(FixedTables):
     """Holds `text` (tokens, P) and `pooled` (Q,), zeros at first, and puts them in the place of prompts that are null.
+
+    The empty prompt's embedding may be absent from a checkpoint: it stays as it is.
 
     Args:
         text_dim, pooled_dim: P and Q; 0 = there is none.
@@ -86,9 +87,3 @@ class NullPrompt(nn.Module):
             mask = torch.ones(batch, length, dtype=torch.bool, device=text.device)
         there = torch.arange(longest, device=text.device) < count
         return states, torch.where(null[:, None], there, F.pad(mask, (0, longest - length)))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """The empty prompt's embedding may be absent from a checkpoint: it stays as it is."""
-        for name, value in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, value)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -49,7 +49,9 @@ class TimedResnetBlock(nn.Module):
         super().__init__()
         self.norm1 = GroupNorm(groups, width_in, eps=eps, scope=scope)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.after_conv1, self.after_conv2 = (filled(slots and slots.after_conv(width)) for _ in range(2))
+        self.after_conv1, self.after_conv2 = (
+            filled(None if slots is None else slots.after_conv(width)) for _ in range(2)
+        )
         self.time_emb_proj = nn.Linear(time_width, width)
         self.norm2 = GroupNorm(groups, width, eps=eps, scope=scope)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)

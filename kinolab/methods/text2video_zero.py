@@ -30,7 +30,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
-from kinolab.contracts.method import Denoise, Method, Path, Predict, Run, Walk
+from kinolab.contracts.method import Denoise, Method, Predict, Run, Walk
 from kinolab.contracts.reach import Reach, ReachName
 from kinolab.errors import InputError
 from kinolab.layers.translation import blended_share, translated
@@ -52,10 +52,12 @@ class Text2VideoZeroConfig(BaseConfig):
     sampling: Literal["nearest", "bilinear"] = "nearest"
     """How latents are read between two places: the nearest one, as published, or blended, which moves by parts of a
     latent too; the noise that blending takes away is put back."""
-    t0: float = Field(0.88, ge=0, le=1)
-    """Fraction of time (0 clean, 1 noise) at which the first frame is copied and moved; 881 of 1000 as published."""
-    t1: float = Field(0.94, ge=0, le=1)
-    """Fraction of time from which all frames are sampled together; 941 of 1000 as published. The further from t0, the
+    t0: float | None = Field(None, ge=0, le=1)
+    """Fraction of time (0 clean, 1 noise) at which the first frame is copied and moved; none = the published noise
+    level, that of Stable Diffusion's time 881 of 1000 at latents of 64 x 64, less for smaller ones
+    (`published_level`)."""
+    t1: float | None = Field(None, ge=0, le=1)
+    """Fraction of time from which all frames are sampled together; none = as t0, of time 941. The further from t0, the
     freer is what moves."""
     start: Literal["auto", "motion", "same"] = "auto"
     """What frames begin with: the first one's moved latents, or all with the same noise; auto is motion, but same where
@@ -81,7 +83,9 @@ class Text2VideoZeroConfig(BaseConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Text2VideoZeroConfig:
-        if self.t0 > self.t1:
+        if (self.t0 is None) != (self.t1 is None):
+            raise ValueError("t0 and t1 go together: give both, or leave both out")
+        if self.t0 is not None and self.t1 is not None and self.t0 > self.t1:
             raise ValueError(f"expected t0 at most t1 (0 clean, 1 noise), got {self.t0:g} and {self.t1:g}")
         if self.grow % 2 == 0:
             raise ValueError(f"grow: expected an odd number, got {self.grow}")
@@ -90,6 +94,19 @@ class Text2VideoZeroConfig(BaseConfig):
         if self.motion is None and self.units == "published":
             raise ValueError("units=published counts motion, which is missing: give it, such as [12, 12]")
         return self
+
+
+PUBLISHED_LEVELS = (7.5624, 10.4250)
+"""sigma / alpha at the times 881 and 941 of Stable Diffusion's schedule."""
+
+
+def published_level(level: float, positions: int) -> float:
+    """A noise level sigma / alpha of latents of 64 x 64 for others: times sqrt(H W / 64^2).
+
+    More positions tell more of a picture's coarse content at equal noise (Esser et al. 2024, eq. 23); what is left of
+    it at t0 and t1 is what a small picture keeps of its objects' places too.
+    """
+    return level * (positions / 64**2) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -101,16 +118,26 @@ class Schedule:
     t0: int
 
     @classmethod
-    def of(cls, times: Tensor, path: Path, t0: float, t1: float) -> Schedule:
-        """The places nearest to two fractions of time; one step apart at least where the fractions differ."""
-        fractions = [path.fraction(float(t)) for t in times]
-        far = lambda asked: [abs(f - asked) if math.isfinite(f) else math.inf for f in fractions]  # noqa: E731
-        first, second = (min(range(len(times)), key=far(asked).__getitem__) for asked in (t1, t0))
-        return cls(times, first, min(max(second, first + (t0 < t1)), len(times) - 1))
+    def of(cls, config: Text2VideoZeroConfig, run: Run) -> Schedule:
+        """The places nearest to the config's times; one step apart at least where these differ."""
+        times, path = run.times, run.path
+        if config.t0 is not None and config.t1 is not None:
+            asked, known = (config.t1, config.t0), [path.fraction(float(t)) for t in times]
+        else:
+            positions = run.shape[3] * run.shape[4]
+            late, early = (math.log(published_level(level, positions)) for level in PUBLISHED_LEVELS)
+            asked, known = (early, late), [_log_level(*path.scalars(float(t))) for t in times]
+        places = [k for k, value in enumerate(known) if math.isfinite(value)]
+        first, second = (min(places, key=lambda k: abs(known[k] - wanted)) for wanted in asked)
+        return cls(times, first, min(max(second, first + (asked[0] != asked[1])), len(times) - 1))
 
     def at(self, place: int) -> float:
         """The time at a place."""
         return float(self.times[place])
+
+
+def _log_level(alpha: float, sigma: float) -> float:
+    return math.log(sigma / alpha) if alpha > 0 and sigma > 0 else math.inf
 
 
 class Text2VideoZero(Method):
@@ -158,7 +185,7 @@ class Text2VideoZero(Method):
     def network(self, inner: Predict, run: Run) -> Predict:
         """The same calls, in which frames read the first one."""
         reach = Reach(self.config.reach)
-        return lambda call: inner(replace(call, options=replace(call.options, reach=reach)))
+        return lambda call: inner(replace(call, options=replace(call.options, reach=reach, reach_beside=True)))
 
     def walked(self, inner: Walk, estimate: Denoise, run: Run) -> Walk:
         """The walks of the paper's algorithm, in place of one walk of all frames."""
@@ -187,7 +214,7 @@ class Text2VideoZero(Method):
             if self.same_start(run):
                 run.planned = chunks * steps
                 return together(z[:, :, :1].expand_as(z), times)
-            plan = Schedule.of(times, run.path, c.t0, c.t1)
+            plan = Schedule.of(c, run)
             twice = c.smooth is not None and self.saliency is None
             run.planned = plan.t0 + (2 if twice else 1) * chunks * (steps - plan.t1)
             first_t1 = on([0], z[:, :, :1], times[: plan.t1 + 1])

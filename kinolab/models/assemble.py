@@ -79,6 +79,9 @@ def cascade(model: VideoModel, stages: Mapping[str, Path | str]) -> VideoModel:
             raise InputError(f"{folder}: expected a model of one stage that takes {REFINED}, to refine videos")
         shared = other.config.autoencoder.kind == before.config.kind and _equal(other.autoencoder, before)
         values = {field: getattr(other.config, field) for field in StageConfig.model_fields}
+        if other.config.frames == 1 and other.denoiser.within_frames:
+            last = made[-1].config if made else model.config
+            values |= {"frames": last.frames, "fps": last.fps}  # it refines the frames of clips one by one
         config = LaterStageConfig(**values, name=name, autoencoder=None if shared else other.config.autoencoder)
         before = before if shared else other.autoencoder
         made.append(

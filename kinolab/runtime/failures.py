@@ -32,7 +32,7 @@ SHORT = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected
 
 
 class Remembers(Protocol):
-    """A handle that remembers the first error of the disk (`files.Handle`)."""
+    """A handle that remembers the first error of the disk (`handles.Handle`)."""
 
     failed: OSError | None
 

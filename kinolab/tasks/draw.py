@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -35,8 +35,9 @@ class TasksConfig(Config):
     """A part of each frame is given."""
     predict_frames: tuple[int, int] | None = None
     """Fewest and most frames given to predict from; none = 1 to all but one."""
-    interpolate_every: int | None = Field(None, ge=2)
-    """Give every n-th frame to interpolate between, from the first on, and no others; none = frames at any times."""
+    interpolate_every: Annotated[int, Field(ge=2)] | tuple[int, int] | None = None
+    """Give every n-th frame to interpolate between, from the first on, and no others; of two numbers n is drawn from
+    one to the other (Make-A-Video, section 3.3: 2 to 5); none = frames at any times."""
 
     @model_validator(mode="after")
     def _check(self) -> TasksConfig:
@@ -45,7 +46,19 @@ class TasksConfig(Config):
         if self.predict_frames is not None and not 1 <= self.predict_frames[0] <= self.predict_frames[1]:
             low, high = self.predict_frames
             raise ValueError(f"predict_frames: expected 1 <= fewest <= most, got {low} and {high}")
+        steps = self.steps
+        if self.interpolate_every is not None and (not steps or steps[0] < 2):
+            raise ValueError(f"interpolate_every: expected 2 <= fewest <= most, got {self.interpolate_every}")
         return self
+
+    @property
+    def steps(self) -> range:
+        """The numbers n of which every n-th frame may be given to interpolate between; empty = frames at any times."""
+        every = self.interpolate_every
+        if every is None:
+            return range(0)
+        low, high = every if isinstance(every, tuple) else (every, every)
+        return range(low, high + 1)
 
     @property
     def weights(self) -> dict[TaskName, float]:
@@ -96,7 +109,7 @@ def draw_mask(
     if name == "past":
         return name, draw_predict(*shape, None, generator).flip(0)
     if name == "interpolate":
-        return name, draw_interpolate(*shape, generator, config.interpolate_every)
+        return name, draw_interpolate(*shape, generator, config.steps)
     draws = {"animate": draw_animate, "complete": draw_complete}
     return name, draws[name](*shape, generator)
 
@@ -134,8 +147,7 @@ def outside_training(tasks: TasksConfig | None, mask: Tensor) -> str | None:
         low, high = tasks.predict_frames
         if not low <= count <= high:
             return f"trained to predict from {low} to {high} given frames, got {count}"
-    if known == {"interpolate"} and tasks.interpolate_every is not None:
-        every = tasks.interpolate_every
-        if bool((mask[::every] != 0).any()):
-            return f"trained to interpolate between every {every}th frame, from the first one on, and got others"
+    if known == {"interpolate"} and tasks.steps and all(bool((mask[::n] != 0).any()) for n in tasks.steps):
+        every = " or ".join(f"{n}th" for n in tasks.steps)
+        return f"trained to interpolate between every {every} frame, from the first one on, and got others"
     return None

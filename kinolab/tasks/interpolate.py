@@ -37,16 +37,17 @@ def every_nth(frames: int, n: int) -> list[int]:
 
 
 def draw_interpolate(
-    frames: int, height: int, width: int, generator: torch.Generator, every: int | None = None
+    frames: int, height: int, width: int, generator: torch.Generator, every: Sequence[int] = ()
 ) -> Tensor:
     """Every n-th frame with n from 2 to 8, a random set of frames, or a block at either end (a bridge).
 
-    every: the only n, from the first frame on.
+    every: the only n, from the first frame on; of several one is drawn.
     """
     if frames == 1:
         return torch.ones(1, height, width)
-    if every is not None:
-        return keyframe_mask(frames, height, width, every_nth(frames, every))
+    if every:
+        pick = int(torch.randint(len(every), (), generator=generator)) if len(every) > 1 else 0
+        return keyframe_mask(frames, height, width, every_nth(frames, every[pick]))
     kind = int(torch.randint(3, (), generator=generator))
     if kind == 0:
         n = int(torch.randint(2, min(8, frames) + 1, (), generator=generator))

@@ -274,8 +274,11 @@ def _onward(config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, kno
 
 def _between(config: GivenConfig, shape: Shape, usual: int) -> int:
     """The frames that windows between key frames share: one, where that begins each with a key frame as in training."""
-    every = None if shape.tasks is None else shape.tasks.interpolate_every
-    return usual if config.overlap is not None or every is None or (shape.window - 1) % every else 1
+    steps = shape.tasks.steps if shape.tasks is not None else ()
+    asked = config.every if config.insert is None else config.insert + 1
+    step = asked if asked in steps else next(iter(steps), None)
+    fits = step is not None and (shape.window - 1) % step == 0
+    return 1 if config.overlap is None and fits else usual
 
 
 def _overlap(config: GivenConfig, shape: Shape) -> int:

@@ -55,9 +55,9 @@ def check_annotations(
     records = _by_file(sources)
     classes = tuple(sources[0].classes)
     names = _class_names(recipe, spec, classes, notes) if spec.num_classes else recipe.class_names
-    if spec.num_classes:
+    if spec.num_classes and not recipe.unlabelled:
         _check_labels(recipe, spec, records, classes, notes)
-    if encoder is not None:
+    if encoder is not None and not recipe.unlabelled:
         _check_captions(recipe, records, notes)
         asked = [*recipe.samples.prompts, *(c for r in records for c in (r.caption, *r.alternatives) if c)]
         notes += unknown_captions(encoder, asked)

@@ -150,7 +150,7 @@ class Assembly:
         recipe, seed = self.recipe, self.recipe.training.seed
         micro_batch = self.images(micro_batch, step)
         positions = micro_batch.positions
-        micro_batch = replace(micro_batch, examples=worded(micro_batch.examples, seed, step, positions))
+        micro_batch = replace(micro_batch, examples=self._said(worded(micro_batch.examples, seed, step, positions)))
         draws = partial(generators, seed, step, positions)
         z0 = self.latents(micro_batch.examples)
         conditions = of_examples(micro_batch.examples, self.setting, draws, recipe.tasks)
@@ -168,6 +168,7 @@ class Assembly:
         seed = self.recipe.training.seed
         chosen = self.images(MicroBatch(list(range(first, first + len(examples))), list(examples)), 0)
         z0, positions = self.latents(chosen.examples), chosen.positions
+        chosen = replace(chosen, examples=self._said(chosen.examples))
 
         def draws(purpose: str) -> list[torch.Generator]:
             return generators(seed, 0, positions, f"heldout {purpose}")
@@ -175,6 +176,12 @@ class Assembly:
         conditions = of_examples(chosen.examples, self.setting, draws, self.recipe.tasks)
         weight = None if conditions.mask is None else generated_weight(conditions.mask)
         return Batch(z0, conditions, weight, positions, z0[0, 0].numel(), draws)
+
+    def _said(self, examples: Sequence[Example]) -> list[Example]:
+        """Examples with what the recipe lets be said of them."""
+        if not self.recipe.unlabelled:
+            return list(examples)
+        return [replace(example, caption=None, label=None, alternatives=()) for example in examples]
 
     def images(self, micro_batch: MicroBatch, step: int) -> MicroBatch:
         """A micro-batch whose every clip is replaced by `frames_per_clip` of its frames, where that is asked for."""

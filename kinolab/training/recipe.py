@@ -17,6 +17,7 @@ from kinolab.autoencoders import AutoencoderConfig
 from kinolab.conditioning import ConditionsConfig
 from kinolab.conditioning.text import TextEncoderConfig
 from kinolab.conditioning.vision import ImageEncoderConfig
+from kinolab.conditioning.vision.contrastive import TextImageConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
@@ -188,6 +189,8 @@ class DenoiserRecipe(BaseRecipe):
     Diffusion 3)."""
     class_names: tuple[str, ...] = ()
     """Names of the labels, in order; none = those of the data's classes, where they have names."""
+    unlabelled: bool = False
+    """Train as if no clip had a caption or a label: what moves is learned without words for it (Make-A-Video)."""
     missing_captions: Literal["error", "unconditional"] = "error"
     """What becomes of clips without a caption in a model that takes text: an error at the start, or they are trained
     without one."""
@@ -269,6 +272,24 @@ class EncoderRecipe(BaseRecipe):
     """Frames of a view."""
     stored: Literal["float32", "float16"] = "float16"
     """What the weights are stored in."""
+    heldout_clips: int = Field(128, ge=1)
+    """Held-out clips that the losses are measured on."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps, batch, optimiser, precision, and when to save."""
+
+
+class PriorRecipe(BaseRecipe):
+    """Trains an encoder of pictures and texts, and the prior from texts to pictures' embeddings, on captioned clips."""
+
+    kind: Literal["prior"] = "prior"
+    name: str
+    """What the recipe makes."""
+    data: DataConfig
+    """Captioned clips, of which single frames are looked at."""
+    embedding: TextImageConfig = TextImageConfig()
+    """The networks."""
+    prior_starts: int = Field(0, ge=0)
+    """The step from which on the prior is trained; before, the embeddings that it would learn still change a lot."""
     heldout_clips: int = Field(128, ge=1)
     """Held-out clips that the losses are measured on."""
     training: TrainingConfig = TrainingConfig()

@@ -16,7 +16,9 @@ def sources_of(config: SourceConfig, rules: ShapeRules, events: Events, *, annot
     try:
         heldout = data.build(config, rules, split="heldout", annotated=annotated)
     except InputError as error:
-        events.note(f"nothing is held out, so the held-out numbers are of training clips: {error}")
+        meant = getattr(config, "heldout_fraction", None) == 0
+        why = "heldout_fraction is 0" if meant else str(error)
+        events.note(f"nothing is held out, so the held-out numbers are of training clips: {why}")
         return source, source
     events.note(f"data: {len(source)} windows to train on, {len(heldout)} held out")
     return source, heldout

@@ -11,13 +11,13 @@ A file that cannot be read, or only in part, is an `InputError` of one line that
     names.py animations.py images.py    folders of images, stills, animated images (Pillow)
     opened.py decoding.py stream.py     files that libav reads: open, decode, seek
     times.py damage.py survey.py        when frames are shown, what was lost, how many there are
+    wanted.py                           which of them are asked for
     picture.py colour.py deinterlace.py decoded pictures to upright RGB arrays
     masks.py write.py                   pictures that say what is given; encoding
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from kinolab.video.names import series as series
 from kinolab.video.names import videos_of as videos_of
 from kinolab.video.names import visible_files as visible_files
 from kinolab.video.picture import Fit, Resize, Size
-from kinolab.video.sources import Shown, Source, VideoInfo, mean_rate, rational
+from kinolab.video.sources import Source, VideoInfo, mean_rate, rational
 from kinolab.video.stream import COMBED as COMBED
 from kinolab.video.stream import MADE_WHOLE as MADE_WHOLE
 from kinolab.video.stream import Stream
@@ -50,6 +50,7 @@ from kinolab.video.survey import VARIABLE as VARIABLE
 from kinolab.video.times import is_regular as is_regular
 from kinolab.video.times import missing_frames as missing_frames
 from kinolab.video.times import past_of
+from kinolab.video.wanted import Wanted
 from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def iter_frames(
             it breaks).
     """
     path = Path(path)
-    _check_range(start, end, every, fps, image_fps)
-    fit, wanted = Fit(size, resize, threads, path), _Wanted(start, end, every, fps)
+    wanted, fit = Wanted(start, end, every, fps), Fit(size, resize, threads, path)
+    rational(image_fps, "image_fps")
     opening = _Opening(image_fps, threads, deinterlace, seek)
     return _iterate(path, opening, wanted, fit, [] if notes is None else notes)
 
@@ -191,10 +192,10 @@ def read(
 ) -> Clip:
     """All frames of `iter_frames` with the same arguments, in one array."""
     path = Path(path)
-    _check_range(start, end, every, fps, image_fps)
+    rational(image_fps, "image_fps")
     images: list[Any] = []
     times: list[float] = []
-    fit, wanted, ends = Fit(size, resize, threads, path), _Wanted(start, end, every, fps), 0.0
+    wanted, fit, ends = Wanted(start, end, every, fps), Fit(size, resize, threads, path), 0.0
     with closing(_open(path, _Opening(image_fps, threads, deinterlace))) as source:
         for frame, until in _pick(source, path, wanted, fit):
             images.append(frame.image)
@@ -310,16 +311,6 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """Which frames are asked for (see `iter_frames`)."""
-
-    start: float
-    end: float | None
-    every: int
-    fps: float | None
-
-
-@dataclass(frozen=True)
 class _Opening:
     """How a file is opened (see `iter_frames`)."""
 
@@ -350,7 +341,7 @@ def _open(path: Path, how: _Opening) -> Source:
     return Stream(path, how.threads, how.deinterlace, how.seek)
 
 
-def _iterate(path: Path, how: _Opening, wanted: _Wanted, fit: Fit, notes: list[str]) -> Iterator[Frame]:
+def _iterate(path: Path, how: _Opening, wanted: Wanted, fit: Fit, notes: list[str]) -> Iterator[Frame]:
     with closing(_open(path, how)) as source:
         try:
             for frame, _ in _pick(source, path, wanted, fit):
@@ -359,14 +350,12 @@ def _iterate(path: Path, how: _Opening, wanted: _Wanted, fit: Fit, notes: list[s
             notes += source.notes()
 
 
-def _pick(source: Source, path: Path, wanted: _Wanted, fit: Fit) -> Iterator[tuple[Frame, float]]:
+def _pick(source: Source, path: Path, wanted: Wanted, fit: Fit) -> Iterator[tuple[Frame, float]]:
     """The wanted frames of a source, as pictures, and until when each is shown."""
     last: Callable[[], av.VideoFrame] | None = None
     image = np.empty(0, np.uint8)
     start, end, slack = wanted.start, wanted.end, source.slack
-    shown = source.frames(start)
-    picked = _stored(shown, start, slack) if wanted.fps is None else _sampled(shown, start, wanted.fps, source)
-    for index, item in enumerate(picked):
+    for index, item in enumerate(wanted.of(source)):
         if end is not None and item.time >= end - slack:
             break
         if index % wanted.every:
@@ -377,33 +366,3 @@ def _pick(source: Source, path: Path, wanted: _Wanted, fit: Fit) -> Iterator[tup
     if last is None:
         until = "its end" if end is None else f"{end:g} s"
         raise InputError(f"{path}: no frame between {start:g} s and {until}")
-
-
-def _stored(shown: Iterable[Shown], start: float, slack: float) -> Iterator[Shown]:
-    """The frames that begin at or after `start`."""
-    return (item for item in shown if item.time >= start - slack)
-
-
-def _sampled(shown: Iterable[Shown], start: float, fps: float, source: Source) -> Iterator[Shown]:
-    """For each time `start + k / fps` until the last frame ends, the last frame that began by then."""
-    index, current = 0, None
-    for item in shown:
-        while current is not None and start + index / fps < item.time - source.slack:
-            yield Shown(start + index / fps, 1 / fps, current.load)
-            index += 1
-        current = item
-    while current is not None and start + index / fps < source.end_of(current) - source.slack:
-        yield Shown(start + index / fps, 1 / fps, current.load)
-        index += 1
-
-
-def _check_range(start: float, end: float | None, every: int, fps: float | None, image_fps: float) -> None:
-    if not (math.isfinite(start) and start >= 0):
-        raise InputError(f"start: expected seconds from 0 on, got {start}")
-    if end is not None and not end > start:
-        raise InputError(f"end: expected more than start ({start:g} s), got {end}")
-    if every < 1:
-        raise InputError(f"every: expected a whole number from 1 on, got {every}")
-    rational(image_fps, "image_fps")
-    if fps is not None:
-        rational(fps, "fps")

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kinolab.autoencoders import ImageAutoencoder, ImageConfig
 from kinolab.checkpoints import inspect, load, save
+from kinolab.checkpoints.pipelines import read_pipeline
 from kinolab.denoisers import Conditions, TuneAVideo, TuneAVideoConfig
 from kinolab.errors import InputError
 from tests.closeness import assert_same
@@ -84,3 +86,21 @@ def test_what_the_public_code_has_not_is_refused(tmp_path: Path, field: str, val
     model = TuneAVideo(TuneAVideoConfig(**{**PUBLIC, field: value}))
     with pytest.raises(InputError, match=message):
         save(model, tmp_path / "x", "tuneavideo")
+
+
+def test_a_whole_public_pipeline_becomes_a_model(tmp_path: Path) -> None:
+    """As the released ones are: unet, vae and scheduler, the first a class of the public code's own."""
+    public_folder(tmp_path / "unet")
+    pixels = ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4)
+    save(ImageAutoencoder(pixels), tmp_path / "vae", "autoencoder_kl")
+    scheduler = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({**scheduler, "beta_schedule": "scaled_linear", "clip_sample": False})
+    )
+    parts = {"unet": ["tuneavideo.models.unet", "UNet3DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    index = {"_class_name": "TuneAVideoPipeline", **parts, "scheduler": ["diffusers", "DDIMScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    model = read_pipeline(tmp_path)
+    assert isinstance(model.denoiser, TuneAVideo) and model.config.diffusion.schedule == "scaled_linear"
+    assert model.config.sampler.spacing == "sd" and model.config.frames == 24

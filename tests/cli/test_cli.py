@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from kinolab import video
-from kinolab.cli import COMMANDS, build, main
+from kinolab.cli import COMMANDS, build
+from tests.cli.every import run
 from tests.tiny_model import save_tiny_model
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")

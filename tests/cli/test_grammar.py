@@ -31,7 +31,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
-from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
+from tests.tiny_model import save_tiny_model, tiny_model, tiny_steered, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
@@ -117,6 +117,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned.save(root / "tuned")
     assert run("lora", "extract", root / "model", root / "tuned", "-o", root / "adapter") == 0
     tiny_vdt().save(root / "vdt")
+    tiny_steered().save(root / "steered")
     (root / "recipe.yaml").write_text(yaml.safe_dump(autoencoder_recipe(steps=1)))
     write_plan(root)
     assert run("generate", "--model", root / "model", "--label", 1, "--out", root / "made.mkv") == 0
@@ -147,6 +148,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "rerun": ("rerun PLACE/made.mkv --out x.mkv", ["file", "identical", "differs"]),
     "reconstruct": ("reconstruct clips/0.mkv -a model --out x.mkv", ["clip", "out", "psnr", "frames"]),
     "demo": ("demo --model told --steps 1 --out x", ["page", "sheet", "videos", "as_asked", "seconds"]),
+    "data maps": ("data maps clips/0.mkv --kind edges --out x.mkv", ["out", "kind", "frames", "size", "fps"]),
     "data shrink": ("data shrink clips --out x --size 32", ["folder", "written", "present", "failed"]),
     "encode": ("encode clips -a model --size 32 --frames 5 --out x", ["folder", "encoded", "items", "captions"]),
     "probe": ("probe clips/0.mkv", ["path", "width", "height", "frames", "fps"]),
@@ -166,6 +168,10 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     ),
     "evaluate world": ("evaluate world --model model --count 1", ["protocol"]),
     "evaluate physics": ("evaluate physics --model vdt --given 3 --count 1", ["protocol"]),
+    "evaluate control": (
+        "evaluate control --model steered --map control --count 1 --frames 5",
+        ["protocol", "metrics", "groups"],
+    ),
     "evaluate tasks": ("evaluate tasks --model vdt --count 1", ["tasks"]),
     "compare": ("compare plan.yaml --out x --list", ["cells", "tables"]),
     "tune": ("tune told --prompt a --repeats 1 --steps 2 --samplers euler --thresholds 0.2", ["protocol"]),

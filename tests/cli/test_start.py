@@ -17,7 +17,7 @@ UNUSED = {
     "kinolab.checkpoints": "public formats; for adapters, and models of other programs",
     "kinolab.training": "",
     "kinolab.evaluation": "",
-    "kinolab.metrics": "",
+    "kinolab.metrics.extractors": "networks of metrics",
     "torch._dynamo": "for --compile; a normal number that is drawn on the meta device loads it too",
     "torch._inductor": "for --compile",
     "sympy": "what torch._dynamo loads",

@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 
 from kinolab import video
-from kinolab.cli import main
 from kinolab.cli.encode import tasks_config
 from kinolab.cli.given import default_out
 from kinolab.data import CacheConfig, CacheSource
 from kinolab.errors import InputError
 from kinolab.runtime.devices import announce, choose
+from tests.cli.every import run
 from tests.tiny_model import save_tiny_model, tiny_vdt
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,15 @@ import torch
 import yaml
 
 from kinolab import video
-from kinolab.cli import main
 from kinolab.models import save_autoencoder
 from kinolab.planning import settings
 from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
+from tests.cli.every import run
 from tests.tiny_model import save_tiny_model, tiny_vdt
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe
 
 Printed = pytest.CaptureFixture[str]
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(autouse=True)

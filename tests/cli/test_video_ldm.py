@@ -12,12 +12,12 @@ import torch
 from kinolab import video
 from kinolab.autoencoders import ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.cli import main
 from kinolab.denoisers import UnetConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.tasks import TasksConfig
+from tests.cli.every import run
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
@@ -25,12 +25,6 @@ UNET: dict[str, Any] = {
     "block_out_channels": (8, 16), "layers_per_block": 1, "attention_levels": (0,), "num_heads": 2, "norm_groups": 4,
     "in_channels": 4, "input_size": 8,
 }  # fmt: skip
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,7 @@ def test_a_model_says_what_it_does_not_take() -> None:
     with pytest.raises(InputError, match="this model takes no control; it takes a label"):
         model.conditions([Request(conditions={"control": clip()})])
     with pytest.raises(InputError, match="unknown condition"):
-        model.conditions([Request(conditions={"depth": 1})])
+        model.conditions([Request(conditions={"blueprint": 1})])
 
 
 def _draws(count: int) -> Any:

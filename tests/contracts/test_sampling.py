@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from kinolab import video
-from kinolab.cli import main
 from kinolab.contracts.request import Request
 from kinolab.contracts.sampling import cache_values, guidance_values, sampler_values
 from kinolab.errors import InputError
@@ -20,18 +19,13 @@ from kinolab.generation.provenance import read_provenance
 from kinolab.generation.request import make_requests, request_of, settle
 from kinolab.models import VideoModel
 from kinolab.tasks import predict_mask
+from tests.cli.every import run
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_vdt
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
 OWN = {"name": "ddim", "steps": 20, "spacing": "trailing", "eta": 0.5, "variance": "auto"}
 GUIDANCE = {"scale": 3.0, "interval": (0.0, 1.0), "rescale": 0.7}
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from kinolab.evaluation.protocol import (
 )
 from kinolab.evaluation.tasks import TasksProtocol
 from kinolab.evaluation.toy_protocols import (
+    ControlProtocol,
     PhysicsProtocol,
     ToyProtocol,
     WorldProtocol,
@@ -114,6 +115,7 @@ def test_a_protocol_survives_its_file(tmp_path: Path) -> None:
 
 TOY: dict[str, type[ToyProtocol]] = {
     "toy-world": WorldProtocol, "toy-physics": PhysicsProtocol, "toy-tasks": TasksProtocol, "toy-zero": ZeroProtocol,
+    "toy-control": ControlProtocol,
 }  # fmt: skip
 
 

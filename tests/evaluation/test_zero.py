@@ -65,6 +65,14 @@ def test_what_is_lost_is_named(paths: list[Any], lost: str) -> None:
     assert found["asked"]["asked_colours"] is True, "the first frame is as asked"
 
 
+def test_two_of_a_colour_are_told_apart_by_where_they_begin() -> None:
+    frames = clip(("red", steps(12, 3)))
+    frames[:, 44:60] = clip(("red", steps(40, 3)), half=8)[:, 22:38]
+    found = judge(frames, (3.0, 0.0), ASKED)
+    assert found["asked"]["asked_count"] is False and found["kept"]["kept"]
+    assert_within(np.array(found["errors"]), np.zeros(len(found["errors"])), 0.3, "px")
+
+
 def test_frames_count_as_far_as_the_motion_leaves_objects_whole() -> None:
     found = judge(clip(("red", steps(44, 4, 4)), frames=4), (4.0, 0.0), ASKED)
     assert found["frames"] == 4 and len(found["errors"]) == 3

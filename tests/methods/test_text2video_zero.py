@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,14 +11,16 @@ from torch import Tensor
 
 from kinolab.contracts.conditions import Value
 from kinolab.contracts.method import Method, Run
+from kinolab.contracts.request import Request
 from kinolab.denoisers import Conditions, DiTConfig, LatteConfig, MmditConfig, UnetConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import FrameReach, FrameReachConfig, Guidance, GuidanceConfig, StepCache
-from kinolab.methods.text2video_zero import Schedule, Text2VideoZero, Text2VideoZeroConfig
-from tests.closeness import NETWORK, assert_close, assert_same
+from kinolab.methods.text2video_zero import PUBLISHED_LEVELS, Schedule, Text2VideoZero, Text2VideoZeroConfig
+from tests.closeness import NETWORK, assert_close, assert_same, difference
+from tests.tiny_model import tiny_image_model
 from tests.tiny_unets import SMALL
 
 CONFIGS: dict[str, Any] = {
@@ -119,6 +122,25 @@ def test_maps_that_are_told_frame_by_frame_move_what_begins_with_the_same_noise(
     assert_close(moving[:, :, :1], sample(networks["unet"], told=first, noise=NOISE[:, :, :1]), NETWORK)
 
 
+def test_an_instruction_edits_each_frame_of_a_clip_by_three_branches() -> None:
+    model = tiny_image_model(concatenated={"image": 4})
+    clip = torch.rand(3, 4, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    asked = Request("make the ball blue", frames=4, conditions={"image": {"clip": clip}})
+
+    def edited(request: Request, *methods: Method) -> Tensor:
+        guidance = Guidance(GuidanceConfig(scales=(("image", 1.5), ("prompt", 3.0))))
+        noise = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(6))[:, :, : request.frames]
+        return sample(model.network, guidance, *methods, noise=noise, told=model.conditions([request]))
+
+    with torch.no_grad():
+        made, held = edited(asked, zero(reach="own", chunk=3)), edited(asked, zero())
+        for frame in range(4):
+            alone = edited(replace(asked, frames=1, conditions={"image": clip[:, frame]}))
+            assert_close(made[:, :, frame : frame + 1], alone, NETWORK)
+    assert_close(held[:, :, :1], made[:, :, :1], NETWORK)
+    assert difference(held[:, :, 1:], made[:, :, 1:]) > 100 * NETWORK
+
+
 def test_whole_latents_move_exactly() -> None:
     method, run = run_of({"motion": [2, -1]})
     x = torch.randn(2, 4, 1, 4, 4)
@@ -129,12 +151,29 @@ def test_whole_latents_move_exactly() -> None:
     assert_same(moved[:, :, 2, :2], x[:, :, 0, 2:].flip(-1))  # four to the right: all of it is the mirror image
 
 
+def test_the_published_times_are_those_of_stable_diffusion_and_less_for_small_latents() -> None:
+    method, process = zero(), Diffusion(DiffusionConfig(schedule="scaled_linear", prediction="noise"))
+    times = process.times(SamplerConfig(steps=50, spacing="sd"))
+    run = Run(None, LABELS, (1, 4, 8, 64, 64), 50, process.path, times=times)
+    plan = Schedule.of(method.config, run)
+    assert (plan.at(plan.t0), plan.at(plan.t1)) == (881.0, 941.0)
+    levels = [sigma / alpha for alpha, sigma in map(process.path.scalars, (881.0, 941.0))]
+    assert levels == pytest.approx(PUBLISHED_LEVELS, rel=1e-4)
+    for name in ("flow", "edm"):
+        path = SCHEDULES[name].path
+        times = SCHEDULES[name].times(SamplerConfig(name="euler", steps=400))
+        small = Schedule.of(method.config, Run(None, LABELS, (1, 4, 8, 16, 16), 400, path, times=times))
+        for place, level in ((small.t0, levels[0]), (small.t1, levels[1])):
+            alpha, sigma = path.scalars(small.at(place))
+            assert sigma / alpha == pytest.approx(level / 4, rel=0.02), name
+
+
 @pytest.mark.parametrize("diffusion", SCHEDULES)
 @pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
 def test_new_noise_leads_from_t0_to_the_noise_level_of_t1(diffusion: str, sampling: str) -> None:
     method, run = run_of({"motion": [1.3, 0.5], "sampling": sampling, "t0": 0.4, "t1": 0.8}, diffusion)
     run.shape = (1, 1, 3, 64, 64)
-    plan = Schedule.of(run.times, run.path, 0.4, 0.8)
+    plan = Schedule.of(method.config, run)
     (a0, s0), (a1, s1) = (run.path.scalars(plan.at(k)) for k in (plan.t0, plan.t1))
     assert s0 / a0 < s1 / a1
     drawn = lambda frames, seed: torch.randn(  # noqa: E731
@@ -165,10 +204,10 @@ def test_backgrounds_are_mixed_where_neither_frame_shows_what_is_salient() -> No
 def test_without_a_mask_all_frames_are_sampled_twice_and_progress_says_so(networks: dict[str, Denoiser]) -> None:
     told: list[tuple[int, int]] = []
     heard: dict[str, Any] = {"callback": lambda step, steps, *_: told.append((step, steps))}
-    once = sample(networks["unet"], zero(motion=[1, 0]), **heard)
+    once = sample(networks["unet"], zero(motion=[1, 0], t0=0.5, t1=0.8), **heard)
     assert told == [(k, told[0][1]) for k in range(1, told[0][1] + 1)] and told[-1][0] > 10
     told.clear()
-    smooth = sample(networks["unet"], zero(motion=[1, 0], smooth=0.5, grow=1), **heard)
+    smooth = sample(networks["unet"], zero(motion=[1, 0], t0=0.5, t1=0.8, smooth=0.5, grow=1), **heard)
     assert told == [(k, told[0][1]) for k in range(1, told[0][1] + 1)] and told[-1][0] > 18
     assert_same(once[:, :, 0], smooth[:, :, 0])
     assert not torch.equal(once, smooth)
@@ -200,6 +239,7 @@ def test_a_video_model_is_refused() -> None:
     ("fields", "message"),
     [
         ({"t0": 0.9, "t1": 0.5}, "expected t0 at most t1"),
+        ({"t0": 0.5}, "t0 and t1 go together"),
         ({"start": "same", "motion": [1, 0]}, "start=same has no motion"),
         ({"units": "published"}, "units=published counts motion, which is missing"),
         ({"smooth": 0.5, "grow": 4}, "expected an odd number, got 4"),

@@ -92,5 +92,19 @@ def test_interpolation_may_be_between_every_fourth_frame_alone() -> None:
     said = outside_training(tasks, keyframe_mask(17, 4, 4, [0, 8, 16]))
     assert said is not None and "between every 4th frame" in said
     assert not tasks.draws_as(tasks.model_copy(update={"interpolate_every": None}))
-    with pytest.raises(ValidationError, match="interpolate_every"):
-        TasksConfig(interpolate_every=1)
+    for wrong in (1, (1, 3), (4, 3)):
+        with pytest.raises(ValidationError, match="interpolate_every"):
+            TasksConfig(interpolate_every=wrong)
+
+
+def test_the_step_between_given_frames_may_be_drawn() -> None:
+    tasks = load_config(TasksConfig, {"predict": 0, "interpolate": 1, "interpolate_every": [2, 5]})
+    found = set()
+    for seed in range(40):
+        _, mask = draw_mask(tasks, 17, 2, 2, torch.Generator().manual_seed(seed))
+        given = (mask.flatten(1).amax(1) == 0).nonzero().flatten().tolist()
+        found.add(given[1])
+        assert given == list(range(0, 17, given[1])) and outside_training(tasks, mask) is None
+    assert found == {2, 3, 4, 5}
+    said = outside_training(tasks, keyframe_mask(17, 2, 2, [0, 6, 12]))
+    assert said is not None and "between every 2th or 3th or 4th or 5th frame" in said

@@ -103,7 +103,7 @@ class Prior(nn.Module):
     def sample(self, pooled: Tensor, text: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
         """Embeddings (B, D) of texts, pooled (B, P) and text (B, D) of mean square 1; of `candidates` the closest."""
         (B, D), K = text.shape, self.config.candidates
-        noise = torch.cat([torch.randn(K, D, 1, 1, 1, generator=g) for g in sources]).to(text.device)
+        noise = torch.stack([torch.randn(D, 1, 1, 1, generator=g) for g in sources for _ in range(K)]).to(text.device)
         told = Conditions(pooled=pooled.repeat_interleave(K, 0), text=text[:, None].repeat_interleave(K, 0))
         network: Any = self
         drawn = self.diffusion.sample(network, noise, told, sampler=self.config.sampler, generator=sources[0])

@@ -47,7 +47,7 @@ class DenoiserJob(Job):
         """The job of a recipe: its clips or latents, their autoencoder, and its denoiser with first weights."""
         autoencoder = load_autoencoder(recipe.autoencoder, device="cpu")
         denoiser = first_denoiser(recipe, events)
-        annotated = recipe.text_encoder != "none" or denoiser.spec.num_classes > 0
+        annotated = not recipe.unlabelled and (recipe.text_encoder != "none" or denoiser.spec.num_classes > 0)
         sides = sources_of(recipe.data, autoencoder.spec, events, annotated=annotated)
         job = cls(recipe, autoencoder, denoiser, *sides)
         for note in job.notes:

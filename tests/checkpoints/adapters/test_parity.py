@@ -5,7 +5,6 @@ diffusers puts adapters on through peft, whose layers compute this equation (pef
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,14 +48,6 @@ CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 """Name -> diffusers' class, what a pipeline calls it, and its arguments."""
-
-
-@pytest.fixture(scope="module")
-def diffusers() -> Any:
-    """Its import warns of much that is not about us."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("diffusers")
 
 
 def of_theirs(name: str, model: Any, z: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
