@@ -110,17 +110,17 @@ def generate(
 def run_request(
     out: Path,
     options: dict[str, Any],
-    given: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
 ) -> None:
-    """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files.
+    """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
     make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
 
-    asked = asked_values(options) | {"given": given}
+    asked = asked_values(options) | (more or {})
     if "model" in asked:
         asked["model"] = ready(asked["model"])
     config = request_of(asked, options.get("setting") or [])

@@ -41,7 +41,7 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
 
     def run(values: dict[str, Any], given: dict[str, Any]) -> None:
         given |= {name: values[name] for name in ("resize", "keep", "method", "weight", "error")}
-        run_request(values["out"] or default_out(given), values, given)
+        run_request(values["out"] or default_out(given), values, {"given": given})
 
     return sampling_command(task.__name__, task, extra, run)
 
