@@ -177,8 +177,6 @@ class Text2VideoZero(Method):
                 "that makes a latent of each, such as kind image"
             )
         for method in run.methods:
-            if method.option == "reach":
-                raise InputError("reach: text2video_zero says which frames are read: set its own reach instead")
             if method.whole_clips:
                 raise InputError(
                     f"text2video_zero samples some frames of a clip at a time, and {type(method).__name__} holds all "

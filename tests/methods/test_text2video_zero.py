@@ -241,7 +241,12 @@ def test_without_a_mask_all_frames_are_sampled_twice_and_progress_says_so(networ
     ("config", "methods", "noise", "message"),
     [
         ({}, [], NOISE[:, :, :1], "makes a clip, and 1 frame is asked for: use --frames"),
-        ({}, [FrameReach(FrameReachConfig(frames="first"))], NOISE, "set its own reach instead"),
+        (
+            {},
+            [FrameReach(FrameReachConfig(frames="first"))],
+            NOISE,
+            "all say which frames are read",
+        ),
         ({}, [StepCache()], NOISE, "samples some frames of a clip at a time, and StepCache holds all"),
         ({}, [Guidance(GuidanceConfig(frames=(1.0, 2.0)))], NOISE, "guidance.frames is spread over a whole clip"),
     ],
