@@ -238,7 +238,9 @@ def _ideal(model: VideoModel, tasks: Sequence[Task], batch: int) -> list[Edited]
     """What the ways are held against, of the same edits."""
     whole = _clips([task.asked for task in tasks])
     rebuilt = torch.cat([autoencode(model, several) for several in whole.split(batch)])
-    shown = ([t.asked.frames for t in tasks], video.to_uint8(rebuilt), [t.source.frames for t in tasks])
+    shown: list[Sequence[np.ndarray]] = [
+        [task.asked.frames for task in tasks], list(video.to_uint8(rebuilt)), [task.source.frames for task in tasks]
+    ]  # fmt: skip
     return [
         judged(label, task, frames)
         for label, videos in zip(IDEAL, shown, strict=True)
