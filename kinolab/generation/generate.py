@@ -27,6 +27,7 @@ from kinolab.generation.provenance import (
 from kinolab.generation.request import (
     GenerateConfig,
     adapted,
+    beside,
     fit_guidance,
     input_files,
     load_asked,
@@ -56,7 +57,7 @@ def generate(
     A mapping is a request whose defaults are still to be filled in (see `request_of`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
-    again; it may have the request's adapters on it.
+    again; it may have the request's adapters on it, and its control networks beside it.
 
     Raises:
         InputError: for a request that the model can't fulfil, or a model with other adapters on it; nothing is written
@@ -69,7 +70,7 @@ def generate(
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
     told = events_of(events)
-    model = load_asked(config, told) if model is None else adapted(model, config, told)
+    model = load_asked(config, told) if model is None else adapted(beside(model, config), config, told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)

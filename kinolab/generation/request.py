@@ -123,6 +123,8 @@ class GenerateConfig(SamplingConfig):
     saliency: Path | None = None
     """A mask for text2video_zero's smoothing: a picture or a clip, white where something is salient; none = found in
     the made pictures."""
+    control: dict[str, Path] = Field(default_factory=dict)
+    """Control networks put beside the model for this run, by the condition that each reads: {canny: FILE OR FOLDER}."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -267,7 +269,19 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(model, config, events, in_place=True)
+    return adapted(beside(model, config), config, events, in_place=True)
+
+
+def beside(model: VideoModel, config: GenerateConfig) -> VideoModel:
+    """The model with the control networks of a request beside it, but for those that it has there already."""
+    for port, path in config.control.items():
+        if port not in model.spec.ports:
+            from kinolab.checkpoints.control import with_control
+
+            made = with_control(model, port, path)
+            made.precision, made.adapters = model.precision, model.adapters
+            model = made.to(model.device)
+    return model
 
 
 def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_place: bool = False) -> VideoModel:
@@ -294,8 +308,14 @@ def input_files(config: GenerateConfig) -> list[Path]:
 
         named += map(files_of, config.lora)
     masks = [] if config.saliency is None else [config.saliency]
+    named += map(weights_of, config.control.values())
     of_methods = (path for method in config.wrappers for path in method.files)
     return [*(path for files in named for path in files), *masks, *asked_files(config.conditions), *of_methods]
+
+
+def weights_of(path: Path) -> list[Path]:
+    """A file of weights, or those of a folder."""
+    return sorted(path.rglob("*.safetensors")) or [path] if path.is_dir() else [path]
 
 
 def is_public(model: str) -> bool:

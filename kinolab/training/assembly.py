@@ -67,6 +67,8 @@ class Assembly:
                 f"frames_per_clip={recipe.frames_per_clip}: a latent of this cache stands for "
                 f"{autoencoder.spec.temporal_ratio} frames; encode the clips by an image autoencoder"
             )
+        if recipe.window_frames is not None:
+            self._check_window(recipe.window_frames)
         self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
         encoder = build_text_encoder(recipe.text_encoder)
         self.text: CaptionEmbedder | None = None
@@ -80,6 +82,27 @@ class Assembly:
         self.groups = source.groups()
         if recipe.image_frames:
             self._check_joint_images()
+
+    def _check_window(self, window: int) -> None:
+        source, ratio = self.source, self.autoencoder.spec.temporal_ratio
+        if source.encoded and ratio > 1:
+            raise InputError(
+                f"window_frames={window}: a latent of this cache stands for {ratio} frames; train on the clips, or "
+                "encode them by an image autoencoder"
+            )
+        if source.encoded and self.recipe.tasks is not None:
+            raise InputError(
+                f"window_frames={window}: what this cache has given was drawn of whole clips; train on them"
+            )
+        if ratio > 1 and self.autoencoder.spec.snap_frames(window) != window:
+            raise InputError(f"window_frames={window}: the autoencoder takes {self.autoencoder.spec.frame_rule} frames")
+        least = self.recipe.frame_skips[0] * (window - 1) + 1
+        short = [i for i in (group[0] for group in source.groups()) if source.shape(i)[0] < least]
+        if short:
+            raise InputError(
+                f"window_frames={window} of every {self.recipe.frame_skips[0]}th frame need {least} frames, and clips "
+                f"have {source.shape(short[0])[0]}; take fewer, or longer clips"
+            )
 
     def _check_joint_images(self) -> None:
         count = self.recipe.image_frames
@@ -136,7 +159,7 @@ class Assembly:
     def _shape(self, index: int) -> BucketShape:
         """Frames, height and width of what is trained on of clip `index` of the source."""
         frames, height, width = self._clip_shape(index)
-        return (frames if self.recipe.frames_per_clip is None else 1), height, width
+        return (self.recipe.window_frames or frames if self.recipe.frames_per_clip is None else 1), height, width
 
     def _clip_shape(self, index: int) -> BucketShape:
         """Frames, height and width of clip `index` of the source."""
@@ -184,8 +207,13 @@ class Assembly:
         return [replace(example, caption=None, label=None, alternatives=()) for example in examples]
 
     def images(self, micro_batch: MicroBatch, step: int) -> MicroBatch:
-        """A micro-batch whose every clip is replaced by `frames_per_clip` of its frames, where that is asked for."""
+        """A micro-batch whose every clip is replaced by `frames_per_clip` of its frames, or by a window of
+        `window_frames` of them, where that is asked for."""
         count = self.recipe.frames_per_clip
+        if self.recipe.window_frames is not None:
+            sources = generators(self.recipe.training.seed, step, micro_batch.positions, "window")
+            pairs = zip(micro_batch.examples, sources, strict=True)
+            return replace(micro_batch, examples=[self._window(example, source) for example, source in pairs])
         if count is None:
             return micro_batch
         sources = generators(self.recipe.training.seed, step, micro_batch.positions, "frames")
@@ -196,6 +224,16 @@ class Assembly:
             images += [replace(example, clip=example.clip[:, pick : pick + 1]) for pick in picks]
             positions += range(position * count, (position + 1) * count)
         return MicroBatch(positions, images)
+
+    def _window(self, example: Example, source: torch.Generator) -> Example:
+        """Every n-th frame of a clip from a random one on, at its own rate."""
+        window, frames = self.recipe.window_frames, example.clip.shape[1]
+        assert window is not None
+        low, high = self.recipe.frame_skips
+        n = int(torch.randint(low, min(high, (frames - 1) // (window - 1)) + 1, (), generator=source))
+        start = int(torch.randint(frames - (window - 1) * n, (), generator=source))
+        taken = example.clip[:, start : start + (window - 1) * n + 1 : n]
+        return replace(example, clip=taken, fps=example.fps / n)
 
     def latents(self, examples: Sequence[Example]) -> Tensor:
         """Latents (B, C, T, H, W) of cached examples, or of clips encoded here."""

@@ -214,6 +214,11 @@ class DenoiserRecipe(BaseRecipe):
     frames_per_clip: int | None = Field(None, ge=1)
     """Random frames taken from each clip, each an image by itself with the clip's caption: trains an image model on
     clips, or on their latents where an image autoencoder made them; none = whole clips."""
+    window_frames: int | None = Field(None, ge=2)
+    """Frames taken from each clip, every n-th from a random one on, with n drawn from `frame_skips` as far as the clip
+    is long enough; none = whole clips. The rate that the model is told (`fps`) is that of the frames taken."""
+    frame_skips: tuple[int, int] = (1, 1)
+    """Least and most n of every n-th frame (Make-A-Video, section 3.4, trains on random rates)."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     mix: MixConfig = MixConfig()
@@ -244,12 +249,22 @@ class DenoiserRecipe(BaseRecipe):
                 raise ValueError(f"{QUERIES} needs training.optimizer adamw, parallel ddp and, named, weight_decay 0")
         if self.trained == "parts" and not (self.parts and self.initial):
             raise ValueError("trained: parts needs some parts, and an initial denoiser that they are beside")
+        self._check_window()
         if self.frames_per_clip is not None:
             if self.tasks is not None:
                 raise ValueError("frames_per_clip trains an image model, of which no part is given: leave tasks out")
             if self.image_frames:
                 raise ValueError("frames_per_clip trains on images alone: leave image_frames out")
         return self
+
+    def _check_window(self) -> None:
+        low, high = self.frame_skips
+        if not 1 <= low <= high:
+            raise ValueError(f"frame_skips: expected 1 <= least <= most, got {low} and {high}")
+        if self.window_frames is None and self.frame_skips != (1, 1):
+            raise ValueError("frame_skips says which frames of a window are taken: set window_frames too")
+        if self.window_frames is not None and self.frames_per_clip is not None:
+            raise ValueError("frames_per_clip takes single frames and window_frames several: set one of them")
 
     def resumed(self, former: BaseRecipe) -> DenoiserRecipe:
         """The recipe with the names of the classes that the run began with."""

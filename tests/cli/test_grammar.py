@@ -32,6 +32,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
+from tests.tiny_image_model import image_model
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_steered, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
@@ -119,6 +120,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned.save(root / "tuned")
     assert run("lora", "extract", root / "model", root / "tuned", "-o", root / "adapter") == 0
     tiny_vdt().save(root / "vdt")
+    image_model().save(root / "controlled")
     tiny_steered().save(root / "steered")
     (root / "recipe.yaml").write_text(yaml.safe_dump(autoencoder_recipe(steps=1)))
     write_plan(root)
@@ -146,6 +148,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "interpolate": ("interpolate clips/0.mkv --model vdt --insert 1 --out x.mkv", FILES),
     "animate": ("animate stills/0.png --model vdt --out x.mkv", FILES),
     "complete": ("complete clips/0.mkv --model vdt --box 2,2,20,20 --out x.mkv", FILES),
+    "control": ("control clips/0.mkv --model controlled --frames 3 --out x.mkv", FILES),
     "extend": ("extend clips/0.mkv --model vdt --frames 12 --overlap 2 --out x.mkv", FILES),
     "edit": ("edit clips/0.mkv --to box --frames 5 --model told --out x.mkv", FILES),
     "rerun": ("rerun PLACE/made.mkv --out x.mkv", ["file", "identical", "differs"]),

@@ -15,6 +15,7 @@ from kinolab.comparison.matrix import Cell, cells_of, find_cell, needs, owner_of
 from kinolab.comparison.measure import protocol_of
 from kinolab.comparison.plan import Budget, ComparePlan, load_plan
 from kinolab.config import load_config
+from kinolab.diffusion import DiffusionConfig
 from kinolab.errors import InputError
 from kinolab.planning import cost
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
@@ -311,6 +312,37 @@ def test_the_plan_of_videodit_has_what_its_comments_say() -> None:
     assert isinstance(image, AutoencoderRecipe) and isinstance(dpvae, DpVaeConfig)
     assert dpvae.image == image.autoencoder, "the image autoencoder that the plan takes as it is"
     assert len([c for c in cells_of(plan) if c.kind == "denoiser"]) == 9 + 3
+
+
+def test_the_plan_of_videos_from_image_models_has_the_starts_that_its_comments_make() -> None:
+    plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "from_image.yaml")
+    cells = [c for c in cells_of(plan) if c.kind == "denoiser"]
+    assert [c.denoiser for c in cells] == list(plan.denoisers), "the tables have the plan's order"
+    recipes = {"unet": load_recipe("toy-unet-image"), "mmdit": load_recipe("toy-mmdit-image-4")}
+    for name, entry in plan.denoisers.items():
+        recipe = recipes[entry.start]
+        assert isinstance(recipe, DenoiserRecipe) and name.startswith(entry.start)
+        if entry.initial is not None:
+            assert entry.initial.path == Path("runs") / recipe.name
+        if entry.denoiser is None:
+            continue
+        spec = AutoencoderSpec(latent_channels=4, temporal_ratio=1, spatial_ratio=4, causal=False)
+        model = entry.denoiser.model_dump() | fitted(entry.denoiser.model_dump(), spec, (8, 64, 64))
+        video = {"kind", "attention", "temporal_position", "num_frames", "norm_scope", "fps_condition"}
+        own = set(type(recipe.denoiser).model_fields) - video
+        differing = [n for n in own if getattr(recipe.denoiser, n) != model[n]]
+        assert not differing or entry.denoiser.kind == "svd", (name, differing)
+        diffusion = entry.recipe.get("diffusion", plan.denoiser_training["diffusion"])
+        assert load_config(DiffusionConfig, diffusion) == recipe.diffusion, name
+
+
+def test_the_plan_of_pixels_loads() -> None:
+    plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "pixels.yaml")
+    assert [c.id for c in cells_of(plan) if c.kind == "denoiser"] == [
+        f"world/{budget}/seed0/{latents}/vdm/generate"
+        for budget in ("steps", "seconds")
+        for latents in ("pixels", "latents")
+    ]
 
 
 def test_the_plan_in_the_repository_loads() -> None:

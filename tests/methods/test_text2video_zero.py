@@ -17,6 +17,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.layers.translation import translated
 from kinolab.methods import FrameReach, FrameReachConfig, Guidance, GuidanceConfig, StepCache
 from kinolab.methods.text2video_zero import PUBLISHED_LEVELS, Schedule, Text2VideoZero, Text2VideoZeroConfig
 from tests.closeness import NETWORK, assert_close, assert_same, difference
@@ -184,6 +185,29 @@ def test_new_noise_leads_from_t0_to_the_noise_level_of_t1(diffusion: str, sampli
     # alpha_t1 of the clean sample, which is 1 everywhere, and sigma_t1 of noise: 80,000 values
     assert float(inner.mean()) == pytest.approx(a1, abs=0.02 * s1)
     assert float(inner.std()) == pytest.approx(s1, rel=0.02)
+
+
+@pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
+def test_repeated_edges_are_the_estimates_and_their_noise_is_not(sampling: str) -> None:
+    method, run = run_of({"motion": [2.5, 0], "edges": "repeat", "sampling": sampling, "t0": 0.4, "t1": 0.8})
+    plan = Schedule.of(method.config, run)
+    (a0, s0), (a1, _) = (run.path.scalars(plan.at(k)) for k in (plan.t0, plan.t1))
+    x, e = torch.randn(2, 1, 4, 1, 4, 4).unbind(0)
+    made = method.renoised(a0 * x + s0 * e, torch.zeros(1, 4, 2, 4, 4), plan, run, x)
+    clean = (made - s0 * a1 / a0 * translated(e, 2.5, 0, blend=False)) / a1  # of the first of the moved frames
+    share = 0.5 if sampling == "bilinear" else 1.0
+    assert_close(clean[:, :, 0, :, :2], x[:, :, 0, :, :1].expand(-1, -1, -1, 2))
+    assert_close(clean[:, :, 0, :, 3], share * x[:, :, 0, :, 0] + (1 - share) * x[:, :, 0, :, 1])
+
+
+def test_the_estimate_of_repeated_edges_is_the_runs_own(networks: dict[str, Denoiser]) -> None:
+    fields = {"motion": [1, 0], "t0": 0.5, "t1": 0.8}
+    made, mirrored = (sample(networks["unet"], zero(**fields, **edge)) for edge in ({"edges": "repeat"}, {}))
+    whole = sample(networks["unet"], zero(motion=[1, 0], t0=0, t1=0.8, edges="repeat"))  # moved when it is clean
+    assert_close(whole[:, :, 0], made[:, :, 0], NETWORK)
+    assert bool(whole.isfinite().all())
+    assert_close(made[:, :, 0], mirrored[:, :, 0], NETWORK)
+    assert difference(made[:, :, 1:], mirrored[:, :, 1:]) > 100 * NETWORK
 
 
 def test_backgrounds_are_mixed_where_neither_frame_shows_what_is_salient() -> None:

@@ -17,6 +17,7 @@ from kinolab.errors import InputError
 from kinolab.models import ModelConfig, Request, VideoModel, load_autoencoder, save_autoencoder
 from kinolab.models.assemble import cascade
 from kinolab.tasks import keyframe_mask
+from kinolab.training.batches import MicroBatch
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import make_job, train
 from tests.closeness import assert_same, differs
@@ -110,6 +111,27 @@ def test_training_is_told_no_words_and_its_own_picture(place: Path) -> None:
     frames = encoder.encode(examples[0].video.transpose(0, 1))[:, 0]  # (T, D)
     assert any(not differs(frame, value[0]).any() for frame in frames)
     assert batch.conditions.fps is not None and batch.conditions.fps.tolist() == [examples[0].fps] * 2
+
+
+def test_windows_are_of_every_nth_frame_and_told_their_rate(place: Path) -> None:
+    values = decoder(place, "image", denoiser=UNET | {"kind": "makeavideo", "num_frames": 3}, unlabelled=True)
+    job: Any = make_job(load_recipe(values | {"window_frames": 3, "frame_skips": [1, 2]}))
+    examples = [job.source[0]] * 12
+    found = job.assembly.images(MicroBatch(list(range(12)), examples), 0).examples
+    whole, rate = examples[0].video, examples[0].fps
+    seen = set()
+    for example in found:
+        n = round(rate / example.fps)
+        starts = [k for k in range(5 - 2 * n) if torch.equal(example.clip, whole[:, k : k + 2 * n + 1 : n])]
+        assert example.clip.shape[1] == 3 and starts
+        seen.add((n, starts[0]))
+    assert {n for n, _ in seen} == {1, 2} and {start for n, start in seen if n == 1} >= {0, 1}
+    batch = job.assembly.heldout(examples, 0)
+    assert batch.latents.shape[2] == 3 and set(batch.conditions.fps.tolist()) == {rate, rate / 2}
+    with pytest.raises(InputError, match="need 7 frames, and clips have 5"):
+        make_job(load_recipe(values | {"window_frames": 4, "frame_skips": [2, 2]}))
+    with pytest.raises(InputError, match="set window_frames too"):
+        load_recipe(values | {"frame_skips": [1, 2]})
 
 
 def test_the_run_goes_on_where_it_stopped(place: Path, tmp_path: Path) -> None:
