@@ -115,6 +115,11 @@ class EditsProtocol(ToyProtocol):
                 raise InputError(f"way {name!r}: expected one of {'; '.join(self.ways)}")
         return self.model_copy(update={"ways": {name: self.ways[name] for name in names}})
 
+    def with_fitted(self) -> EditsProtocol:
+        """The same with a way by a model that was fitted to each clip, where there is none."""
+        there = any(way.fitted for way in self.ways.values())
+        return self if there else self.model_copy(update={"ways": {**self.ways, "fitted": EditWay(fitted=True)}})
+
 
 class ZeroProtocol(ToyProtocol):
     """Clips by an image model, which move as asked (`kinolab evaluate zero`)."""
