@@ -75,7 +75,8 @@ class EditWay(InversionConfig):
     """By a model that was fitted to each clip, which the call of the evaluation has to bring."""
 
 
-EDITS = ("colour", "shape", "both")
+Edit = Literal["colour", "shape", "both"]
+EDITS: tuple[Edit, ...] = ("colour", "shape", "both")
 """What an edit may change."""
 WAYS = {
     "inverted": EditWay(),
@@ -95,7 +96,7 @@ class EditsProtocol(ToyProtocol):
     """What is measured."""
     count: int = Field(48, ge=1)
     """Held-out clips; the first ones are always the same."""
-    edits: tuple[Literal["colour", "shape", "both"], ...] = Field(EDITS, min_length=1)
+    edits: tuple[Edit, ...] = Field(EDITS, min_length=1)
     """What is changed, in turn."""
     frames: int = Field(16, ge=1)
     """Frames of the clips for an image model, which has no number of its own; a video model has its training clips'."""
