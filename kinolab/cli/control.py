@@ -19,11 +19,20 @@ Method = Annotated[
 ]
 
 
+Network = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control", metavar="NAME=FILE", help="A control network for this run, beside the model. Repeatable."
+    ),
+]
+
+
 def _asked(clip: Clip, map: Map = None, ready: Ready = False, method: Method = "auto") -> dict[str, Any]:
     """Generate a video that follows control maps: of a clip (edges, lines, depth, ...), or maps themselves (--ready).
 
     It has the clip's length and rate. An image model's frames are kept together by --method, and -s sets its fields:
-    -s methods.controlvideo.smoother.between=flow. A model has a control part from `kinolab pack` or from training.
+    -s methods.controlvideo.smoother.between=flow. A model has a control network from training or from `kinolab pack
+    --control`, or gets one for this run by --control canny=FILE.
     """
     return {"clip": clip, "maps": map or (), "ready": ready, "method": method}
 
@@ -35,7 +44,10 @@ def _run(values: dict[str, Any], own: dict[str, Any]) -> None:
 
     asked = load_config(ControlledConfig, own, name="control")
     out = values["out"] or Path(f"{asked.clip.resolve().stem}-control.mp4")
+    values["setting"] = [*(f"control.{text}" for text in values["control"] or []), *(values["setting"] or [])]
     run_request(out, values, make=lambda config, out, events: run(config, asked, out, events=events))
 
 
-control = sampling_command("control", _asked, {"prompt": (Prompt, None), "out": (Out, None)}, _run)
+control = sampling_command(
+    "control", _asked, {"control": (Network, None), "prompt": (Prompt, None), "out": (Out, None)}, _run
+)

@@ -31,8 +31,9 @@ First = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `evaluate reconstruction`, `generation`, `sensitivity`, `world`, `physics`, `tasks`, `zero`, `control`."""
+    """Add `evaluate` with `reconstruction`, `generation`, `sensitivity` and those on the toy world."""
     from kinolab.cli.evaluate_control import control
+    from kinolab.cli.evaluate_edits import edits
     from kinolab.cli.evaluate_scores import generation, reconstruction
     from kinolab.cli.evaluate_sensitivity import sensitivity
     from kinolab.cli.evaluate_zero import zero
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
     group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
     group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
     group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
+    group.command(cls=settings_listed(toy, base, "EditsProtocol"))(edits)
     group.command(cls=settings_listed(toy, base, "ZeroProtocol"))(zero)
     group.command(cls=settings_listed(toy, base, "ControlProtocol"))(control)
     app.add_typer(group, name="evaluate")

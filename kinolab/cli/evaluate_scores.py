@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kinolab.cli.generate import ready
 from kinolab.cli.measuring import Guidance, Lora, Sampler, Steps, load_model, sampling, show_report, split
 from kinolab.cli.options import Device, check_out, common, less, spoken_warnings, take_device, watch
 
@@ -105,6 +106,7 @@ def generation(
     ours, changes = split(setting)
     chosen = load_protocol(protocol, changes, kind="generation")
     check_out(out, videos)
+    subject = ready(subject)
     folder = video_folder(subject)
     idle = {"--steps": steps, "--guidance": guidance, "--sampler": sampler, "--given-frames": given_frames or None}
     idle |= {"--lora": lora[0] if lora else None, **{f"-s {text}": text for text in ours}}

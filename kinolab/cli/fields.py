@@ -22,6 +22,7 @@ RUN = {
     "guidance": ("methods/guidance.py", "GuidanceConfig"),
     "cache": ("methods/step_cache.py", "StepCacheConfig"),
     "low_resolution": ("generation/low_resolution.py", "LowResolutionConfig"),
+    "source": ("generation/source.py", "SourceConfig"),
 }
 """The groups of a settled run's fields: the file and the classes of each."""
 SAMPLING = {

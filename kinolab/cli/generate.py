@@ -64,7 +64,9 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help=f"{about('model')} Default: the shipped one for prompts or labels.")
     ] = None,
-    out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")
+    ] = Path("out.mp4"),
     negative: Annotated[str | None, typer.Option(help=about("negative"))] = None,
     label: Annotated[str | None, typer.Option(help=about("label"))] = None,
     prompts: Annotated[
@@ -110,17 +112,17 @@ def generate(
 def run_request(
     out: Path,
     options: dict[str, Any],
-    given: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
 ) -> None:
-    """Generate what the options of `generate` (and of a task, as `given`) ask for, and print the files.
+    """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
     make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
 
-    asked = asked_values(options) | {"given": given}
+    asked = asked_values(options) | (more or {})
     if "model" in asked:
         asked["model"] = ready(asked["model"])
     config = request_of(asked, options.get("setting") or [])

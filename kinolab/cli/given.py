@@ -24,7 +24,8 @@ Clip = Annotated[Path, typer.Argument(help="A video file, an animated image, or 
 Start = Annotated[float, typer.Option(min=0, help=about("given.start"))]
 Overlap = Annotated[int | None, typer.Option(min=1, help=about("given.overlap"))]
 Out = Annotated[
-    Path | None, typer.Option(help=".mp4, .webm, .gif, ...; several get -0, -1, ...; default CLIP-TASK.mp4, here.")
+    Path | None,
+    typer.Option("--out", "-o", help=".mp4, .webm, .gif, ...; several get -0, -1, ...; default CLIP-TASK.mp4, here."),
 ]
 Prompt = Annotated[list[str] | None, typer.Option(help="What the video shows, for a model that takes prompts.")]
 
@@ -41,7 +42,7 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
 
     def run(values: dict[str, Any], given: dict[str, Any]) -> None:
         given |= {name: values[name] for name in ("resize", "keep", "method", "weight", "error")}
-        run_request(values["out"] or default_out(given), values, given)
+        run_request(values["out"] or default_out(given), values, {"given": given})
 
     return sampling_command(task.__name__, task, extra, run)
 

@@ -40,7 +40,8 @@ def cells_of(plan: ComparePlan) -> list[Cell]:
             if needed not in order:
                 order.append(needed)
     cells = []
-    first = sorted(plan.denoisers, key=lambda name: plan.denoisers[name].weights_of is not None)  # stable
+    all_of_them = [name for n, entry in plan.denoisers.items() for name in (entry.weights_of, n) if name is not None]
+    denoisers = dict.fromkeys(all_of_them)  # in the plan's order, but each after the one whose weights it has
     for data in plan.data:
         for budget in plan.budgets:
             for seed in plan.seeds:
@@ -48,7 +49,7 @@ def cells_of(plan: ComparePlan) -> list[Cell]:
                 cells += [
                     Cell(data, budget, seed, name, denoiser, task)
                     for name in order
-                    for denoiser in first
+                    for denoiser in denoisers
                     if name in stands_before(plan, denoiser)
                     for task in plan.tasks
                 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ from kinolab.conditioning.clips import encoded, example_clips, request_clip
 from kinolab.conditioning.maps import MAPS, MapConfig, build
 from kinolab.conditioning.maps.base import from_frames
 from kinolab.conditioning.maps.canny import CannyConfig as CannyMapConfig
-from kinolab.conditioning.maps.discs import Path, between, draw_paths
+from kinolab.conditioning.maps.discs import Path as Track
+from kinolab.conditioning.maps.discs import between, draw_paths
 from kinolab.conditioning.maps.edges import EdgesConfig
 from kinolab.conditioning.maps.world import WorldDepthConfig, WorldPathsConfig, shade
+from kinolab.config import Config, load_config
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
 from kinolab.contracts.request import Request
@@ -49,8 +52,18 @@ class ControlConfig(ConditionConfig):
         return {"kind": value.kind, **values} if values else value.kind
 
 
+class MadeConfig(Config):
+    """A clip, and the way in which a map is made of it for one request."""
+
+    clip: Path
+    """The clip."""
+    by: MapConfig
+    """The map: a name, such as canny, or {kind: canny, low: 50}."""
+
+
 class Control(FieldCondition[Tensor]):
-    """Where something is to be. In a request: a clip (file or pixels) that the map is made of, or {"map": the map}."""
+    """Where something is to be. In a request: a clip (file or pixels) that the map is made of, {"map": the map}, or
+    {"clip": FILE, "by": a way of making maps} for another map than the model's own."""
 
     name = "control"
     Config = ControlConfig
@@ -61,8 +74,21 @@ class Control(FieldCondition[Tensor]):
         if isinstance(given, Mapping) and set(given) == {"map"}:
             ready = replace(request, conditions={**request.conditions, self.name: given["map"]})
             return request_clip(self.name, ready, setting)
+        if isinstance(given, Mapping) and "by" in given:
+            asked = load_config(MadeConfig, given, name=f"conditions.{self.name}")
+            told = replace(request, conditions={**request.conditions, self.name: asked.clip})
+            clip = request_clip(self.name, told, setting)
+            return None if clip is None else build(asked.by).make(clip)
         clip = request_clip(self.name, request, setting)
         return None if clip is None else self.made(clip)
+
+    def files(self, value: Any) -> list[Any]:
+        """The clip's file, and that of the network that makes a map of it."""
+        if not (isinstance(value, Mapping) and "by" in value):
+            return super().files(value)
+        by = value["by"]
+        named = [value.get("clip"), by.get("file") if isinstance(by, Mapping) else None]
+        return [Path(path) for path in named if isinstance(path, str | Path)]
 
     def made(self, clip: Tensor) -> Tensor:
         """The map of a clip (3, T, H, W)."""
@@ -174,7 +200,7 @@ def _listed(paths: Any) -> Sequence[Any]:
     return paths
 
 
-def _path(asked: Any, frames: int, size: tuple[int, int]) -> Path:
+def _path(asked: Any, frames: int, size: tuple[int, int]) -> Track:
     """A path as a request says it."""
     if not isinstance(asked, Mapping) or set(asked) != {"colour", "points"}:
         raise InputError(f"trajectory: expected a path as {{colour: red, points: [[x, y], ...]}}, got {asked!r}")
@@ -187,7 +213,7 @@ def _path(asked: Any, frames: int, size: tuple[int, int]) -> Path:
     if points.ndim != 2 or points.shape[1:] != (2,) or not len(points):
         raise InputError(f"trajectory: expected points as [[x, y], ...], got {asked['points']!r}")
     red, green, blue = (float(value) for value in colour)
-    return Path((red, green, blue), between(points.astype(float).tolist(), frames, size))
+    return Track((red, green, blue), between(points.astype(float).tolist(), frames, size))
 
 
 __all__ = ["MAPS", "Canny", "Control", "ControlConfig", "Depth", "Edges", "Pose", "Trajectory"]

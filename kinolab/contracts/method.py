@@ -116,9 +116,10 @@ class Run:
     shape: (B, C, T, H, W) of the latents. step: steps done so far, as the sampler counts them (heun calls the denoiser
     twice in one). generator: the run's own draws, on the CPU. times: (steps + 1,) that the sampler comes by, falling,
     float64. codec: the stage's way to pixels; none = there is none. frames: those of the clip that the walk at work is
-    on, set by a method that walks over a part of them; none = all, in order. planned: steps of all walks together, for
-    who is told of the progress, where a method walks more or less than once; none = `steps`. taken: steps done so far,
-    over all walks. backwards: whether it goes from clean to noise (inversion), where no estimate is to be edited.
+    on, set by a method that walks over a part of them; none = all, in order. planned: steps of all walks together, set
+    by a method that walks more than once, so that the progress that is told is `taken` of them, steps over all walks;
+    none = it is `step` of `steps`. backwards: whether it goes from clean to noise (inversion), where no estimate is to
+    be edited.
     """
 
     denoiser: Any

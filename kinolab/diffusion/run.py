@@ -61,7 +61,8 @@ def sample_run(diffusion: Diffusion, run: Run, z: Tensor, sampler: SamplerConfig
         def after_step(step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor | None:
             run.step, run.taken = before + step, run.taken + 1
             if callback is not None:
-                callback(run.taken, run.planned or run.steps, z, denoised)
+                done, total = (run.step, run.steps) if run.planned is None else (run.taken, run.planned)
+                callback(done, total, z, denoised)
             s = float(times[step])
             return correct(z, s) if correcting is not None and s != last else None
 

@@ -29,6 +29,7 @@ from kinolab.evaluation.toy_protocols import ControlProtocol, protocol_of
 from kinolab.evaluation.world import autoencode, made_by
 from kinolab.generation.matching import matching_world
 from kinolab.generation.request import SamplingConfig, sampling_of
+from kinolab.methods import GuidanceConfig
 from kinolab.metrics.summaries import scores_of
 from kinolab.models import Request, VideoModel
 from kinolab.toyworld.clips import WorldClip, make_clip
@@ -160,6 +161,8 @@ def evaluate_control(
         raise InputError(f"map {asked.map}: this model has no control network that reads it; it has {known}")
     source, notes = _source(model, asked)
     how = sampling_of(model.config, sampling)
+    if not _prompted(model, asked) and how.guidance == model.config.guidance:
+        how = how.model_copy(update={"guidance": GuidanceConfig()})  # there is nothing to guide towards
     results: list[Followed] = []
     for start in range(asked.first, asked.first + asked.count, batch):
         numbers = range(start, min(start + batch, asked.first + asked.count))
@@ -178,7 +181,8 @@ def evaluate_control(
                 results.append(followed(subject, source.seed(i), clip, frames))
         advance(told, numbers[-1] + 1 - asked.first, asked.count)
     record = made_by(model, name) | {
-        "protocol": asked.name, "map": asked.map, "count": asked.count, "first": asked.first, "prompt": asked.prompt,
+        "protocol": asked.name, "map": asked.map, "count": asked.count, "first": asked.first,
+        "prompt": _prompted(model, asked),
         "frames": source.frames, "size": source.world.size, "fps": source.world.fps, "batch": batch,
         "noise_seeds": [asked.seed + asked.first, asked.seed + asked.first + asked.count - 1], **how.record(),
         "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",
@@ -196,10 +200,14 @@ def _source(model: VideoModel, asked: ControlProtocol) -> tuple[WorldSource, lis
     return WorldSource(config, model.output.autoencoder.spec), notes[:-1] if frames > world.frames else notes
 
 
+def _prompted(model: VideoModel, asked: ControlProtocol) -> bool:
+    """Whether captions are told."""
+    return asked.prompt and model.text_encoder is not None and "text" in model.spec.ports
+
+
 def _request(model: VideoModel, asked: ControlProtocol, clip: WorldClip, seed: int, source: WorldSource) -> Request:
     """A clip's objects and its shape; what happens to them only the map says."""
-    takes = model.text_encoder is not None and "text" in model.spec.ports
-    prompt = phrasings(WorldRequest(clip.request.objects))[0] if asked.prompt and takes else None
+    prompt = phrasings(WorldRequest(clip.request.objects))[0] if _prompted(model, asked) else None
     return Request(prompt, None, source.frames, model.output.config.size, seed)
 
 
@@ -232,12 +240,12 @@ def assigned(places: Sequence[np.ndarray], spots: Sequence[Spot]) -> list[Spot |
     """
     largest = sorted(spots, key=lambda s: -s.area)[:8]
     padded: list[Spot | None] = [*largest, *[None] * max(0, len(places) - len(largest))]
-
-    def total(order: tuple[Spot | None, ...]) -> float:
-        pairs = zip(places, order, strict=True)
-        return sum(math.hypot(s.x - p[0], s.y - p[1]) for p, s in pairs if s is not None)
-
-    return list(min(itertools.permutations(padded, len(places)), key=total))
+    orders: list[list[Spot | None]] = [list(order) for order in itertools.permutations(padded, len(places))]
+    sums = [
+        sum(math.hypot(s.x - p[0], s.y - p[1]) for p, s in zip(places, order, strict=True) if s is not None)
+        for order in orders
+    ]
+    return orders[sums.index(min(sums))]
 
 
 def summary_lines(report: ControlReport) -> list[str]:

@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from kinolab.config import Config, load_config
+from kinolab.contracts.reach import ReachName
+from kinolab.errors import InputError
 from kinolab.evaluation.protocol import read_protocol
+from kinolab.methods import InversionConfig
 from kinolab.toyworld.words import CLASSES
 
 
@@ -59,6 +62,64 @@ class PhysicsProtocol(ToyProtocol):
     """Numbers of given frames, each measured by itself."""
     scenarios: Annotated[tuple[str, ...], AfterValidator(_scenarios)] = CLASSES
     """What happens in the clips, in turn."""
+
+
+class EditWay(InversionConfig):
+    """One way to edit: how the noise is made of a clip, and what is told and read on the way."""
+
+    reach: ReachName | None = None
+    """Which frames a frame's self-attention reads, there and back; none = as trained."""
+    told: bool = True
+    """Tell what the clip shows while it is inverted."""
+    fitted: bool = False
+    """By a model that was fitted to each clip, which the call of the evaluation has to bring."""
+
+
+Edit = Literal["colour", "shape", "both"]
+EDITS: tuple[Edit, ...] = ("colour", "shape", "both")
+"""What an edit may change."""
+WAYS = {
+    "inverted": EditWay(),
+    "inverted, first_previous": EditWay(reach="first_previous"),
+    "inverted, 0.7": EditWay(strength=0.7),
+    "noised, 0.5": EditWay(way="noise", strength=0.5),
+    "noised, 0.7": EditWay(way="noise", strength=0.7),
+    "noised, 0.9": EditWay(way="noise", strength=0.9),
+}
+"""The ways that need no training."""
+
+
+class EditsProtocol(ToyProtocol):
+    """Clips of one object whose colour or shape is changed (`kinolab evaluate edits`)."""
+
+    kind: Literal["edits"] = "edits"
+    """What is measured."""
+    count: int = Field(48, ge=1)
+    """Held-out clips; the first ones are always the same."""
+    edits: tuple[Edit, ...] = Field(EDITS, min_length=1)
+    """What is changed, in turn."""
+    frames: int = Field(16, ge=1)
+    """Frames of the clips for an image model, which has no number of its own; a video model has its training clips'."""
+    fps: float = Field(8.0, gt=0)
+    """Frame rate of the clips for an image model."""
+    ways: dict[str, EditWay] = Field(WAYS, min_length=1)
+    """The ways to edit, by name; the first one's scores are the report's."""
+
+    def only(self, names: Sequence[str]) -> EditsProtocol:
+        """The same with some of its ways.
+
+        Raises:
+            InputError: for a name that it doesn't have.
+        """
+        for name in names:
+            if name not in self.ways:
+                raise InputError(f"way {name!r}: expected one of {'; '.join(self.ways)}")
+        return self.model_copy(update={"ways": {name: self.ways[name] for name in names}})
+
+    def with_fitted(self) -> EditsProtocol:
+        """The same with a way by a model that was fitted to each clip, where there is none."""
+        there = any(way.fitted for way in self.ways.values())
+        return self if there else self.model_copy(update={"ways": {**self.ways, "fitted": EditWay(fitted=True)}})
 
 
 class ZeroProtocol(ToyProtocol):

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from kinolab import video
 from kinolab.conditioning import CONDITIONS
-from kinolab.conditioning.control import Control
-from kinolab.config import Config, load_config
+from kinolab.conditioning.control import Control, MadeConfig
+from kinolab.config import Config, apply_overrides, load_config
 from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.diffusion import SAMPLERS, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.generation.generate import generate
-from kinolab.generation.request import GenerateConfig
+from kinolab.generation.request import GenerateConfig, beside, input_files, load_asked
 from kinolab.methods import ControlVideo, checked
 from kinolab.models import VideoModel
 
@@ -34,7 +34,8 @@ class ControlledConfig(Config):
     clip: Path
     """A clip that maps are made of, or maps."""
     maps: tuple[str, ...] = ()
-    """The conditions that are told, by name: control, canny, depth, ...; none = the only one that the model takes."""
+    """What is told: a condition that the model takes, as canny; another way of making its map behind a =, as
+    depth={kind: onnx, file: FILE}; or that way alone, for the only one it takes. None = that one, by its own way."""
     ready: bool = False
     """The clip shows maps already, which are taken as they are."""
     method: Way = "auto"
@@ -59,11 +60,11 @@ def control(
         InputError: for a model that takes no maps, a clip that can't be read or is too short, and maps of another
             shape; nothing is written then.
     """
-    if not asked.clip.exists():  # before a model is loaded for it
-        raise InputError(f"{asked.clip}: no such file")
-    if model is None:
-        model = VideoModel.load(config.model, device=config.device, precision=config.precision)
+    for path in (asked.clip, *input_files(config)):
+        if not path.exists():  # before a model is loaded for it
+            raise InputError(f"{path}: no such file")
     told = events_of(events)
+    model = load_asked(config, told) if model is None else beside(model, config)
     return generate(controlled(config, asked, model, told), out, model=model, events=told)
 
 
@@ -73,8 +74,7 @@ def controlled(config: GenerateConfig, asked: ControlledConfig, model: VideoMode
     Raises:
         InputError: as `control`.
     """
-    names = _map_names(asked.maps, config.model, model)
-    told = {name: {"map": str(asked.clip)} if asked.ready else str(asked.clip) for name in names}
+    told = _told(asked, config.model, map_conditions(model))
     changes: dict[str, Any] = _shape(config, asked, model, events) | {"conditions": told | config.conditions}
     image = model.denoiser.within_frames
     way = asked.method if asked.method != "auto" else "controlvideo" if image else "plain"
@@ -90,17 +90,28 @@ def map_conditions(model: VideoModel) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if issubclass(CONDITIONS.get(name), Control)))
 
 
-def _map_names(asked: Sequence[str], folder: str, model: VideoModel) -> tuple[str, ...]:
-    """The conditions that the clip is told as."""
-    takes = map_conditions(model)
+def _told(asked: ControlledConfig, folder: str, takes: Sequence[str]) -> dict[str, Any]:
+    """The conditions that a model takes, and what it is told of the clip as each."""
     if not takes:
-        raise InputError(f"{folder}: takes no control maps; expected a model with a control part beside its denoiser")
-    wrong = next((name for name in asked if name not in takes), None)
-    if wrong is not None:
-        raise InputError(f"--map {wrong}: {folder} takes {', '.join(takes)}")
-    if not asked and len(takes) > 1:
+        raise InputError(
+            f"{folder}: takes no control maps; put a control network beside it: --control canny=FILE OR FOLDER"
+        )
+    clip, found = str(asked.clip), dict[str, Any]()
+    if not asked.maps and len(takes) > 1:
         raise InputError(f"{folder}: takes maps of several kinds, {', '.join(takes)}: name one or more by --map")
-    return tuple(dict.fromkeys(asked)) or takes
+    for text in asked.maps or takes:
+        name, sign, way = text.partition("=")
+        if not sign and name not in takes and len(takes) == 1:
+            name, way = takes[0], name
+        if name not in takes:
+            raise InputError(f"--map {text}: {folder} takes {', '.join(takes)}")
+        by = apply_overrides({}, [f"by={way}"])["by"] if way else None
+        if by is not None and asked.ready:
+            raise InputError(f"--map {text}: maps that are ready are taken as they are; leave out the way or --ready")
+        if by is not None:
+            load_config(MadeConfig, {"clip": clip, "by": by}, name=f"--map {name}")
+        found[name] = {"map": clip} if asked.ready else clip if by is None else {"clip": clip, "by": by}
+    return found
 
 
 def _shape(config: GenerateConfig, asked: ControlledConfig, model: VideoModel, events: Events) -> dict[str, Any]:
@@ -116,9 +127,10 @@ def _shape(config: GenerateConfig, asked: ControlledConfig, model: VideoModel, e
     if config.fps is not None and abs(config.fps / info.fps - 1) > 1e-3:
         change = "left out" if config.fps < info.fps else "repeated"
         events.note(f"{clip}: has {info.fps:g} frames per second, of which some are {change} for {config.fps:g}")
-    frames = config.frames
+    frames, there = config.frames, _frames(clip, info, config.fps)
+    if frames is not None and frames > there:
+        raise InputError(f"{clip}: has {there} frames at {rate:g} fps, and {frames} are asked for: ask for fewer")
     if frames is None:
-        there = _frames(clip, info, config.fps)
         window = None if model.denoiser.within_frames else made.frames
         frames = spec.snap_frames(there if window is None else min(there, window))
         if frames < there:

@@ -27,6 +27,7 @@ from kinolab.generation.provenance import (
 from kinolab.generation.request import (
     GenerateConfig,
     adapted,
+    beside,
     fit_guidance,
     input_files,
     load_asked,
@@ -35,6 +36,7 @@ from kinolab.generation.request import (
     request_of,
     settle,
 )
+from kinolab.generation.source import source_notes
 from kinolab.generation.windows import make_clips
 from kinolab.models import VideoModel
 from kinolab.runtime.devices import announce, choose
@@ -55,7 +57,7 @@ def generate(
     A mapping is a request whose defaults are still to be filled in (see `request_of`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
-    again; it may have the request's adapters on it.
+    again; it may have the request's adapters on it, and its control networks beside it.
 
     Raises:
         InputError: for a request that the model can't fulfil, or a model with other adapters on it; nothing is written
@@ -68,7 +70,7 @@ def generate(
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
     told = events_of(events)
-    model = load_asked(config, told) if model is None else adapted(model, config, told)
+    model = load_asked(config, told) if model is None else adapted(beside(model, config), config, told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)
@@ -81,6 +83,9 @@ def generate(
     if prepared is not None:
         fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
         for note in prepared.notes:
+            told.note(note)
+    if settled.source is not None and settled.frames is not None and settled.size is not None:
+        for note in source_notes(settled.source, settled.frames, fps, settled.size):
             told.note(note)
     clips = make_clips(model, settled, requests, prepared, told)
     lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS

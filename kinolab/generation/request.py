@@ -18,6 +18,7 @@ from kinolab.contracts.sampling import cache_values, expanded, guidance_values, 
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.generation.low_resolution import LowResolutionConfig
+from kinolab.generation.source import SourceConfig, check_sampler, invertible, settled_shape, way_of
 from kinolab.methods import (
     FrameReach,
     FrameReachConfig,
@@ -31,6 +32,7 @@ from kinolab.methods import (
 from kinolab.methods import build as build_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.cascade import StageSettings, settled_stages
+from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
@@ -117,9 +119,13 @@ class GenerateConfig(SamplingConfig):
     """What is given of the video, for every task but generating it from nothing."""
     low_resolution: LowResolutionConfig | None = None
     """A low-resolution clip that the video is held to, by a model that was not trained for it."""
+    source: SourceConfig | None = None
+    """A clip that is edited: the noise that the video begins with comes from it."""
     saliency: Path | None = None
     """A mask for text2video_zero's smoothing: a picture or a clip, white where something is salient; none = found in
     the made pictures."""
+    control: dict[str, Path] = Field(default_factory=dict)
+    """Control networks put beside the model for this run, by the condition that each reads: {canny: FILE OR FOLDER}."""
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
@@ -148,6 +154,8 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
     trained = read_model_config(find_model(asked["model"]))
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
     label = asked.get("label") is not None
+    if "source" in asked:
+        asked["sampler"] = invertible(trained.sampler, asked.get("sampler"), way_of(asked["source"]))
     return load_config(GenerateConfig, asked | settled_values(trained, asked, words=words, label=label))
 
 
@@ -182,8 +190,12 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
     What is settled stays as it is when it is settled again.
     """
     made = model.output.config
-    size = config.size or made.size
+    size, fps = config.size or made.size, config.fps or made.fps
     frames = config.frames if config.given is not None else config.frames or made.frames
+    if config.source is not None:
+        if config.given is not None:
+            raise InputError("source and given: a clip is edited or a part of it is given; ask for one of them")
+        frames, fps = settled_shape(config.source, model, config.frames, config.fps)
     # A task makes a video of any number of frames.
     checked = made.frames if config.given is not None or frames is None else frames
     model.output.autoencoder.spec.check(checked, *size)
@@ -192,11 +204,13 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
     requests = make_requests(config)
     sampler, guidance = model.settled(requests, config.sampler, config.guidance)
+    if config.source is not None:
+        check_sampler(config.source, sampler)
     return config.model_copy(
         update={
             "frames": frames,
             "size": size,
-            "fps": config.fps or made.fps,
+            "fps": fps,
             "sampler": sampler,
             "guidance": guidance,
             "stages": model.settled_stages(requests, config.stages),
@@ -256,7 +270,19 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(model, config, events, in_place=True)
+    return adapted(beside(model, config), config, events, in_place=True)
+
+
+def beside(model: VideoModel, config: GenerateConfig) -> VideoModel:
+    """The model with the control networks of a request beside it, but for those that it has there already."""
+    for port, path in config.control.items():
+        if port not in model.spec.ports:
+            from kinolab.checkpoints.control import with_control
+
+            made = with_control(model, port, path)
+            made.precision, made.adapters = model.precision, model.adapters
+            model = made.to(model.device)
+    return model
 
 
 def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_place: bool = False) -> VideoModel:
@@ -277,14 +303,20 @@ def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_pla
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    named = [group.files() for group in (config.given, config.low_resolution) if group is not None]
+    named = [group.files() for group in (config.given, config.low_resolution, config.source) if group is not None]
     if config.lora:
         from kinolab.checkpoints.adapters import files_of
 
         named += map(files_of, config.lora)
     masks = [] if config.saliency is None else [config.saliency]
+    named += map(weights_of, config.control.values())
     of_methods = (path for method in config.wrappers for path in method.files)
     return [*(path for files in named for path in files), *masks, *asked_files(config.conditions), *of_methods]
+
+
+def weights_of(path: Path) -> list[Path]:
+    """A file of weights, or those of a folder."""
+    return visible(path, "**/*.safetensors") or [path] if path.is_dir() else [path]
 
 
 def is_public(model: str) -> bool:

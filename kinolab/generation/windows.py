@@ -14,6 +14,7 @@ from kinolab.errors import InputError
 from kinolab.generation.low_resolution import low_resolution
 from kinolab.generation.request import GenerateConfig, SamplingConfig, steering
 from kinolab.generation.saliency import with_saliency
+from kinolab.generation.source import begun_with
 from kinolab.methods import Method, SteeringConfig
 from kinolab.models import Request, VideoModel
 from kinolab.tasks.extend import Canvas
@@ -30,9 +31,13 @@ def make_clips(
     """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
     held = _held_to(config, model, prepared)
     if prepared is None:
-        how, frames = config.arguments, config.frames or model.config.frames
+        how, frames, sampled = config.arguments, config.frames or model.config.frames, events
         own = with_saliency(how["methods"], config.saliency, frames, config.fps or model.config.fps)
-        latents = model.sample_latents(requests, events=events, **how | {"methods": [*own, *held]})
+        if config.source is not None:
+            inverted = config.source.way == "invert"
+            held = [*held, begun_with(config.source, model, requests, Turn(events, 0, 2) if inverted else None)]
+            sampled = Turn(events, 1, 2) if inverted else events
+        latents = model.sample_latents(requests, events=sampled, **how | {"methods": [*own, *held]})
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
     if config.saliency is not None:

@@ -16,9 +16,11 @@ A run may also begin in the middle: with strength 0.6 the last 60% of its steps 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -128,6 +130,8 @@ class Inversion(Method):
 
         def walk(z: Tensor, times: Tensor) -> Tensor:
             rest = times[times <= first]
+            if run.planned is None:  # progress is told of the steps that are made
+                run.planned = len(rest) - 1
             return inner(z, rest) if len(rest) > 1 else z
 
         return walk
@@ -152,20 +156,24 @@ def invert(denoise: Denoise, clean: Tensor, times: Tensor, diffusion: Diffusion,
         clean: (B, C, T, H, W); where times[-1] is not the path's clean time, latents of that little noise, as
             Stable Diffusion's last step takes them.
         times: (steps + 1,) falling, as the sampler comes by.
-        refine: fixed-point iterations of each step.
+        refine: fixed-point iterations of each step; those of a clip end where they lead away.
     """
     path, z = diffusion.path, clean
     for i in range(len(times) - 2, -1, -1):
         t, s = float(times[i]), float(times[i + 1])
-        at = path.scalars(t)
         (n_t, tau_t), (n_s, tau_s) = path.line(t), path.line(s)
-        x = denoise(z, t).sample
-        e = sample_to_noise(x, z, *at)
-        if diffusion.config.prediction == "noise":
-            x = noise_to_sample(e, z, *path.scalars(s))  # the clip's own share of z_s, for the noise as it was given
-        start = z / n_s
-        z = n_t * (start + (tau_t - tau_s) * path.slope(x, e))
-        for _ in range(refine):
-            x = denoise(z, t).sample
-            z = n_t * (start + (tau_t - tau_s) * path.slope(x, sample_to_noise(x, z, *at)))
+        reached, moved = z, torch.full((len(z),), math.inf, device=z.device, dtype=z.dtype)
+        for _ in range(1 + refine):
+            x = denoise(reached, t).sample
+            e = sample_to_noise(x, reached, *path.scalars(t))
+            if diffusion.config.prediction == "noise":
+                # Of z_s for this noise: of a noisy z_t it would be e's error over alpha_t, and no iteration would end.
+                x = noise_to_sample(e, z, *path.scalars(s))
+            other = n_t * (z / n_s + (tau_t - tau_s) * path.slope(x, e))
+            # A clip whose steps grow is not coming to an end: it stays where it is.
+            far = (other - reached).flatten(1).norm(dim=1)
+            nearer = far < moved
+            reached = torch.where(nearer.view(-1, 1, 1, 1, 1), other, reached)
+            moved = torch.where(nearer, far, 0.0)
+        z = reached
         yield z

@@ -33,7 +33,7 @@ from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Denoise, Method, Predict, Run, Walk
 from kinolab.contracts.reach import Reach, ReachName
 from kinolab.errors import InputError
-from kinolab.layers.translation import blended_share, translated
+from kinolab.layers.translation import Edges, blended_share, translated
 from kinolab.methods.saliency import salient
 
 PUBLISHED_GRID = 512
@@ -52,6 +52,9 @@ class Text2VideoZeroConfig(BaseConfig):
     sampling: Literal["nearest", "bilinear"] = "nearest"
     """How latents are read between two places: the nearest one, as published, or blended, which moves by parts of a
     latent too; the noise that blending takes away is put back."""
+    edges: Edges = "mirror"
+    """What comes in where the scene moves away from an edge: its mirror image, as published, which shows objects twice;
+    or repeat: the edge of the first frame's clean estimate again and again, which costs one call more."""
     t0: float | None = Field(None, ge=0, le=1)
     """Fraction of time (0 clean, 1 noise) at which the first frame is copied and moved; none = the published noise
     level, that of Stable Diffusion's time 881 of 1000 at latents of 64 x 64, less for smaller ones
@@ -61,7 +64,7 @@ class Text2VideoZeroConfig(BaseConfig):
     freer is what moves."""
     start: Literal["auto", "motion", "same"] = "auto"
     """What frames begin with: the first one's moved latents, or all with the same noise; auto is motion, but same where
-    maps or pictures are told frame by frame."""
+    maps or pictures are told frame by frame and no motion is asked for."""
     reach: ReachName = "first"
     """Which frames self-attention reads; own = each its own, as the image model by itself."""
     chunk: int | None = Field(None, ge=2)
@@ -89,8 +92,8 @@ class Text2VideoZeroConfig(BaseConfig):
             raise ValueError(f"expected t0 at most t1 (0 clean, 1 noise), got {self.t0:g} and {self.t1:g}")
         if self.grow % 2 == 0:
             raise ValueError(f"grow: expected an odd number, got {self.grow}")
-        if self.start == "same" and (self.motion is not None or self.smooth is not None):
-            raise ValueError("start=same has no motion and no smoothing: leave motion and smooth out")
+        if self.start == "same" and (self.motion is not None or self.smooth is not None or self.edges != "mirror"):
+            raise ValueError("start=same has no motion and no smoothing: leave motion, edges and smooth out")
         if self.motion is None and self.units == "published":
             raise ValueError("units=published counts motion, which is missing: give it, such as [12, 12]")
         return self
@@ -136,6 +139,11 @@ class Schedule:
         return float(self.times[place])
 
 
+def _drawn(run: Run) -> bytes:
+    """Where the run's draws are."""
+    return b"" if run.generator is None else bytes(run.generator.get_state().numpy().tobytes())
+
+
 def _log_level(alpha: float, sigma: float) -> float:
     return math.log(sigma / alpha) if alpha > 0 and sigma > 0 else math.inf
 
@@ -174,8 +182,6 @@ class Text2VideoZero(Method):
                 "that makes a latent of each, such as kind image"
             )
         for method in run.methods:
-            if method.option == "reach":
-                raise InputError("reach: text2video_zero says which frames are read: set its own reach instead")
             if method.whole_clips:
                 raise InputError(
                     f"text2video_zero samples some frames of a clip at a time, and {type(method).__name__} holds all "
@@ -202,10 +208,15 @@ class Text2VideoZero(Method):
         def together(z: Tensor, times: Tensor) -> Tensor:
             """Walk all frames, in chunks that begin with the first one."""
             T, later = z.shape[2], (c.chunk or z.shape[2]) - 1
-            made = []
+            made, drawn = [], _drawn(run)
             for start in range(1, T, later):
                 frames = [0, *range(start, min(start + later, T))]
                 walked = on(frames, z[:, :, frames], times)
+                if later < T - 1 and _drawn(run) != drawn:
+                    raise InputError(
+                        "chunk: this sampler draws noise, so that the first frame would go another way in every chunk: "
+                        "use a deterministic one, such as ddim with eta 0, or leave chunk out"
+                    )
                 made.append(walked if start == 1 else walked[:, :, 1:])
             return torch.cat(made, 2)
 
@@ -219,8 +230,9 @@ class Text2VideoZero(Method):
             run.planned = plan.t0 + (2 if twice else 1) * chunks * (steps - plan.t1)
             first_t1 = on([0], z[:, :, :1], times[: plan.t1 + 1])
             first_t0 = on([0], first_t1, times[plan.t1 : plan.t0 + 1])
-            # The noise of the later frames, drawn from each clip's own seed, has no other use.
-            later = self.renoised(first_t0, z[:, :, 1:], plan, run)
+            clean = self.clean(first_t0, plan, estimate, run) if c.edges == "repeat" else None
+            # The start noise of the later frames, drawn from each clip's own seed, has no other use.
+            later = self.renoised(first_t0, z[:, :, 1:], plan, run, clean)
             z_t1 = torch.cat([first_t1, later], 2)
             if c.smooth is None:
                 return together(z_t1, times[plan.t1 :])
@@ -232,14 +244,18 @@ class Text2VideoZero(Method):
 
     def same_start(self, run: Run) -> bool:
         """Whether all frames begin with the same noise."""
-        told = any(value.kind == "field" for value in run.conditions.values())
-        return self.config.start == "same" or (self.config.start == "auto" and told)
+        c, told = self.config, any(value.kind == "field" for value in run.conditions.values())
+        moves = c.motion is not None or c.smooth is not None or c.edges != "mirror"
+        return c.start == "same" or (c.start == "auto" and told and not moves)
 
-    def moved(self, z: Tensor, frames: int, run: Run) -> Tensor:
-        """(B, C, 1, H, W) of the first frame -> (B, C, frames, H, W): as it stands in it and in the next ones."""
+    def moved(self, z: Tensor, frames: int, run: Run, *, edges: Edges = "mirror", whole: bool = False) -> Tensor:
+        """(B, C, 1, H, W) of the first frame -> (B, C, frames, H, W): as it stands in it and in the next ones.
+
+        whole: by whole latents, however latents are read.
+        """
         places = [self.shift(k, run) for k in range(frames)]
-        blend = self.config.sampling == "bilinear"
-        return torch.cat([translated(z, across, down, blend=blend) for across, down in places], 2)
+        blend = self.config.sampling == "bilinear" and not whole
+        return torch.cat([translated(z, across, down, blend=blend, edges=edges) for across, down in places], 2)
 
     def shift(self, frame: int, run: Run) -> tuple[float, float]:
         """How far the scene stands from where it began, in latents to the right and down."""
@@ -253,17 +269,32 @@ class Text2VideoZero(Method):
         # The public grid holds its pixels' corners, half a pixel from where their centres are read.
         return tuple(-(frame * m - 0.5) * side / PUBLISHED_GRID for m, side in ((x, W), (y, H)))  # type: ignore[return-value]
 
-    def renoised(self, z: Tensor, noise: Tensor, plan: Schedule, run: Run) -> Tensor:
-        """The first frame at t0 (B, C, 1, H, W) and noise (B, C, T - 1, H, W) -> the later frames at t1 (eq. 8)."""
-        moved = self.moved(z, noise.shape[2] + 1, run)[:, :, 1:]
+    def clean(self, z: Tensor, plan: Schedule, estimate: Denoise, run: Run) -> Tensor:
+        """The clean estimate of the first frame at t0, (B, C, 1, H, W)."""
+        a0, s0 = run.path.scalars(plan.at(plan.t0))
+        if s0 == 0:
+            return z / a0
+        run.frames = (0,)
+        try:
+            return estimate(z, plan.at(plan.t0)).sample
+        finally:
+            run.frames = None
+
+    def renoised(self, z: Tensor, noise: Tensor, plan: Schedule, run: Run, clean: Tensor | None = None) -> Tensor:
+        """The first frame at t0 (B, C, 1, H, W) and noise (B, C, T - 1, H, W) -> the later frames at t1 (eq. 8).
+
+        clean: the first frame's clean estimate, which then moves with its edges repeated, its noise by whole latents.
+        """
         (a0, s0), (a1, s1) = (run.path.scalars(plan.at(place)) for place in (plan.t0, plan.t1))
-        ratio = a1 / a0
+        count, ratio, blends = noise.shape[2] + 1, a1 / a0, self.config.sampling == "bilinear"
+        if clean is None:
+            moved = self.moved(z, count, run)[:, :, 1:]
+        else:
+            of_noise = self.moved((z - a0 * clean) / (s0 or 1.0), count, run, whole=True)
+            moved = (a0 * self.moved(clean, count, run, edges="repeat") + s0 * of_noise)[:, :, 1:]
         # Of white noise blending leaves this share of the variance; the rest comes back as new noise.
-        left = [
-            blended_share(*self.shift(k + 1, run)) if self.config.sampling == "bilinear" else 1.0
-            for k in range(noise.shape[2])
-        ]
-        deviation = [max(s1**2 - share * (ratio * s0) ** 2, 0.0) ** 0.5 for share in left]
+        kept = [blended_share(*self.shift(k, run)) if blends and clean is None else 1.0 for k in range(1, count)]
+        deviation = [max(s1**2 - share * (ratio * s0) ** 2, 0.0) ** 0.5 for share in kept]
         return ratio * moved + z.new_tensor(deviation).view(-1, 1, 1) * noise
 
     def foreground(self, clean: Tensor, run: Run) -> Tensor:

@@ -66,6 +66,11 @@ METRICS: Table[Metric] = Table(
             "hits": "kinolab.metrics.summaries:MoreIsBetter",
             "timing": "kinolab.metrics.summaries:LessIsBetter",
         },
+        "edits": {
+            "edited": "kinolab.metrics.summaries:Passed",
+            "edited_colour": "kinolab.metrics.summaries:Passed",
+            "edited_shape": "kinolab.metrics.summaries:Passed",
+        },
         "zero": {
             "kept_colours": "kinolab.metrics.summaries:Passed",
             "kept_shapes": "kinolab.metrics.summaries:Passed",

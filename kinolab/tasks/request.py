@@ -340,13 +340,17 @@ def _image(path: Path, config: GivenConfig, shape: Shape) -> Tensor:
 
 def _resized(config: GivenConfig, shape: Shape) -> tuple[str, ...]:
     """A note for every image of another shape than the made video's, which is more than scaled."""
-    notes, (height, width) = list[str](), shape.size
-    done = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}[config.resize]
-    for path in config.images:
-        found = video.probe(path)
-        if abs(found.width * height - found.height * width) > max(height, width):  # more than a pixel is lost
-            notes.append(f"{path.name}: {found.width} x {found.height} pixels, {done} to {width} x {height}")
-    return tuple(notes)
+    notes = (fitted_note(path, shape.size, config.resize) for path in config.images)
+    return tuple(note for note in notes if note is not None)
+
+
+def fitted_note(path: Path, size: tuple[int, int], resize: video.Resize) -> str | None:
+    """What is done to pictures of another shape than a height and width, which is more than scaling; else None."""
+    found, (height, width) = video.probe(path), size
+    if abs(found.width * height - found.height * width) <= max(height, width):  # at most a pixel is lost
+        return None
+    done = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}[resize]
+    return f"{path.name}: {found.width} x {found.height} pixels, {done} to {width} x {height}"
 
 
 def _snapped(clip: Tensor, shape: Shape, frames: int | None) -> tuple[Tensor, tuple[str, ...]]:

@@ -8,7 +8,8 @@ in one plane and never overlap, so nothing is occluded. The same config and seed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,19 +127,48 @@ class WorldClip:
 
 def make_clip(config: WorldConfig, seed: int) -> WorldClip:
     """The clip of this config and seed, bit for bit the same in every process."""
+    return _made(config, seed)
+
+
+def edited_clip(config: WorldConfig, seed: int, objects: tuple[tuple[str, str], ...]) -> WorldClip:
+    """The clip of this config and seed with other looks: the same motion by as many objects (colour, shape).
+
+    Its caption is phrased as the clip's own is. A box has the ball's radius as half its side, and its angle.
+
+    Raises:
+        InputError: for another number of objects.
+    """
+    return _made(config, seed, objects)
+
+
+def _made(config: WorldConfig, seed: int, looks: tuple[tuple[str, str], ...] | None = None) -> WorldClip:
+    """A clip, and with `looks` the same motion by objects of those."""
     rng = np.random.default_rng(seed)
     scenario, request = _draw_request(config, rng)
-    caption = describe(request if _shows_events(config) else WorldRequest(request.objects), rng)
+    words = deepcopy(rng)  # another caption must not draw on what the motion is drawn from
+    caption = describe(_promised(config, request), rng)
     scene, path = _find_scene(config, request, rng)
+    if looks is not None:
+        if len(looks) != len(request.objects):
+            raise InputError(f"expected looks of {len(request.objects)} objects, got {len(looks)}")
+        request = replace(request, objects=looks)
+        caption = describe(_promised(config, request), words)
+        bodies = tuple(replace(body, shape=shape) for body, (_, shape) in zip(scene.bodies, looks, strict=True))
+        scene = replace(scene, bodies=bodies)
     names = [colour for colour, _ in request.objects]
     return WorldClip(
         frames=draw(scene, path, names, config.size),
         fps=config.fps,
         caption=caption,
         label=CLASSES.index(scenario),
-        request=request if _shows_events(config) else WorldRequest(request.objects),
+        request=_promised(config, request),
         state=_state(scene, path, names, config),
     )
+
+
+def _promised(config: WorldConfig, request: WorldRequest) -> WorldRequest:
+    """What of a request a clip is long enough to show."""
+    return request if _shows_events(config) else WorldRequest(request.objects)
 
 
 def iter_clips(config: WorldConfig, seeds: range) -> Iterator[WorldClip]:

@@ -89,6 +89,13 @@ def test_a_photo_moves_by_a_pipeline_of_stable_video_diffusion(tmp_path: Path, c
     assert "converted once into" in capsys.readouterr().err and video.read(tmp_path / "a.mkv").frames.shape[0] == 3
 
 
+def test_measuring_commands_find_it_too(pipeline: Path, tmp_path: Path, capsys: Printed) -> None:
+    (tmp_path / "clips").mkdir()
+    assert run("evaluate", "generation", pipeline, tmp_path / "clips", "-s", "frames=1") == 2
+    said = capsys.readouterr().err
+    assert "converted once into" in said and "no clips" in said  # it is the clips that are missing, not the model
+
+
 def test_the_library_converts_too(pipeline: Path, tmp_path: Path) -> None:
     heard = Listening()
     asked = {"model": str(pipeline), "prompts": ["a cat"], "sampler": {"steps": 1}, "precision": "float32"}

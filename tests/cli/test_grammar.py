@@ -21,6 +21,7 @@ from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
 from kinolab.generation.low_resolution import LowResolutionConfig
 from kinolab.generation.request import GenerateConfig
+from kinolab.generation.source import SourceConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
 from kinolab.metrics.extractors.manifest import load_manifest
 from kinolab.models import save_autoencoder
@@ -31,6 +32,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
+from tests.tiny_images import tiny_images, with_adapter
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_steered, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
@@ -84,6 +86,7 @@ def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> N
     configs: dict[str, type[Config]] = {
         "": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
         "cache": StepCacheConfig, "low_resolution": LowResolutionConfig,
+        "source": SourceConfig,
     }  # fmt: skip
     assert configs.keys() == RUN.keys()
     for group, config in configs.items():
@@ -117,6 +120,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned.save(root / "tuned")
     assert run("lora", "extract", root / "model", root / "tuned", "-o", root / "adapter") == 0
     tiny_vdt().save(root / "vdt")
+    with_adapter(tiny_images("unet")).save(root / "controlled")
     tiny_steered().save(root / "steered")
     (root / "recipe.yaml").write_text(yaml.safe_dump(autoencoder_recipe(steps=1)))
     write_plan(root)
@@ -144,7 +148,9 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "interpolate": ("interpolate clips/0.mkv --model vdt --insert 1 --out x.mkv", FILES),
     "animate": ("animate stills/0.png --model vdt --out x.mkv", FILES),
     "complete": ("complete clips/0.mkv --model vdt --box 2,2,20,20 --out x.mkv", FILES),
+    "control": ("control clips/0.mkv --model controlled --frames 3 --out x.mkv", FILES),
     "extend": ("extend clips/0.mkv --model vdt --frames 12 --overlap 2 --out x.mkv", FILES),
+    "edit": ("edit clips/0.mkv --to box --frames 5 --model told --out x.mkv", FILES),
     "rerun": ("rerun PLACE/made.mkv --out x.mkv", ["file", "identical", "differs"]),
     "reconstruct": ("reconstruct clips/0.mkv -a model --out x.mkv", ["clip", "out", "psnr", "frames"]),
     "demo": ("demo --model told --steps 1 --out x", ["page", "sheet", "videos", "as_asked", "seconds"]),
@@ -168,6 +174,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     ),
     "evaluate world": ("evaluate world --model model --count 1", ["protocol"]),
     "evaluate physics": ("evaluate physics --model vdt --given 3 --count 1", ["protocol"]),
+    "evaluate edits": ("evaluate edits --model told --count 1 --steps 1 --way inverted", ["protocol", "groups"]),
     "evaluate control": (
         "evaluate control --model steered --map control --count 1 --frames 5",
         ["protocol", "metrics", "groups"],
@@ -192,7 +199,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
 """Each command as it may be typed, and keys that its result has; `data check` prints a line of JSON per clip."""
 LONG = {
     "demo", "train", "plan", "evaluate sensitivity", "evaluate tasks", "tune", "evaluate reconstruction",
-    "evaluate generation", "evaluate world", "evaluate physics", "vbench",
+    "evaluate generation", "evaluate world", "evaluate physics", "evaluate edits", "vbench",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -211,6 +212,21 @@ def test_weights_as_they_are_sampled_in_two_ways(done: tuple[Path, Path], tmp_pa
     resampled = load_plan(made, ["denoisers.still.sampling.sampler.steps=3"])
     states_now = {s.cell.denoiser: (s.trained, s.measured) for s in states(resampled, tmp_path / "out")}
     assert states_now == {None: (True, True), "asis": (True, True), "still": (True, False)}
+
+
+def test_a_picture_shows_the_rows_that_kept_a_clip(done: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = done
+    script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "from_image_picture.py"))
+    script["main"]([str(path), str(out), str(tmp_path / "pictures")])
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
+        "image-latte.png",
+        "odvae-latte.png",
+        "sheet-all.png",
+    }
+    frames = script["strips_of"](path, out, 0)["all"]["image-latte"].frames
+    assert frames.shape == (5, 32, 32, 3)
+    with pytest.raises(InputError, match="no measured row has a clip 7"):
+        script["strips_of"](path, out, 7)
 
 
 def test_shares_of_requests_are_scores_of_denoisers_trained_on_the_world(done: tuple[Path, Path]) -> None:

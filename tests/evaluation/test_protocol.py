@@ -22,6 +22,7 @@ from kinolab.evaluation.protocol import (
 from kinolab.evaluation.tasks import TasksProtocol
 from kinolab.evaluation.toy_protocols import (
     ControlProtocol,
+    EditsProtocol,
     PhysicsProtocol,
     ToyProtocol,
     WorldProtocol,
@@ -115,7 +116,7 @@ def test_a_protocol_survives_its_file(tmp_path: Path) -> None:
 
 TOY: dict[str, type[ToyProtocol]] = {
     "toy-world": WorldProtocol, "toy-physics": PhysicsProtocol, "toy-tasks": TasksProtocol, "toy-zero": ZeroProtocol,
-    "toy-control": ControlProtocol,
+    "toy-control": ControlProtocol, "toy-edits": EditsProtocol,
 }  # fmt: skip
 
 

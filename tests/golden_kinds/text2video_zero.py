@@ -69,7 +69,7 @@ class Released(Text2VideoZero):
         super().__init__(config, **others)
         self.seen: dict[str, Tensor] = {}
 
-    def renoised(self, z: Tensor, noise: Tensor, plan: Schedule, run: Run) -> Tensor:
+    def renoised(self, z: Tensor, noise: Tensor, plan: Schedule, run: Run, clean: Tensor | None = None) -> Tensor:
         """As the method's, of times one earlier."""
         self.seen |= {"x_t0_1": z, "x_t0_k": self.moved(z, noise.shape[2] + 1, run)[:, :, 1:]}
         return super().renoised(z, noise, Schedule(plan.times - 1, plan.t1, plan.t0), run)

@@ -30,6 +30,13 @@ def test_it_is_sampling_on_a_grid_that_is_moved_with_reflected_edges(right: floa
     assert_close(translated(X, right, down, blend=mode == "bilinear"), expected)
 
 
+def test_edges_are_repeated_where_that_is_asked() -> None:
+    moved = translated(X, 2.0, -1.0, blend=False, edges="repeat")
+    assert_same(moved[..., :4, 2:], X[..., 1:, :5])
+    assert_same(moved[..., :4, :2], X[..., 1:, :1].expand(-1, -1, -1, 2))
+    assert_same(moved[..., 4, 2:], X[..., 4, :5])
+
+
 def test_halves_move_every_place_by_as_much() -> None:
     assert_same(translated(X, 0.5, 0.0, blend=False), translated(X, 1.0, 0.0, blend=False))
     assert_same(translated(X, -0.5, 0.0, blend=False), X)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -78,7 +79,8 @@ def returned(diffusion: Diffusion, sampler: SamplerConfig, refine: int = 0) -> T
 @pytest.mark.parametrize(("path", "prediction"), CASES)
 def test_a_refined_inversion_comes_back_to_the_clip(path: str, prediction: str, sampler: str) -> None:
     back = returned(process(path, prediction), SamplerConfig(name=sampler, steps=12), refine=60)
-    assert_close(back, data(), within=1e-6)
+    # The cosine's last step goes to noise of which 1/20,000 is the clip's: what noise is predicted there tells little.
+    assert_close(back, data(), within=0.05 if (path, prediction) == ("cosine", "noise") else 1e-6)
 
 
 @pytest.mark.parametrize(("path", "prediction"), CASES)
@@ -90,6 +92,24 @@ def test_its_error_halves_where_the_steps_are_doubled(path: str, prediction: str
     )
     assert few > twice > more > 0
     assert 1.6 < twice / more < 3.2, (few, twice, more)  # whole times are not quite even
+
+
+def read_at_s(diffusion: Diffusion, times: Tensor) -> Tensor:
+    """The noise by predictions read at the cleaner end of each step, as diffusers' DDIMInverseScheduler does."""
+    z, network = data(), two_humps(diffusion)
+    for t, s in reversed(list(pairwise(times))):
+        given = network(z, t.expand(len(z)), None)
+        x, e = (diffusion.convert(given, z, s.expand(len(z)), to) for to in ("sample", "noise"))
+        z = diffusion.q_sample(x, t.expand(len(z)), e)
+    return z
+
+
+@pytest.mark.parametrize("path", ["linear", "scaled_linear", "zero_snr"])
+def test_a_velocity_read_at_the_noisy_end_of_a_step_comes_back_closer(path: str) -> None:
+    diffusion, sampler = process(path, "v"), SamplerConfig(name="ddim", steps=50)
+    noisy = read_at_s(diffusion, diffusion.times(sampler))
+    theirs = difference(diffusion.sample(two_humps(diffusion), noisy, None, sampler=sampler), data())
+    assert difference(returned(diffusion, sampler), data()) < theirs / 30
 
 
 @pytest.mark.parametrize("path", ["linear", "flow", "edm"])
@@ -128,6 +148,17 @@ def test_a_step_of_rectified_flow_is_eulers_backwards_by_the_velocity_at_the_tim
     assert asked == [600.0, 1000.0]
 
 
+def test_iterations_that_lead_away_are_left_off_for_that_clip_alone() -> None:
+    """A network that turns the second clip's iterations over and over; the first comes to its end beside it."""
+    diffusion = process("flow", "flow")
+    times = torch.tensor([1000.0, 0.0], dtype=torch.float64)
+    steep = torch.tensor([0.3, -3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
+    run = Run(lambda z, t, conditions: steep * z, None, SHAPE, 1, diffusion.path, times=times)
+    [noisy] = invert(wrapped_estimate(diffusion, run), data(), times, diffusion, 60)
+    assert_close(noisy[0], data()[0] / 0.7)  # z = x + 0.3 z
+    assert float(noisy[1].abs().max()) <= 3 * float(data()[1].abs().max()), "no further than the first guess"
+
+
 # --- as a method of a run
 
 
@@ -137,13 +168,14 @@ def told(diffusion: Diffusion, clean: Tensor, **fields: Any) -> Inversion:
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
 def test_a_run_that_begins_in_the_middle_makes_the_last_steps_alone(strength: float) -> None:
-    diffusion, steps = process("flow", "flow"), list[int]()
+    diffusion, steps = process("flow", "flow"), list[tuple[int, int]]()
     made = diffusion.sample(
         two_humps(diffusion), torch.randn(SHAPE, dtype=torch.float64), None,
         sampler=SamplerConfig(name="euler", steps=20), methods=[told(diffusion, data(), strength=strength, refine=60)],
-        callback=lambda step, *_: steps.append(step),
+        callback=lambda step, of, *_: steps.append((step, of)),
     )  # fmt: skip
-    assert steps == list(range(20 - round(20 * strength) + 1, 21))
+    count = round(20 * strength)
+    assert steps == [(k, count) for k in range(1, count + 1)]
     assert_close(made, data(), within=1e-6)
 
 

@@ -17,6 +17,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.base import Denoiser
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
+from kinolab.layers.translation import translated
 from kinolab.methods import FrameReach, FrameReachConfig, Guidance, GuidanceConfig, StepCache
 from kinolab.methods.text2video_zero import PUBLISHED_LEVELS, Schedule, Text2VideoZero, Text2VideoZeroConfig
 from tests.closeness import NETWORK, assert_close, assert_same, difference
@@ -97,6 +98,15 @@ def test_chunks_make_the_same_frames(networks: dict[str, Denoiser], chunk: int) 
     )
 
 
+def test_chunks_need_a_sampler_that_draws_no_noise(networks: dict[str, Denoiser]) -> None:
+    process, draws = SCHEDULES["linear"], torch.Generator().manual_seed(2)
+    how: dict[str, Any] = {"sampler": SamplerConfig(name="ddpm", steps=6), "generator": draws}
+    with pytest.raises(InputError, match="chunk: this sampler draws noise"):
+        process.sample(networks["unet"], NOISE, LABELS, methods=[zero(motion=[1, 0], chunk=3)], **how)
+    made = process.sample(networks["unet"], NOISE, LABELS, methods=[zero(motion=[1, 0], chunk=6)], **how)
+    assert bool(made.isfinite().all())
+
+
 def test_a_clip_does_not_depend_on_the_batch_it_is_made_in(networks: dict[str, Denoiser]) -> None:
     both = sample(networks["dit"], zero(motion=[1, 0]))
     alone = sample(
@@ -117,7 +127,7 @@ def test_maps_that_are_told_frame_by_frame_move_what_begins_with_the_same_noise(
         )  # fmt: skip
         assert_close(made[:, :, frame : frame + 1], image, NETWORK)
     # Asked for, the first frame's latents move there too; its walk alone is told of the first map alone.
-    moving = sample(networks["unet"], zero(start="motion", motion=[1, 0]), told=told)
+    moving = sample(networks["unet"], zero(motion=[1, 0]), told=told)
     first = LABELS.told(Conditions(control=Value("field", field[:, :, :1])))
     assert_close(moving[:, :, :1], sample(networks["unet"], told=first, noise=NOISE[:, :, :1]), NETWORK)
 
@@ -186,6 +196,29 @@ def test_new_noise_leads_from_t0_to_the_noise_level_of_t1(diffusion: str, sampli
     assert float(inner.std()) == pytest.approx(s1, rel=0.02)
 
 
+@pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
+def test_repeated_edges_are_the_estimates_and_their_noise_is_not(sampling: str) -> None:
+    method, run = run_of({"motion": [2.5, 0], "edges": "repeat", "sampling": sampling, "t0": 0.4, "t1": 0.8})
+    plan = Schedule.of(method.config, run)
+    (a0, s0), (a1, _) = (run.path.scalars(plan.at(k)) for k in (plan.t0, plan.t1))
+    x, e = torch.randn(2, 1, 4, 1, 4, 4).unbind(0)
+    made = method.renoised(a0 * x + s0 * e, torch.zeros(1, 4, 2, 4, 4), plan, run, x)
+    clean = (made - s0 * a1 / a0 * translated(e, 2.5, 0, blend=False)) / a1  # of the first of the moved frames
+    share = 0.5 if sampling == "bilinear" else 1.0
+    assert_close(clean[:, :, 0, :, :2], x[:, :, 0, :, :1].expand(-1, -1, -1, 2))
+    assert_close(clean[:, :, 0, :, 3], share * x[:, :, 0, :, 0] + (1 - share) * x[:, :, 0, :, 1])
+
+
+def test_the_estimate_of_repeated_edges_is_the_runs_own(networks: dict[str, Denoiser]) -> None:
+    fields = {"motion": [1, 0], "t0": 0.5, "t1": 0.8}
+    made, mirrored = (sample(networks["unet"], zero(**fields, **edge)) for edge in ({"edges": "repeat"}, {}))
+    whole = sample(networks["unet"], zero(motion=[1, 0], t0=0, t1=0.8, edges="repeat"))  # moved when it is clean
+    assert_close(whole[:, :, 0], made[:, :, 0], NETWORK)
+    assert bool(whole.isfinite().all())
+    assert_close(made[:, :, 0], mirrored[:, :, 0], NETWORK)
+    assert difference(made[:, :, 1:], mirrored[:, :, 1:]) > 100 * NETWORK
+
+
 def test_backgrounds_are_mixed_where_neither_frame_shows_what_is_salient() -> None:
     mask = torch.zeros(1, 1, 1, 4, 4)
     mask[..., 1, 0] = 1  # one latent, which moves to the right by one a frame
@@ -217,7 +250,12 @@ def test_without_a_mask_all_frames_are_sampled_twice_and_progress_says_so(networ
     ("config", "methods", "noise", "message"),
     [
         ({}, [], NOISE[:, :, :1], "makes a clip, and 1 frame is asked for: use --frames"),
-        ({}, [FrameReach(FrameReachConfig(frames="first"))], NOISE, "set its own reach instead"),
+        (
+            {},
+            [FrameReach(FrameReachConfig(frames="first"))],
+            NOISE,
+            "all say which frames are read",
+        ),
         ({}, [StepCache()], NOISE, "samples some frames of a clip at a time, and StepCache holds all"),
         ({}, [Guidance(GuidanceConfig(frames=(1.0, 2.0)))], NOISE, "guidance.frames is spread over a whole clip"),
     ],

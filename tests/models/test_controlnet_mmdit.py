@@ -70,8 +70,9 @@ def test_an_untrained_one_leaves_the_model_as_it_is(attention: str) -> None:
 def test_the_copy_computes_what_the_models_first_blocks_do() -> None:
     denoiser, (z, t, conditions, hint) = mmdit(), told()
     made, seen = part(denoiser, depth=3).net, list[Tensor]()
-    for layer in made.controlnet_blocks:
-        layer.weight.copy_(torch.eye(16))
+    for parameter in made.controlnet_blocks.parameters():
+        if parameter.ndim == 2:
+            parameter.copy_(torch.eye(16))
     for block in denoiser.joint_blocks[:3]:
         block.register_forward_hook(lambda _, args, out: seen.append(out[0]))
     denoiser(z, t, conditions)

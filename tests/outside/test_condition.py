@@ -55,4 +55,4 @@ def test_a_condition_from_outside(
     with pytest.raises(SystemExit):
         main(["generate", "--model", str(tmp_path / "run"), "-s", "conditions.brightnes=1"])
     said = capsys.readouterr().err
-    assert "unknown condition" in said and "low_resolution, control, focus," in said and ", brightness" in said
+    assert "unknown condition" in said and "low_resolution, control," in said and ", brightness" in said

@@ -25,7 +25,9 @@ from kinolab.errors import InputError
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.training.fit import FitConfig, Prepared, check_free, prepare
 from kinolab.training.run import train
-from tests.closeness import assert_close, assert_same, differs
+from tests.closeness import assert_same, differs
+
+pytestmark = pytest.mark.slow  # several short trainings
 
 UNET: dict[str, Any] = {
     "block_out_channels": (8, 16), "layers_per_block": 1, "attention_levels": (0,), "num_heads": 2, "norm_groups": 4,
@@ -125,7 +127,7 @@ def test_low_rank_changes_of_several_clips(place: Place, tmp_path: Path) -> None
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     for name in changed:  # of rank 2
         delta = weights(tmp_path / "run" / "model")[name] - weights(place.folder / "image")[name]
-        assert_close(torch.linalg.svdvals(delta)[2:], torch.zeros(delta.shape[0] - 2), 1e-3 * float(delta.norm()))
+        assert torch.linalg.matrix_rank(delta, rtol=1e-3) <= 2, name
 
 
 def test_latents_are_not_encoded_twice_and_others_take_their_place(place: Place, tmp_path: Path) -> None:
