@@ -161,7 +161,7 @@ def _asked(row: Row, told: argparse.Namespace, say: Callable[[str], None]) -> di
         model.config = model.config.model_copy(update={"conditions": settings})
     scale = model.config.guidance.scale
     guidance = GuidanceConfig(scale=scale, of=row.of)
-    report = evaluate_world(model, {"count": told.requests}, sampling={"guidance": guidance}, name=None)
+    report = evaluate_world(model, {"count": told.requests}, sampling={"guidance": guidance.model_dump()})
     shares = {name: [share.value, *share.interval] for name, share in report.shares().items()}
     found = {"shares": shares, "physics": report.physics(), "seconds_per_clip": report.seconds_per_clip}
     write_text(kept, json.dumps(found, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,9 @@ def denoiser_and_latents(recipe: DenoiserRecipe) -> tuple[Denoiser, tuple[int, .
         assert isinstance(before, AutoencoderRecipe)
         clip = clip_shape(before)
     assert clip is not None
+    said = re.search(r"data\.world\.frames=(\d+)", shipped_recipes()[recipe.name].read_text(encoding="utf-8"))
+    if said is not None:  # what the command in its comment encodes
+        clip = int(said[1]), *clip[1:]
     return denoiser, spec.latent_shape(clip[0] if recipe.frames_per_clip is None else 1, *clip[1:])
 
 
