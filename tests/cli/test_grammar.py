@@ -160,6 +160,10 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "probe": ("probe clips/0.mkv", ["path", "width", "height", "frames", "fps"]),
     "world": ("world x --count 2 --frames 5 --size 32", ["folder", "clips", "frames", "size"]),
     "train": ("train recipe.yaml --out x", ["folder", "step", "steps", "model", "changed"]),
+    "fit": (
+        "fit clips/0.mkv --model model --label 1 --frames 5 --steps 1 --out x",
+        ["folder", "step", "steps", "model"],
+    ),
     "recipes": ("recipes", ["recipes"]),
     "plan": ("plan recipe.yaml --steps 1", ["clips", "phases", "notes"]),
     "doctor": ("doctor", ["ok", "checks"]),
@@ -198,7 +202,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
 }
 """Each command as it may be typed, and keys that its result has; `data check` prints a line of JSON per clip."""
 LONG = {
-    "demo", "train", "plan", "evaluate sensitivity", "evaluate tasks", "tune", "evaluate reconstruction",
+    "demo", "train", "fit", "plan", "evaluate sensitivity", "evaluate tasks", "tune", "evaluate reconstruction",
     "evaluate generation", "evaluate world", "evaluate physics", "evaluate edits", "vbench",
 }  # fmt: skip
 
