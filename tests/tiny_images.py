@@ -16,6 +16,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.models.input_adapter import InputAdapter, InputAdapterConfig
 
 SHARED: dict[str, Any] = {"in_channels": 3, "input_size": 16, "num_classes": 5}
 DENOISERS: dict[str, Any] = {
@@ -52,3 +53,17 @@ def tiny_images(kind: str) -> VideoModel:
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.precision = "float32"
     return model
+
+
+def with_adapter(model: VideoModel) -> VideoModel:
+    """An image model and beside it a part that adds a map's latents to what it sees."""
+    config = InputAdapterConfig(channels=3, width=8, depth=1)
+    torch.manual_seed(1)
+    part = InputAdapter(config, model.denoiser)
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    whole = model.config.model_copy(update={"format": 2, "parts": {"control": config}})
+    made = VideoModel(whole, model.autoencoder, model.denoiser, parts={"control": part})
+    made.precision = "float32"
+    return made

@@ -64,7 +64,9 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help=f"{about('model')} Default: the shipped one for prompts or labels.")
     ] = None,
-    out: Annotated[Path, typer.Option(help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")] = Path("out.mp4"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help=".mp4, .webm, .gif, ...; several videos get -0, -1, ...")
+    ] = Path("out.mp4"),
     negative: Annotated[str | None, typer.Option(help=about("negative"))] = None,
     label: Annotated[str | None, typer.Option(help=about("label"))] = None,
     prompts: Annotated[

@@ -24,7 +24,8 @@ Clip = Annotated[Path, typer.Argument(help="A video file, an animated image, or 
 Start = Annotated[float, typer.Option(min=0, help=about("given.start"))]
 Overlap = Annotated[int | None, typer.Option(min=1, help=about("given.overlap"))]
 Out = Annotated[
-    Path | None, typer.Option(help=".mp4, .webm, .gif, ...; several get -0, -1, ...; default CLIP-TASK.mp4, here.")
+    Path | None,
+    typer.Option("--out", "-o", help=".mp4, .webm, .gif, ...; several get -0, -1, ...; default CLIP-TASK.mp4, here."),
 ]
 Prompt = Annotated[list[str] | None, typer.Option(help="What the video shows, for a model that takes prompts.")]
 

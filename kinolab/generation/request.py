@@ -32,6 +32,7 @@ from kinolab.methods import (
 from kinolab.methods import build as build_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.cascade import StageSettings, settled_stages
+from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
 
@@ -315,7 +316,7 @@ def input_files(config: GenerateConfig) -> list[Path]:
 
 def weights_of(path: Path) -> list[Path]:
     """A file of weights, or those of a folder."""
-    return sorted(path.rglob("*.safetensors")) or [path] if path.is_dir() else [path]
+    return visible(path, "**/*.safetensors") or [path] if path.is_dir() else [path]
 
 
 def is_public(model: str) -> bool:

@@ -32,7 +32,7 @@ from kinolab.training.initial import first_autoencoder
 from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
-from tests.tiny_image_model import image_model
+from tests.tiny_images import tiny_images, with_adapter
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_steered, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
@@ -120,7 +120,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned.save(root / "tuned")
     assert run("lora", "extract", root / "model", root / "tuned", "-o", root / "adapter") == 0
     tiny_vdt().save(root / "vdt")
-    image_model().save(root / "controlled")
+    with_adapter(tiny_images("unet")).save(root / "controlled")
     tiny_steered().save(root / "steered")
     (root / "recipe.yaml").write_text(yaml.safe_dump(autoencoder_recipe(steps=1)))
     write_plan(root)
