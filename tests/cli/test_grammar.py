@@ -180,6 +180,10 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
         ["protocol", "metrics", "groups"],
     ),
     "evaluate tasks": ("evaluate tasks --model vdt --count 1", ["tasks"]),
+    "evaluate zero": (
+        "evaluate zero --model controlled --count 1 --frames 3 --steps 2 -s motions=[[4,0]] -s samplings=[nearest]",
+        ["protocol", "groups"],
+    ),
     "compare": ("compare plan.yaml --out x --list", ["cells", "tables"]),
     "tune": ("tune told --prompt a --repeats 1 --steps 2 --samplers euler --thresholds 0.2", ["protocol"]),
     "vbench": ("vbench prompts.txt --model told --videos 1 --steps 1 -o x", ["folder", "videos", "made", "judge"]),
