@@ -79,7 +79,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
     rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every"}
     assert hidden == rare
     shown = [p for p in every["generate"].params if not getattr(p, "hidden", False)]
-    assert len(shown) <= 19
+    assert len(shown) <= 20
 
 
 def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +184,10 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
         ["protocol", "metrics", "groups"],
     ),
     "evaluate tasks": ("evaluate tasks --model vdt --count 1", ["tasks"]),
+    "evaluate zero": (
+        "evaluate zero --model controlled --count 1 --frames 3 --steps 2 -s motions=[[4,0]] -s samplings=[nearest]",
+        ["protocol", "groups"],
+    ),
     "compare": ("compare plan.yaml --out x --list", ["cells", "tables"]),
     "tune": ("tune told --prompt a --repeats 1 --steps 2 --samplers euler --thresholds 0.2", ["protocol"]),
     "vbench": ("vbench prompts.txt --model told --videos 1 --steps 1 -o x", ["folder", "videos", "made", "judge"]),

@@ -41,7 +41,7 @@ def test_every_device_is_the_same_option_and_auto_by_default() -> None:
     [
         "generate hat --model MODEL", "predict CLIP --model MODEL", "reconstruct CLIP -a MODEL", "demo --out OUT",
         "encode world -a MODEL --out OUT", "tune", "vbench world --out OUT", "train toy-vdt --out OUT", "plan toy-vdt",
-        "evaluate world", "evaluate physics", "evaluate tasks", "evaluate control --model MODEL",
+        "evaluate world", "evaluate physics", "evaluate tasks", "evaluate zero", "evaluate control --model MODEL",
         "evaluate sensitivity",
         "evaluate reconstruction world world", "evaluate generation world world", "compare PLAN --out OUT",
     ],
