@@ -29,7 +29,7 @@ from kinolab.runtime.files import write_text
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from kinolab.training.run import train
 
-CLIPS = 4800
+CLIPS = 4000
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,15 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/makeavideo"))
     parser.add_argument("--steps", type=float, default=1.0, help="a factor on the steps of every recipe")
     parser.add_argument("--clips", type=int, default=CLIPS, help="clips without captions")
-    parser.add_argument("--requests", type=int, default=128, help="requests of the toy world")
+    parser.add_argument("--rows", nargs="*", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--requests", type=int, default=64, help="requests of the toy world")
     parser.add_argument("--markdown", type=Path, help="where the table goes too")
     told = parser.parse_args(arguments)
     seconds = _encoded(told, say)
-    seconds |= {training.name: _trained(training, told, say) for training in TRAININGS}
-    rows = {row.name: _asked(row, told, say) for row in ROWS}
+    chosen = [row for row in ROWS if row.name in told.rows]
+    needed = {row.model for row in chosen} | {PRIOR, IMAGE}
+    seconds |= {t.name: _trained(t, told, say) for t in TRAININGS if t.name in needed}
+    rows = {row.name: _asked(row, told, say) for row in chosen}
     record = {"seconds": seconds, "requests": told.requests, "rows": rows}
     write_text(told.out / "makeavideo.json", json.dumps(record, indent=1) + "\n")
     text = markdown(rows)
@@ -102,7 +105,8 @@ def _encoded(told: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
     """Latents of clips, which the command itself goes on with where it was cut off."""
     begun = time.perf_counter()
     command = [
-        "encode", "world", "--count", str(told.clips), "-s", "data.seed=13000000", "-a", str(told.autoencoder),
+        "encode", "world", "--count", str(told.clips), "-s", "data.seed=13000000", "-s", "data.world.frames=9",
+        "-s", "data.world.fps=4", "-a", str(told.autoencoder),
         "--out", str(told.out / CACHE), "--precision", "bfloat16", "--batch", "16",
     ]  # fmt: skip
     if not (told.out / CACHE / ".done").exists():

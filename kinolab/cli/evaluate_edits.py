@@ -31,6 +31,10 @@ def edits(
         list[str] | None,
         typer.Option(help="Only this of the protocol's ways, as 'noised, 0.7'; default all. Repeatable."),
     ] = None,
+    fit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Also by a model that is tuned on each clip for so many steps, as kinolab fit does."),
+    ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
@@ -48,14 +52,18 @@ def edits(
     An edit is right where the asked object shows and nothing else; beside it, how far the object is from where it is in
     the clip. Takes image models too, which edit the frames side by side.
     """
-    from kinolab.evaluation.edits import evaluate_edits, summary_lines
+    from kinolab.evaluation.edits import edit_world, evaluate_edits, summary_lines
+    from kinolab.evaluation.fitting import tuned_on
     from kinolab.evaluation.toy_protocols import EditsProtocol
 
     asked, ours = toy_protocol(EditsProtocol, protocol, {"count": count, "first": first, "seed": seed}, setting)
     if way:
         asked = asked.only(way)
+    if fit is not None:
+        asked = asked.with_fitted()
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("editing", "clips", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
-        report = evaluate_edits(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
+        tuned = None if fit is None else tuned_on(chosen, fit, edit_world(loaded, asked)[0].fps, loaded=loaded)
+        report = evaluate_edits(loaded, asked, batch=batch, sampling=how, fit=tuned, name=chosen, events=events)
     show_report([report.table(), report.edits_table()], summary_lines(report), report.to_json(), out)

@@ -181,7 +181,8 @@ def evaluate_control(
                 results.append(followed(subject, source.seed(i), clip, frames))
         advance(told, numbers[-1] + 1 - asked.first, asked.count)
     record = made_by(model, name) | {
-        "protocol": asked.name, "map": asked.map, "count": asked.count, "first": asked.first, "prompt": asked.prompt,
+        "protocol": asked.name, "map": asked.map, "count": asked.count, "first": asked.first,
+        "prompt": _prompted(model, asked),
         "frames": source.frames, "size": source.world.size, "fps": source.world.fps, "batch": batch,
         "noise_seeds": [asked.seed + asked.first, asked.seed + asked.first + asked.count - 1], **how.record(),
         "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",

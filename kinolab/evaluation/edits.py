@@ -52,13 +52,14 @@ Fit = Callable[[Tensor, str], VideoModel]
 
 @dataclass(frozen=True)
 class Task:
-    """One edit: the clip, and the same motion by what is asked for."""
+    """One edit: the clip, the same motion by what is asked for, and what a model is told of the one and the other."""
 
     number: int
     edit: str
     seed: int
     source: WorldClip
     asked: WorldClip
+    words: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -209,14 +210,15 @@ def evaluate_edits(
         WorldSourceConfig(world=world, heldout_count=asked.first + asked.count, split="heldout"), model.autoencoder.spec
     )
     how, said = _sampling(model, sampling)
-    tasks = [task_of(source, k, asked.edits) for k in range(asked.first, asked.first + asked.count)]
+    images, numbers = model.config.frames == 1, range(asked.first, asked.first + asked.count)
+    tasks = [task_of(source, k, asked.edits, looks_alone=images) for k in numbers]
     results, seconds = list[Edited](), dict[str, float]()
     for turn, (label, way) in enumerate(asked.ways.items()):
         part, began, size = Turn(told, turn, len(asked.ways)), time.perf_counter(), 1 if way.fitted else batch
         for start in range(0, len(tasks), size):
             several = tasks[start : start + size]
-            clip = several[0].source
-            own = fit(_clips([clip])[0], _said(model, clip)) if fit is not None and way.fitted else model
+            one = several[0]
+            own = fit(_clips([one.source])[0], one.words[0]) if fit is not None and way.fitted else model
             inside = Share(part, start, len(several) - 1, len(tasks))
             made = video.to_uint8(edit_clips(own, several, way, how, asked.seed, events=inside))
             results += [judged(label, task, frames) for task, frames in zip(several, made, strict=True)]
@@ -236,7 +238,9 @@ def _ideal(model: VideoModel, tasks: Sequence[Task], batch: int) -> list[Edited]
     """What the ways are held against, of the same edits."""
     whole = _clips([task.asked for task in tasks])
     rebuilt = torch.cat([autoencode(model, several) for several in whole.split(batch)])
-    shown = ([t.asked.frames for t in tasks], video.to_uint8(rebuilt), [t.source.frames for t in tasks])
+    shown: list[Sequence[np.ndarray]] = [
+        [task.asked.frames for task in tasks], list(video.to_uint8(rebuilt)), [task.source.frames for task in tasks]
+    ]  # fmt: skip
     return [
         judged(label, task, frames)
         for label, videos in zip(IDEAL, shown, strict=True)
@@ -257,8 +261,11 @@ def edit_world(model: VideoModel, asked: EditsProtocol) -> tuple[WorldConfig, li
     return world.model_copy(update=changes), notes
 
 
-def task_of(source: WorldSource, number: int, edits: Sequence[str] = EDITS) -> Task:
-    """The edit of held-out clip `number`: what is changed goes round with the number, the new colour by its seed."""
+def task_of(source: WorldSource, number: int, edits: Sequence[str] = EDITS, *, looks_alone: bool = False) -> Task:
+    """The edit of held-out clip `number`: what is changed goes round with the number, the new colour by its seed.
+
+    looks_alone: tell of the object alone and not of what happens, as an image model knows it.
+    """
     seed, edit = source.seed(number), edits[number % len(edits)]
     clip = make_clip(source.world, seed)
     [(colour, shape)] = clip.request.objects
@@ -267,7 +274,9 @@ def task_of(source: WorldSource, number: int, edits: Sequence[str] = EDITS) -> T
         colour = others[int(np.random.default_rng(seed).integers(len(others)))]
     if edit in ("shape", "both"):
         shape = next(name for name in SHAPES if name != shape)
-    return Task(number, edit, seed, clip, edited_clip(source.world, seed, ((colour, shape),)))
+    asked = edited_clip(source.world, seed, ((colour, shape),))
+    shown, to = (list_objects(c.request.objects, grouped=False) if looks_alone else c.caption for c in (clip, asked))
+    return Task(number, edit, seed, clip, asked, (shown, to))
 
 
 @torch.no_grad()
@@ -283,12 +292,8 @@ def edit_clips(
     """The clips (B, 3, T, H, W) in [-1, 1] that a model makes of others in one way."""
     told, clips = events_of(events), _clips([task.source for task in tasks])
     frames, size = clips.shape[2], (clips.shape[3], clips.shape[4])
-    words = [(_said(model, task.source), _said(model, task.asked)) for task in tasks]
-    requests = [
-        Request(to, None, frames, size, seed + task.number, fps=task.source.fps)
-        for task, (_, to) in zip(tasks, words, strict=True)
-    ]
-    shown = [source_request(r, said if way.told else None) for r, (said, _) in zip(requests, words, strict=True)]
+    requests = [Request(t.words[1], None, frames, size, seed + t.number, fps=t.source.fps) for t in tasks]
+    shown = [source_request(r, t.words[0] if way.told else None) for r, t in zip(requests, tasks, strict=True)]
     config = InversionConfig(way=way.way, strength=way.strength, refine=way.refine)
     inverted = way.way == "invert"
     method = inversion_of(config, model, clips, shown, Turn(told, 0, 2) if inverted else None)
@@ -312,7 +317,7 @@ def judged(way: str, task: Task, frames: np.ndarray) -> Edited:
     position = true.position * (FRAME / task.source.frames.shape[1])
     path = np.where(np.isfinite(path), path, position[:1])
     return Edited(
-        way, task.edit, task.seed, task.source.caption, task.asked.caption,
+        way, task.edit, task.seed, *task.words,
         edited=[(o.colour, o.shape) for o in objects] == [(colour, shape)],
         edited_colour=any(o.colour == colour for o in objects),
         edited_shape=any(o.shape == shape for o in objects),
@@ -332,13 +337,6 @@ def summary_lines(report: EditsReport) -> list[str]:
         "error: distance from where the object is in the clip, mean over frames",
         *(f"note: {note}" for note in report.notes),
     ]
-
-
-def _said(model: VideoModel, clip: WorldClip) -> str:
-    """A clip's caption as the model is told it: an image model's names what shows, not what happens."""
-    if model.config.frames > 1:
-        return clip.caption
-    return list_objects(clip.request.objects, grouped=False)
 
 
 def _clips(clips: Sequence[WorldClip]) -> Tensor:

@@ -75,7 +75,8 @@ class EditWay(InversionConfig):
     """By a model that was fitted to each clip, which the call of the evaluation has to bring."""
 
 
-EDITS = ("colour", "shape", "both")
+Edit = Literal["colour", "shape", "both"]
+EDITS: tuple[Edit, ...] = ("colour", "shape", "both")
 """What an edit may change."""
 WAYS = {
     "inverted": EditWay(),
@@ -95,7 +96,7 @@ class EditsProtocol(ToyProtocol):
     """What is measured."""
     count: int = Field(48, ge=1)
     """Held-out clips; the first ones are always the same."""
-    edits: tuple[Literal["colour", "shape", "both"], ...] = Field(EDITS, min_length=1)
+    edits: tuple[Edit, ...] = Field(EDITS, min_length=1)
     """What is changed, in turn."""
     frames: int = Field(16, ge=1)
     """Frames of the clips for an image model, which has no number of its own; a video model has its training clips'."""
@@ -114,6 +115,11 @@ class EditsProtocol(ToyProtocol):
             if name not in self.ways:
                 raise InputError(f"way {name!r}: expected one of {'; '.join(self.ways)}")
         return self.model_copy(update={"ways": {name: self.ways[name] for name in names}})
+
+    def with_fitted(self) -> EditsProtocol:
+        """The same with a way by a model that was fitted to each clip, where there is none."""
+        there = any(way.fitted for way in self.ways.values())
+        return self if there else self.model_copy(update={"ways": {**self.ways, "fitted": EditWay(fitted=True)}})
 
 
 class ZeroProtocol(ToyProtocol):

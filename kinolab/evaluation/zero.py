@@ -208,16 +208,21 @@ def evaluate_zero(
         advance(told, len(results), total)
     order = {piece.setting: None for piece in pieces}
     results.sort(key=lambda r: (list(order).index(r.setting), r.noise_seed))
-    record = made_by(model, name) | {
-        "protocol": asked.name, "count": asked.count, "first": asked.first, "frames": asked.frames,
-        "motions": [list(m) for m in asked.motions], "samplings": list(asked.samplings),
-        "size": list(model.output.config.size), "batch": batch, "asked_with": asks,
-        "clip_seeds": [source.seed(asked.first), source.seed(last - 1)],
-        "noise_seeds": [asked.seed + asked.first, asked.seed + last - 1], **sampling.record(),
-        "half_latent": model.output.autoencoder.spec.spatial_ratio / 2 * FRAME / side, "device": str(model.device),
-        "errors": "pixels of the clips' size, scaled to 64",
-    }  # fmt: skip
+    said = {"asked_with": asks, "clip_seeds": [source.seed(asked.first), source.seed(last - 1)], "batch": batch}
+    record = made_by(model, name) | _record(model, asked, sampling) | said
     return ZeroReport(record, tuple(results), tuple(notes))
+
+
+def _record(model: VideoModel, asked: ZeroProtocol, sampling: SamplingConfig) -> dict[str, Any]:
+    """What was asked, and how it was sampled."""
+    size, last = model.output.config.size, asked.first + asked.count - 1
+    return {
+        "protocol": asked.name, "count": asked.count, "first": asked.first, "frames": asked.frames,
+        "motions": [list(m) for m in asked.motions], "samplings": list(asked.samplings), "size": list(size),
+        "noise_seeds": [asked.seed + asked.first, asked.seed + last], **sampling.record(),
+        "half_latent": model.output.autoencoder.spec.spatial_ratio / 2 * FRAME / min(size),
+        "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Text2VideoZeroConfig(BaseConfig):
     freer is what moves."""
     start: Literal["auto", "motion", "same"] = "auto"
     """What frames begin with: the first one's moved latents, or all with the same noise; auto is motion, but same where
-    maps or pictures are told frame by frame."""
+    maps or pictures are told frame by frame and no motion is asked for."""
     reach: ReachName = "first"
     """Which frames self-attention reads; own = each its own, as the image model by itself."""
     chunk: int | None = Field(None, ge=2)
@@ -139,6 +139,11 @@ class Schedule:
         return float(self.times[place])
 
 
+def _drawn(run: Run) -> bytes:
+    """Where the run's draws are."""
+    return b"" if run.generator is None else bytes(run.generator.get_state().numpy().tobytes())
+
+
 def _log_level(alpha: float, sigma: float) -> float:
     return math.log(sigma / alpha) if alpha > 0 and sigma > 0 else math.inf
 
@@ -177,8 +182,6 @@ class Text2VideoZero(Method):
                 "that makes a latent of each, such as kind image"
             )
         for method in run.methods:
-            if method.option == "reach":
-                raise InputError("reach: text2video_zero says which frames are read: set its own reach instead")
             if method.whole_clips:
                 raise InputError(
                     f"text2video_zero samples some frames of a clip at a time, and {type(method).__name__} holds all "
@@ -205,10 +208,15 @@ class Text2VideoZero(Method):
         def together(z: Tensor, times: Tensor) -> Tensor:
             """Walk all frames, in chunks that begin with the first one."""
             T, later = z.shape[2], (c.chunk or z.shape[2]) - 1
-            made = []
+            made, drawn = [], _drawn(run)
             for start in range(1, T, later):
                 frames = [0, *range(start, min(start + later, T))]
                 walked = on(frames, z[:, :, frames], times)
+                if later < T - 1 and _drawn(run) != drawn:
+                    raise InputError(
+                        "chunk: this sampler draws noise, so that the first frame would go another way in every chunk: "
+                        "use a deterministic one, such as ddim with eta 0, or leave chunk out"
+                    )
                 made.append(walked if start == 1 else walked[:, :, 1:])
             return torch.cat(made, 2)
 
@@ -222,8 +230,8 @@ class Text2VideoZero(Method):
             run.planned = plan.t0 + (2 if twice else 1) * chunks * (steps - plan.t1)
             first_t1 = on([0], z[:, :, :1], times[: plan.t1 + 1])
             first_t0 = on([0], first_t1, times[plan.t1 : plan.t0 + 1])
-            # The noise of the later frames, drawn from each clip's own seed, has no other use.
             clean = self.clean(first_t0, plan, estimate, run) if c.edges == "repeat" else None
+            # The start noise of the later frames, drawn from each clip's own seed, has no other use.
             later = self.renoised(first_t0, z[:, :, 1:], plan, run, clean)
             z_t1 = torch.cat([first_t1, later], 2)
             if c.smooth is None:
@@ -236,8 +244,9 @@ class Text2VideoZero(Method):
 
     def same_start(self, run: Run) -> bool:
         """Whether all frames begin with the same noise."""
-        told = any(value.kind == "field" for value in run.conditions.values())
-        return self.config.start == "same" or (self.config.start == "auto" and told)
+        c, told = self.config, any(value.kind == "field" for value in run.conditions.values())
+        moves = c.motion is not None or c.smooth is not None or c.edges != "mirror"
+        return c.start == "same" or (c.start == "auto" and told and not moves)
 
     def moved(self, z: Tensor, frames: int, run: Run, *, edges: Edges = "mirror", whole: bool = False) -> Tensor:
         """(B, C, 1, H, W) of the first frame -> (B, C, frames, H, W): as it stands in it and in the next ones.

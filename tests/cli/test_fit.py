@@ -19,6 +19,8 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.models import ModelConfig, VideoModel, read_model_config
 
+pytestmark = pytest.mark.slow  # short trainings
+
 QUICK = ["--device", "cpu", "-s", "training.precision=float32"]
 
 

@@ -15,10 +15,14 @@ from kinolab.comparison.matrix import Cell, cells_of, find_cell, needs, owner_of
 from kinolab.comparison.measure import protocol_of
 from kinolab.comparison.plan import Budget, ComparePlan, load_plan
 from kinolab.config import load_config
+from kinolab.denoisers import Conditions
+from kinolab.denoisers import build as build_denoiser
+from kinolab.denoisers.inflate import start_from_image
 from kinolab.diffusion import DiffusionConfig
 from kinolab.errors import InputError
 from kinolab.planning import cost
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
+from tests.closeness import NETWORK, assert_close
 from tests.comparison.tiny_plan import ODVAE, tiny_plan
 from tests.tiny_model import tiny_model
 from tests.training.tiny import autoencoder_recipe
@@ -334,6 +338,33 @@ def test_the_plan_of_videos_from_image_models_has_the_starts_that_its_comments_m
         assert not differing or entry.denoiser.kind == "svd", (name, differing)
         diffusion = entry.recipe.get("diffusion", plan.denoiser_training["diffusion"])
         assert load_config(DiffusionConfig, diffusion) == recipe.diffusion, name
+
+
+@torch.no_grad()
+def test_the_rows_from_an_image_model_begin_as_it_frame_by_frame() -> None:
+    """What is told apart in the tables is what training makes of one network, not how it was put together."""
+    plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "from_image.yaml")
+    spec = AutoencoderSpec(latent_channels=4, temporal_ratio=1, spatial_ratio=4, causal=False)
+    for start, recipe in (("unet", load_recipe("toy-unet-image")), ("mmdit", load_recipe("toy-mmdit-image-4"))):
+        assert isinstance(recipe, DenoiserRecipe)
+        torch.manual_seed(0)
+        image = build_denoiser(recipe.denoiser).eval()
+        for parameter in image.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        z, t = torch.randn(1, 4, 2, 8, 8), torch.tensor([0.7])
+        pooled = torch.randn(1, 384) if start == "mmdit" else None
+        told = Conditions(text=torch.randn(1, 3, 384), pooled=pooled)
+        expected = image(z, t, told)
+        for name, entry in plan.denoisers.items():
+            if entry.denoiser is None or entry.start != start or entry.initial is None:
+                continue
+            values = entry.denoiser.model_dump()
+            video = build_denoiser(load_config(type(entry.denoiser), values | fitted(values, spec, (2, 64, 64))))
+            if entry.initial.method == "image":
+                start_from_image(video, image)
+            else:
+                video.load_state_dict(image.state_dict())
+            assert_close(video.eval()(z, t, told), expected, NETWORK, name)
 
 
 def test_the_plan_of_pixels_loads() -> None:

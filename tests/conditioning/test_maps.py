@@ -100,7 +100,7 @@ def test_the_worlds_depth_is_black_behind_objects_and_brightest_inside() -> None
 
 def test_paths_are_drawn_where_they_are_asked() -> None:
     drawn = draw_paths([Track((1.0, 0.5, 0.0), between([[0.25, 0.5], [0.75, 0.5]], 3, (32, 64)))], 3, (32, 64), 4.0)
-    assert_close(drawn[1, 16, 32], np.float32([1.0, 0.5, 0.0]))
+    assert_close(drawn[1, 16, 32], np.array([1.0, 0.5, 0.0], np.float32))
     area = drawn[..., 0].sum((1, 2))
     assert_close(area, np.full(3, np.pi * 16, np.float32), within=0.02)
     condition, setting = Trajectory(), tiny_model(text=False).setting
@@ -147,7 +147,7 @@ def test_a_network_of_the_users_is_shown_normalised_pictures(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"needs onnxruntime, .* pip install 'kinolab\[maps\]'"):
         made("onnx", square(), file=file)
-    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
     clip = torch.linspace(-1, 1, 32).view(1, 1, 1, 32).expand(3, 2, 32, 32).contiguous()
     unit = made("onnx", clip, file=file, mean=(0, 0, 0), std=(1, 1, 1), values="unit")
     assert_within(unit[..., 4:-4], clip[..., 4:-4], 0.1, "half of the grey values")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinolab.autoencoders import PixelConfig, build
 from kinolab.autoencoders.odvae import OdVaeConfig
+from kinolab.denoisers import UnetConfig
+from kinolab.denoisers import build as build_denoiser
+from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.evaluation.edits import IDEAL, edit_world, evaluate_edits, judged, summary_lines, task_of
 from kinolab.evaluation.toy_protocols import WAYS, EditsProtocol, EditWay
-from kinolab.models import Request, VideoModel
+from kinolab.models import ModelConfig, Request, VideoModel
 from kinolab.toyworld.clips import WorldConfig, edited_clip, make_clip
 from kinolab.toyworld.source import WorldSource, WorldSourceConfig
+from tests.cli.every import run
 from tests.closeness import assert_same
 from tests.evaluation.conftest import TinyConfig
 from tests.evaluation.test_evaluate_world import Oracle
@@ -135,9 +142,6 @@ def test_a_model_is_fitted_to_each_clip_where_a_way_says_so(editor: Editor) -> N
 
 
 def test_a_random_model_goes_every_way(tiny_config: TinyConfig) -> None:
-    from kinolab.autoencoders import build
-    from kinolab.denoisers import build as build_denoiser
-
     config = tiny_config(num_classes=0)
     assert isinstance(config.autoencoder, OdVaeConfig) and config.denoiser is not None
     model = VideoModel(config, build(config.autoencoder), build_denoiser(config.denoiser))
@@ -159,3 +163,28 @@ def test_what_cant_be_is_refused(tiny_config: TinyConfig, editor: Editor) -> Non
     with pytest.raises(InputError, match="way 'swapped': expected one of inverted;"):
         EditsProtocol().only(["swapped"])
     assert list(EditsProtocol().only(["noised, 0.7"]).ways) == ["noised, 0.7"]
+
+
+def test_an_image_model_is_tuned_on_each_clip_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step on a clip of two frames: the way has results of its own, and leaves nothing behind."""
+    unet = UnetConfig(
+        in_channels=3, input_size=32, block_out_channels=(4, 8), layers_per_block=1, attention_levels=(1,),
+        num_heads=2, norm_groups=4, text_dim=384,
+    )  # fmt: skip
+    config = ModelConfig(
+        autoencoder=PixelConfig(), denoiser=unet, diffusion=DiffusionConfig(schedule="flow", prediction="flow"),
+        text_encoder="minilm", frames=1, size=(32, 32), sampler=SamplerConfig(name="euler", steps=2),
+    )  # fmt: skip
+    VideoModel(config, build(config.autoencoder), build_denoiser(unet)).save(tmp_path / "image")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "aside"))
+    (tmp_path / "aside").mkdir()
+    out = tmp_path / "x.json"
+    line = ["evaluate", "edits", "--model", tmp_path / "image", "--count", 1, "-s", "frames=2", "--way", "inverted"]
+    assert run(*line, "--fit", 1, "--out", out) == 0, capsys.readouterr().err
+    record = json.loads(out.read_text())
+    ways = {clip["way"] for clip in record["clips"]}
+    assert ways == {"inverted", "fitted", *IDEAL} and record["facts"]["seconds_per_clip"]["fitted"] > 0
+    assert {clip["shown"].split()[0] for clip in record["clips"]} <= {"a", "an"}, "the object, not what happens"
+    assert not list((tmp_path / "aside").glob("tmp*")), "the run folders are gone"

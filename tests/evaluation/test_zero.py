@@ -88,7 +88,7 @@ def test_a_report_of_a_tiny_model_has_a_row_for_every_motion() -> None:
     model = tiny_image_model()
     told: list[tuple[int, int]] = []
     protocol = {"count": 3, "frames": 3, "motions": [[4, 0], [0, 2]]}
-    sampling = {"methods": {"noise": {"kind": "same"}, "text2video_zero": {"t0": 0.5, "t1": 0.7}}}
+    sampling = {"methods": {"text2video_zero": {"t0": 0.5, "t1": 0.7}}}
     report = evaluate_zero(model, protocol, batch=2, sampling=sampling, events=lambda d, t: told.append((d, t)))
     assert report.settings == ["4, 0 nearest", "4, 0 bilinear", "0, 2 nearest", "0, 2 bilinear", ALONE]
     assert [r.noise_seed for r in report.results] == [0, 1, 2] * 5

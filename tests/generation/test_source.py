@@ -161,7 +161,8 @@ def test_there_and_back_are_told_and_either_can_be_stopped(place: Path, tmp_path
 
 
 def test_a_sampler_that_cant_be_turned_back_gives_way_to_one_that_can(place: Path) -> None:
-    assert asked(place, "unet", label="b", sampler={"steps": 7}).sampler.name == "euler", "the model's own"
+    own = asked(place, "unet", label="b", sampler={"steps": 7}).sampler
+    assert own is not None and own.name == "euler", "the model's own"
     other = tiny_images("unet")
     other.config = other.config.model_copy(
         update={"sampler": other.config.sampler.model_copy(update={"name": "dpmpp_2m"})}

@@ -102,7 +102,7 @@ def test_it_stops_in_any_of_its_walks_and_leaves_nothing(folder: Path, tmp_path:
         ({"saliency": "mask"}, "a mask of what is salient is for smoothing the background: set smooth"),
         ({"saliency": "mask", "methods": {}}, "saliency is a mask for text2video_zero's smoothing"),
         ({"saliency": "nowhere.png", "method": {"smooth": 0.5}}, "no such file"),
-        ({"reach": "all"}, "set its own reach instead"),
+        ({"reach": "all"}, "all say which frames are read"),
     ],
 )
 def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:

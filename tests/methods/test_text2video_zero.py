@@ -98,6 +98,15 @@ def test_chunks_make_the_same_frames(networks: dict[str, Denoiser], chunk: int) 
     )
 
 
+def test_chunks_need_a_sampler_that_draws_no_noise(networks: dict[str, Denoiser]) -> None:
+    process, draws = SCHEDULES["linear"], torch.Generator().manual_seed(2)
+    how: dict[str, Any] = {"sampler": SamplerConfig(name="ddpm", steps=6), "generator": draws}
+    with pytest.raises(InputError, match="chunk: this sampler draws noise"):
+        process.sample(networks["unet"], NOISE, LABELS, methods=[zero(motion=[1, 0], chunk=3)], **how)
+    made = process.sample(networks["unet"], NOISE, LABELS, methods=[zero(motion=[1, 0], chunk=6)], **how)
+    assert bool(made.isfinite().all())
+
+
 def test_a_clip_does_not_depend_on_the_batch_it_is_made_in(networks: dict[str, Denoiser]) -> None:
     both = sample(networks["dit"], zero(motion=[1, 0]))
     alone = sample(
@@ -118,7 +127,7 @@ def test_maps_that_are_told_frame_by_frame_move_what_begins_with_the_same_noise(
         )  # fmt: skip
         assert_close(made[:, :, frame : frame + 1], image, NETWORK)
     # Asked for, the first frame's latents move there too; its walk alone is told of the first map alone.
-    moving = sample(networks["unet"], zero(start="motion", motion=[1, 0]), told=told)
+    moving = sample(networks["unet"], zero(motion=[1, 0]), told=told)
     first = LABELS.told(Conditions(control=Value("field", field[:, :, :1])))
     assert_close(moving[:, :, :1], sample(networks["unet"], told=first, noise=NOISE[:, :, :1]), NETWORK)
 
@@ -241,7 +250,12 @@ def test_without_a_mask_all_frames_are_sampled_twice_and_progress_says_so(networ
     ("config", "methods", "noise", "message"),
     [
         ({}, [], NOISE[:, :, :1], "makes a clip, and 1 frame is asked for: use --frames"),
-        ({}, [FrameReach(FrameReachConfig(frames="first"))], NOISE, "set its own reach instead"),
+        (
+            {},
+            [FrameReach(FrameReachConfig(frames="first"))],
+            NOISE,
+            "all say which frames are read",
+        ),
         ({}, [StepCache()], NOISE, "samples some frames of a clip at a time, and StepCache holds all"),
         ({}, [Guidance(GuidanceConfig(frames=(1.0, 2.0)))], NOISE, "guidance.frames is spread over a whole clip"),
     ],

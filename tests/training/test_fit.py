@@ -27,6 +27,8 @@ from kinolab.training.fit import FitConfig, Prepared, check_free, prepare
 from kinolab.training.run import train
 from tests.closeness import assert_same, differs
 
+pytestmark = pytest.mark.slow  # several short trainings
+
 UNET: dict[str, Any] = {
     "block_out_channels": (8, 16), "layers_per_block": 1, "attention_levels": (0,), "num_heads": 2, "norm_groups": 4,
     "in_channels": 4, "input_size": 8, "num_classes": 3,

@@ -128,6 +128,9 @@ def test_windows_are_of_every_nth_frame_and_told_their_rate(place: Path) -> None
     assert {n for n, _ in seen} == {1, 2} and {start for n, start in seen if n == 1} >= {0, 1}
     batch = job.assembly.heldout(examples, 0)
     assert batch.latents.shape[2] == 3 and set(batch.conditions.fps.tolist()) == {rate, rate / 2}
+    slower: Any = make_job(load_recipe(values | {"window_frames": 3, "frame_skips": [2, 2]}))
+    assert (job.model().config.frames, job.model().config.fps) == (3, rate)
+    assert (slower.model().config.frames, slower.model().config.fps) == (3, rate / 2)
     with pytest.raises(InputError, match="need 7 frames, and clips have 5"):
         make_job(load_recipe(values | {"window_frames": 4, "frame_skips": [2, 2]}))
     with pytest.raises(InputError, match="set window_frames too"):

@@ -161,7 +161,7 @@ class DenoiserJob(Job):
             frames=frames,
             size=(size[0], size[1]),
             buckets=tuple(shapes) if len(shapes) > 1 else (),
-            fps=self.source[self.assembly.groups[0][0]].fps,
+            fps=self.source[self.assembly.groups[0][0]].fps / recipe.frame_skips[0],
             guidance=recipe.samples.guidance,
             sampler=recipe.samples.sampler,
             methods=recipe.samples.methods,

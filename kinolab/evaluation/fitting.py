@@ -1,0 +1,40 @@
+"""A model tuned on each clip that it edits (Wu et al. 2023, Tune-A-Video), for `kinolab evaluate edits --fit STEPS`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kinolab import video
+from kinolab.evaluation.edits import Fit
+from kinolab.models import VideoModel
+from kinolab.training.fit import FitConfig, prepare
+from kinolab.training.run import train
+
+
+def tuned_on(model: str, steps: int, fps: float, *, loaded: VideoModel, settings: Sequence[str] = ()) -> Fit:
+    """What tunes a model on a clip as `kinolab fit` does, in a temporary folder, and gives the tuned model.
+
+    Args:
+        model: the folder of the image or video model, or its shipped name.
+        steps: of training, for each clip.
+        fps: of the clips.
+        loaded: the same model: the tuned one goes to its device, with its precision.
+        settings: fields of the recipe, as for `kinolab fit -s`.
+    """
+
+    def fit(clip: Tensor, caption: str) -> VideoModel:
+        with tempfile.TemporaryDirectory() as room, torch.enable_grad():
+            path, folder = Path(room) / "clip.mkv", Path(room) / "run"
+            video.write(path, video.to_uint8(clip[None])[0], fps=fps, lossless=True)
+            config = FitConfig(clips=(path,), prompts=(caption,), model=model, steps=steps)
+            device = f"training.device={loaded.device}"
+            prepared = prepare(config, folder, [*settings, device], device=loaded.device)
+            train(prepared.recipe, folder)
+            return VideoModel.load(folder, device=loaded.device, precision=loaded.precision)
+
+    return fit
