@@ -25,6 +25,12 @@ Network = Annotated[
         "--control", metavar="NAME=FILE", help="A control network for this run, beside the model. Repeatable."
     ),
 ]
+Frames = Annotated[int | None, typer.Option(help="Frames of the video; none = the clip's.")]
+Rate = Annotated[float | None, typer.Option(help="Frame rate of the video; none = the clip's.")]
+EXTRA = {
+    "control": (Network, None), "prompt": (Prompt, None), "out": (Out, None), "frames": (Frames, None),
+    "fps": (Rate, None),
+}  # fmt: skip
 
 
 def _asked(clip: Clip, map: Map = None, ready: Ready = False, method: Method = "auto") -> dict[str, Any]:
@@ -48,6 +54,4 @@ def _run(values: dict[str, Any], own: dict[str, Any]) -> None:
     run_request(out, values, make=lambda config, out, events: run(config, asked, out, events=events))
 
 
-control = sampling_command(
-    "control", _asked, {"control": (Network, None), "prompt": (Prompt, None), "out": (Out, None)}, _run
-)
+control = sampling_command("control", _asked, EXTRA, _run)
