@@ -351,7 +351,7 @@ def test_the_rows_from_an_image_model_begin_as_it_frame_by_frame() -> None:
         image = build_denoiser(recipe.denoiser).eval()
         for parameter in image.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        z, t = torch.randn(1, 4, 2, 8, 8), torch.tensor([0.7])
+        z, t = torch.randn(1, 4, 2, 16, 16), torch.tensor([0.7])
         pooled = torch.randn(1, 384) if start == "mmdit" else None
         told = Conditions(text=torch.randn(1, 3, 384), pooled=pooled)
         expected = image(z, t, told)
