@@ -174,6 +174,15 @@ def test_an_error_leaves_nothing_and_keeps_the_old_file(tmp_path: Path, name: st
     assert len(video.read(path).frames) == 5
 
 
+def test_a_single_frame_is_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    video.write(path, clip(1), 10)
+    assert (video.read(path).frames == clip(1)).all()
+    with pytest.raises(InputError, match=r"a \.png holds one frame, got 8"):
+        video.check_ending(path, 8)  # before anything is made
+    video.check_ending(path, 1)
+
+
 def test_write_refuses(tmp_path: Path) -> None:
     good = clip(2)
     cases: list[tuple[str, Any, float, dict[str, Any], str]] = [
@@ -182,6 +191,7 @@ def test_write_refuses(tmp_path: Path) -> None:
         ("a.mp4", good / 255.0, 10, {}, "float64"),
         ("a.mp4", good[..., :1], 10, {}, "expected uint8"),
         ("a.mp5", good, 10, {}, "cannot write '.mp5'"),
+        ("a.png", good, 10, {}, "a .png holds one frame"),
         ("a.mp4", good, 0, {}, "frames per second"),
         ("a.mp4", good, float("nan"), {}, "frames per second"),
         ("a.mp4", good, 10, {"quality": 0}, "quality"),

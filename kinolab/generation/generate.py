@@ -41,7 +41,7 @@ from kinolab.generation.windows import make_clips
 from kinolab.models import VideoModel
 from kinolab.runtime.devices import announce, choose
 
-LOSSLESS = frozenset({".mkv", ".webp", ""})
+LOSSLESS = frozenset({".mkv", ".webp", ".png", ""})
 """Endings that `keep: exact` is written to without loss."""
 
 
@@ -69,6 +69,7 @@ def generate(
     for path in read:
         if not path.exists():  # before a model is loaded for it
             raise InputError(f"{path}: no such file")
+    video.check_ending(out)
     told = events_of(events)
     model = load_asked(config, told) if model is None else adapted(beside(model, config), config, told)
     settled = settle(config, model)
@@ -77,7 +78,8 @@ def generate(
     if settled.compile:
         model.compile()
     inputs, targets = input_hashes(read), numbered(out, len(requests))
-    check_writable(targets, read)
+    frames = requests[0].frames or model.output.config.frames if settled.given is None else None
+    check_writable(targets, read, frames)
     files, fps = targets, settled.fps or model.output.config.fps
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:

@@ -137,9 +137,13 @@ def input_hashes(inputs: Sequence[Path]) -> dict[str, str]:
     return hashes
 
 
-def check_writable(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Refuse to write over a file that the request reads."""
+def check_writable(targets: Sequence[Path], inputs: Sequence[Path], frames: int | None = None) -> None:
+    """Refuse to write over a file that the request reads, and files of endings that can't hold so many frames.
+
+    frames: how many are meant; none = not known yet.
+    """
     for out in targets:
+        video.check_ending(out, frames)
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise InputError(f"{out}: is one of the files that the request reads; choose another --out")
 

@@ -78,6 +78,7 @@ def reconstruct(
     if config.frames is not None:
         expected = min(config.frames, expected or config.frames)
     told = events_of(events)
+    video.check_ending(out)
     run.begin(told, info, expected, trained)
     frames = video.iter_frames(clip, fps=config.fps, size=config.size, deinterlace=config.deinterlace)
     images = (frame.image for frame in video.until_damage(frames, run.notes))

@@ -51,7 +51,14 @@ from kinolab.video.times import is_regular as is_regular
 from kinolab.video.times import missing_frames as missing_frames
 from kinolab.video.times import past_of
 from kinolab.video.wanted import Wanted
-from kinolab.video.write import WRITE_SUFFIXES, checked_frames, encode, write_images
+from kinolab.video.write import (
+    PICTURE,
+    check_ending,
+    checked_frames,
+    encode,
+    write_images,
+    write_picture,
+)
 
 if TYPE_CHECKING:
     import av
@@ -241,9 +248,9 @@ def write(
     """Write `(H, W, 3)` uint8 RGB frames (an array `(T, H, W, 3)` or any iterable, taken one at a time).
 
     The ending of `path` chooses the format: .mp4, .mov, .mkv, .avi are H.264 4:2:0, which browsers play; .webm is VP9;
-    .gif has a palette per frame; .webp is animated; no ending makes a folder of PNG images. Colours are tagged BT.709,
-    limited range. H.264 4:2:0 has no odd sizes: there the last row or column is repeated once, so that 65 x 47 reads
-    back as 66 x 48 with the picture in the upper left; every other format keeps odd sizes.
+    .gif has a palette per frame; .webp is animated; .png takes a single frame; no ending makes a folder of PNG images.
+    Colours are tagged BT.709, limited range. H.264 4:2:0 has no odd sizes: there the last row or column is repeated
+    once, so that 65 x 47 reads back as 66 x 48 with the picture in the upper left; every other format keeps odd sizes.
     A webp merges equal frames that follow each other into one that is shown longer (`read(..., fps=)` repeats them).
 
     The file appears under its name only when it is whole: an error, also one raised by `frames`, leaves nothing
@@ -262,13 +269,11 @@ def write(
     path = Path(path)
     rate = rational(fps, f"{path}: fps")
     suffix = path.suffix.lower()
-    if suffix and suffix not in WRITE_SUFFIXES:
-        endings = ", ".join(WRITE_SUFFIXES)
-        raise InputError(f"{path}: cannot write {suffix!r}; expected {endings}, or no ending for a folder of PNG files")
+    check_ending(path)
     if not 1 <= quality <= 100:
         raise InputError(f"{path}: quality is from 1 to 100, got {quality}")
-    if lossless and suffix not in {".mkv", ".avi", ".webp", ""}:
-        raise InputError(f"{path}: lossless needs .mkv, .avi, .webp or a folder, not {suffix}")
+    if lossless and suffix not in {".mkv", ".avi", ".webp", PICTURE, ""}:
+        raise InputError(f"{path}: lossless needs .mkv, .avi, .webp, .png or a folder, not {suffix}")
     if suffix == ".gif" and rate > 50:
         raise InputError(f"{path}: a gif shows at most 50 frames per second, got {fps:g}")
     if not suffix and path.exists() and not only_numbered_images(path):
@@ -278,7 +283,11 @@ def write(
     if first is None:
         raise InputError(f"{path}: no frames to write")
     with atomic(path) as temporary:
-        if suffix:
+        if suffix == PICTURE:
+            if next(checked, None) is not None:
+                check_ending(path, 0)
+            write_picture(temporary, first)
+        elif suffix:
             encode(temporary, chain([first], checked), first.shape, rate, quality, lossless)
         else:
             write_images(temporary, chain([first], checked))

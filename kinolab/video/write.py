@@ -15,6 +15,31 @@ from kinolab.video.codec import ColorRange, Colorspace, Interpolation, VideoRefo
 from kinolab.video.picture import accurate
 
 WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")
+PICTURE = ".png"
+"""The ending of a file for a clip of one frame."""
+
+
+def check_ending(path: Path, frames: int | None = None) -> None:
+    """Raises InputError for an ending that is not written; frames = how many are meant, none = not known yet.
+
+    For commands whose frames take long to make: what `write` would say after them is said before.
+    """
+    suffix = path.suffix.lower()
+    if suffix == PICTURE and frames not in (None, 1):
+        raise InputError(
+            f"{path}: a .png holds one frame, got {frames or 'more'}: expected {', '.join(WRITE_SUFFIXES)}, or no "
+            "ending for a folder of PNG files"
+        )
+    if suffix and suffix not in (*WRITE_SUFFIXES, PICTURE):
+        raise InputError(
+            f"{path}: cannot write {suffix!r}; expected {', '.join(WRITE_SUFFIXES)}, .png for a single frame, or no "
+            "ending for a folder of PNG files"
+        )
+
+
+def write_picture(path: Path, frame: np.ndarray) -> None:
+    """One RGB frame as a PNG file."""
+    Image.fromarray(frame).save(path, format="PNG", compress_level=3)
 
 
 def write_images(folder: Path, frames: Iterator[np.ndarray]) -> None:
