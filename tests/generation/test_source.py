@@ -26,7 +26,10 @@ from tests.tiny_images import DENOISERS, tiny_images
 from tests.tiny_model import save_tiny_model, tiny_cascade, tiny_model
 
 KINDS = list(DENOISERS)
-pytestmark = pytest.mark.filterwarnings("ignore:trained on . latent frames:UserWarning")  # image models on clips
+pytestmark = [
+    pytest.mark.slow,  # many short ones, which take long together
+    pytest.mark.filterwarnings("ignore:trained on . latent frames:UserWarning"),  # image models on clips
+]
 
 
 @pytest.fixture(scope="module")
