@@ -40,8 +40,10 @@ def cells_of(plan: ComparePlan) -> list[Cell]:
             if needed not in order:
                 order.append(needed)
     cells = []
-    all_of_them = [name for n, entry in plan.denoisers.items() for name in (entry.weights_of, n) if name is not None]
-    denoisers = dict.fromkeys(all_of_them)  # in the plan's order, but each after the one whose weights it has
+    pairs = [(entry.weights_of, name) for name, entry in plan.denoisers.items()]
+    denoisers = dict.fromkeys(
+        name for pair in pairs for name in pair if name is not None
+    )  # in the plan's order, but each after the one whose weights it has
     for data in plan.data:
         for budget in plan.budgets:
             for seed in plan.seeds:
