@@ -57,6 +57,7 @@ ALLOWED = {
     "conditioning/text/public.py": {"x.from_pretrained": CHECKED},
     "data/scan.py": {"tempfile": "where the system's folder for temporary files is, for users without a home"},
     "data/tables.py": {"csv": "cuts a text that runtime read into people's columns"},
+    "evaluation/fitting.py": {"tempfile": SCRATCH + ": the run in which a model is tuned on a clip"},
     "layers/strip_store.py": {"tempfile": SCRATCH + ": rows that don't fit into memory, in a file without a name"},
     "metrics/extractors/i3d.py": {"jit.load": "a network that is a program, as StyleGAN-V published it; by its hash"},
     "metrics/extractors/manifest.py": {"urllib.request": "a download, whose bytes go to a handle of runtime's"},

@@ -38,12 +38,18 @@ from kinolab.denoisers import (
     DiTConfig,
     Latte,
     LatteConfig,
+    MakeAVideo,
+    MakeAVideoConfig,
     Mmdit,
     MmditConfig,
     ModelScope,
     ModelScopeConfig,
+    SpaceTimeUnet,
+    SpaceTimeUnetConfig,
     Svd,
     SvdConfig,
+    TuneAVideo,
+    TuneAVideoConfig,
     Unet,
     UnetConfig,
     Vdm,
@@ -94,6 +100,8 @@ UNETS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "animatediff: v2": (AnimateDiff, AnimateDiffConfig, {"text": True, "motion_heads": 2, "version": "v2"}),
     "video_ldm: text": (VideoLdm, VideoLdmConfig, {"text": True}),
     "video_ldm: given: context": (VideoLdm, VideoLdmConfig, {"given": "context"}),
+    "makeavideo": (MakeAVideo, MakeAVideoConfig, {"text": True, "fps_condition": True}),
+    "tuneavideo": (TuneAVideo, TuneAVideoConfig, {"text": True, "norm_scope": "clip"}),
     "svd": (Svd, SvdConfig, {"text": True, "context": "text", "concatenated": {}, "number_features": 8}),
 }
 
@@ -120,6 +128,13 @@ class Sizes:
         heads = {"num_heads": self.heads, "head_dim": 4, "spatial_head_dim": 4}
         kept = {name: value for name, value in same.items() if name not in ("hidden_size", "depth", "num_heads")}
         return {**kept, **heads, "dim": self.width // 2, "dim_mults": (1, 2)}
+
+    def space_time(self, variant: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the config of Make-A-Video's public network, of two levels, the second of half the frames."""
+        same = self.unet(variant)
+        levels = {"attention": (False, True), "halves_time": (False, True), "depths": (1, 1), "num_frames": 4}
+        kept = {name: value for name, value in same.items() if name != "spatial_head_dim"}
+        return {**kept, **levels}
 
     def latent_unet(self, variant: dict[str, Any], *, video: bool) -> dict[str, Any]:
         """The fields of the config of a U-Net of latent diffusion, of two levels."""
@@ -170,6 +185,10 @@ def denoisers(small: bool) -> Iterator[Case]:
     for name, variant in VDM.items():
         unet = VdmConfig(**sizes.unet(variant))
         yield Case(f"vdm: {name}", fresh(_maker(Vdm, unet)), _inputs_of(sizes, Vdm, unet, sizes.frames))
+    space_time = SpaceTimeUnetConfig(**sizes.space_time({"num_classes": CLASSES}))
+    yield Case(
+        "space_time_unet", fresh(_maker(SpaceTimeUnet, space_time)), _inputs_of(sizes, SpaceTimeUnet, space_time, 4)
+    )
     for name, (module, config, variant) in UNETS.items():
         settled = config(**sizes.latent_unet(variant, video="num_frames" in config.model_fields))
         yield Case(name, fresh(_maker(module, settled)), _inputs_of(sizes, module, settled, sizes.frames))

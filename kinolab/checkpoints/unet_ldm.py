@@ -66,10 +66,10 @@ def ldm_name(name: str, layers: int, attends: tuple[bool, ...]) -> str:
 
 
 def _inside(what: str, rest: str) -> str:
-    """The name inside a residual block; a transformer's are the same."""
-    if what == "attentions":
-        return rest
+    """The name inside a residual block; a transformer's are the same, and so are those of what stands in a slot."""
     module, _, kind = rest.rpartition(".")
+    if what == "attentions" or module not in RESNET:
+        return rest
     return f"{RESNET[module]}.{kind}"
 
 

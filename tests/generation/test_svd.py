@@ -118,7 +118,10 @@ def test_numbers_and_a_longer_video(folder: Path, tmp_path: Path) -> None:
     ("more", "said"),
     [
         (["-s", "conditions.motion_bucket=300"], "motion_bucket: expected 0 (still) to 255 (the most motion), got 300"),
-        (["-s", "conditions.noise_augmentation=-1"], "noise_augmentation: expected 0 (a clean image) to 10, got -1"),
+        (
+            ["-s", "conditions.noise_augmentation=-1"],
+            "noise_augmentation: expected 0 (a clean image; the usual is 0.02) to 10, got -1",
+        ),
         (["--size", "24x33"], "multiples of 2, got 24 x 33"),
         (["--at", "1"], "this model makes a video of its first frame"),
     ],
