@@ -16,7 +16,7 @@ from kinolab.runtime import precision
 
 MEASURED = precision.measure
 """The real measurement of the processor, for the tests of it."""
-STEADY = precision.Measurement(1.0, 1.0, 1.0, 1.0, onednn_error=1.0, onednn_speedup=1.0)
+STEADY = precision.Measurement(1.0, 1.0, 1.0, 1.0, onednn_error=1.0)
 """A processor on which bfloat16 gains nothing and oneDNN isn't wanted: `auto` is float32 everywhere, and two processes
 of one test compute alike whatever else the machine does meanwhile."""
 

@@ -3,6 +3,9 @@
 Weights always stay float32; `autocast` runs matrix products and convolutions in bfloat16 where that is chosen. Few
 processors without a matrix unit gain from bfloat16 and some emulate it many times slower, so `auto` times both once
 per device and process (some 50 ms) and `describe` says what came out.
+
+Which library computes float32 is never a question of time: two libraries differ in the last bits, and two processes of
+one machine must compute alike.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class Measurement:
     onednn_error: the largest error of float32 products through oneDNN (`set_float32_matmul_precision("medium")`),
     relative to the largest entry. About 1e-6 where oneDNN keeps float32 (AMD); near 1e-2 where it uses a bfloat16
     matrix unit instead (Intel AMX), which is then not float32 any more and is left off.
-    onednn_speedup: how many times faster than PyTorch's default library they are; infinite where nobody measured.
+    onednn_fuses: whether oneDNN alone uses the processor's fused multiply-add (see `_only_onednn_fuses`).
     """
 
     matmul_float32: float
@@ -50,7 +53,7 @@ class Measurement:
     conv3d_float32: float
     conv3d_bfloat16: float
     onednn_error: float
-    onednn_speedup: float = math.inf
+    onednn_fuses: bool = False
 
     @property
     def ratio(self) -> float:
@@ -62,9 +65,10 @@ class Measurement:
     def onednn_wanted(self) -> bool:
         """Whether float32 products should go through oneDNN: they stay float32, and gain more than others lose.
 
-        Attention over short sequences loses: each of its many small products then sets up oneDNN anew.
+        Attention over short sequences loses: each of its many small products then sets up oneDNN anew. Times don't
+        count: where both libraries are about as fast, each process would decide by chance, and have other last bits.
         """
-        return self.onednn_error < EXACT and self.onednn_speedup >= WORTH_IT
+        return self.onednn_error < EXACT and self.onednn_fuses
 
 
 def resolve(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> torch.dtype:
@@ -120,11 +124,12 @@ def autocast(policy: PrecisionPolicy, device: torch.device | str = "cpu") -> Ite
 
 @contextmanager
 def fast_float32(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Float32 matrix products through oneDNN on the processor, where it is measured to be faster and still float32.
+    """Float32 matrix products through oneDNN on the processor, where it is the faster one by far and still float32.
 
-    PyTorch's default library is slow on some processors (2 to 4 times on some of AMD's). Wrap a whole training step
-    in it to have the backward pass gain as well. On a GPU, and where a program has set PyTorch's newer per-backend
-    precision switches by itself, it changes nothing.
+    PyTorch's default library is slow where it takes its code for any processor, without fused multiply-add: 2.7 times
+    on one of AMD's, measured with MKL_CBWR=COMPATIBLE. Wrap a whole training step in it to have the backward pass gain
+    as well. On a GPU, and where a program has set PyTorch's newer per-backend precision switches by itself, it changes
+    nothing.
     """
     if torch.device(device).type != "cpu" or _matmul_precision() is None or not measure().onednn_wanted:
         yield
@@ -195,14 +200,11 @@ def _measure() -> Measurement:
             a, b = video.to(dtype), kernel.to(dtype)
             return lambda: F.conv3d(a, b, padding=1)
 
-        default, bfloat16 = _race(products(torch.float32), products(torch.bfloat16))
-        onednn = default
-        if error < EXACT:
-            with _matmul_precision_set("medium"):
-                onednn, bfloat16 = _race(products(torch.float32), products(torch.bfloat16))
+        fuses = error < EXACT and _only_onednn_fuses()
+        with _matmul_precision_set("medium" if fuses else _matmul_precision()):
+            matmul = _race(products(torch.float32), products(torch.bfloat16))
         conv = _race(convolutions(torch.float32), convolutions(torch.bfloat16))
-    speedup = default / onednn
-    return Measurement(onednn if speedup >= WORTH_IT else default, bfloat16, *conv, error, speedup)
+    return Measurement(*matmul, *conv, error, fuses)
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
@@ -305,6 +307,29 @@ def _onednn_error(x: Tensor, w: Tensor) -> float:
     exact = F.linear(x.double(), w.double())
     with _matmul_precision_set("medium"):
         return float((F.linear(x, w) - exact).abs().max() / exact.abs().max())
+
+
+def _only_onednn_fuses() -> bool:
+    """Whether oneDNN multiplies and adds in one step, with one rounding, and PyTorch's default library in two.
+
+    The default library then takes its code for any processor, which is slow. Nothing is timed: the answer is in the
+    products, the same in every process.
+    """
+    x, w = _fused_or_not()
+    with _matmul_precision_set("highest"):
+        default = bool(F.linear(x, w).any())
+    with _matmul_precision_set("medium"):
+        return not default and bool(F.linear(x, w).any())
+
+
+def _fused_or_not(size: int = 384, e: float = 2.0**-12) -> tuple[Tensor, Tensor]:
+    """Two matrices (size, size) whose product is 0 if each product is rounded before it is added, in whatever order.
+
+    (1 + e)^2 = 1 + 2e + e^2 is rounded to 1 + 2e in float32, and as many -(1 + 2e) are added: all sums are whole
+    multiples of 2e, fewer than 2^24 of them, so exact. One rounding for both leaves a part of the e^2.
+    """
+    x, w = torch.tensor([-(1 + 2 * e), 1 + e]), torch.tensor([1.0, 1 + e])
+    return x.repeat(size, size // 2), w.repeat(size, size // 2)
 
 
 def _matmul_precision() -> str | None:
