@@ -61,7 +61,7 @@ def test_what_is_said_is_what_is_there(here: list[doctor.Finding]) -> None:
     assert set(extras["installed"]) | set(extras["missing"]) == set(doctor.EXTRAS)
     for packages in extras["installed"].values():
         assert all(importlib.metadata.version(name) == version for name, version in packages.items())
-    assert found["weights"].says == "pixels, world, world-text, encoder: whole"
+    assert found["weights"].says == "pixels, world, world-image, world-text, encoder: whole"
 
 
 def test_as_json_and_in_words(
