@@ -9,10 +9,16 @@ import typer
 from typer.core import TyperCommand
 
 from kinolab.cli.measuring import (
+    Batch,
+    First,
     Guidance,
     Lora,
+    Precision,
     PromptModel,
+    Protocol,
+    ReportFile,
     Sampler,
+    Seed,
     Setting,
     Steps,
     load_model,
@@ -23,11 +29,6 @@ from kinolab.cli.measuring import (
     toy_protocol,
 )
 from kinolab.cli.options import Device, common, less, spoken_warnings, watch, whole_numbers
-
-Protocol = Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")]
-First = Annotated[
-    int | None, typer.Option(min=0, help="Number of the first clip: choose settings on others than you report on.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,12 +45,12 @@ def register(app: typer.Typer) -> None:
     group.command(cls=_listing("generation"))(generation)
     group.command()(sensitivity)
     toy, base = "evaluation/toy_protocols.py", "ToyProtocol"
-    group.command(cls=settings_listed(toy, base, "WorldProtocol"))(world)
-    group.command(cls=settings_listed(toy, base, "PhysicsProtocol"))(physics)
-    group.command(cls=settings_listed(toy, base, "TasksProtocol"))(tasks)
-    group.command(cls=settings_listed(toy, base, "EditsProtocol"))(edits)
-    group.command(cls=settings_listed(toy, base, "ZeroProtocol"))(zero)
-    group.command(cls=settings_listed(toy, base, "ControlProtocol"))(control)
+    group.command(cls=settings_listed((toy, base, "WorldProtocol")))(world)
+    group.command(cls=settings_listed((toy, base, "PhysicsProtocol")))(physics)
+    group.command(cls=settings_listed((toy, base), ("evaluation/tasks.py", "TasksProtocol")))(tasks)
+    group.command(cls=settings_listed((toy, base, "EditsProtocol")))(edits)
+    group.command(cls=settings_listed((toy, base, "ZeroProtocol")))(zero)
+    group.command(cls=settings_listed((toy, base, "ControlProtocol")))(control)
     app.add_typer(group, name="evaluate")
 
 
@@ -88,15 +89,13 @@ def world(
     sampler: Sampler = None,
     lora: Lora = None,
     setting: Setting = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 16,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
+    batch: Batch = 16,
+    seed: Seed = None,
     label: Annotated[
         bool | None, typer.Option(help="Give the class label beside the prompt, where the model takes it.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    out: ReportFile = None,
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Ask for held-out clips of the toy world, and count from the pixels how many show what was asked.
@@ -153,11 +152,9 @@ def physics(
     ] = "auto",
     weight: Annotated[float | None, typer.Option(min=0, help="Weight of reconstruction guidance.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips predicted at once.")] = 16,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    seed: Seed = None,
+    out: ReportFile = None,
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
@@ -200,9 +197,7 @@ def tasks(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from kinolab.cli.measuring import Guidance, Sampler, Setting, Steps, load_model, sampling, show_report, toy_protocol
+from kinolab.cli.measuring import (
+    Batch,
+    First,
+    Guidance,
+    Precision,
+    Protocol,
+    ReportFile,
+    Sampler,
+    Seed,
+    Setting,
+    Steps,
+    load_model,
+    sampling,
+    show_report,
+    toy_protocol,
+)
 from kinolab.cli.options import Device, common, less, spoken_warnings, watch
 
 
 @common(events=True)
 def control(
     model: Annotated[str, typer.Option(help="A model folder or run with a control network.")],
-    protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-control",
+    protocol: Protocol = "toy-control",
     map: Annotated[str | None, typer.Option(help="The map's condition: trajectory, depth, edges, ...")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
-    first: Annotated[
-        int | None, typer.Option(min=0, help="Number of the first clip: choose settings on others than you report on.")
-    ] = None,
+    first: First = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip; default the model's, or 8.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
     setting: Setting = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 8,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    batch: Batch = 8,
+    seed: Seed = None,
+    out: ReportFile = None,
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Generate held-out clips of the toy world from maps of them, and compare positions with the simulator.

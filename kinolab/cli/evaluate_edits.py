@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from kinolab.cli.measuring import (
     Guidance,
+    Precision,
     PromptModel,
+    Protocol,
     Sampler,
+    Seed,
     Setting,
     Steps,
     load_model,
@@ -24,7 +27,7 @@ from kinolab.cli.options import Device, common, less, spoken_warnings, watch
 @common(events=True)
 def edits(
     model: PromptModel = None,
-    protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-edits",
+    protocol: Protocol = "toy-edits",
     count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
     first: Annotated[int | None, typer.Option(min=0, help="Number of the first clip; not those before.")] = None,
     way: Annotated[
@@ -40,11 +43,9 @@ def edits(
     sampler: Sampler = None,
     setting: Setting = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips edited at once.")] = 16,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
+    seed: Seed = None,
     out: Annotated[Path | None, typer.Option(help="Write the report, every edit's result included, as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Change the colour, the shape or both of the object in held-out clips of the toy world, and read what came of it.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from kinolab.cli.measuring import (
+    Batch,
     Guidance,
+    Precision,
     PromptModel,
+    Protocol,
+    ReportFile,
     Sampler,
+    Seed,
     Setting,
     Steps,
     load_model,
@@ -24,7 +28,7 @@ from kinolab.cli.options import Device, common, less, watch
 @common(events=True)
 def zero(
     model: PromptModel = None,
-    protocol: Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")] = "toy-zero",
+    protocol: Protocol = "toy-zero",
     count: Annotated[int | None, typer.Option(min=1, help="Held-out prompts; default the protocol's.")] = None,
     first: Annotated[
         int | None, typer.Option(min=0, help="Number of the first one: choose settings on others than you report on.")
@@ -34,12 +38,10 @@ def zero(
     guidance: Guidance = None,
     sampler: Sampler = None,
     setting: Setting = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 8,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    batch: Batch = 8,
+    seed: Seed = None,
+    out: ReportFile = None,
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Make clips of the toy world by an image model without training (Text2Video-Zero), and read them from the pixels.

@@ -30,6 +30,20 @@ PromptModel = Annotated[
     str | None, typer.Option("--model", help="A model folder, or a shipped model; default: the one for prompts.")
 ]
 """The option of a command that asks a model by prompts."""
+Protocol = Annotated[str, typer.Option(help="A YAML file, or the name of one that ships.")]
+"""The option of a command that measures by a protocol."""
+First = Annotated[
+    int | None, typer.Option(min=0, help="Number of the first clip: choose settings on others than you report on.")
+]
+"""The option of a command that measures on held-out clips."""
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")]
+"""The option of a command that generates; none = the protocol's."""
+Batch = Annotated[int, typer.Option(min=1, help="Clips generated at once.")]
+"""The option of a command that generates."""
+ReportFile = Annotated[Path | None, typer.Option(help="Write the report, every clip's result included, as JSON.")]
+"""The option of a command that measures clips one by one."""
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")]
+"""The option of a command that runs networks."""
 
 
 def show_report(tables: Sequence[Table], lines: Sequence[str], json: str, out: Path | None) -> None:
@@ -149,14 +163,18 @@ def toy_protocol(
     return load_config(cls, written | asked, name="protocol"), ours
 
 
-def settings_listed(*protocol: str) -> type[TyperCommand]:
-    """A command whose help ends with what -s sets: fields of the sampling, and of the classes of a protocol's file."""
+def settings_listed(*protocol: tuple[str, ...]) -> type[TyperCommand]:
+    """A command whose help ends with what -s sets: fields of the sampling, and of a protocol's classes.
+
+    protocol: a file of the package and the names of classes in it, for each file that holds some.
+    """
 
     class Listed(TyperCommand):
         def format_epilog(self, ctx: Any, formatter: Any) -> None:
             lines = [f"Fields for -s, of the sampling: {named(SAMPLING)}."]
             if protocol:
-                lines.append(f"Fields for -s, of the protocol: {', '.join(described(*protocol))}.")
+                fields = dict.fromkeys(field for part in protocol for field in described(*part))
+                lines.append(f"Fields for -s, of the protocol: {', '.join(fields)}.")
             for line in lines:
                 formatter.write_paragraph()
                 formatter.write_text(line)

@@ -8,7 +8,15 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from kinolab.cli.measuring import Lora, Setting, load_model, sampling, settings_listed, show_report
+from kinolab.cli.measuring import (
+    Batch,
+    Lora,
+    Setting,
+    load_model,
+    sampling,
+    settings_listed,
+    show_report,
+)
 from kinolab.cli.options import Device, common, less, on_error, real_number, watch, whole_number
 
 N = TypeVar("N", int, float)
@@ -37,7 +45,7 @@ def tune(
     count: Annotated[int, typer.Option(min=1, help="Clips where no prompts are given.")] = 4,
     first: Annotated[int, typer.Option(min=0, help="Number of the first held-out request of the toy world.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip's noise; the others follow.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Clips generated at once.")] = 4,
+    batch: Batch = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Turns that are timed; the median counts.")] = 3,
     all: Annotated[bool, typer.Option("--all", help="Every combination instead of one change at a time.")] = False,
     full_steps: FullSteps = None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from kinolab.cli.measuring import (
     Guidance,
     Lora,
+    Precision,
     PromptModel,
     Sampler,
     Setting,
@@ -46,9 +47,7 @@ def vbench(
     sampler: Sampler = None,
     lora: Lora = None,
     setting: Setting = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="What the networks compute in.")
-    ] = "auto",
+    precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""

@@ -258,3 +258,9 @@ def test_a_mistake_is_told_to_the_events_too(tmp_path: Path, capsys: Printed) ->
     assert (begin["command"], end["outcome"], end["message"]) == ("generate", "failed", error)
     assert run("generate", "a", "--events", tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands(typer.main.get_command(build(list(COMMANDS))))])
+def test_every_command_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*name.split(), "--help") == 0
+    assert f"kinolab {name}" in " ".join(capsys.readouterr().out.split())
