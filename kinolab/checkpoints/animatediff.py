@@ -164,8 +164,6 @@ class AnimateDiffDiffusersFormat(Format):
 
     def write(self, module: AnimateDiff, path: Path) -> None:
         """Write a folder that diffusers' `UNetMotionModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         c = module.config
         settings = diffusers_settings(c, "UNetMotionModel", "Motion")
         settings |= {

@@ -19,7 +19,6 @@ from kinolab.checkpoints.base import Format, Guess, Shapes, count, header_of, pu
 from kinolab.checkpoints.files import write_folder
 from kinolab.checkpoints.image_layouts import assume_groups, assume_scaling, settings_of
 from kinolab.config import Config
-from kinolab.errors import InputError
 
 OLD_ATTENTION = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
 
@@ -73,8 +72,6 @@ class AutoencoderKLFormat(Format):
 
     def write(self, module: ImageAutoencoder, path: Path) -> None:
         """Write a folder that diffusers' `AutoencoderKL.from_pretrained` loads: config.json and the weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         write_folder(path, public_tensors(self, module), header_of(self, module), diffusers_config(module))
 
 

@@ -75,8 +75,6 @@ class ControlNetDiffusersFormat(Format):
 
     def write(self, module: ControlNet, path: Path) -> None:
         """Write a folder that diffusers' `ControlNetModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         c = module.config
         settings = diffusers_settings(c, "ControlNetModel") | {
             "transformer_layers_per_block": c.transformer_depth,

@@ -17,7 +17,6 @@ from kinolab.checkpoints.null_prompt import without_empty_null
 from kinolab.checkpoints.sd3_diffusers import Sd3DiffusersFormat, diffusers_config
 from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit, ControlNetMmditConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
-from kinolab.errors import InputError
 
 
 class ControlNetSd3Format(Sd3DiffusersFormat):
@@ -48,8 +47,6 @@ class ControlNetSd3Format(Sd3DiffusersFormat):
 
     def write(self, module: Mmdit, path: Path) -> None:
         """Write a folder that diffusers' `SD3ControlNetModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         config = module.config
         assert isinstance(config, ControlNetMmditConfig)
         settings = diffusers_config(config) | {

@@ -287,8 +287,11 @@ def write_folder(
     """Write one part as diffusers stores it, both files or none: its weights with `header`, and config.json.
 
     Raises:
+        InputError: where the path is a file's.
         OSError: where they can't be written.
     """
+    if path.suffix in (".safetensors", ".json"):
+        raise InputError(f"{path}: format {header['format']} is written to a folder; leave out {path.suffix!r}")
     with sets.new_set(path, FOLDER_WEIGHTS) as room:
         write_safetensors(room / f"{FOLDER_WEIGHTS}.safetensors", tensors, header)
         write_text(room / "config.json", json.dumps(config, indent=2) + "\n")

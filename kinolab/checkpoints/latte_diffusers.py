@@ -147,8 +147,6 @@ class LatteDiffusersFormat(Format):
 
     def write(self, module: Latte, path: Path) -> None:
         """Write a folder that diffusers' `LatteTransformer3DModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         tensors = {k: v for k, v in public_tensors(self, module).items() if k not in ("pos_embed", "temp_embed")}
         write_folder(path, tensors, header_of(self, module), diffusers_config(module.config))
 

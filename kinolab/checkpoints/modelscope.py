@@ -73,8 +73,6 @@ class ModelScopeFormat(Format):
 
     def write(self, module: ModelScope, path: Path) -> None:
         """Write a folder that diffusers' `UNet3DConditionModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         sizes = [module.config.heads(i)[1] for i in range(len(module.config.block_out_channels))]
         heads = {"attention_head_dim": sizes[0] if len(set(sizes)) == 1 else sizes}
         settings = diffusers_settings(module.config, "UNet3DConditionModel", "3D") | heads

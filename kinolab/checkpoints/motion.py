@@ -130,8 +130,6 @@ class MotionAdapterFormat(Format):
 
     def write(self, module: MotionModules, path: Path) -> None:
         """Write a folder that diffusers' `MotionAdapter.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         c, tensors = module.config, public_tensors(self, module)
         tensors |= with_tables(tensors, ".norm1.weight", ".pos_embed.pe", c.motion_positions)
         settings = {

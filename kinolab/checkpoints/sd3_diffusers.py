@@ -118,8 +118,6 @@ class Sd3DiffusersFormat(Format):
 
     def write(self, module: Mmdit, path: Path) -> None:
         """Write a folder that diffusers' `SD3Transformer2DModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         tensors = without_empty_null(public_tensors(self, module))
         write_folder(path, tensors, header_of(self, module), diffusers_config(module.config))
 

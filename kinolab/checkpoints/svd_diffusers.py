@@ -14,7 +14,6 @@ from kinolab.checkpoints.svd_layouts import check_svd, guess_svd
 from kinolab.checkpoints.unet_diffusers import diffusers_name
 from kinolab.checkpoints.unet_layouts import check_holds, diffusers_settings
 from kinolab.denoisers.svd import Svd, SvdConfig
-from kinolab.errors import InputError
 
 RULES = (
     (re.compile(r"\.resnets\.(\d+)\."), r".resnets.\1.spatial_res_block."),
@@ -67,8 +66,6 @@ class SvdDiffusersFormat(Format):
 
     def write(self, module: Svd, path: Path) -> None:
         """Write a folder that diffusers' class loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         c = module.config
         settings = diffusers_settings(c, "UNetSpatioTemporalConditionModel", "SpatioTemporal")
         heads = settings.pop("attention_head_dim")

@@ -65,8 +65,6 @@ class TaesdDiffusersFormat(Format):
 
     def write(self, module: Taesd, path: Path) -> None:
         """Write a folder that diffusers' `AutoencoderTiny.from_pretrained` loads: config.json and the weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         c = module.config
         values = FIXED | {
             "_class_name": "AutoencoderTiny",

@@ -59,8 +59,6 @@ class TuneAVideoFormat(Format):
 
     def write(self, module: TuneAVideo, path: Path) -> None:
         """Write a folder that Tune-A-Video's `UNet3DConditionModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         settings = diffusers_settings(module.config, "UNet3DConditionModel", "3D") | {
             "mid_block_type": "UNetMidBlock3DCrossAttn",
             "use_linear_projection": module.config.linear_projection,

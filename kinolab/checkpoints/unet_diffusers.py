@@ -55,8 +55,6 @@ class UnetDiffusersFormat(Format):
 
     def write(self, module: Unet, path: Path) -> None:
         """Write a folder that diffusers' `UNet2DConditionModel.from_pretrained` loads: config.json and weights."""
-        if path.suffix in (".safetensors", ".json"):
-            raise InputError(f"{path}: format {self.name} is written to a folder; leave out {path.suffix!r}")
         c = module.config
         settings = diffusers_settings(c, "UNet2DConditionModel") | {
             "transformer_layers_per_block": c.transformer_depth,
