@@ -23,7 +23,7 @@ class CausalConfig(Config):
     block: int = Field(1, ge=1)
     """Latent frames of a block, which are made together and read each other."""
     first: int | None = Field(None, ge=1)
-    """Latent frames of the first block, such as 1 where the first latent stands for a single image; none = as others."""
+    """Latent frames of the first block, such as 1 where the first latent stands for one image; none = as others."""
     window: int | None = Field(None, ge=1)
     """Blocks before its own that a block reads; none = all of them, which a stream's memory grows with."""
     sink: bool = False

@@ -98,7 +98,7 @@ def causal_self_attention(layer: Attention, x: Tensor, plan: Plan, turns: Causal
 
 
 def causal_temporal_attention(layer: Attention, x: Tensor, plan: Plan) -> Tensor:
-    """Attention over the frames at each place (B, T, S, D), each block over the frames that it reads -> (B, T, S, D)."""
+    """Attention over the frames at each place, each block over those that it reads: (B, T, S, D) -> (B, T, S, D)."""
     B, T, S, D = x.shape
     tracks = x.transpose(1, 2).reshape(B * S, T, 1, D)  # every place is a clip of one token per frame
     return causal_self_attention(layer, tracks, plan, None).view(B, S, T, D).transpose(1, 2)

@@ -148,7 +148,7 @@ class Streamed(Method):
 
 
 def keep_block(predict: Predict, kept: Kept, z: Tensor, t: float) -> None:
-    """Let the denoiser see a finished block (B, C, T, H, W), clean or nearly so at time t, and keep what it makes of it.
+    """Let the denoiser see a finished block (B, C, T, H, W) at time t, and keep what it makes of it.
 
     predict: the denoiser's calls, with no method around them. Every branch that ran keeps a past of its own.
     """

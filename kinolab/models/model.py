@@ -215,9 +215,7 @@ class VideoModel(Stage):
             InputError: for a model that makes all frames of a clip at once, and a cascade.
         """
         if self.stages:
-            raise InputError(
-                "a cascade's later stages take clips whole, and can't stream: stream its first stage alone"
-            )
+            raise InputError("a cascade's later stages take clips whole: stream its first stage alone")
         how, guided = self.settled(requests, sampler, guidance)
         asked = {type(method) for method in methods}
         own = [method for method in build_methods(self.config.methods) if type(method) not in asked]

@@ -37,6 +37,7 @@ from kinolab.errors import InputError
 from kinolab.layers.masking import BESIDE, fully_given, place_given
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, MethodsConfig, SteeringConfig, StepCache
 from kinolab.methods import build as build_methods
+from kinolab.models.distilled import DistilledConfig, outside
 from kinolab.models.experts import Experts
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.part import ModelPart, WithParts
@@ -119,6 +120,8 @@ class StageConfig(Config):
     causal: CausalConfig | None = None
     """How frames lie in blocks that read themselves and the past, for a denoiser that makes clips block by block and of
     any length; none = it makes all frames at once."""
+    distilled: DistilledConfig | None = None
+    """What a distilled stage was made for; none = it is no distilled one, and takes any steps, sampler and guidance."""
 
     @model_validator(mode="after")
     def _check(self) -> StageConfig:
@@ -309,26 +312,18 @@ class Stage:
             pictures = zip(requests, first_frames(given.video, given.pixel_mask), strict=True)
             requests = [replace(r, conditions={**r.conditions, FIRST_FRAME: picture}) for r, picture in pictures]
         elif given is not None:
+            if self.config.causal is not None:
+                raise InputError("a causal model makes clips block by block, and can't be steered to a given part")
             wrapped.append(self._steering(given, steering or SteeringConfig()))
         guidance, told = guidance or self.config.guidance, events_of(events)
+        for note in outside(self.config, sampler or self.config.sampler, guidance):
+            warnings.warn(note, stacklevel=3)
         if self.config.causal is not None:
-            if cache is not None:
-                raise InputError("a step cache leaves blocks out, whose keys later frames read: leave it out")
-            total = -(-shape[1] // self.config.causal.block)
-            latents = clip_latents(
-                LatentStream(
-                    self,
-                    requests,
-                    sampler=sampler or self.config.sampler,
-                    guidance=guidance,
-                    methods=wrapped,
-                    callback=lambda block, step, steps: advance(
-                        told, min(block * steps + step, total * steps), total * steps
-                    ),
-                ),
-                shape[1],
+            wrapped += [cache] if cache is not None else []
+            stream = LatentStream(
+                self, requests, sampler=sampler or self.config.sampler, guidance=guidance, methods=wrapped
             )
-            return self._with_given(latents, given)
+            return self._with_given(clip_latents(stream, shape[1], told), given)
         conditions = self.conditions(requests)
         away = any(r.negative is not None for r in requests)
         negative = self.negative_conditions(requests, conditions) if guidance.active or away else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kinolab.contracts.causal import CausalConfig
+from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.contracts.request import Request
 from kinolab.denoisers import Conditions
 from kinolab.diffusion import SamplerConfig
@@ -43,7 +44,6 @@ class LatentStream:
         stage: a causal one.
         requests: they agree in size; their `frames` don't count.
         methods: what else wraps the run of every block.
-        callback: called as callback(block, step, steps) after each step.
 
     Raises:
         InputError: for a model that is not causal, and for what it can't take.
@@ -57,10 +57,10 @@ class LatentStream:
         sampler: SamplerConfig,
         guidance: GuidanceConfig,
         methods: Sequence[Method] = (),
-        callback: Callable[[int, int, int], None] | None = None,
     ) -> None:
         self.stage, self.sampler, self.guidance, self.methods = stage, sampler, guidance, tuple(methods)
-        self.rule, self.callback = causal_rule(stage), callback
+        self.rule = causal_rule(stage)
+        self.callback: Callable[[int, int, int], None] | None = None
         self.kept = Kept(self.rule)
         stage.denoiser.check_causal()
         self.sources = [torch.Generator().manual_seed(r.seed) for r in requests]
@@ -127,9 +127,15 @@ def _cut(told: Conditions | None, first: int, behind: int) -> Conditions | None:
     return told.at_frames([min(frame, frames - 1) for frame in range(first, behind)])
 
 
-def clip_latents(stream: LatentStream, frames: int) -> Tensor:
-    """The first `frames` latent frames of a stream (B, C, T, H, W)."""
-    found: list[Tensor] = []
+def clip_latents(stream: LatentStream, frames: int, events: Listener = None) -> Tensor:
+    """The first `frames` latent frames of a stream (B, C, T, H, W).
+
+    Raises:
+        Stopped: between two steps, where `events` ask to stop.
+    """
+    told, found = events_of(events), list[Tensor]()
+    blocks = stream.rule.block_of(frames - 1) + 1
+    stream.callback = lambda block, step, steps: advance(told, block * steps + step, blocks * steps)
     while stream.frames < frames:
         found.append(stream.block())
     return torch.cat(found, 2)[:, :, :frames]

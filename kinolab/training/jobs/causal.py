@@ -32,14 +32,10 @@ from kinolab.models import VideoModel, find_model, read_model_config
 from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, spread
+from kinolab.training.distilled import SHARED, check_teacher
 from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.randomness import normal, sample_seed
 from kinolab.training.recipe import DenoiserRecipe, Fraction
-
-SHARED: Any = {
-    "denoiser", "diffusion", "text_encoder", "image_encoder", "null_prompt", "class_names", "tasks", "conditions"
-}  # fmt: skip
-"""Fields of a model that its causal form has too."""
 
 
 class CausalRecipe(DenoiserRecipe):
@@ -82,11 +78,8 @@ class CausalRecipe(DenoiserRecipe):
 def _filled(place: str) -> dict[str, Any]:
     """The fields of a recipe that its teacher settles."""
     model = read_model_config(find_model(place))
-    if model.denoiser is None:
-        raise InputError(f"{place}: an autoencoder alone; expected a model with a denoiser")
-    if model.stages or model.experts or model.parts or model.lora:
-        raise InputError(f"{place}: expected a model of one denoiser, without stages, experts, parts or adapters")
-    told = model.model_dump(mode="json", include=SHARED)
+    check_teacher(place, model)
+    told = model.model_dump(mode="json", include={*SHARED, "denoiser"})
     samples = model.model_dump(mode="json", include={"sampler", "guidance", "methods"})
     return {"autoencoder": place, "initial": {"path": place}, **told, "samples": samples}
 
