@@ -15,7 +15,7 @@ from kinolab.contracts.events import Events
 from kinolab.errors import InputError
 from kinolab.models import Request, VideoModel
 from kinolab.models.streaming import causal_rule, stream_frames
-from kinolab.runtime.files import write_text
+from kinolab.runtime.files import new_folder, remove, write_text
 from kinolab.runtime.interrupts import Asked, interruptible
 from kinolab.runtime.sets import new_set
 
@@ -122,16 +122,17 @@ def write_stream(
         return provenance(made, config.model_copy(update={"frames": frames.made}), index, request, inputs)
 
     assert config.fps is not None
-    with interruptible(asked), new_set(path.parent, path.name) as room:
-        growing = room / path.name
-        if path.suffix.lower() in GROWS:
-            events.note(f"{path} grows as {growing} until it is whole, and can be watched there")
-        video.write(growing, iter(frames), fps=config.fps, growing=True)
-        seconds = time.perf_counter() - begun
+    with interruptible(asked):
         if path.suffix:
-            write_text(room / target.name, record(growing))
+            with new_set(path.parent, path.name) as room:
+                _write(room / path.name, path, frames, config.fps, events)
+                write_text(room / target.name, record(room / path.name))
         else:
-            write_text(room / target.name, record(growing))
+            remove(target)  # of other frames from here on
+            with new_folder(path) as room:
+                _write(room, path, frames, config.fps, events)
+            write_text(target, record(path))
+    seconds = time.perf_counter() - begun
     if frames.made < frames.total:
         events.note(f"stopped after {frames.made} of {frames.total} frames; the video is whole as far as it goes")
     rate = frames.made / seconds
@@ -139,6 +140,13 @@ def write_stream(
         f"{frames.made} frames in {seconds:.1f} s: {rate:.1f} frames per second, {rate / config.fps:.1f} times as fast "
         "as they are shown"
     )
+
+
+def _write(growing: Path, path: Path, frames: Streaming, fps: float, events: Events) -> None:
+    """Write frames to where they grow, which a note says."""
+    if path.suffix.lower() in GROWS:
+        events.note(f"{path} grows as {growing} and can be watched there until it is whole")
+    video.write(growing, iter(frames), fps=fps, growing=True)
 
 
 def stream_videos(
