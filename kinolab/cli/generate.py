@@ -121,10 +121,12 @@ def run_request(
     options: dict[str, Any],
     more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
+    doing: tuple[str, str] = ("sampling", "steps"),
 ) -> None:
     """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
-    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
+    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`. doing: what is
+    done, and what its progress counts.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
@@ -137,7 +139,7 @@ def run_request(
     assert config.sampler is not None
     with (
         spoken_warnings(),
-        watch("sampling", "steps", cheaper=less("--steps ", config.sampler.steps)) as events,
+        watch(*doing, cheaper=less("--steps ", config.sampler.steps)) as events,
     ):
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
