@@ -52,8 +52,9 @@ class RefineConfig(Config):
 
 def can_refine(config: StageConfig, task: str) -> bool:
     """Whether a model makes clips larger, or frames between theirs."""
-    fields = getattr(config.denoiser, "fields", {}) or {}
-    if REFINED not in fields:
+    told = [getattr(config.denoiser, name, None) or {} for name in ("fields", "concatenated")]
+    ports = [*(port for ports in told for port in ports), *(getattr(p, "port", "") for p in config.parts.values())]
+    if REFINED not in ports:
         return False
     found = refines(config)
     return found.frames_factor > 1 if task == "interpolate" else found.factor > 1 and found.frames_factor == 1
