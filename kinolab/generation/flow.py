@@ -115,10 +115,9 @@ class Flow:
         self.tiles = self._tiles(how.config.tile or 0, spec.spatial_ratio)
         h, w = (self.latent[k] if self.tiles is None else min(self.tiles[k].length, self.latent[k]) for k in (0, 1))
         self.times = model.diffusion.times(how.sampler, positions=self.windows.length * h * w)
-        self.total, self.passed, self.given = self._expected(), 0, 0
-        self.policy = next(
-            (m.config for m in how.wrappers if isinstance(m, NoisePolicy)), NoiseConfig(kind="independent")
-        )
+        self.total, self.passed, self.given, self.ended = self._expected(), 0, 0, False
+        policies = [method.config for method in how.wrappers if isinstance(method, NoisePolicy)]
+        self.policy: NoiseConfig = policies[0] if policies else NoiseConfig(kind="independent")
         self.before: Tensor | None = None
 
     def _rate(self) -> float | None:

@@ -84,9 +84,8 @@ def chosen_stage(config: ModelConfig, task: str, asked: str | None, called: str)
     able = [stage.name for stage in config.stages if can_refine(stage, task)]
     if asked is not None:
         if asked not in able:
-            raise InputError(
-                f"refine.stage {asked}: no stage of {called} of that name {does}; {', '.join(able) or 'none'} does"
-            )
+            named = ", ".join(able) or "none"
+            raise InputError(f"refine.stage {asked}: no stage of {called} of that name {does}; expected {named}")
         return asked
     if len(able) != 1:
         which = f"say which of {', '.join(able)} by -s refine.stage=NAME" if able else "it has none that can"

@@ -156,9 +156,7 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
     """
     asked = {key: value for key, value in apply_overrides(values, expanded(overrides)).items() if value is not None}
     if "model" not in asked and "refine" in asked:
-        raise InputError(
-            "expected a super-resolution model, as none ships: name one with --model (recipes *-sr, *-tsr)"
-        )
+        raise InputError("no super-resolution model ships: name one with --model, such as the run of a recipe *-sr")
     if "model" not in asked:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
     asked["model"] = ready(str(asked["model"]), events)
@@ -338,11 +336,8 @@ def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_pla
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    named = [
-        group.files()
-        for group in (config.given, config.low_resolution, config.source, config.refine)
-        if group is not None
-    ]
+    groups = (config.given, config.low_resolution, config.source, config.refine)
+    named = [group.files() for group in groups if group is not None]
     if config.lora:
         from kinolab.checkpoints.adapters import files_of
 

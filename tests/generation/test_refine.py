@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from kinolab.models import Request
 from kinolab.models.assemble import cascade
 from tests.closeness import NETWORK, assert_close, assert_same, assert_within
 from tests.outside.commands import run
-from tests.tiny_model import tiny_model, tiny_pixels
+from tests.tiny_model import tiny_convolutions, tiny_model, tiny_pixels
 
 
 def write_clip(path: Path, frames: int, height: int = 8, width: int = 8, fps: float = 4.0) -> Path:
@@ -68,6 +69,7 @@ def flow_of(
     level: float = 0.0,
     sampler: SamplerConfig | None = None,
     guidance: float = 1.0,
+    label: int | None = 1,
     methods: list[Method] | Any = (),
     **fields: Any,
 ) -> Flow:
@@ -79,7 +81,7 @@ def flow_of(
         GuidanceConfig(scale=guidance), methods, frames,
     )  # fmt: skip
     how.check()
-    return Flow(how, Request(label=1, seed=5, conditions={"noise_level": level}), Silent())
+    return Flow(how, Request(label=label, seed=5, conditions={"noise_level": level}), Silent())
 
 
 def read(path: Path) -> np.ndarray:
@@ -105,13 +107,13 @@ def test_a_clip_is_made_larger_and_made_again(room: Path, tmp_path: Path) -> Non
 
 
 def test_a_cascade_refines_by_its_stage_that_can(room: Path, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mkv", 5)
+    clip = write_clip(tmp_path / "clip.mkv", 9)
     assert "between.mkv" in run(
         "interpolate", clip, "--model", room / "whole", "--insert", 3, "--label", 1, "--guidance", 1,
         "--out", tmp_path / "between.mkv", "--precision", "float32",
     )  # fmt: skip
     made = video.read(tmp_path / "between.mkv")
-    assert made.frames.shape == (17, 8, 8, 3) and made.fps == pytest.approx(16.0)
+    assert made.frames.shape == (33, 8, 8, 3) and made.fps == pytest.approx(16.0)
     [alone] = generate(asked(room, clip, "interpolate", "tsr"), tmp_path / "alone.mkv")
     assert (read(alone) == made.frames).all()
     [large] = generate(asked(room, clip, model="whole"), tmp_path / "large.mkv")
@@ -201,32 +203,26 @@ def jumps(made: Tensor, borders: list[int], dim: int) -> float:
     return float(change[across].mean() / change[~across].mean())
 
 
-def test_there_is_no_seam_between_windows(tmp_path: Path) -> None:
-    """A clip in which nothing changes, from the same noise: what changes is made by where windows lie."""
-    model = tiny_pixels(size=16, frames=9, low={"factor": 2})
-    video.write(tmp_path / "still.mkv", np.full((40, 8, 8, 3), 90, np.uint8), fps=4, lossless=True)
-    same = [NoisePolicy(NoiseConfig(kind="same"))]
-    found = {}
-    for overlap in (0, 3):
-        flow = flow_of(model, tmp_path / "still.mkv", overlap=overlap, methods=same)
-        made = torch.cat(list(flow.frames()), 1)
-        starts = flow.windows.starts(40)[1:]
-        found[overlap] = jumps(made, [start + overlap // 2 for start in starts], 1)
-    assert found[0] > 2.0, "without an overlap it is seen where windows end"
-    assert found[3] < 1.2
+def borders(windows: Windows, count: int) -> list[int]:
+    """Where what is shown goes over from one window to the next: in the middle of what they share."""
+    starts = windows.starts(count)
+    return [(after + min(before + windows.length, count)) // 2 for before, after in pairwise(starts)]
 
 
-def test_there_is_no_seam_between_tiles(tmp_path: Path) -> None:
-    model = tiny_pixels(size=16, frames=3, low={"factor": 2})
-    video.write(tmp_path / "still.mkv", np.full((3, 20, 32, 3), 90, np.uint8), fps=4, lossless=True)
+def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
+    """A clip in which nothing changes, without noise: all that changes is made by where windows and tiles lie."""
+    model = tiny_convolutions(low={"factor": 2})
+    video.write(tmp_path / "still.mkv", np.full((14, 20, 8, 3), 90, np.uint8), fps=4, lossless=True)
     found = {}
-    for overlap in (0, 8):
-        flow = flow_of(model, tmp_path / "still.mkv", size=(40, 64), tile=16)
-        assert flow.tiles is not None and flow.tiles[0] == Windows(16, 8)
-        flow.tiles = (Windows(16, overlap), Windows(16, overlap))
+    for overlap, shared in ((0, 0), (2, 8)):
+        flow = flow_of(model, tmp_path / "still.mkv", overlap=overlap, sampler=SamplerConfig(steps=2), label=None)
+        flow.tiles = (Windows(16, shared), Windows(16, shared))
+        flow.noise = lambda number: torch.zeros(1, 3, 1, 40, 16)  # type: ignore[method-assign]
         made = torch.cat(list(flow.frames()), 1)
-        found[overlap] = jumps(made, [start + overlap // 2 for start in flow.tiles[1].starts(64)[1:]], 3)
-    assert found[0] > found[8] and found[8] < 1.1
+        along, down = borders(flow.windows, 14), borders(flow.tiles[0], 40)
+        found[overlap] = (jumps(made, along, 1), jumps(made, down, 2))
+    assert min(found[0]) > 1.25, "without an overlap it is seen where windows and tiles end"
+    assert max(found[2]) < 1.1
 
 
 def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -> None:
@@ -259,8 +255,8 @@ def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -
 
 def test_what_is_asked_of_size_and_frames_is_made(room: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", 12, 8, 12)
-    [path] = generate(asked(room, clip, side=20, start=0.5) | {"frames": 7, "fps": 30.0}, tmp_path / "a.mkv")
+    [path] = generate(asked(room, clip, side=20, start=0.5) | {"frames": 9, "fps": 30.0}, tmp_path / "a.mkv")
     made = video.read(path)
-    assert made.frames.shape == (7, 20, 30, 3) and made.fps == pytest.approx(30.0)
-    [path] = generate(asked(room, clip, "interpolate", "tsr") | {"frames": 6}, tmp_path / "b.mkv")
-    assert read(path).shape == (6, 8, 12, 3)
+    assert made.frames.shape == (9, 20, 30, 3) and made.fps == pytest.approx(30.0)
+    [path] = generate(asked(room, clip, "interpolate", "tsr") | {"frames": 10}, tmp_path / "b.mkv")
+    assert read(path).shape == (10, 8, 12, 3)
