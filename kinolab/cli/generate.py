@@ -126,10 +126,12 @@ def run_request(
     options: dict[str, Any],
     more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
+    doing: tuple[str, str] = ("sampling", "steps"),
 ) -> None:
     """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
-    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
+    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`. doing: what is
+    done, and what its progress counts.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
@@ -140,8 +142,10 @@ def run_request(
     config = request_of(asked, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
-    unit, count = ("frames", config.frames or 1) if config.stream else ("steps", config.sampler.steps)
-    with spoken_warnings(), watch("sampling", unit, cheaper=less(f"--{unit} ", count)) as events:
+    if config.stream:
+        doing = (doing[0], "frames")
+    count = config.frames or 1 if config.stream else config.sampler.steps
+    with spoken_warnings(), watch(*doing, cheaper=less("--frames " if config.stream else "--steps ", count)) as events:
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
 
