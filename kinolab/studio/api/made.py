@@ -69,7 +69,7 @@ def give(studio: Studio, uploaded: Path, name: str) -> Any:
 
 
 def mask(studio: Studio, asked: Asked) -> Any:
-    """POST /api/masks {frames, height, width, fps, keys: [{frame, png}], feather} -> {path, share}: a mask that moves.
+    """POST /api/masks {frames, height, width, fps, keys: [{frame, png}]} -> {path, share}: a mask that moves.
 
     keys: painted key frames, each a PNG (base64) that is white, or opaque, where something is to be generated. Between
     two of them the painted shape moves and changes (by the distance to its edge), before the first and behind the last

@@ -6,6 +6,7 @@ Paths end with what stands in braces; `{name:path}` takes slashes, too. Every an
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ Media = Callable[[Studio, str], Path]
 
 
 def project(studio: Studio, asked: Asked) -> Any:
-    """GET /api/project -> {name, folder, version, tasks, clips, endings, jobs}: what the page begins with."""
+    """GET /api/project -> {name, folder, version, tasks, commands, jobs, paused}: what the page begins with."""
     from kinolab import __version__
     from kinolab.studio.commands import MAKING, RUNNABLE
 
@@ -78,6 +79,21 @@ UPLOADS: dict[str, tuple[Upload, int]] = {
     "/api/samples/settings": (made.settings, 2 * GIB),
 }
 """Path -> what takes a file that is sent there, and how large it may be; POST, with its name as `?name=`."""
+
+
+def described() -> str:
+    """The list of all that can be asked, as Markdown: what stands in docs/studio-api.md."""
+    answers: list[Callable[..., Any]] = [*ROUTES.values(), *(take for take, _ in UPLOADS.values()), *MEDIA.values()]
+    lines = []
+    for answer in answers:
+        first, _, more = inspect.cleandoc(answer.__doc__ or "").partition("\n\n")
+        line = " ".join(first.split())
+        # The first colon that stands in no braces: what comes before it is what is asked.
+        end = next(k for k in range(len(line)) if line[k] == ":" and line[:k].count("{") == line[:k].count("}"))
+        asked, about = line[:end], line[end + 1 :].strip()
+        lines.append(f"- `{asked}`: {about}" + (f" {' '.join(more.split())}" if more else ""))
+    return "\n".join(lines) + "\n"
+
 
 LARGE = {"/api/masks": 64 * 2**20}
 """Bytes of other bodies that are larger than most."""

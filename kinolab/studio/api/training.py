@@ -47,7 +47,7 @@ def runs(studio: Studio, asked: Asked) -> Any:
 
 
 def run(studio: Studio, asked: Asked) -> Any:
-    """GET /api/runs/{name} -> the run, with its recipe, checkpoints and sample videos by step."""
+    """GET /api/runs/{name} -> the run: with its recipe, checkpoints and sample videos by step."""
     folder = _folder(studio, asked)
     recipe = folder / "recipe.yaml"
     return facts(studio.project, folder) | {

@@ -42,14 +42,14 @@ def snapshot(project: Project) -> dict[str, Any]:
 
 
 def add(studio: Studio, asked: Asked) -> Any:
-    """POST /api/jobs {command, values, title} -> the job, which begins when its device is free."""
+    """POST /api/jobs {command, values, title} -> the job: it begins when its device is free."""
     job = jobs.add(studio.project, asked.body.text("command"), asked.values(), asked.body.text("title", ""))
     start_queue(studio.project)
     return facts(studio.project, job)
 
 
 def one(studio: Studio, asked: Asked) -> Any:
-    """GET /api/jobs/{id} -> the job, with its command and the last lines that it printed."""
+    """GET /api/jobs/{id} -> the job: with its command and the last lines that it printed."""
     job = _job(studio, asked)
     folder = jobs.folder_of(studio.project, job.id)
     try:
@@ -74,7 +74,7 @@ def stop(studio: Studio, asked: Asked) -> Any:
 
 
 def again(studio: Studio, asked: Asked) -> Any:
-    """POST /api/jobs/{id}/again -> a new job that does the same, or goes on with the training."""
+    """POST /api/jobs/{id}/again -> a new job: it does the same, or goes on with the training."""
     job = jobs.again(studio.project, _job(studio, asked).id)
     start_queue(studio.project)
     return facts(studio.project, job)
