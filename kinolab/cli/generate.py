@@ -15,6 +15,7 @@ from kinolab.cli.options import (
     common,
     less,
     on_error,
+    pairs_of,
     parse_size,
     real_number,
     show,
@@ -30,6 +31,11 @@ Setting = Annotated[
 
 
 Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{about('lora')} Repeatable.")]
+
+Stage = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FOLDER", help="Another model as this stage of a cascade, base the first. Repeatable."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +101,7 @@ def generate(
         typer.Option(metavar="SECOND:PROMPT", help="Of a stream another prompt from then on: 5:'a ball'. Repeatable."),
     ] = None,
     lora: Lora = None,
+    stage: Stage = None,
     setting: Setting = None,
     eta: Annotated[float | None, typer.Option(hidden=True, help=about("sampler.eta"))] = None,
     guidance_interval: Annotated[str | None, typer.Option(hidden=True, help=about("guidance.interval"))] = None,
@@ -119,10 +126,12 @@ def run_request(
     options: dict[str, Any],
     more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
+    doing: tuple[str, str] = ("sampling", "steps"),
 ) -> None:
     """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
-    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
+    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`. doing: what is
+    done, and what its progress counts.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
@@ -133,8 +142,10 @@ def run_request(
     config = request_of(asked, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
-    unit, count = ("frames", config.frames or 1) if config.stream else ("steps", config.sampler.steps)
-    with spoken_warnings(), watch("sampling", unit, cheaper=less(f"--{unit} ", count)) as events:
+    if config.stream:
+        doing = (doing[0], "frames")
+    count = config.frames or 1 if config.stream else config.sampler.steps
+    with spoken_warnings(), watch(*doing, cheaper=less("--frames " if config.stream else "--steps ", count)) as events:
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
 
@@ -165,6 +176,7 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     values |= {"prompts": prompts, "size": (size, size) if isinstance(size, int) else size}
     values["compile"] = options["compile"] or None
     values["lora"] = adapters_of(options["lora"])
+    values["exchange"] = dict(pairs_of("--stage", options.get("stage"))) or None
     values["stream"] = options.get("stream") or None
     values["prompts_at"] = prompts_at(options.get("prompt_at"))
     groups: dict[str, dict[str, Any]] = {
