@@ -30,8 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "studio": "make", "curate": "data",
-    "upscale": "make", "curate": "data", "distill": "train",
+    "curate": "data",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
