@@ -36,9 +36,9 @@ class ProgressiveRecipe(DistilRecipe):
     weight: Weight = "truncated"
     """The weight of the squared error of the clean sample by the signal-to-noise ratio: constant, snr (as the error of
     the noise), truncated, max(SNR, 1), or snr_plus_one (as the error of v, Imagen Video's)."""
-    training: TrainingConfig = TrainingConfig(decay="linear", ema=0.99)
-    """Steps of all rounds together, batch, optimiser, precision; warm-up and decay of the learning rate are those of
-    each round, and so is the optimiser's memory."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps of all rounds together, batch, optimiser, precision; warm-up and decay of the learning rate (linear where
+    nothing is said) are those of each round, and so is the optimiser's memory."""
     method: ClassVar[str] = "progressive"
     also: ClassVar[tuple[str, ...]] = ("stochastic",)
 
@@ -50,6 +50,11 @@ class ProgressiveRecipe(DistilRecipe):
         if self.diffusion.schedule == "edm":
             raise ValueError("diffusion.schedule=edm: halved steps need a discrete schedule, flow or cosine_logsnr")
         return self
+
+    @classmethod
+    def filled(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As of every method; and the learning rate falls to 0 in each round."""
+        return {**super().filled(values), "training": {"decay": "linear", "ema": 0.99}}
 
     @classmethod
     def made_for(cls, values: Mapping[str, Any]) -> tuple[int, ...]:
