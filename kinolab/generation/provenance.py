@@ -13,7 +13,8 @@ import torch
 from kinolab import __version__, video
 from kinolab.errors import InputError
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
-from kinolab.models import Request, VideoModel, find_autoencoder
+from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config
+from kinolab.models.distilled import with_adapters
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
@@ -56,6 +57,7 @@ def provenance(
         "threads": torch.get_num_threads(),
         "model_sha256": model_hash(config.model),
         **({"exchanged_sha256": {f: model_hash(f) for f in config.exchange.values()}} if config.exchange else {}),
+        **_distilled(config),
         "request": config.model_dump(mode="json"),
         "index": index,
         "prompt": request.prompt,
@@ -65,6 +67,12 @@ def provenance(
         "inputs_sha256": dict(inputs or {}),
     }
     return summed(record, indent=1) + "\n"
+
+
+def _distilled(config: GenerateConfig) -> dict[str, Any]:
+    """What a distilled model, or one that an adapter makes one, was made for; nothing for others."""
+    made = with_adapters(read_model_config(find_model(config.model)), config.lora).distilled
+    return {} if made is None else {"distilled": made.model_dump(mode="json")}
 
 
 def provenance_path(path: Path) -> Path:

@@ -34,6 +34,7 @@ from kinolab.methods import build as build_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.assemble import exchanged, exchanged_config
 from kinolab.models.cascade import StageSettings, check_stages, frame_rule, settled_stages
+from kinolab.models.distilled import with_adapters
 from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
@@ -166,6 +167,8 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
     asked["model"] = ready(str(asked["model"]), events)
     trained = exchanged_config(read_model_config(find_model(asked["model"])), asked.get("exchange") or {})
+    uses = [use if isinstance(use, AdapterUse) else load_config(AdapterUse, use) for use in asked.get("lora") or ()]
+    trained = with_adapters(trained, uses)
     if "refine" in asked:
         asked["refine"], trained = refining(trained, asked["refine"], asked["model"])
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))

@@ -66,10 +66,21 @@ class ProgressiveRecipe(DistilRecipe):
     @classmethod
     def asked(cls, steps: int, model: ModelConfig) -> dict[str, Any]:
         """Rounds that halve down to so many steps."""
+        most = MOST_STEPS if model.distilled is None else max(model.distilled.steps) // 2
         rounds = [steps]
-        while rounds[0] * 2 <= max(MOST_STEPS, steps):
+        while rounds[0] * 2 <= most:
             rounds.insert(0, rounds[0] * 2)
         return {"rounds": rounds}
+
+    def check(self, model: ModelConfig) -> None:
+        """Raises InputError for a plan of rounds that can't be, and for a teacher that doesn't know their steps."""
+        planned(self, guided=self.guided(model))
+        needed = 2 * self.rounds[0]
+        if model.distilled is not None and needed not in model.distilled.steps:
+            raise InputError(
+                f"rounds: a student of {self.rounds[0]} steps needs a teacher of {needed}, and {self.teacher} is "
+                f"distilled itself ({model.distilled}): begin with half of its steps"
+            )
 
 
 @dataclass(frozen=True)
