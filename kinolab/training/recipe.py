@@ -348,6 +348,18 @@ def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = 
     Raises:
         InputError: for no such recipe, an unknown key or a wrong value; names the file, or all files it is made of.
     """
+    name, cls, values = recipe_values(source, overrides)
+    return load_config(cls, values, name=name)
+
+
+def recipe_values(
+    source: Path | str | dict[str, Any], overrides: Sequence[str] = ()
+) -> tuple[str, type[BaseRecipe], dict[str, Any]]:
+    """What errors call a recipe, its class, and all that it says, not yet checked (see `load_recipe`).
+
+    Raises:
+        InputError: for no such recipe, or one of no known kind.
+    """
     if isinstance(source, dict):
         name, values = "recipe", _whole(source, "recipe", ())
     else:
@@ -360,7 +372,7 @@ def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = 
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in JOBS:
         raise InputError(f"{name}: expected kind: {' or '.join(JOBS)}, got {shown(kind)}")
-    return load_config(JOBS.get(kind).Recipe, values, name=name)
+    return name, JOBS.get(kind).Recipe, values
 
 
 def _whole(values: dict[str, Any], name: str, files: tuple[Path, ...]) -> dict[str, Any]:
