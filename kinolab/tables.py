@@ -72,6 +72,7 @@ SAMPLERS: Table[Sampler] = Table(
             "dpmpp_2m": "kinolab.diffusion.samplers.dpmpp_2m:DpmPp2m",
             "euler": "kinolab.diffusion.samplers.euler:Euler",
             "heun": "kinolab.diffusion.samplers.heun:Heun",
+            "consistency": "kinolab.diffusion.samplers.consistency:Consistency",
         }
     },
 )

@@ -37,6 +37,10 @@ SAMPLERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dpmpp_2m": ({"prediction": "v"}, {"name": "dpmpp_2m", "steps": 6}),
     "euler, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "euler", "steps": 6}),
     "heun, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "heun", "steps": 4}),
+    "consistency, flow": (
+        {"schedule": "flow", "prediction": "flow"},
+        {"name": "consistency", "steps": 4, "shift": 3.0},
+    ),
 }
 """Name -> fields of the diffusion, fields of the sampler."""
 

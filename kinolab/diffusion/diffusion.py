@@ -19,6 +19,7 @@ from kinolab.contracts.method import Codec, Method, Run
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
 from kinolab.diffusion.edm import EdmConfig, EdmPath
+from kinolab.diffusion.means import mean
 from kinolab.diffusion.path import (
     DiscretePath,
     FlowPath,
@@ -26,6 +27,7 @@ from kinolab.diffusion.path import (
     cosine_betas,
     linear_betas,
     resolution_shift,
+    shifted_times,
     spaced_betas,
 )
 from kinolab.diffusion.run import DenoiserLike, sample_run
@@ -299,10 +301,10 @@ class Diffusion:
         output = denoiser(z_t, t.to(z0.device, torch.float32), conditions).to(z0.dtype)
         prediction, variance = self.split(output, z0.shape[1])
         difference = prediction - self.target(z0, noise, t)
-        parts = {"mse": _mean(difference.square(), weight), "t": t.to(z0.device)}
+        parts = {"mse": mean(difference.square(), weight), "t": t.to(z0.device)}
         error = parts["mse"]
         if self.config.loss == "l1":
-            error = parts["l1"] = _mean(difference.abs(), weight)
+            error = parts["l1"] = mean(difference.abs(), weight)
         loss = error * self.loss_weight(t).to(error.dtype).to(error.device)
         if variance is not None:
             assert isinstance(self.path, DiscretePath)
@@ -346,7 +348,8 @@ class Diffusion:
         spacing = sampler.spacing
         if spacing == "auto" and isinstance(self.path, DiscretePath):
             spacing = SAMPLERS.get(sampler.name).spacing or spacing
-        return self.shifted_path(positions).times(sampler.steps, spacing)
+        path = self.shifted_path(positions)
+        return shifted_times(path, path.times(sampler.steps, spacing), sampler.shift)
 
     @torch.no_grad()
     def sample(
@@ -389,11 +392,3 @@ class Diffusion:
         sampled = sample_run(self, run, z, sampler, callback)
         clean_alpha = self.path.scalars(self.path.clean_time)[0]  # 1 / sigma_data for EDM
         return sampled if clean_alpha == 1.0 else sampled / clean_alpha
-
-
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean (B,) of values (B, C, T, H, W), each by its weight (B, 1, T, H, W); none = all alike."""
-    if weight is None:
-        return values.flatten(1).mean(1)
-    weights = weight.to(values).expand_as(values).flatten(1)
-    return (values.flatten(1) * weights).sum(1) / weights.sum(1)
