@@ -1,7 +1,7 @@
 """The diffusion process: noise path, what the denoiser predicts, the training loss and sampling.
 
 Denoisers are called with float times (B,) in the path's units: 0 .. num_steps - 1 for the discrete schedules, 1000 * t
-with t in (0, 1] (1 = noise) for rectified flow, log(sigma / alpha) / 4 for EDM. Arithmetic is in float32 (float64 where
+with t in (0, 1] (1 = noise) for rectified flow and cosine log-SNR, log(sigma / alpha) / 4 for EDM. Arithmetic is in float32 (float64 where
 the latents are), whatever autocast the caller has set.
 """
 
@@ -23,6 +23,7 @@ from kinolab.diffusion.means import mean
 from kinolab.diffusion.path import (
     DiscretePath,
     FlowPath,
+    LogSnrPath,
     NoisePath,
     cosine_betas,
     linear_betas,
@@ -39,10 +40,10 @@ from kinolab.errors import InputError
 class DiffusionConfig(Config):
     """Noise path, prediction type and loss; the defaults are those of DiT and Latte with a fixed variance."""
 
-    schedule: Literal["linear", "cosine", "flow", "scaled_linear", "edm"] = "linear"
+    schedule: Literal["linear", "cosine", "flow", "scaled_linear", "edm", "cosine_logsnr"] = "linear"
     """Betas from 1e-4 to 2e-2 (Ho et al. 2020), the cosine schedule (Nichol & Dhariwal 2021), rectified flow, betas
-    from 0.00085 to 0.012 whose square roots are even (Stable Diffusion), or the continuous noise levels of EDM (Karras
-    et al. 2022)."""
+    from 0.00085 to 0.012 whose square roots are even (Stable Diffusion), the continuous noise levels of EDM (Karras
+    et al. 2022), or the cosine schedule in continuous time, log SNR from 20 to -20 (Imagen Video)."""
     betas: tuple[float, float] | None = None
     """First and last beta of linear and scaled_linear, where they are others."""
     edm: EdmConfig | None = None
@@ -52,7 +53,7 @@ class DiffusionConfig(Config):
     max_beta: float = Field(default=0.999, gt=0.0, lt=1.0)
     """Cosine only: the largest beta, which the last steps have; 0.9999 in the public code of Video Diffusion Models."""
     num_steps: int = Field(default=1000, ge=2)
-    """Timesteps of a discrete schedule; rectified flow and EDM are continuous and do not use them (leave 1000)."""
+    """Timesteps of a discrete schedule; the others are continuous and do not use them (leave 1000)."""
     prediction: Prediction = "noise"
     """What the denoiser's output means: noise, sample, v, flow (the velocity noise - sample), or edm (EDM's F)."""
     learned_variance: bool = False
@@ -84,6 +85,13 @@ class DiffusionConfig(Config):
     def _check(self) -> DiffusionConfig:
         flow = self.schedule == "flow"
         self._check_edm()
+        if self.schedule == "cosine_logsnr" and (
+            self.zero_terminal_snr or self.learned_variance or self.num_steps != 1000
+        ):
+            raise ValueError(
+                "the schedule cosine_logsnr is continuous, down to a log SNR of -20: leave zero_terminal_snr, "
+                "learned_variance and num_steps as they are by default"
+            )
         if flow and self.zero_terminal_snr:
             raise ValueError("zero_terminal_snr is for linear and cosine: rectified flow ends in pure noise by itself")
         if flow and self.num_steps != 1000:
@@ -147,6 +155,8 @@ def build_path(config: DiffusionConfig) -> NoisePath:
         return FlowPath(config.time_shift)
     if config.schedule == "edm":
         return EdmPath(config.edm)
+    if config.schedule == "cosine_logsnr":
+        return LogSnrPath()
     if config.schedule == "scaled_linear" or config.betas is not None:
         ends = config.betas or SCALED_LINEAR
         betas = spaced_betas(config.num_steps, *ends, roots=config.schedule == "scaled_linear")

@@ -1,8 +1,8 @@
-"""Noise paths z_t = alpha_t * sample + sigma_t * noise: the discrete schedules and rectified flow (edm.py: EDM's).
+"""Noise paths z_t = alpha_t * sample + sigma_t * noise: discrete schedules, rectified flow and cosine log-SNR.
 
 A path owns its time axis, in the units that denoisers are given: 0 .. num_steps - 1 for a discrete schedule (after
-the clean sample, which stands at -1), and 1000 * t with t in (0, 1] for rectified flow (the clean sample stands at
-0). Everything here is float64 on the CPU; who uses it casts at the end.
+the clean sample, which stands at -1), and 1000 * t with t in (0, 1] for the continuous ones (the clean sample stands at
+0); edm.py has EDM's. Everything here is float64 on the CPU; who uses it casts at the end.
 """
 
 from __future__ import annotations
@@ -193,6 +193,67 @@ class FlowPath(NoisePath):
     def shifted(self, t: Tensor) -> Tensor:
         """t' = s t / (1 + (s - 1) t)."""
         return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+
+
+LOG_SNR = (-20.0, 20.0)
+"""Least and most log(alpha^2 / sigma^2) of the cosine log-SNR schedule."""
+
+
+class LogSnrPath(NoisePath):
+    """The cosine schedule in continuous time: log(alpha^2 / sigma^2) = -2 log tan(a t + b) for t in (0, 1].
+
+    Salimans & Ho 2022, Progressive Distillation; Imagen Video (Ho et al. 2022, section 2.1). It preserves the variance,
+    with alpha = cos(a t + b) and sigma = sin(a t + b), and is cut off at `low` and `high`: b = atan(exp(-high / 2)),
+    a = atan(exp(-low / 2)) - b. Times are given as 1000 * t; at 0 stands the clean sample itself, as the last step of a
+    sampler takes it.
+    """
+
+    clean_time = 0.0
+
+    def __init__(self, low: float = LOG_SNR[0], high: float = LOG_SNR[1]) -> None:
+        if not low < high:
+            raise InputError(f"log SNR: expected the least below the most, got {low:g} and {high:g}")
+        self.start = math.atan(math.exp(-high / 2))
+        self.length = math.atan(math.exp(-low / 2)) - self.start
+
+    def angle(self, t: Tensor | float) -> Tensor:
+        """a t + b (float64) at times in the path's units; 0 at the clean sample.
+
+        Raises:
+            InputError: for times that the schedule has not.
+        """
+        u = torch.as_tensor(t, dtype=torch.float64).detach().cpu() / FLOW_TIME_UNITS
+        found = self.length * u + self.start
+        # Up to a right angle, which lies a little behind 1: churn begins there.
+        if u.min() < 0 or found.max() > math.pi / 2 + 1e-6:
+            raise InputError(f"expected times from 0 to {FLOW_TIME_UNITS:g}, got {(u * FLOW_TIME_UNITS).tolist()}")
+        return torch.where(u == 0, 0.0, found)
+
+    def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        angle = self.angle(t)
+        return torch.cos(angle), torch.sin(angle)
+
+    def times(self, steps: int, spacing: Spacing = "auto") -> Tensor:
+        if steps < 1:
+            raise InputError(f"expected at least 1 step, got {steps}")
+        if spacing in ("leading", "sd"):
+            raise InputError(f"{spacing} spacing never visits t = 1, where the noise begins: use trailing or linspace")
+        if spacing != "linspace":
+            return torch.linspace(1, 0, steps + 1, dtype=torch.float64) * FLOW_TIME_UNITS
+        falling = torch.linspace(1, 1 / FLOW_TIME_UNITS, steps, dtype=torch.float64)
+        return torch.cat([falling, falling.new_zeros(1)]) * FLOW_TIME_UNITS
+
+    def fraction(self, t: float) -> float:
+        return t / FLOW_TIME_UNITS
+
+    def at_fraction(self, fraction: Tensor) -> Tensor:
+        return (fraction.double() * FLOW_TIME_UNITS).clamp(min=1.0)
+
+    def warp(self, uniform: Tensor) -> Tensor:
+        return uniform.double().clamp(min=1e-5) * FLOW_TIME_UNITS
+
+    def at_level(self, level: float) -> float:
+        return (math.atan(level) - self.start) / self.length * FLOW_TIME_UNITS
 
 
 def resolution_shift(positions: int, base: int) -> float:

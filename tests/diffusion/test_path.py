@@ -11,6 +11,7 @@ from kinolab.diffusion.edm import EdmPath
 from kinolab.diffusion.path import (
     DiscretePath,
     FlowPath,
+    LogSnrPath,
     cosine_betas,
     linear_betas,
     resolution_shift,
@@ -27,6 +28,7 @@ PATHS = {
     "flow": FlowPath(),
     "flow-shifted": FlowPath(3.0),
     "edm": EdmPath(),
+    "logsnr": LogSnrPath(),
 }
 
 
