@@ -72,6 +72,7 @@ SAMPLERS: Table[Sampler] = Table(
             "dpmpp_2m": "kinolab.diffusion.samplers.dpmpp_2m:DpmPp2m",
             "euler": "kinolab.diffusion.samplers.euler:Euler",
             "heun": "kinolab.diffusion.samplers.heun:Heun",
+            "stochastic": "kinolab.diffusion.samplers.stochastic:Stochastic",
             "consistency": "kinolab.diffusion.samplers.consistency:Consistency",
         }
     },
@@ -169,6 +170,7 @@ FORMATS: Table[Format] = Table(
 )
 """Layouts of public weights, in the order in which a file's names and shapes are held against them."""
 
+DISTILLATION = "distillation"
 JOBS: Table[Job] = Table(
     "training job",
     {
@@ -177,10 +179,15 @@ JOBS: Table[Job] = Table(
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
             "prior": "kinolab.training.jobs.prior:PriorJob",
-        }
+        },
+        DISTILLATION: {
+            "progressive": "kinolab.training.jobs.progressive:ProgressiveJob",
+            "consistency": "kinolab.training.jobs.consistency:ConsistencyJob",
+            "matching": "kinolab.training.jobs.matching:MatchingJob",
+        },
     },
 )
-"""What a recipe trains, by its `kind`."""
+"""What a recipe trains, by its `kind`; those of a group are ways to distil a model, which `kinolab distill` offers."""
 
 SIGNALS: Table[Signal] = Table(
     "signal",

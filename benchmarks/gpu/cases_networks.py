@@ -37,6 +37,7 @@ SAMPLERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dpmpp_2m": ({"prediction": "v"}, {"name": "dpmpp_2m", "steps": 6}),
     "euler, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "euler", "steps": 6}),
     "heun, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "heun", "steps": 4}),
+    "stochastic, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "stochastic", "steps": 4}),
     "consistency, flow": (
         {"schedule": "flow", "prediction": "flow"},
         {"name": "consistency", "steps": 4, "shift": 3.0},

@@ -30,6 +30,7 @@ from kinolab.conditioning.control import Canny, Control, Depth, Edges, Pose, Tra
 from kinolab.conditioning.focus import Focus
 from kinolab.conditioning.fps import Fps
 from kinolab.conditioning.given import Given, GivenPart
+from kinolab.conditioning.guidance_scale import GuidanceScale
 from kinolab.conditioning.image import Image
 from kinolab.conditioning.image_embedding import ImageEmbedding
 from kinolab.conditioning.image_tokens import ImageTokens
@@ -97,6 +98,7 @@ CONDITIONS: Table[Condition[Any]] = Table(
             "image": Image,
             "image_tokens": ImageTokens,
             "image_embedding": ImageEmbedding,
+            "guidance_scale": GuidanceScale,
         },
     },
 )

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kinolab.diffusion.means import mean
+from kinolab.diffusion.diffusion import weighted_mean
 from kinolab.diffusion.path import NoisePath
 
 Distance = Literal["huber", "squared"]
@@ -70,7 +70,7 @@ def distance(
     weight: (B, 1, T, H, W) of each latent; none = all alike.
     """
     squared = (found - target).square()
-    return mean((squared + huber**2).sqrt() - huber if kind == "huber" else squared, weight)
+    return weighted_mean((squared + huber**2).sqrt() - huber if kind == "huber" else squared, weight)
 
 
 def _like(coefficient: Tensor, z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The diffusion process: noise path, what the denoiser predicts, the training loss and sampling.
 
 Denoisers are called with float times (B,) in the path's units: 0 .. num_steps - 1 for the discrete schedules, 1000 * t
-with t in (0, 1] (1 = noise) for rectified flow and cosine log-SNR, log(sigma / alpha) / 4 for EDM. Arithmetic is in float32 (float64 where
-the latents are), whatever autocast the caller has set.
+with t in (0, 1] (1 = noise) for rectified flow and cosine log-SNR, log(sigma / alpha) / 4 for EDM. Arithmetic is in
+float32 (float64 where the latents are), whatever autocast the caller has set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from kinolab.contracts.method import Codec, Method, Run
 from kinolab.diffusion import conversions, variational
 from kinolab.diffusion.conversions import Prediction
 from kinolab.diffusion.edm import EdmConfig, EdmPath
-from kinolab.diffusion.means import mean
 from kinolab.diffusion.path import (
     DiscretePath,
     FlowPath,
@@ -311,10 +310,10 @@ class Diffusion:
         output = denoiser(z_t, t.to(z0.device, torch.float32), conditions).to(z0.dtype)
         prediction, variance = self.split(output, z0.shape[1])
         difference = prediction - self.target(z0, noise, t)
-        parts = {"mse": mean(difference.square(), weight), "t": t.to(z0.device)}
+        parts = {"mse": weighted_mean(difference.square(), weight), "t": t.to(z0.device)}
         error = parts["mse"]
         if self.config.loss == "l1":
-            error = parts["l1"] = mean(difference.abs(), weight)
+            error = parts["l1"] = weighted_mean(difference.abs(), weight)
         loss = error * self.loss_weight(t).to(error.dtype).to(error.device)
         if variance is not None:
             assert isinstance(self.path, DiscretePath)
@@ -402,3 +401,11 @@ class Diffusion:
         sampled = sample_run(self, run, z, sampler, callback)
         clean_alpha = self.path.scalars(self.path.clean_time)[0]  # 1 / sigma_data for EDM
         return sampled if clean_alpha == 1.0 else sampled / clean_alpha
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean (B,) of values (B, C, T, H, W), each by its weight (B, 1, T, H, W); none = all alike."""
+    if weight is None:
+        return values.flatten(1).mean(1)
+    weights = weight.to(values).expand_as(values).flatten(1)
+    return (values.flatten(1) * weights).sum(1) / weights.sum(1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kinolab.diffusion.means import mean
+from kinolab.diffusion.diffusion import weighted_mean
 
 
 def matching_gradient(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
@@ -38,4 +38,4 @@ def matching_loss(sample: Tensor, real: Tensor, fake: Tensor, weight: Tensor | N
     """
     with torch.no_grad():
         aim = sample - matching_gradient(sample, real, fake)
-    return 0.5 * mean((sample - aim).square(), weight)
+    return 0.5 * weighted_mean((sample - aim).square(), weight)

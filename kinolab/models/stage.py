@@ -36,6 +36,7 @@ from kinolab.errors import InputError
 from kinolab.layers.masking import BESIDE, fully_given, place_given
 from kinolab.methods import Guidance, GuidanceConfig, Held, Method, MethodsConfig, SteeringConfig, StepCache
 from kinolab.methods import build as build_methods
+from kinolab.models.distilled import DistilledConfig, outside
 from kinolab.models.experts import Experts
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.part import ModelPart, WithParts
@@ -114,6 +115,8 @@ class StageConfig(Config):
     """The sampler to use by default."""
     methods: MethodsConfig = Field(default_factory=dict)
     """Methods that wrap every sampling run that does not name them itself, such as thresholding for pixels."""
+    distilled: DistilledConfig | None = None
+    """What a distilled stage was made for; none = it is no distilled one, and takes any steps, sampler and guidance."""
 
     @model_validator(mode="after")
     def _check(self) -> StageConfig:
@@ -306,6 +309,8 @@ class Stage:
         elif given is not None:
             wrapped.append(self._steering(given, steering or SteeringConfig()))
         conditions, guidance = self.conditions(requests), guidance or self.config.guidance
+        for note in outside(self.config, sampler or self.config.sampler, guidance):
+            warnings.warn(note, stacklevel=3)
         told = events_of(events)
         away = any(r.negative is not None for r in requests)
         negative = self.negative_conditions(requests, conditions) if guidance.active or away else None

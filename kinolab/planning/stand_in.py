@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from kinolab.autoencoders.base import Autoencoder, AutoencoderSpec
+from kinolab.contracts.events import events_of
 from kinolab.contracts.examples import Example, Source, SourceConfig
 from kinolab.errors import InputError
 from kinolab.models import load_autoencoder
-from kinolab.training.initial import first_autoencoder, first_denoiser
+from kinolab.tables import JOBS
+from kinolab.training.initial import first_autoencoder
 from kinolab.training.jobs.autoencoder import AutoencoderJob
 from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe
@@ -61,7 +63,9 @@ def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]
         autoencoder = first_autoencoder(config)
         source = RandomSource((3, *_clip_shape(config.data, autoencoder)), latents=False, tasks=None)
         return AutoencoderJob(config, autoencoder, source, source), True
-    denoiser, there = first_denoiser(config), True
+    kind = JOBS.of(config)  # of a denoiser's own training, or a way to distil one
+    assert issubclass(kind, DenoiserJob)
+    denoiser, there = kind.start(config, events_of(None)), True
     spec = denoiser.spec
     ratio = spec.mask_channels if spec.given != "none" else 1
     try:
@@ -77,7 +81,7 @@ def stand_in_job(config: AutoencoderRecipe | DenoiserRecipe) -> tuple[Job, bool]
     source = RandomSource(
         shape, latents=latents, ratio=ratio, tasks=None if drawn is None else drawn.model_dump(mode="json")
     )
-    return DenoiserJob(config, autoencoder, denoiser, source, source), there
+    return kind(config, autoencoder, denoiser, source, source), there
 
 
 def _clip_shape(data: SourceConfig, autoencoder: Autoencoder) -> tuple[int, int, int]:

@@ -41,6 +41,10 @@ class Ema:
                 averages, values = zip(*pairs, strict=True)
                 torch._foreach_lerp_(list(averages), list(values), 1.0 - d)
 
+    def settle(self) -> None:
+        """The module takes the averages, which go on from there."""
+        self._copy(self.shadow)
+
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Within this context the module holds the averages; afterwards its own weights again."""

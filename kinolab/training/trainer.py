@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,13 +55,15 @@ class Part:
 
 
 class Job(ABC):
-    """What is trained. `parts` maps names to modules, in the order in which they step.
+    """What is trained. `parts` maps names to modules, in the order in which they step; `kept` to others that change as
+    the run goes on without a step of their own, so that checkpoints hold what of them is not frozen.
 
     A job that is read from a recipe names the recipe's class in `Recipe`, and is made by `make`.
     """
 
     Recipe: ClassVar[type[BaseRecipe]]
     parts: dict[str, Part]
+    kept: Mapping[str, nn.Module] = {}
 
     @classmethod
     def make(cls, recipe: Any, events: Events) -> Job:
@@ -75,6 +77,13 @@ class Job(ABC):
     def settled(self, recipe: Any) -> Any:
         """The recipe with what the data decided, as a resumed run has to find it."""
         return recipe
+
+    def begin(self, step: int) -> None:  # noqa: B027 - most have nothing to do
+        """Called before step `step` (counted from 0), with the state that the step before left, resumed or not."""
+
+    def learning_rate(self, step: int, config: TrainingConfig) -> float:
+        """The learning rate of step `step` (counted from 0)."""
+        return learning_rate(config, step)
 
     @abstractmethod
     def batches(self, first_step: int, ranks: Ranks) -> Iterator[list[MicroBatch]]:
@@ -115,12 +124,17 @@ class Trainer:
                 part.wrapped.compile()
             part.optimizer = make_optimizer(part.wrapped, config)
             part.ema = Ema(part.module, config.ema, frozen=not part.frozen_elsewhere) if part.averaged else None
+        for module in job.kept.values():
+            module.to(ranks.device)
         self.state = RunState(
-            {n: p.module for n, p in job.parts.items()},
+            {**{n: p.module for n, p in job.parts.items()}, **job.kept},
             {n: p.optimizer for n, p in job.parts.items()},
             {n: p.ema for n, p in job.parts.items() if p.ema is not None},
             ranks,
-            frozen_elsewhere=[n for n, p in job.parts.items() if p.frozen_elsewhere],
+            frozen_elsewhere=[
+                *(n for n, p in job.parts.items() if p.frozen_elsewhere),
+                *(n for n, module in job.kept.items() if not all(p.requires_grad for p in module.parameters())),
+            ],
         )
         self.stop_asked = False
 
@@ -168,6 +182,8 @@ class Trainer:
     def train_step(self, step: int, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
         """One step of every part's optimiser (step counts from 0), and the numbers of its losses."""
         numbers: dict[str, float] = {}
+        self.job.begin(step)
+        rate = self.job.learning_rate(step, self.config)
         for name, part in self.job.parts.items():
             if not part.steps_at(step):
                 continue
@@ -182,7 +198,7 @@ class Trainer:
             if not math.isfinite(numbers[f"{name}_grad_norm"]):
                 self._fail(f"the gradient of {name} is not finite", name, micro_batches[0], step)
             for group in part.optimizer.param_groups:
-                group["lr"] = learning_rate(self.config, step)
+                group["lr"] = rate
             with fast_float32(self.ranks.device):
                 part.optimizer.step()
             if part.ema is not None:
@@ -219,7 +235,7 @@ class Trainer:
         keys = dict.fromkeys(k for numbers in window for k in numbers)
         means = {k: sum(n.get(k, 0.0) for n in window) / sum(k in n for n in window) for k in keys}
         means = mean_over_ranks(means, self.ranks)
-        means["learning_rate"] = learning_rate(self.config, step - 1)
+        means["learning_rate"] = self.job.learning_rate(step - 1, self.config)
         if log is not None:
             log.write(step, "train", means)
         self.events.losses(step, means, "train")

@@ -71,7 +71,7 @@ def test_every_sampler_reproduces_a_gaussian_on_every_path(config: str, name: st
     diffusion = Diffusion(CONFIGS[config])
     noise = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     noise = (noise - noise.mean()) / noise.std()
-    sampler = SamplerConfig(name=name, steps=200 if name == "ddpm" else 60)
+    sampler = SamplerConfig(name=name, steps=200 if name in ("ddpm", "stochastic") else 60)
     denoiser = denoiser_for(diffusion, few_steps=SAMPLERS.get(name).few_steps)
     z = diffusion.sample(denoiser, noise, Conditions(), sampler=sampler, generator=torch.Generator().manual_seed(1))
     assert float(z.mean()) == pytest.approx(MU, abs=0.025)

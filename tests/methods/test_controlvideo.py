@@ -108,7 +108,7 @@ def test_a_step_goes_from_the_changed_sample_along_the_noise_that_was(name: str,
 def test_a_sampler_that_makes_its_own_noise_says_so(name: str) -> None:
     with pytest.raises(InputError, match=f"Moved changes the estimate and not its noise, which {name} can't: use ddim"):
         sample(lambda z, t, told: z, noise(2), Moved(), name=name)
-    assert {n for n in SAMPLERS if SAMPLERS.get(n).keeps_noise} == {"ddim", "euler"}
+    assert {n for n in SAMPLERS if SAMPLERS.get(n).keeps_noise} == {"ddim", "euler", "stochastic"}
 
 
 def test_methods_outside_leave_the_noise_that_is_kept() -> None:

@@ -56,4 +56,5 @@ def test_a_recipe_names_it_and_it_goes_on(tmp_path: Path, request: pytest.Fixtur
     for words in ([tmp_path / "r.yaml", "--until", 4], ["--resume"]):
         run("train", *words, "--run", tmp_path / "b")
     assert (tmp_path / "a/model/biases.txt").read_text() == (tmp_path / "b/model/biases.txt").read_text()
-    assert "or encoder or prior or chase" in run("train", tmp_path / "r.yaml", "-s", "kind=x")
+    told = run("train", tmp_path / "r.yaml", "-s", "kind=x")
+    assert "or encoder or prior or progressive" in told and "or chase, got" in told

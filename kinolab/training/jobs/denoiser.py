@@ -46,7 +46,7 @@ class DenoiserJob(Job):
     def make(cls, recipe: DenoiserRecipe, events: Events) -> DenoiserJob:
         """The job of a recipe: its clips or latents, their autoencoder, and its denoiser with first weights."""
         autoencoder = load_autoencoder(recipe.autoencoder, device="cpu")
-        denoiser = first_denoiser(recipe, events)
+        denoiser = cls.start(recipe, events)
         annotated = not recipe.unlabelled and (recipe.text_encoder != "none" or denoiser.spec.num_classes > 0)
         sides = sources_of(recipe.data, autoencoder.spec, events, annotated=annotated)
         job = cls(recipe, autoencoder, denoiser, *sides)
@@ -57,6 +57,11 @@ class DenoiserJob(Job):
             for line in job.count.lines():
                 events.note(line)
         return job
+
+    @classmethod
+    def start(cls, recipe: DenoiserRecipe, events: Events) -> Denoiser:
+        """The recipe's denoiser with its first weights."""
+        return first_denoiser(recipe, events)
 
     def settled(self, recipe: DenoiserRecipe) -> DenoiserRecipe:
         """The recipe with the classes' names that came from the data, so that a resumed run's labels still mean

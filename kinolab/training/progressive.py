@@ -1,0 +1,111 @@
+"""The recipe of progressive distillation, and how its steps are shared between guidance and the rounds that halve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from kinolab.diffusion.progressive import Weight
+from kinolab.errors import InputError
+from kinolab.models import ModelConfig
+from kinolab.training.distilled import DistilRecipe
+from kinolab.training.settings import TrainingConfig
+
+ROUNDS = (16, 8, 4)
+LAST, LAST_SHARE = 2, 2.0
+"""The last two rounds get twice the steps of the others (Salimans & Ho 2022, section 5)."""
+MOST_STEPS = 16
+"""The most steps of a first student that `kinolab distill` asks for; its teacher takes twice as many."""
+
+
+class ProgressiveRecipe(DistilRecipe):
+    """Progressive distillation: guidance first, then rounds of which each halves the steps."""
+
+    kind: Literal["progressive"] = "progressive"  # type: ignore[assignment]
+    rounds: tuple[int, ...] = Field(ROUNDS, min_length=1)
+    """The steps of the students one after another, each half of the one before; the first one's teacher is the model
+    itself in twice as many."""
+    guidance_first: bool | None = None
+    """Whether a stage before the rounds learns the guidance, at times of any noise; none = where there is some."""
+    shares: tuple[float, ...] = ()
+    """How the training's steps are shared, the stage of guidance first if there is one; none = evenly, with twice as
+    many for the last two rounds."""
+    weight: Weight = "truncated"
+    """The weight of the squared error of the clean sample by the signal-to-noise ratio: constant, snr (as the error of
+    the noise), truncated, max(SNR, 1), or snr_plus_one (as the error of v, Imagen Video's)."""
+    training: TrainingConfig = TrainingConfig(decay="linear", ema=0.99)
+    """Steps of all rounds together, batch, optimiser, precision; warm-up and decay of the learning rate are those of
+    each round, and so is the optimiser's memory."""
+    method: ClassVar[str] = "progressive"
+    also: ClassVar[tuple[str, ...]] = ("stochastic",)
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> ProgressiveRecipe:
+        if min(self.rounds) < 1 or any(a != 2 * b for a, b in zip(self.rounds, self.rounds[1:], strict=False)):
+            told = ", ".join(map(str, self.rounds))
+            raise ValueError(f"rounds: expected steps that halve from one to the next, such as 16, 8, 4, got {told}")
+        if self.diffusion.schedule == "edm":
+            raise ValueError("diffusion.schedule=edm: halved steps need a discrete schedule, flow or cosine_logsnr")
+        return self
+
+    @classmethod
+    def made_for(cls, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """The last round's steps."""
+        rounds = values.get("rounds", ROUNDS)
+        known = isinstance(rounds, Sequence) and rounds and isinstance(rounds[-1], int)
+        return (rounds[-1],) if known else (ROUNDS[-1],)
+
+    @classmethod
+    def asked(cls, steps: int, model: ModelConfig) -> dict[str, Any]:
+        """Rounds that halve down to so many steps."""
+        rounds = [steps]
+        while rounds[0] * 2 <= max(MOST_STEPS, steps):
+            rounds.insert(0, rounds[0] * 2)
+        return {"rounds": rounds}
+
+
+@dataclass(frozen=True)
+class Round:
+    """Steps of the training from `first` to before `last`: of a student of `steps`, or none = of guidance alone."""
+
+    first: int
+    last: int
+    steps: int | None
+
+    def __str__(self) -> str:
+        name = "guidance" if self.steps is None else f"{self.steps} step{'s' * (self.steps > 1)}"
+        return f"{name} ({self.last - self.first})"
+
+
+def planned(recipe: ProgressiveRecipe, *, guided: bool) -> tuple[Round, ...]:
+    """The rounds of a recipe. guided: whether the teacher is guided.
+
+    Raises:
+        InputError: for shares that don't fit, and for fewer steps than rounds.
+    """
+    first = guided if recipe.guidance_first is None else recipe.guidance_first
+    kinds: list[int | None] = [*([None] if first else []), *recipe.rounds]
+    usual = [LAST_SHARE if k >= len(kinds) - LAST and len(recipe.rounds) > LAST else 1.0 for k in range(len(kinds))]
+    shares = list(recipe.shares) or usual
+    if len(shares) != len(kinds) or min(shares) <= 0:
+        raise InputError(
+            f"shares: expected {len(kinds)} numbers above 0, one for each of {_named(kinds)}, got {shares}"
+        )
+    total = recipe.training.steps
+    if total < len(kinds):
+        raise InputError(f"training.steps={total}: expected at least one for each of {_named(kinds)}")
+    ends = [round(total * sum(shares[: k + 1]) / sum(shares)) for k in range(len(kinds))]
+    for k in range(len(ends)):  # each at least one
+        ends[k] = max(ends[k], ends[k - 1] + 1 if k else 1)
+    for k in reversed(range(len(ends) - 1)):
+        ends[k] = min(ends[k], ends[k + 1] - 1)
+    ends[-1] = total
+    starts = [0, *ends[:-1]]
+    return tuple(Round(*told) for told in zip(starts, ends, kinds, strict=True))
+
+
+def _named(kinds: Sequence[int | None]) -> str:
+    return ", ".join("guidance" if k is None else f"{k} steps" for k in kinds)

@@ -1,0 +1,244 @@
+"""A world of two unequal modes, whose optimal denoiser is known in closed form: does a student find its teacher's?
+
+Every place of the latents (B, C, T, H, W) is a point of its own, (B, C, 1, 1, 1) is one for each clip. The data are a
+mixture of two Gaussians of one deviation around opposite centres, of weights such as 0.3 and 0.7. On any path
+z = alpha x + sigma e a mixture stays one, so that E[x | z] is exact (`TwoModes.clean`), and `Points` predicts it in the
+diffusion's own type. It is teacher and student at once, as a student of the house begins with its teacher's weights:
+the closed form, and a small network of the point and the time whose last layer is zero in a teacher.
+
+    with two_modes(tmp_path, DiffusionConfig(schedule="flow", prediction="flow")) as world:
+        job = world.job(SomeJob, {"steps": 500, "learning_rate": 1e-3})
+        world.train(job, tmp_path / "run")
+        world.judged(job.network, SamplerConfig(name="ddim", steps=2)).check()
+
+A student is judged by what it samples: by the sliced Wasserstein distance to the teacher's samples, which is to lie
+where two draws of the teacher of equal size lie from each other, and by the weights of the modes, within 2%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kinolab.autoencoders.pixel import PixelAutoencoder, PixelConfig
+from kinolab.config import load_config
+from kinolab.contracts.conditions import Conditions
+from kinolab.contracts.examples import Example, Source
+from kinolab.contracts.options import ForwardOptions
+from kinolab.denoisers.base import BaseDenoiserConfig, Denoiser, DenoiserSpec
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from kinolab.layers.embeddings import time_features
+from kinolab.models import ModelConfig, VideoModel
+from kinolab.runtime.ranks import Ranks
+from kinolab.tables import DENOISERS
+from kinolab.training.trainer import Job, Trainer
+
+CHANNELS, SIDE = 3, 8
+FEATURES = 16
+WITHIN = 0.02
+"""How far the weight of a mode may be from the teacher's."""
+
+
+@dataclass(frozen=True)
+class TwoModes:
+    """weight N(c, d^2) + (1 - weight) N(-c, d^2) for points of C numbers, with all numbers of the centre alike."""
+
+    weight: float = 0.3
+    centre: float = 0.8
+    deviation: float = 0.25
+
+    def draw(self, count: int, source: torch.Generator) -> Tensor:
+        """Points of the data: (count, C)."""
+        sign = torch.where(torch.rand(count, 1, generator=source) < self.weight, 1.0, -1.0)
+        return sign * self.centre + self.deviation * torch.randn(count, CHANNELS, generator=source)
+
+    def clean(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x | z] for z (B, C, ...), with alpha and sigma that broadcast against it."""
+        variance = (alpha * self.deviation).square() + sigma.square()
+        # The log of the modes' odds given z: of their weights, and of the distances to both centres.
+        near = (2 * alpha * self.centre * z / variance).sum(1, keepdim=True)
+        mean = torch.tanh((math.log(self.weight / (1 - self.weight)) + near) / 2) * self.centre
+        return mean + alpha * self.deviation**2 / variance * (z - alpha * mean)
+
+    def share(self, points: Tensor) -> float:
+        """The share of points (N, C) that lie on the side of the first mode."""
+        return float((points.sum(1) > 0).double().mean())
+
+
+class PointsConfig(BaseDenoiserConfig):
+    """The closed form and the network beside it."""
+
+    kind: Literal["points"] = "points"
+    weight: float = 0.3
+    width: int = 64
+    diffusion: DiffusionConfig = DiffusionConfig()
+    input_size: int = SIDE
+
+
+class Points(Denoiser):
+    """What the optimal denoiser predicts, and a network of the point and the time, which begins as nothing."""
+
+    Config = PointsConfig
+
+    def __init__(self, config: PointsConfig) -> None:
+        super().__init__()
+        self.config, self.modes = config, TwoModes(config.weight)
+        self.spec = DenoiserSpec(CHANNELS, learned_variance=False)
+        self.process = Diffusion(config.diffusion)
+        W = config.width
+        self.net = nn.Sequential(
+            nn.Linear(CHANNELS + FEATURES, W), nn.SiLU(), nn.Linear(W, W), nn.SiLU(), nn.Linear(W, CHANNELS)
+        )
+        last: Any = self.net[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
+        """z (B, C, T, H, W), t (B,) -> the prediction, of the same shape."""
+        alpha, sigma = self.process.coefficients(t, z)
+        sample = self.modes.clean(z, alpha, sigma)
+        known = self.process.target(sample, (z - alpha * sample) / sigma, t)
+        points = z.movedim(1, -1)
+        features = time_features(t, FEATURES).to(z).view(-1, 1, 1, 1, FEATURES).expand(*points.shape[:-1], FEATURES)
+        return known + self.net(torch.cat([points, features], -1)).movedim(-1, 1)
+
+
+class PointsSource(Source):
+    """Clips of one frame, every place of which is a point."""
+
+    encoded = True
+
+    def __init__(self, modes: TwoModes, count: int = 512) -> None:
+        self.modes, self.count = modes, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        """Clip `index`, the same one whenever it is asked for."""
+        points = self.modes.draw(SIDE * SIDE, torch.Generator().manual_seed(index))
+        clip = points.T.reshape(CHANNELS, 1, SIDE, SIDE)
+        return Example(clip, 8.0, None, None, f"points/{index}", (0.0, 0.125), encoded=True)
+
+
+def as_points(latents: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> the points (N, C)."""
+    return latents.movedim(1, -1).reshape(-1, latents.shape[1])
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, slices: int = 64) -> float:
+    """The mean over random directions of the 2-Wasserstein distance of two sets (N, C), projected on them."""
+    directions = torch.randn(a.shape[1], slices, generator=torch.Generator().manual_seed(0)).double()
+    directions = directions / directions.norm(dim=0)
+    ours, theirs = ((points.double() @ directions).sort(0).values for points in (a, b))
+    return float((ours - theirs).square().mean(0).sqrt().mean())
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How far a student's samples are from the teacher's, the interval of two draws of the teacher, and the weights."""
+
+    distance: float
+    interval: tuple[float, float]
+    share: float
+    teachers: float
+
+    def check(self) -> None:
+        """Fail where the student does not sample what its teacher does."""
+        low, high = self.interval
+        assert self.distance <= high, f"{self.distance:.4f} apart; two draws of the teacher {low:.4f} to {high:.4f}"
+        assert abs(self.share - self.teachers) <= WITHIN, (
+            f"a mode's weight is {self.share:.3f}, not {self.teachers:.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class World:
+    """A teacher in a model folder, and what a job of its student is made of."""
+
+    folder: Path
+    diffusion: DiffusionConfig
+    modes: TwoModes
+
+    def recipe(self, job: type[Job], training: dict[str, Any], **fields: Any) -> Any:
+        """The recipe of a job with this teacher; its training is quiet, in float32 and without an average."""
+        quiet = {
+            "device": "cpu", "precision": "float32", "tensorboard": False, "log_every": 100, "batch_size": 16,
+            "evaluate_every": 10**9, "sample_every": 10**9, "save_every": 10**9, "ema": 0.0,
+        }  # fmt: skip
+        kind = job.Recipe.model_fields["kind"].default
+        values = {"kind": kind, "name": "points", "teacher": str(self.folder), "data": {"kind": "world"}}
+        return load_config(job.Recipe, {**values, **fields, "training": {**quiet, **training}}, name="recipe")
+
+    def job(self, kind: type[Any], training: dict[str, Any], **fields: Any) -> Any:
+        """The job of that recipe, on points."""
+        recipe, source = self.recipe(kind, training, **fields), PointsSource(self.modes)
+        torch.manual_seed(recipe.training.seed)
+        student = kind.start(recipe, None)
+        return kind(recipe, PixelAutoencoder(PixelConfig(channels=CHANNELS)), student, source, source)
+
+    def train(self, job: Job, folder: Path, until: int | None = None) -> Trainer:
+        """Train it to its last step, without a model folder."""
+        job.export = job.sample = lambda *args: None  # type: ignore[method-assign]
+        job.evaluate = lambda ranks: {}  # type: ignore[method-assign]
+        recipe: Any = job.recipe  # type: ignore[attr-defined]
+        trainer = Trainer(job, recipe.training, folder, Ranks())
+        trainer.run(until)
+        return trainer
+
+    @property
+    def teacher(self) -> Points:
+        """The optimal denoiser."""
+        return Points(PointsConfig(weight=self.modes.weight, diffusion=self.diffusion)).eval()
+
+    def sampled(self, network: Denoiser, sampler: SamplerConfig, count: int = 4096, seed: int = 0) -> Tensor:
+        """Points (count, C) that a denoiser samples."""
+        source = torch.Generator().manual_seed(seed)
+        noise = torch.randn(count // SIDE**2, CHANNELS, 1, SIDE, SIDE, generator=source)
+        process = Diffusion(self.diffusion)
+        return as_points(process.sample(network, noise, Conditions(), sampler=sampler, generator=source))
+
+    def judged(
+        self, student: Denoiser, sampler: SamplerConfig, usual: SamplerConfig | None = None, count: int = 4096,
+        draws: int = 16,
+    ) -> Judged:  # fmt: skip
+        """A student with its own sampler, against its teacher with the usual one (64 steps of DDIM).
+
+        The distance is the middle one of those to `draws` draws of the teacher; the interval that of the distances of
+        its draws from each other, two after another.
+        """
+        usual = usual or SamplerConfig(name="ddim", steps=64, spacing="trailing")
+        theirs = [self.sampled(self.teacher, usual, count, seed=1000 + k) for k in range(draws)]
+        pairs = [sliced_wasserstein(theirs[k], theirs[k - 1]) for k in range(draws)]
+        ours = self.sampled(student.eval(), sampler, count, seed=1)
+        distance = sorted(sliced_wasserstein(ours, other) for other in theirs)[draws // 2]
+        share = sum(map(self.modes.share, theirs)) / draws
+        return Judged(distance, (min(pairs), max(pairs)), self.modes.share(ours), share)
+
+
+@contextmanager
+def two_modes(folder: Path, diffusion: DiffusionConfig, modes: TwoModes = TwoModes()) -> Iterator[World]:
+    """The world with its teacher in `folder / teacher`; within this context `points` is a kind of denoiser."""
+    DENOISERS.register("points")(Points)
+    try:
+        config = PointsConfig(weight=modes.weight, diffusion=diffusion)
+        pixels = PixelConfig(channels=CHANNELS)
+        made = ModelConfig(
+            autoencoder=pixels,
+            denoiser=config,
+            diffusion=diffusion,
+            frames=1,
+            size=(SIDE, SIDE),
+            trained="in closed form",
+        )
+        VideoModel(made, PixelAutoencoder(pixels), Points(config)).save(folder / "teacher")
+        yield World(folder / "teacher", diffusion, modes)
+    finally:
+        DENOISERS.remove("points")
