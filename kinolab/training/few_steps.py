@@ -12,13 +12,14 @@ from kinolab.diffusion import SamplerConfig
 from kinolab.diffusion.consistency import Distance
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, find_model, read_model_config
-from kinolab.training.distilled import GUIDANCE, DistilRecipe
+from kinolab.training.critic import GanConfig
+from kinolab.training.distilled import DistilRecipe
 from kinolab.training.settings import TrainingConfig
 
 STEPS = 4
 """Steps that a student is for where nothing else is asked for."""
 SOLVER_STEPS = 48
-"""Steps of the teacher's solver; the 50 of LCM (1000 with every 20th taken), so that 1, 2, 3, 4, 6 and 8 divide them."""
+"""Steps of the teacher's solver: about the 50 of LCM (every 20th of 1000), so that 1, 2, 3, 4, 6 and 8 divide them."""
 
 
 class FewStepRecipe(DistilRecipe):
@@ -92,7 +93,7 @@ class ConsistencyRecipe(FewStepRecipe):
 
     @classmethod
     def filled(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """As of every few-step student; where no guidance is asked for and the teacher is guided, a range around its."""
+        """As of every few-step student; where no guidance is asked for and the teacher is guided, a range around it."""
         if values.get("guidance") is None:
             model = read_model_config(find_model(str(values["teacher"])))
             ported = "vectors" in type(model.denoiser).model_fields if model.denoiser is not None else False
@@ -126,6 +127,9 @@ class MatchingRecipe(FewStepRecipe):
     the critic's."""
     noise: tuple[float, float] = (0.02, 0.98)
     """The share of training times, least and most, at which both scores are compared (DMD's 20 to 980 of 1000)."""
+    gan: GanConfig | None = None
+    """The adversarial loss of DMD2 beside it, by which the student may become better than its teacher; none = off: only
+    the prompts of the data are used then."""
     training: TrainingConfig = TrainingConfig(ema=0.99)
     """Steps (of the critic), batch, optimiser, precision; `ema` is of the student, whose average is exported."""
     method: ClassVar[str] = "matching"

@@ -3,7 +3,8 @@
 The student walks its own few steps from noise, to a random one of them, as it will when it is sampled (section 4.5:
 backward simulation); the clean sample that it makes there is noised and moved by the difference of two estimates: the
 teacher's, guided, and a critic's, which is trained on such samples all the time and so knows where they come from.
-Neither the regression to the teacher's samples of DMD nor any clip of the data is needed.
+Neither the regression to the teacher's samples of DMD nor any clip of the data is needed, but for the adversarial loss
+(`gan`), which is off by default.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Source
 from kinolab.denoisers import Denoiser
 from kinolab.diffusion.matching import matching_loss
@@ -22,6 +24,7 @@ from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Batch
 from kinolab.training.batches import MicroBatch
+from kinolab.training.critic import Critic, critics_loss, held_fixed, students_loss
 from kinolab.training.distilled import student_of
 from kinolab.training.few_steps import MatchingRecipe
 from kinolab.training.jobs.few_steps import FewStepJob
@@ -40,7 +43,7 @@ class MatchingJob(FewStepJob):
     ) -> None:
         super().__init__(recipe, autoencoder, denoiser, source, heldout)
         # It begins as the teacher, told all that the student is, and all of it is trained.
-        self.critic = student_of(self.teacher.network, recipe.denoiser)
+        self.critic = Critic(student_of(self.teacher.network, recipe.denoiser), recipe.gan)
         self.parts["denoiser"].every = recipe.critic_updates
         self.parts["critic"] = Part(self.critic, averaged=False)
 
@@ -81,14 +84,33 @@ class MatchingJob(FewStepJob):
         with torch.no_grad():
             z = self.diffusion.q_sample(x.detach(), t, noise)
             real, fake = self.target(z, t, batch), self.estimate(self.critic, z, t, batch)
-        return matching_loss(x, real, fake, batch.weight)
+        loss = matching_loss(x, real, fake, batch.weight)
+        if self.recipe.gan is None:
+            return loss
+        with held_fixed(self.critic):
+            again = self.diffusion.q_sample(x, t, normal(x.shape[1:], batch.draws("realism noise")).to(x))
+            _, logits = self.critic(again, t.to(x.device, torch.float32), batch.conditions, judged=True)
+        return loss + self.recipe.gan.student * students_loss(logits)
 
     def critic_error(self, critic: Any, batch: Batch, walked: int) -> Tensor:
         """The loss (B,) of a denoiser that is trained on the student's samples."""
         x = self.generated(self.network, batch, walked, "critic student", learns=False)
         t = torch.cat([self.diffusion.draw_times(1, g, positions=batch.size) for g in batch.draws("critic time")])
         noise = normal(x.shape[1:], batch.draws("critic noise")).to(x)
-        return self.diffusion.loss(critic, x, batch.conditions, t=t, noise=noise, weight=batch.weight)["loss"]
+        gan, logits = self.recipe.gan, list[Tensor]()
+
+        def judging(z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+            """The prediction for the student's samples, which are judged beside as noisy latents of the clips."""
+            real = self.diffusion.q_sample(batch.latents, times, normal(z.shape[1:], batch.draws("real noise")).to(z))
+            both = Conditions.cat(conditions, conditions)
+            output, found = critic(torch.cat([z, real]), t.repeat(2), both, judged=True)
+            logits.extend(found.chunk(2))
+            return output[: len(z)]
+
+        times = t
+        called = critic if gan is None else judging
+        found = self.diffusion.loss(called, x, batch.conditions, t=t, noise=noise, weight=batch.weight)["loss"]
+        return found if gan is None else found + gan.critic * critics_loss(*logits)
 
     def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """On held-out prompts, with the same draws in every measurement and after all steps: both losses. The student's
