@@ -30,7 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "upscale": "make", "studio": "make", "curate": "data", "distill": "train",
+    "upscale": "make", "studio": "make", "curate": "data",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
@@ -52,6 +52,7 @@ COMMANDS = {
     "world": Command("make clips of the toy world", "data"),
     "train": Command("train an autoencoder or a denoiser from a recipe", "train"),
     "fit": Command("tune an image model on a clip and its prompt", "train"),
+    "distill": Command("make a model of few steps from one of many", "train"),
     "recipes": Command("list the recipes that ship", "train"),
     "plan": Command("say what a training run needs before it starts: memory, disk, time, cost", "train"),
     "doctor": Command("say what this machine has, and what to do about what it hasn't", "train"),
