@@ -33,7 +33,7 @@ from tests.training.tiny import QUIET
 KINDS: dict[str, type[FewStepJob]] = {"consistency": ConsistencyJob, "matching": MatchingJob}
 FLOW = DiffusionConfig(schedule="flow", prediction="flow")
 SIZES: dict[str, Any] = {
-    "hidden_size": 16, "depth": 1, "num_heads": 2, "in_channels": 4, "input_size": 4, "num_frames": 2,
+    "hidden_size": 16, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 4, "num_frames": 2,
 }  # fmt: skip
 FAMILIES: dict[str, tuple[Any, DiffusionConfig]] = {
     "unet": (denoisers.UnetConfig(**{**SMALL, "text_dim": 0}), DiffusionConfig(schedule="scaled_linear")),
