@@ -57,6 +57,7 @@ DENOISERS: Table[Denoiser] = Table(
             "video_ldm": "kinolab.denoisers.video_ldm:VideoLdm",
             "makeavideo": "kinolab.denoisers.makeavideo:MakeAVideo",
             "space_time_unet": "kinolab.denoisers.space_time_unet:SpaceTimeUnet",
+            "imagen_video": "kinolab.denoisers.imagen_video:ImagenVideo",
             "tuneavideo": "kinolab.denoisers.tuneavideo:TuneAVideo",
         }
     },

@@ -32,7 +32,7 @@ def small_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_results_are_kept_and_the_page_has_every_row(
     tmp_path: Path, small_autoencoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

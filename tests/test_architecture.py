@@ -124,7 +124,8 @@ def test_published_systems_do_not_import_each_other(folder: str) -> None:
     # DP-VAE is an image autoencoder with a video branch, SVD's an image encoder with a decoder over time.
     made_of = {"dpvae": {"image", "taesd"}, "temporal_decoder": {"image"}}
     made_of |= {
-        name: {"unet"} for name in ("modelscope", "animatediff", "video_ldm", "svd", "tuneavideo", "makeavideo")
+        name: {"unet"}
+        for name in ("modelscope", "animatediff", "video_ldm", "svd", "tuneavideo", "makeavideo", "imagen_video")
     }  # with layers over time
     made_of |= {"controlnet": {"unet"}, "controlnet_mmdit": {"mmdit"}}
     systems = {p.stem for p in (PACKAGE / folder).glob("*.py")} - shared

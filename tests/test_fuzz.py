@@ -74,7 +74,7 @@ kept: list[bytearray] = []
         (lambda folder: ctypes.string_at(0), "dies of signal 11"),
         (lambda folder: os._exit(3), "ends the process with 3"),
         (lambda folder: time.sleep(60), "hangs"),
-        (lambda folder: leak(folder), "takes "),
+        pytest.param(lambda folder: leak(folder), "takes ", marks=pytest.mark.wide),
         (lambda folder: __import__("antigravity"), "imported antigravity"),
     ],
 )

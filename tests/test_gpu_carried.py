@@ -266,6 +266,7 @@ def words(place: Place) -> Path:
 
 
 @pytest.mark.usefixtures("words")
+@pytest.mark.wide
 def test_the_toy_world_is_made_trained_on_and_brought_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy, "SMALL_CLIPS", 5)
     items = dict(toy.items(place))
@@ -304,6 +305,7 @@ def test_the_toy_world_without_what_it_needs_says_so(place: Place, monkeypatch: 
         items["training"]()
 
 
+@pytest.mark.wide
 def test_real_clips_become_an_autoencoder_latents_and_a_model(place: Place) -> None:
     frames.write_frames([noise_clip(str(k), 9, 32, k) for k in range(3)], place.carry / "frames.npz")
     results = Results(place.out / "results.json")
@@ -316,6 +318,7 @@ def test_real_clips_become_an_autoencoder_latents_and_a_model(place: Place) -> N
     assert (place.out / "clips.png").stat().st_size > 1000
 
 
+@pytest.mark.wide
 def test_real_clips_become_a_model_in_a_released_autoencoders_latents(place: Place) -> None:
     frames.write_frames([noise_clip(str(k), 9, 32, k) for k in range(3)], place.carry / "frames.npz")
     part = next(p for p in program.parts() if p.name == "released")

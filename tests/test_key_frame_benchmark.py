@@ -110,7 +110,7 @@ def test_found_cuts_are_held_against_the_true_ones() -> None:
     assert key_frames.detection([clip, moved], rule) == (3, 5, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_the_command_writes_tables_and_a_picture(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kinolab.autoencoders import ImageConfig, OdVaeConfig
+from kinolab.autoencoders import ImageConfig, OdVaeConfig, PixelConfig
 from kinolab.autoencoders import build as build_autoencoder
 from kinolab.denoisers import LatteConfig, UnetConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
@@ -117,3 +117,25 @@ def tiny_vdt(given: str = "channels", tasks: TasksConfig | None = None) -> Video
     made = VideoModel(model.config.model_copy(update=changes), model.autoencoder, network)
     made.precision = "float32"
     return made
+
+
+def tiny_pixels(*, size: int = 8, frames: int = 3, fps: float = 2.0, low: dict[str, Any] | None = None) -> VideoModel:
+    """A transformer on pixels with labels; with `low`, one that refines clips (`LowResolutionConfig`)."""
+    ports = {} if low is None else {"vectors": {"noise_level": 0}, "fields": {"low_resolution": 3}}
+    denoiser = LatteConfig(
+        hidden_size=16, depth=2, num_heads=2, in_channels=3, input_size=size, num_frames=frames, patch_size=4,
+        num_classes=3, **ports,
+    )  # fmt: skip
+    conditions = {} if low is None else {"low_resolution": low}
+    config = ModelConfig.model_validate({
+        "autoencoder": PixelConfig(), "denoiser": denoiser, "frames": frames, "size": (size, size), "fps": fps,
+        "diffusion": DiffusionConfig(schedule="flow", prediction="flow"), "conditions": conditions,
+        "sampler": SamplerConfig(name="euler", steps=2),
+    })  # fmt: skip
+    torch.manual_seed(size + frames)
+    model = VideoModel(config, build_autoencoder(config.autoencoder), build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.precision = "float32"
+    return model

@@ -21,6 +21,7 @@ UNETS: dict[str, Config] = {
     "animatediff": denoisers.AnimateDiffConfig(**SMALL, motion_heads=2, version="v2"),
     "video_ldm": denoisers.VideoLdmConfig(**SMALL, num_frames=4),
     "makeavideo": denoisers.MakeAVideoConfig(**SMALL, num_frames=4),
+    "imagen_video": denoisers.ImagenVideoConfig(**SMALL, num_frames=4),
     "tuneavideo": denoisers.TuneAVideoConfig(**SMALL, num_frames=4),
 }
 """By the `kind` of each."""

@@ -36,6 +36,8 @@ from kinolab.denoisers import (
     Conditions,
     DiT,
     DiTConfig,
+    ImagenVideo,
+    ImagenVideoConfig,
     Latte,
     LatteConfig,
     MakeAVideo,
@@ -101,6 +103,12 @@ UNETS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "video_ldm: text": (VideoLdm, VideoLdmConfig, {"text": True}),
     "video_ldm: given: context": (VideoLdm, VideoLdmConfig, {"given": "context"}),
     "makeavideo": (MakeAVideo, MakeAVideoConfig, {"text": True, "fps_condition": True}),
+    "imagen_video: attention": (ImagenVideo, ImagenVideoConfig, {"text": True}),
+    "imagen_video: convolution": (
+        ImagenVideo,
+        ImagenVideoConfig,
+        {"text": True, "temporal": "convolution", "spatial_attention": False},
+    ),
     "tuneavideo": (TuneAVideo, TuneAVideoConfig, {"text": True, "norm_scope": "clip"}),
     "svd": (Svd, SvdConfig, {"text": True, "context": "text", "concatenated": {}, "number_features": 8}),
 }

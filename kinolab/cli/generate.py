@@ -15,6 +15,7 @@ from kinolab.cli.options import (
     common,
     less,
     on_error,
+    pairs_of,
     parse_size,
     real_number,
     show,
@@ -30,6 +31,11 @@ Setting = Annotated[
 
 
 Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{about('lora')} Repeatable.")]
+
+Stage = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FOLDER", help="Another model as this stage of a cascade, base the first. Repeatable."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -90,6 +96,7 @@ def generate(
         ),
     ] = None,
     lora: Lora = None,
+    stage: Stage = None,
     setting: Setting = None,
     eta: Annotated[float | None, typer.Option(hidden=True, help=about("sampler.eta"))] = None,
     guidance_interval: Annotated[str | None, typer.Option(hidden=True, help=about("guidance.interval"))] = None,
@@ -162,6 +169,7 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     values |= {"prompts": prompts, "size": (size, size) if isinstance(size, int) else size}
     values["compile"] = options["compile"] or None
     values["lora"] = adapters_of(options["lora"])
+    values["exchange"] = dict(pairs_of("--stage", options.get("stage"))) or None
     groups: dict[str, dict[str, Any]] = {
         "sampler": {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]},
         "guidance": {

@@ -29,6 +29,7 @@ Kind = Literal[
     "modelscope",
     "animatediff",
     "makeavideo",
+    "imagen_video",
     "tuneavideo",
     "odvae",
     "dpvae",
@@ -39,8 +40,8 @@ To = Annotated[
     Kind | None,
     typer.Option(
         help="DiT becomes latte or vdt; SD3 (MMDiT) mmdit; a U-Net (Stable Diffusion) video_ldm, svd, modelscope, "
-        "animatediff, makeavideo or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD taesd, "
-        "causal over time, or dpvae."
+        "animatediff, makeavideo, imagen_video or tuneavideo; AutoencoderKL odvae, dpvae or temporal_decoder; TAESD "
+        "taesd, causal over time, or dpvae."
     ),
 ]
 Onto = Annotated[

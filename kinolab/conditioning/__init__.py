@@ -69,6 +69,7 @@ __all__ = [
     "check_conditions",
     "drop",
     "dropped",
+    "fields_of_images",
     "joined",
     "label_index",
     "negative",
@@ -198,6 +199,16 @@ def of_examples(
     told = {condition.name: condition.shown(examples, setting, draws) for condition in made}
     conditions = _tell(made, told, setting, draws)
     return _unasked(conditions, told, setting) if whole else conditions
+
+
+def fields_of_images(examples: Sequence[Example], setting: Setting, draws: Draws, before: Conditions) -> Conditions:
+    """The fields that joint single images are told, one frame each; `before` is what else their clips are told."""
+    fields = [c for c in taken(setting) if isinstance(c, FieldCondition) and c.name in before]
+    told: dict[str, Sequence[Any]] = {condition.name: condition.shown(examples, setting, draws) for condition in fields}
+    found = Conditions()
+    for condition in fields:
+        found = found.told(condition.tell(told[condition.name], setting, before, draws))
+    return found
 
 
 @dataclass(frozen=True)

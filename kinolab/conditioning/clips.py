@@ -21,8 +21,14 @@ from kinolab.contracts.request import Request
 from kinolab.errors import InputError
 
 
-def request_clip(name: str, request: Request, setting: Setting) -> Tensor | None:
+def request_clip(
+    name: str, request: Request, setting: Setting, *, frames: int | None = None, slower: int = 1
+) -> Tensor | None:
     """The clip that a request gives as condition `name`: a file, or pixels, at the frames, size and rate it asks for.
+
+    Args:
+        frames: other frames than are asked for.
+        slower: how many times lower the rate is that a file is read at.
 
     Raises:
         InputError: for anything else, a file that can't be read, and a clip with fewer frames.
@@ -30,19 +36,23 @@ def request_clip(name: str, request: Request, setting: Setting) -> Tensor | None
     given = request.conditions.get(name)
     if given is None:
         return None
-    frames, size = request.frames or setting.frames, request.size or setting.size
+    made, size = request.frames or setting.frames, request.size or setting.size
+    frames = frames or made
     if isinstance(given, Tensor):
         if given.ndim != 4 or given.shape[0] != 3:
             raise InputError(f"{name}: expected pixels (3, T, H, W), got {tuple(given.shape)}")
         clip = F.interpolate(given.float().transpose(0, 1), size, mode="bilinear", align_corners=False).transpose(0, 1)
     elif isinstance(given, str | Path):
-        rate = request.fps or setting.fps
+        rate = (request.fps or setting.fps) / slower
         shown = video.iter_frames(Path(given), fps=rate, size=size)
         clip = video.to_tensor(np.stack([frame.image for frame in islice(shown, frames)]))
     else:
         raise InputError(f"{name}: expected a video's file, or pixels (3, T, H, W), got {given!r}")
     if clip.shape[1] < frames:
-        raise InputError(f"{name}: the clip has {clip.shape[1]} frames, and {frames} are generated; ask for fewer")
+        needed = "" if frames == made else f" of {frames}"
+        raise InputError(
+            f"{name}: the clip has {clip.shape[1]} frames, and {made} are generated{needed}; ask for fewer"
+        )
     return clip[:, :frames]
 
 

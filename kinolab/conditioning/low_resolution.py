@@ -1,57 +1,135 @@
 """The low-resolution clip that a model refines: a field, its latents at the size that is generated, with some noise.
 
-The second stage of a cascade (Ho et al. 2022, Imagen Video, section 2.3; Saharia et al. 2021, SR3): the clip is
-enlarged to the size that is generated and encoded; noise of a level that the model is told (`noise_level`) is put in.
-In training it is the clip itself, shrunk and enlarged again. Its null is no clip: a field of zeros that adds nothing.
+A later stage of a cascade (Ho et al. 2022, Imagen Video, sections 2.2 and 2.3; Saharia et al. 2021, SR3): the clip is
+enlarged to the size that is generated and encoded; where it has fewer frames, each is repeated until the next one, or
+those between are left blank. Noise of a level that the model is told (`noise_level`) is put in. In training it is the
+clip itself, shrunk and enlarged again, with frames left out. Its null is no clip: a field of zeros that adds nothing.
+
+A training clip that is a crop is told the same crop of what the whole clip becomes, so that both fit pixel for pixel.
+
+Shapes: a clip of low resolution is (3, t, H, W) of the t frames that it has, its latents (C, t', h, w).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.conditioning.base import ConditionConfig, Draws, FieldCondition, Setting
 from kinolab.conditioning.clips import encoded, example_clips, request_clip
+from kinolab.conditioning.crops import crop_of
 from kinolab.conditioning.noise_level import levels, noised
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.examples import Example
 from kinolab.contracts.request import Request
+from kinolab.errors import InputError
+from kinolab.layers.resizing import Filter, enlarge, shrink
 
 
 class LowResolutionConfig(ConditionConfig):
-    """How a training clip becomes one of low resolution."""
+    """What a clip of low resolution lacks, and how a training clip becomes one."""
 
-    factor: int = Field(4, ge=2)
-    """How many times smaller its sides become."""
+    factor: int = Field(4, ge=1)
+    """How many times smaller its sides are; 1 = it has the size that is made."""
+    frames_factor: int = Field(1, ge=1)
+    """How many times fewer frames it has: the first and every n-th after it."""
+    filter: Filter = "area"
+    """How a training clip is shrunk; all but nearest are antialiased."""
+    hold: Literal["repeat", "blank"] = "repeat"
+    """What stands at frames that it has not: the frame before, or nothing, which needs latents of single frames."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LowResolutionConfig:
+        if self.factor == self.frames_factor == 1:
+            raise ValueError("factor and frames_factor are 1: set one of them, or there is nothing to refine")
+        return self
+
+    def input_shape(self, frames: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+        """Frames, and height and width, of the clip that a model is given which makes so many frames of that size."""
+        height, width = (max(1, side // self.factor) for side in size)
+        return (frames - 1) // self.frames_factor + 1, (height, width)
+
+    def made_frames(self, frames: int) -> int:
+        """Frames that are made of so many: the last one made is the last one given."""
+        return (frames - 1) * self.frames_factor + 1
 
 
-class LowResolution(FieldCondition[Tensor]):
-    """A clip to be refined: in a request a video's file or pixels (3, T, H, W) in [-1, 1], of any size."""
+@dataclass(frozen=True)
+class LowClip:
+    """A clip of low resolution (3, t, H, W) in [-1, 1] at the size that is made, and the frames T that are made."""
+
+    clip: Tensor
+    frames: int
+
+
+class LowResolution(FieldCondition[LowClip]):
+    """A clip to be refined: in a request a video's file or pixels (3, t, h, w) in [-1, 1], of any size."""
 
     name = "low_resolution"
     Config = LowResolutionConfig
 
-    def asked(self, request: Request, setting: Setting) -> Tensor | None:
-        """The request's clip (3, T, H, W) at the size that is generated."""
-        return request_clip(self.name, request, setting)
+    def asked(self, request: Request, setting: Setting) -> LowClip | None:
+        """The request's clip at the size that is generated, of the frames that a model is given for those it makes.
 
-    def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[Tensor]:
-        """The examples' own clips, shrunk and enlarged again."""
-        return [shrunk(clip, self.config.factor) for clip in example_clips(self.name, examples, setting)]
+        Raises:
+            InputError: for what is no clip, and for one of fewer frames.
+        """
+        config, frames = self.config, request.frames or setting.frames
+        given, _ = config.input_shape(frames, setting.size)
+        clip = request_clip(self.name, request, setting, frames=given, slower=config.frames_factor)
+        return None if clip is None else LowClip(clip, frames)
 
-    def tell(self, told: Sequence[Tensor | None], setting: Setting, before: Conditions, draws: Draws) -> Conditions:
-        """Latents (B, C, T, H, W) of clips (3, T, H, W) with the noise that was told."""
-        latents = encoded(told, setting)
-        rows = zip(latents, levels(before, len(told)), draws(f"{self.name} noise"), strict=True)
-        return self.stacked([None if z is None else noised(z, level, source) for z, level, source in rows], setting)
+    def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[LowClip]:
+        """The examples' own clips with frames left out, shrunk and enlarged again."""
+        clips = zip(examples, example_clips(self.name, examples, setting), strict=True)
+        return [LowClip(self._low(example, clip), clip.shape[1]) for example, clip in clips]
+
+    def tell(self, told: Sequence[LowClip | None], setting: Setting, before: Conditions, draws: Draws) -> Conditions:
+        """Latents (B, C, T, H, W) of what was told, with the noise of the level that was told."""
+        by_frame = setting.autoencoder.spec.temporal_ratio == 1
+        if self.config.hold == "blank" and not by_frame:
+            ratio = setting.autoencoder.spec.temporal_ratio
+            raise InputError(f"{self.name}.hold: blank: a latent of this autoencoder is {ratio} frames; use repeat")
+        rows = [None if low is None else (low.clip if by_frame else self._held(low.clip, low.frames)) for low in told]
+        triples = zip(encoded(rows, setting), levels(before, len(told)), draws(f"{self.name} noise"), strict=True)
+        found = [None if z is None else noised(z, level, source) for z, level, source in triples]
+        if by_frame:  # noise comes before, so that repeated frames can't be averaged to be rid of it
+            pairs = zip(found, told, strict=True)
+            found = [None if z is None or low is None else self._held(z, low.frames) for z, low in pairs]
+        return self.stacked(found, setting)
+
+    def _low(self, example: Example, clip: Tensor) -> Tensor:
+        """An example's clip (3, T, H, W) at low resolution and its own size, (3, t, H, W)."""
+        crop, n = crop_of(example), self.config.frames_factor
+        whole = (clip if crop is None else crop.whole.to(clip.device))[:, ::n]
+        low = lowered(whole, self.config.factor, self.config.filter)
+        return low if crop is None else crop.cut(low)
+
+    def _held(self, clip: Tensor, frames: int) -> Tensor:
+        """A clip or latents (C, t, H, W) over so many frames: each until the next one, or blanks between."""
+        n = self.config.frames_factor
+        if n == 1:
+            return clip
+        if self.config.hold == "repeat":
+            return clip.repeat_interleave(n, 1)[:, :frames]
+        held = clip.new_zeros(clip.shape[0], frames, *clip.shape[2:])
+        held[:, ::n] = clip
+        return held
+
+
+def lowered(clip: Tensor, factor: int, filter: Filter) -> Tensor:
+    """A clip (3, T, H, W) shrunk, and enlarged to its size again by linear interpolation."""
+    size = (clip.shape[2], clip.shape[3])
+    if factor == 1:
+        return clip
+    height, width = (max(1, side // factor) for side in size)
+    return enlarge(shrink(clip[None], (height, width), filter), size)[0]
 
 
 def shrunk(clip: Tensor, factor: int) -> Tensor:
     """A clip (3, T, H, W) shrunk by averages over squares and enlarged to its size again, by linear interpolation."""
-    frames = clip.transpose(0, 1)
-    height, width = (max(1, side // factor) for side in clip.shape[2:])
-    small = F.interpolate(frames, (height, width), mode="area")
-    return F.interpolate(small, tuple(clip.shape[2:]), mode="bilinear", align_corners=False).transpose(0, 1)
+    return lowered(clip, factor, "area")

@@ -28,6 +28,14 @@ class NoiseLevelConfig(ConditionConfig):
     """Highest level in training; each is drawn evenly from 0 on."""
     level: float = Field(0.1, ge=0, le=1)
     """Level of a request that names none."""
+    snr: float | None = Field(None, gt=0)
+    """The same as a signal-to-noise ratio alpha^2 / sigma^2, in the place of `level` (Imagen Video samples with 3 or 5:
+    levels of 0.5 and 0.41)."""
+
+    @property
+    def sampled(self) -> float:
+        """Level of a request that names none: sigma, with alpha^2 + sigma^2 = 1."""
+        return self.level if self.snr is None else (1 + self.snr) ** -0.5
 
 
 class NoiseLevel(VectorCondition):
@@ -42,7 +50,7 @@ class NoiseLevel(VectorCondition):
         Raises:
             InputError: for a level outside of 0 to 1.
         """
-        return self._number(request, self.config.level, 1.0, "a level from 0 (clean) to 1 (noise)")
+        return self._number(request, self.config.sampled, 1.0, "a level from 0 (clean) to 1 (noise)")
 
     def shown(self, examples: Sequence[Example], setting: Setting, draws: Draws) -> Sequence[float]:
         """A random level for each example."""

@@ -10,6 +10,7 @@ from typing import Annotated
 from kinolab.denoisers.animatediff import AnimateDiff, AnimateDiffConfig, MotionConfig, MotionModules
 from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec
 from kinolab.denoisers.dit import DiT, DiTConfig
+from kinolab.denoisers.imagen_video import ImagenVideo, ImagenVideoConfig
 from kinolab.denoisers.latte import Latte, LatteConfig
 from kinolab.denoisers.makeavideo import MakeAVideo, MakeAVideoConfig
 from kinolab.denoisers.mmdit import Mmdit, MmditConfig
@@ -43,6 +44,8 @@ __all__ = [
     "DenoiserSpec",
     "DiT",
     "DiTConfig",
+    "ImagenVideo",
+    "ImagenVideoConfig",
     "Latte",
     "LatteConfig",
     "MakeAVideo",

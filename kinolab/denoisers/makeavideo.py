@@ -10,21 +10,17 @@ frames, in sampling of a prior that makes it of the prompt (`kinolab.training.jo
 
 This is the paper's way with the U-Net of Stable Diffusion, whose weights it takes; the most used public code has a
 U-Net of its own, without public weights (the kind `space_time_unet`).
-
-Shapes: B batch, T frames, S places of a frame, C channels.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from kinolab.denoisers.unet import Unet, UnetFields
-from kinolab.layers.pseudo3d import FrameConv1d, ResidualAttention
-from kinolab.layers.slots import Clip, Place, Slots, TimeLayer
+from kinolab.layers.pseudo3d import FrameConv1d, ResidualAttention, SecondHalf
+from kinolab.layers.slots import Place, Slots, TimeLayer
 
 
 class MakeAVideoConfig(UnetFields):
@@ -43,27 +39,6 @@ class MakeAVideoConfig(UnetFields):
         if self.temporal_kernel % 2 == 0:
             raise ValueError(f"temporal_kernel: expected an odd number, got {self.temporal_kernel}")
         return self
-
-
-class SecondHalf(TimeLayer):
-    """What a pseudo-3D layer does over time, behind what it does in each frame.
-
-    One frame alone passes by, and so do frames of which a run asks for the image model's answer.
-
-    Args:
-        layer: tokens of tracks (B, T, S, C) -> the same.
-    """
-
-    def __init__(self, layer: FrameConv1d | ResidualAttention) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, clip: Clip) -> Tensor:
-        """(B, T, S, C) -> (B, T, S, C)."""
-        if x.shape[1] == 1:
-            return x
-        h = self.layer.over_tracks(x)
-        return h if clip.image_only is None else torch.where(clip.image_only[..., None, None], x, h)
 
 
 class MakeAVideoSlots(Slots):

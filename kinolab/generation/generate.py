@@ -16,6 +16,7 @@ from kinolab import __version__, video
 from kinolab.config import load_config
 from kinolab.contracts.events import Listener, events_of
 from kinolab.errors import InputError
+from kinolab.generation.kept import KeptStages
 from kinolab.generation.provenance import (
     check_writable,
     frames_hash,
@@ -35,6 +36,7 @@ from kinolab.generation.request import (
     prepare_given,
     request_of,
     settle,
+    staged,
 )
 from kinolab.generation.source import source_notes
 from kinolab.generation.windows import make_clips
@@ -54,7 +56,9 @@ def generate(
 ) -> list[Path]:
     """Generate the videos of a request; several get numbered names. Returns the files written.
 
-    A mapping is a request whose defaults are still to be filled in (see `request_of`).
+    A mapping is a request whose defaults are still to be filled in (see `request_of`). Of a cascade what its finished
+    stages made is kept beside the video until that is written, so that the same request goes on from there
+    (`kinolab.generation.kept`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
     again; it may have the request's adapters on it, and its control networks beside it.
@@ -71,7 +75,7 @@ def generate(
             raise InputError(f"{path}: no such file")
     video.check_ending(out)
     told = events_of(events)
-    model = load_asked(config, told) if model is None else adapted(beside(model, config), config, told)
+    model = load_asked(config, told) if model is None else adapted(beside(staged(model, config), config), config, told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)
@@ -89,7 +93,8 @@ def generate(
     if settled.source is not None and settled.frames is not None and settled.size is not None:
         for note in source_notes(settled.source, settled.frames, fps, settled.size):
             told.note(note)
-    clips = make_clips(model, settled, requests, prepared, told)
+    keeper = KeptStages(out, settled, model, inputs, told) if model.stages and prepared is None else None
+    clips = make_clips(model, settled, requests, prepared, told, keeper)
     lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     if settled.given is not None and settled.given.keep == "exact" and not lossless:
         told.note(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
@@ -98,6 +103,8 @@ def generate(
             path, video.to_uint8(clips(k)), settled.model_copy(update={"fps": fps}), k, request, inputs, lossless
         )
         told.wrote(path)
+    if keeper is not None:
+        keeper.done()
     return files
 
 
@@ -129,6 +136,9 @@ def rerun(
         raise InputError(f"{path}: {error}; it was made there: name another by --device, such as cpu") from None
     if model_hash(config.model) != record["model_sha256"]:
         raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
+    for folder, digest in record.get("exchanged_sha256", {}).items():
+        if model_hash(folder) != digest:
+            raise InputError(f"{path}: the weights of {folder} have changed since; this video can't be made again")
     read = input_files(config)
     check_writable([out], read)
     found = input_hashes(read)

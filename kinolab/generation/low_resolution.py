@@ -12,8 +12,8 @@ from torch import Tensor
 from kinolab import video
 from kinolab.config import Config
 from kinolab.errors import InputError
+from kinolab.layers.resizing import Filter
 from kinolab.methods import SpatialConfig, SpatialReconstruction
-from kinolab.methods.spatial import Filter
 from kinolab.models import VideoModel
 
 
@@ -27,7 +27,7 @@ class LowResolutionConfig(Config):
     weight: float = Field(4.0, gt=0)
     """Weight of the gradient. Too high makes noise."""
     filter: Filter = "area"
-    """What the clip was shrunk by: area, bilinear, bicubic or nearest."""
+    """What the clip was shrunk by: area, bilinear, bicubic, nearest or lanczos."""
 
     def files(self) -> list[Path]:
         """The files that it reads."""

@@ -55,6 +55,7 @@ def provenance(
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "model_sha256": model_hash(config.model),
+        **({"exchanged_sha256": {f: model_hash(f) for f in config.exchange.values()}} if config.exchange else {}),
         "request": config.model_dump(mode="json"),
         "index": index,
         "prompt": request.prompt,
@@ -100,6 +101,7 @@ def read_provenance(path: Path) -> Mapping[str, Any]:
     for name in ("model_sha256", "frames_sha256"):
         record.text(name)
     record.record("inputs_sha256", {})
+    record.record("exchanged_sha256", {})
     return record.values
 
 

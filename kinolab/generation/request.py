@@ -31,7 +31,8 @@ from kinolab.methods import (
 )
 from kinolab.methods import build as build_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
-from kinolab.models.cascade import StageSettings, settled_stages
+from kinolab.models.assemble import exchanged, exchanged_config
+from kinolab.models.cascade import StageSettings, check_stages, frame_rule, settled_stages
 from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
@@ -105,6 +106,9 @@ class GenerateConfig(SamplingConfig):
     """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
+    exchange: dict[str, str] = Field(default_factory=dict)
+    """Models that take the place of a cascade's stages, by the stages' names, base the first: {sr: FOLDER}. A model of
+    one stage gets those of other names behind it."""
     lora: tuple[AdapterUse, ...] = ()
     """LoRA adapters on the denoiser: a file in peft's, diffusers' or kohya's form, or peft's folder, and a weight."""
     merge_lora: bool = True
@@ -151,7 +155,7 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
     if "model" not in asked:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
     asked["model"] = ready(str(asked["model"]), events)
-    trained = read_model_config(find_model(asked["model"]))
+    trained = exchanged_config(read_model_config(find_model(asked["model"])), asked.get("exchange") or {})
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
     label = asked.get("label") is not None
     if "source" in asked:
@@ -197,8 +201,7 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
             raise InputError("source and given: a clip is edited or a part of it is given; ask for one of them")
         frames, fps = settled_shape(config.source, model, config.frames, config.fps)
     # A task makes a video of any number of frames.
-    checked = made.frames if config.given is not None or frames is None else frames
-    model.output.autoencoder.spec.check(checked, *size)
+    check_stages(model.cascade, made.frames if config.given is not None or frames is None else frames, size)
     takes = model.denoiser.spec.given != "none" or FIRST_FRAME in model.spec.ports
     if config.given is not None and config.given.method == "trained" and not takes:
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
@@ -249,9 +252,9 @@ def fit_guidance(model: VideoModel, requests: Sequence[Request], config: Generat
 def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     """The canvas of a request with a given part, at the model's size and rate."""
     assert config.given is not None and config.size is not None
-    spec = model.autoencoder.spec
-    fps = config.fps or model.config.fps
-    shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames, model.config.tasks)
+    made, group = model.output.config, model.autoencoder.spec.group_frames
+    fps = config.fps or made.fps
+    shape = Shape(made.frames, config.size, fps, frame_rule(model.cascade), group, model.config.tasks)
     given = config.given
     if FIRST_FRAME in model.spec.ports and given.overlap is None and given.task in ("animate", "extend"):
         given = given.model_copy(update={"overlap": 1})  # a longer video goes on from the last frame of each window
@@ -270,7 +273,21 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
     model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(beside(model, config), config, events, in_place=True)
+    return adapted(beside(staged(model, config), config), config, events, in_place=True)
+
+
+def staged(model: VideoModel, config: GenerateConfig) -> VideoModel:
+    """The model with the stages of a request in the place of its own (`kinolab.models.assemble.exchanged`).
+
+    Raises:
+        InputError: where others are there already, and for a stage that doesn't fit.
+    """
+    if dict(model.exchanged) == config.exchange:
+        return model
+    if model.exchanged:
+        there = ", ".join(f"{name}={folder}" for name, folder in model.exchanged.items())
+        raise InputError(f"the model has stages that are not the request's ({there}): name them as its exchange")
+    return exchanged(model, config.exchange)
 
 
 def beside(model: VideoModel, config: GenerateConfig) -> VideoModel:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kinolab.layers.attention import dot_product_attention
 from kinolab.layers.normalization import fold_frames, unfold_frames
+from kinolab.layers.slots import Clip, TimeLayer
 
 
 class RmsNorm(nn.Module):
@@ -152,3 +153,48 @@ class ResidualAttention(nn.Module):
         B, T, S, _ = x.shape
         tracks = x.transpose(1, 2).reshape(B * S, T, -1)
         return self(tracks, (T,)).unflatten(0, (B, S)).transpose(1, 2)
+
+
+class ResidualConv1d(nn.Module):
+    """x + convolution over the frames of each place of silu(norm(x)), whose output begins at zero.
+
+    The norm is of each place of each frame by itself, so that nothing further away than the kernel reaches is seen.
+
+    Args:
+        dim: channels D. kernel: an odd number of frames; frames before the first and behind the last are zeros.
+    """
+
+    def __init__(self, dim: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.norm = RmsNorm(dim)
+        self.conv = FrameConv1d(dim, kernel)
+        self.reset()
+
+    def reset(self) -> None:
+        """Let it begin as the identity."""
+        nn.init.zeros_(self.conv.weight)
+
+    def over_tracks(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, S, D) -> (B, T, S, D)."""
+        return x + self.conv.over_tracks(F.silu(self.norm(x)))
+
+
+class SecondHalf(TimeLayer):
+    """What a pseudo-3D layer does over time, behind what it does in each frame.
+
+    One frame alone passes by, and so do frames of which a run asks for the image model's answer.
+
+    Args:
+        layer: tokens of tracks (B, T, S, C) -> the same.
+    """
+
+    def __init__(self, layer: FrameConv1d | ResidualAttention | ResidualConv1d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, clip: Clip) -> Tensor:
+        """(B, T, S, C) -> (B, T, S, C)."""
+        if x.shape[1] == 1:
+            return x
+        h = self.layer.over_tracks(x)
+        return h if clip.image_only is None else torch.where(clip.image_only[..., None, None], x, h)

@@ -114,6 +114,10 @@ class Slots:
         """Behind the transformer, or behind the residual block (and its slot) where there is none."""
         return None
 
+    def attends_to_places(self, place: Place) -> bool:
+        """Whether blocks of the transformer attend to the places of a frame, before they read the prompt."""
+        return True
+
     def norm_eps(self, place: Place) -> float:
         """What is added to the variance in the norms of a residual block."""
         return 1e-5

@@ -100,12 +100,20 @@ class Geglu(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention over places, attention to the prompt where there is one, gated MLP; each normalised and added."""
+    """Self-attention over places, attention to the prompt where there is one, gated MLP; each normalised and added.
 
-    def __init__(self, dim: int, heads: int, head_size: int, text_dim: int, *, upcast: bool = False) -> None:
+    Args:
+        places: whether there is self-attention over places.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, head_size: int, text_dim: int, *, upcast: bool = False, places: bool = True
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn1 = QkvAttention(dim, heads, head_size, upcast=upcast)
+        self.places = places
+        if places:
+            self.norm1 = nn.LayerNorm(dim)
+            self.attn1 = QkvAttention(dim, heads, head_size, upcast=upcast)
         if text_dim:
             self.norm2 = nn.LayerNorm(dim)
             self.attn2 = QkvAttention(dim, heads, head_size, text_dim, upcast=upcast)
@@ -114,7 +122,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """Tokens (B, T, S, D) -> (B, T, S, D)."""
-        x = add(self.attn1.over_places(self.norm1(x), clip.lists), x)
+        if self.places:
+            x = add(self.attn1.over_places(self.norm1(x), clip.lists), x)
         if clip.text is not None:
             x = add(read_prompt(self.attn2, self.norm2(x), clip), x)
         return add(self.ff(self.norm3(x)), x)
@@ -145,18 +154,19 @@ class SpatialTransformer(nn.Module):
         depth: blocks.
         text_dim: width of a prompt's token states; 0 = reads none.
         linear: projections as linear layers (SD 2.x) or as convolutions of kernel 1 (SD 1.x): the same numbers.
-        slots: what stands behind each block.
+        slots: what stands behind each block, and whether there is attention over places.
     """
 
     def __init__(
         self, place: Place, depth: int, text_dim: int, groups: int, slots: Slots, *, linear: bool, upcast: bool
     ) -> None:
         super().__init__()
-        C, D = place.width, place.heads * place.head_size
+        C, D, places = place.width, place.heads * place.head_size, slots.attends_to_places(place)
         self.norm = GroupNorm(groups, C, eps=1e-6)
         self.proj_in: nn.Module = nn.Linear(C, D) if linear else nn.Conv2d(C, D, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(D, place.heads, place.head_size, text_dim, upcast=upcast) for _ in range(depth)
+            TransformerBlock(D, place.heads, place.head_size, text_dim, upcast=upcast, places=places)
+            for _ in range(depth)
         )
         inside = [Place(**{**vars(place), "width": D, "depth": i}) for i in range(depth)]
         self.inside_transformer = nn.ModuleList(filled(slots.inside_transformer(at)) for at in inside)

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Denoise, Denoised, Method, Run
 from kinolab.errors import InputError
-from kinolab.layers.normalization import fold_frames, unfold_frames
+from kinolab.layers.resizing import Filter, shrink
 from kinolab.methods.gradient import followed
 
-Filter = Literal["area", "bilinear", "bicubic", "nearest"]
 Pixels = Callable[[Tensor], Tensor]
 """Clean latents (B, C, T', H', W') -> video (B, 3, T, H, W), with a gradient."""
 
@@ -36,7 +34,7 @@ class SpatialConfig(BaseConfig):
     weight: float = Field(4.0, gt=0)
     """Weight w_r of the gradient. Too high makes noise."""
     filter: Filter = "area"
-    """How the made video is shrunk to be compared; bilinear and bicubic are antialiased."""
+    """How the made video is shrunk to be compared; all but nearest are antialiased."""
 
 
 class SpatialReconstruction(Method):
@@ -89,13 +87,3 @@ class SpatialReconstruction(Method):
             return replace(found, sample=found.sample - self.config.weight * alpha / 2 * gradient)
 
         return denoise
-
-
-def shrink(video: Tensor, size: tuple[int, int], filter: Filter) -> Tensor:
-    """A video (B, C, T, H, W) at a smaller height and width, frame by frame."""
-    frames = fold_frames(video)  # (B * T, C, H, W)
-    if filter in ("area", "nearest"):
-        small = F.interpolate(frames, size, mode=filter)
-    else:
-        small = F.interpolate(frames, size, mode=filter, align_corners=False, antialias=True)
-    return unfold_frames(small, len(video))

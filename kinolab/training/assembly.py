@@ -14,10 +14,23 @@ import torch
 from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.conditioning import Draws, Rates, Setting, check_conditions, drop, joined, of_examples
+from kinolab.conditioning import (
+    Draws,
+    Rates,
+    Setting,
+    check_conditions,
+    drop,
+    fields_of_images,
+    joined,
+    of_examples,
+)
+from kinolab.conditioning.crops import check_crop, crop_step, cropped, first_frame
+from kinolab.conditioning.low_resolution import LowResolution
+from kinolab.conditioning.noise_level import NoiseLevel
 from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.conditioning.text import check_widths
 from kinolab.conditioning.vision import build as build_image_encoder
+from kinolab.contracts.conditions import PROMPT
 from kinolab.contracts.examples import Example, Source
 from kinolab.data.buckets import BucketShape
 from kinolab.denoisers import Conditions, DenoiserSpec
@@ -69,6 +82,7 @@ class Assembly:
             )
         if recipe.window_frames is not None:
             self._check_window(recipe.window_frames)
+        self.crop_step = 1 if recipe.crop_size is None else self._check_crop(recipe.crop_size)
         self.tasks = TaskDraws(recipe.tasks, autoencoder, spec, source)
         encoder = build_text_encoder(recipe.text_encoder)
         self.text: CaptionEmbedder | None = None
@@ -104,6 +118,17 @@ class Assembly:
                 f"have {source.shape(short[0])[0]}; take fewer, or longer clips"
             )
 
+    def _check_crop(self, size: tuple[int, int]) -> int:
+        """What the places of crops are multiples of."""
+        if self.source.encoded:
+            raise InputError("crop: a latent cache holds no pixels to cut a crop from: train on the clips")
+        low = self.recipe.conditions.get(LowResolution.name) or LowResolution.Config()
+        told = any(port.name == LowResolution.name for port in self.spec.more)
+        step = crop_step(self.autoencoder.spec.spatial_ratio, low.factor if told else 1)
+        for group in self.source.groups():
+            check_crop(size, self.source.shape(group[0])[1:], step)
+        return step
+
     def _check_joint_images(self) -> None:
         count = self.recipe.image_frames
         if len({shape[1:] for shape in self.shapes()}) > 1:
@@ -115,10 +140,12 @@ class Assembly:
             raise InputError(
                 f"image_frames={count}: joint images are for latte and vdm, not {self.recipe.denoiser.kind}"
             )
-        if self.spec.more:
+        others = [p.name for p in self.spec.more if p.kind != "field" and p.name != NoiseLevel.name]
+        others += ["given"] if self.spec.given != "none" else []
+        if others:
             raise InputError(
-                f"image_frames={count}: joint images are told a label and a prompt alone; leave out the denoiser's "
-                "vectors and fields"
+                f"image_frames={count}: joint images are told a label, a prompt, fields and the level of noise in "
+                f"these; leave out {others[0]}, which is of a whole clip"
             )
 
     @property
@@ -208,7 +235,20 @@ class Assembly:
 
     def images(self, micro_batch: MicroBatch, step: int) -> MicroBatch:
         """A micro-batch whose every clip is replaced by `frames_per_clip` of its frames, or by a window of
-        `window_frames` of them, where that is asked for."""
+        `window_frames` of them, and by a crop, where that is asked for."""
+        taken = self._taken(micro_batch, step)
+        if self.recipe.crop is None:
+            return taken
+        sources = generators(self.recipe.training.seed, step, taken.positions, "crop")
+        pairs = zip(taken.examples, sources, strict=True)
+        return replace(taken, examples=[self._cropped(example, source) for example, source in pairs])
+
+    def _cropped(self, example: Example, source: torch.Generator) -> Example:
+        size = self.recipe.crop_size
+        return example if size is None else cropped(example, size, self.crop_step, source)
+
+    def _taken(self, micro_batch: MicroBatch, step: int) -> MicroBatch:
+        """A micro-batch of the frames that are trained on."""
         count = self.recipe.frames_per_clip
         if self.recipe.window_frames is not None:
             sources = generators(self.recipe.training.seed, step, micro_batch.positions, "window")
@@ -250,10 +290,25 @@ class Assembly:
 
         The first latent of a causal autoencoder stands for one image.
         """
-        count, rows, told = self.recipe.image_frames, [], []
+        count, rows, told, pictures = self.recipe.image_frames, [], [], []
         for example, source in zip(micro_batch.examples, draws("images"), strict=True):
             others = [self.source[i] for i in torch.randint(len(self.source), (count,), generator=source).tolist()]
+            others = [self._cropped(other, source) for other in others]
             rows.append(self.latents(others)[:, :, 0])
             told += [example, *(drawn(other, source) for other in others)]
-        theirs = of_examples(told, self.setting, draws, whole=False)
-        return joined(z0, torch.stack(rows), conditions, theirs)
+            pictures += map(first_frame, others)
+        spec = replace(self.spec, more=())
+        theirs = of_examples(told, replace(self.setting, spec=spec, settings={}), draws, whole=False)
+        fields = self._image_fields(pictures, conditions, draws) if self.spec.more else None
+        return joined(z0, torch.stack(rows), conditions, theirs, fields)
+
+    def _image_fields(self, pictures: Sequence[Example], conditions: Conditions, draws: Draws) -> Conditions:
+        """The fields that images of one frame are told, with noise of the level that their clip is told."""
+        count = self.recipe.image_frames
+
+        def of_each(purpose: str) -> list[torch.Generator]:
+            columns = [draws(f"{purpose} of image {k}") for k in range(count)]
+            return [source for row in zip(*columns, strict=True) for source in row]
+
+        repeated = Conditions.of({name: conditions[name] for name in conditions if name not in PROMPT})
+        return fields_of_images(pictures, self.setting, of_each, repeated.map(lambda v: v.repeat_interleave(count, 0)))

@@ -21,6 +21,7 @@ from kinolab.conditioning.vision.contrastive import TextImageConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
 from kinolab.data import DataConfig
+from kinolab.data.buckets import Size
 from kinolab.denoisers import DenoiserConfig
 from kinolab.denoisers.image_init import ImageInitConfig
 from kinolab.denoisers.trained import QUERIES, Trained
@@ -219,6 +220,9 @@ class DenoiserRecipe(BaseRecipe):
     is long enough; none = whole clips. The rate that the model is told (`fps`) is that of the frames taken."""
     frame_skips: tuple[int, int] = (1, 1)
     """Least and most n of every n-th frame (Make-A-Video, section 3.4, trains on random rates)."""
+    crop: Size | None = None
+    """Side, or height and width, of a random crop of every clip that is trained on, for a spatial super-resolution
+    model; its videos have the clips' own size (Imagen Video, section 2.2). None = whole frames."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     mix: MixConfig = MixConfig()
@@ -256,6 +260,11 @@ class DenoiserRecipe(BaseRecipe):
             if self.image_frames:
                 raise ValueError("frames_per_clip trains on images alone: leave image_frames out")
         return self
+
+    @property
+    def crop_size(self) -> tuple[int, int] | None:
+        """Height and width of the crops that are trained on; none = whole frames."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     def _check_window(self) -> None:
         low, high = self.frame_skips

@@ -205,7 +205,7 @@ def save_unet(path: Path, seed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("to", ["video_ldm", "svd", "modelscope", "animatediff", "makeavideo"])
+@pytest.mark.parametrize("to", ["video_ldm", "svd", "modelscope", "animatediff", "makeavideo", "imagen_video"])
 def test_a_unet_becomes_a_video_model(tmp_path: Path, pixels: Path, to: str) -> None:
     source, out = save_unet(tmp_path / "unet", 0), tmp_path / "video"
     fields = ["-s", "num_frames=4", "-s", "input_size=8", *(["-s", "motion_heads=2"] if to == "animatediff" else [])]

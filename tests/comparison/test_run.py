@@ -267,6 +267,7 @@ def test_an_autoencoder_that_is_taken_as_it_is(tmp_path: Path, done: tuple[Path,
 
 
 @pytest.mark.usefixtures("_forked")
+@pytest.mark.wide
 def test_a_cell_is_a_command_of_its_own(tmp_path: Path) -> None:
     path = write_plan(tmp_path, denoisers={}, autoencoders={"image": {"autoencoder": IMAGE_CONFIG}})
     override = "budgets.small.autoencoder.steps=1"
@@ -331,6 +332,7 @@ def test_a_cell_at_work_is_interrupted_once() -> None:
     assert done.returncode and "KeyboardInterrupt" in done.stderr
 
 
+@pytest.mark.wide
 def test_one_cell_by_name(tmp_path: Path, done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = done
     run_cell(path, IMAGE, out)

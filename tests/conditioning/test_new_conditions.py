@@ -164,12 +164,13 @@ def test_the_maps_show_what_they_say() -> None:
         ({"conditions": {"contrl": {}}}, "unknown condition .contrl.; .* noise_level, low_resolution, control"),
         ({"conditions": {"control": {"map": "depth"}}}, "unknown control map 'depth'; expected one of edges, lum"),
         ({"conditions": {"low_resolution": {}}}, "the denoiser takes no low_resolution"),
-        ({"image_frames": 1}, "joint images are told a label and a prompt alone"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str, autoencoder: Path) -> None:
     with pytest.raises(InputError, match=message):
         denoiser_job(recipe(autoencoder, "latte", CONTROL, **changes))
+    with pytest.raises(InputError, match="leave out motion_bucket, which is of a whole clip"):
+        denoiser_job(recipe(autoencoder, "latte", CONTROL | {"vectors": {"motion_bucket": 0}}, image_frames=1))
     with pytest.raises(InputError, match="text is told by fields of its own"):
         load_recipe(recipe(autoencoder, "latte", {"vectors": {"text": 4}}))
     with pytest.raises(InputError, match="port 'mood', which no condition tells"):

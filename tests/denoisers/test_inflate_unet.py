@@ -68,7 +68,7 @@ def test_frames_are_the_image_models(kind: str, layout: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["video_ldm", "svd", "makeavideo", "tuneavideo"])
+@pytest.mark.parametrize("kind", ["video_ldm", "svd", "makeavideo", "imagen_video", "tuneavideo"])
 def test_with_the_image_only_flag_they_are_it_after_training_too(kind: str) -> None:
     image = image_model()
     video, _ = inflated(image, kind, FIELDS.get(kind, {}))

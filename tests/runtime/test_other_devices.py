@@ -80,6 +80,7 @@ CONVOLUTIONAL = (
     "animatediff",
     "video_ldm",
     "makeavideo",
+    "imagen_video",
     "tuneavideo",
     "vdm",
     "space_time_unet",

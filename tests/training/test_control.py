@@ -62,6 +62,7 @@ def test_the_image_model_stays_and_the_map_changes_what_is_made(runs: Path) -> N
     assert_same(after.sample_latents([asked]), before.sample_latents([asked]))
 
 
+@pytest.mark.wide
 def test_commands_ask_weaken_rerun_pack_and_write_it(runs: Path) -> None:
     clip, folder = runs / "clip.webp", runs / "control"
     video.write(clip, make_clip(WorldConfig(size=32, frames=3), 1).frames, fps=8)

@@ -50,7 +50,7 @@ def batch_of(job: AutoencoderJob, count: int) -> MicroBatch:
     return MicroBatch(list(range(count)), [job.source[i] for i in range(count)])
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_run_stopped_and_resumed_gives_the_same_weights_and_leaves_the_image_part_alone(
     tmp_path: Path, image_run: Path
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_run_stopped_and_resumed_gives_the_same_weights_and_leaves_the_image_p
         assert torch.equal(model.encode(picture).mean, image.encode(picture).mean)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_two_processes_train_it_with_images_in_the_batch(tmp_path: Path, image_run: Path) -> None:
     """One process's share of the batch may be images alone, which train the decoder only. The terms compare the
     distributions of a micro-batch, which two processes divide, so they are left out here."""

@@ -103,6 +103,7 @@ def test_one_clip_is_learned_by_queries_and_time_alone(place: Place, tmp_path: P
     assert model.generate(label=1, seed=0).shape == (1, 3, 6, 16, 16)
 
 
+@pytest.mark.wide
 def test_a_stopped_run_goes_on_to_the_same_model(place: Place, tmp_path: Path) -> None:
     for name in ("once", "twice"):
         prepared = place.fit(tmp_path / name, steps=4)

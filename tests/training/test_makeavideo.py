@@ -145,6 +145,7 @@ def test_the_run_goes_on_where_it_stopped(place: Path, tmp_path: Path) -> None:
     assert_same(resumed, whole)
 
 
+@pytest.mark.wide
 def test_frames_between_are_a_network_that_goes_on_from_it(place: Path) -> None:
     between = UNET | {"kind": "makeavideo", "num_frames": 5, "given": "channels"}
     tasks = {"predict": 0, "interpolate": 1, "interpolate_every": [2, 4]}
@@ -159,6 +160,7 @@ def test_frames_between_are_a_network_that_goes_on_from_it(place: Path) -> None:
     assert differs(model.complete(other, mask)[:, :, 1], model.complete(clip, mask)[:, :, 1]).any()
 
 
+@pytest.mark.wide
 def test_a_stage_of_single_frames_begins_with_one_noise_for_all(place: Path) -> None:
     finer = {
         "kind": "unet", "block_out_channels": [8, 8], "layers_per_block": 1, "attention_levels": [], "num_heads": 2,

@@ -98,7 +98,7 @@ def test_a_narrow_valley_is_left_faster_than_with_adamw() -> None:
     assert losses["muon"] < 0.8 * losses["adamw"]
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_run_stopped_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     recipe = odvae_recipe(optimizer="muon")

@@ -53,7 +53,7 @@ def stage(name: str, folder: Path, image: Path, more: Sequence[str] = ()) -> Vid
     return VideoModel.load(folder / name, device="cpu", precision="float32")
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_images_then_text_to_video_then_image_to_video(image: Path, tmp_path: Path) -> None:
     small = ["samples.prompts=[a red ball]", "denoiser.number_features=4"]
     picture = stage("svd-image", tmp_path, image, small[:1])

@@ -123,6 +123,7 @@ def test_a_checkpoint_of_two_processes_resumes_in_one(tmp_path: Path, tiny_autoe
     assert largest_difference(tmp_path / "one", tmp_path / "mixed") < 1e-3
 
 
+@pytest.mark.wide
 def test_two_processes_train_an_autoencoder(tmp_path: Path) -> None:
     path = write(tmp_path, autoencoder_recipe(steps=3))
     train(path, tmp_path / "one")
@@ -130,6 +131,7 @@ def test_two_processes_train_an_autoencoder(tmp_path: Path) -> None:
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
+@pytest.mark.wide
 def test_two_processes_train_on_images_a_model_that_has_pairs_of_frames(tmp_path: Path, tiny_autoencoder: Path) -> None:
     """Images leave the embedding and the head of pairs without a gradient."""
     recipe = denoiser_recipe(tiny_autoencoder, steps=3) | {"frames_per_clip": 1}

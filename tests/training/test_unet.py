@@ -34,6 +34,7 @@ def trained(folder: Path, name: str, denoiser: dict[str, Any], **more: Any) -> V
     return VideoModel.load(folder / name, device="cpu", precision="float32")
 
 
+@pytest.mark.wide
 def test_an_image_unet_and_the_motion_modules_under_it(tmp_path: Path) -> None:
     save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "autoencoder")
     image = trained(tmp_path, "image", {"kind": "unet", **UNET}, frames_per_clip=1)

@@ -124,6 +124,7 @@ def test_each_command_writes_its_video(line: str, run: Path, tmp_path: Path, mon
         assert (video.read(tmp_path / "again.mkv").frames == video.read(out).frames).all()
 
 
+@pytest.mark.wide
 def test_a_generated_clip_looks_like_the_low_resolution_one_it_is_held_to(run: Path, tmp_path: Path) -> None:
     small, errors = video.to_tensor(video.read(run / "small.mkv").frames), []
     for weight in (None, 0.5, 2):

@@ -95,6 +95,7 @@ def test_time_alone_is_trained(world: World) -> None:
     assert any(note.startswith("frozen: ") and "resnets.N.conv1.weight" in note for note in world.notes)
 
 
+@pytest.mark.wide
 def test_a_resumed_run_gives_the_same(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one whose checkpoints held all weights, as they did once."""
     path, make = write(tmp_path, world.recipe), DenoiserJob.__init__

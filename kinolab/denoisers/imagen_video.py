@@ -1,0 +1,84 @@
+"""Imagen Video (Ho et al. 2022, arXiv:2210.02303): the networks of a cascade that makes a video in stages.
+
+A base model makes a short clip of few pixels; models of temporal super-resolution put frames between, models of spatial
+super-resolution enlarge them, in any order and number. All of them are one U-Net of images with layers over time
+(section 2.2, figure 7): behind what every block does in each frame, the base model attends over the frames of each
+place, which sees far; the others have a convolution over frames instead, which costs little at many frames and pixels
+and sees as far as it needs to, between frames that are there.
+
+What a model refines is told as the condition `low_resolution` (`kinolab.conditioning.low_resolution`), joined to the
+input's channels, with noise of a level that is embedded beside the time (`noise_level`); the prompt is read at every
+stage. Images are clips of one frame, which pass all layers over time by, so that they are trained on together
+(section 2.5, after Video Diffusion Models). Latents or pixels (autoencoder: pixels) are alike to it.
+
+A cascade is stages with such networks: `kinolab pack BASE --stage tsr=FOLDER --stage ssr=FOLDER`. Predict v in
+continuous time (`diffusion`), threshold dynamically and let guidance oscillate (`methods`), as section 2.4 has it.
+
+Shapes: B batch, T frames, S places of a frame, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kinolab.denoisers.unet import Unet, UnetFields
+from kinolab.layers.pseudo3d import ResidualAttention, ResidualConv1d, SecondHalf
+from kinolab.layers.slots import Place, Slots, TimeLayer
+
+
+class ImagenVideoConfig(UnetFields):
+    """The U-Net's fields and those of the layers over time."""
+
+    published = {"diffusion": {"schedule": "cosine", "prediction": "v"}}  # noqa: RUF012
+
+    kind: Literal["imagen_video"] = "imagen_video"
+    num_frames: int = Field(16, ge=1)
+    """Latent frames in training; others need no change of the network."""
+    temporal: Literal["attention", "convolution"] = "attention"
+    """What stands behind every block over time: attention in the base model, convolutions in super-resolution."""
+    temporal_kernel: int = Field(3, ge=3)
+    """Frames that a convolution over time reads, an odd number."""
+    spatial_attention: bool = True
+    """Attend to the places of a frame in the transformers, as models of few pixels do. Without it they read the prompt
+    alone, so that a model that was trained on crops does nothing in whole frames that it did not do in crops."""
+
+    @model_validator(mode="after")
+    def _check_kernel(self) -> ImagenVideoConfig:
+        if self.temporal_kernel % 2 == 0:
+            raise ValueError(f"temporal_kernel: expected an odd number, got {self.temporal_kernel}")
+        return self
+
+
+class ImagenVideoSlots(Slots):
+    """What stands where."""
+
+    def __init__(self, config: ImagenVideoConfig) -> None:
+        self.config = config
+
+    def after_attention(self, place: Place) -> TimeLayer:
+        """A layer over time behind every block, whether it attends to places or not; it begins as the identity."""
+        if self.config.temporal == "convolution":
+            return SecondHalf(ResidualConv1d(place.width, self.config.temporal_kernel))
+        return SecondHalf(ResidualAttention(place.width, place.heads, place.head_size, axes=1))
+
+    def attends_to_places(self, place: Place) -> bool:
+        """As the config says, alike everywhere."""
+        return self.config.spatial_attention
+
+
+class ImagenVideo(Unet):
+    """A U-Net of images with a layer over time behind every block; see `ImagenVideoConfig`."""
+
+    Config = ImagenVideoConfig
+    config: ImagenVideoConfig
+
+    def __init__(self, config: ImagenVideoConfig) -> None:
+        super().__init__(config)
+        if not config.spatial_attention:
+            self.reach = None  # no frame reads places, so a run can't say of which frames
+
+    def slots(self) -> Slots:
+        """Attention or convolutions over time."""
+        return ImagenVideoSlots(self.config)
