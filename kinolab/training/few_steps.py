@@ -62,10 +62,11 @@ class ConsistencyRecipe(FewStepRecipe):
     solver_steps: int = Field(SOLVER_STEPS, ge=2)
     """Steps of the teacher's solver (DDIM, which is Euler's) from noise to the clean sample: each takes what LCM calls
     k = 1000 / solver_steps timesteps at once."""
-    distance: Distance = "huber"
-    """How far the student is from its target: huber, as in LCM's code, or squared."""
+    distance: Distance = "squared"
+    """How far the student is from its target: squared, or huber, which hardly feels what is far off, and so prefers the
+    larger of two modes that the student can't tell apart yet."""
     huber: float = Field(1e-3, gt=0.0)
-    """c of the Huber distance sqrt(d^2 + c^2) - c: where squares turn into sizes."""
+    """c of the Huber distance sqrt(d^2 + c^2) - c, as in LCM's code: where squares turn into sizes."""
     slow: bool = True
     """Whether the target is of the student's average, which `training.ema` makes; else of the student as it is."""
     training: TrainingConfig = TrainingConfig(ema=0.95)
