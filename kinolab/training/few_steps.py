@@ -43,7 +43,7 @@ class FewStepRecipe(DistilRecipe):
             known = f", {made.teacher}" if made.teacher else ""
             raise InputError(f"{place}: is distilled itself ({made}); name the model that it learned from{known}")
         found = super().filled(values)
-        own = {"name": cls.sampler, "steps": max(cls.made_for(values)), "shift": values.get("shift", 1.0)}
+        own = {"name": cls.sampler, "steps": cls.made_for(values)[0], "shift": values.get("shift", 1.0)}
         return {**found, "samples": {**found["samples"], "sampler": own}}
 
     def grid(self, steps: int) -> SamplerConfig:
@@ -72,6 +72,11 @@ class ConsistencyRecipe(FewStepRecipe):
     training: TrainingConfig = TrainingConfig(ema=0.95)
     """Steps, batch, optimiser, precision; `ema` is the target's average (0.95 in LCM's code)."""
     method: ClassVar[str] = "consistency"
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _one(cls, steps: Any) -> Any:
+        return (steps,) if isinstance(steps, int) else steps
 
     @field_validator("steps")
     @classmethod
@@ -106,7 +111,7 @@ class ConsistencyRecipe(FewStepRecipe):
     @classmethod
     def made_for(cls, values: Mapping[str, Any]) -> tuple[int, ...]:
         """Its steps."""
-        steps = values.get("steps", (STEPS,))
+        steps = cls._one(values.get("steps", STEPS))
         known = isinstance(steps, list | tuple) and steps and all(isinstance(n, int) for n in steps)
         return tuple(steps) if known else (STEPS,)
 

@@ -1,4 +1,4 @@
-"""Both few-step methods reach their teacher's distribution where it is known: two unequal modes (`tests/two_modes.py`)."""
+"""Both few-step methods reach their teacher's distribution where it is known: two modes (`tests/two_modes.py`)."""
 
 from __future__ import annotations
 
