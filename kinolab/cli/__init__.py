@@ -30,7 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "upscale": "make", "studio": "make", "curate": "data",
+    "studio": "make", "curate": "data",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
@@ -42,6 +42,7 @@ COMMANDS = {
     "complete": Command("generate the masked part of a clip", "make"),
     "control": Command("generate a video that follows a clip's edges, depth or lines", "make"),
     "extend": Command("go on with a clip to any length, or close a loop", "make"),
+    "upscale": Command("make a clip larger by a super-resolution model", "make"),
     "edit": Command("change what a clip shows, by its prompt, and keep how it moves", "make"),
     "rerun": Command("make a generated video again from the .json beside it", "make"),
     "reconstruct": Command("put a clip through an autoencoder and compare", "make"),

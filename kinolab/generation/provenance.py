@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from kinolab.runtime.summed import summed
 
 def write_with_provenance(
     path: Path,
-    frames: np.ndarray,
+    frames: Iterable[np.ndarray] | np.ndarray,
     config: GenerateConfig,
     index: int,
     request: Request,
