@@ -73,7 +73,7 @@ def outside(config: StageConfig, sampler: SamplerConfig, guidance: GuidanceConfi
     """What of a run lies outside of what a distilled stage was made for, each with what to ask for; none for others."""
     made, own = config.distilled, config.sampler
     if made is None:
-        what = f"{sampler.name} is for few-step models, whose estimates are samples, and this one's are means of samples"
+        what = f"{sampler.name} is for few-step models, whose estimates are samples, and this one's are means"
         return [f"{what}: use --sampler {own.name}"] if SAMPLERS.get(sampler.name).few_steps else []
     notes, says = [], f"this model was distilled ({made})"
     if sampler.steps not in made.steps:
