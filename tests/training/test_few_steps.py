@@ -20,6 +20,7 @@ from kinolab.diffusion.matching import matching_gradient
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.planning.cost import measure_cost
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch
 from kinolab.training.jobs.consistency import ConsistencyJob
@@ -246,6 +247,20 @@ def test_the_critic_has_its_own_pace(mmdit: Path, tmp_path: Path) -> None:
     job = job_of("matching", mmdit, {"steps": 7}, critic_updates=3)
     stepped = [[name for name, part in job.parts.items() if part.steps_at(step)] for step in range(4)]
     assert stepped == [["denoiser", "critic"], ["critic"], ["critic"], ["denoiser", "critic"]]
+
+
+def test_a_plan_counts_three_networks(mmdit: Path, tmp_path: Path) -> None:
+    gone = {"kind": "cache", "path": str(tmp_path / "gone")}  # random latents stand in for it
+    recipe = recipe_of("matching", mmdit, {"steps": 9}, critic_updates=3, data=gone)
+    report = measure_cost(recipe.model_dump(mode="json"), steps=1, run=tmp_path / "run")
+    network = VideoModel.load(mmdit, device="cpu").denoiser
+    count = sum(p.numel() for p in network.parameters())
+    assert report.parameters == {"denoiser": count, "critic": count}
+    memory, bytes_each = report.memory, sum(value.nbytes for value in network.state_dict().values())
+    assert memory.beside == ("autoencoder", "teacher") and memory.frozen >= bytes_each
+    assert memory.weights == 2 * bytes_each and memory.average <= bytes_each
+    assert [(phase.parts, phase.steps) for phase in report.phases] == [(("denoiser", "critic"), 3), (("critic",), 6)]
+    assert any("frozen autoencoder and teacher" in row[-1] for row in report._memory_rows())
 
 
 @pytest.mark.parametrize("kind", KINDS)
