@@ -74,6 +74,7 @@ SAMPLERS: Table[Sampler] = Table(
             "euler": "kinolab.diffusion.samplers.euler:Euler",
             "heun": "kinolab.diffusion.samplers.heun:Heun",
             "stochastic": "kinolab.diffusion.samplers.stochastic:Stochastic",
+            "consistency": "kinolab.diffusion.samplers.consistency:Consistency",
         }
     },
 )
@@ -183,6 +184,8 @@ JOBS: Table[Job] = Table(
         },
         DISTILLATION: {
             "progressive": "kinolab.training.jobs.progressive:ProgressiveJob",
+            "consistency": "kinolab.training.jobs.consistency:ConsistencyJob",
+            "matching": "kinolab.training.jobs.matching:MatchingJob",
         },
     },
 )
