@@ -44,6 +44,8 @@ class ForwardOptions:
     number from 0; each of the shape of those tokens.
     image_only: (B, T) bool, frames that layers over time leave as an image model makes them; none = no frame.
     strength: what the contributions of control networks are multiplied by, by their ports; none = as their configs say.
+    text_beside: frames beside which text weighs as it does in an attention that it shares with pictures; none = as they
+    come (`kinolab.methods.text_balance`).
     reach_beside: whether the reach is that of networks beside the denoiser too, which otherwise keep their own.
     """
 
@@ -53,6 +55,7 @@ class ForwardOptions:
     image_only: Tensor | None = None
     strength: Mapping[str, float] | None = None
     reach_beside: bool = False
+    text_beside: int | None = None
 
     def of(self, branches: tuple[str, ...]) -> ForwardOptions:
         """The options of a call whose batch holds the rows of these branches, one after the other."""
