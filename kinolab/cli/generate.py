@@ -122,11 +122,12 @@ def run_request(
     more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
     doing: tuple[str, str] = ("sampling", "steps"),
+    keeps: str = "",
 ) -> None:
     """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
     make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`. doing: what is
-    done, and what its progress counts.
+    done, and what its progress counts. keeps: what the first Ctrl-C leaves.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
@@ -139,7 +140,7 @@ def run_request(
     assert config.sampler is not None
     with (
         spoken_warnings(),
-        watch(*doing, cheaper=less("--steps ", config.sampler.steps)) as events,
+        watch(*doing, cheaper=less("--steps ", config.sampler.steps), keeps=keeps) as events,
     ):
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)

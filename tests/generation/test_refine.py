@@ -20,7 +20,7 @@ from kinolab.contracts.method import Method
 from kinolab.denoisers import LatteConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import SamplerConfig
-from kinolab.errors import InputError
+from kinolab.errors import InputError, Stopped
 from kinolab.generation.flow import Flow, Refinement
 from kinolab.generation.generate import generate, rerun
 from kinolab.generation.refine import RefineConfig, settled_refinement
@@ -260,3 +260,31 @@ def test_what_is_asked_of_size_and_frames_is_made(room: Path, tmp_path: Path) ->
     assert made.frames.shape == (9, 20, 30, 3) and made.fps == pytest.approx(30.0)
     [path] = generate(asked(room, clip, "interpolate", "tsr") | {"frames": 10}, tmp_path / "b.mkv")
     assert read(path).shape == (10, 8, 12, 3)
+
+
+class Ending(Silent):
+    """Asks to stop when some frames are there."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames, self.done = frames, 0
+
+    @property
+    def stopping(self) -> bool:
+        return self.done >= self.frames
+
+    def progress(self, done: int, total: int) -> None:
+        self.done = done
+
+
+def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> None:
+    clip, out = write_clip(tmp_path / "clip.mkv", 60), tmp_path / "large.mkv"
+    [whole] = generate(asked(room, clip), out)
+    before = read(whole)
+    with pytest.raises(Stopped, match=r"the first (\d+) frames are in .*large-partial\.mkv"):
+        generate(asked(room, clip), out, events=Ending(12))
+    made = read(tmp_path / "large-partial.mkv")
+    assert 12 <= len(made) < 60 and (made == before[: len(made)]).all()
+    assert (read(out) == before).all() and not (tmp_path / "large-partial.json").exists()
+    with pytest.raises(Stopped):
+        generate(asked(room, clip), tmp_path / "none.mkv", events=Ending(0))
+    assert not list(tmp_path.glob("none*"))
