@@ -179,6 +179,7 @@ JOBS: Table[Job] = Table(
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
             "prior": "kinolab.training.jobs.prior:PriorJob",
+            "causal": "kinolab.training.jobs.causal:CausalJob",
         },
         DISTILLATION: {
             "progressive": "kinolab.training.jobs.progressive:ProgressiveJob",

@@ -9,6 +9,7 @@ import torch
 
 from kinolab.autoencoders import ImageConfig, OdVaeConfig, PixelConfig
 from kinolab.autoencoders import build as build_autoencoder
+from kinolab.contracts.causal import CausalConfig
 from kinolab.denoisers import ImagenVideoConfig, LatteConfig, UnetConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
@@ -139,6 +140,24 @@ def tiny_pixels(*, size: int = 8, frames: int = 3, fps: float = 2.0, low: dict[s
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.precision = "float32"
     return model
+
+
+def tiny_causal(**rule: Any) -> VideoModel:
+    """A causal model of 3 latent frames a clip with text: by default blocks of one latent that read two before them."""
+    model = tiny_model()
+    denoiser = VdtConfig(
+        hidden_size=16, depth=2, num_heads=1, in_channels=4, input_size=8, num_frames=3, patch_size=4, text_dim=384,
+        temporal_attention="joint",
+    )  # fmt: skip
+    causal = CausalConfig.model_validate({"window": 2, **rule})
+    changes = {"denoiser": denoiser, "class_names": (), "causal": causal, "frames": 9}
+    torch.manual_seed(0)
+    made = VideoModel(model.config.model_copy(update=changes), model.autoencoder, build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in made.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    made.precision = "float32"
+    return made
 
 
 def tiny_convolutions(*, size: int = 16, frames: int = 5, low: dict[str, Any]) -> VideoModel:

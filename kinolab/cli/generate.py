@@ -95,6 +95,11 @@ def generate(
             help="A clip by an image model (Text2Video-Zero) that moves X pixels right and Y down per frame.",
         ),
     ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help=about("stream"))] = False,
+    prompt_at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECOND:PROMPT", help="Of a stream another prompt from then on: 5:'a ball'. Repeatable."),
+    ] = None,
     lora: Lora = None,
     stage: Stage = None,
     setting: Setting = None,
@@ -138,10 +143,11 @@ def run_request(
     config = request_of(asked, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
-    with (
-        spoken_warnings(),
-        watch(*doing, cheaper=less("--steps ", config.sampler.steps), keeps=keeps) as events,
-    ):
+    if config.stream:
+        doing = (doing[0], "frames")
+    count = config.frames or 1 if config.stream else config.sampler.steps
+    cheaper = less("--frames " if config.stream else "--steps ", count)
+    with spoken_warnings(), watch(*doing, cheaper=cheaper, keeps=keeps) as events:
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
 
@@ -173,6 +179,8 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     values["compile"] = options["compile"] or None
     values["lora"] = adapters_of(options["lora"])
     values["exchange"] = dict(pairs_of("--stage", options.get("stage"))) or None
+    values["stream"] = options.get("stream") or None
+    values["prompts_at"] = prompts_at(options.get("prompt_at"))
     groups: dict[str, dict[str, Any]] = {
         "sampler": {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]},
         "guidance": {
@@ -200,6 +208,22 @@ def adapters_of(texts: list[str] | None) -> list[dict[str, Any]] | None:
     from kinolab.contracts.adapters import parse_use
 
     return [parse_use(text).model_dump() for text in texts] if texts else None
+
+
+def prompts_at(texts: list[str] | None) -> dict[float, str] | None:
+    """`5:a ball falls` of each use of --prompt-at -> {5: a ball falls}; `5s:` is the same."""
+    from kinolab.errors import InputError
+
+    found: dict[float, str] = {}
+    for text in texts or ():
+        moment, colon, prompt = text.partition(":")
+        try:
+            found[real_number(moment.strip().removesuffix("s"))] = prompt.strip()
+        except ValueError:
+            colon = ""
+        if not colon or not prompt.strip():
+            raise InputError(f"--prompt-at {text!r}: expected SECOND:PROMPT, such as 5:'a blue ball bounces'")
+    return found or None
 
 
 def motion_of(text: str) -> list[float]:

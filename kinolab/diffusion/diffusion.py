@@ -177,9 +177,12 @@ class Diffusion:
     # --- path and conversions
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at times t (B,), shaped to broadcast against `like`, in its device and (float32+) dtype."""
+        """alpha and sigma at times t (B,), shaped to broadcast against `like`, in its device and (float32+) dtype.
+
+        Those of frames, t (B, T), are shaped for latents (B, C, T, H, W).
+        """
         alpha, sigma = self.path.alpha_sigma(t)
-        shape = (-1, *[1] * (like.ndim - 1))
+        shape = (-1, *[1] * (like.ndim - 1)) if t.ndim < 2 else (len(t), 1, t.shape[1], 1, 1)
         dtype = torch.promote_types(like.dtype, torch.float32)
         return (alpha.to(dtype).to(like.device).reshape(shape), sigma.to(dtype).to(like.device).reshape(shape))
 

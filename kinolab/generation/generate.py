@@ -43,6 +43,7 @@ from kinolab.generation.request import (
     staged,
 )
 from kinolab.generation.source import source_notes
+from kinolab.generation.stream import check_stream, stream_videos, write_stream
 from kinolab.generation.windows import make_clips
 from kinolab.models import Request, VideoModel
 from kinolab.runtime.devices import announce, choose
@@ -90,6 +91,8 @@ def generate(
     known = settled.given is None and settled.refine is None
     frames = requests[0].frames or model.output.config.frames if known else None
     check_writable(targets, read, frames)
+    if settled.stream:
+        return stream_videos(model, settled, requests, targets, inputs, told)
     files, fps = targets, settled.fps or model.output.config.fps
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:
@@ -183,14 +186,23 @@ def rerun(
         model.compile()
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.
     requests, k = make_requests(config), record["index"]
+    if config.stream:
+        check_stream(config, model)
+        write_stream(out, model, config, k, requests[k], record.get("inputs_sha256", {}), told)
+        return out, _changed(record, out, then, config.device)
     prepared = None if config.given is None else prepare_given(config, model)
     frames_of = made_frames(model, config, requests, prepared, told)
     lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     fps = config.fps or model.output.config.fps
     write_with_provenance(out, frames_of(k), config, k, requests[k], record.get("inputs_sha256"), lossless, fps)
+    return out, _changed(record, out, then, config.device)
+
+
+def _changed(record: Mapping[str, Any], out: Path, then: str, device: str) -> list[str]:
+    """What differs between a record and the video that was made again, on a device."""
     now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
     changed = [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
-    return out, [*([] if config.device == then else [f"device: {then} then, {config.device} now"]), *changed]
+    return [*([] if device == then else [f"device: {then} then, {device} now"]), *changed]
 
 
 def numbered(out: Path, count: int) -> list[Path]:

@@ -137,6 +137,11 @@ class GenerateConfig(SamplingConfig):
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
 
+    stream: bool = False
+    """Write each frame as soon as it is made, by a causal model: a video of any length in memory that does not grow."""
+    prompts_at: dict[float, str] = Field(default_factory=dict)
+    """Of a stream other prompts, by the second from which they hold: {5: a blue ball bounces}."""
+
     @field_validator("conditions")
     @classmethod
     def _asked(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -212,8 +217,11 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
         if config.given is not None:
             raise InputError("source and given: a clip is edited or a part of it is given; ask for one of them")
         frames, fps = settled_shape(config.source, model, config.frames, config.fps)
-    # A task makes a video of any number of frames.
-    check_stages(model.cascade, made.frames if config.given is not None or frames is None else frames, size)
+    if config.prompts_at and not config.stream:
+        raise InputError("prompts_at: prompts change while a video is made frame by frame: ask for a stream too")
+    # A task makes a video of any number of frames, and so does a stream.
+    any_number = config.given is not None or frames is None or config.stream
+    check_stages(model.cascade, made.frames if any_number else frames, size)
     takes = model.denoiser.spec.given != "none" or FIRST_FRAME in model.spec.ports
     if config.given is not None and config.given.method == "trained" and not takes:
         raise InputError("this model was not trained to take anything given: use --method reconstruction")

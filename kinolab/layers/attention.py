@@ -151,7 +151,7 @@ def attend_frames(q: Tensor, k: Tensor, v: Tensor, lists: Lists, beside: Beside 
     """
     T, Q = q.shape[1:3]
     if len(set(lists)) == 1 and (beside is None or beside.k.shape[1] == 1):
-        keys, values = (_read(a, lists[0]) for a in (k, v))  # (B, R * S, N, d)
+        keys, values = (joined_frames(a, lists[0]) for a in (k, v))  # (B, R * S, N, d)
         more = None if beside is None else (beside.k[:, 0], beside.v[:, 0], beside.allowed)
         mask = None
         if more is not None:
@@ -168,12 +168,12 @@ def attend_frames(q: Tensor, k: Tensor, v: Tensor, lists: Lists, beside: Beside 
         if beside is not None:
             at = slice(frame, frame + 1) if beside.k.shape[1] > 1 else slice(0, 1)
             own = Beside(beside.k[:, at], beside.v[:, at], None if beside.allowed is None else beside.allowed[:, at])
-        keys, values = (_read(a, read)[:, None] for a in (k, v))
+        keys, values = (joined_frames(a, read)[:, None] for a in (k, v))
         each.append(_attend_beside(q[:, frame : frame + 1], keys, values, own))
     return torch.cat(each, 1)
 
 
-def _read(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
+def joined_frames(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
     """The tokens of some frames as one sequence, (B, T, S, N, d) -> (B, R * S, N, d): a view of neighbours."""
     first, count = frames[0], len(frames)
     if frames == tuple(range(first, first + count)):
@@ -184,7 +184,7 @@ def _read(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
 def _read_each(tokens: Tensor, lists: Lists) -> Tensor:
     """The tokens that each frame reads, (B, T, S, N, d) -> (B, T, R * S, N, d): a view where all read the same."""
     if len(set(lists)) == 1:
-        return _read(tokens, lists[0])[:, None].expand(-1, len(lists), -1, -1, -1)
+        return joined_frames(tokens, lists[0])[:, None].expand(-1, len(lists), -1, -1, -1)
     index = torch.tensor(lists, device=tokens.device).flatten()  # (T * R,)
     return tokens.index_select(1, index).unflatten(1, (len(lists), -1)).flatten(2, 3)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
+from kinolab.methods import build as build_methods
 from kinolab.models.cascade import (
     Keeper,
     StageSettings,
@@ -34,6 +35,7 @@ from kinolab.models.folder import ModelConfig, find_model, read_model_config, re
 from kinolab.models.lora import StageLora, stored_state
 from kinolab.models.part import ModelPart
 from kinolab.models.stage import LaterStage, Stage
+from kinolab.models.streaming import LatentStream, stream_frames
 from kinolab.runtime.devices import choose
 from kinolab.runtime.precision import PrecisionPolicy
 from kinolab.tasks import check_mask, keep_exact, outside_training
@@ -184,6 +186,50 @@ class VideoModel(Stage):
             requests, sampler=how, guidance=guided, events=events, cache=cache, methods=methods, stages=later
         )
         return self.decode(latents)
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        frames: int | None = None,
+        negative: str | None = None,
+        label: int | str | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        sampler: SamplerConfig | Mapping[str, Any] | str | None = None,
+        guidance: GuidanceConfig | Mapping[str, Any] | float | None = None,
+        methods: Sequence[Method] = (),
+        prompts_at: Mapping[int, str] | None = None,
+    ) -> Iterator[Tensor]:
+        """The frames (3, H, W) in [-1, 1] of a causal model, each as soon as it is made, in memory of a few blocks.
+
+        >>> for frame in model.stream("a red ball bounces", frames=500): ...
+
+        frames: how many; none = without end. A stream begins alike however long it gets. prompts_at: other prompts from
+        a frame on, which hold from the beginning of the block that it lies in. The rest as `generate`.
+
+        Raises:
+            InputError: for a model that makes all frames of a clip at once, a cascade, and as `generate`.
+        """
+        asked = Request(prompt, label, None, size, seed, negative)
+        later = {at: [replace(asked, prompt=other)] for at, other in (prompts_at or {}).items()}
+        stream = self.opened_stream([asked], sampler=sampler, guidance=guidance, methods=methods)
+        return (frame[0] for frame in stream_frames(stream, frames, later))
+
+    def opened_stream(
+        self, requests: Sequence[Request], *, sampler: Any = None, guidance: Any = None, methods: Sequence[Method] = ()
+    ) -> LatentStream:
+        """A stream of requests before its first block; sampler and guidance as of `generate`.
+
+        Raises:
+            InputError: for a model that makes all frames of a clip at once, and a cascade.
+        """
+        if self.stages:
+            raise InputError("a cascade's later stages take clips whole: stream its first stage alone")
+        how, guided = self.settled(requests, sampler, guidance)
+        asked = {type(method) for method in methods}
+        own = [method for method in build_methods(self.config.methods) if type(method) not in asked]
+        return LatentStream(self, requests, sampler=how, guidance=guided, methods=[*own, *methods])
 
     def settled(self, requests: Sequence[Request], sampler: Any, guidance: Any) -> tuple[SamplerConfig, GuidanceConfig]:
         """The sampler and guidance of requests: what is asked for, and the model's own for the rest.

@@ -19,7 +19,7 @@ A file that cannot be read, or only in part, is an `InputError` of one line that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -244,6 +244,7 @@ def write(
     *,
     quality: int = 85,
     lossless: bool = False,
+    growing: bool = False,
 ) -> None:
     """Write `(H, W, 3)` uint8 RGB frames (an array `(T, H, W, 3)` or any iterable, taken one at a time).
 
@@ -261,6 +262,8 @@ def write(
         quality: 1 to 100; H.264 uses crf `8 + 0.4 (100 - quality)`, VP9 `12 + 0.45 (100 - quality)`, webp its own
             scale. Has no effect on gif, PNG and lossless files.
         lossless: exact RGB values: FFV1 in .mkv or .avi, lossless .webp; a folder of PNG images always is.
+        growing: written in place, frame by frame, so that it can be watched meanwhile (.mp4 and .mov, in fragments of a
+            second, .mkv, .webm, folders); for who gives it its name at the end.
 
     Raises:
         InputError: no frames, frames of different sizes or not uint8 RGB, an ending that is not known, a lossless
@@ -282,13 +285,13 @@ def write(
     first = next(checked, None)
     if first is None:
         raise InputError(f"{path}: no frames to write")
-    with atomic(path) as temporary:
+    with nullcontext(path) if growing else atomic(path) as temporary:
         if suffix == PICTURE:
             if next(checked, None) is not None:
                 check_ending(path, 0)
             write_picture(temporary, first)
         elif suffix:
-            encode(temporary, chain([first], checked), first.shape, rate, quality, lossless)
+            encode(temporary, chain([first], checked), first.shape, rate, quality, lossless, growing)
         else:
             write_images(temporary, chain([first], checked))
 

@@ -68,8 +68,13 @@ def test_it_mends_what_reconstruction_guidance_leaves_wrong(name: Any) -> None:
 
 
 def test_samplers_with_a_memory_and_caches_are_refused() -> None:
-    able = {name for name in SAMPLERS if SAMPLERS.get(name).corrected}
-    assert able == {"ddpm", "ddim", "euler", "heun", "stochastic"}
+    assert {name for name in SAMPLERS if SAMPLERS.get(name).corrected} == {
+        "ddpm",
+        "ddim",
+        "euler",
+        "heun",
+        "stochastic",
+    }
     diffusion, denoiser, given, _ = setup("linear", count=1)
     conditions: Any = Nothing()
     with pytest.raises(InputError, match=r"Langevin changes z between steps, which dpmpp_2m does not allow: use ddpm"):
