@@ -205,8 +205,8 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
 
     What is settled stays as it is when it is settled again.
     """
-    if config.refine is not None and any((config.given, config.source, config.low_resolution)):
-        raise InputError("refine: a clip is refined as it is: leave given, source and low_resolution out")
+    if config.refine is not None and any((config.given, config.source, config.low_resolution, config.stream)):
+        raise InputError("refine: a clip is refined as it is: leave given, source, low_resolution and stream out")
     made = model.output.config
     if config.refine is not None:
         asked = {"size": config.size, "fps": config.fps, "frames": config.frames}

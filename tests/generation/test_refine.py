@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from benchmarks.refine import main as measured
+from benchmarks.refine import seams
 from kinolab import VideoModel, video
 from kinolab.conditioning.low_resolution import LowResolutionConfig
 from kinolab.contracts.conditions import Conditions, Value
@@ -195,20 +195,6 @@ def test_noise_is_a_function_of_the_frame_and_of_unit_variance(tmp_path: Path, k
     assert_within(beside, torch.full((5,), shared), 0.06, "correlation of neighbours, by 12,288 draws")
 
 
-def jumps(made: Tensor, borders: list[int], dim: int) -> float:
-    """The mean change across borders over the mean change elsewhere, along one dimension of (3, T, H, W)."""
-    change = made.diff(dim=dim).abs().movedim(dim, 0).flatten(1).mean(1)
-    across = torch.zeros(len(change), dtype=torch.bool)
-    across[[border - 1 for border in borders]] = True
-    return float(change[across].mean() / change[~across].mean())
-
-
-def borders(windows: Windows, count: int) -> list[int]:
-    """Where what is shown goes over from one window to the next: in the middle of what they share."""
-    starts = windows.starts(count)
-    return [(after + min(before + windows.length, count)) // 2 for before, after in pairwise(starts)]
-
-
 def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
     """A clip in which nothing changes, without noise: all that changes is made by where windows and tiles lie."""
     model = tiny_convolutions(low={"factor": 2})
@@ -219,10 +205,10 @@ def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
         flow.tiles = (Windows(16, shared), Windows(16, shared))
         flow.noise = lambda number: torch.zeros(1, 3, 1, 40, 16)  # type: ignore[method-assign]
         made = torch.cat(list(flow.frames()), 1)
-        along, down = borders(flow.windows, 14), borders(flow.tiles[0], 40)
-        found[overlap] = (jumps(made, along, 1), jumps(made, down, 2))
-    assert min(found[0]) > 1.25, "without an overlap it is seen where windows and tiles end"
-    assert max(found[2]) < 1.1
+        found[overlap] = seams(made, flow.windows, (flow.tiles[0], Windows(16)))
+    assert set(found[0]) == {"time", "rows"}
+    assert min(found[0].values()) > 1.25, "without an overlap it is seen where windows and tiles end"
+    assert max(found[2].values()) < 1.1
 
 
 def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -> None:
@@ -288,3 +274,14 @@ def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> 
     with pytest.raises(Stopped):
         generate(asked(room, clip), tmp_path / "none.mkv", events=Ending(0))
     assert not list(tmp_path.glob("none*"))
+
+
+@pytest.mark.wide
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    tiny_convolutions(size=32, low={"factor": 2}).save(tmp_path / "sr")
+    clip, said = write_clip(tmp_path / "clip.mkv", 12, 48, 64), list[str]()
+    words = [str(tmp_path / "sr"), str(clip), "--steps", "2", "--shares", "--lengths", "40", "160"]
+    measured(words, said.append)
+    short, long = (int(row.split("|")[2]) for row in said[-2:])
+    one = 96 * 128 * 3 * 4 * 120 / 1e6  # megabytes of the 120 frames that the longer clip has more
+    assert long - short < 0.3 * one, said
