@@ -50,7 +50,8 @@ def borders(windows: Windows, count: int) -> list[int]:
 
 def seams(added: Tensor, windows: Windows, tiles: tuple[Windows, Windows] | None) -> dict[str, float]:
     """The seam ratios of what a model added, (3, T, H, W), along each dimension that has borders."""
-    found, across = {}, {"time": (1, windows)}
+    found: dict[str, float] = {}
+    across = {"time": (1, windows)}
     if tiles is not None:
         across |= {"rows": (2, tiles[0]), "columns": (3, tiles[1])}
     for name, (dim, covered) in across.items():

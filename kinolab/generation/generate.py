@@ -133,8 +133,6 @@ def made_frames(
         model, settled.refine, settled.size, settled.sampler, settled.guidance, settled.wrappers, settled.frames
     )
     how.check()
-    if settled.cache is not None:
-        raise InputError("a step cache is of whole clips, and a clip is refined window by window: leave it out")
     for note in refine_notes(settled.refine, model, settled.size):
         events.note(note)
     turns = [events] if len(requests) == 1 else [Turn(events, k, len(requests)) for k in range(len(requests))]
