@@ -34,7 +34,7 @@ setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or later is needed, and was not found on the PATH" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text,train,eval,interop,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text,train,eval,interop,studio,dev]'
 	@touch .venv/.done
 
 clean:

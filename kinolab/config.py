@@ -55,6 +55,26 @@ def load_config(
         raise InputError(f"{name}: holds a value that can't be taken ({one_line(error, 160)})") from None
 
 
+def problems(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with values for a config of class `cls`, a phrase each by its dotted key; {} where nothing is."""
+    try:
+        cls.model_validate(values)
+    except ValidationError as error:
+        return {_dotted(cls, each): _explain(cls, each) for each in reversed(error.errors())}
+    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError, LookupError) as error:
+        return {"": f"holds a value that can't be taken ({one_line(error, 160)})"}
+    return {}
+
+
+def _dotted(cls: type[BaseModel], error: Any) -> str:
+    """The dotted key that a validation error is about."""
+    key = ".".join(_keys(cls, [str(part) for part in error["loc"]]))
+    if error["type"] != NESTED:
+        return key
+    nested = error["ctx"]
+    return ".".join(part for part in (key, _dotted(nested["config"], nested["errors"][0])) if part)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises InputError where there is none, or it is none within bounds."""
     try:

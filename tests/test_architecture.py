@@ -32,6 +32,7 @@ LEVELS = [
     {"planning", "reports"},
     {"comparison"},
     {"cli", "__main__"},
+    {"studio"},
 ]
 """A file may import what stands in an earlier level, and its own folder. Within a level only the pairs below."""
 WITHIN = {("checkpoints", "models"), ("__main__", "cli")}

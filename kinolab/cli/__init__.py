@@ -30,7 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "studio": "make", "curate": "data",
+    "curate": "data",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
@@ -47,6 +47,7 @@ COMMANDS = {
     "rerun": Command("make a generated video again from the .json beside it", "make"),
     "reconstruct": Command("put a clip through an autoencoder and compare", "make"),
     "demo": Command("run the main job on the shipped weights and write a page", "make"),
+    "studio": Command("open a page for clips, training, sampling and comparing", "make", "kinolab.studio.command"),
     "data": Command("look at a folder of clips before training on it", "data"),
     "encode": Command("write the latent cache of a folder of clips", "data"),
     "probe": Command("say what a video file holds", "data"),

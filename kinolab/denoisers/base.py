@@ -120,7 +120,7 @@ class Denoiser(nn.Module):
         """Raises InputError where its frames can't read block-causally: what it is and what would do."""
         raise InputError(
             f"{type(self).__name__} has no block-causal form: expected a transformer whose layers over time are "
-            "attention alone, mmdit or vdt"
+            "attention alone: latte, mmdit or vdt"
         )
 
     def plan(self, frames: int, options: ForwardOptions | None) -> Plan | None:

@@ -97,8 +97,12 @@ def causal_self_attention(layer: Attention, x: Tensor, plan: Plan, turns: Causal
     return layer.proj(causal_attention(layer, q, k, v, plan, turns, None)[0])
 
 
-def causal_temporal_attention(layer: Attention, x: Tensor, plan: Plan) -> Tensor:
+def causal_temporal_attention(layer: Attention, x: Tensor, plan: Plan, turns: CausalTurns | None = None) -> Tensor:
     """Attention over the frames at each place, each block over those that it reads: (B, T, S, D) -> (B, T, S, D)."""
     B, T, S, D = x.shape
-    tracks = x.transpose(1, 2).reshape(B * S, T, 1, D)  # every place is a clip of one token per frame
-    return causal_self_attention(layer, tracks, plan, None).view(B, S, T, D).transpose(1, 2)
+    return causal_self_attention(layer, tracks(x), plan, turns).view(B, S, T, D).transpose(1, 2)
+
+
+def tracks(x: Tensor) -> Tensor:
+    """(B, T, S, ...) -> (B * S, T, 1, ...): every place is a clip of one token per frame."""
+    return x.transpose(1, 2).flatten(0, 1)[:, :, None]

@@ -1,6 +1,7 @@
 """Writing files and folders so that they are there whole or not at all, also after a kill, a full disk or a power cut.
 
     write_text(path, text)             write_bytes(path, data)
+    write_private(path, text)          a secret
     with opened(path) as file:         a handle, for all that is written piece by piece
     with handed(path) as temporary:    a path, for libraries that open it themselves (PyAV, Pillow)
     with new_folder(path) as room:     a folder, of whatever is put into it
@@ -20,6 +21,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +55,29 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     with opened(path) as file:
         file.write(data)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text that nobody else on this machine is to read, whatever the umask says.
+
+    Raises:
+        OSError: where it can't be written.
+    """
+    aside, calls = _temporary(path), system.calls()
+    try:
+        with failing(path, aside):
+            descriptor = calls.open(aside, system.CREATE, 0o600)
+            try:
+                calls.write(descriptor, memoryview(text.encode("utf-8")), path)
+                calls.flush(descriptor, path)
+            finally:
+                calls.close(descriptor, path)
+            calls.rename(aside, path)
+            flush(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            remove(aside)
+        raise
 
 
 @contextmanager
@@ -266,6 +291,15 @@ def make_folder(path: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
         return
     flush(path.parent)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that a user may still write to the disk of a folder.
+
+    Raises:
+        OSError: where that can't be asked.
+    """
+    return shutil.disk_usage(path).free
 
 
 def flush(path: Path) -> None:

@@ -136,7 +136,7 @@ def _writer(process: int) -> Writer:
         space = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or UNKNOWN
     except OSError:
         space = UNKNOWN
-    return Writer(host, boot, space, process, _start(process) or UNKNOWN)
+    return Writer(host, boot, space, process, start_of(process) or UNKNOWN)
 
 
 def _lives(writer: Writer) -> bool:
@@ -149,11 +149,11 @@ def _lives(writer: Writer) -> bool:
         return False
     except OSError:  # another user's
         pass
-    start = _start(writer.process)
+    start = start_of(writer.process)
     return start is None or UNKNOWN in (start, writer.start) or start == writer.start
 
 
-def _start(process: int) -> str | None:
+def start_of(process: int) -> str | None:
     """The clock tick at which a process began; None where the system doesn't say."""
     after_name = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
     return after_name[19] if len(after_name) > 19 else None

@@ -88,3 +88,27 @@ def _sign(path: Path) -> None:
             os.ftruncate(descriptor, len(data))
         finally:
             os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a lock file now. Nothing is written or made; a missing file is held by nobody.
+
+    Asked by a shared lock, so that many may ask at once; whoever takes the lock while it is asked waits a moment.
+
+    Raises:
+        OSError: where the file can't be opened: a link, or without permission.
+    """
+    try:
+        descriptor = os.open(path, system.EXISTING)
+    except FileNotFoundError:
+        return False
+    try:
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+    finally:
+        os.close(descriptor)

@@ -222,7 +222,8 @@ class DenoiserRecipe(BaseRecipe):
     """Least and most n of every n-th frame (Make-A-Video, section 3.4, trains on random rates)."""
     crop: Size | None = None
     """Side, or height and width, of a random crop of every clip that is trained on, for a spatial super-resolution
-    model; its videos have the clips' own size (Imagen Video, section 2.2). None = whole frames."""
+    model; its videos have the clips' own size and, where `window_frames` are cut out of them, their own length (Imagen
+    Video, section 2.2). None = whole frames."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     mix: MixConfig = MixConfig()
@@ -347,6 +348,18 @@ def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = 
     Raises:
         InputError: for no such recipe, an unknown key or a wrong value; names the file, or all files it is made of.
     """
+    name, cls, values = recipe_values(source, overrides)
+    return load_config(cls, values, name=name)
+
+
+def recipe_values(
+    source: Path | str | dict[str, Any], overrides: Sequence[str] = ()
+) -> tuple[str, type[BaseRecipe], dict[str, Any]]:
+    """What errors call a recipe, its class, and all that it says, not yet checked (see `load_recipe`).
+
+    Raises:
+        InputError: for no such recipe, or one of no known kind.
+    """
     if isinstance(source, dict):
         name, values = "recipe", _whole(source, "recipe", ())
     else:
@@ -359,7 +372,7 @@ def load_recipe(source: Path | str | dict[str, Any], overrides: Sequence[str] = 
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in JOBS:
         raise InputError(f"{name}: expected kind: {' or '.join(JOBS)}, got {shown(kind)}")
-    return load_config(JOBS.get(kind).Recipe, values, name=name)
+    return name, JOBS.get(kind).Recipe, values
 
 
 def _whole(values: dict[str, Any], name: str, files: tuple[Path, ...]) -> dict[str, Any]:

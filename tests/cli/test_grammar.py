@@ -39,7 +39,7 @@ from tests.training.tiny import autoencoder_recipe
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
 Printed = pytest.CaptureFixture[str]
-AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor"}
+AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio"}
 """What reads and prints, and has no progress to tell."""
 
 

@@ -37,6 +37,13 @@ CONFIGS: dict[str, BaseDenoiserConfig] = {
     "mmdit, 3D positions": MmditConfig(hidden_size=32, spatial_position="rotary", num_classes=3, **SHARED),
     "vdt": VdtConfig(hidden_size=32, adaln="single", text_dim=6, given="channels", **SHARED),
     "vdt, joint": VdtConfig(hidden_size=32, temporal_attention="joint", num_classes=3, **SHARED),
+    "latte": LatteConfig(hidden_size=32, text_dim=6, pooled_dim=6, num_classes=3, **SHARED),
+    "latte, joint": LatteConfig(
+        hidden_size=32, variant="joint_block", temporal_position="rotary", adaln="single", **SHARED
+    ),
+    "latte, split": LatteConfig(
+        hidden_size=32, variant="split_heads", temporal_position="rotary", injection="all_tokens", **SHARED
+    ),
     "vdt, time last": VdtConfig(hidden_size=32, temporal_attention="last", pooled_dim=6, **SHARED),
 }
 RULES = [
@@ -167,7 +174,10 @@ def test_a_stream_keeps_its_window_and_no_more() -> None:
 
 def test_denoisers_without_a_block_causal_form_say_so() -> None:
     wrong: list[tuple[BaseDenoiserConfig, str]] = [
-        (LatteConfig(hidden_size=16, **SHARED), "expected a transformer"),
+        (
+            LatteConfig(hidden_size=16, patch_embedding="compression", temporal_patch=5, **SHARED),
+            "have no block-causal form",
+        ),
         (UnetConfig(block_out_channels=(8,), attention_levels=(), norm_groups=4), "expected a transformer"),
         (MmditConfig(hidden_size=32, attention="2d", temporal_position="none", **SHARED), "no frame reads another"),
         (MmditConfig(hidden_size=32, temporal_patch=2, **SHARED), "temporal_patch 1"),

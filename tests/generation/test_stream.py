@@ -18,6 +18,8 @@ from kinolab.generation.request import GenerateConfig
 from tests.listening import Listening
 from tests.tiny_model import save_tiny_model, tiny_causal
 
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

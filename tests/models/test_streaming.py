@@ -85,7 +85,7 @@ def test_a_model_of_whole_clips_says_how_a_causal_one_is_made() -> None:
 
 
 def test_what_a_causal_model_can_not_take_is_refused(model: VideoModel) -> None:
-    with pytest.raises(InputError, match="leave it out of a stream"):
+    with pytest.raises(InputError, match="block by block: leave it out"):
         model.sample_latents([Request("a ball")], cache=StepCache())
     video, mask = torch.zeros(1, 3, 9, 32, 32), torch.ones(1, 1, 9, 32, 32)
     mask[:, :, :1] = 0

@@ -1,0 +1,120 @@
+"""Processes that go on when the one that began them is gone, told to stop by number, and never mistaken for others.
+
+A process number is given anew once its process is gone, so one that is remembered has the moment at which it began
+beside it (`Known`): a signal goes to that process or to none.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kinolab.runtime import leftovers, system
+from kinolab.runtime.files import make_folder
+from kinolab.runtime.records import Record
+
+MOST_TAIL = 2**16
+"""Bytes of a file's end that its last lines are looked for in."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A process, so that it is told apart from a later one of the same number."""
+
+    process: int
+    start: str
+    boot: str
+
+    @classmethod
+    def this(cls) -> Known:
+        """The process that asks."""
+        me = leftovers.this_process()
+        return cls(me.process, me.start, me.boot)
+
+    @classmethod
+    def read(cls, record: Record) -> Known:
+        """As `values` wrote it.
+
+        Raises:
+            InputError: for anything else.
+        """
+        return cls(record.integer("process", at_least=2), record.text("start"), record.text("boot"))
+
+    def values(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it still runs, here."""
+        me = leftovers.this_process()
+        return self.boot == me.boot and leftovers.start_of(self.process) == self.start != leftovers.UNKNOWN
+
+    def interrupt(self) -> bool:
+        """Send it what Ctrl-C sends; whether it was there."""
+        return self.signal(signal.SIGINT)
+
+    def signal(self, number: int) -> bool:
+        """Send it a signal; whether it was there."""
+        if not self.lives:
+            return False
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(self.process, number)
+            return True
+        return False
+
+    def kill_group(self) -> bool:
+        """End it and all that it began, at once; whether it was there. It has to lead its own group (`begin`)."""
+        if not self.lives or not hasattr(os, "killpg"):
+            return False
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process, signal.SIGKILL)
+            return True
+        return False
+
+
+def begin(
+    module: str, words: Sequence[str], *, output: Path, folder: Path, keep: Mapping[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
+    """Begin `python -m module words` as the leader of a group of its own, which outlives this process.
+
+    Args:
+        output: the file that what it prints is added to.
+        folder: its working folder.
+        keep: further arguments of Popen, such as stdin.
+
+    Raises:
+        OSError: where it can't be begun.
+    """
+    make_folder(output.parent)
+    descriptor = system.calls().open(output, system.APPEND)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=folder, stdout=descriptor, stderr=descriptor,
+            start_new_session=True, **{"stdin": subprocess.DEVNULL, **(keep or {})},
+        )  # fmt: skip
+    finally:
+        os.close(descriptor)
+
+
+def tail(path: Path, lines: int = 30) -> list[str]:
+    """The last lines of a file that a process prints to; [] where there is none. Bytes that are no text are escapes."""
+    try:
+        descriptor = os.open(path, system.EXISTING)
+    except OSError:
+        return []
+    try:
+        size = os.fstat(descriptor).st_size
+        os.lseek(descriptor, max(0, size - MOST_TAIL), os.SEEK_SET)
+        text = os.read(descriptor, MOST_TAIL).decode("utf-8", "backslashreplace")
+    finally:
+        os.close(descriptor)
+    found = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return [line for line in found if line][-lines:]

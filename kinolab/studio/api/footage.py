@@ -1,0 +1,271 @@
+"""Clips: listed, taken in, looked at, captioned, and what is cut out of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kinolab.errors import InputError
+from kinolab.runtime import files
+from kinolab.runtime.hashes import file_sha256, sha256
+from kinolab.runtime.lines import shown
+from kinolab.runtime.paths import inside, visible
+from kinolab.runtime.reading import read_text
+from kinolab.runtime.records import Record, read_record, write_record
+from kinolab.runtime.yaml_files import read_yaml, to_yaml
+from kinolab.studio.api.asked import Asked, NotThereError, Studio
+from kinolab.studio.project import HIDDEN, Project
+from kinolab.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+CLIPS = tuple(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
+"""Endings of what may be dropped in."""
+CAPTION = 20_000
+"""Characters of a caption."""
+LONG = 600.0
+"""Seconds that a data check or a copy for the browser may take."""
+STEM = re.compile(r"[^\w.()\-]+")
+"""What is left out of a file's name: anything but letters of any language, digits, and a few signs."""
+
+
+def listed(studio: Studio, asked: Asked) -> Any:
+    """GET /api/clips -> {clips}: every clip with its caption, what it holds where that is known, and its edits."""
+    edits = read_edits(studio.project)
+    return {"clips": [facts(studio.project, name, edits) for name in names(studio.project)], "endings": list(CLIPS)}
+
+
+def look(studio: Studio, asked: Asked) -> Any:
+    """POST /api/clips/look {name} -> the clip: read what it holds, hash it, and draw its poster."""
+    name = asked.body.text("name")
+    learn(studio, name)
+    return facts(studio.project, name, read_edits(studio.project))
+
+
+def take(studio: Studio, uploaded: Path, name: str) -> Any:
+    """POST /api/clips?name=NAME with the file as body -> {clip, duplicate}: a clip that is dropped in.
+
+    It is read from under a temporary name first; only what is a video or an image is given one in `clips`. The same
+    content is not kept twice: then `duplicate` names the clip that is there.
+    """
+    stem, ending = Path(name).stem, Path(name).suffix.lower()
+    if ending not in CLIPS:
+        raise InputError(f"{shown(name)}: expected a video or an image ({', '.join(CLIPS)})")
+    studio.looking.ask("probe", {"path": str(uploaded)})
+    digest = file_sha256(uploaded)
+    project = studio.project
+    for known in names(project):
+        found = stored(project, known)
+        if found is not None and found.text("sha256") == digest:
+            return {"clip": facts(project, known, read_edits(project)), "duplicate": known}
+    clean = STEM.sub("_", stem).strip("._ ")[:80] or digest[:12]
+    target = inside(project.clips, f"{clean}{ending}", new=True)
+    if target.exists():
+        target = inside(project.clips, f"{clean}-{digest[:8]}{ending}", new=True)
+    files.place(uploaded, target)
+    learn(studio, target.name, digest)
+    return {"clip": facts(project, target.name, read_edits(project)), "duplicate": None}
+
+
+def remove(studio: Studio, asked: Asked) -> Any:
+    """DELETE /api/clips/{name}: remove a clip, its caption and what was made of it."""
+    path = studio.project.clip(asked.path["name"])
+    name = asked.path["name"]
+    caption = path.with_suffix(".txt")
+    for extra in (hidden(studio.project, name, ".json"), hidden(studio.project, name, ".webp"),
+                  hidden(studio.project, name, ".mp4"), caption):  # fmt: skip
+        files.remove(extra)
+    edits = read_edits(studio.project)
+    if edits.pop(name, None) is not None:
+        write_edits(studio.project, edits)
+    files.discard(path)
+    return {}
+
+
+def caption(studio: Studio, asked: Asked) -> Any:
+    """PUT /api/clips/caption {name, text}: the caption of a clip, in the .txt beside it; an empty one removes it."""
+    name, text = asked.body.text("name"), asked.body.text("text")
+    studio.project.clip(name)
+    _no_table(studio)
+    write_caption(studio.project, name, text)
+    return {"caption": text.strip()}
+
+
+def replace(studio: Studio, asked: Asked) -> Any:
+    """POST /api/clips/replace {find, replace, names, dry} -> {changed}: find and replace in captions.
+
+    changed: {name, before, after} of each; `dry` shows them and changes nothing. names: [] means all clips.
+    """
+    find, other = asked.body.text("find"), asked.body.text("replace", "")
+    if not find:
+        raise InputError("find: expected some text")
+    wanted = asked.body.texts("names", []) or names(studio.project)
+    dry = asked.body.flag("dry", True)
+    if not dry:
+        _no_table(studio)
+    changed = []
+    for name in wanted:
+        before = read_caption(studio.project, name)
+        after = before.replace(find, other)
+        if after != before:
+            changed.append({"name": name, "before": before, "after": after})
+            if not dry:
+                write_caption(studio.project, name, after)
+    return {"changed": changed}
+
+
+def edit(studio: Studio, asked: Asked) -> Any:
+    """PUT /api/clips/edit {name, use, parts, crop}: what is cut out of a clip; the clip itself stays as it is.
+
+    parts: [{start, end}] in seconds, [] = all of it. crop: [left, top, width, height] as shares of the picture, or
+    none. use: false leaves the clip out. Kept in data.yaml.
+    """
+    name = asked.body.text("name")
+    studio.project.clip(name)
+    parts = []
+    for part in asked.body.records("parts", []):
+        start, end = part.number("start"), part.number("end")
+        if not 0 <= start < end:
+            raise part.wrong("end", "later than start", end)
+        parts.append({"start": round(start, 6), "end": round(end, 6)})
+    crop = asked.body.numbers("crop", [])
+    if crop and not (len(crop) == 4 and all(0 <= v <= 1 for v in crop) and crop[0] + crop[2] <= 1.000001
+                     and crop[1] + crop[3] <= 1.000001 and min(crop[2:]) > 0):  # fmt: skip
+        raise InputError("crop: expected left, top, width and height as shares of the picture, inside it")
+    found: dict[str, Any] = {}
+    if not asked.body.flag("use", True):
+        found["use"] = False
+    if parts:
+        found["parts"] = parts
+    if crop:
+        found["crop"] = [round(v, 6) for v in crop]
+    edits = read_edits(studio.project)
+    edits.pop(name, None)
+    write_edits(studio.project, edits | ({name: found} if found else {}))
+    return facts(studio.project, name, read_edits(studio.project))
+
+
+def check(studio: Studio, asked: Asked) -> Any:
+    """POST /api/clips/check {frames, size, fps} -> {verdicts, notes, totals, frames, size}: `kinolab data check`."""
+    settings = {k: asked.body.values.get(k) for k in ("frames", "size", "fps")}
+    settings = {k: v for k, v in settings.items() if v is not None}
+    if not all(isinstance(v, int | float | str) for v in settings.values()):
+        raise InputError("frames, size, fps: expected numbers")
+    return studio.checking.ask("check", {"path": str(studio.project.clips), "settings": settings}, LONG)
+
+
+def scenes(studio: Studio, asked: Asked) -> Any:
+    """POST /api/clips/scenes {name} -> {cuts, frames, seconds}: where scenes begin (needs the extra `train`)."""
+    path = studio.project.clip(asked.body.text("name"))
+    return studio.checking.ask("scenes", {"path": str(path)}, LONG)
+
+
+def poster(studio: Studio, name: str) -> Path:
+    """GET /posters/{name}: a small picture of a clip, made when it is first asked for."""
+    path, out = studio.project.clip(name), hidden(studio.project, name, ".webp")
+    if not out.exists() or out.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        studio.looking.ask("poster", {"path": str(path), "out": str(out)})
+    return out
+
+
+def played(studio: Studio, name: str) -> Path:
+    """GET /play/{name}: a clip as browsers play it: itself, or a copy in H.264 made when it is first asked for."""
+    path = studio.project.clip(name)
+    found = stored(studio.project, name) or learn(studio, name)
+    if found.record("info").flag("plays"):
+        return path
+    out = hidden(studio.project, name, ".mp4")
+    if not out.exists() or out.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        studio.copying.ask("proxy", {"path": str(path), "out": str(out)}, LONG)
+    return out
+
+
+def names(project: Project) -> list[str]:
+    """The clips of a project, by their names below `clips`."""
+    found = (p for p in visible(project.clips, "**/*") if p.suffix.lower() in CLIPS and p.is_file())
+    return [p.relative_to(project.clips).as_posix() for p in found]
+
+
+def facts(project: Project, name: str, edits: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a clip; `info` and `sha256` are None until it was looked at."""
+    path = project.clip(name)
+    found = stored(project, name)
+    return {
+        "name": name, "bytes": path.stat().st_size, "caption": read_caption(project, name),
+        "info": found.record("info").values if found is not None else None,
+        "sha256": found.text("sha256") if found is not None else None,
+        "edit": edits.get(name, {}),
+    }  # fmt: skip
+
+
+def learn(studio: Studio, name: str, digest: str | None = None) -> Record:
+    """Look at a clip and keep what it holds."""
+    path = studio.project.clip(name)
+    status = path.stat()
+    info = studio.looking.ask("probe", {"path": str(path)})
+    values = {"bytes": status.st_size, "modified": status.st_mtime_ns, "info": info}
+    values["sha256"] = digest or file_sha256(path)
+    write_record(hidden(studio.project, name, ".json"), values)
+    return Record(values, name)
+
+
+def stored(project: Project, name: str) -> Record | None:
+    """What is known of a clip, where it is still that file."""
+    path = project.clip(name)
+    try:
+        record, status = read_record(hidden(project, name, ".json")), path.stat()
+    except (InputError, OSError):
+        return None
+    same = record.values.get("bytes") == status.st_size and record.values.get("modified") == status.st_mtime_ns
+    return record if same else None
+
+
+def hidden(project: Project, name: str, ending: str) -> Path:
+    """Where something that was made of a clip is kept."""
+    return project.clips / HIDDEN / f"{sha256(name)[:24]}{ending}"
+
+
+def read_caption(project: Project, name: str) -> str:
+    """The text beside a clip; "" where there is none or it can't be read."""
+    try:
+        return read_text(project.clip(name).with_suffix(".txt"), 4 * CAPTION).strip()
+    except (InputError, OSError):
+        return ""
+
+
+def write_caption(project: Project, name: str, text: str) -> None:
+    """Write the text beside a clip, or remove it."""
+    if len(text) > CAPTION:
+        raise InputError(f"{name}: a caption of {len(text):,} characters; expected at most {CAPTION:,}")
+    path = project.clip(name).with_suffix(".txt")
+    if text.strip():
+        files.write_text(path, text.strip() + "\n")
+    else:
+        files.remove(path)
+
+
+def read_edits(project: Project) -> dict[str, Any]:
+    """What data.yaml says of each clip."""
+    if not project.data.exists():
+        return {}
+    values = read_yaml(project.data)
+    clips = values.get("clips") if isinstance(values, dict) else None
+    if not isinstance(clips, dict):
+        raise InputError(f"{project.data}: expected `clips`, a mapping of names to what is cut out of them")
+    return {str(name): value for name, value in clips.items() if isinstance(value, dict)}
+
+
+def write_edits(project: Project, edits: dict[str, Any]) -> None:
+    """Write data.yaml."""
+    files.write_text(project.data, to_yaml({"clips": dict(sorted(edits.items()))}))
+
+
+def _no_table(studio: Studio) -> None:
+    """Refuse to write a caption beside a clip where a table in the folder is what training reads."""
+    for path in visible(studio.project.clips):
+        if path.stem.lower() in ("captions", "metadata") and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+            raise InputError(f"captions come from {path.name}, a table in clips/; edit it there, or move it away first")
+
+
+def missing(name: str) -> NotThereError:
+    """The error for a clip that is not there."""
+    return NotThereError(f"{shown(name)}: no such clip")

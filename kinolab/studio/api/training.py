@@ -1,0 +1,114 @@
+"""Recipes as forms, and runs: their curves, samples and checkpoints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kinolab.errors import InputError
+from kinolab.runtime import files, locks
+from kinolab.runtime.lines import shown
+from kinolab.runtime.paths import visible
+from kinolab.runtime.yaml_files import read_yaml
+from kinolab.studio import commands
+from kinolab.studio.api.asked import Asked, NotThereError, Studio
+from kinolab.studio.api.work import read_lines
+from kinolab.studio.project import Project
+
+STEP = re.compile(r"step-0*(\d+)|0*(\d+)")
+LOADING = 120.0
+"""Seconds that a first question about recipes may take: it imports torch and every component."""
+
+
+def recipes(studio: Studio, asked: Asked) -> Any:
+    """GET /api/recipes -> {recipes}: those of the project's folder, and those that ship."""
+    return {"recipes": studio.recipes.ask("recipes", {"folder": str(studio.project.folder)}, LOADING)}
+
+
+def form(studio: Studio, asked: Asked) -> Any:
+    """POST /api/recipes/form {recipe, settings} -> {fields, errors, yaml}: a recipe's fields with overrides on top.
+
+    A field: key (dotted), type (flag, int, float, text, path, choice, kind, yaml, fixed), value, default (the
+    recipe's), changed, choices, optional, bounds, about. errors: by key. An override is `key=value`, the value in YAML.
+    """
+    settings = asked.body.texts("settings", [])
+    for text in settings:
+        commands.check_setting(studio.project, text, "settings")
+    recipe = asked.body.text("recipe")
+    commands.check_path(studio.project, recipe, "recipe")
+    return studio.recipes.ask("form", {"recipe": recipe, "settings": settings}, LOADING)
+
+
+def runs(studio: Studio, asked: Asked) -> Any:
+    """GET /api/runs -> {runs}: the run folders, the newest first; `running` where a process holds the run's lock."""
+    found = [facts(studio.project, folder) for folder in visible(studio.project.runs) if folder.is_dir()]
+    return {"runs": sorted(found, key=lambda run: -run["changed"])}
+
+
+def run(studio: Studio, asked: Asked) -> Any:
+    """GET /api/runs/{name} -> the run: with its recipe, checkpoints and sample videos by step."""
+    folder = _folder(studio, asked)
+    recipe = folder / "recipe.yaml"
+    return facts(studio.project, folder) | {
+        "recipe": read_yaml(recipe) if recipe.is_file() else None,
+        "checkpoints": [p.name for p in visible(folder / "checkpoints") if p.is_dir()],
+        "samples": samples(studio.project, folder),
+    }  # fmt: skip
+
+
+def log(studio: Studio, asked: Asked) -> Any:
+    """GET /api/runs/{name}/log?after=N -> {rows, next, restarted}: lines of the run's log behind line N.
+
+    The log is cut where a run goes on from an earlier checkpoint: `restarted` is then true, and `rows` are all of it.
+    """
+    path, after = _folder(studio, asked) / "log.jsonl", asked.number("after", 0)
+    rows, last = read_lines(path, 0)
+    if last < after:
+        return {"rows": rows, "next": last, "restarted": True}
+    found, last = read_lines(path, after)
+    return {"rows": found, "next": max(last, after), "restarted": False}
+
+
+def remove(studio: Studio, asked: Asked) -> Any:
+    """DELETE /api/runs/{name}: remove a run folder that nothing trains in, with its model."""
+    folder = _folder(studio, asked)
+    if locks.is_held(folder / ".lock"):
+        raise InputError(f"{folder.name}: is being trained; stop it first")
+    files.discard(folder)
+    return {}
+
+
+def facts(project: Project, folder: Path) -> dict[str, Any]:
+    """What the page shows of a run in a list."""
+    log_file = folder / "log.jsonl"
+    status = (log_file if log_file.exists() else folder).stat()
+    return {
+        "name": folder.name,
+        "path": project.shown(folder),
+        "running": locks.is_held(folder / ".lock"),
+        "model": project.shown(folder / "model") if (folder / "model" / "model.yaml").is_file() else None,
+        "resumable": bool(visible(folder / "checkpoints")) and (folder / "recipe.yaml").is_file(),
+        "changed": round(status.st_mtime, 3),
+        "size": status.st_size,
+    }
+
+
+def samples(project: Project, folder: Path) -> list[dict[str, Any]]:
+    """The sample videos of a run: `step` (None where a file tells none), `name` within the step, `path`."""
+    found = []
+    for path in visible(folder / "samples", "**/*"):
+        if path.is_file() and path.suffix.lower() in (".mp4", ".webm", ".gif", ".webp", ".png"):
+            inner = path.relative_to(folder / "samples")
+            step = next((int(m[1] or m[2]) for part in inner.parts if (m := STEP.search(part))), None)
+            name = "/".join(STEP.sub("", part, count=1).strip("-_") for part in inner.parts).strip("/")
+            found.append({"step": step, "name": name, "path": project.shown(path)})
+    return sorted(found, key=lambda sample: (sample["step"] is None, sample["step"] or 0, sample["path"]))
+
+
+def _folder(studio: Studio, asked: Asked) -> Path:
+    """The run folder that a path names."""
+    folder = studio.project.run(asked.path["name"])
+    if not folder.is_dir():
+        raise NotThereError(f"{shown(asked.path['name'])}: no such run")
+    return folder

@@ -1,0 +1,183 @@
+"""Jobs and the queue, and the commands that they are made of."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import asdict
+from typing import Any
+
+from kinolab.errors import InputError
+from kinolab.runtime import processes
+from kinolab.runtime.reading import json_lines
+from kinolab.studio import commands, jobs, runner
+from kinolab.studio.api.asked import Asked, NotThereError, Studio
+from kinolab.studio.project import Project
+
+LAST_LINES = 30
+ASKS = {"save": "SIGUSR1", "sample": "SIGUSR2"}
+"""What may be asked of a training that runs -> the signal that asks it."""
+
+
+def command(studio: Studio, asked: Asked) -> Any:
+    """POST /api/command {command, values} -> {words, copied}: the command that values make, to be shown and copied."""
+    words = commands.words(studio.project, asked.body.text("command"), asked.values())
+    return {"words": words, "copied": commands.copied(studio.project, words)}
+
+
+def options(studio: Studio, asked: Asked) -> Any:
+    """GET /api/commands/{name} -> {command, about, options}: a command as a form."""
+    name = asked.path["name"].replace("-", " ") if asked.path["name"] not in commands.RUNNABLE else asked.path["name"]
+    return {"command": name, "about": commands.about(name), "options": [asdict(o) for o in commands.options(name)]}
+
+
+def listed(studio: Studio, asked: Asked) -> Any:
+    """GET /api/jobs -> {jobs, paused}: every job with its state and progress, those that wait last, in their order."""
+    return snapshot(studio.project)
+
+
+def snapshot(project: Project) -> dict[str, Any]:
+    """The queue as the page shows it."""
+    return {"jobs": [facts(project, job) for job in jobs.all_jobs(project)], "paused": jobs.settings(project)["paused"]}
+
+
+def add(studio: Studio, asked: Asked) -> Any:
+    """POST /api/jobs {command, values, title} -> the job: it begins when its device is free."""
+    job = jobs.add(studio.project, asked.body.text("command"), asked.values(), asked.body.text("title", ""))
+    start_queue(studio.project)
+    return facts(studio.project, job)
+
+
+def one(studio: Studio, asked: Asked) -> Any:
+    """GET /api/jobs/{id} -> the job: with its command and the last lines that it printed."""
+    job = _job(studio, asked)
+    folder = jobs.folder_of(studio.project, job.id)
+    try:
+        copied = commands.copied(studio.project, job.words(studio.project))
+    except InputError as error:
+        copied = f"# {error}"
+    return facts(studio.project, job) | {
+        "copied": copied, "values": dict(job.values), "lines": processes.tail(folder / "output.txt", LAST_LINES),
+    }  # fmt: skip
+
+
+def events(studio: Studio, asked: Asked) -> Any:
+    """GET /api/jobs/{id}/events?after=N -> {events, next}: what it told, from line N + 1 on."""
+    folder = jobs.folder_of(studio.project, asked.path["id"])
+    found, last = read_lines(folder / "events.jsonl", asked.number("after", 0))
+    return {"events": found, "next": last}
+
+
+def stop(studio: Studio, asked: Asked) -> Any:
+    """POST /api/jobs/{id}/stop -> {state}: keep what is done and stop; the second time, stop at once."""
+    return {"state": jobs.stop(studio.project, _job(studio, asked).id)}
+
+
+def again(studio: Studio, asked: Asked) -> Any:
+    """POST /api/jobs/{id}/again -> a new job: it does the same, or goes on with the training."""
+    job = jobs.again(studio.project, _job(studio, asked).id)
+    start_queue(studio.project)
+    return facts(studio.project, job)
+
+
+def ask(studio: Studio, asked: Asked) -> Any:
+    """POST /api/jobs/{id}/ask {what: save | sample}: have a training save a checkpoint, or sample, after its step."""
+    what = asked.body.choice("what", tuple(ASKS))
+    jobs.signal(studio.project, _job(studio, asked).id, getattr(signal, ASKS[what]))
+    return {"asked": what}
+
+
+def move(studio: Studio, asked: Asked) -> Any:
+    """POST /api/jobs/{id}/move {place}: give a job that waits another place, from 0."""
+    jobs.move(studio.project, _job(studio, asked).id, asked.body.integer("place", at_least=0, at_most=10**6))
+    return snapshot(studio.project)
+
+
+def remove(studio: Studio, asked: Asked) -> Any:
+    """DELETE /api/jobs/{id}: remove a job that has ended or waits; what it made stays."""
+    jobs.remove(studio.project, _job(studio, asked).id)
+    return {}
+
+
+def queue(studio: Studio, asked: Asked) -> Any:
+    """POST /api/queue {paused}: begin no further job, or go on."""
+    jobs.pause(studio.project, asked.body.flag("paused"))
+    start_queue(studio.project)
+    return snapshot(studio.project)
+
+
+def start_queue(project: Project) -> None:
+    """Have a runner at work where something waits that may begin."""
+    if not jobs.settings(project)["paused"] and jobs.waiting(project):
+        runner.ensure(project)
+
+
+def read_lines(path: Any, after: int) -> tuple[list[Any], int]:
+    """The values of JSON lines behind line `after`, and the number of the last one."""
+    found, last = [], after
+    try:
+        for number, value in json_lines(path, damaged="skip", constants=True):
+            if number > after:
+                found.append(value)
+                last = number
+    except FileNotFoundError:
+        return [], 0
+    return found, last
+
+
+def facts(project: Project, job: jobs.Job) -> dict[str, Any]:
+    """What the page shows of a job in a list: what it is, its state, and how far it is."""
+    folder = jobs.folder_of(project, job.id)
+    state = jobs.state(project, job.id)
+    told = told_by(folder / "events.jsonl") if state != "waiting" else {}
+    ended = jobs.ended(project, job.id)
+    lines = processes.tail(folder / "output.txt", 1) if state == "failed" else []
+    return {
+        "id": job.id, "command": job.command, "title": job.title, "device": job.device, "made": job.made,
+        "state": state, "run": job.values.get("run"), "out": job.values.get("out"),
+        "message": ended.get("message") or "".join(lines), "ended": ended.get("time"), "now": round(time.time(), 3),
+        **told,
+    }  # fmt: skip
+
+
+_TOLD: dict[str, tuple[int, dict[str, Any]]] = {}
+"""Of each file of events: its size when it was read, and what it told; a job's file only grows."""
+
+
+def told_by(path: Any) -> dict[str, Any]:
+    """The last stage, progress, note and expectation in a file of events, and the files that it names."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return {}
+    key = str(path)
+    if _TOLD.get(key, (-1, {}))[0] == size:
+        return _TOLD[key][1]
+    found: dict[str, Any] = {"files": []}
+    for event in read_lines(path, 0)[0]:
+        kind = event.get("kind") if isinstance(event, dict) else None
+        if kind == "begin":
+            found["began"] = event.get("time")
+        elif kind == "stage":
+            found["stage"], found["unit"] = event.get("title"), event.get("unit")
+            found.pop("progress", None)
+            found["since"] = event.get("time")
+        elif kind == "progress":
+            found["progress"] = {"done": event.get("done"), "total": event.get("total"), "time": event.get("time")}
+            found.setdefault("first", found["progress"])
+        elif kind == "expect":
+            found["expect"] = event.get("seconds")
+        elif kind == "note":
+            found["note"] = event.get("text")
+        elif kind == "file":
+            found["files"] = [*found["files"], {"path": event.get("path"), "what": event.get("what")}][-50:]
+    _TOLD[key] = size, found
+    return found
+
+
+def _job(studio: Studio, asked: Asked) -> jobs.Job:
+    """The job that a path names."""
+    try:
+        return jobs.read(studio.project, asked.path["id"])
+    except InputError as error:
+        raise NotThereError(str(error)) from None

@@ -1,0 +1,17 @@
+"""What the helper can be asked: the name of each question, and the function that answers it."""
+
+from __future__ import annotations
+
+ASKS = {
+    "probe": "kinolab.studio.looking:probe",
+    "poster": "kinolab.studio.looking:poster",
+    "proxy": "kinolab.studio.looking:proxy",
+    "check": "kinolab.studio.looking:check",
+    "scenes": "kinolab.studio.looking:scenes",
+    "mask": "kinolab.studio.painting:mask",
+    "settings": "kinolab.studio.looking:settings",
+    "recipes": "kinolab.studio.forms:recipes",
+    "form": "kinolab.studio.forms:form",
+    "inspect": "kinolab.studio.weighing:look",
+}
+"""Question -> "module:function"; its values are the function's arguments, its answer is plain."""

@@ -1,0 +1,129 @@
+"""Recipes as forms: every field with its type, its value, and the line that its config documents it by."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel
+
+from kinolab.config import Config, problems
+from kinolab.contracts.table import OneOf
+from kinolab.errors import InputError
+from kinolab.runtime.reading import read_text, through_json
+from kinolab.runtime.text import split_lines
+from kinolab.runtime.yaml_files import to_yaml
+from kinolab.training.recipe import load_recipe, recipe_values, shipped_recipes
+
+PLAIN: dict[Any, str] = {bool: "flag", int: "int", float: "float", str: "text", Path: "path"}
+
+
+def recipes(folder: str | None = None) -> list[dict[str, Any]]:
+    """The recipes that ship, and those of a folder's: name, what the first comment says, and what is trained.
+
+    A recipe that extends another has what it says itself alone looked at, so that the list comes at once.
+    """
+    from kinolab.runtime.paths import visible
+
+    own = {str(p.relative_to(folder)): p for p in visible(Path(folder), "*.yaml")} if folder is not None else {}
+    found = []
+    for name, path in {**own, **shipped_recipes()}.items():
+        lines = split_lines(read_text(path))
+        about = lines[0].lstrip("# ") if lines and lines[0].startswith("#") else ""
+        try:
+            kind = str(recipe_values(path if name in own else name)[2].get("kind"))
+        except InputError:
+            continue  # a YAML file that is no recipe, such as data.yaml
+        found.append({"name": name, "about": about, "kind": kind, "ships": name not in own})
+    return found
+
+
+def form(recipe: str, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a recipe with overrides on top, and what is wrong with them by field.
+
+    Where something is wrong, the fields are those of the recipe as it stands, and the overrides' values stay the
+    page's.
+
+    Raises:
+        InputError: for no such recipe, or an override that is none.
+    """
+    before = load_recipe(recipe)
+    _, cls, values = recipe_values(recipe, settings)
+    errors = problems(cls, values)
+    config = before if errors else load_recipe(recipe, settings)
+    known = dict(_values(before.model_dump(mode="json")))
+    fields = []
+    for field in _fields(config, ""):
+        then = known.get(f"{field['key']}.kind" if field["type"] == "kind" else field["key"])
+        fields.append({**field, "default": then, "changed": field["value"] != then})
+    return {"recipe": recipe, "name": config.name, "fields": fields, "errors": errors,
+            "yaml": to_yaml(config.model_dump(mode="json")), "settings": list(settings)}  # fmt: skip
+
+
+def _values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted key, and every mapping itself."""
+    for key, value in values.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _values(value, f"{prefix}{key}.")
+
+
+def _fields(config: BaseModel, prefix: str) -> Iterator[dict[str, Any]]:
+    """The fields of a config, those of configs inside behind their own."""
+    plain = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value, key = getattr(config, name), f"{prefix}{name}"
+        table = next((m for m in _marks(field) if isinstance(m, OneOf)), None)
+        about = " ".join((field.description or "").split())
+        if isinstance(value, Config):
+            choices = list(table.table.names()) if table is not None else []
+            if table is not None:
+                yield {"key": key, "type": "kind", "value": plain[name].get(table.key), "about": about,
+                       "choices": choices, "optional": False}  # fmt: skip
+            for inner in _fields(value, f"{key}."):
+                if table is None or inner["key"] != f"{key}.{table.key}":
+                    yield inner
+            continue
+        kind, choices, optional = _kind(field.annotation)
+        if table is not None and not isinstance(value, dict):
+            kind, choices, optional = "kind", [*table.table.names()], True
+        fixed = name == "kind" and kind == "choice"
+        bounds = {
+            k: v for m in field.metadata for k in ("ge", "gt", "le", "lt") if (v := getattr(m, k, None)) is not None
+        }
+        yield {"key": key, "type": "fixed" if fixed else kind, "value": through_json(plain[name], str), "about": about,
+               "choices": choices, "optional": optional, **({"bounds": bounds} if bounds else {})}  # fmt: skip
+
+
+def _marks(field: Any) -> list[Any]:
+    """What stands beside a field's type, also within a union or a mapping's."""
+    found, waiting = list(field.metadata), [field.annotation]
+    while waiting:
+        kind = waiting.pop()
+        if typing.get_origin(kind) is Annotated:
+            found += typing.get_args(kind)[1:]
+        waiting += [a for a in typing.get_args(kind) if not isinstance(a, str | int | float)]
+    return found
+
+
+def _kind(annotation: Any) -> tuple[str, list[Any], bool]:
+    """What a field takes: flag, int, float, text, path, choice or yaml; its choices; whether it may be left empty."""
+    members = [annotation]
+    while any(typing.get_origin(m) in (typing.Union, types.UnionType, Annotated) for m in members):
+        members = [
+            a for m in members
+            for a in (
+                typing.get_args(m)[:1] if typing.get_origin(m) is Annotated
+                else typing.get_args(m) if typing.get_origin(m) in (typing.Union, types.UnionType) else (m,)
+            )
+        ]  # fmt: skip
+    optional = type(None) in members
+    rest = [m for m in members if m is not type(None)]
+    if len(rest) == 1 and typing.get_origin(rest[0]) is Literal:
+        return "choice", list(typing.get_args(rest[0])), optional
+    if len(rest) == 1 and rest[0] in PLAIN:
+        return PLAIN[rest[0]], [], optional
+    return "yaml", [], optional

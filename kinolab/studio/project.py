@@ -1,0 +1,123 @@
+"""A project: the folder that the studio shows. What lies where in it, and that nothing outside of it is touched.
+
+clips/       a person's clips, as they were given, with captions beside them (.txt)
+data.yaml    what is cut out of them, and which are left out
+runs/        run folders
+models/      model folders
+samples/     made videos, each with its .json, and the masks and images that were drawn or given for them
+scores/      what evaluations wrote
+queue/       a folder for each job, and what is to run next
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinolab.errors import InputError
+from kinolab.runtime.files import make_folder
+from kinolab.runtime.hashes import sha256
+from kinolab.runtime.paths import inside, real, single
+
+FOLDERS = ("clips", "runs", "models", "samples", "scores", "queue")
+"""The folders of a project; those that are missing are made."""
+HIDDEN = ".studio"
+"""In `clips` and `samples`: small copies and pictures of what lies there, which can always be made again."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """The folder of a project."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> Project:
+        """A project, its folders made where they are missing.
+
+        Raises:
+            InputError: where a file has the folder's name.
+            OSError: where it can't be made.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; expected a folder for clips, runs and samples")
+        found = cls(real(folder))
+        for name in FOLDERS:
+            make_folder(found.folder / name)
+        return found
+
+    @property
+    def clips(self) -> Path:
+        """Where the clips lie."""
+        return self.folder / "clips"
+
+    @property
+    def runs(self) -> Path:
+        """Where trainings write."""
+        return self.folder / "runs"
+
+    @property
+    def models(self) -> Path:
+        """Where model folders lie that no run made."""
+        return self.folder / "models"
+
+    @property
+    def samples(self) -> Path:
+        """Where made videos lie."""
+        return self.folder / "samples"
+
+    @property
+    def scores(self) -> Path:
+        """Where evaluations write."""
+        return self.folder / "scores"
+
+    @property
+    def queue(self) -> Path:
+        """Where jobs lie."""
+        return self.folder / "queue"
+
+    @property
+    def data(self) -> Path:
+        """What is cut out of the clips."""
+        return self.folder / "data.yaml"
+
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        return self.folder.name
+
+    @property
+    def key(self) -> str:
+        """Tells it apart from others on this machine."""
+        return sha256(str(self.folder))[:16]
+
+    def path(self, name: str, *, new: bool = False) -> Path:
+        """The path of something in the project, named from its folder.
+
+        Raises:
+            InputError: for a name that leads out, also through a link.
+        """
+        return inside(self.folder, name, new=new)
+
+    def clip(self, name: str) -> Path:
+        """The path of a clip.
+
+        Raises:
+            InputError: for a name that leads out of `clips`, and for a clip that is not there.
+        """
+        path = inside(self.clips, name)
+        if not path.exists():
+            raise InputError(f"{name}: no such clip")
+        return path
+
+    def run(self, name: str) -> Path:
+        """The folder of a run, which need not be there.
+
+        Raises:
+            InputError: for what is no name of one.
+        """
+        return single(self.runs, name)
+
+    def shown(self, path: Path) -> str:
+        """A path of the project as the page names it."""
+        return path.relative_to(self.folder).as_posix()

@@ -1,0 +1,290 @@
+// Everything that the page asks of the server. Errors are one line that says what is wrong and what to do.
+
+export class ApiError extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+async function read<T>(answer: Response): Promise<T> {
+  let body: unknown = null;
+  try {
+    body = await answer.json();
+  } catch {
+    throw new ApiError(`the studio answered with status ${answer.status} and no JSON`, answer.status);
+  }
+  if (!answer.ok) {
+    const error = (body as { error?: string }).error ?? `status ${answer.status}`;
+    throw new ApiError(error, answer.status);
+  }
+  return body as T;
+}
+
+async function ask<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+  let answer: Response;
+  try {
+    answer = await fetch(path, {
+      method,
+      headers: body === undefined ? { "x-kinolab": "1" } : { "x-kinolab": "1", "content-type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal,
+    });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new ApiError("the studio does not answer: is `kinolab studio` still running?", 0);
+  }
+  return read<T>(answer);
+}
+
+export const get = <T>(path: string, signal?: AbortSignal) => ask<T>("GET", path, undefined, signal);
+export const post = <T>(path: string, body: unknown = {}, signal?: AbortSignal) => ask<T>("POST", path, body, signal);
+export const put = <T>(path: string, body: unknown) => ask<T>("PUT", path, body);
+export const del = <T>(path: string) => ask<T>("DELETE", path);
+
+/** A path of the project as part of an address. */
+export const coded = (path: string) => path.split("/").map(encodeURIComponent).join("/");
+
+/** The address of a picture or video of the project, such as samples/a.mp4; `mark` makes it another when it changed. */
+export const fileUrl = (path: string, mark?: number) => `/files/${coded(path)}${mark ? `?m=${mark}` : ""}`;
+
+/** Send a file as it is; `told` hears how much of it has gone. */
+export function upload<T>(path: string, file: File, told?: (share: number) => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch tells no progress of what it sends
+    request.open("POST", `${path}?name=${encodeURIComponent(file.name)}`);
+    request.setRequestHeader("x-kinolab", "1");
+    request.setRequestHeader("content-type", "application/octet-stream");
+    request.upload.onprogress = (event) => told?.(event.total ? event.loaded / event.total : 0);
+    request.onerror = () => reject(new ApiError(`${file.name}: could not be sent; is the studio still running?`, 0));
+    request.onload = () => {
+      let body: unknown = null;
+      try {
+        body = JSON.parse(request.responseText);
+      } catch {
+        reject(new ApiError(`${file.name}: status ${request.status}`, request.status));
+        return;
+      }
+      if (request.status >= 400) reject(new ApiError((body as { error: string }).error, request.status));
+      else resolve(body as T);
+    };
+    request.send(file);
+  });
+}
+
+export type State = "waiting" | "running" | "stopping" | "stopped" | "failed" | "done";
+
+export interface Progress {
+  done: number;
+  total: number;
+  time: number;
+}
+
+export interface Job {
+  id: string;
+  command: string;
+  title: string;
+  device: string;
+  made: number;
+  state: State;
+  run: string | null;
+  out: string | null;
+  message: string;
+  ended: number | null;
+  began?: number;
+  stage?: string;
+  unit?: string;
+  since?: number;
+  progress?: Progress;
+  first?: Progress;
+  expect?: number | null;
+  note?: string;
+  files?: { path: string; what: string }[];
+}
+
+export interface JobDetail extends Job {
+  copied: string;
+  lines: string[];
+  values: Record<string, unknown>;
+}
+
+export interface Queue {
+  jobs: Job[];
+  paused: boolean;
+}
+
+export interface Project extends Queue {
+  name: string;
+  folder: string;
+  version: string;
+  tasks: string[];
+  commands: string[];
+}
+
+export interface Option {
+  name: string;
+  flag: string;
+  kind: "flag" | "int" | "float" | "text" | "path" | "choice";
+  many: boolean;
+  required: boolean;
+  help: string;
+  default: unknown;
+  choices: string[];
+  least: number | null;
+  most: number | null;
+  rare: boolean;
+}
+
+export interface ClipInfo {
+  width: number;
+  height: number;
+  frames: number | null;
+  fps: number;
+  seconds: number | null;
+  codec: string;
+  container: string;
+  pixels: string;
+  audio: boolean;
+  notes: string[];
+  plays: boolean;
+}
+
+export interface Edit {
+  use?: boolean;
+  parts?: { start: number; end: number }[];
+  crop?: number[];
+}
+
+export interface Clip {
+  name: string;
+  bytes: number;
+  caption: string;
+  info: ClipInfo | null;
+  sha256: string | null;
+  edit: Edit;
+}
+
+export interface Verdict {
+  source: string;
+  kept: number;
+  split: "train" | "heldout" | "all";
+  dropped: string[];
+  notes: string[];
+  frames: number | null;
+  fps: number | null;
+  size: [number, number] | null;
+  caption: string | null;
+  label: number | null;
+  signals: Record<string, number | null>;
+}
+
+export interface Checked {
+  frames: number;
+  size: [number, number];
+  notes: string[];
+  totals: Record<string, number>;
+  verdicts: Verdict[];
+}
+
+export interface Recipe {
+  name: string;
+  about: string;
+  kind: string;
+  ships: boolean;
+}
+
+export interface Field {
+  key: string;
+  type: "flag" | "int" | "float" | "text" | "path" | "choice" | "kind" | "yaml" | "fixed";
+  value: unknown;
+  default: unknown;
+  changed: boolean;
+  choices: (string | number)[];
+  optional: boolean;
+  bounds?: Record<string, number>;
+  about: string;
+}
+
+export interface Form {
+  recipe: string;
+  name: string;
+  fields: Field[];
+  errors: Record<string, string>;
+  yaml: string;
+  settings: string[];
+}
+
+export interface Run {
+  name: string;
+  path: string;
+  running: boolean;
+  model: string | null;
+  resumable: boolean;
+  changed: number;
+  size: number;
+}
+
+export interface RunSample {
+  step: number | null;
+  name: string;
+  path: string;
+}
+
+export interface RunDetail extends Run {
+  recipe: Record<string, unknown> | null;
+  checkpoints: string[];
+  samples: RunSample[];
+}
+
+export interface Row {
+  step: number;
+  kind: "train" | "heldout" | "samples" | "event";
+  seconds: number;
+  [name: string]: number | string;
+}
+
+export interface Log {
+  rows: Row[];
+  next: number;
+  restarted: boolean;
+}
+
+export interface Sample {
+  path: string;
+  name: string;
+  bytes: number;
+  changed: number;
+  request: Record<string, unknown> | null;
+  prompt?: string | null;
+  seed?: number;
+  index?: number;
+  frames_sha256?: string;
+  kinolab?: string;
+}
+
+export interface Model {
+  name: string;
+  where: "project" | "run" | "shipped";
+  bytes: number;
+  problem?: string;
+  denoiser?: string | null;
+  autoencoder?: string | null;
+  frames?: number | null;
+  size?: [number, number] | null;
+  fps?: number | null;
+  text?: string | null;
+  classes?: string[];
+  trained?: string;
+  tasks?: string[];
+  sampler?: Record<string, unknown> | null;
+  guidance?: Record<string, unknown> | null;
+}
+
+export interface Models {
+  models: Model[];
+  adapters: { path: string; bytes: number }[];
+  used: number;
+  free: number;
+}

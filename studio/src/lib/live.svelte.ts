@@ -1,0 +1,61 @@
+// What the server tells by itself: the queue, and marks that are others where clips, runs, samples or models changed.
+import { get, type Project, type Queue } from "./api";
+
+const MARKS = ["clips", "runs", "samples", "models", "scores"] as const;
+export type Mark = (typeof MARKS)[number];
+
+class Live {
+  queue = $state<Queue>({ jobs: [], paused: false });
+  marks = $state<Record<Mark, string>>({ clips: "", runs: "", samples: "", models: "", scores: "" });
+  project = $state<Project | null>(null);
+  /** Whether the stream is open: a page that lost its server says so, and goes on where it was. */
+  connected = $state(false);
+  refused = $state("");
+  /** Seconds since 1970, once a second, for times that are left. */
+  now = $state(Date.now() / 1000);
+
+  private source: EventSource | null = null;
+
+  begin() {
+    setInterval(() => (this.now = Date.now() / 1000), 1000);
+    this.ask();
+    this.listen();
+  }
+
+  private ask() {
+    get<Project>("/api/project").then(
+      (project) => {
+        this.project = project;
+        this.queue = { jobs: project.jobs, paused: project.paused };
+        this.refused = "";
+        document.title = `${project.name} - Kinolab studio`;
+      },
+      (error: Error) => (this.refused = error.message),
+    );
+  }
+
+  private listen() {
+    const source = new EventSource("/api/stream");
+    this.source = source;
+    source.onopen = () => {
+      if (!this.connected && this.project === null) this.ask();
+      this.connected = true;
+    };
+    source.onerror = () => {
+      this.connected = false;
+      if (source.readyState === EventSource.CLOSED) {
+        // After a refusal the browser doesn't try again by itself.
+        this.source = null;
+        setTimeout(() => {
+          if (!this.source) this.listen();
+        }, 2000);
+      }
+    };
+    source.addEventListener("jobs", (event) => (this.queue = JSON.parse(event.data) as Queue));
+    for (const name of MARKS) {
+      source.addEventListener(name, (event) => (this.marks[name] = JSON.parse(event.data) ?? ""));
+    }
+  }
+}
+
+export const live = new Live();
