@@ -114,6 +114,8 @@ def test_a_cascade_refines_by_its_stage_that_can(room: Path, tmp_path: Path) -> 
     )  # fmt: skip
     made = video.read(tmp_path / "between.mkv")
     assert made.frames.shape == (33, 8, 8, 3) and made.fps == pytest.approx(16.0)
+    record = json.loads((tmp_path / "between.json").read_text())["request"]["refine"]
+    assert (record["window"], record["overlap"]) == (9, 5)  # every window begins with a frame of the clip
     [alone] = generate(asked(room, clip, "interpolate", "tsr"), tmp_path / "alone.mkv")
     assert (read(alone) == made.frames).all()
     [large] = generate(asked(room, clip, model="whole"), tmp_path / "large.mkv")
@@ -225,6 +227,7 @@ def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -
         (asked(room, clip) | {"conditions": {"low_resolution": str(clip)}}, "leave .*clip.mkv out"),
         (asked(room, clip) | {"methods": {"langevin": {}}}, "Langevin is of whole clips"),
         (asked(room, clip, overlap=9), "refine.overlap 9: expected less than the window of 9"),
+        (asked(room, clip, "interpolate", "tsr", overlap=4), "begin 5 frames apart; expected a multiple of 4"),
         (asked(room, clip, tile=2), "refine.tile 2: expected a multiple of 1 from 4 on"),
         (asked(room, tmp_path / "none.mkv"), "no such file"),
         (asked(room, clip, start=9.0), "no frame|no frames|start"),
