@@ -182,9 +182,10 @@ class CausalJob(DenoiserJob):
         return {**sums, "loss": sum(sums.values()) / len(sums)}
 
     def model(self) -> VideoModel:
-        """The model as it stands, which says that it is causal."""
+        """The model as it stands, which says that it is causal. A clip of which no length is asked is the teacher's."""
         model = super().model()
-        model.config = model.config.model_copy(update={"causal": self.recipe.causal})
+        frames = read_model_config(find_model(self.recipe.teacher)).frames
+        model.config = model.config.model_copy(update={"causal": self.recipe.causal, "frames": frames})
         return model
 
 
