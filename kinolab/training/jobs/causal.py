@@ -14,7 +14,7 @@ Shapes: B clips, C channels, T latent frames, F blocks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -87,7 +87,7 @@ def _filled(place: str) -> dict[str, Any]:
 class CausalJob(DenoiserJob):
     """Computes the steps of a causal form's training."""
 
-    Recipe = CausalRecipe
+    Recipe: ClassVar[type[CausalRecipe]] = CausalRecipe
     recipe: CausalRecipe
 
     @classmethod
