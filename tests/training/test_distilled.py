@@ -1,4 +1,4 @@
-"""Distillation of a model folder: a student begins as its teacher, goes on where it stopped, and says what it is for."""
+"""Distillation of a model folder: a student begins as its teacher, goes on where it stopped, says what it is for."""
 
 from __future__ import annotations
 
