@@ -13,14 +13,9 @@ import torch
 from kinolab import __version__, video
 from kinolab.errors import InputError, Stopped
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
-<<<<<<< HEAD
 from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config
 from kinolab.models.distilled import with_adapters
-from kinolab.runtime.files import remove, write_text
-=======
-from kinolab.models import Request, VideoModel, find_autoencoder
 from kinolab.runtime.files import place, remove, write_text
->>>>>>> main
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
 from kinolab.runtime.records import read_record

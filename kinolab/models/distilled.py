@@ -12,14 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field, model_validator
 
-<<<<<<< HEAD
 from kinolab.config import Config, load_config, to_yaml
 from kinolab.contracts.adapters import AdapterUse
-from kinolab.diffusion import SamplerConfig
-=======
-from kinolab.config import Config
 from kinolab.diffusion import SAMPLERS, SamplerConfig
->>>>>>> main
 from kinolab.methods import GuidanceConfig
 from kinolab.runtime.files import write_text
 
