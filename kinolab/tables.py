@@ -114,6 +114,7 @@ METHODS: Table[Method] = Table(
             "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
             "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
             "control_strength": "kinolab.methods.control_strength:ControlStrength",
+            "text_balance": "kinolab.methods.text_balance:TextBalance",
         },
     },
 )
@@ -230,6 +231,7 @@ PARTS: Table[ModelPart] = Table(
             "input_adapter": "kinolab.models.input_adapter:InputAdapter",
             "controlnet": "kinolab.models.controlnet:ControlNetPart",
             "controlnet_mmdit": "kinolab.models.controlnet_mmdit:ControlNetMmditPart",
+            "controlnet_dit": "kinolab.models.controlnet_dit:ControlNetDiTPart",
         }
     },
 )

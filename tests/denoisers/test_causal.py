@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -192,7 +194,8 @@ def test_what_does_not_fit_a_stream_is_refused() -> None:
     denoiser = made(CONFIGS["vdt, joint"])
     z = torch.randn(2, 2, 4, 4, 4, dtype=torch.float64)
     with pytest.raises(InputError, match="leave it out of a stream"):
-        options = ForwardOptions(reach=Reach(BlockCausal(CausalConfig())), cache=StepCache())
+        cache: Any = StepCache()
+        options = ForwardOptions(reach=Reach(BlockCausal(CausalConfig())), cache=cache)
         denoiser(z, torch.ones(2), Conditions(), options)
     with pytest.raises(InputError, match="one time per sample"):  # times of frames are for a block-causal reach
         denoiser(z, torch.ones(2, 4), Conditions())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.streaming import memory
 from kinolab import video
 from kinolab.cli.generate import prompts_at
 from kinolab.errors import InputError
@@ -101,3 +102,10 @@ def test_prompts_at_seconds_are_read() -> None:
     for wrong in ("a box", "5:", "five:a box", "nan:a box"):
         with pytest.raises(InputError, match="SECOND:PROMPT"):
             prompts_at([wrong])
+
+
+@pytest.mark.wide()
+def test_memory_does_not_grow_with_the_length(folder: Path) -> None:
+    """Ten times the frames may cost what the memory of a process happens to vary by, and no more."""
+    few, many = (memory(str(folder), frames) for frames in (50, 500))
+    assert many < few + 16 * 2**20

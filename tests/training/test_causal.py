@@ -73,6 +73,7 @@ def test_a_resumed_run_gives_the_same_and_the_folder_is_causal(
     model = VideoModel.load(tmp_path / "once", device="cpu")
     assert model.config.causal is not None
     assert model.config.causal.block == 2
+    assert model.config.frames == 17  # the teacher's, by default; the clips of the recipe have 5
     assert len(list(model.stream(frames=9))) == 9
 
 

@@ -14,7 +14,7 @@ Shapes: B clips, C channels, T latent frames, F blocks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -87,7 +87,7 @@ def _filled(place: str) -> dict[str, Any]:
 class CausalJob(DenoiserJob):
     """Computes the steps of a causal form's training."""
 
-    Recipe = CausalRecipe
+    Recipe: ClassVar[type[CausalRecipe]] = CausalRecipe
     recipe: CausalRecipe
 
     @classmethod
@@ -182,9 +182,10 @@ class CausalJob(DenoiserJob):
         return {**sums, "loss": sum(sums.values()) / len(sums)}
 
     def model(self) -> VideoModel:
-        """The model as it stands, which says that it is causal."""
+        """The model as it stands, which says that it is causal. A clip of which no length is asked is the teacher's."""
         model = super().model()
-        model.config = model.config.model_copy(update={"causal": self.recipe.causal})
+        frames = read_model_config(find_model(self.recipe.teacher)).frames
+        model.config = model.config.model_copy(update={"causal": self.recipe.causal, "frames": frames})
         return model
 
 
