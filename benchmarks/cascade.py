@@ -8,7 +8,7 @@ as the three together, packs the three into one model, and measures:
 - the toy world's checks on held-out requests, of the cascade and of the full size.
 
 `--seconds` is the processor time of the cascade's training; a few steps of each recipe say how many steps that is. What
-is finished is kept: an interrupted command goes on where it stopped. `--steps 0.02` tries it for a fiftieth of the time.
+is finished is kept: an interrupted command goes on where it stopped. `--steps 0.02` trains a fiftieth as long.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ def main(arguments: Sequence[str], say: Say = print) -> None:
     """Train what is missing, measure what was not measured, write `cascade.json` and the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cascade", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/cascade"))
-    parser.add_argument("--seconds", type=float, default=1400.0, help="processor seconds of the cascade's training")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="processor seconds of the cascade's training")
     parser.add_argument("--steps", type=float, default=1.0, help="a factor on all steps, to try it")
-    parser.add_argument("--requests", type=int, default=24, help="requests of the toy world")
-    parser.add_argument("--clips", type=int, default=8, help="clips that PSNR and gradient energy are measured on")
+    parser.add_argument("--requests", type=int, default=16, help="requests of the toy world")
+    parser.add_argument("--clips", type=int, default=6, help="clips that PSNR and gradient energy are measured on")
     parser.add_argument("--models", nargs="*", choices=[*SHARES, FULL], default=[*SHARES, FULL], help="what is trained")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="what differs in every recipe")
     parser.add_argument("--markdown", type=Path, help="where the table goes too")
@@ -124,7 +125,7 @@ def _timed(recipe: str, told: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory() as room:
         events = Callback(lambda done, total: marks.append(time.process_time()))
         train(recipe, Path(room) / "run", changes, events=events)
-    return statistics.median(after - before for before, after in zip(marks[1:], marks[2:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(marks[1:]))
 
 
 def _packed(out: Path) -> Path:

@@ -127,11 +127,12 @@ def run_request(
     more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
     doing: tuple[str, str] = ("sampling", "steps"),
+    keeps: str = "",
 ) -> None:
     """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
     make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`. doing: what is
-    done, and what its progress counts.
+    done, and what its progress counts. keeps: what the first Ctrl-C leaves.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
@@ -145,7 +146,8 @@ def run_request(
     if config.stream:
         doing = (doing[0], "frames")
     count = config.frames or 1 if config.stream else config.sampler.steps
-    with spoken_warnings(), watch(*doing, cheaper=less("--frames " if config.stream else "--steps ", count)) as events:
+    cheaper = less("--frames " if config.stream else "--steps ", count)
+    with spoken_warnings(), watch(*doing, cheaper=cheaper, keeps=keeps) as events:
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
 

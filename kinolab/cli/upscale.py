@@ -28,7 +28,7 @@ def _upscale(
 
     The clip may have any length: frames are made and written as they are read, window by window, and memory does not
     grow with it. Larger frames than the model was trained on are made of tiles. Both are blended in every step, so
-    that there are no seams. Sound is not kept.
+    that there are no seams. Sound is not kept. Ctrl-C ends it and keeps the frames so far, as NAME-partial.
     """
     return {"task": "upscale", "video": clip, "start": start, "window": window, "overlap": overlap, "tile": tile}
 
@@ -44,7 +44,7 @@ def _run(values: dict[str, Any], refine: dict[str, Any]) -> None:
 def run_refinement(out: Path, values: dict[str, Any], refine: dict[str, Any]) -> None:
     """Refine a clip as the options of `generate` and fields of a `RefineConfig` say."""
     asked = {name: value for name, value in refine.items() if value is not None}
-    run_request(out, values, {"refine": asked}, doing=("refining", "frames"))
+    run_request(out, values, {"refine": asked}, doing=("refining", "frames"), keeps="the frames so far")
 
 
 EXTRA = {

@@ -45,6 +45,8 @@ class ForwardOptions:
     number from 0; each of the shape of those tokens.
     image_only: (B, T) bool, frames that layers over time leave as an image model makes them; none = no frame.
     strength: what the contributions of control networks are multiplied by, by their ports; none = as their configs say.
+    text_beside: frames beside which text weighs as it does in an attention that it shares with pictures; none = as they
+    come (`kinolab.methods.text_balance`).
     reach_beside: whether the reach is that of networks beside the denoiser too, which otherwise keep their own.
     kept: keys and values of the frames before this call's, of a block-causal reach; none = the call begins a clip.
     """
@@ -56,6 +58,7 @@ class ForwardOptions:
     strength: Mapping[str, float] | None = None
     reach_beside: bool = False
     kept: KeptFrames | None = None
+    text_beside: int | None = None
 
     def of(self, branches: tuple[str, ...]) -> ForwardOptions:
         """The options of a call whose batch holds the rows of these branches, one after the other."""

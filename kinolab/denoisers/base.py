@@ -113,6 +113,8 @@ class Denoiser(nn.Module):
     """Which frames a frame's self-attention reads as trained; none = it can't be told to read others."""
     controls: tuple[str, ...] = ()
     """The ports of control networks beside it, whose strength a run may set."""
+    balances_text: bool = False
+    """Whether pictures and text share an attention, so that a run may say how much text weighs in it."""
     unlisted: Reach | None = None
     """Which it reads where it is given no lists; none = the same."""
 

@@ -192,7 +192,8 @@ class Context:
     global_rotary: positions of all T * S tokens; lists: which frames each frame's tokens read, none = those of their
     sequence; text_allowed: (B, L), which text tokens are there, none = all; plan: what blocks of frames read where all
     frames are one sequence, and global_plan in the attention beside that of frames, none = everything, with `turns` the
-    positions of that; text_frames: the frames (F,) whose conditions the texts of blocks have.
+    positions of that; text_frames: the frames (F,) whose conditions the texts of blocks have; text_beside: frames
+    beside which text weighs as it does (`ForwardOptions`).
     """
 
     sequences: int
@@ -206,6 +207,7 @@ class Context:
     global_plan: Plan | None = None
     turns: CausalTurns | None = None
     text_frames: tuple[int, ...] | None = None
+    text_beside: int | None = None
 
 
 def joint_attention(
@@ -246,13 +248,14 @@ def reaching_attention(
     q, k = turned(q, context), turned(k, context)
     text_q, text_k, text_v = of_text.project(text)  # (B, F, L, N, d)
     allowed = None if context.text_allowed is None else context.text_allowed[:, None].expand(-1, text.shape[1], -1)
-    beside = Beside(text_k, text_v, allowed)
+    beside = Beside(text_k, text_v, allowed, context.text_beside)
     S = x.shape[2]
     if apart:
         heads = attend_frames(torch.cat([q, text_q], 2), k, v, lists, beside)
         return of_x.proj(heads[:, :, :S]), heads[:, :, S:]
     # The tokens of all frames are one frame (B, 1, T * S, N, d), which the text reads as its own.
-    told = attend_frames(text_q, k.flatten(1, 2)[:, None], v.flatten(1, 2)[:, None], ((0,),), beside)
+    keys, values = (a.flatten(1, 2)[:, None] for a in (k, v))
+    told = attend_frames(text_q, keys, values, ((0,),), replace(beside, frames=None))
     return of_x.proj(attend_frames(q, k, v, lists, beside)), told
 
 
@@ -388,6 +391,7 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
         self.unlisted = Reach("all" if config.attention == "3d" else "own")
         self.reach = self.unlisted if config.reach == "own" else Reach(config.reach)
+        self.balances_text = bool(config.text_dim)
         self.spec = DenoiserSpec(
             C,
             False,
@@ -546,7 +550,10 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         c = told_frames(t, conditions, self._condition)
         text, mask = self._prompt(conditions, len(t))
         context = replace(
-            self._context(x, text, mask, times, grid), lists=self.reach_lists(x.shape[1], options), text_allowed=mask
+            self._context(x, text, mask, times, grid),
+            lists=self.reach_lists(x.shape[1], options),
+            text_allowed=mask,
+            text_beside=None if options is None else options.text_beside,
         )
         if plan is not None:
             context = self._causal(context, plan, grid)

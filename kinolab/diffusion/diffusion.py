@@ -27,6 +27,7 @@ from kinolab.diffusion.path import (
     cosine_betas,
     linear_betas,
     resolution_shift,
+    shifted_times,
     spaced_betas,
 )
 from kinolab.diffusion.run import DenoiserLike, sample_run
@@ -359,7 +360,8 @@ class Diffusion:
         spacing = sampler.spacing
         if spacing == "auto" and isinstance(self.path, DiscretePath):
             spacing = SAMPLERS.get(sampler.name).spacing or spacing
-        return self.shifted_path(positions).times(sampler.steps, spacing)
+        path = self.shifted_path(positions)
+        return shifted_times(path, path.times(sampler.steps, spacing), sampler.shift)
 
     @torch.no_grad()
     def sample(

@@ -6,7 +6,7 @@ the same machine with the same number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kinolab.errors import InputError
 from kinolab.generation.flow import Refinement
 from kinolab.generation.kept import KeptStages
 from kinolab.generation.provenance import (
+    Stream,
     check_writable,
     frames_hash,
     input_hashes,
@@ -121,7 +122,7 @@ def made_frames(
     prepared: Prepared | None,
     events: Events,
     keeper: KeptStages | None = None,
-) -> Callable[[int], Iterable[np.ndarray]]:
+) -> Callable[[int], Stream | np.ndarray]:
     """A function from a video's number to its frames (H, W, 3) uint8; those of a refined clip are made as they are
     taken."""
     if settled.refine is None:
@@ -132,12 +133,10 @@ def made_frames(
         model, settled.refine, settled.size, settled.sampler, settled.guidance, settled.wrappers, settled.frames
     )
     how.check()
-    if settled.cache is not None:
-        raise InputError("a step cache is of whole clips, and a clip is refined window by window: leave it out")
     for note in refine_notes(settled.refine, model, settled.size):
         events.note(note)
     turns = [events] if len(requests) == 1 else [Turn(events, k, len(requests)) for k in range(len(requests))]
-    return lambda k: (video.to_uint8(frame)[0] for frame in how.made(requests[k], turns[k]))
+    return lambda k: Stream(video.to_uint8(frame)[0] for frame in how.made(requests[k], turns[k]))
 
 
 def rerun(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.errors import InputError
+from kinolab.errors import InputError, Stopped
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
 from kinolab.models import Request, VideoModel, find_autoencoder
-from kinolab.runtime.files import remove, write_text
+from kinolab.runtime.files import place, remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
 from kinolab.runtime.records import read_record
@@ -22,9 +22,29 @@ from kinolab.runtime.sets import finish_set, new_set
 from kinolab.runtime.summed import summed
 
 
+class Stream:
+    """Frames that are made as they are taken; asked to stop, those so far are the whole of it.
+
+    ended: whether it was stopped; count: frames so far.
+    """
+
+    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+        self.frames, self.count, self.ended = frames, 0, False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            for frame in self.frames:
+                yield frame
+                self.count += 1
+        except Stopped:
+            if not self.count:
+                raise
+            self.ended = True
+
+
 def write_with_provenance(
     path: Path,
-    frames: Iterable[np.ndarray] | np.ndarray,
+    frames: Stream | np.ndarray,
     config: GenerateConfig,
     index: int,
     request: Request,
@@ -32,17 +52,30 @@ def write_with_provenance(
     lossless: bool,
     fps: float | None = None,
 ) -> None:
-    """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`."""
+    """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`.
+
+    Raises:
+        Stopped: where a stream was stopped; its frames so far are written as NAME-partial, without a `.json`, as no
+            request makes them.
+    """
     rate = fps or config.fps
     assert rate is not None
-    target = provenance_path(path)
+    target, part = provenance_path(path), path.with_stem(f"{path.stem}-partial")
+    cut = frames if isinstance(frames, Stream) else None
     if path.suffix:
         with new_set(path.parent, path.name) as room:
             video.write(room / path.name, frames, fps=rate, lossless=lossless)
-            write_text(room / target.name, provenance(room / path.name, config, index, request, inputs))
+            if cut is not None and cut.ended:  # what there was under the name stays
+                place(room / path.name, room / part.name)
+            else:
+                write_text(room / target.name, provenance(room / path.name, config, index, request, inputs))
+        if cut is not None and cut.ended:
+            raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {part}")
         return
     remove(target)  # of other frames from here on
     video.write(path, frames, fps=rate, lossless=lossless)
+    if cut is not None and cut.ended:
+        raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {path}")
     write_text(target, provenance(path, config, index, request, inputs))
 
 

@@ -156,9 +156,7 @@ def settled_refinement(config: RefineConfig, model: VideoModel, asked: Mapping[s
         )
     trained = spec.latent_shape(frames, *model.config.size)
     window = config.window or (CHUNK if _by_frame(model) else trained[1])
-    overlap = config.overlap if config.overlap is not None else (0 if _by_frame(model) else window // 3)
-    if overlap >= window:
-        raise InputError(f"refine.overlap {overlap}: expected less than the window of {window} latent frames")
+    overlap = _overlap(config, model, window)
     tile = min(model.config.size) if config.tile is None else config.tile
     if tile % spec.spatial_ratio or 0 < tile < 4 * spec.spatial_ratio:
         raise InputError(
@@ -166,6 +164,29 @@ def settled_refinement(config: RefineConfig, model: VideoModel, asked: Mapping[s
         )
     settled = config.model_copy(update={"window": window, "overlap": overlap, "tile": tile})
     return {"size": size, "fps": asked["fps"] or info.fps * refined.frames_factor, "refine": settled}
+
+
+def _overlap(config: RefineConfig, model: VideoModel, window: int) -> int:
+    """Latent frames that a window shares with the next one.
+
+    Where the model puts frames between those of the clip, every window begins with one of the clip's, as in training.
+
+    Raises:
+        InputError: for an overlap that leaves no step, or one that is no multiple of the frames between.
+    """
+    n = refines(model.config).frames_factor if model.autoencoder.spec.temporal_ratio == 1 else 1
+    overlap = config.overlap
+    if overlap is None:
+        overlap = 0 if _by_frame(model) else window // 3
+        overlap = window - max(n, (window - overlap) // n * n)
+    if not 0 <= overlap < window:
+        raise InputError(f"refine.overlap {overlap}: expected less than the window of {window} latent frames")
+    if (window - overlap) % n:
+        raise InputError(
+            f"refine.overlap {overlap}: windows of {window} that begin {window - overlap} frames apart; expected a "
+            f"multiple of {n}, as every {n}th frame is the clip's"
+        )
+    return overlap
 
 
 def _by_frame(model: VideoModel) -> bool:

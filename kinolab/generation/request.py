@@ -205,10 +205,14 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
 
     What is settled stays as it is when it is settled again.
     """
-    if config.refine is not None and any((config.given, config.source, config.low_resolution)):
-        raise InputError("refine: a clip is refined as it is: leave given, source and low_resolution out")
+    if config.prompts_at and not config.stream:
+        raise InputError("prompts_at: prompts change while a video is made frame by frame: ask for a stream too")
     made = model.output.config
     if config.refine is not None:
+        others = ("given", "source", "low_resolution", "stream", "saliency", "control", "cache")
+        used = [name for name in others if getattr(config, name)] + [str(p) for p in asked_files(config.conditions)]
+        if used:
+            raise InputError(f"a clip is refined as it is, window by window: leave {', '.join(used)} out")
         asked = {"size": config.size, "fps": config.fps, "frames": config.frames}
         return _sampled(config, model, settled_refinement(config.refine, model, asked))
     size, fps = config.size or made.size, config.fps or made.fps
@@ -217,8 +221,6 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
         if config.given is not None:
             raise InputError("source and given: a clip is edited or a part of it is given; ask for one of them")
         frames, fps = settled_shape(config.source, model, config.frames, config.fps)
-    if config.prompts_at and not config.stream:
-        raise InputError("prompts_at: prompts change while a video is made frame by frame: ask for a stream too")
     # A task makes a video of any number of frames, and so does a stream.
     any_number = config.given is not None or frames is None or config.stream
     check_stages(model.cascade, made.frames if any_number else frames, size)

@@ -50,7 +50,9 @@ def make_clips(
     if len(prepared.windows) > 1 and asked_files(config.conditions):
         # A window would be told of the clip's beginning, wherever it stands.
         names = ", ".join(config.conditions)
-        raise InputError(f"conditions: {names} are of one clip of {model.config.frames} frames; ask for no longer one")
+        raise InputError(
+            f"conditions: {names} are of one clip of {model.output.config.frames} frames; ask for no longer one"
+        )
     made = fill_canvas(
         model,
         Canvas(*(t.expand(len(requests), -1, -1, -1, -1) for t in prepared.canvas.window(prepared.canvas.all))),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from benchmarks.refine import main as measured
+from benchmarks.refine import seams
 from kinolab import VideoModel, video
 from kinolab.conditioning.low_resolution import LowResolutionConfig
 from kinolab.contracts.conditions import Conditions, Value
@@ -20,7 +20,7 @@ from kinolab.contracts.method import Method
 from kinolab.denoisers import LatteConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import SamplerConfig
-from kinolab.errors import InputError
+from kinolab.errors import InputError, Stopped
 from kinolab.generation.flow import Flow, Refinement
 from kinolab.generation.generate import generate, rerun
 from kinolab.generation.refine import RefineConfig, settled_refinement
@@ -114,6 +114,8 @@ def test_a_cascade_refines_by_its_stage_that_can(room: Path, tmp_path: Path) -> 
     )  # fmt: skip
     made = video.read(tmp_path / "between.mkv")
     assert made.frames.shape == (33, 8, 8, 3) and made.fps == pytest.approx(16.0)
+    record = json.loads((tmp_path / "between.json").read_text())["request"]["refine"]
+    assert (record["window"], record["overlap"]) == (9, 5)  # every window begins with a frame of the clip
     [alone] = generate(asked(room, clip, "interpolate", "tsr"), tmp_path / "alone.mkv")
     assert (read(alone) == made.frames).all()
     [large] = generate(asked(room, clip, model="whole"), tmp_path / "large.mkv")
@@ -195,20 +197,6 @@ def test_noise_is_a_function_of_the_frame_and_of_unit_variance(tmp_path: Path, k
     assert_within(beside, torch.full((5,), shared), 0.06, "correlation of neighbours, by 12,288 draws")
 
 
-def jumps(made: Tensor, borders: list[int], dim: int) -> float:
-    """The mean change across borders over the mean change elsewhere, along one dimension of (3, T, H, W)."""
-    change = made.diff(dim=dim).abs().movedim(dim, 0).flatten(1).mean(1)
-    across = torch.zeros(len(change), dtype=torch.bool)
-    across[[border - 1 for border in borders]] = True
-    return float(change[across].mean() / change[~across].mean())
-
-
-def borders(windows: Windows, count: int) -> list[int]:
-    """Where what is shown goes over from one window to the next: in the middle of what they share."""
-    starts = windows.starts(count)
-    return [(after + min(before + windows.length, count)) // 2 for before, after in pairwise(starts)]
-
-
 def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
     """A clip in which nothing changes, without noise: all that changes is made by where windows and tiles lie."""
     model = tiny_convolutions(low={"factor": 2})
@@ -219,10 +207,10 @@ def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
         flow.tiles = (Windows(16, shared), Windows(16, shared))
         flow.noise = lambda number: torch.zeros(1, 3, 1, 40, 16)  # type: ignore[method-assign]
         made = torch.cat(list(flow.frames()), 1)
-        along, down = borders(flow.windows, 14), borders(flow.tiles[0], 40)
-        found[overlap] = (jumps(made, along, 1), jumps(made, down, 2))
-    assert min(found[0]) > 1.25, "without an overlap it is seen where windows and tiles end"
-    assert max(found[2]) < 1.1
+        found[overlap] = seams(made, flow.windows, (flow.tiles[0], Windows(16)))
+    assert set(found[0]) == {"time", "rows"}
+    assert min(found[0].values()) > 1.25, "without an overlap it is seen where windows and tiles end"
+    assert max(found[2].values()) < 1.1
 
 
 def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -> None:
@@ -235,9 +223,11 @@ def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -
         (asked(room, clip, stage="sr"), "is a model of one stage; leave it out"),
         (asked(room, clip) | {"size": (4, 4)}, "is 8x8, larger than the 4x4 that is asked for"),
         (asked(room, clip) | {"sampler": "dpmpp_2m"}, "as a stream, which dpmpp_2m can't: use ddpm, ddim, euler"),
-        (asked(room, clip) | {"cache": 0.1}, "a step cache is of whole clips"),
+        (asked(room, clip) | {"cache": 0.1}, "window by window: leave cache out"),
+        (asked(room, clip) | {"conditions": {"low_resolution": str(clip)}}, "leave .*clip.mkv out"),
         (asked(room, clip) | {"methods": {"langevin": {}}}, "Langevin is of whole clips"),
         (asked(room, clip, overlap=9), "refine.overlap 9: expected less than the window of 9"),
+        (asked(room, clip, "interpolate", "tsr", overlap=4), "begin 5 frames apart; expected a multiple of 4"),
         (asked(room, clip, tile=2), "refine.tile 2: expected a multiple of 1 from 4 on"),
         (asked(room, tmp_path / "none.mkv"), "no such file"),
         (asked(room, clip, start=9.0), "no frame|no frames|start"),
@@ -260,3 +250,42 @@ def test_what_is_asked_of_size_and_frames_is_made(room: Path, tmp_path: Path) ->
     assert made.frames.shape == (9, 20, 30, 3) and made.fps == pytest.approx(30.0)
     [path] = generate(asked(room, clip, "interpolate", "tsr") | {"frames": 10}, tmp_path / "b.mkv")
     assert read(path).shape == (10, 8, 12, 3)
+
+
+class Ending(Silent):
+    """Asks to stop when some frames are there."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames, self.done = frames, 0
+
+    @property
+    def stopping(self) -> bool:
+        return self.done >= self.frames
+
+    def progress(self, done: int, total: int) -> None:
+        self.done = done
+
+
+def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> None:
+    clip, out = write_clip(tmp_path / "clip.mkv", 60), tmp_path / "large.mkv"
+    [whole] = generate(asked(room, clip), out)
+    before = read(whole)
+    with pytest.raises(Stopped, match=r"the first (\d+) frames are in .*large-partial\.mkv"):
+        generate(asked(room, clip), out, events=Ending(12))
+    made = read(tmp_path / "large-partial.mkv")
+    assert 12 <= len(made) < 60 and (made == before[: len(made)]).all()
+    assert (read(out) == before).all() and not (tmp_path / "large-partial.json").exists()
+    with pytest.raises(Stopped):
+        generate(asked(room, clip), tmp_path / "none.mkv", events=Ending(0))
+    assert not list(tmp_path.glob("none*"))
+
+
+@pytest.mark.wide
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    tiny_convolutions(size=32, low={"factor": 2}).save(tmp_path / "sr")
+    clip, said = write_clip(tmp_path / "clip.mkv", 12, 48, 64), list[str]()
+    words = [str(tmp_path / "sr"), str(clip), "--steps", "2", "--shares", "--lengths", "40", "160"]
+    measured(words, said.append)
+    short, long = (int(row.split("|")[2]) for row in said[-2:])
+    one = 96 * 128 * 3 * 4 * 120 / 1e6  # megabytes of the 120 frames that the longer clip has more
+    assert long - short < 0.3 * one, said

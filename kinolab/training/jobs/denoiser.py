@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
@@ -112,6 +112,11 @@ class DenoiserJob(Job):
         """A training time (1,) of a clip of so many latent positions, inside the recipe's interval."""
         draw = partial(self.diffusion.draw_times, 1, source, positions=positions)
         return within(draw, self.diffusion.path.fraction, self.recipe.interval)
+
+    @property
+    def beside_trained(self) -> dict[str, nn.Module]:
+        """Frozen modules that the training holds in memory too, by what they are called."""
+        return {"autoencoder": self.autoencoder}
 
     @property
     def device(self) -> torch.device:

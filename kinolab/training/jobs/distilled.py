@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.contracts.events import Events
@@ -66,6 +66,11 @@ class DistilJob(DenoiserJob):
         elif not told and asked is not None:
             guidance = GuidanceConfig(scale=2.0, of=model.guidance.of)  # of every row its own
         return Teacher(network, self.diffusion, guidance, told=told)
+
+    @property
+    def beside_trained(self) -> dict[str, nn.Module]:
+        """The autoencoder and the teacher."""
+        return {**super().beside_trained, "teacher": self.teacher.network}
 
     @property
     def distilled(self) -> DistilledConfig:
