@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from kinolab.config import Config
-from kinolab.diffusion import SamplerConfig
+from kinolab.diffusion import SAMPLERS, SamplerConfig
 from kinolab.methods import GuidanceConfig
 
 if TYPE_CHECKING:
@@ -73,12 +73,15 @@ def outside(config: StageConfig, sampler: SamplerConfig, guidance: GuidanceConfi
     """What of a run lies outside of what a distilled stage was made for, each with what to ask for; none for others."""
     made, own = config.distilled, config.sampler
     if made is None:
-        return []
+        what = f"{sampler.name} is for few-step models, whose estimates are samples, and this one's are means"
+        return [f"{what}: use --sampler {own.name}"] if SAMPLERS.get(sampler.name).few_steps else []
     notes, says = [], f"this model was distilled ({made})"
     if sampler.steps not in made.steps:
         usual = own.steps if own.steps in made.steps else max(made.steps)
         worse = "leave noise" if sampler.steps < min(made.steps) else "are no better, and often worse"
         notes.append(f"{sampler.steps} steps: {says}; others {worse}: use --steps {usual}")
+    if sampler.shift != own.shift and made.suits(sampler.name):
+        notes.append(f"shift {sampler.shift:g}: {says}, with steps shifted by {own.shift:g}: leave shift at that")
     noisy = (sampler.eta > 0 and own.eta == 0) or (sampler.churn is not None and own.churn is None)
     if not made.suits(sampler.name) or sampler.spacing != own.spacing or noisy:
         what = f"sampler {sampler.name}" if not made.suits(sampler.name) else f"spacing {sampler.spacing}"

@@ -309,7 +309,7 @@ class _Measured:
 
     def _memory(self) -> Memory:
         device = self.ranks.device
-        frozen: Any = getattr(self.job, "autoencoder", None) if isinstance(self.config, DenoiserRecipe) else None
+        beside = self.job.beside_trained if isinstance(self.config, DenoiserRecipe) else {}
         state = self._state() if self.starts else dict.fromkeys(("weights", "gradients", "optimizer", "average"), 0)
         if not self.starts:
             peak: int | None = self.static
@@ -321,7 +321,8 @@ class _Measured:
             peak=peak,
             machine=memory_size(device),
             activations=self.activations,
-            frozen=0 if frozen is None else _bytes(frozen.state_dict().values()),
+            frozen=sum(_bytes(module.state_dict().values()) for module in beside.values()),
+            beside=tuple(beside),
             **state,
         )
 

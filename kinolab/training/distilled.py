@@ -123,8 +123,6 @@ def check_teacher(place: str, model: ModelConfig) -> None:
     if model.experts or model.parts:
         what = "experts" if model.experts else "parts beside its denoiser"
         raise InputError(f"{place}: has {what}; expected a model of one denoiser")
-    if model.diffusion.schedule == "edm":
-        raise InputError(f"{place}: its noise levels are EDM's; expected a discrete schedule, flow or cosine_logsnr")
 
 
 class Teacher:

@@ -7,7 +7,6 @@ non-finite loss with the last good state kept.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.contracts.events import Events, Listener, events_of
+from kinolab.runtime.interrupts import interruptible
 from kinolab.runtime.precision import NonFiniteError, autocast, fast_float32, watch_finite
 from kinolab.runtime.ranks import Ranks, any_rank, mean_over_ranks
 from kinolab.training.asking import Asked, hearing
@@ -156,7 +156,7 @@ class Trainer:
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
-            with _interruptible(self), hearing(self.asked):
+            with interruptible(self), hearing(self.asked):
                 batches = self.job.batches(step, self.ranks)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
@@ -298,23 +298,3 @@ class Trainer:
                 context.__exit__(None, None, None)
             for part in self.job.parts.values():
                 part.module.train()
-
-
-@contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the current step; a second one stops at once."""
-
-    def ask(signum: int, frame: Any) -> None:
-        if trainer.stop_asked:
-            raise KeyboardInterrupt
-        trainer.stop_asked = True
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: nothing to catch there
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

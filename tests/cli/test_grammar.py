@@ -96,7 +96,8 @@ def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> N
         assert {name: " ".join(str(f.description).split()) for name, f in fields.items()} == {
             name: each.text for name, each in found.items()
         }
-    assert about("sampler.name", table="SAMPLERS").endswith("One of ddpm, ddim, dpmpp_2m, euler, heun, stochastic.")
+    known = "One of ddpm, ddim, dpmpp_2m, euler, heun, stochastic, consistency."
+    assert about("sampler.name", table="SAMPLERS").endswith(known)
     assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
     monkeypatch.delitem(sys.modules, "kinolab.tables")
     assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")

@@ -41,6 +41,9 @@ class SamplerConfig(Config):
     eq. 4); with variance small, or auto of a denoiser that predicts none."""
     churn: ChurnConfig | None = None
     """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
+    shift: float = Field(default=1.0, gt=0.0)
+    """consistency only: moves the few steps towards the noise, each fraction f of time to s f / (1 + (s - 1) f), on top
+    of a shift that the schedule has."""
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
@@ -55,6 +58,8 @@ class SamplerConfig(Config):
             raise ValueError(f"gamma lies between variance small and large: leave it 0 for {self.variance}")
         if self.churn is not None and "churn" not in takes:
             raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
+        if self.shift != 1.0 and "shift" not in takes:
+            raise ValueError(f"shift is for the consistency sampler only, not {self.name}: leave it 1")
         return self
 
 
@@ -96,6 +101,8 @@ class Sampler:
     """Whether it goes on with the noise that an estimate brings, where a method changed the sample alone."""
     calls: ClassVar[int] = 1
     """Calls of the denoiser in a step."""
+    few_steps: ClassVar[bool] = False
+    """Whether it is for few-step models alone, whose estimates are samples and not means of samples."""
 
 
 def continued(callback: AfterStep | None, step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.contracts.events import Events
@@ -29,6 +29,8 @@ class DistilJob(DenoiserJob):
     Recipe: ClassVar[type[DistilRecipe]]
     recipe: DistilRecipe
     teacher: Teacher
+    told: bool
+    """Whether the model that is distilled has its guidance in it, as a student itself."""
 
     @classmethod
     def start(cls, recipe: DistilRecipe, events: Events) -> Denoiser:  # type: ignore[override]
@@ -45,6 +47,7 @@ class DistilJob(DenoiserJob):
             if GUIDANCE in name.split("."):  # a fresh port is trained, whatever else is
                 parameter.requires_grad_(True)
         self.teacher = self.first_teacher()
+        self.told = self.teacher.told
         self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained != "all")}
 
     def first_teacher(self) -> Teacher:
@@ -65,11 +68,16 @@ class DistilJob(DenoiserJob):
         return Teacher(network, self.diffusion, guidance, told=told)
 
     @property
+    def beside_trained(self) -> dict[str, nn.Module]:
+        """The autoencoder and the teacher."""
+        return {**super().beside_trained, "teacher": self.teacher.network}
+
+    @property
     def distilled(self) -> DistilledConfig:
         """What the model folder says of the student."""
         recipe, own = self.recipe, self.teacher.guidance
         guidance: float | tuple[float, float] | None = recipe.guidance
-        if self.teacher.told:
+        if self.told:
             former = read_model_config(find_model(recipe.teacher)).distilled
             guidance = None if former is None else former.guidance
         elif guidance is None and own.active:

@@ -41,8 +41,7 @@ class ProgressiveJob(DistilJob):
         super().__init__(recipe, autoencoder, denoiser, source, heldout)
         if recipe.training.parallel != "ddp":
             raise InputError("training.parallel: a whole teacher takes the student's weights in every process: use ddp")
-        self.told = self.teacher.told
-        guided = not self.teacher.told and (self.teacher.guidance.active or recipe.ranged)
+        guided = not self.told and (self.teacher.guidance.active or recipe.ranged)
         self.rounds = planned(recipe, guided=guided)
         self.round = self.rounds[0]
         # The teacher of every round: at first it computes what the model that is distilled does. Checkpoints hold what
