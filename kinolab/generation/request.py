@@ -17,6 +17,7 @@ from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation import warm
 from kinolab.generation.low_resolution import LowResolutionConfig
 from kinolab.generation.refine import RefineConfig, lone, refining, settled_refinement
 from kinolab.generation.source import SourceConfig, check_sampler, invertible, settled_shape, way_of
@@ -300,8 +301,8 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(beside(staged(model, config), config), config, events, in_place=True)
+    model = warm.load(config.model, device=config.device, precision=config.precision, compiled=config.compile)
+    return adapted(beside(staged(model, config), config), config, events, in_place=not warm.keeping())
 
 
 def staged(model: VideoModel, config: GenerateConfig) -> VideoModel:
