@@ -298,12 +298,8 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
-<<<<<<< HEAD
     model = warm.load(config.model, device=config.device, precision=config.precision, compiled=config.compile)
-    return adapted(beside(model, config), config, events, in_place=not warm.keeping())
-=======
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(beside(staged(model, config), config), config, events, in_place=True)
+    return adapted(beside(staged(model, config), config), config, events, in_place=not warm.keeping())
 
 
 def staged(model: VideoModel, config: GenerateConfig) -> VideoModel:
@@ -319,7 +315,6 @@ def staged(model: VideoModel, config: GenerateConfig) -> VideoModel:
             raise InputError(f"the model has stages that are not the request's ({there}): name them as its exchange")
         model = exchanged(model, config.exchange)
     return model if config.refine is None else lone(model, config.refine.stage)
->>>>>>> main
 
 
 def beside(model: VideoModel, config: GenerateConfig) -> VideoModel:

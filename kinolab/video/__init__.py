@@ -260,6 +260,7 @@ def write(
     quality: int = 85,
     lossless: bool = False,
     growing: bool = False,
+    comment: str = "",
 ) -> None:
     """Write `(H, W, 3)` uint8 RGB frames (an array `(T, H, W, 3)` or any iterable, taken one at a time).
 
@@ -307,7 +308,7 @@ def write(
                 check_ending(path, 0)
             write_picture(temporary, first)
         elif suffix:
-            encode(temporary, chain([first], checked), first.shape, rate, quality, lossless, growing)
+            encode(temporary, chain([first], checked), first.shape, rate, quality, lossless, growing, comment)
         else:
             write_images(temporary, chain([first], checked))
 

@@ -61,8 +61,12 @@ def encode(
     quality: int,
     lossless: bool,
     growing: bool = False,
+    comment: str = "",
 ) -> None:
-    """Write RGB frames with libav, in the format that the path's ending names; a `growing` file plays meanwhile."""
+    """Write RGB frames with libav, in the format that the path's ending names; a `growing` file plays meanwhile.
+
+    comment: a text that the file holds beside them, where its format takes one (`COMMENTED`).
+    """
     suffix = path.suffix.lower()
     codec, pixels, options = _codec(suffix, quality, lossless)
     height, width = shape[:2]
