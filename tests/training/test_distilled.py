@@ -278,7 +278,7 @@ def test_teachers_that_lack_what_is_needed(base: Path, tmp_path: Path) -> None:
     config = read_model_config(base)
     model = VideoModel.load(base, device="cpu")
     for changes, fields, said in (
-        ({"diffusion": DiffusionConfig(schedule="edm", prediction="v")}, {}, "its noise levels are EDM's"),
+        ({"diffusion": DiffusionConfig(schedule="edm", prediction="v")}, {}, "halved steps need a discrete schedule"),
         ({"guidance": GuidanceConfig(scales={"prompt": 2.0, "fps": 3.0})}, {}, "one scale for each condition"),
         ({"guidance": GuidanceConfig(scale=2.0, of=("image",))}, {}, "the teacher is told no image"),
     ):
