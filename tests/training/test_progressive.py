@@ -165,8 +165,8 @@ def test_a_student_samples_what_its_teacher_does_in_twice_as_many_steps(tmp_path
 @pytest.mark.parametrize("path", ["flow", "discrete", "log_snr"])
 def test_halved_to_one_step_it_still_samples_two_modes(tmp_path: Path, path: str) -> None:
     with two_modes(tmp_path, PATHS[path]) as world:
-        training = {"steps": 3500, "learning_rate": 5e-3, "decay": "linear"}
-        job = world.job(ProgressiveJob, training, rounds=[8, 4, 2, 1])
+        training = {"steps": 4000, "learning_rate": 5e-3, "decay": "linear"}
+        job = world.job(ProgressiveJob, training, rounds=[16, 8, 4, 2, 1])
         world.train(job, tmp_path / "run")
-        usual = SamplerConfig(name="ddim", steps=16, spacing="trailing")
+        usual = SamplerConfig(name="ddim", steps=32, spacing="trailing")
         world.judged(job.network, SamplerConfig(name="ddim", steps=1, spacing="trailing"), usual).check()
