@@ -139,7 +139,8 @@ class Assembly:
             )
         if not self.spec.joint_images:
             raise InputError(
-                f"image_frames={count}: joint images are for latte and vdm, not {self.recipe.denoiser.kind}"
+                f"image_frames={count}: joint images are for latte, vdm and U-Nets with norms of each frame, not this "
+                f"{self.recipe.denoiser.kind}"
             )
         others = [p.name for p in self.spec.more if p.kind != "field" and p.name != NoiseLevel.name]
         others += ["given"] if self.spec.given != "none" else []
