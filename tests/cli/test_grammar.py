@@ -168,6 +168,10 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
         "fit clips/0.mkv --model model --label 1 --frames 5 --steps 1 --out x",
         ["folder", "step", "steps", "model"],
     ),
+    "distill": (
+        "distill model --data clips --steps 1 -s rounds=[1] -s training.steps=2 -s training.batch_size=2 --out x",
+        ["folder", "step", "steps", "model"],
+    ),
     "recipes": ("recipes", ["recipes"]),
     "plan": ("plan recipe.yaml --steps 1", ["clips", "phases", "notes"]),
     "doctor": ("doctor", ["ok", "checks"]),
@@ -210,8 +214,8 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
 }
 """Each command as it may be typed, and keys that its result has; `data check` prints a line of JSON per clip."""
 LONG = {
-    "demo", "train", "fit", "plan", "evaluate sensitivity", "evaluate tasks", "tune", "evaluate reconstruction",
-    "evaluate generation", "evaluate world", "evaluate physics", "evaluate edits", "vbench",
+    "demo", "train", "fit", "distill", "plan", "evaluate sensitivity", "evaluate tasks", "tune",
+    "evaluate reconstruction", "evaluate generation", "evaluate world", "evaluate physics", "evaluate edits", "vbench",
 }  # fmt: skip
 
 
