@@ -358,8 +358,9 @@ class Diffusion:
         `positions` is T x H x W of the latents; needed where the shift depends on it (`shift_base`).
         """
         spacing = sampler.spacing
-        if spacing == "auto" and isinstance(self.path, DiscretePath):
-            spacing = SAMPLERS.get(sampler.name).spacing or spacing
+        kind = SAMPLERS.get(sampler.name)
+        if spacing == "auto" and (kind.few_steps or isinstance(self.path, DiscretePath)):
+            spacing = kind.spacing or spacing
         path = self.shifted_path(positions)
         return shifted_times(path, path.times(sampler.steps, spacing), sampler.shift)
 

@@ -27,7 +27,7 @@ def matching_gradient(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
     """
     scale = (sample - real).abs().flatten(1).mean(1).reshape(-1, *[1] * (sample.ndim - 1))
     # A sample that the teacher gives back unchanged has nothing to be moved by: 0 in place of 0 / 0.
-    return torch.where(scale > 0, (fake - real) / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)
+    return torch.where(scale == 0, 0.0, (fake - real) / scale.clamp(min=torch.finfo(scale.dtype).tiny))
 
 
 def matching_loss(sample: Tensor, real: Tensor, fake: Tensor, weight: Tensor | None = None) -> Tensor:

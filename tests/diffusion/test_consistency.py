@@ -124,6 +124,15 @@ def test_few_steps_lie_trailing(config: str, times: list[float]) -> None:
     assert found.tolist() == pytest.approx(times, rel=1e-12)
 
 
+@pytest.mark.parametrize("config", ["linear-noise", "zero-v", "flow-v-shifted", "edm-half"])
+def test_few_steps_begin_at_times_of_the_solvers_grid(config: str) -> None:
+    """Those of 48 steps, of which every 12th is one of 4; EDM's least level, where f is z, is no step's beginning."""
+    diffusion = Diffusion(PATHS[config])
+    many, few = (diffusion.times(SamplerConfig(name="consistency", steps=n)) for n in (48, 4))
+    assert few.tolist() == pytest.approx(many[::12].tolist(), rel=1e-12)
+    assert float(boundary(diffusion.path, many[:-1])[0].max()) < 1e-3
+
+
 def test_steps_are_shifted_towards_the_noise() -> None:
     """A shift of the sampler is one of rectified flow, and shifts of shifts multiply."""
     shifted, flow = SamplerConfig(name="consistency", steps=4, shift=3.0), Diffusion(PATHS["flow"])

@@ -30,7 +30,7 @@ class SamplerConfig(Config):
     later, down to the least noise of training instead of none, as Stable Diffusion samples. auto is trailing for
     dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
     linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0. EDM has
-    Karras's noise levels."""
+    Karras's noise levels, with trailing the least one left out, and so for consistency."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddim only: 0 is deterministic, 1 has the variance of ddpm."""
     variance: Literal["auto", "learned", "small", "large"] = "auto"
