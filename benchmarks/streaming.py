@@ -25,7 +25,8 @@ import torch
 
 from kinolab import video
 from kinolab.generation.matching import matching_world
-from kinolab.models import VideoModel
+from kinolab.models import Request, VideoModel
+from kinolab.models.streaming import stream_frames
 from kinolab.runtime.files import write_text
 from kinolab.runtime.memory import peak_memory
 from kinolab.toyworld.clips import make_clip
@@ -60,17 +61,16 @@ def windows_of(frames: np.ndarray, request: Any, length: int, clip: int) -> list
 
 
 def measured(model: VideoModel, clips: int, frames: int, sampling: dict[str, Any]) -> tuple[list[Window], float]:
-    """The windows of all streams, and the frames that were made in a second."""
+    """The windows of all streams, which are made as one batch, and the frames of all of them that came in a second."""
     world, _ = matching_world(model)
     source = WorldSource(WorldSourceConfig(world=world, heldout_count=clips, split="heldout"))
-    found, seconds = [], 0.0
-    for k in range(clips):
-        clip = make_clip(source.world, source.seed(k))
-        begun = time.perf_counter()
-        made = [video.to_uint8(f[:, None])[0] for f in model.stream(clip.caption, frames=frames, seed=k, **sampling)]
-        seconds += time.perf_counter() - begun
-        found += windows_of(np.stack(made), clip.request, model.config.frames, k)
-    return found, clips * frames / seconds
+    asked = [make_clip(source.world, source.seed(k)) for k in range(clips)]
+    requests = [Request(clip.caption, seed=k) for k, clip in enumerate(asked)]
+    begun = time.perf_counter()
+    stream = model.opened_stream(requests, **sampling)
+    made = np.stack([video.to_uint8(f[:, :, None])[:, 0] for f in stream_frames(stream, frames)], 1)  # (B, T, H, W, 3)
+    rate = clips * frames / (time.perf_counter() - begun)
+    return [w for k, clip in enumerate(asked) for w in windows_of(made[k], clip.request, model.config.frames, k)], rate
 
 
 def table(found: Sequence[Window], fps: float, length: int) -> list[str]:
@@ -124,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in table(found, model.config.fps, model.config.frames):
         print(line)
     peak = peak_memory()
-    print(f"{rate:.1f} frames per second on {torch.get_num_threads()} threads; {(peak or 0) / 2**20:.0f} MiB at most")
+    threads, held = torch.get_num_threads(), (peak or 0) / 2**20
+    print(f"{asked.clips} streams at once: {rate:.1f} frames per second, {threads} threads; {held:.0f} MiB at most")
     if asked.out is not None:
         write_text(asked.out, json.dumps({"rate": rate, "windows": [asdict(w) for w in found]}, indent=1) + "\n")
 

@@ -187,6 +187,7 @@ JOBS: Table[Job] = Table(
             "progressive": "kinolab.training.jobs.progressive:ProgressiveJob",
             "consistency": "kinolab.training.jobs.consistency:ConsistencyJob",
             "matching": "kinolab.training.jobs.matching:MatchingJob",
+            "self_forcing": "kinolab.training.jobs.self_forcing:SelfForcingJob",
         },
     },
 )

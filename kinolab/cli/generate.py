@@ -34,7 +34,9 @@ Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{a
 
 Stage = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=FOLDER", help="Another model as this stage of a cascade, base the first. Repeatable."),
+    typer.Option(
+        metavar="NAME=FOLDER", hidden=True, help="Another model as this stage of a cascade, base the first. Repeatable."
+    ),
 ]
 
 
@@ -115,7 +117,8 @@ def generate(
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again.
 
-    A handful of options for what is set often; -s sets every other field of the run.
+    A handful of options for what is set often; -s sets every other field of the run. Of a cascade that is -s
+    stages.sr.sampler.steps=10, and --stage sr=FOLDER puts another model in a stage's place.
     """
     options = dict(locals())
     run_request(out, options)

@@ -135,6 +135,8 @@ class Denoiser(nn.Module):
         if options is None or not isinstance(asked, BlockCausal):
             return None
         self.check_causal()
+        if options.text_beside is not None:
+            raise InputError("the text of a stream weighs as it did in training: leave text_beside out")
         if options.cache is not None:
             raise InputError("a step cache leaves blocks out, whose keys later frames read: leave it out of a stream")
         return asked.plan(frames, options.kept)

@@ -203,8 +203,9 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     if context.plan is None:
         over = attend(q_t, k_t, v_t, context.rotary)
     else:
-        each = (a[:, :, None] for a in (q_t, k_t, v_t))  # (B * S, T, 1, N / 2, d)
-        over = causal_attention(attention, *each, context.plan, context.turns, None)[0].squeeze(2)
+        # (B * S, T, 1, N / 2, d): every place is a clip of one token per frame
+        q_t, k_t, v_t = (a[:, :, None] for a in (q_t, k_t, v_t))
+        over = causal_attention(attention, q_t, k_t, v_t, context.plan, context.turns, None)[0].squeeze(2)
     over = over.unflatten(0, (B, S)).transpose(1, 2)  # (B, T', S, D / 2)
     if images:
         # A softmax over one key is 1.

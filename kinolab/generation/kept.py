@@ -9,7 +9,6 @@ up to that stage. So other settings of a later stage leave the earlier ones as t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from kinolab.models import VideoModel
 from kinolab.models.cascade import stage_name
 from kinolab.runtime.files import make_folder, remove
 from kinolab.runtime.hashes import json_sha256
-from kinolab.runtime.paths import named
+from kinolab.runtime.paths import named, visible
 from kinolab.runtime.weights import read_weights, write_weights
 
 ENDING = ".stages"
@@ -50,7 +49,6 @@ class KeptStages:
         out = named(out)
         self.folder, self.events = out.with_name(out.name + ENDING), events
         self.hashes = stage_hashes(config, [stage_name(stage) for stage in model.cascade], inputs)
-        self.said = False
 
     def kept(self, stage: str) -> Tensor | None:
         """The clips (B, 3, T, H, W) that a stage made by the same request before; none = it is to be run."""
@@ -75,9 +73,8 @@ class KeptStages:
         """The videos are written: nothing is kept any longer."""
         for stage in self.hashes:
             remove(self._path(stage))
-        with suppress(OSError):  # of something that is not ours
-            if self.folder.is_dir() and not any(self.folder.iterdir()):
-                remove(self.folder)
+        if self.folder.is_dir() and not visible(self.folder):  # what is not ours stays
+            remove(self.folder)
 
     def _path(self, stage: str) -> Path:
         return self.folder / f"{stage}.safetensors"

@@ -13,11 +13,13 @@ import torch
 from kinolab import __version__, video
 from kinolab.errors import InputError, Stopped
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
-from kinolab.models import Request, VideoModel, find_autoencoder
+from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config
+from kinolab.models.distilled import with_adapters
 from kinolab.runtime.files import place, remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
-from kinolab.runtime.records import read_record
+from kinolab.runtime.reading import parse_json
+from kinolab.runtime.records import Record, read_record
 from kinolab.runtime.sets import finish_set, new_set
 from kinolab.runtime.summed import summed
 
@@ -76,28 +78,60 @@ def write_with_provenance(
     video.write(path, frames, fps=rate, lossless=lossless)
     if cut is not None and cut.ended:
         raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {path}")
-    write_text(target, provenance(path, config, index, request, inputs))
+    write_text(target, provenance(path, made_by(config, index, request), inputs))
 
 
-def provenance(
-    path: Path, config: GenerateConfig, index: int, request: Request, inputs: Mapping[str, str] | None = None
-) -> str:
-    """The `.json` beside a video: the whole request, which of its videos this is, and what made it."""
-    record = {
+def made_by(config: GenerateConfig, index: int, request: Request) -> dict[str, Any]:
+    """What made a video: the whole request, which of its videos this is, the model, and the versions."""
+    return {
         "kinolab": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "model_sha256": model_hash(config.model),
         **({"exchanged_sha256": {f: model_hash(f) for f in config.exchange.values()}} if config.exchange else {}),
+        **_distilled(config),
         "request": config.model_dump(mode="json"),
         "index": index,
         "prompt": request.prompt,
         "seed": request.seed,
+    }
+
+
+def provenance(path: Path, made: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
+    """The `.json` beside a video: what made it, and the hashes of its frames, its file, and what it was made of.
+
+    What made it stands in the file itself, too (`embedded`), which therefore has another hash than its frames.
+    """
+    record = {
+        **made,
         "frames_sha256": frames_hash(path),
         **({"file_sha256": file_sha256(path)} if path.is_file() else {}),
         "inputs_sha256": dict(inputs or {}),
     }
     return summed(record, indent=1) + "\n"
+
+
+def _distilled(config: GenerateConfig) -> dict[str, Any]:
+    """What a distilled model, or one that an adapter makes one, was made for; nothing for others."""
+    made = with_adapters(read_model_config(find_model(config.model)), config.lora).distilled
+    return {} if made is None else {"distilled": made.model_dump(mode="json")}
+
+
+def embedded(path: Path, name: str = "") -> Mapping[str, Any]:
+    """What a made video says of itself: kinolab, torch, threads, model_sha256, request, index, prompt and seed.
+
+    name: what errors call it.
+
+    Raises:
+        InputError: for what is no video, or one that says nothing of the kind.
+    """
+    name, text = name or str(path), video.comment_of(path)
+    if not text.startswith('{"kinolab": '):
+        raise InputError(f"{name}: holds no settings; expected a video that kinolab made, as it wrote it")
+    found = Record(parse_json(text, name), name)
+    found.record("request")
+    found.integer("index", at_least=0)
+    return found.values
 
 
 def provenance_path(path: Path) -> Path:

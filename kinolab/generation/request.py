@@ -17,6 +17,7 @@ from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation import warm
 from kinolab.generation.low_resolution import LowResolutionConfig
 from kinolab.generation.refine import RefineConfig, lone, refining, settled_refinement
 from kinolab.generation.source import SourceConfig, check_sampler, invertible, settled_shape, way_of
@@ -34,6 +35,7 @@ from kinolab.methods import build as build_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
 from kinolab.models.assemble import exchanged, exchanged_config
 from kinolab.models.cascade import StageSettings, check_stages, frame_rule, settled_stages
+from kinolab.models.distilled import with_adapters
 from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
@@ -166,6 +168,8 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
     asked["model"] = ready(str(asked["model"]), events)
     trained = exchanged_config(read_model_config(find_model(asked["model"])), asked.get("exchange") or {})
+    uses = [use if isinstance(use, AdapterUse) else load_config(AdapterUse, use) for use in asked.get("lora") or ()]
+    trained = with_adapters(trained, uses)
     if "refine" in asked:
         asked["refine"], trained = refining(trained, asked["refine"], asked["model"])
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
@@ -297,8 +301,8 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(beside(staged(model, config), config), config, events, in_place=True)
+    model = warm.load(config.model, device=config.device, precision=config.precision, compiled=config.compile)
+    return adapted(beside(staged(model, config), config), config, events, in_place=not warm.keeping())
 
 
 def staged(model: VideoModel, config: GenerateConfig) -> VideoModel:

@@ -189,8 +189,8 @@ def exchanged(model: VideoModel, stages: Mapping[str, Path | str]) -> VideoModel
                 check_fit(stage, before, f"stage {name}")
         made.append(stage)
     whole = _with_stages(first, made, model.config.trained)
-    for stage in whole.cascade:
-        stage.precision = model.precision
+    for each in whole.cascade:
+        each.precision = model.precision
     whole.adapters, whole.exchanged = model.adapters, {name: str(folder) for name, folder in stages.items()}
     return whole.to(model.device)
 

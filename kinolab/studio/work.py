@@ -19,6 +19,8 @@ from kinolab.runtime.records import write_record
 from kinolab.studio import commands, jobs
 from kinolab.studio.project import Project
 
+SIGNALS = {"save": "SIGUSR1", "sample": "SIGUSR2"}
+"""What may be asked of a training -> the signal (`kinolab.training.asking`, which takes torch to import)."""
 STOPPED = 130
 """The exit status of a command that was stopped."""
 
@@ -77,14 +79,29 @@ def run(words: list[str]) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Do the job that the words name."""
+    """Do the job that the words name; with `--stay` also those whose names come in, a line each, until none can come.
+
+    A process that stays keeps its model in memory.
+    """
     # Whoever is begun in the background of a script inherits that Ctrl-C is ignored, and a job is stopped by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder, name = sys.argv[1:3]
+    for number in (getattr(signal, each, None) for each in SIGNALS.values()):
+        if number is not None:  # what comes before the training hears it would end the process
+            signal.signal(number, signal.SIG_IGN)
+    folder, name, *more = sys.argv[1:]
+    project, stays = Project.open(Path(folder)), "--stay" in more
+    if stays:
+        from kinolab.generation import warm
+
+        warm.keep()
     try:
-        sys.exit(do(Project.open(Path(folder)), name))
+        status = do(project, name)
+        for line in sys.stdin if stays else ():
+            processes.print_to(jobs.folder_of(project, line.strip()) / "output.txt")
+            status = do(project, line.strip())
     except KeyboardInterrupt:
-        sys.exit(STOPPED)
+        status = STOPPED
+    sys.exit(status)
 
 
 if __name__ == "__main__":

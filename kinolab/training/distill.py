@@ -98,10 +98,11 @@ def prepare(
     found, clips = _data(config, place, model)
     values = recipe_values(config, model, folder, found if clips is None else _cached(folder))
     recipe = load_recipe(values, overrides)  # what is wrong with it is said before anything is encoded
+    assert isinstance(recipe, DistilRecipe)
+    recipe.check(model)
     if clips is not None:
         _encode(clips, model, place, folder, device, events)
     write_text(folder / RECIPE, to_yaml(recipe))
-    assert isinstance(recipe, DistilRecipe)
     return Prepared(folder / RECIPE, tuple(_plan(config, recipe, model)))
 
 

@@ -106,6 +106,15 @@ class DistilRecipe(DenoiserRecipe):
         """Fields of a recipe whose student is for so many steps, as `kinolab distill` fills them in."""
         raise NotImplementedError
 
+    def check(self, model: ModelConfig) -> None:
+        """Raises InputError where its teacher, of this config, can't teach what is asked; before anything is read."""
+
+    def guided(self, model: ModelConfig) -> bool:
+        """Whether there is guidance to learn from the teacher, which has not learned it itself."""
+        if model.distilled is not None and model.distilled.guidance is not None:
+            return False
+        return model.guidance.active if self.guidance is None else self.guidance != 1
+
     @property
     def ranged(self) -> bool:
         """Whether the student is told the scale of guidance."""

@@ -17,6 +17,8 @@ from kinolab.video.picture import accurate
 WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")
 GROWING_MP4 = "+frag_keyframe+empty_moov+default_base_moof"
 """In fragments, of which each plays by itself, in place of one index of all frames, which is known at the end."""
+COMMENTED = (".mp4", ".mov", ".mkv", ".webm")
+"""Endings of files that hold a comment of any length."""
 PICTURE = ".png"
 """The ending of a file for a clip of one frame."""
 
@@ -59,8 +61,12 @@ def encode(
     quality: int,
     lossless: bool,
     growing: bool = False,
+    comment: str = "",
 ) -> None:
-    """Write RGB frames with libav, in the format that the path's ending names; a `growing` file plays meanwhile."""
+    """Write RGB frames with libav, in the format that the path's ending names; a `growing` file plays meanwhile.
+
+    comment: a text that the file holds beside them, where its format takes one (`COMMENTED`).
+    """
     suffix = path.suffix.lower()
     codec, pixels, options = _codec(suffix, quality, lossless)
     height, width = shape[:2]
@@ -76,6 +82,8 @@ def encode(
     graph = _palette_graph(height, width, rate) if suffix == ".gif" else None
     reformatter = VideoReformatter()
     with av.open(f"file:{os.path.abspath(path)}", "w", options=container_options) as container:
+        if comment and suffix in COMMENTED:
+            container.metadata["comment"] = comment
         stream = container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels

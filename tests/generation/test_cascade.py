@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kinolab.models.cascade import given_part, stage_requests
 from kinolab.runtime.weights import read_weights
 from tests.closeness import assert_same
 from tests.outside.commands import run
+from tests.processes import kinolab
 from tests.tiny_model import tiny_pixels
 
 
@@ -92,7 +94,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_cascade_that_was_killed_goes_on_behind_the_last_finished_stage(
-    room: Path, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+    room: Path, tmp_path: Path, stage: int
 ) -> None:
     request = request_of(asked(room, count=2))
     whole = generate(request, tmp_path / "whole")
@@ -114,8 +116,25 @@ def test_a_cascade_that_was_killed_goes_on_behind_the_last_finished_stage(
     files = generate(request, tmp_path / "cut", model=model, events=heard)
     assert min(ran) == stage and heard.notes[0].startswith(f"goes on behind stage {('base', 'tsr')[stage - 1]}")
     assert not (tmp_path / "cut.stages").exists()
-    for one, other in zip(files, whole, strict=True):
-        assert (video.read(one).frames == video.read(other).frames).all()
+    for made, unbroken in zip(files, whole, strict=True):
+        assert (video.read(made).frames == video.read(unbroken).frames).all()
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_left_what_the_same_command_goes_on_from(room: Path, tmp_path: Path) -> None:
+    words = ["generate", "--model", str(room / "whole"), "--label", "1", "--guidance", "1", "--precision", "float32"]
+    words += ["-s", "stages.sr.sampler.steps=60", "--out"]
+    child, kept = kinolab([*words, str(tmp_path / "cut.webp")]), tmp_path / "cut.webp.stages" / "tsr.safetensors"
+    for _ in range(6000):
+        if kept.exists() or not child.running:
+            break
+        time.sleep(0.005)
+    child.kill()
+    assert kept.exists() and not (tmp_path / "cut.webp").exists()
+    assert "goes on behind stage tsr" in run(*words, tmp_path / "cut.webp")
+    run(*words, tmp_path / "whole.webp")
+    assert (video.read(tmp_path / "cut.webp").frames == video.read(tmp_path / "whole.webp").frames).all()
+    assert not kept.parent.exists()
 
 
 def test_what_is_kept_is_of_the_same_request_up_to_its_stage(room: Path) -> None:

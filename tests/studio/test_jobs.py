@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -158,9 +159,60 @@ class _Begun:
 
     def __init__(self) -> None:
         self.returncode: int | None = None
+        self.stdin = io.BytesIO()
 
     def poll(self) -> int | None:
         return self.returncode
+
+    def wait(self, seconds: float | None = None) -> int:
+        assert self.stdin.closed, "it was not told to leave"
+        self.returncode = 0
+        return 0
+
+
+def test_a_process_that_samples_stays_for_the_next_and_makes_room_for_a_training(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kinolab.runtime.records import write_record
+
+    monkeypatch.setattr(runner, "first_device", lambda: "cpu")
+    begun: list[tuple[str, bool, Any]] = []
+
+    def start(project: Project, job: jobs.Job, stays: bool) -> Any:
+        begun.append((job.id, stays, _Begun()))
+        return begun[-1][2]
+
+    def end(name: str) -> None:
+        write_record(project.queue / name / "ended.json", {"status": 0})
+        jobs.took(project, name)
+
+    one, two = (jobs.add(project, "generate", {"out": f"samples/{k}.mp4"}) for k in "ab")
+    at_work = runner.Runner(project, start)
+    assert at_work.look() and [(name, stays) for name, stays, _ in begun] == [(one.id, True)]
+    end(one.id)
+    assert at_work.look() and len(begun) == 1
+    process = begun[0][2]
+    assert process.stdin.getvalue() == f"{two.id}\n".encode()
+    end(two.id)
+    assert at_work.look() and process.returncode is None  # it stays, with nothing to do
+    third = training(project)
+    assert at_work.look() and process.returncode == 0
+    assert [(name, stays) for name, stays, _ in begun[1:]] == [(third.id, False)]
+
+
+def test_a_process_that_stays_leaves_when_it_was_idle_for_long(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kinolab.runtime.records import write_record
+
+    job = jobs.add(project, "generate", {"out": "samples/a.mp4"})
+    process = _Begun()
+    at_work = runner.Runner(project, lambda *_: process)  # type: ignore[arg-type, return-value]
+    at_work.look()
+    write_record(project.queue / job.id / "ended.json", {"status": 0})
+    assert at_work.look()
+    monkeypatch.setattr(runner, "IDLE", -1.0)
+    assert not at_work.look() and process.returncode == 0
 
 
 def run_queue(project: Project, monkeypatch: pytest.MonkeyPatch, looks: int) -> list[list[str]]:
@@ -168,7 +220,7 @@ def run_queue(project: Project, monkeypatch: pytest.MonkeyPatch, looks: int) -> 
     begun: list[str] = []
     seen: list[list[str]] = []
 
-    def start(project: Project, job: jobs.Job) -> Any:
+    def start(project: Project, job: jobs.Job, stays: bool) -> Any:
         begun.append(job.id)
         return _Begun()
 
@@ -180,10 +232,9 @@ def run_queue(project: Project, monkeypatch: pytest.MonkeyPatch, looks: int) -> 
         if len(seen) >= looks:
             raise LeftError
 
-    monkeypatch.setattr(runner, "start", start)
     monkeypatch.setattr(runner, "first_device", lambda: "cpu")
     with pytest.raises(LeftError):
-        runner.serve(project, rest)
+        runner.Runner(project, start).serve(rest)
     return seen
 
 
@@ -194,25 +245,21 @@ def test_one_job_at_a_time_on_a_device_and_others_beside_it(project: Project, mo
     assert d.id != b.id
 
 
-def test_a_paused_queue_begins_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paused_queue_begins_nothing(project: Project) -> None:
     training(project)
     jobs.pause(project, True)
-    monkeypatch.setattr(runner, "start", lambda *_: pytest.fail("begun"))
-    runner.serve(project)
+    runner.Runner(project, lambda *_: pytest.fail("begun")).serve()
 
 
-def test_a_process_that_dies_before_it_takes_its_job_is_not_begun_for_ever(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_dies_before_it_takes_its_job_is_not_begun_for_ever(project: Project) -> None:
     job = training(project)
 
-    def start(project: Project, job: jobs.Job) -> Any:
+    def start(project: Project, job: jobs.Job, stays: bool) -> Any:
         process = _Begun()
         process.returncode = 1
         return process
 
-    monkeypatch.setattr(runner, "start", start)
-    runner.serve(project, lambda seconds: None)
+    runner.Runner(project, start).serve(lambda seconds: None)
     assert jobs.state(project, job.id) == "failed" and "before it began" in jobs.ended(project, job.id)["message"]
 
 

@@ -129,4 +129,5 @@ def test_what_can_not_become_causal_is_refused(recipe: dict[str, Any]) -> None:
             load_recipe({**recipe, **values})
     latte = {"kind": "latte", "hidden_size": 16, "depth": 2, "num_heads": 2, "in_channels": 4, "input_size": 16}
     with pytest.raises(InputError, match="no block-causal form"):
-        make_job(load_recipe({**recipe, "denoiser": {**latte, "num_frames": 5, "patch_size": 4}, "initial": None}))
+        tubelets = {"num_frames": 5, "patch_size": 4, "patch_embedding": "compression", "temporal_patch": 5}
+        make_job(load_recipe({**recipe, "denoiser": {**latte, **tubelets}, "initial": None}))

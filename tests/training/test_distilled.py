@@ -1,4 +1,4 @@
-"""Distillation of a model folder: a student begins as its teacher, goes on where it stopped, says what it is for."""
+"""Distillation of a model: a student begins as its teacher, goes on where it stopped, and says what it is for."""
 
 from __future__ import annotations
 
@@ -164,17 +164,20 @@ def test_what_a_model_is_for_is_recorded_and_its_default(base: Path, tmp_path: P
         model.sample_latents([Request(label=1)], sampler=SamplerConfig(name="ddim", steps=8, spacing="trailing"))
     with pytest.warns(UserWarning, match="guidance on top of guidance.*guidance 3 distilled in.*leave --guidance at 1"):
         model.sample_latents([Request(label=1)], guidance=GuidanceConfig(scale=2.0))
-    # A student that is a teacher has its guidance already, and takes no other.
-    again = load_recipe(values(tmp_path / "run", rounds=[1]))
-    job = make_job(again)
+    # A student that is a teacher has its guidance already, and takes no other; and it knows its own steps alone.
+    model.config = model.config.model_copy(update={"distilled": made.model_copy(update={"steps": (2,)})})
+    model.save(tmp_path / "run" / "model")
+    job = make_job(load_recipe(values(tmp_path / "run", rounds=[1])))
     assert isinstance(job, ProgressiveJob) and [r.steps for r in job.rounds] == [1] and job.distilled.guidance == SCALE
+    with pytest.raises(InputError, match=r"a student of 2 steps needs a teacher of 4, .*begin with half of its steps"):
+        make_job(load_recipe(values(tmp_path / "run", rounds=[2, 1])))
     with pytest.raises(InputError, match=r"the teacher is distilled itself .*leave guidance out"):
-        make_job(load_recipe(values(tmp_path / "run", guidance=2.0)))
+        make_job(load_recipe(values(tmp_path / "run", rounds=[1], guidance=2.0)))
 
 
 @pytest.mark.slow
 def test_an_adapter_is_the_whole_student(base: Path, tmp_path: Path) -> None:
-    fields = {"trained": "adapter", "lora_rank": 2, "lora_targets": ["*"]}
+    fields: dict[str, Any] = {"trained": "adapter", "lora_rank": 2, "lora_targets": ["*"]}
     train(write(tmp_path, values(base, **fields)), tmp_path / "run")
     student = load_denoiser(tmp_path / "run", device="cpu").state_dict()
     teacher = VideoModel.load(base, device="cpu", precision="float32")

@@ -28,7 +28,8 @@ from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
 from kinolab.diffusion.times import inside
 from kinolab.errors import InputError
-from kinolab.models import VideoModel, find_model, read_model_config
+from kinolab.layers.frame_rule import latents_of
+from kinolab.models import ModelConfig, VideoModel, find_model, read_model_config
 from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch, spread
@@ -46,7 +47,8 @@ class CausalRecipe(DenoiserRecipe):
     teacher: str
     """The model that it is made of: a model folder, a run folder, or the name of one that ships."""
     causal: CausalConfig = CausalConfig()
-    """How frames lie in blocks, and how far back a block reads."""
+    """How frames lie in blocks, and how far back a block reads; by default single latents that read as many blocks as
+    the teacher's clip has beside one, with the period of its autoencoder."""
     forcing: Literal["teacher", "diffusion"] = "teacher"
     """What a block reads while it learns: the clip's clean frames, or its noisy ones, each block at its own time."""
     past_noise: Fraction = 0.0
@@ -81,7 +83,15 @@ def _filled(place: str) -> dict[str, Any]:
     check_teacher(place, model)
     told = model.model_dump(mode="json", include={*SHARED, "denoiser"})
     samples = model.model_dump(mode="json", include={"sampler", "guidance", "methods"})
-    return {"autoencoder": place, "initial": {"path": place}, **told, "samples": samples}
+    return {"autoencoder": place, "initial": {"path": place}, **told, "samples": samples, "causal": usual_rule(model)}
+
+
+def usual_rule(model: ModelConfig) -> dict[str, Any]:
+    """What a model's folder settles of a causal form of it: the blocks that a clip of the teacher's has before its last
+    latent are read, and the autoencoder's groups are known."""
+    trained = getattr(model.denoiser, "num_frames", 2)
+    group, ratio = getattr(model.autoencoder, "group_frames", None), getattr(model.autoencoder, "temporal_ratio", 1)
+    return {"window": max(trained - 1, 1), "period": None if group is None else latents_of(group, ratio)}
 
 
 class CausalJob(DenoiserJob):

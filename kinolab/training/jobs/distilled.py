@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel, find_model, load_denoiser, read_model_config
-from kinolab.models.distilled import GUIDANCE, DistilledConfig
+from kinolab.models.distilled import GUIDANCE, DistilledConfig, write_record
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Batch
 from kinolab.training.batches import MicroBatch
@@ -105,6 +106,13 @@ class DistilJob(DenoiserJob):
         """This process's micro-batches; the teacher goes where they are."""
         self.teacher.network.to(ranks.device)
         return super().batches(first_step, ranks)
+
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
+        """Write the model folder, and beside an adapter what it was made for."""
+        super().export(folder, step, ranks)
+        adapter = folder.parent / "adapter"
+        if ranks.first and adapter.is_dir():
+            write_record(adapter, self.model().config)
 
     def model(self) -> VideoModel:
         """The student as it stands, with what it was made for."""

@@ -32,7 +32,8 @@ export function losses(rows: Row[]): { title: string; series: Line[] }[] {
   const heldout = curves(rows, "heldout");
   const main = train.filter((line) => line.name === "loss");
   const beside = heldout.filter((line) => line.name === "loss").map((line) => ({ ...line, name: "held-out loss" }));
-  const parts = train.filter((line) => line.name !== "loss").slice(0, 4);
+  const same = (line: Line) => line.values.every((value, k) => value === main[0]?.values[k]);
+  const parts = train.filter((line) => line.name !== "loss" && !same(line)).slice(0, 4);
   const others = heldout.filter((line) => line.name !== "loss").slice(0, 4);
   return [
     { title: "Loss", series: [...main, ...beside] },
