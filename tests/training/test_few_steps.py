@@ -306,6 +306,18 @@ def test_a_student_may_be_low_rank_changes(kind: str, mmdit: Path, tmp_path: Pat
     assert (tmp_path / "run" / "adapter").is_dir()
 
 
+def test_a_student_may_begin_as_another(mmdit: Path, tmp_path: Path) -> None:
+    """Distribution matching of what consistency distillation made; the critic begins as the teacher all the same."""
+    other = VideoModel.load(mmdit, device="cpu")
+    with torch.no_grad():
+        for parameter in other.denoiser.parameters():
+            parameter.mul_(1.5)
+    other.save(tmp_path / "student")
+    job = job_of("matching", mmdit, initial={"path": str(tmp_path / "student")})
+    assert_same(job.network.state_dict(), other.denoiser.state_dict())
+    assert_same(job.critic.denoiser.state_dict(), VideoModel.load(mmdit, device="cpu").denoiser.state_dict())
+
+
 def test_bad_input_says_what_to_do(mmdit: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"steps: 5 don't divide solver_steps=48; expected some of 1, 2, 3, 4, 6, 8"):
         recipe_of("consistency", mmdit, steps=[4, 5])
