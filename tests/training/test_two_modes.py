@@ -19,7 +19,7 @@ PATHS = {
 }
 LONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "consistency": (ConsistencyJob, {"steps": 3000, "learning_rate": 4e-3, "ema": 0.95}, {"solver_steps": 24}),
-    "matching": (MatchingJob, {"steps": 3000, "learning_rate": 4e-3, "ema": 0.99}, {}),
+    "matching": (MatchingJob, {"steps": 3000, "learning_rate": 4e-3, "ema": 0.99}, {"critic_updates": 2}),
 }
 
 
