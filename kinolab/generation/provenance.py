@@ -66,11 +66,12 @@ def write_with_provenance(
     cut = frames if isinstance(frames, Stream) else None
     if path.suffix:
         with new_set(path.parent, path.name) as room:
-            video.write(room / path.name, frames, fps=rate, lossless=lossless)
+            made = made_by(config, index, request)
+            video.write(room / path.name, frames, fps=rate, lossless=lossless, comment=summed(made))
             if cut is not None and cut.ended:  # what there was under the name stays
                 place(room / path.name, room / part.name)
             else:
-                write_text(room / target.name, provenance(room / path.name, config, index, request, inputs))
+                write_text(room / target.name, provenance(room / path.name, made, inputs))
         if cut is not None and cut.ended:
             raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {part}")
         return

@@ -113,13 +113,14 @@ def write_stream(
     Raises:
         InputError: for what the model can't take.
     """
-    from kinolab.generation.provenance import provenance, provenance_path
+    from kinolab.generation.provenance import made_by, provenance, provenance_path
 
     asked, target, begun = Asked(), provenance_path(path), time.perf_counter()
     frames = Streaming(model, config, request, events, asked)
 
     def record(made: Path) -> str:
-        return provenance(made, config.model_copy(update={"frames": frames.made}), index, request, inputs)
+        settled = config.model_copy(update={"frames": frames.made})
+        return provenance(made, made_by(settled, index, request), inputs)
 
     assert config.fps is not None
     with interruptible(asked):
