@@ -29,7 +29,7 @@ def distilled(method: str, path: str, folder: Path, steps: int = 4, training: An
     kind, usual, fields = LONG[method]
     sampler = SamplerConfig(name="consistency", steps=steps)
     with two_modes(folder, PATHS[path]) as world:
-        few = {"count": 2048, "draws": 4}
+        few: dict[str, Any] = {"count": 2048, "draws": 4}
         first = world.judged(world.teacher, sampler, **few)
         job = world.job(kind, {"decay": "cosine", **usual, **(training or {})}, **fields)
         trainer = world.train(job, folder / "run")
