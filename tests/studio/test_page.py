@@ -1,4 +1,4 @@
-"""The page in Chromium: a training from its form on, over reloads and kills; models; and that no other host is asked."""
+"""The page in Chromium: a training from its form on, over reloads and kills; models; that no other host is asked."""
 
 from __future__ import annotations
 
