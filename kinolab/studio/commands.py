@@ -27,7 +27,8 @@ MAKING = ("generate", "predict", "interpolate", "animate", "complete", "control"
 """The commands that sample, each a task of the page's panel."""
 RUNNABLE = (
     *MAKING, "upscale", "rerun", "reconstruct", "train", "distill", "encode", "plan", "tune", "convert", "pack",
-    "compare", "report", "data check", "data cut", "data shrink", "evaluate generation", "evaluate reconstruction", "evaluate tasks",
+    "compare", "report", "data check", "data cut", "data shrink", "evaluate generation", "evaluate reconstruction",
+    "evaluate tasks",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
 FREE = frozenset({"prompt", "negative", "label", "currency"})
