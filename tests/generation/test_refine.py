@@ -304,6 +304,7 @@ def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.wide
+@pytest.mark.timeout(900)  # two processes that refine clips, on a busy machine
 def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     tiny_convolutions(size=32, low={"factor": 2}).save(tmp_path / "sr")
     clip, said = write_clip(tmp_path / "clip.mkv", 12, 96, 128), list[str]()
