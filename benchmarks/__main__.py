@@ -1,7 +1,8 @@
 """`python -m benchmarks [NAMES] [--quick]`: run the comparisons, print them, write results.json.
 
 `python -m benchmarks key_frames MODEL [FILES...]` measures a model of one's own, with options of its own, and
-`python -m benchmarks taesd_clips ENCODER DECODER CLIPS...` released weights.
+`python -m benchmarks taesd_clips ENCODER DECODER CLIPS...` released weights; `python -m benchmarks few_steps TEACHER
+STUDENT` sets a distilled model beside its teacher.
 """
 
 from __future__ import annotations
@@ -18,7 +19,20 @@ from typing import Any
 
 import torch
 
-from benchmarks import integrity, key_frames, latte, mmdit, odvae, step_cache, svd, taesd, toy_clip, unet, vdt
+from benchmarks import (
+    few_steps,
+    integrity,
+    key_frames,
+    latte,
+    mmdit,
+    odvae,
+    step_cache,
+    svd,
+    taesd,
+    toy_clip,
+    unet,
+    vdt,
+)
 from benchmarks.measure import Result, machine
 from kinolab.autoencoders import TaesdConfig
 from kinolab.errors import InputError
@@ -92,6 +106,7 @@ QUICK: dict[str, list[Callable[[Say], Result]]] = {
 }
 """The same in about a minute: small sizes, few turns; only good to see that everything runs."""
 COMMANDS: dict[str, Callable[[Sequence[str], Say], None]] = {
+    "few_steps": few_steps.main,
     "key_frames": key_frames.main,
     "taesd_clips": taesd.main,
 }

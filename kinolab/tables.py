@@ -74,6 +74,7 @@ SAMPLERS: Table[Sampler] = Table(
             "euler": "kinolab.diffusion.samplers.euler:Euler",
             "heun": "kinolab.diffusion.samplers.heun:Heun",
             "stochastic": "kinolab.diffusion.samplers.stochastic:Stochastic",
+            "consistency": "kinolab.diffusion.samplers.consistency:Consistency",
         }
     },
 )
@@ -113,6 +114,7 @@ METHODS: Table[Method] = Table(
             "hierarchical": "kinolab.methods.hierarchical:Hierarchical",
             "controlvideo": "kinolab.methods.controlvideo:ControlVideo",
             "control_strength": "kinolab.methods.control_strength:ControlStrength",
+            "text_balance": "kinolab.methods.text_balance:TextBalance",
         },
     },
 )
@@ -179,9 +181,13 @@ JOBS: Table[Job] = Table(
             "denoiser": "kinolab.training.jobs.denoiser:DenoiserJob",
             "encoder": "kinolab.training.jobs.encoder:EncoderJob",
             "prior": "kinolab.training.jobs.prior:PriorJob",
+            "causal": "kinolab.training.jobs.causal:CausalJob",
         },
         DISTILLATION: {
             "progressive": "kinolab.training.jobs.progressive:ProgressiveJob",
+            "consistency": "kinolab.training.jobs.consistency:ConsistencyJob",
+            "matching": "kinolab.training.jobs.matching:MatchingJob",
+            "self_forcing": "kinolab.training.jobs.self_forcing:SelfForcingJob",
         },
     },
 )
@@ -226,6 +232,7 @@ PARTS: Table[ModelPart] = Table(
             "input_adapter": "kinolab.models.input_adapter:InputAdapter",
             "controlnet": "kinolab.models.controlnet:ControlNetPart",
             "controlnet_mmdit": "kinolab.models.controlnet_mmdit:ControlNetMmditPart",
+            "controlnet_dit": "kinolab.models.controlnet_dit:ControlNetDiTPart",
         }
     },
 )

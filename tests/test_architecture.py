@@ -128,7 +128,7 @@ def test_published_systems_do_not_import_each_other(folder: str) -> None:
         name: {"unet"}
         for name in ("modelscope", "animatediff", "video_ldm", "svd", "tuneavideo", "makeavideo", "imagen_video")
     }  # with layers over time
-    made_of |= {"controlnet": {"unet"}, "controlnet_mmdit": {"mmdit"}}
+    made_of |= {"controlnet": {"unet"}, "controlnet_mmdit": {"mmdit"}, "controlnet_dit": {"dit"}}
     systems = {p.stem for p in (PACKAGE / folder).glob("*.py")} - shared
     for path in (PACKAGE / folder).glob("*.py"):
         if path.stem in systems:

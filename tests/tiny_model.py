@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from kinolab.autoencoders import ImageConfig, OdVaeConfig
+from kinolab.autoencoders import ImageConfig, OdVaeConfig, PixelConfig
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.denoisers import LatteConfig, UnetConfig, VdtConfig
+from kinolab.contracts.causal import CausalConfig
+from kinolab.denoisers import ImagenVideoConfig, LatteConfig, UnetConfig, VdtConfig
 from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.methods import GuidanceConfig
@@ -117,3 +118,64 @@ def tiny_vdt(given: str = "channels", tasks: TasksConfig | None = None) -> Video
     made = VideoModel(model.config.model_copy(update=changes), model.autoencoder, network)
     made.precision = "float32"
     return made
+
+
+def tiny_pixels(*, size: int = 8, frames: int = 3, fps: float = 2.0, low: dict[str, Any] | None = None) -> VideoModel:
+    """A transformer on pixels with labels; with `low`, one that refines clips (`LowResolutionConfig`)."""
+    ports = {} if low is None else {"vectors": {"noise_level": 0}, "fields": {"low_resolution": 3}}
+    denoiser = LatteConfig(
+        hidden_size=16, depth=2, num_heads=2, in_channels=3, input_size=size, num_frames=frames, patch_size=4,
+        num_classes=3, **ports,
+    )  # fmt: skip
+    conditions = {} if low is None else {"low_resolution": low}
+    config = ModelConfig.model_validate({
+        "autoencoder": PixelConfig(), "denoiser": denoiser, "frames": frames, "size": (size, size), "fps": fps,
+        "diffusion": DiffusionConfig(schedule="flow", prediction="flow"), "conditions": conditions,
+        "sampler": SamplerConfig(name="euler", steps=2),
+    })  # fmt: skip
+    torch.manual_seed(size + frames)
+    model = VideoModel(config, build_autoencoder(config.autoencoder), build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.precision = "float32"
+    return model
+
+
+def tiny_causal(**rule: Any) -> VideoModel:
+    """A causal model of 3 latent frames a clip with text: by default blocks of one latent that read two before them."""
+    model = tiny_model()
+    denoiser = VdtConfig(
+        hidden_size=16, depth=2, num_heads=1, in_channels=4, input_size=8, num_frames=3, patch_size=4, text_dim=384,
+        temporal_attention="joint",
+    )  # fmt: skip
+    causal = CausalConfig.model_validate({"window": 2, **rule})
+    changes = {"denoiser": denoiser, "class_names": (), "causal": causal, "frames": 9}
+    torch.manual_seed(0)
+    made = VideoModel(model.config.model_copy(update=changes), model.autoencoder, build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in made.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    made.precision = "float32"
+    return made
+
+
+def tiny_convolutions(*, size: int = 16, frames: int = 5, low: dict[str, Any]) -> VideoModel:
+    """Imagen Video's super-resolution on pixels: convolutions alone, over frames too."""
+    denoiser = ImagenVideoConfig(
+        temporal="convolution", spatial_attention=False, in_channels=3, input_size=size, num_frames=frames,
+        block_out_channels=(8, 8), layers_per_block=1, attention_levels=(), head_size=8, norm_groups=4,
+        concatenated={"low_resolution": 3}, vectors={"noise_level": 0},
+    )  # fmt: skip
+    config = ModelConfig.model_validate({
+        "autoencoder": PixelConfig(), "denoiser": denoiser, "frames": frames, "size": (size, size), "fps": 8.0,
+        "diffusion": DiffusionConfig(schedule="cosine", prediction="v"), "conditions": {"low_resolution": low},
+        "sampler": SamplerConfig(steps=2),
+    })  # fmt: skip
+    torch.manual_seed(2)
+    model = VideoModel(config, build_autoencoder(config.autoencoder), build_denoiser(denoiser))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.precision = "float32"
+    return model

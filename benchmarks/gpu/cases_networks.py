@@ -38,6 +38,10 @@ SAMPLERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "euler, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "euler", "steps": 6}),
     "heun, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "heun", "steps": 4}),
     "stochastic, flow": ({"schedule": "flow", "prediction": "flow"}, {"name": "stochastic", "steps": 4}),
+    "consistency, flow": (
+        {"schedule": "flow", "prediction": "flow"},
+        {"name": "consistency", "steps": 4, "shift": 3.0},
+    ),
 }
 """Name -> fields of the diffusion, fields of the sampler."""
 

@@ -8,14 +8,14 @@ is left out. No such file has a tokenizer.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from kinolab.checkpoints.open_clip import depth, renamed, tensors_under
 from kinolab.conditioning.text.public import TOKENIZER_FILES
 from kinolab.errors import InputError
 from kinolab.runtime.files import copy, new_folder, write_text
@@ -32,15 +32,6 @@ OUTER = {
     "ln_final.bias": "final_layer_norm.bias",
 }
 """OpenCLIP's names -> those of transformers."""
-INNER = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
-}
-"""The same inside a layer."""
-LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 TOKENIZER = (*TOKENIZER_FILES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """The files of a tokenizer's folder."""
 
@@ -57,12 +48,13 @@ class HeldText:
 
 def held_text(tensors: Mapping[str, Tensor]) -> HeldText | None:
     """The text encoder among a checkpoint's tensors; none = there is none of a known kind."""
-    clip, open_clip = _under(tensors, CLIP), _under(tensors, OPEN_CLIP)
+    clip, open_clip = tensors_under(tensors, CLIP), tensors_under(tensors, OPEN_CLIP)
     if "embeddings.token_embedding.weight" in clip:
         clip.pop("embeddings.position_ids", None)  # counts from 0 on; older versions stored it
         return HeldText(_named(clip), _settings(clip, "quick_gelu"))
     if "token_embedding.weight" in open_clip:
-        found = dict(_converted(open_clip))
+        # without the last layer, and the projection and the temperature of its training against pictures
+        found = dict(renamed(open_clip, OUTER, depth(open_clip) - 1))
         return HeldText(_named(found), _settings(found, "gelu"), "!")
     return None
 
@@ -99,36 +91,8 @@ def is_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names hold a prefix, by what follows it: in older files a wrapping stands before it."""
-    return {name.partition(prefix)[2]: value for name, value in tensors.items() if prefix in name}
-
-
 def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"text_model.{name}": value.contiguous() for name, value in tensors.items()}
-
-
-def _converted(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """OpenCLIP's tensors by transformers' names, without its last layer."""
-    numbers = [int(found[1]) for found in map(LAYER.fullmatch, tensors) if found is not None]
-    last = max(numbers, default=0)
-    for name, value in tensors.items():
-        found = LAYER.fullmatch(name)
-        if found is None:
-            if name in OUTER:
-                yield OUTER[name], value
-            continue  # the projection and the temperature of its training against pictures
-        layer, inside = int(found[1]), found[2]
-        start = f"encoder.layers.{layer}"
-        if layer == last:
-            continue
-        if inside.startswith("attn.in_proj_"):
-            kind = inside.removeprefix("attn.in_proj_")
-            for part, rows in zip("qkv", value.chunk(3), strict=True):  # (3 D, ...) -> three of (D, ...)
-                yield f"{start}.self_attn.{part}_proj.{kind}", rows
-            continue
-        module, _, kind = inside.rpartition(".")
-        yield f"{start}.{INNER[module]}.{kind}", value
 
 
 def _settings(tensors: Mapping[str, Tensor], activation: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kinolab import __version__
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.checkpoints.checkpoint_image import held_image, write_image_encoder
 from kinolab.checkpoints.checkpoint_text import held_text, tokenizer_beside, write_text_encoder
 from kinolab.checkpoints.files import read_weights
 from kinolab.checkpoints.reading import diffusers_class, fitting_prefixes, load
@@ -95,8 +96,8 @@ def read_checkpoint(
     Args:
         encoders: folders of an encoder of prompts, "text", or of images, "image"; and of a "tokenizer", for the text
             encoder that the file itself holds. Without one a tokenizer beside the file is taken.
-        into: the folder of the model that is to be written, in which the file's own text encoder gets a folder; none =
-            it is left out.
+        into: the folder of the model that is to be written, in which the file's own encoder of prompts or images gets
+            a folder; none = it is left out.
         fields: of the denoiser's config, for what no file tells.
 
     Raises:
@@ -121,7 +122,8 @@ def read_checkpoint(
     if isinstance(denoiser, Svd):
         if given["text"] is not None or given["tokenizer"] is not None:
             raise InputError("--text-encoder and --tokenizer: Stable Video Diffusion reads no prompt; leave them out")
-        encoder = None if given["image"] is None else ClipImageConfig(folder=given["image"].absolute())
+        folder = given["image"] or _own_image(stored.tensors, into)
+        encoder = None if folder is None else ClipImageConfig(folder=folder.absolute())
         config = svd_model_config(denoiser.config, autoencoder, trained, image_encoder=encoder)
         return VideoModel(config, autoencoder, denoiser)
     if given["image"] is not None:
@@ -132,6 +134,12 @@ def read_checkpoint(
     elif tokenizer is not None:
         raise InputError("--tokenizer is for the text encoder in the file: a folder of --text-encoder has its own")
     return assembled(denoiser, autoencoder, trained, text_encoder=text)
+
+
+def _own_image(tensors: Mapping[str, Tensor], into: Path | None) -> Path | None:
+    """The folder of the image encoder that a file holds; none = it holds none, or there is no place for one."""
+    held = held_image(tensors) if into is not None else None
+    return None if held is None or into is None else write_image_encoder(held, into)
 
 
 def _own_text(path: Path, tensors: Mapping[str, Tensor], tokenizer: Path | None, into: Path) -> Path | None:

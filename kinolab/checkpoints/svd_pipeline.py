@@ -92,7 +92,10 @@ def svd_model_config(
         )
     reads = denoiser.context == "image" and denoiser.text_dim > 0
     if reads and image_encoder is None:
-        raise InputError("Stable Video Diffusion reads an image: give its encoder's folder, --image-encoder FOLDER")
+        raise InputError(
+            "Stable Video Diffusion reads an image: give its encoder's folder, --image-encoder FOLDER (`kinolab "
+            "convert` takes that of a whole svd.safetensors from the file itself)"
+        )
     if reads and image_encoder is not None and ClipImage(image_encoder).dim != denoiser.text_dim:
         width = ClipImage(image_encoder).dim
         raise InputError(f"the denoiser reads tokens of width {denoiser.text_dim}, and {image_encoder.folder} {width}")

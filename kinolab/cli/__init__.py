@@ -30,7 +30,7 @@ HEADINGS = {
 """The headings of the help, in order."""
 
 COMING = {
-    "upscale": "make", "curate": "data", "distill": "train",
+    "curate": "data",
 }  # fmt: skip
 """The headings of commands that are to come."""
 
@@ -42,6 +42,7 @@ COMMANDS = {
     "complete": Command("generate the masked part of a clip", "make"),
     "control": Command("generate a video that follows a clip's edges, depth or lines", "make"),
     "extend": Command("go on with a clip to any length, or close a loop", "make"),
+    "upscale": Command("make a clip larger by a super-resolution model", "make"),
     "edit": Command("change what a clip shows, by its prompt, and keep how it moves", "make"),
     "rerun": Command("make a generated video again from the .json beside it", "make"),
     "reconstruct": Command("put a clip through an autoencoder and compare", "make"),
@@ -53,6 +54,7 @@ COMMANDS = {
     "world": Command("make clips of the toy world", "data"),
     "train": Command("train an autoencoder or a denoiser from a recipe", "train"),
     "fit": Command("tune an image model on a clip and its prompt", "train"),
+    "distill": Command("make a model of few steps from one of many", "train"),
     "recipes": Command("list the recipes that ship", "train"),
     "plan": Command("say what a training run needs before it starts: memory, disk, time, cost", "train"),
     "doctor": Command("say what this machine has, and what to do about what it hasn't", "train"),

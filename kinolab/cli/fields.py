@@ -23,6 +23,7 @@ RUN = {
     "cache": ("methods/step_cache.py", "StepCacheConfig"),
     "low_resolution": ("generation/low_resolution.py", "LowResolutionConfig"),
     "source": ("generation/source.py", "SourceConfig"),
+    "refine": ("generation/refine.py", "RefineConfig"),
 }
 """The groups of a settled run's fields: the file and the classes of each."""
 SAMPLING = {

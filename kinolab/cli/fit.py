@@ -99,13 +99,13 @@ def _prepare(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[P
     clips = f"{prepared.clips} clip{'s' * (prepared.clips > 1)} of {prepared.frames} frames, {height} x {width}"
     with watch("measuring", notes=lambda note: None) as events:
         cost = measure_cost(prepared.recipe, steps=2, run=out, events=events)
-    on_error(f"{clips}: {_cost_line(cost)}")
+    on_error(f"{clips}: {cost_line(cost)}")
     for line in cost.warnings:
         on_error(f"warning: {line}")
     return prepared.recipe, cost
 
 
-def _cost_line(cost: CostReport) -> str:
+def cost_line(cost: CostReport) -> str:
     """Time and memory of a run in a line."""
     from kinolab.planning.cost_report import clock
     from kinolab.planning.cost_report import size as in_bytes

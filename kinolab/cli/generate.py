@@ -15,6 +15,7 @@ from kinolab.cli.options import (
     common,
     less,
     on_error,
+    pairs_of,
     parse_size,
     real_number,
     show,
@@ -30,6 +31,13 @@ Setting = Annotated[
 
 
 Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{about('lora')} Repeatable.")]
+
+Stage = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FOLDER", hidden=True, help="Another model as this stage of a cascade, base the first. Repeatable."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +97,13 @@ def generate(
             help="A clip by an image model (Text2Video-Zero) that moves X pixels right and Y down per frame.",
         ),
     ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help=about("stream"))] = False,
+    prompt_at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECOND:PROMPT", help="Of a stream another prompt from then on: 5:'a ball'. Repeatable."),
+    ] = None,
     lora: Lora = None,
+    stage: Stage = None,
     setting: Setting = None,
     eta: Annotated[float | None, typer.Option(hidden=True, help=about("sampler.eta"))] = None,
     guidance_interval: Annotated[str | None, typer.Option(hidden=True, help=about("guidance.interval"))] = None,
@@ -103,7 +117,8 @@ def generate(
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again.
 
-    A handful of options for what is set often; -s sets every other field of the run.
+    A handful of options for what is set often; -s sets every other field of the run. Of a cascade that is -s
+    stages.sr.sampler.steps=10, and --stage sr=FOLDER puts another model in a stage's place.
     """
     options = dict(locals())
     run_request(out, options)
@@ -114,10 +129,13 @@ def run_request(
     options: dict[str, Any],
     more: dict[str, Any] | None = None,
     make: Callable[[Any, Path, Any], list[Path]] | None = None,
+    doing: tuple[str, str] = ("sampling", "steps"),
+    keeps: str = "",
 ) -> None:
     """Generate what the options of `generate` (and `more` fields of the request) ask for, and print the files.
 
-    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`.
+    make: makes the files of a request, told of events, where it is not `kinolab.generation.generate`. doing: what is
+    done, and what its progress counts. keeps: what the first Ctrl-C leaves.
     """
     from kinolab.generation.generate import generate as run
     from kinolab.generation.request import request_of
@@ -128,10 +146,11 @@ def run_request(
     config = request_of(asked, options.get("setting") or [])
     config = config.model_copy(update={"device": str(take_device(config.device))})
     assert config.sampler is not None
-    with (
-        spoken_warnings(),
-        watch("sampling", "steps", cheaper=less("--steps ", config.sampler.steps)) as events,
-    ):
+    if config.stream:
+        doing = (doing[0], "frames")
+    count = config.frames or 1 if config.stream else config.sampler.steps
+    cheaper = less("--frames " if config.stream else "--steps ", count)
+    with spoken_warnings(), watch(*doing, cheaper=cheaper, keeps=keeps) as events:
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
 
@@ -162,6 +181,9 @@ def asked_values(options: dict[str, Any]) -> dict[str, Any]:
     values |= {"prompts": prompts, "size": (size, size) if isinstance(size, int) else size}
     values["compile"] = options["compile"] or None
     values["lora"] = adapters_of(options["lora"])
+    values["exchange"] = dict(pairs_of("--stage", options.get("stage"))) or None
+    values["stream"] = options.get("stream") or None
+    values["prompts_at"] = prompts_at(options.get("prompt_at"))
     groups: dict[str, dict[str, Any]] = {
         "sampler": {"name": options["sampler"], "steps": options["steps"], "eta": options["eta"]},
         "guidance": {
@@ -189,6 +211,22 @@ def adapters_of(texts: list[str] | None) -> list[dict[str, Any]] | None:
     from kinolab.contracts.adapters import parse_use
 
     return [parse_use(text).model_dump() for text in texts] if texts else None
+
+
+def prompts_at(texts: list[str] | None) -> dict[float, str] | None:
+    """`5:a ball falls` of each use of --prompt-at -> {5: a ball falls}; `5s:` is the same."""
+    from kinolab.errors import InputError
+
+    found: dict[float, str] = {}
+    for text in texts or ():
+        moment, colon, prompt = text.partition(":")
+        try:
+            found[real_number(moment.strip().removesuffix("s"))] = prompt.strip()
+        except ValueError:
+            colon = ""
+        if not colon or not prompt.strip():
+            raise InputError(f"--prompt-at {text!r}: expected SECOND:PROMPT, such as 5:'a blue ball bounces'")
+    return found or None
 
 
 def motion_of(text: str) -> list[float]:

@@ -30,9 +30,12 @@ Out = Annotated[
 Prompt = Annotated[list[str] | None, typer.Option(help="What the video shows, for a model that takes prompts.")]
 
 
-def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+def given_command(
+    task: Callable[..., dict[str, Any]], other: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda *_: False
+) -> Callable[..., None]:
     """A command from a function that makes a `GivenConfig`'s values: its own options, then those of `generate`.
 
+    other: does the same in another way, where it says that it did, by all values and what the function made of its own.
     The function gives name and help. `resize`, `keep`, `method`, `weight` and `error` are added to every command.
     """
     extra: dict[str, tuple[Any, Any]] = {
@@ -41,6 +44,8 @@ def given_command(task: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     }  # fmt: skip
 
     def run(values: dict[str, Any], given: dict[str, Any]) -> None:
+        if other(values, given):
+            return
         given |= {name: values[name] for name in ("resize", "keep", "method", "weight", "error")}
         run_request(values["out"] or default_out(given), values, {"given": given})
 

@@ -79,6 +79,8 @@ def describe(item: Inspection) -> Iterator[str]:
     shown = [k for k in item.config if k not in item.assumed and (not item.parts or k in _general(item))]
     if shown:
         yield f"  config      {_values({k: item.config[k] for k in shown})}"
+    if isinstance(item.config.get("distilled"), dict):
+        yield f"  distilled   {_distilled(item.config['distilled'])}"
     for key, why in item.assumed.items():
         yield f"  assumed     {key}: {why}"
     for key, why in item.unknown.items():
@@ -88,6 +90,14 @@ def describe(item: Inspection) -> Iterator[str]:
     elif item.format is None and not item.parts:
         yield f"  names       {_counts(item.groups)}"
     yield from _advice(item)
+
+
+def _distilled(values: Mapping[str, Any]) -> str:
+    """What a model was distilled for, in words."""
+    from kinolab.config import load_config
+    from kinolab.models.distilled import DistilledConfig
+
+    return str(load_config(DistilledConfig, values, name="distilled"))
 
 
 def _adapter(found: AdapterFacts) -> Iterator[str]:

@@ -366,6 +366,15 @@ def whole_numbers(text: str | None, option: str) -> list[int]:
         raise InputError(f"{option} {text!r}: expected whole numbers with commas between, such as 0,8,-1") from None
 
 
+def pairs_of(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+    """`name=folder` of each use of an option."""
+    found = [text.partition("=") for text in texts or []]
+    for (name, sign, folder), text in zip(found, texts or [], strict=True):
+        if not (name and sign and folder):
+            raise InputError(f"{option} {text}: expected two things around a =, such as sr=runs/sr or 0.5=runs/clean")
+    return [(name, folder) for name, _, folder in found]
+
+
 def check_out(out: Path | None, videos: Path | None = None, kind: str = "JSON") -> None:
     """Refuse places that can't be written before anything is computed."""
     if out is not None and out.is_dir():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kinolab.cli.options import common, show, watch
+from kinolab.cli.options import common, pairs_of, show, watch
 
 if TYPE_CHECKING:
     from kinolab.contracts.events import Events
@@ -75,9 +75,9 @@ def pack(
 
     from kinolab.models.packing import pack as run
 
-    experts = {_fraction(until): folder for until, folder in _pairs("--expert", expert)}
-    stages = dict(_pairs("--stage", stage))
-    kept, controls = _pairs("--beside", beside), _pairs("--control", control)
+    experts = {_fraction(until): folder for until, folder in pairs_of("--expert", expert)}
+    stages = dict(pairs_of("--stage", stage))
+    kept, controls = pairs_of("--beside", beside), pairs_of("--control", control)
     with watch("packing") as events:
         packed = run(
             model, out, autoencoder=autoencoder, dtype=getattr(torch, stored), experts=experts, stages=stages,
@@ -111,17 +111,6 @@ def _adapting(
         return whole
 
     return adapt
-
-
-def _pairs(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
-    """`name=folder` of each use of an option."""
-    from kinolab.errors import InputError
-
-    found = [text.partition("=") for text in texts or []]
-    for (name, sign, folder), text in zip(found, texts or [], strict=True):
-        if not (name and sign and folder):
-            raise InputError(f"{option} {text}: expected two things around a =, such as sr=runs/sr or 0.5=runs/clean")
-    return [(name, folder) for name, _, folder in found]
 
 
 def _fraction(text: str) -> float:

@@ -104,9 +104,9 @@ class LowResolution(FieldCondition[LowClip]):
 
     def _low(self, example: Example, clip: Tensor) -> Tensor:
         """An example's clip (3, T, H, W) at low resolution and its own size, (3, t, H, W)."""
-        crop, n = crop_of(example), self.config.frames_factor
-        whole = (clip if crop is None else crop.whole.to(clip.device))[:, ::n]
-        low = lowered(whole, self.config.factor, self.config.filter)
+        crop = crop_of(example)
+        whole = clip if crop is None else crop.whole.to(clip.device)
+        low = _enlarged(low_clip(whole, self.config), (whole.shape[2], whole.shape[3]))
         return low if crop is None else crop.cut(low)
 
     def _held(self, clip: Tensor, frames: int) -> Tensor:
@@ -121,15 +121,18 @@ class LowResolution(FieldCondition[LowClip]):
         return held
 
 
-def lowered(clip: Tensor, factor: int, filter: Filter) -> Tensor:
-    """A clip (3, T, H, W) shrunk, and enlarged to its size again by linear interpolation."""
-    size = (clip.shape[2], clip.shape[3])
-    if factor == 1:
-        return clip
-    height, width = (max(1, side // factor) for side in size)
-    return enlarge(shrink(clip[None], (height, width), filter), size)[0]
+def low_clip(clip: Tensor, config: LowResolutionConfig) -> Tensor:
+    """What a model is given to make a clip (3, T, H, W) of: fewer frames, shrunk, (3, t, h, w)."""
+    frames, size = clip[:, :: config.frames_factor], (clip.shape[2], clip.shape[3])
+    _, small = config.input_shape(1, size)
+    return frames if small == size else shrink(frames[None], small, config.filter)[0]
 
 
 def shrunk(clip: Tensor, factor: int) -> Tensor:
     """A clip (3, T, H, W) shrunk by averages over squares and enlarged to its size again, by linear interpolation."""
-    return lowered(clip, factor, "area")
+    return _enlarged(low_clip(clip, LowResolutionConfig(factor=factor)), (clip.shape[2], clip.shape[3]))
+
+
+def _enlarged(clip: Tensor, size: tuple[int, int]) -> Tensor:
+    """A clip (3, T, h, w) at another size."""
+    return clip if tuple(clip.shape[2:]) == size else enlarge(clip[None], size)[0]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from kinolab.contracts.causal import KeptFrames
 from kinolab.contracts.reach import Reach
 
 
@@ -44,7 +45,10 @@ class ForwardOptions:
     number from 0; each of the shape of those tokens.
     image_only: (B, T) bool, frames that layers over time leave as an image model makes them; none = no frame.
     strength: what the contributions of control networks are multiplied by, by their ports; none = as their configs say.
+    text_beside: frames beside which text weighs as it does in an attention that it shares with pictures; none = as they
+    come (`kinolab.methods.text_balance`).
     reach_beside: whether the reach is that of networks beside the denoiser too, which otherwise keep their own.
+    kept: keys and values of the frames before this call's, of a block-causal reach; none = the call begins a clip.
     """
 
     reach: Reach | None = None
@@ -53,10 +57,13 @@ class ForwardOptions:
     image_only: Tensor | None = None
     strength: Mapping[str, float] | None = None
     reach_beside: bool = False
+    kept: KeptFrames | None = None
+    text_beside: int | None = None
 
     def of(self, branches: tuple[str, ...]) -> ForwardOptions:
         """The options of a call whose batch holds the rows of these branches, one after the other."""
-        return self if self.cache is None else replace(self, cache=self.cache.of(branches))
+        told = self if self.kept is None else replace(self, kept=self.kept.of(branches))
+        return told if self.cache is None else replace(told, cache=self.cache.of(branches))
 
 
 AS_TRAINED = ForwardOptions()

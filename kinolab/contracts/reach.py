@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kinolab.contracts.causal import BlockCausal
 from kinolab.errors import InputError
 
 ReachName = Literal["own", "first", "first_previous", "all", "first_last"]
@@ -21,6 +22,7 @@ class Reach:
 
     own: as an image model; first: the clip's first frame alone; first_previous: that and the one before (Wu et al.
     2023, Tune-A-Video); all: every frame; first_last: the two ends. A frame reads its own only where its list holds it.
+    Of a block-causal rule (`kinolab.contracts.causal`) every frame reads its own block and blocks before it.
 
     >>> Reach("first_previous").lists(3)
     ((0, 0), (0, 0), (0, 1))
@@ -29,13 +31,15 @@ class Reach:
         InputError: for an unknown name, and for lists that are empty or name a frame that is not there.
     """
 
-    frames: ReachName | Lists
+    frames: ReachName | Lists | BlockCausal
 
     def __post_init__(self) -> None:
         if isinstance(self.frames, str):
             if self.frames not in get_args(ReachName):
                 known = ", ".join(get_args(ReachName))
                 raise InputError(f"reach: expected {known}, or a list of frames per frame, got {self.frames!r}")
+            return
+        if isinstance(self.frames, BlockCausal):
             return
         count = len(self.frames)
         for frame, read in enumerate(self.frames):
@@ -50,6 +54,8 @@ class Reach:
         Raises:
             InputError: where the lists are those of another number of frames.
         """
+        if isinstance(self.frames, BlockCausal):
+            return self.frames.lists(count)
         if not isinstance(self.frames, str):
             if len(self.frames) != count:
                 raise InputError(

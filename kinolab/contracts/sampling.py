@@ -57,9 +57,19 @@ def guidance_values(own: Mapping[str, Any], asked: Any, *, told: bool) -> dict[s
     if "scale" in given or given.get("frames") or given.get("scales"):  # in place of the model's own way
         own = {**own, **WAYS}
     settled = {**own, **given}
+    between = own.get("oscillate")  # goes between the model's own scale and a lower one
+    if between and "oscillate" not in given and (settled["scale"] < between["low"] or _other_way(settled)):
+        settled["oscillate"] = None
     # Of other conditions than a prompt it is known only when the run is made (`kinolab.methods.Guidance.check`).
     off = "scale" not in given and not told and not settled.get("of")
-    return {**settled, "scale": 1.0} if off else settled
+    if not off:
+        return settled
+    return {**settled, "scale": 1.0, **({"oscillate": None} if "oscillate" in settled else {})}
+
+
+def _other_way(settled: Mapping[str, Any]) -> bool:
+    """Whether guidance's fields say how far by another field than scale."""
+    return bool(settled.get("frames") or settled.get("scales"))
 
 
 def cache_values(asked: Any) -> dict[str, Any] | None:

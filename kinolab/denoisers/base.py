@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from kinolab.contracts.causal import BlockCausal, Plan
 from kinolab.contracts.conditions import Conditions as Conditions
 from kinolab.contracts.conditions import Port, check_conditions
 from kinolab.contracts.options import ForwardOptions
@@ -58,6 +59,15 @@ class DenoiserSpec:
         return 0 if only else self.num_classes
 
 
+def told_frames(t: Tensor, conditions: Conditions, told: Callable[[Tensor, Conditions], Tensor]) -> Tensor:
+    """What `told` makes of times (B,) and the vectors of conditions, (B, 1, D); of times (B, T), (B, T, D)."""
+    if t.ndim == 1:
+        return told(t, conditions)
+    vectors = {name: value for name, value in conditions.items() if value.kind == "vector"}
+    rows = Conditions.of(vectors, conditions.nulls).map(lambda v: v.repeat_interleave(t.shape[1], 0))
+    return told(t.flatten(), rows).view(*t.shape, -1)
+
+
 def run_blocks(
     x: Tensor, options: ForwardOptions | None, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]
 ) -> Tensor:
@@ -103,8 +113,33 @@ class Denoiser(nn.Module):
     """Which frames a frame's self-attention reads as trained; none = it can't be told to read others."""
     controls: tuple[str, ...] = ()
     """The ports of control networks beside it, whose strength a run may set."""
+    balances_text: bool = False
+    """Whether pictures and text share an attention, so that a run may say how much text weighs in it."""
     unlisted: Reach | None = None
     """Which it reads where it is given no lists; none = the same."""
+
+    def check_causal(self) -> None:
+        """Raises InputError where its frames can't read block-causally: what it is and what would do."""
+        raise InputError(
+            f"{type(self).__name__} has no block-causal form: expected a transformer whose layers over time are "
+            "attention alone: latte, mmdit or vdt"
+        )
+
+    def plan(self, frames: int, options: ForwardOptions | None) -> Plan | None:
+        """What the blocks of a call of so many frames read, where its reach is block-causal; none = it is another.
+
+        Raises:
+            InputError: where this denoiser has no block-causal form.
+        """
+        asked = None if options is None or options.reach is None else options.reach.frames
+        if options is None or not isinstance(asked, BlockCausal):
+            return None
+        self.check_causal()
+        if options.text_beside is not None:
+            raise InputError("the text of a stream weighs as it did in training: leave text_beside out")
+        if options.cache is not None:
+            raise InputError("a step cache leaves blocks out, whose keys later frames read: leave it out of a stream")
+        return asked.plan(frames, options.kept)
 
     def token_frames(self, frames: int) -> int:
         """How many frames of tokens so many latent frames make."""
@@ -117,6 +152,8 @@ class Denoiser(nn.Module):
             InputError: where another reach is asked for and the denoiser has none to change, or of other frames.
         """
         asked, unlisted = None if options is None else options.reach, self.unlisted or self.reach
+        if asked is not None and isinstance(asked.frames, BlockCausal):
+            return None  # told to every attention over time as a `plan`
         if asked is not None and self.reach is None:
             raise InputError("this denoiser's frames read what they were trained to read: leave reach out")
         reach = asked or self.reach
@@ -146,7 +183,8 @@ class Denoiser(nn.Module):
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W).
 
-        `options` is what the run asks for; none = as trained.
+        `options` is what the run asks for; none = as trained. With a block-causal reach every frame may have a time of
+        its own, t (B, T).
         """
         raise NotImplementedError
 
@@ -165,12 +203,18 @@ class Denoiser(nn.Module):
         alone = self.reach == Reach("own")
         return alone and not any(self.models_time(name) for name, _ in self.named_parameters())
 
-    def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions) -> None:
-        """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take."""
+    def check_inputs(self, z: Tensor, t: Tensor, conditions: Conditions, *, framewise: bool = False) -> None:
+        """Raises InputError where shapes are wrong or a condition is given that this denoiser can't take.
+
+        framewise: whether each frame may have a time of its own.
+        """
         if conditions.image_frames and not self.spec.joint_images:
             raise InputError("this denoiser was built without joint images: leave image_frames 0")
         if z.ndim != 5 or z.shape[1] != self.spec.channels:
             raise InputError(f"expected latents (B, {self.spec.channels}, T, H, W), got {tuple(z.shape)}")
+        if framewise and t.shape == (z.shape[0], z.shape[2]):
+            check_conditions(conditions, self.spec.ports, z.shape)
+            return
         if t.shape != z.shape[:1]:
             raise InputError(f"expected one time per sample, shape ({z.shape[0]},), got {tuple(t.shape)}")
         check_conditions(conditions, self.spec.ports, z.shape)

@@ -124,12 +124,16 @@ class DiT(Denoiser):
         if config.num_classes:
             self.y_embedder = LabelEmbedder(config.num_classes, config.hidden_size)
         self.ports = ConditionPorts(config.vectors, config.fields, config.hidden_size, config.patch_size)
-        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
-        self.final_layer = FinalLayer(config)
+        self._add_blocks()
         h, w = (side // config.patch_size for side in config.latent_size)
         self.grid = (h, w)
         self.register_buffer("pos_embed", sincos_2d(torch.arange(h), torch.arange(w), config.hidden_size)[None])
         self.reset_parameters()
+
+    def _add_blocks(self) -> None:
+        """The blocks and the layer behind them."""
+        self.blocks = nn.ModuleList(DiTBlock(self.config) for _ in range(self.config.depth))
+        self.final_layer = FinalLayer(self.config)
 
     def reset_parameters(self) -> None:
         """Xavier for linear layers, every block the identity, the output zero (section 3.2)."""
@@ -143,16 +147,25 @@ class DiT(Denoiser):
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
         self.check_inputs(z, t, conditions)
+        x, c, lists = self.prepared(z, t, conditions, options)
+        added, p = self.residuals(options), self.config.patch_size
+        x = run_blocks(x, options, lambda x: self._blocks(x, c, lists, added), lambda x: self._modulated(x, c))
+        return unpatchify(self.final_layer(x, c), (z.shape[3] // p, z.shape[4] // p), p)
+
+    def prepared(
+        self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None
+    ) -> tuple[Tensor, Tensor, Lists | None]:
+        """What the blocks begin with: tokens (B, T, S, D), condition (B, 1, D), which frames each reads.
+
+        Raises:
+            InputError: for sides that are no multiples of the patch.
+        """
         p = self.config.patch_size
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
-        grid = (z.shape[3] // p, z.shape[4] // p)
         x = self.ports.add_fields(self.x_embedder(z), conditions)
-        x = x + place_embedding(self.pos_embed, self.grid, grid, p).to(x.dtype)
-        c, lists = self._condition(t, conditions), self.reach_lists(x.shape[1], options)
-        added = self.residuals(options)
-        x = run_blocks(x, options, lambda x: self._blocks(x, c, lists, added), lambda x: self._modulated(x, c))
-        return unpatchify(self.final_layer(x, c), grid, p)
+        x = x + place_embedding(self.pos_embed, self.grid, (z.shape[3] // p, z.shape[4] // p), p).to(x.dtype)
+        return x, self._condition(t, conditions), self.reach_lists(x.shape[1], options)
 
     def _blocks(self, x: Tensor, c: Tensor, lists: Lists | None, added: Mapping[int, Tensor]) -> Tensor:
         for i, block in enumerate(self.blocks):

@@ -77,7 +77,7 @@ class ImagenVideo(Unet):
     def __init__(self, config: ImagenVideoConfig) -> None:
         super().__init__(config)
         if not config.spatial_attention:
-            self.reach = None  # no frame reads places, so a run can't say of which frames
+            self.reach = None  # type: ignore[assignment]  # no frame reads places, so a run can't say of which frames
 
     def slots(self) -> Slots:
         """Attention or convolutions over time."""

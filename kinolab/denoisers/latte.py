@@ -19,9 +19,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kinolab.contracts.causal import Plan
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach, ReachName
-from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks, told_frames
 from kinolab.errors import InputError
 from kinolab.layers.attention import (
     Attention,
@@ -31,6 +32,7 @@ from kinolab.layers.attention import (
     spatial_attention,
     temporal_attention,
 )
+from kinolab.layers.causal import CausalTurns, causal_attention, causal_temporal_attention
 from kinolab.layers.embeddings import (
     FixedTables,
     LabelEmbedder,
@@ -156,7 +158,8 @@ class Context:
 
     text: (B, L, D) prompt tokens, or (B, 1 + image_frames, L, D) with a prompt for each image; text_mask: the same
     without D; rotary: (cos, sin), each (T, d); image_frames: how many of the last frames are single images; lists:
-    which frames each frame's attention in space reads, none = its own.
+    which frames each frame's attention in space reads, none = its own; plan: which frames blocks read in time, none =
+    all, with `turns` the positions of these.
     """
 
     text: Tensor | None
@@ -164,6 +167,15 @@ class Context:
     rotary: tuple[Tensor, Tensor] | None
     image_frames: int
     lists: Lists | None = None
+    plan: Plan | None = None
+    turns: CausalTurns | None = None
+
+
+def over_time(attention: Attention, x: Tensor, context: Context) -> Tensor:
+    """Attention over the frames at each place: (B, T, S, D) -> (B, T, S, D)."""
+    if context.plan is not None:
+        return causal_temporal_attention(attention, x, context.plan, context.turns)
+    return temporal_attention(attention, x, context.rotary)
 
 
 def split_frames(x: Tensor, image_frames: int) -> tuple[Tensor, Tensor]:
@@ -188,7 +200,13 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
         within = attend(q_s.flatten(0, 1), k_s.flatten(0, 1), v_s.flatten(0, 1)).unflatten(0, (B, T))
     else:
         within = attend_frames(q_s, k_s, v_s, context.lists)
-    over = attend(q_t, k_t, v_t, context.rotary).unflatten(0, (B, S)).transpose(1, 2)  # (B, T', S, D / 2)
+    if context.plan is None:
+        over = attend(q_t, k_t, v_t, context.rotary)
+    else:
+        # (B * S, T, 1, N / 2, d): every place is a clip of one token per frame
+        q_t, k_t, v_t = (a[:, :, None] for a in (q_t, k_t, v_t))
+        over = causal_attention(attention, q_t, k_t, v_t, context.plan, context.turns, None)[0].squeeze(2)
+    over = over.unflatten(0, (B, S)).transpose(1, 2)  # (B, T', S, D / 2)
     if images:
         # A softmax over one key is 1.
         over = torch.cat([over, v[:, T - images :, :, half:].flatten(-2)], dim=1)
@@ -257,7 +275,7 @@ class LatteBlock(nn.Module):
         parts = [None] * 9 if m is None else list(m.unbind(0))
         h = _norm(self.norm1, x, parts[0], parts[1])
         if self.role == "temporal":
-            h = temporal_attention(self.attn, h, context.rotary)
+            h = over_time(self.attn, h, context)
         elif self.role == "split":
             h = split_attention(self.attn, h, context)
         else:
@@ -275,7 +293,7 @@ class LatteBlock(nn.Module):
         if not video.shape[1]:
             return x
         shift, scale, gate = (p if p is None else p[:, : video.shape[1]] for p in parts)
-        h = temporal_attention(self.attn_temp, _norm(self.norm_temp, video, shift, scale), context.rotary)
+        h = over_time(self.attn_temp, _norm(self.norm_temp, video, shift, scale), context)
         video = _add(video, gate, h)
         return torch.cat([video, images], dim=1) if context.image_frames else video
 
@@ -348,14 +366,23 @@ class Latte(FixedTables, Denoiser):
         """DiT's initialisation: Xavier for linear layers, every block the identity, the output zero."""
         initialize_transformer(self)
 
+    def check_causal(self) -> None:
+        """Raises InputError for tubelets."""
+        if self.config.temporal_patch > 1:
+            raise InputError("tubelets (temporal_patch above 1) have no block-causal form: use temporal_patch 1")
+
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
-        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).
+        """z (B, C, T, H, W), t (B,), or (B, T) with a block-causal reach, conditions -> prediction (B, C or 2C, T, H,
+        W).
 
         Raises:
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
-        self.check_inputs(z, t, conditions)
+        plan = self.plan(z.shape[2], options)
+        self.check_inputs(z, t, conditions, framewise=plan is not None)
         image_frames = conditions.image_frames
+        if plan is not None and image_frames:
+            raise InputError("single images beside a clip are no part of a stream: leave image_frames 0")
         self._check_frames(z, image_frames)
         p = self.config.patch_size
         grid = (z.shape[3] // p, z.shape[4] // p)
@@ -370,7 +397,7 @@ class Latte(FixedTables, Denoiser):
             tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)  # (B, T, parts, D)
             x = torch.cat([x, tokens.to(x.dtype)], dim=2)  # (B, T, S + parts, D)
         lists = self.reach_lists(frames, options)
-        context = self._context(conditions, len(t), frames, image_frames, lists)
+        context = self._context(conditions, len(t), frames, image_frames, lists, plan)
         added = self.residuals(options)
         x = run_blocks(
             x, options, lambda x: self._blocks(x, c, shared, context, added), lambda x: self._modulated(x, c, shared)
@@ -383,7 +410,7 @@ class Latte(FixedTables, Denoiser):
     ) -> Tensor:
         for i, block in enumerate(self.blocks):
             if i == self.first_temporal and self.config.temporal_position == "absolute":
-                x = self._add_frame_embedding(x, context.image_frames)
+                x = self._add_frame_embedding(x, context)
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, c, shared, context, use_reentrant=False)
             else:
@@ -424,7 +451,7 @@ class Latte(FixedTables, Denoiser):
     def _condition_parts(self, t: Tensor, conditions: Conditions, frames: int, images: int) -> list[Tensor]:
         """Embeddings of time and other vectors, label, pooled prompt: (B, 1, D), or (B, T, D) where frames differ."""
         B = t.shape[0]
-        parts = [self.ports.add_vectors(self.t_embedder(t), conditions)[:, None]]
+        parts = [told_frames(t, conditions, lambda t, c: self.ports.add_vectors(self.t_embedder(t), c)[:, None])]
         if self.config.num_classes:
             label, null = conditions.label, conditions.null_of("label")
             if label is None:
@@ -433,13 +460,19 @@ class Latte(FixedTables, Denoiser):
         if self.config.pooled_dim:
             pooled, null = conditions.pooled, conditions.null_of("pooled")
             if pooled is None:
-                pooled, null = self.pooled_embedder.null.expand(B, -1), torch.ones_like(t, dtype=torch.bool)
+                pooled, null = self.pooled_embedder.null.expand(B, -1), t.new_ones(B, dtype=torch.bool)
             rank = pooled.ndim - 1
             parts.append(_per_frame(self.pooled_embedder(pooled, _fit(null, rank)), rank, frames, images))
         return parts
 
     def _context(
-        self, conditions: Conditions, batch: int, frames: int, image_frames: int, lists: Lists | None
+        self,
+        conditions: Conditions,
+        batch: int,
+        frames: int,
+        image_frames: int,
+        lists: Lists | None,
+        plan: Plan | None,
     ) -> Context:
         """Prompt tokens and rotary tables for the blocks."""
         text = mask = rotary = None
@@ -448,6 +481,8 @@ class Latte(FixedTables, Denoiser):
             if text is None:
                 text, mask, null = self.text_embedder.null.expand(batch, 1, -1), None, None
             text, mask = self.text_embedder(text, mask, _fit(null, text.ndim - 2))
+        if plan is not None:
+            return Context(text, mask, None, 0, None, plan, self._turns())
         if self.config.temporal_position == "rotary":
             positions = frame_positions(frames - image_frames, self.length, self.config.temporal_patch)
             cos, sin = rotary_table(positions, self.config.hidden_size // self.config.num_heads)
@@ -456,8 +491,23 @@ class Latte(FixedTables, Denoiser):
             raise InputError("reach: single images beside a clip read their own tokens alone: leave it out")
         return Context(text, mask, rotary, image_frames, lists)
 
-    def _add_frame_embedding(self, x: Tensor, image_frames: int) -> Tensor:
-        """Add the table of frame positions to the video's tokens (B, T, S, D); single images have no position."""
+    def _turns(self) -> CausalTurns | None:
+        """Rotary positions of the frames that blocks of a stream read, where there are some."""
+        if self.config.temporal_position != "rotary":
+            return None
+
+        def table(times: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+            positions = torch.tensor(times, dtype=torch.float64, device=self.pos_embed.device)
+            return rotary_table(positions, self.config.hidden_size // self.config.num_heads)
+
+        return CausalTurns(table, self.length)
+
+    def _add_frame_embedding(self, x: Tensor, context: Context) -> Tensor:
+        """Add the table of frame positions to the video's tokens (B, T, S, D); single images have no position, and
+        those of a stream roll through the table."""
+        image_frames = context.image_frames
+        if context.plan is not None:
+            return x + self.temp_embed[:, list(context.plan.places(self.length)), None]
         video, images = split_frames(x, image_frames)
         if video.shape[1] == self.length:
             table = self.temp_embed

@@ -22,8 +22,13 @@ model acts on one frame: its time is 0, which rotary attention leaves as it is a
 
 The image model and its extension stand side by side here, which makes the file longer than most.
 
+With a block-causal reach (`kinolab.contracts.causal`) the attention over all frames is that of each block over itself
+and the past, and every block has a text stream of its own, which reads what the block reads: one text of the whole clip
+would carry later frames to earlier ones. A single block is the model as it was trained.
+
 Shapes: B batch, C channels, T frames (after pairing), S tokens per frame, L text tokens, F sequences that attend apart
-(T in 2d, 1 in 3d), D width. Tokens are (B, T, S, D), text (B, F, L, D), conditions (B, 1, D).
+(T in 2d, 1 in 3d, blocks where they are causal), D width. Tokens are (B, T, S, D), text (B, F, L, D), conditions
+(B, 1, D), or (B, T, D) where frames have times of their own.
 """
 
 from __future__ import annotations
@@ -38,11 +43,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kinolab.contracts.causal import Plan
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach, ReachName
-from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, DenoiserSpec, NullPromptDenoiser, run_blocks
+from kinolab.denoisers.base import (
+    BaseDenoiserConfig,
+    Conditions,
+    DenoiserSpec,
+    NullPromptDenoiser,
+    run_blocks,
+    told_frames,
+)
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, Beside, attend, attend_frames
+from kinolab.layers.causal import CausalTurns, TextOfBlocks, causal_attention, causal_self_attention
 from kinolab.layers.embeddings import (
     FixedTables,
     LabelEmbedder,
@@ -176,7 +190,10 @@ class Context:
     sequences: F; allowed: (B * F, tokens + L), which tokens of a sequence and its text may be attended to, none = all;
     rotary: positions of a sequence's tokens, joint_rotary: the same with the text's after them, which are not turned;
     global_rotary: positions of all T * S tokens; lists: which frames each frame's tokens read, none = those of their
-    sequence; text_allowed: (B, L), which text tokens are there, none = all.
+    sequence; text_allowed: (B, L), which text tokens are there, none = all; plan: what blocks of frames read where all
+    frames are one sequence, and global_plan in the attention beside that of frames, none = everything, with `turns` the
+    positions of that; text_frames: the frames (F,) whose conditions the texts of blocks have; text_beside: frames
+    beside which text weighs as it does (`ForwardOptions`).
     """
 
     sequences: int
@@ -186,6 +203,11 @@ class Context:
     global_rotary: Rotary | None
     lists: Lists | None = None
     text_allowed: Tensor | None = None
+    plan: Plan | None = None
+    global_plan: Plan | None = None
+    turns: CausalTurns | None = None
+    text_frames: tuple[int, ...] | None = None
+    text_beside: int | None = None
 
 
 def joint_attention(
@@ -195,12 +217,18 @@ def joint_attention(
 
     x (B, T, S, D), text (B, F, L, D) -> (B, T, S, D), and the text's heads (B, F, L, D), not projected.
     """
+    if context.plan is not None:
+        q, k, v = of_x.project(x)
+        told = TextOfBlocks(*of_text.project(text), context.text_allowed)
+        heads, of_texts = causal_attention(of_x, q, k, v, context.plan, context.turns, told)
+        assert of_texts is not None
+        return of_x.proj(heads), of_texts
     if context.lists is not None:
         return reaching_attention(of_x, x, of_text, text, context)
     # (B * F, S', N, d): F sequences of S' = T * S / F
     own = of_x.project(x.reshape(len(x) * context.sequences, -1, x.shape[-1]))
-    told = of_text.project(text.flatten(0, 1))  # (B * F, L, N, d)
-    q, k, v = (torch.cat(pair, dim=1) for pair in zip(own, told, strict=True))
+    with_text = of_text.project(text.flatten(0, 1))  # (B * F, L, N, d)
+    q, k, v = (torch.cat(pair, dim=1) for pair in zip(own, with_text, strict=True))
     # (B * F, S' + L, N * d)
     heads = attend(q, k, v, context.joint_rotary, context.allowed)
     tokens = own[0].shape[1]
@@ -220,13 +248,14 @@ def reaching_attention(
     q, k = turned(q, context), turned(k, context)
     text_q, text_k, text_v = of_text.project(text)  # (B, F, L, N, d)
     allowed = None if context.text_allowed is None else context.text_allowed[:, None].expand(-1, text.shape[1], -1)
-    beside = Beside(text_k, text_v, allowed)
+    beside = Beside(text_k, text_v, allowed, context.text_beside)
     S = x.shape[2]
     if apart:
         heads = attend_frames(torch.cat([q, text_q], 2), k, v, lists, beside)
         return of_x.proj(heads[:, :, :S]), heads[:, :, S:]
     # The tokens of all frames are one frame (B, 1, T * S, N, d), which the text reads as its own.
-    told = attend_frames(text_q, k.flatten(1, 2)[:, None], v.flatten(1, 2)[:, None], ((0,),), beside)
+    keys, values = (a.flatten(1, 2)[:, None] for a in (k, v))
+    told = attend_frames(text_q, keys, values, ((0,),), replace(beside, frames=None))
     return of_x.proj(attend_frames(q, k, v, lists, beside)), told
 
 
@@ -242,6 +271,8 @@ def turned(a: Tensor, context: Context) -> Tensor:
 
 def frame_attention(attention: Attention, x: Tensor, context: Context) -> Tensor:
     """Attention of each frame's tokens over those that it reads, without text: (B, T, S, D) -> (B, T, S, D)."""
+    if context.plan is not None:
+        return causal_self_attention(attention, x, context.plan, context.turns)
     if context.lists is None:
         return self_attention(attention, x, context.sequences, context.rotary)
     q, k, v = attention.project(x)
@@ -251,6 +282,11 @@ def frame_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
 def self_attention(attention: Attention, x: Tensor, sequences: int, rotary: Rotary | None) -> Tensor:
     """Attention within each of `sequences` equal parts of a clip's tokens: (B, T, S, D) -> (B, T, S, D)."""
     return attention(x.reshape(len(x) * sequences, -1, x.shape[-1]), rotary).view_as(x)
+
+
+def of_frames(c: Tensor, frames: tuple[int, ...]) -> Tensor:
+    """The conditions of some frames, (B, T, D) -> (B, F, D); those of all frames (B, 1, D) as they are."""
+    return c if c.shape[1] == 1 else c[:, list(frames)]
 
 
 class TextBlock(nn.Module):
@@ -313,11 +349,13 @@ class JointBlock(nn.Module):
             update = frame_attention(video.attn, h, context)
         else:
             of_text = self.context_block
-            n = of_text.adaLN_modulation(c)
+            n = of_text.adaLN_modulation(c if context.text_frames is None else of_frames(c, context.text_frames))
             g = modulate(of_text.norm1(text), n[0], n[1])
             update, heads = joint_attention(video.attn, h, of_text.attn, g, context)
             text = of_text.finish(text, heads, n)
-        if video.over_all:
+        if context.global_plan is not None:
+            update = update + causal_self_attention(video.attn_global, h, context.global_plan, context.turns)
+        elif video.over_all:
             update = update + self_attention(video.attn_global, h, 1, context.global_rotary)
         x = gated_add(x, m[2], update)
         if video.dual:
@@ -353,6 +391,7 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         D, C, p = config.hidden_size, config.in_channels, config.patch_size
         self.unlisted = Reach("all" if config.attention == "3d" else "own")
         self.reach = self.unlisted if config.reach == "own" else Reach(config.reach)
+        self.balances_text = bool(config.text_dim)
         self.spec = DenoiserSpec(
             C,
             False,
@@ -466,13 +505,23 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         mine = ("attn_global.", "pair_embedder.", "pair_linear.", "temporal_scale", "fps_embedder.")
         return any(part in name for part in mine)
 
+    def check_causal(self) -> None:
+        """Raises InputError for pairs of frames, and where nothing goes over time."""
+        if self.config.temporal_patch == 2:
+            raise InputError("pairs of frames (temporal_patch 2) have no block-causal form: use temporal_patch 1")
+        if self.config.attention == "2d":
+            raise InputError("with attention 2d no frame reads another, and there is no past to read: use 3d or 2d+3d")
+        if self.reach != self.unlisted:
+            raise InputError(f"reach {self.config.reach}: its frames read others than their own: leave reach out")
+
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
-        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C, T, H, W).
+        """z (B, C, T, H, W), t (B,), or (B, T) with a block-causal reach, conditions -> prediction (B, C, T, H, W).
 
         Raises:
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
-        self.check_inputs(z, t, conditions)
+        plan = self.plan(z.shape[2], options)
+        self.check_inputs(z, t, conditions, framewise=plan is not None)
         x, text, c, context = self.prepared(z, t, conditions, options)
         added = self.residuals(options)
         x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
@@ -491,16 +540,26 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
-        times = self._times(self.config.token_frames(z.shape[2]))
+        plan = self.plan(z.shape[2], options)
+        if plan is None:
+            times = self._times(self.config.token_frames(z.shape[2]))
+        else:  # the table that is added to the tokens rolls
+            times = torch.tensor(plan.places(self.length), dtype=torch.float64)
         # Both residual streams keep their float32 under autocast.
         x = self.ports.add_fields(self._embed(z), conditions).to(z.dtype) + self._positions(grid, times)
-        c = self._condition(t, conditions)
+        c = told_frames(t, conditions, self._condition)
         text, mask = self._prompt(conditions, len(t))
         context = replace(
-            self._context(x, text, mask, times, grid), lists=self.reach_lists(x.shape[1], options), text_allowed=mask
+            self._context(x, text, mask, times, grid),
+            lists=self.reach_lists(x.shape[1], options),
+            text_allowed=mask,
+            text_beside=None if options is None else options.text_beside,
         )
+        if plan is not None:
+            context = self._causal(context, plan, grid)
         if text is not None:
-            text = text[:, None].expand(-1, context.sequences, -1, -1)  # (B, F, L, D)
+            texts = context.sequences if context.text_frames is None else len(context.text_frames)
+            text = text[:, None].expand(-1, texts, -1, -1)  # (B, F, L, D)
         return x, text, c, context
 
     def _blocks(
@@ -541,6 +600,21 @@ class Mmdit(FixedTables, NullPromptDenoiser):
             return torch.arange(frames, dtype=torch.float64)
         return frame_positions(frames, self.length, self.config.temporal_patch)
 
+    def _causal(self, context: Context, plan: Plan, grid: tuple[int, int]) -> Context:
+        """The context of a causal clip: with what blocks read, the positions of that, and a text for each block."""
+        whole, turns = self.config.attention == "3d", None
+        if self.config.temporal_position == "rotary" or (whole and self.config.spatial_position == "rotary"):
+
+            def table(times: tuple[int, ...]) -> Rotary:
+                made = self._rotary(torch.tensor(times, dtype=torch.float64), grid, still=False)
+                assert made is not None
+                return made
+
+            turns = CausalTurns(table, self.length)
+        if not whole:
+            return replace(context, global_plan=plan, turns=turns)
+        return replace(context, plan=plan, turns=turns, text_frames=tuple(block.own[0] for block in plan.blocks))
+
     def _positions(self, grid: tuple[int, int], times: Tensor) -> Tensor:
         """What is added to the tokens to tell their places and frames: (1, 1 or T, S or 1, D), or zero."""
         positions = torch.zeros((), device=self.x_embedder.proj.weight.device)
@@ -564,8 +638,9 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         top, left = (rows - h) // 2, (columns - w) // 2
         return self.pos_embed.unflatten(1, (rows, columns))[:, top : top + h, left : left + w].flatten(1, 2)
 
-    def _rotary(self, times: Tensor, grid: tuple[int, int]) -> Rotary | None:
-        """Rotary positions of the tokens of frames at `times`, none where they would turn nothing.
+    def _rotary(self, times: Tensor, grid: tuple[int, int], still: bool = True) -> Rotary | None:
+        """Rotary positions of the tokens of frames at `times`, none where they would turn nothing; a single frame is
+        taken to be at time 0 where it may be `still`.
 
         Of a head's pairs rows and columns take 3/8 each and time the rest, all of them where a table tells the places.
         """
@@ -573,7 +648,7 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         pairs = config.hidden_size // config.num_heads // 2
         space = 3 * pairs // 8 if config.spatial_position == "rotary" else 0
         time = pairs - 2 * space if config.temporal_position == "rotary" else 0
-        if not space and (not time or len(times) == 1):
+        if not space and (not time or (still and len(times) == 1)):
             return None
         cos, sin = video_rotary_table(times, grid, time, space, 2 * pairs)
         device = self.x_embedder.proj.weight.device

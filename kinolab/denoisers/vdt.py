@@ -9,7 +9,7 @@ A part of the video may be given (section 3.3): `VdtConfig.given` says how the m
 latent, so that any frames, any places and any number of them can be given.
 
 Shapes: B batch, C channels, T frames, S tokens per frame, D width, R mask channels. Tokens are (B, T, S, D), conditions
-(B, 1, D), or (B, S, D) where they differ between places.
+(B, 1, D), or (B, S, D) where they differ between places, or (B, T, D) where frames have times of their own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kinolab.contracts.causal import Plan
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach
-from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks
+from kinolab.denoisers.base import BaseDenoiserConfig, Conditions, Denoiser, DenoiserSpec, run_blocks, told_frames
 from kinolab.errors import InputError
 from kinolab.layers.attention import Attention, CrossAttention, joint_attention, spatial_attention, temporal_attention
+from kinolab.layers.causal import CausalTurns, causal_self_attention, causal_temporal_attention
 from kinolab.layers.embeddings import (
     FixedTables,
     LabelEmbedder,
@@ -133,7 +135,8 @@ class VdtConfig(BaseDenoiserConfig):
 class Context(NamedTuple):
     """What every block is told beside time: tokens (B, L, D) to attend to, their masks (B, L), which tokens of the
     sequence itself (B, T, S) may be attended to in time, which frames each frame reads in space, none = as trained, and
-    of joint attention the positions (T * S, d)."""
+    of joint attention the positions (T * S, d); or what blocks of frames read, and the positions of that. framewise:
+    whether conditions are those of frames, not of places."""
 
     text: Tensor | None = None
     text_mask: Tensor | None = None
@@ -142,6 +145,9 @@ class Context(NamedTuple):
     visible: Tensor | None = None
     lists: Lists | None = None
     rotary: tuple[Tensor, Tensor] | None = None
+    plan: Plan | None = None
+    turns: CausalTurns | None = None
+    framewise: bool = False
 
 
 class VdtBlock(nn.Module):
@@ -171,32 +177,39 @@ class VdtBlock(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, context: Context) -> Tensor:
         """Tokens x (B, T, S, D), condition c (B, 1 or S, D), or modulation (6, B, 1 or S, 1, D) -> (B, T, S, D)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, context.framewise)
         if self.time == "first":
-            x = self._over_time(x, context.visible)
+            x = self._over_time(x, context)
         x = gated_add(x, gate1, self._over_space(modulate(self.norm1(x), shift1, scale1), context))
         if self.time == "last":
-            x = self._over_time(x, context.visible)
+            x = self._over_time(x, context)
         if context.given is not None:
             x = x + self.given_attn(x.flatten(1, 2), context.given, context.given_mask).view_as(x)
         if context.text is not None:
             x = x + self.cross_attn(x.flatten(1, 2), context.text, context.text_mask).view_as(x)
         return gated_add(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
-    def modulation(self, c: Tensor) -> Tensor:
-        """Shift, scale and gate of spatial attention and MLP, (6, B, 1, 1 or S, D); c as in `forward`."""
+    def modulation(self, c: Tensor, framewise: bool = False) -> Tensor:
+        """Shift, scale and gate of spatial attention and MLP, (6, B, 1, 1 or S, D), or (6, B, T, 1, D); c as in
+        `forward`, of places or, `framewise`, of frames."""
         shared = c + self.scale_shift_table[:, None, None, None] if self.single else self.adaLN_modulation(c)
         # A condition per place goes to the places instead of the frames: (6, B, S, 1, D) -> (6, B, 1, S, D).
-        return shared.transpose(2, 3)
+        return shared if framewise else shared.transpose(2, 3)
 
     def _over_space(self, x: Tensor, context: Context) -> Tensor:
+        if self.time == "joint" and context.plan is not None:
+            return causal_self_attention(self.attn, x, context.plan, context.turns)
         if self.time != "joint":
             return spatial_attention(self.attn, x, context.lists)
         assert context.rotary is not None
         return joint_attention(self.attn, x, context.rotary, context.visible, context.lists)
 
-    def _over_time(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        attended = temporal_attention(self.temporal_attn, self.temporal_norm1(x), None, visible)
+    def _over_time(self, x: Tensor, context: Context) -> Tensor:
+        normed = self.temporal_norm1(x)
+        if context.plan is not None:
+            attended = causal_temporal_attention(self.temporal_attn, normed, context.plan)
+        else:
+            attended = temporal_attention(self.temporal_attn, normed, None, context.visible)
         return x + self.temporal_fc(attended)
 
 
@@ -262,27 +275,39 @@ class Vdt(FixedTables, Denoiser):
         """
         initialize_transformer(self)
 
+    def check_causal(self) -> None:
+        """Raises InputError where the given part is told of the whole clip at once."""
+        if self.config.given in ("adaln", "cross_attention", "tokens"):
+            raise InputError(
+                f"given: {self.config.given} tells every frame what is given of later ones, so that there is no "
+                "block-causal form: use channels or mask"
+            )
+
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
-        """z (B, C, T, H, W), t (B,), conditions -> prediction (B, C or 2C, T, H, W).
+        """z (B, C, T, H, W), t (B,), or (B, T) with a block-causal reach, conditions -> prediction (B, C or 2C, T, H,
+        W).
 
         Raises:
             InputError: where a shape is wrong or a condition is given that the model was not built for.
         """
-        self.check_inputs(z, t, conditions)
+        plan = self.plan(z.shape[2], options)
+        self.check_inputs(z, t, conditions, framewise=plan is not None)
         p, frames = self.config.patch_size, z.shape[2]
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
         given, mask = self._given(z, conditions)
         # The tables keep their float32 under autocast, and so the residual stream.
-        positions = place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames)
+        positions = place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames, plan)
         x = self.ports.add_fields(self.x_embedder(self._input(z, given, mask)), conditions) + positions
         c, context = (
-            self._condition(t, conditions),
+            told_frames(t, conditions, self._condition),
             Context(*self._prompt(conditions, z.shape[0]))._replace(lists=self.reach_lists(frames, options)),
         )
         x, told, context = self._tell(x, c, context, positions, given, mask)
-        if self.joint:
+        if plan is not None:
+            context = context._replace(plan=plan, turns=self._turns(grid, x.device), framewise=t.ndim == 2)
+        elif self.joint:
             context = context._replace(rotary=self._rotary(frames, x.shape[1], grid, x.device))
         if self.config.adaln == "single":
             told = self.t_block(told)
@@ -351,8 +376,10 @@ class Vdt(FixedTables, Denoiser):
             lists += tuple(tuple(frame + len(lists) for frame in read) for read in lists)
         return torch.cat([x, tokens], 1), c, context._replace(visible=visible, lists=lists)
 
-    def _frame_embedding(self, frames: int) -> Tensor:
-        """Position embedding (T, 1, D) of the frames."""
+    def _frame_embedding(self, frames: int, plan: Plan | None = None) -> Tensor:
+        """Position embedding (T, 1, D) of the frames; those of a stream roll through the table."""
+        if plan is not None:
+            return self.time_embed[0, list(plan.places(self.config.num_frames)), None]
         if frames == self.config.num_frames:
             return self.time_embed[0, :, None]
         positions = frame_positions(frames, self.config.num_frames)
@@ -362,12 +389,25 @@ class Vdt(FixedTables, Denoiser):
         """Positions (T * S, d) of joint attention: a quarter of each head's pairs turn with time, three eighths each
         with row and column. Given tokens behind the frames (a sequence of 2T) stand where their frames do."""
         config = self.config
-        width = config.hidden_size // config.num_heads
-        space = 3 * (width // 2) // 8
         times = spread_positions(frames, config.num_frames if frames > config.num_frames else frames).to(device)
-        tables = video_rotary_table(times, grid, width // 2 - 2 * space, space, width)
-        cos, sin = (table.repeat(sequence // frames, 1) for table in tables)
+        cos, sin = (table.repeat(sequence // frames, 1) for table in self._rotary_at(times, grid))
         return cos, sin
+
+    def _rotary_at(self, times: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Positions (T * S, d) of joint attention of frames at these times."""
+        width = self.config.hidden_size // self.config.num_heads
+        space = 3 * (width // 2) // 8
+        return video_rotary_table(times, grid, width // 2 - 2 * space, space, width)
+
+    def _turns(self, grid: tuple[int, int], device: torch.device) -> CausalTurns | None:
+        """The same of what blocks of a stream read; of attention in time alone there are none."""
+        if not self.joint:
+            return None
+
+        def table(times: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+            return self._rotary_at(torch.tensor(times, dtype=torch.float64, device=device), grid)
+
+        return CausalTurns(table, self.config.num_frames)
 
     def _condition(self, t: Tensor, conditions: Conditions) -> Tensor:
         """Embedding (B, 1, D) of time, class, pooled prompt and other vectors."""

@@ -27,6 +27,7 @@ from kinolab.diffusion.path import (
     cosine_betas,
     linear_betas,
     resolution_shift,
+    shifted_times,
     spaced_betas,
 )
 from kinolab.diffusion.run import DenoiserLike, sample_run
@@ -177,9 +178,12 @@ class Diffusion:
     # --- path and conversions
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at times t (B,), shaped to broadcast against `like`, in its device and (float32+) dtype."""
+        """alpha and sigma at times t (B,), shaped to broadcast against `like`, in its device and (float32+) dtype.
+
+        Those of frames, t (B, T), are shaped for latents (B, C, T, H, W).
+        """
         alpha, sigma = self.path.alpha_sigma(t)
-        shape = (-1, *[1] * (like.ndim - 1))
+        shape = (-1, *[1] * (like.ndim - 1)) if t.ndim < 2 else (len(t), 1, t.shape[1], 1, 1)
         dtype = torch.promote_types(like.dtype, torch.float32)
         return (alpha.to(dtype).to(like.device).reshape(shape), sigma.to(dtype).to(like.device).reshape(shape))
 
@@ -354,9 +358,11 @@ class Diffusion:
         `positions` is T x H x W of the latents; needed where the shift depends on it (`shift_base`).
         """
         spacing = sampler.spacing
-        if spacing == "auto" and isinstance(self.path, DiscretePath):
-            spacing = SAMPLERS.get(sampler.name).spacing or spacing
-        return self.shifted_path(positions).times(sampler.steps, spacing)
+        kind = SAMPLERS.get(sampler.name)
+        if spacing == "auto" and (kind.few_steps or isinstance(self.path, DiscretePath)):
+            spacing = kind.spacing or spacing
+        path = self.shifted_path(positions)
+        return shifted_times(path, path.times(sampler.steps, spacing), sampler.shift)
 
     @torch.no_grad()
     def sample(

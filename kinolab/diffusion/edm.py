@@ -70,9 +70,10 @@ class EdmPath(NoisePath):
     def times(self, steps: int, spacing: Spacing = "auto") -> Tensor:
         if steps < 1:
             raise InputError(f"expected at least 1 step, got {steps}")
-        if spacing != "auto":
+        if spacing not in ("auto", "trailing"):
             raise InputError(f"spacing {spacing}: an EDM schedule has Karras's noise levels (rho); leave spacing auto")
-        levels = karras_levels(steps, self.config)
+        # Trailing: without the least level, from which nothing is left to be done in a step (few-step models).
+        levels = karras_levels(steps, self.config) if spacing == "auto" else karras_levels(steps + 1, self.config)[:-1]
         return torch.cat([c_noise(levels), levels.new_full((1,), self.clean_time)])
 
     def fraction(self, t: float) -> float:

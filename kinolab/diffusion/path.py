@@ -265,6 +265,23 @@ def resolution_shift(positions: int, base: int) -> float:
     return math.sqrt(positions / base)
 
 
+def shifted_times(path: NoisePath, times: Tensor, shift: float) -> Tensor:
+    """Falling times of a sampler moved towards the noise: each fraction f of the path to s f / (1 + (s - 1) f).
+
+    The last time, which is the clean sample's, stays. A discrete schedule takes the nearest of its steps.
+
+    Raises:
+        InputError: where two steps of a discrete schedule fall on one.
+    """
+    if shift == 1.0:
+        return times
+    fractions = torch.tensor([path.fraction(float(t)) for t in times[:-1]], dtype=torch.float64)
+    moved = torch.cat([path.at_fraction(shift * fractions / (1.0 + (shift - 1.0) * fractions)), times[-1:]])
+    if bool((moved[1:] >= moved[:-1]).any()):
+        raise InputError(f"shift {shift:g}: {len(times) - 1} steps fall on fewer times of this schedule; take fewer")
+    return moved
+
+
 def linear_betas(num_steps: int) -> Tensor:
     """Ho et al. 2020: 1e-4 to 2e-2 over 1000 steps, scaled for other counts so that the last SNR is about the same."""
     scale = 1000.0 / num_steps

@@ -191,6 +191,7 @@ def made_by(model: VideoModel, name: str | None) -> dict[str, Any]:
         "model_sha256": None if name is None else model_hash(name),
         **adapters_made_by(model),
         "trained": model.config.trained,
+        **({} if model.config.distilled is None else {"distilled": str(model.config.distilled)}),
         "precision": str(resolve(model.precision, model.device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }

@@ -6,17 +6,21 @@ the same machine with the same number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kinolab import __version__, video
 from kinolab.config import load_config
-from kinolab.contracts.events import Listener, events_of
+from kinolab.contracts.events import Events, Listener, Turn, events_of
 from kinolab.errors import InputError
+from kinolab.generation.flow import Refinement
+from kinolab.generation.kept import KeptStages
 from kinolab.generation.provenance import (
+    Stream,
     check_writable,
     frames_hash,
     input_hashes,
@@ -24,6 +28,7 @@ from kinolab.generation.provenance import (
     read_provenance,
     write_with_provenance,
 )
+from kinolab.generation.refine import refine_notes
 from kinolab.generation.request import (
     GenerateConfig,
     adapted,
@@ -35,11 +40,14 @@ from kinolab.generation.request import (
     prepare_given,
     request_of,
     settle,
+    staged,
 )
 from kinolab.generation.source import source_notes
+from kinolab.generation.stream import check_stream, stream_videos, write_stream
 from kinolab.generation.windows import make_clips
-from kinolab.models import VideoModel
+from kinolab.models import Request, VideoModel
 from kinolab.runtime.devices import announce, choose
+from kinolab.tasks.request import Prepared
 
 LOSSLESS = frozenset({".mkv", ".webp", ".png", ""})
 """Endings that `keep: exact` is written to without loss."""
@@ -54,7 +62,9 @@ def generate(
 ) -> list[Path]:
     """Generate the videos of a request; several get numbered names. Returns the files written.
 
-    A mapping is a request whose defaults are still to be filled in (see `request_of`).
+    A mapping is a request whose defaults are still to be filled in (see `request_of`). Of a cascade what its finished
+    stages made is kept beside the video until that is written, so that the same request goes on from there
+    (`kinolab.generation.kept`).
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
     again; it may have the request's adapters on it, and its control networks beside it.
@@ -71,15 +81,18 @@ def generate(
             raise InputError(f"{path}: no such file")
     video.check_ending(out)
     told = events_of(events)
-    model = load_asked(config, told) if model is None else adapted(beside(model, config), config, told)
+    model = load_asked(config, told) if model is None else adapted(beside(staged(model, config), config), config, told)
     settled = settle(config, model)
     requests = make_requests(settled)
     fit_guidance(model, requests, settled)
     if settled.compile:
         model.compile()
     inputs, targets = input_hashes(read), numbered(out, len(requests))
-    frames = requests[0].frames or model.output.config.frames if settled.given is None else None
+    known = settled.given is None and settled.refine is None
+    frames = requests[0].frames or model.output.config.frames if known else None
     check_writable(targets, read, frames)
+    if settled.stream:
+        return stream_videos(model, settled, requests, targets, inputs, told)
     files, fps = targets, settled.fps or model.output.config.fps
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:
@@ -89,16 +102,41 @@ def generate(
     if settled.source is not None and settled.frames is not None and settled.size is not None:
         for note in source_notes(settled.source, settled.frames, fps, settled.size):
             told.note(note)
-    clips = make_clips(model, settled, requests, prepared, told)
+    keeper = KeptStages(out, settled, model, inputs, told) if model.stages and prepared is None else None
+    frames_of = made_frames(model, settled, requests, prepared, told, keeper)
     lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     if settled.given is not None and settled.given.keep == "exact" and not lossless:
         told.note(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
     for k, (request, path) in enumerate(zip(requests, files, strict=True)):
-        write_with_provenance(
-            path, video.to_uint8(clips(k)), settled.model_copy(update={"fps": fps}), k, request, inputs, lossless
-        )
+        write_with_provenance(path, frames_of(k), settled.model_copy(update={"fps": fps}), k, request, inputs, lossless)
         told.wrote(path)
+    if keeper is not None:
+        keeper.done()
     return files
+
+
+def made_frames(
+    model: VideoModel,
+    settled: GenerateConfig,
+    requests: Sequence[Request],
+    prepared: Prepared | None,
+    events: Events,
+    keeper: KeptStages | None = None,
+) -> Callable[[int], Stream | np.ndarray]:
+    """A function from a video's number to its frames (H, W, 3) uint8; those of a refined clip are made as they are
+    taken."""
+    if settled.refine is None:
+        clips = make_clips(model, settled, requests, prepared, events, keeper)
+        return lambda k: video.to_uint8(clips(k))
+    assert settled.size is not None and settled.sampler is not None and settled.guidance is not None
+    how = Refinement(
+        model, settled.refine, settled.size, settled.sampler, settled.guidance, settled.wrappers, settled.frames
+    )
+    how.check()
+    for note in refine_notes(settled.refine, model, settled.size):
+        events.note(note)
+    turns = [events] if len(requests) == 1 else [Turn(events, k, len(requests)) for k in range(len(requests))]
+    return lambda k: Stream(video.to_uint8(frame)[0] for frame in how.made(requests[k], turns[k]))
 
 
 def rerun(
@@ -129,6 +167,9 @@ def rerun(
         raise InputError(f"{path}: {error}; it was made there: name another by --device, such as cpu") from None
     if model_hash(config.model) != record["model_sha256"]:
         raise InputError(f"{path}: the weights of {config.model} have changed since; this video can't be made again")
+    for folder, digest in record.get("exchanged_sha256", {}).items():
+        if model_hash(folder) != digest:
+            raise InputError(f"{path}: the weights of {folder} have changed since; this video can't be made again")
     read = input_files(config)
     check_writable([out], read)
     found = input_hashes(read)
@@ -143,16 +184,23 @@ def rerun(
         model.compile()
     # The whole batch again: a sample's last bits may depend on the batch it was computed in.
     requests, k = make_requests(config), record["index"]
+    if config.stream:
+        check_stream(config, model)
+        write_stream(out, model, config, k, requests[k], record.get("inputs_sha256", {}), told)
+        return out, _changed(record, out, then, config.device)
     prepared = None if config.given is None else prepare_given(config, model)
-    clips = make_clips(model, config, requests, prepared, told)
+    frames_of = made_frames(model, config, requests, prepared, told)
     lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
     fps = config.fps or model.output.config.fps
-    write_with_provenance(
-        out, video.to_uint8(clips(k)), config, k, requests[k], record.get("inputs_sha256"), lossless, fps
-    )
+    write_with_provenance(out, frames_of(k), config, k, requests[k], record.get("inputs_sha256"), lossless, fps)
+    return out, _changed(record, out, then, config.device)
+
+
+def _changed(record: Mapping[str, Any], out: Path, then: str, device: str) -> list[str]:
+    """What differs between a record and the video that was made again, on a device."""
     now = {"kinolab": __version__, "torch": torch.__version__, "frames_sha256": frames_hash(out)}
     changed = [f"{key}: {record[key]} then, {value} now" for key, value in now.items() if record[key] != value]
-    return out, [*([] if config.device == then else [f"device: {then} then, {config.device} now"]), *changed]
+    return [*([] if device == then else [f"device: {then} then, {device} now"]), *changed]
 
 
 def numbered(out: Path, count: int) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,42 @@ import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.errors import InputError
+from kinolab.errors import InputError, Stopped
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
-from kinolab.models import Request, VideoModel, find_autoencoder
-from kinolab.runtime.files import remove, write_text
+from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config
+from kinolab.models.distilled import with_adapters
+from kinolab.runtime.files import place, remove, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
-from kinolab.runtime.records import read_record
+from kinolab.runtime.reading import parse_json
+from kinolab.runtime.records import Record, read_record
 from kinolab.runtime.sets import finish_set, new_set
 from kinolab.runtime.summed import summed
 
 
+class Stream:
+    """Frames that are made as they are taken; asked to stop, those so far are the whole of it.
+
+    ended: whether it was stopped; count: frames so far.
+    """
+
+    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+        self.frames, self.count, self.ended = frames, 0, False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            for frame in self.frames:
+                yield frame
+                self.count += 1
+        except Stopped:
+            if not self.count:
+                raise
+            self.ended = True
+
+
 def write_with_provenance(
     path: Path,
-    frames: np.ndarray,
+    frames: Stream | np.ndarray,
     config: GenerateConfig,
     index: int,
     request: Request,
@@ -32,38 +54,85 @@ def write_with_provenance(
     lossless: bool,
     fps: float | None = None,
 ) -> None:
-    """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`."""
+    """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`.
+
+    Raises:
+        Stopped: where a stream was stopped; its frames so far are written as NAME-partial, without a `.json`, as no
+            request makes them.
+    """
     rate = fps or config.fps
     assert rate is not None
-    target = provenance_path(path)
+    target, part = provenance_path(path), path.with_stem(f"{path.stem}-partial")
+    cut = frames if isinstance(frames, Stream) else None
     if path.suffix:
         with new_set(path.parent, path.name) as room:
-            video.write(room / path.name, frames, fps=rate, lossless=lossless)
-            write_text(room / target.name, provenance(room / path.name, config, index, request, inputs))
+            made = made_by(config, index, request)
+            video.write(room / path.name, frames, fps=rate, lossless=lossless, comment=summed(made))
+            if cut is not None and cut.ended:  # what there was under the name stays
+                place(room / path.name, room / part.name)
+            else:
+                write_text(room / target.name, provenance(room / path.name, made, inputs))
+        if cut is not None and cut.ended:
+            raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {part}")
         return
     remove(target)  # of other frames from here on
     video.write(path, frames, fps=rate, lossless=lossless)
-    write_text(target, provenance(path, config, index, request, inputs))
+    if cut is not None and cut.ended:
+        raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {path}")
+    write_text(target, provenance(path, made_by(config, index, request), inputs))
 
 
-def provenance(
-    path: Path, config: GenerateConfig, index: int, request: Request, inputs: Mapping[str, str] | None = None
-) -> str:
-    """The `.json` beside a video: the whole request, which of its videos this is, and what made it."""
-    record = {
+def made_by(config: GenerateConfig, index: int, request: Request) -> dict[str, Any]:
+    """What made a video: the whole request, which of its videos this is, the model, and the versions."""
+    return {
         "kinolab": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "model_sha256": model_hash(config.model),
+        **({"exchanged_sha256": {f: model_hash(f) for f in config.exchange.values()}} if config.exchange else {}),
+        **_distilled(config),
         "request": config.model_dump(mode="json"),
         "index": index,
         "prompt": request.prompt,
         "seed": request.seed,
+    }
+
+
+def provenance(path: Path, made: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
+    """The `.json` beside a video: what made it, and the hashes of its frames, its file, and what it was made of.
+
+    What made it stands in the file itself, too (`embedded`), which therefore has another hash than its frames.
+    """
+    record = {
+        **made,
         "frames_sha256": frames_hash(path),
         **({"file_sha256": file_sha256(path)} if path.is_file() else {}),
         "inputs_sha256": dict(inputs or {}),
     }
     return summed(record, indent=1) + "\n"
+
+
+def _distilled(config: GenerateConfig) -> dict[str, Any]:
+    """What a distilled model, or one that an adapter makes one, was made for; nothing for others."""
+    made = with_adapters(read_model_config(find_model(config.model)), config.lora).distilled
+    return {} if made is None else {"distilled": made.model_dump(mode="json")}
+
+
+def embedded(path: Path, name: str = "") -> Mapping[str, Any]:
+    """What a made video says of itself: kinolab, torch, threads, model_sha256, request, index, prompt and seed.
+
+    name: what errors call it.
+
+    Raises:
+        InputError: for what is no video, or one that says nothing of the kind.
+    """
+    name, text = name or str(path), video.comment_of(path)
+    if not text.startswith('{"kinolab": '):
+        raise InputError(f"{name}: holds no settings; expected a video that kinolab made, as it wrote it")
+    found = Record(parse_json(text, name), name)
+    found.record("request")
+    found.integer("index", at_least=0)
+    return found.values
 
 
 def provenance_path(path: Path) -> Path:
@@ -100,6 +169,7 @@ def read_provenance(path: Path) -> Mapping[str, Any]:
     for name in ("model_sha256", "frames_sha256"):
         record.text(name)
     record.record("inputs_sha256", {})
+    record.record("exchanged_sha256", {})
     return record.values
 
 

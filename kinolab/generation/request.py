@@ -17,7 +17,9 @@ from kinolab.contracts.reach import Lists, ReachName
 from kinolab.contracts.sampling import cache_values, expanded, guidance_values, sampler_values
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.generation import warm
 from kinolab.generation.low_resolution import LowResolutionConfig
+from kinolab.generation.refine import RefineConfig, lone, refining, settled_refinement
 from kinolab.generation.source import SourceConfig, check_sampler, invertible, settled_shape, way_of
 from kinolab.methods import (
     FrameReach,
@@ -31,7 +33,9 @@ from kinolab.methods import (
 )
 from kinolab.methods import build as build_methods
 from kinolab.models import ModelConfig, Request, VideoModel, find_model, read_model_config, shipped_models
-from kinolab.models.cascade import StageSettings, settled_stages
+from kinolab.models.assemble import exchanged, exchanged_config
+from kinolab.models.cascade import StageSettings, check_stages, frame_rule, settled_stages
+from kinolab.models.distilled import with_adapters
 from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
 from kinolab.tasks.request import GivenConfig, Prepared, Shape, prepare
@@ -105,6 +109,9 @@ class GenerateConfig(SamplingConfig):
     """Frame rate of the file, and what a model that takes a frame rate is told; none = the training clips'."""
     seed: int = Field(0, ge=0)
     """Seed of the first video."""
+    exchange: dict[str, str] = Field(default_factory=dict)
+    """Models that take the place of a cascade's stages, by the stages' names, base the first: {sr: FOLDER}. A model of
+    one stage gets those of other names behind it."""
     lora: tuple[AdapterUse, ...] = ()
     """LoRA adapters on the denoiser: a file in peft's, diffusers' or kohya's form, or peft's folder, and a weight."""
     merge_lora: bool = True
@@ -119,6 +126,8 @@ class GenerateConfig(SamplingConfig):
     """What is given of the video, for every task but generating it from nothing."""
     low_resolution: LowResolutionConfig | None = None
     """A low-resolution clip that the video is held to, by a model that was not trained for it."""
+    refine: RefineConfig | None = None
+    """A clip that a super-resolution model makes larger, or frames between its own; of any length, as a stream."""
     source: SourceConfig | None = None
     """A clip that is edited: the noise that the video begins with comes from it."""
     saliency: Path | None = None
@@ -129,6 +138,11 @@ class GenerateConfig(SamplingConfig):
     conditions: dict[str, Any] = Field(default_factory=dict)
     """What else is asked, by the names of conditions that the model takes: numbers, or a clip's file, as
     {noise_level: 0.2, low_resolution: small.mp4}."""
+
+    stream: bool = False
+    """Write each frame as soon as it is made, by a causal model: a video of any length in memory that does not grow."""
+    prompts_at: dict[float, str] = Field(default_factory=dict)
+    """Of a stream other prompts, by the second from which they hold: {5: a blue ball bounces}."""
 
     @field_validator("conditions")
     @classmethod
@@ -148,10 +162,16 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
         InputError: for an unknown field or a value of the wrong type, or a model that is not there.
     """
     asked = {key: value for key, value in apply_overrides(values, expanded(overrides)).items() if value is not None}
+    if "model" not in asked and "refine" in asked:
+        raise InputError("no super-resolution model ships: name one with --model, such as the run of a recipe *-sr")
     if "model" not in asked:
         asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
     asked["model"] = ready(str(asked["model"]), events)
-    trained = read_model_config(find_model(asked["model"]))
+    trained = exchanged_config(read_model_config(find_model(asked["model"])), asked.get("exchange") or {})
+    uses = [use if isinstance(use, AdapterUse) else load_config(AdapterUse, use) for use in asked.get("lora") or ()]
+    trained = with_adapters(trained, uses)
+    if "refine" in asked:
+        asked["refine"], trained = refining(trained, asked["refine"], asked["model"])
     words = any(asked.get(name) not in (None, (), []) for name in ("prompts", "negative"))
     label = asked.get("label") is not None
     if "source" in asked:
@@ -189,28 +209,40 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
 
     What is settled stays as it is when it is settled again.
     """
+    if config.prompts_at and not config.stream:
+        raise InputError("prompts_at: prompts change while a video is made frame by frame: ask for a stream too")
     made = model.output.config
+    if config.refine is not None:
+        others = ("given", "source", "low_resolution", "stream", "saliency", "control", "cache")
+        used = [name for name in others if getattr(config, name)] + [str(p) for p in asked_files(config.conditions)]
+        if used:
+            raise InputError(f"a clip is refined as it is, window by window: leave {', '.join(used)} out")
+        asked = {"size": config.size, "fps": config.fps, "frames": config.frames}
+        return _sampled(config, model, settled_refinement(config.refine, model, asked))
     size, fps = config.size or made.size, config.fps or made.fps
     frames = config.frames if config.given is not None else config.frames or made.frames
     if config.source is not None:
         if config.given is not None:
             raise InputError("source and given: a clip is edited or a part of it is given; ask for one of them")
         frames, fps = settled_shape(config.source, model, config.frames, config.fps)
-    # A task makes a video of any number of frames.
-    checked = made.frames if config.given is not None or frames is None else frames
-    model.output.autoencoder.spec.check(checked, *size)
+    # A task makes a video of any number of frames, and so does a stream.
+    any_number = config.given is not None or frames is None or config.stream
+    check_stages(model.cascade, made.frames if any_number else frames, size)
     takes = model.denoiser.spec.given != "none" or FIRST_FRAME in model.spec.ports
     if config.given is not None and config.given.method == "trained" and not takes:
         raise InputError("this model was not trained to take anything given: use --method reconstruction")
+    return _sampled(config, model, {"frames": frames, "size": size, "fps": fps})
+
+
+def _sampled(config: GenerateConfig, model: VideoModel, settled: dict[str, Any]) -> GenerateConfig:
+    """The request with these fields settled, and those that say how it is sampled."""
     requests = make_requests(config)
     sampler, guidance = model.settled(requests, config.sampler, config.guidance)
     if config.source is not None:
         check_sampler(config.source, sampler)
     return config.model_copy(
         update={
-            "frames": frames,
-            "size": size,
-            "fps": fps,
+            **settled,
             "sampler": sampler,
             "guidance": guidance,
             "stages": model.settled_stages(requests, config.stages),
@@ -249,9 +281,9 @@ def fit_guidance(model: VideoModel, requests: Sequence[Request], config: Generat
 def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     """The canvas of a request with a given part, at the model's size and rate."""
     assert config.given is not None and config.size is not None
-    spec = model.autoencoder.spec
-    fps = config.fps or model.config.fps
-    shape = Shape(model.config.frames, config.size, fps, spec.frame_step, spec.group_frames, model.config.tasks)
+    made, group = model.output.config, model.autoencoder.spec.group_frames
+    fps = config.fps or made.fps
+    shape = Shape(made.frames, config.size, fps, frame_rule(model.cascade), group, model.config.tasks)
     given = config.given
     if FIRST_FRAME in model.spec.ports and given.overlap is None and given.task in ("animate", "extend"):
         given = given.model_copy(update={"overlap": 1})  # a longer video goes on from the last frame of each window
@@ -269,8 +301,23 @@ def steering(given: GivenConfig) -> SteeringConfig | None:
 
 def load_asked(config: GenerateConfig, events: Events) -> VideoModel:
     """The model of a request on its device, with the adapters that it asks for."""
-    model = VideoModel.load(config.model, device=config.device, precision=config.precision)
-    return adapted(beside(model, config), config, events, in_place=True)
+    model = warm.load(config.model, device=config.device, precision=config.precision, compiled=config.compile)
+    return adapted(beside(staged(model, config), config), config, events, in_place=not warm.keeping())
+
+
+def staged(model: VideoModel, config: GenerateConfig) -> VideoModel:
+    """The model with the stages of a request in the place of its own (`kinolab.models.assemble.exchanged`), and of
+    these the one that refines a clip, where that is asked for.
+
+    Raises:
+        InputError: where others are there already, and for a stage that doesn't fit.
+    """
+    if dict(model.exchanged) != config.exchange:
+        if model.exchanged:
+            there = ", ".join(f"{name}={folder}" for name, folder in model.exchanged.items())
+            raise InputError(f"the model has stages that are not the request's ({there}): name them as its exchange")
+        model = exchanged(model, config.exchange)
+    return model if config.refine is None else lone(model, config.refine.stage)
 
 
 def beside(model: VideoModel, config: GenerateConfig) -> VideoModel:
@@ -303,7 +350,8 @@ def adapted(model: VideoModel, config: GenerateConfig, events: Events, *, in_pla
 
 def input_files(config: GenerateConfig) -> list[Path]:
     """The files that a request reads."""
-    named = [group.files() for group in (config.given, config.low_resolution, config.source) if group is not None]
+    groups = (config.given, config.low_resolution, config.source, config.refine)
+    named = [group.files() for group in groups if group is not None]
     if config.lora:
         from kinolab.checkpoints.adapters import files_of
 

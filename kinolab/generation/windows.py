@@ -17,6 +17,7 @@ from kinolab.generation.saliency import with_saliency
 from kinolab.generation.source import begun_with
 from kinolab.methods import Method, SteeringConfig
 from kinolab.models import Request, VideoModel
+from kinolab.models.cascade import Keeper
 from kinolab.tasks.extend import Canvas
 from kinolab.tasks.request import Prepared
 
@@ -27,8 +28,12 @@ def make_clips(
     requests: Sequence[Request],
     prepared: Prepared | None,
     events: Events,
+    keeper: Keeper | None = None,
 ) -> Callable[[int], Tensor]:
-    """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W)."""
+    """Sample all clips of a request; returns a function from a clip's number to its pixels (3, T, H, W).
+
+    keeper: keeps what the finished stages of a cascade made, where nothing is given.
+    """
     held = _held_to(config, model, prepared)
     if prepared is None:
         how, frames, sampled = config.arguments, config.frames or model.config.frames, events
@@ -37,7 +42,7 @@ def make_clips(
             inverted = config.source.way == "invert"
             held = [*held, begun_with(config.source, model, requests, Turn(events, 0, 2) if inverted else None)]
             sampled = Turn(events, 1, 2) if inverted else events
-        latents = model.sample_latents(requests, events=sampled, **how | {"methods": [*own, *held]})
+        latents = model.sample_latents(requests, events=sampled, keeper=keeper, **how | {"methods": [*own, *held]})
         return lambda k: model.decode(latents[k : k + 1])[0]
     assert config.given is not None
     if config.saliency is not None:
@@ -45,7 +50,9 @@ def make_clips(
     if len(prepared.windows) > 1 and asked_files(config.conditions):
         # A window would be told of the clip's beginning, wherever it stands.
         names = ", ".join(config.conditions)
-        raise InputError(f"conditions: {names} are of one clip of {model.config.frames} frames; ask for no longer one")
+        raise InputError(
+            f"conditions: {names} are of one clip of {model.output.config.frames} frames; ask for no longer one"
+        )
     made = fill_canvas(
         model,
         Canvas(*(t.expand(len(requests), -1, -1, -1, -1) for t in prepared.canvas.window(prepared.canvas.all))),

@@ -6,7 +6,7 @@ Shapes: B batch, L query tokens, M key tokens, N heads, D width, d = D / N; vide
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -125,12 +125,26 @@ class CrossAttention(nn.Module):
 class Beside:
     """Keys and values (B, F, L, N, d) that a frame reads beside other frames' tokens: its text. F = 1: all the same.
 
-    `allowed` (B, F, L) bool, True = a key to attend to; none = all.
+    `allowed` (B, F, L) bool, True = a key to attend to; none = all. `frames`: how many frames they weigh as beside:
+    of R that are read, log(R / frames) is added to their logits; none = nothing is added.
     """
 
     k: Tensor
     v: Tensor
     allowed: Tensor | None = None
+    frames: int | None = None
+
+    def mask(self, keys: int, read: int) -> Tensor | None:
+        """What is allowed, or added to the logits, of `keys` tokens of `read` frames and behind them of these.
+
+        (B or 1, F, keys + L), bool or numbers; none = all alike.
+        """
+        if self.frames is None or self.frames == read:
+            return None if self.allowed is None else F.pad(self.allowed, (keys, 0), value=True)
+        bias = self.k.new_full((1, *self.k.shape[1:3]), math.log(read / self.frames))  # (1, F, L)
+        if self.allowed is not None:
+            bias = bias.expand_as(self.allowed).masked_fill(~self.allowed, -math.inf)
+        return F.pad(bias, (keys, 0))
 
 
 COPIED = 2
@@ -151,29 +165,29 @@ def attend_frames(q: Tensor, k: Tensor, v: Tensor, lists: Lists, beside: Beside 
     """
     T, Q = q.shape[1:3]
     if len(set(lists)) == 1 and (beside is None or beside.k.shape[1] == 1):
-        keys, values = (_read(a, lists[0]) for a in (k, v))  # (B, R * S, N, d)
-        more = None if beside is None else (beside.k[:, 0], beside.v[:, 0], beside.allowed)
+        keys, values = (joined_frames(a, lists[0]) for a in (k, v))  # (B, R * S, N, d)
         mask = None
-        if more is not None:
-            keys, values = torch.cat([keys, more[0]], 1), torch.cat([values, more[1]], 1)
-            # (B, R * S + L): the frames' keys stand in front, all of them allowed
-            mask = None if more[2] is None else F.pad(more[2][:, 0], (keys.shape[1] - more[2].shape[-1], 0), value=True)
+        if beside is not None:
+            mask = beside.mask(keys.shape[1], len(lists[0]))
+            mask = None if mask is None else mask[:, 0]
+            keys, values = torch.cat([keys, beside.k[:, 0]], 1), torch.cat([values, beside.v[:, 0]], 1)
         return attend(q.flatten(1, 2), keys, values, None, mask).unflatten(1, (T, Q))
     if len({len(read) for read in lists}) == 1 and len(lists[0]) <= COPIED:
         keys, values = (_read_each(a, lists) for a in (k, v))  # (B, T, R * S, N, d)
-        return _attend_beside(q, keys, values, beside)
+        return _attend_beside(q, keys, values, len(lists[0]), beside)
     each = []
     for frame, read in enumerate(lists):
         own = None
         if beside is not None:
             at = slice(frame, frame + 1) if beside.k.shape[1] > 1 else slice(0, 1)
-            own = Beside(beside.k[:, at], beside.v[:, at], None if beside.allowed is None else beside.allowed[:, at])
-        keys, values = (_read(a, read)[:, None] for a in (k, v))
-        each.append(_attend_beside(q[:, frame : frame + 1], keys, values, own))
+            allowed = None if beside.allowed is None else beside.allowed[:, at]
+            own = replace(beside, k=beside.k[:, at], v=beside.v[:, at], allowed=allowed)
+        keys, values = (joined_frames(a, read)[:, None] for a in (k, v))
+        each.append(_attend_beside(q[:, frame : frame + 1], keys, values, len(read), own))
     return torch.cat(each, 1)
 
 
-def _read(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
+def joined_frames(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
     """The tokens of some frames as one sequence, (B, T, S, N, d) -> (B, R * S, N, d): a view of neighbours."""
     first, count = frames[0], len(frames)
     if frames == tuple(range(first, first + count)):
@@ -184,19 +198,21 @@ def _read(tokens: Tensor, frames: tuple[int, ...]) -> Tensor:
 def _read_each(tokens: Tensor, lists: Lists) -> Tensor:
     """The tokens that each frame reads, (B, T, S, N, d) -> (B, T, R * S, N, d): a view where all read the same."""
     if len(set(lists)) == 1:
-        return _read(tokens, lists[0])[:, None].expand(-1, len(lists), -1, -1, -1)
+        return joined_frames(tokens, lists[0])[:, None].expand(-1, len(lists), -1, -1, -1)
     index = torch.tensor(lists, device=tokens.device).flatten()  # (T * R,)
     return tokens.index_select(1, index).unflatten(1, (len(lists), -1)).flatten(2, 3)
 
 
-def _attend_beside(q: Tensor, k: Tensor, v: Tensor, beside: Beside | None) -> Tensor:
-    """Attention of each frame over keys of its own, (B, T, Q, N, d) over (B, T, K, N, d) and what is beside them."""
+def _attend_beside(q: Tensor, k: Tensor, v: Tensor, read: int, beside: Beside | None) -> Tensor:
+    """Attention of each frame over keys of its own, (B, T, Q, N, d) over (B, T, K, N, d) of `read` frames and what is
+    beside them."""
     B, T = q.shape[:2]
     mask = None
     if beside is not None:
         more_k, more_v = (a.expand(-1, T, -1, -1, -1) for a in (beside.k, beside.v))
-        if beside.allowed is not None:
-            mask = F.pad(beside.allowed.expand(-1, T, -1), (k.shape[2], 0), value=True).flatten(0, 1)  # (B * T, K + L)
+        mask = beside.mask(k.shape[2], read)
+        if mask is not None:
+            mask = mask.expand(B, T, -1).flatten(0, 1)  # (B * T, K + L)
         k, v = torch.cat([k, more_k], 2), torch.cat([v, more_v], 2)
     q, k, v = (a.flatten(0, 1) for a in (q, k, v))  # (B * T, Q or K + L, N, d): every frame is a sequence
     return attend(q, k, v, None, mask).unflatten(0, (B, T))

@@ -16,7 +16,7 @@ from kinolab.contracts.method import Method
 from kinolab.errors import InputError
 from kinolab.methods.controlvideo import ControlVideo, ControlVideoConfig
 from kinolab.methods.frame_reach import FrameReach, FrameReachConfig
-from kinolab.methods.guidance import Guidance, GuidanceConfig
+from kinolab.methods.guidance import Guidance, GuidanceConfig, OscillationConfig
 from kinolab.methods.held import Held
 from kinolab.methods.hierarchical import Hierarchical, HierarchicalConfig
 from kinolab.methods.inversion import Inversion, InversionConfig
@@ -86,6 +86,7 @@ __all__ = [
     "MethodsConfig",
     "NoiseConfig",
     "NoisePolicy",
+    "OscillationConfig",
     "Reconstruction",
     "Replacement",
     "Smoother",

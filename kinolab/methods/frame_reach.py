@@ -58,4 +58,5 @@ class FrameReach(Method):
 
 
 def _said(reach: Reach) -> str:
-    return reach.frames if isinstance(reach.frames, str) else str([list(read) for read in reach.frames])
+    frames = reach.frames
+    return str([list(read) for read in frames]) if isinstance(frames, tuple) else str(frames)

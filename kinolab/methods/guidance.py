@@ -21,6 +21,19 @@ ASKED = "prompt"
 """In `scales` the name of all that is asked of a clip (`kinolab.contracts.conditions.PROMPT`)."""
 
 
+class OscillationConfig(BaseConfig):
+    """Which steps are guided less (Ho et al. 2022, Imagen Video, section 2.4: scale 15 and 1 by turns)."""
+
+    low: float = Field(default=1.0, ge=0.0)
+    """Scale of every other step, the first of them included."""
+    after: int = Field(default=4, ge=0)
+    """Steps at the beginning that all have the high scale."""
+
+    def lowers(self, step: int) -> bool:
+        """Whether a step, counted from 0, has the low scale."""
+        return step >= self.after and (step - self.after) % 2 == 0
+
+
 class GuidanceConfig(BaseConfig):
     """How far to move from the unconditional towards the conditional prediction, and when."""
 
@@ -42,6 +55,9 @@ class GuidanceConfig(BaseConfig):
     of them, towards that with the first, from there towards that with the second too, ... (Brooks et al. 2023,
     InstructPix2Pix, eq. 3). `prompt` is label and text together; what is not named is always told."""
 
+    oscillate: OscillationConfig | None = None
+    """Guide by `scale` in some first steps, then less and again by `scale`, step by step: a high scale keeps to the
+    prompt, and the steps between take back what it saturates; none = all steps alike."""
     of: tuple[str, ...] = ()
     """The conditions that `scale` and `frames` guide towards, which the other branch is not told, such as image and
     image_tokens; none = prompt, which is label and text together."""
@@ -61,6 +77,10 @@ class GuidanceConfig(BaseConfig):
         ways = [name for name, used in (("frames", self.frames), ("scales", self.scales)) if used]
         if (self.scale != 1.0 and ways) or len(ways) > 1:
             raise ValueError("scale, frames and scales are three ways to say how far: give one, and leave scale at 1")
+        if self.oscillate is not None and ways:
+            raise ValueError(f"oscillate goes between scale and a lower one: leave {ways[0]} out")
+        if self.oscillate is not None and self.oscillate.low > self.scale:
+            raise ValueError(f"oscillate: low {self.oscillate.low:g} is above the scale {self.scale:g}")
         if self.scales and self.of:
             raise ValueError("of is for scale and frames: scales names its conditions itself")
         names = [name for name, _ in self.scales]
@@ -117,10 +137,18 @@ class Guidance(Method):
         if not self.config.active:
             return inner
         low, high = self.config.interval
+        # Between the two scales only the scale changes: which branches run is settled by the one of the step.
+        lower = self.config.oscillate
+        lowered = None if lower is None else self.config.model_copy(update={"scale": lower.low, "oscillate": None})
 
         def predict(call: Call) -> dict[str, Tensor]:
             # The margin keeps the interval's own ends in it, after the rounding of times to units and back.
             if not low - 1e-9 <= run.path.fraction(call.t) <= high + 1e-9:
+                return inner(call)
+            config = self.config
+            if lower is not None and lowered is not None and lower.lowers(run.step):
+                config = lowered
+            if not config.active:
                 return inner(call)
             if self.config.frames and run.frames is not None:
                 raise InputError(
@@ -130,7 +158,7 @@ class Guidance(Method):
             asked = {CONDITIONAL: call.branches[CONDITIONAL], **away}
             found = inner(replace(call, branches=asked, batched=self.config.batched))
             C, whole = run.channels, found[CONDITIONAL]
-            mixed = mix([found[name][:, :C] for name in away], whole[:, :C], self.config)
+            mixed = mix([found[name][:, :C] for name in away], whole[:, :C], config)
             return {CONDITIONAL: torch.cat([mixed, whole[:, C:]], 1)}
 
         return predict

@@ -1,15 +1,22 @@
-"""What each stage of a cascade is asked for: the request's own words, and the clip that the stage before made."""
+"""What each stage of a cascade is asked for: the request's own words, and the clip that the stage before made.
+
+A stage may make more frames than it is given (temporal super-resolution), larger ones (spatial), or both; what it is
+given is what its condition `low_resolution` was trained on (`LowResolutionConfig.input_shape`). So the frames of a
+video count for the last stage, and those of every other follow from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from math import lcm
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from kinolab.conditioning import GivenPart
+from kinolab.conditioning.low_resolution import LowResolutionConfig
 from kinolab.config import Config, load_config
 from kinolab.contracts.request import Request
 from kinolab.contracts.sampling import guidance_values, sampler_values
@@ -23,6 +30,22 @@ from kinolab.tasks import encode_given
 
 REFINED = "low_resolution"
 """The condition by which a stage is told what the one before it made."""
+
+
+BASE = "base"
+"""What the first stage is called, which has no name of its own."""
+
+
+class Keeper(Protocol):
+    """Keeps what finished stages made, so that a cascade that was cut off goes on from there."""
+
+    def kept(self, stage: str) -> Tensor | None:
+        """The clips (B, 3, T, H, W) that a stage made before; none = it is still to be run."""
+        ...
+
+    def keep(self, stage: str, clips: Tensor) -> None:
+        """Keep what a stage has made."""
+        ...
 
 
 class StageSettings(Config):
@@ -69,6 +92,52 @@ def settled_stages(
     return found
 
 
+def stage_name(stage: Stage) -> str:
+    """What a stage is called."""
+    return str(getattr(stage.config, "name", BASE))
+
+
+def refines(config: StageConfig) -> LowResolutionConfig:
+    """How the clips of a stage differ from those that it is given."""
+    found = config.conditions.get(REFINED)
+    return found if isinstance(found, LowResolutionConfig) else LowResolutionConfig()
+
+
+def frame_steps(stages: Sequence[Stage]) -> list[int]:
+    """Of each stage, how many frames of the videos lie from one of its frames to the next."""
+    steps = [1]
+    for stage in reversed(stages[1:]):
+        steps.insert(0, steps[0] * refines(stage.config).frames_factor)
+    return steps
+
+
+def stage_frames(stages: Sequence[Stage], asked: int | None) -> list[int]:
+    """Frames that each stage makes of a video of so many (none = as trained): every n-th of them."""
+    frames = asked or stages[-1].config.frames
+    return [(frames - 1) // step + 1 for step in frame_steps(stages)]
+
+
+def frame_rule(stages: Sequence[Stage]) -> int:
+    """By how many frames videos differ in length, so that every stage's autoencoder takes its share of them."""
+    return lcm(*(n * s.autoencoder.spec.frame_step for n, s in zip(frame_steps(stages), stages, strict=True)))
+
+
+def check_stages(stages: Sequence[Stage], frames: int | None, size: tuple[int, int] | None) -> None:
+    """Check that every stage's autoencoder takes the clips that it makes of a video of so many frames and that size.
+
+    Raises:
+        InputError: where one doesn't; names the stage.
+    """
+    for number, count in enumerate(stage_frames(stages, frames)):
+        try:
+            stages[number].autoencoder.spec.check(count, *stage_size(stages, number, size))
+        except InputError as error:
+            if len(stages) == 1:
+                raise
+            made = f"stage {stage_name(stages[number])} makes {count} of the video's {frames} frames"
+            raise InputError(f"{made}: {error}") from None
+
+
 def takes_words(spec: DenoiserSpec) -> bool:
     """Whether a prompt tells a denoiser anything."""
     return bool(spec.text_dim or spec.pooled_dim)
@@ -89,6 +158,7 @@ def stage_requests(
     words = takes_words(spec) or (first and not any(map(takes_words, specs)))
     labels = bool(spec.num_classes) or (first and not any(other.num_classes for other in specs))
     fps = spec.fps or first
+    steps, made = frame_steps(stages)[number], stages[-1].config
     found = []
     for row, request in enumerate(requests):
         told = {
@@ -104,8 +174,8 @@ def stage_requests(
                 prompt=request.prompt if words else None,
                 negative=request.negative if words else None,
                 label=request.label if labels else None,
-                fps=request.fps if fps else None,
-                frames=request.frames or stages[-1].config.frames,
+                fps=request.fps / steps if fps and request.fps is not None else None,
+                frames=((request.frames or made.frames) - 1) // steps + 1,
                 size=stage_size(stages, number, request.size),
                 seed=stage_seed(request.seed, number),
                 conditions=told,
@@ -138,14 +208,15 @@ def given_part(stages: Sequence[Stage], video: Tensor, mask: Tensor) -> GivenPar
         video: (B, 3, T, H, W) in [-1, 1], at the size of the last stage's videos.
         mask: (B, 1, T, H, W), 1 = generate.
     """
-    size = (video.shape[3], video.shape[4])
+    size, steps = (video.shape[3], video.shape[4]), frame_steps(stages)
     parts: list[GivenPart | None] = []
     for number, stage in enumerate(stages):
         if number and stage.denoiser.spec.given == "none":
             parts.append(None)
             continue
         own = size if len(stages) == 1 else stage_size(stages, number, size)
-        shown, hidden = (video, mask) if own == size else _resized(video, mask, own)
+        shown, hidden = video[:, :, :: steps[number]], mask[:, :, :: steps[number]]
+        shown, hidden = (shown, hidden) if own == size else _resized(shown, hidden, own)
         with autocast(stage.precision, stage.device):
             latents, folded = encode_given(stage.autoencoder, shown, hidden)
         parts.append(GivenPart(latents, folded, shown, hidden))

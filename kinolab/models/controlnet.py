@@ -78,7 +78,9 @@ class ControlPart(ModelPart):
 
     def told(self, options: ForwardOptions) -> ForwardOptions:
         """What the copy is asked for: the reach, where the run says that it is meant too."""
-        return ForwardOptions(reach=options.reach if options.reach_beside else None, image_only=options.image_only)
+        if not options.reach_beside:
+            return ForwardOptions(image_only=options.image_only)
+        return ForwardOptions(reach=options.reach, image_only=options.image_only, text_beside=options.text_beside)
 
     def added(
         self, z: Tensor, t: Tensor, conditions: Conditions, hint: Tensor, options: ForwardOptions
@@ -102,6 +104,17 @@ class ControlPart(ModelPart):
         return inner(z, t, replace(options, residuals=joined))
 
 
+def copied_blocks(asked: int | None, depth: int) -> int:
+    """How many of a transformer's blocks are copied: what is asked for, or half of them.
+
+    Raises:
+        InputError: for more than there are.
+    """
+    if asked is not None and asked > depth:
+        raise InputError(f"depth {asked}: the model has {depth} blocks that could be copied")
+    return asked or max(1, depth // 2)
+
+
 class ControlNetPart(ControlPart):
     """A ControlNet beside a U-Net of images, or of a video system that is made of it.
 
@@ -118,7 +131,7 @@ class ControlNetPart(ControlPart):
         if not isinstance(denoiser, Unet):
             raise InputError(
                 f"a controlnet is a copy of a U-Net's way down, and this denoiser is of kind {denoiser.config.kind}; "
-                "beside an mmdit stands kind: controlnet_mmdit"
+                "beside an mmdit stands kind: controlnet_mmdit, beside a dit kind: controlnet_dit"
             )
         channels = config.hint_channels or (3 if config.hint == "pixels" else denoiser.spec.channels)
         pixels = config.ratio if config.hint == "pixels" else 0

@@ -14,7 +14,7 @@ from kinolab.denoisers.base import Denoiser
 from kinolab.denoisers.controlnet_mmdit import ControlNetMmdit, copy_config, spread_over
 from kinolab.denoisers.mmdit import Mmdit
 from kinolab.errors import InputError
-from kinolab.models.controlnet import ControlConfig, ControlPart, differences
+from kinolab.models.controlnet import ControlConfig, ControlPart, copied_blocks, differences
 
 FREE = ("kind", "depth", "input_size", "num_frames", "null", "null_tokens", "gradient_checkpointing")
 """Fields in which a control network's config may differ from that of the MMDiT that it stands beside."""
@@ -53,9 +53,7 @@ class ControlNetMmditPart(ControlPart):
                 f"{denoiser.config.kind}; beside a U-Net stands kind: controlnet"
             )
         self.depth = denoiser.config.depth
-        copied = config.depth or max(1, self.depth // 2)
-        if copied > self.depth:
-            raise InputError(f"depth {copied}: the model has {self.depth} blocks that could be copied")
+        copied = copied_blocks(config.depth, self.depth)
         channels = config.hint_channels or denoiser.spec.channels
         self.ports = (Port(config.port, "field", channels),)
         self.net = ControlNetMmdit(copy_config(denoiser.config, copied, hint_channels=channels, pooled=config.pooled))

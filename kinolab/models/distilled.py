@@ -6,19 +6,26 @@ guided already. Asked for anything else it answers all the same, so a person is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field, model_validator
 
-from kinolab.config import Config
-from kinolab.diffusion import SamplerConfig
+from kinolab.config import Config, load_config, to_yaml
+from kinolab.contracts.adapters import AdapterUse
+from kinolab.diffusion import SAMPLERS, SamplerConfig
 from kinolab.methods import GuidanceConfig
+from kinolab.runtime.files import write_text
 
 if TYPE_CHECKING:
     from kinolab.models.stage import StageConfig
 
+S = TypeVar("S", bound="StageConfig")
 GUIDANCE = "guidance_scale"
 """The condition by which a student is told the scale of guidance, where it learned several."""
+RECORD = "distilled.yaml"
+"""The file beside an adapter's own that says what it was made for, as model.yaml does of a model."""
 ALIKE = (frozenset({"ddim", "euler"}),)
 """Samplers that take the same steps on every path, without noise of their own."""
 
@@ -73,12 +80,15 @@ def outside(config: StageConfig, sampler: SamplerConfig, guidance: GuidanceConfi
     """What of a run lies outside of what a distilled stage was made for, each with what to ask for; none for others."""
     made, own = config.distilled, config.sampler
     if made is None:
-        return []
+        what = f"{sampler.name} is for few-step models, whose estimates are samples, and this one's are means"
+        return [f"{what}: use --sampler {own.name}"] if SAMPLERS.get(sampler.name).few_steps else []
     notes, says = [], f"this model was distilled ({made})"
     if sampler.steps not in made.steps:
         usual = own.steps if own.steps in made.steps else max(made.steps)
         worse = "leave noise" if sampler.steps < min(made.steps) else "are no better, and often worse"
         notes.append(f"{sampler.steps} steps: {says}; others {worse}: use --steps {usual}")
+    if sampler.shift != own.shift and made.suits(sampler.name):
+        notes.append(f"shift {sampler.shift:g}: {says}, with steps shifted by {own.shift:g}: leave shift at that")
     noisy = (sampler.eta > 0 and own.eta == 0) or (sampler.churn is not None and own.churn is None)
     if not made.suits(sampler.name) or sampler.spacing != own.spacing or noisy:
         what = f"sampler {sampler.name}" if not made.suits(sampler.name) else f"spacing {sampler.spacing}"
@@ -88,3 +98,45 @@ def outside(config: StageConfig, sampler: SamplerConfig, guidance: GuidanceConfi
         told = f"ask for the condition {GUIDANCE} instead, and " if isinstance(made.guidance, tuple) else ""
         notes.append(f"guidance on top of guidance: {says}; {told}leave --guidance at 1")
     return notes
+
+
+class AdapterRecord(Config):
+    """What an adapter that is a student says of the model that it is put on."""
+
+    distilled: DistilledConfig
+    """What it was made for."""
+    sampler: SamplerConfig
+    """The sampler to use by default."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """The guidance to sample with by default."""
+
+
+def write_record(folder: Path, config: StageConfig) -> None:
+    """Say in an adapter's folder what the stage is for that it makes of its teacher."""
+    assert config.distilled is not None
+    made = AdapterRecord(distilled=config.distilled, sampler=config.sampler, guidance=config.guidance)
+    write_text(folder / RECORD, to_yaml(made))
+
+
+def read_adapter_record(folder: Path) -> AdapterRecord | None:
+    """What an adapter's folder says that it was made for; None where it is no student's, or no folder.
+
+    Raises:
+        InputError: for a record that can't be read.
+    """
+    path = folder / RECORD
+    return load_config(AdapterRecord, path) if path.is_file() else None
+
+
+def with_adapters(config: S, uses: Iterable[AdapterUse]) -> S:
+    """A stage's config as adapters make it: a student's has its sampler, guidance and record in place of the model's.
+
+    Raises:
+        InputError: as `read_adapter_record`.
+    """
+    for use in uses:
+        record = read_adapter_record(use.path) if use.weight else None
+        if record is not None:
+            changes = {"distilled": record.distilled, "sampler": record.sampler, "guidance": record.guidance}
+            config = config.model_copy(update=changes)
+    return config

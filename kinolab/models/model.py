@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,28 @@ from torch import Tensor, nn
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning import GivenPart
 from kinolab.contracts.adapters import AdapterUse
-from kinolab.contracts.events import Listener, Turn, events_of
+from kinolab.contracts.events import Events, Listener, Share, events_of
 from kinolab.contracts.request import Request, listed_prompts
 from kinolab.contracts.sampling import settled_guidance, settled_sampler
 from kinolab.denoisers import Denoiser
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, Method, SteeringConfig, StepCache
-from kinolab.models.cascade import StageSettings, given_part, settled_stages, stage_requests
+from kinolab.methods import build as build_methods
+from kinolab.models.cascade import (
+    Keeper,
+    StageSettings,
+    frame_steps,
+    given_part,
+    settled_stages,
+    stage_name,
+    stage_requests,
+)
 from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
 from kinolab.models.lora import StageLora, stored_state
 from kinolab.models.part import ModelPart
 from kinolab.models.stage import LaterStage, Stage
+from kinolab.models.streaming import LatentStream, stream_frames
 from kinolab.runtime.devices import choose
 from kinolab.runtime.precision import PrecisionPolicy
 from kinolab.tasks import check_mask, keep_exact, outside_training
@@ -44,6 +54,8 @@ class VideoModel(Stage):
     config: ModelConfig
     adapters: tuple[AdapterUse, ...] = ()
     """What a person put on it beside what its folder holds (`kinolab.checkpoints.adapters.put_on`)."""
+    exchanged: Mapping[str, str] = {}
+    """The folders that stages were taken from in place of its own, by name (`kinolab.models.exchange`)."""
 
     def __init__(
         self,
@@ -175,6 +187,50 @@ class VideoModel(Stage):
         )
         return self.decode(latents)
 
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        frames: int | None = None,
+        negative: str | None = None,
+        label: int | str | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        sampler: SamplerConfig | Mapping[str, Any] | str | None = None,
+        guidance: GuidanceConfig | Mapping[str, Any] | float | None = None,
+        methods: Sequence[Method] = (),
+        prompts_at: Mapping[int, str] | None = None,
+    ) -> Iterator[Tensor]:
+        """The frames (3, H, W) in [-1, 1] of a causal model, each as soon as it is made, in memory of a few blocks.
+
+        >>> for frame in model.stream("a red ball bounces", frames=500): ...
+
+        frames: how many; none = without end. A stream begins alike however long it gets. prompts_at: other prompts from
+        a frame on, which hold from the beginning of the block that it lies in. The rest as `generate`.
+
+        Raises:
+            InputError: for a model that makes all frames of a clip at once, a cascade, and as `generate`.
+        """
+        asked = Request(prompt, label, None, size, seed, negative)
+        later = {at: [replace(asked, prompt=other)] for at, other in (prompts_at or {}).items()}
+        stream = self.opened_stream([asked], sampler=sampler, guidance=guidance, methods=methods)
+        return (frame[0] for frame in stream_frames(stream, frames, later))
+
+    def opened_stream(
+        self, requests: Sequence[Request], *, sampler: Any = None, guidance: Any = None, methods: Sequence[Method] = ()
+    ) -> LatentStream:
+        """A stream of requests before its first block; sampler and guidance as of `generate`.
+
+        Raises:
+            InputError: for a model that makes all frames of a clip at once, and a cascade.
+        """
+        if self.stages:
+            raise InputError("a cascade's later stages take clips whole: stream its first stage alone")
+        how, guided = self.settled(requests, sampler, guidance)
+        asked = {type(method) for method in methods}
+        own = [method for method in build_methods(self.config.methods) if type(method) not in asked]
+        return LatentStream(self, requests, sampler=how, guidance=guided, methods=[*own, *methods])
+
     def settled(self, requests: Sequence[Request], sampler: Any, guidance: Any) -> tuple[SamplerConfig, GuidanceConfig]:
         """The sampler and guidance of requests: what is asked for, and the model's own for the rest.
 
@@ -233,7 +289,8 @@ class VideoModel(Stage):
         """
         check_mask(video, mask)
         if steering is None and self.denoiser.spec.given != "none":
-            for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in mask.cpu()):
+            shown = mask[:, :, :: frame_steps(self.cascade)[0]].cpu()
+            for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in shown):
                 if note is not None:
                     warnings.warn(note, stacklevel=3)
         video, mask = video.to(self.device), mask.to(self.device)
@@ -272,45 +329,69 @@ class VideoModel(Stage):
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
         stages: Mapping[str, StageSettings] | None = None,
+        keeper: Keeper | None = None,
     ) -> Tensor:
         """Latents (B, C, T', H', W') of requests that agree in frames and size; of a cascade, the last stage's.
 
-        `stages` are the settings of later stages, by name (see `settled_stages`); none = their own.
+        `stages` are the settings of later stages, by name (see `settled_stages`); none = their own. `keeper` keeps what
+        each stage but the last makes, and a run goes on behind the last one that it has.
 
         Raises:
             InputError: for settings of another type, and for what the model can't take.
             Stopped: between two steps, where `events` ask to stop.
         """
-        told, count = events_of(events), len(self.cascade)
-        asked = stage_requests(self.cascade, 0, requests) if self.stages else requests
-        latents = Stage.sample_latents(
-            self,
-            asked,
-            sampler=sampler,
-            guidance=guidance,
-            events=Turn(told, 0, count) if self.stages else told,
-            cache=cache,
-            methods=methods,
-            given=given,
-            steering=steering,
-        )
-        clips = Stage.decode(self, latents) if self.stages else latents
-        for number, stage in enumerate(self.stages, 1):
-            own = (stages or {}).get(stage.config.name) or StageSettings()
-            latents = stage.sample_latents(
-                stage_requests(self.cascade, number, requests, clips),
+        told = events_of(events)
+        how: dict[str, Any] = {"cache": cache, "methods": methods}
+        if not self.stages:
+            return Stage.sample_latents(
+                self, requests, sampler=sampler, guidance=guidance, events=told, given=given, steering=steering, **how
+            )
+        settings = [StageSettings(sampler=sampler, guidance=guidance)]
+        settings += [(stages or {}).get(stage.config.name) or StageSettings() for stage in self.stages]
+        steps = [(own.sampler or s.config.sampler).steps for own, s in zip(settings, self.cascade, strict=True)]
+        first, clips = _begun(self.cascade, keeper)
+        for number, (stage, own) in enumerate(zip(self.cascade, settings, strict=True)):
+            if number < first:
+                continue
+            asked = stage_requests(self.cascade, number, requests, clips)
+            _announce(told, self.cascade, number, asked[0], steps[number])
+            part = given if number == 0 or given is None else given.later[number - 1]
+            latents = Stage.sample_latents(
+                stage,
+                asked,
                 sampler=own.sampler,
                 guidance=own.guidance,
-                events=Turn(told, number, count),
-                cache=cache,
-                methods=methods,
-                given=given.later[number - 1] if given is not None else None,
+                events=Share(told, sum(steps[:number]), steps[number], sum(steps)),
+                given=part,
+                steering=steering if number == 0 else None,
+                **how,
             )
             if stage is not self.output:
-                clips = stage.decode(latents)
+                clips = Stage.decode(stage, latents)
+                if keeper is not None:
+                    keeper.keep(stage_name(stage), clips)
         return latents
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T', H', W') of the last stage -> video (B, 3, T, H, W), clamped to [-1, 1]."""
         return Stage.decode(self.output, latents)
+
+
+def _begun(stages: Sequence[Stage], keeper: Keeper | None) -> tuple[int, Tensor | None]:
+    """The first stage that is still to be run, and what the one before it made."""
+    for number in reversed(range(1, len(stages))):
+        clips = None if keeper is None else keeper.kept(stage_name(stages[number - 1]))
+        if clips is not None:
+            return number, clips.to(stages[number].device)
+    return 0, None
+
+
+def _announce(events: Events, stages: Sequence[Stage], number: int, request: Request, steps: int) -> None:
+    """Say which stage is run from here on, and what it makes."""
+    stage = stages[number]
+    (height, width), fps = request.size or stage.config.size, stage.config.fps
+    frames = request.frames or stage.config.frames
+    made = f"{frames} frame{'s' * (frames > 1)} of {width}x{height}"
+    rate = f" at {fps:g} fps" if frames > 1 else ""
+    events.note(f"stage {stage_name(stage)} ({number + 1} of {len(stages)}): {made}{rate}, {steps} steps")

@@ -54,6 +54,7 @@ class Composed(Denoiser):
     def __init__(self, denoiser: Denoiser, spec: DenoiserSpec) -> None:
         super().__init__()
         self.config, self.spec, self.reach = denoiser.config, spec, denoiser.reach
+        self.balances_text = denoiser.balances_text
         self.block_lists = denoiser.block_lists  # type: ignore[misc]  # for FSDP2, which shards the denoiser's blocks
 
     @property

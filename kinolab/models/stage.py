@@ -25,6 +25,7 @@ from kinolab.conditioning.text import build as build_text_encoder
 from kinolab.conditioning.vision import ImageEncoderConfig
 from kinolab.conditioning.vision import build as build_image_encoder
 from kinolab.config import Config
+from kinolab.contracts.causal import CausalConfig
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.contracts.request import Request
 from kinolab.contracts.table import KindConfig
@@ -40,6 +41,7 @@ from kinolab.models.distilled import DistilledConfig, outside
 from kinolab.models.experts import Experts
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.part import ModelPart, WithParts
+from kinolab.models.streaming import LatentStream, clip_latents
 from kinolab.runtime.compiling import compile_for_inference
 from kinolab.runtime.devices import choose
 from kinolab.runtime.precision import PrecisionPolicy, autocast, resolve
@@ -115,6 +117,9 @@ class StageConfig(Config):
     """The sampler to use by default."""
     methods: MethodsConfig = Field(default_factory=dict)
     """Methods that wrap every sampling run that does not name them itself, such as thresholding for pixels."""
+    causal: CausalConfig | None = None
+    """How frames lie in blocks that read themselves and the past, for a denoiser that makes clips block by block and of
+    any length; none = it makes all frames at once."""
     distilled: DistilledConfig | None = None
     """What a distilled stage was made for; none = it is no distilled one, and takes any steps, sampler and guidance."""
 
@@ -293,7 +298,7 @@ class Stage:
         frames, size = requests[0].frames or self.config.frames, requests[0].size or self.config.size
         shape = self.autoencoder.spec.latent_shape(frames, *size)
         note = outside_buckets(self.config.buckets, frames, size)
-        if note is not None:
+        if self.config.causal is None and note is not None:
             warnings.warn(note, stacklevel=3)
         sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
@@ -307,11 +312,19 @@ class Stage:
             pictures = zip(requests, first_frames(given.video, given.pixel_mask), strict=True)
             requests = [replace(r, conditions={**r.conditions, FIRST_FRAME: picture}) for r, picture in pictures]
         elif given is not None:
+            if self.config.causal is not None:
+                raise InputError("a causal model makes clips block by block, and can't be steered to a given part")
             wrapped.append(self._steering(given, steering or SteeringConfig()))
-        conditions, guidance = self.conditions(requests), guidance or self.config.guidance
+        guidance, told = guidance or self.config.guidance, events_of(events)
         for note in outside(self.config, sampler or self.config.sampler, guidance):
             warnings.warn(note, stacklevel=3)
-        told = events_of(events)
+        if self.config.causal is not None:
+            wrapped += [cache] if cache is not None else []
+            stream = LatentStream(
+                self, requests, sampler=sampler or self.config.sampler, guidance=guidance, methods=wrapped
+            )
+            return self._with_given(clip_latents(stream, shape[1], told), given)
+        conditions = self.conditions(requests)
         away = any(r.negative is not None for r in requests)
         negative = self.negative_conditions(requests, conditions) if guidance.active or away else None
         wrapped += [Guidance(guidance, negative), *([cache] if cache is not None else [])]
@@ -326,8 +339,13 @@ class Stage:
                 callback=lambda step, steps, *_: advance(told, step, steps),
                 codec=StageCodec(self),
             )
+        return self._with_given(latents, given)
+
+    def _with_given(self, latents: Tensor, given: GivenPart | None) -> Tensor:
+        """Latents with the given ones in their places, where the denoiser does not make these too."""
+        trained = self.denoiser.spec.given
         if given is not None and trained != "none" and trained not in BESIDE:
-            latents = place_given(latents, given.latents, given.mask)
+            return place_given(latents, given.latents, given.mask)
         return latents
 
     def _check_whole(self, mask: Tensor, advice: str) -> None:

@@ -12,6 +12,7 @@ import math
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -274,7 +275,9 @@ class _Measured:
                 sampler = self.config.samples.sampler.model_copy(update={"steps": count})
                 samples = self.config.samples.model_copy(update={"sampler": sampler})
                 self.job.recipe = recipe.model_copy(update={"samples": samples})
-                taken.append(self._timed(lambda: self.job.sample(folder, 0, self.ranks)))
+                with warnings.catch_warnings():  # a student is asked for other steps than its own: only time counts
+                    warnings.simplefilter("ignore")
+                    taken.append(self._timed(lambda: self.job.sample(folder, 0, self.ranks)))
             self.job.recipe = recipe
             a_step = max(0.0, taken[2] - taken[1]) / 2
             return Once(taken[1] + (steps - 1) * a_step, folder_size(folder), times)
@@ -309,7 +312,7 @@ class _Measured:
 
     def _memory(self) -> Memory:
         device = self.ranks.device
-        frozen: Any = getattr(self.job, "autoencoder", None) if isinstance(self.config, DenoiserRecipe) else None
+        beside = self.job.beside_trained if isinstance(self.config, DenoiserRecipe) else {}
         state = self._state() if self.starts else dict.fromkeys(("weights", "gradients", "optimizer", "average"), 0)
         if not self.starts:
             peak: int | None = self.static
@@ -321,7 +324,8 @@ class _Measured:
             peak=peak,
             machine=memory_size(device),
             activations=self.activations,
-            frozen=0 if frozen is None else _bytes(frozen.state_dict().values()),
+            frozen=sum(_bytes(module.state_dict().values()) for module in beside.values()),
+            beside=tuple(beside),
             **state,
         )
 

@@ -59,8 +59,9 @@ class Once:
 class Memory:
     """Bytes. peak: of the process (on CUDA: allocated there), measured; the others are parts of it.
 
-    weights, gradients, optimizer, average: of what is trained; frozen: of the autoencoder that a denoiser is trained
-    on; activations: kept for the backward pass, from a step with one clip; None = not known. machine: all there is.
+    weights, gradients, optimizer, average: of what is trained; frozen: of what stands beside it, named in `beside`, as
+    the autoencoder that a denoiser is trained on and the teacher that it is distilled from; activations: kept for the
+    backward pass, from a step with one clip; None = not known. machine: all there is.
     """
 
     peak: int | None
@@ -71,6 +72,7 @@ class Memory:
     average: int
     frozen: int
     activations: int | None
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class CostReport:
     def _memory_rows(self) -> list[tuple[str, str, str]]:
         m = self.memory
         names = {"weights": m.weights, "gradients": m.gradients, "optimiser": m.optimizer, "average": m.average}
-        names |= {"frozen autoencoder": m.frozen, "activations": m.activations or 0}
+        names |= {f"frozen {' and '.join(m.beside or ('autoencoder',))}": m.frozen, "activations": m.activations or 0}
         parts = ", ".join(f"{name} {size(count)}" for name, count in names.items() if count)
         where = "allocated" if not self.protocol["device"].startswith("cpu") else "of the process"
         have = "" if m.machine is None else f" of {size(m.machine)}"

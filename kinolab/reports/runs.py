@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kinolab.errors import InputError
+from kinolab.models import find_model, read_model_config
 from kinolab.reports.blocks import Block, Curves, Fold, Section, SyncedVideos, Table, Text
 from kinolab.reports.media import Media, clock, spread
 from kinolab.runtime.paths import visible
@@ -60,12 +62,22 @@ def run_section(run: Path, name: str, media: Media) -> Section:
     blocks += samples_of_run(run, name, media)
     if more := tuple(plot for quantity, plot in plots.items() if _aside(quantity)):
         blocks.append(Fold("curves of the training itself", more))
+    if (made := _distilled(run)) is not None:
+        blocks.insert(0, Text(f"A distilled model: {made}."))
     recipe = run / "recipe.yaml"
     if recipe.is_file():
         blocks.append(Fold("recipe", (Text(read_text(recipe, MIB), code=True),)))
     steps = max((points[-1][0] for points in series.values()), default=0)
     text = f"{steps:g} steps so far." if steps else "Nothing is logged yet."
     return Section(f"Run: {name}", text, tuple(blocks))
+
+
+def _distilled(run: Path) -> str | None:
+    """What the model of a finished run was distilled for; None where it is no distilled one, or not there."""
+    with suppress(InputError):
+        made = read_model_config(find_model(run)).distilled
+        return None if made is None else str(made)
+    return None
 
 
 def charts(series: Series) -> dict[str, Curves]:

@@ -104,6 +104,22 @@ def begin(
         os.close(descriptor)
 
 
+def print_to(output: Path) -> None:
+    """Have all that this process prints from now on added to a file.
+
+    Raises:
+        OSError: where it can't be written.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = system.calls().open(output, system.APPEND)
+    try:
+        for number in (1, 2):
+            os.dup2(descriptor, number)
+    finally:
+        os.close(descriptor)
+
+
 def tail(path: Path, lines: int = 30) -> list[str]:
     """The last lines of a file that a process prints to; [] where there is none. Bytes that are no text are escapes."""
     try:

@@ -13,6 +13,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -68,7 +70,8 @@ def make_app(project: Project, rules: Rules) -> App:
     ]
     paths += [Route("/api/stream", changes.stream)]
     paths += [Route(f"{begin}{{name:path}}", shown(studio, find)) for begin, find in routes.MEDIA.items()]
-    paths += [Route("/files/{name:path}", shown(studio, project_file)), Route("/{name:path}", static)]
+    paths.append(Route("/files/{name:path}", shown(studio, project_file)))
+    paths.append(Route("/{name:path}", static, middleware=[Middleware(GZipMiddleware)]))
     return Guarded(Starlette(routes=paths, lifespan=life), rules)
 
 
@@ -150,11 +153,7 @@ async def static(request: Request) -> Response:
     if kind is None or not path.is_file():
         return JSONResponse({"error": "not there"}, 404)
     kept = "no-cache" if name == "index.html" else "private, max-age=31536000, immutable"
-    headers = {"cache-control": kept, "vary": "accept-encoding"}
-    packed = path.with_name(f"{path.name}.gz")
-    if "gzip" in request.headers.get("accept-encoding", "") and packed.is_file():
-        return FileResponse(packed, media_type=kind, headers={**headers, "content-encoding": "gzip"})
-    return FileResponse(path, media_type=kind, headers=headers)
+    return FileResponse(path, media_type=kind, headers={"cache-control": kept})
 
 
 async def respond(run: Callable[[], Any]) -> Response:

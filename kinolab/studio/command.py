@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from kinolab.cli.options import common, on_error, show
 from kinolab.errors import InputError, MissingExtraError
 
 PORT = 8470
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(studio)
 
 
+@common()
 def studio(
     folder: Annotated[Path, typer.Argument(help="The project's folder; made where it is missing.")] = Path("studio"),
     port: Annotated[
@@ -57,9 +60,10 @@ def studio(
         name = host if host not in ("0.0.0.0", "::") else socket.gethostname()
         address = f"http://{f'[{name}]' if ':' in name else name}:{place}/?token={token}"
         files.write_private(project.queue / ".address", address + "\n")
-        typer.echo(f"{project.folder}: open {address}")
+        show({"folder": project.folder, "address": address, "port": place}, [f"{project.folder}: open {address}"])
+        sys.stdout.flush()
         if not is_loopback(host):
-            typer.echo("other machines can reach it, without encryption; whoever has the address may use it", err=True)
+            on_error("other machines can reach it, without encryption; whoever has the address may use it")
         if open_page:
             import webbrowser
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 import shlex
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import UnionType
 from typing import Any, Literal
 
 from kinolab.errors import InputError
@@ -163,8 +163,8 @@ def check_setting(project: Project, text: str, what: str) -> None:
 def _text(project: Project, command: str, option: Option, value: Any) -> str:
     """A value as the word that an option takes."""
     what = f"kinolab {command}: {option.name}"
-    expected = {"flag": bool, "int": int, "float": (int, float)}.get(option.kind, str)
-    if not isinstance(value, expected) or (isinstance(value, bool) and option.kind != "flag"):
+    types: dict[str, tuple[type, ...]] = {"flag": (bool,), "int": (int,), "float": (int, float)}
+    if not isinstance(value, types.get(option.kind, (str,))) or (isinstance(value, bool) and option.kind != "flag"):
         raise InputError(f"{what}: expected {option.kind}, got {shown(value)}")
     if option.kind == "choice" and value not in option.choices:
         raise InputError(f"{what}: expected one of {', '.join(option.choices)}, got {shown(value)}")
@@ -225,7 +225,7 @@ def _option(name: str, annotation: Any, parameter: inspect.Parameter) -> Option:
 
 def _plain(kind: Any) -> tuple[Any, bool]:
     """A type without None, and whether it is a list of them."""
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+    if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union:
         return _plain(next(a for a in typing.get_args(kind) if a is not type(None)))
     if typing.get_origin(kind) in (list, tuple):
         return typing.get_args(kind)[0], True

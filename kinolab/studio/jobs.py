@@ -203,7 +203,7 @@ def again(project: Project, name: str) -> Job:
     run = values.get("run")
     if job.command == "train" and isinstance(run, str) and (project.path(run) / "recipe.yaml").exists():
         # The run folder holds its recipe as it was run; -s would say again what stands there already.
-        kept = {key: values[key] for key in ("until", "device") if key in values and now != "done"}
+        kept: dict[str, Any] = {key: values[key] for key in ("until", "device") if key in values and now != "done"}
         values = {"run": run, "resume": True, **kept}
     return add(project, job.command, values, job.title)
 

@@ -19,6 +19,11 @@ from kinolab.runtime.records import write_record
 from kinolab.studio import commands, jobs
 from kinolab.studio.project import Project
 
+SIGNALS = {"save": "SIGUSR1", "sample": "SIGUSR2"}
+"""What may be asked of a training -> the signal (`kinolab.training.asking`, which takes torch to import)."""
+STOPPED = 130
+"""The exit status of a command that was stopped."""
+
 
 def do(project: Project, name: str) -> int:
     """Do a job that waits, in this process: its exit status. Only one process does a job, and none twice."""
@@ -37,13 +42,21 @@ def do(project: Project, name: str) -> int:
                 words.insert(end, f"--events={project.shown(folder)}/events.jsonl")
             os.chdir(project.folder)
             status, message = run(words)
+            if status == 0 and jobs.asked_to_stop(project, name) and not finished(project, job):
+                status, message = STOPPED, "stopped, as asked; what is done is saved"
         except KeyboardInterrupt:
-            status, message = 130, "stopped before it began"
+            status, message = STOPPED, "stopped before it began"
         except (InputError, OSError) as error:
             status, message = 2, one_line(error)
             print(f"kinolab: {message}", file=sys.stderr, flush=True)
         write_record(folder / "ended.json", {"status": status, "message": message, "time": round(time.time(), 3)})
     return status
+
+
+def finished(project: Project, job: jobs.Job) -> bool:
+    """Whether a command that ended well did all of it: a training that was asked to stop saves, and ends well, too."""
+    run = job.values.get("run")
+    return job.command != "train" or not isinstance(run, str) or (project.path(run) / "model" / "model.yaml").exists()
 
 
 def run(words: list[str]) -> tuple[int, str]:
@@ -55,7 +68,7 @@ def run(words: list[str]) -> tuple[int, str]:
     except SystemExit as stop:
         return (stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1), ""
     except KeyboardInterrupt:
-        return 130, "stopped before it began"
+        return STOPPED, "stopped before it began"
     except BaseException as error:
         traceback.print_exc()
         return 1, one_line(f"{type(error).__name__}: {error}")
@@ -66,14 +79,29 @@ def run(words: list[str]) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Do the job that the words name."""
+    """Do the job that the words name; with `--stay` also those whose names come in, a line each, until none can come.
+
+    A process that stays keeps its model in memory.
+    """
     # Whoever is begun in the background of a script inherits that Ctrl-C is ignored, and a job is stopped by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder, name = sys.argv[1:3]
+    for number in (getattr(signal, each, None) for each in SIGNALS.values()):
+        if number is not None:  # what comes before the training hears it would end the process
+            signal.signal(number, signal.SIG_IGN)
+    folder, name, *more = sys.argv[1:]
+    project, stays = Project.open(Path(folder)), "--stay" in more
+    if stays:
+        from kinolab.generation import warm
+
+        warm.keep()
     try:
-        sys.exit(do(Project.open(Path(folder)), name))
+        status = do(project, name)
+        for line in sys.stdin if stays else ():
+            processes.print_to(jobs.folder_of(project, line.strip()) / "output.txt")
+            status = do(project, line.strip())
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = STOPPED
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,7 +123,7 @@ class Assembly:
         """What the places of crops are multiples of."""
         if self.source.encoded:
             raise InputError("crop: a latent cache holds no pixels to cut a crop from: train on the clips")
-        low = self.recipe.conditions.get(LowResolution.name) or LowResolution.Config()
+        low: Any = self.recipe.conditions.get(LowResolution.name) or LowResolution.Config()
         told = any(port.name == LowResolution.name for port in self.spec.more)
         step = crop_step(self.autoencoder.spec.spatial_ratio, low.factor if told else 1)
         for group in self.source.groups():
@@ -184,8 +185,13 @@ class Assembly:
         return [self._shape(group[0]) for group in self.groups]
 
     def _shape(self, index: int) -> BucketShape:
-        """Frames, height and width of what is trained on of clip `index` of the source."""
+        """Frames, height and width of what a model makes that is trained on clip `index` of the source.
+
+        That is what it is trained on, but for one that is trained on crops, which are parts of what it makes.
+        """
         frames, height, width = self._clip_shape(index)
+        if self.recipe.crop is not None and self.recipe.frames_per_clip is None:
+            return (frames - 1) // self.recipe.frame_skips[0] + 1, height, width
         return (self.recipe.window_frames or frames if self.recipe.frames_per_clip is None else 1), height, width
 
     def _clip_shape(self, index: int) -> BucketShape:
@@ -290,7 +296,9 @@ class Assembly:
 
         The first latent of a causal autoencoder stands for one image.
         """
-        count, rows, told, pictures = self.recipe.image_frames, [], [], []
+        count, rows = self.recipe.image_frames, []
+        told: list[Example] = []
+        pictures: list[Example] = []
         for example, source in zip(micro_batch.examples, draws("images"), strict=True):
             others = [self.source[i] for i in torch.randint(len(self.source), (count,), generator=source).tolist()]
             others = [self._cropped(other, source) for other in others]

@@ -106,6 +106,15 @@ class DistilRecipe(DenoiserRecipe):
         """Fields of a recipe whose student is for so many steps, as `kinolab distill` fills them in."""
         raise NotImplementedError
 
+    def check(self, model: ModelConfig) -> None:
+        """Raises InputError where its teacher, of this config, can't teach what is asked; before anything is read."""
+
+    def guided(self, model: ModelConfig) -> bool:
+        """Whether there is guidance to learn from the teacher, which has not learned it itself."""
+        if model.distilled is not None and model.distilled.guidance is not None:
+            return False
+        return model.guidance.active if self.guidance is None else self.guidance != 1
+
     @property
     def ranged(self) -> bool:
         """Whether the student is told the scale of guidance."""
@@ -123,8 +132,6 @@ def check_teacher(place: str, model: ModelConfig) -> None:
     if model.experts or model.parts:
         what = "experts" if model.experts else "parts beside its denoiser"
         raise InputError(f"{place}: has {what}; expected a model of one denoiser")
-    if model.diffusion.schedule == "edm":
-        raise InputError(f"{place}: its noise levels are EDM's; expected a discrete schedule, flow or cosine_logsnr")
 
 
 class Teacher:

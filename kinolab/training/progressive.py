@@ -36,9 +36,9 @@ class ProgressiveRecipe(DistilRecipe):
     weight: Weight = "truncated"
     """The weight of the squared error of the clean sample by the signal-to-noise ratio: constant, snr (as the error of
     the noise), truncated, max(SNR, 1), or snr_plus_one (as the error of v, Imagen Video's)."""
-    training: TrainingConfig = TrainingConfig(decay="linear", ema=0.99)
-    """Steps of all rounds together, batch, optimiser, precision; warm-up and decay of the learning rate are those of
-    each round, and so is the optimiser's memory."""
+    training: TrainingConfig = TrainingConfig()
+    """Steps of all rounds together, batch, optimiser, precision; warm-up and decay of the learning rate (linear where
+    nothing is said) are those of each round, and so is the optimiser's memory."""
     method: ClassVar[str] = "progressive"
     also: ClassVar[tuple[str, ...]] = ("stochastic",)
 
@@ -52,6 +52,11 @@ class ProgressiveRecipe(DistilRecipe):
         return self
 
     @classmethod
+    def filled(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As of every method; and the learning rate falls to 0 in each round."""
+        return {**super().filled(values), "training": {"decay": "linear", "ema": 0.99}}
+
+    @classmethod
     def made_for(cls, values: Mapping[str, Any]) -> tuple[int, ...]:
         """The last round's steps."""
         rounds = values.get("rounds", ROUNDS)
@@ -61,10 +66,21 @@ class ProgressiveRecipe(DistilRecipe):
     @classmethod
     def asked(cls, steps: int, model: ModelConfig) -> dict[str, Any]:
         """Rounds that halve down to so many steps."""
+        most = MOST_STEPS if model.distilled is None else max(model.distilled.steps) // 2
         rounds = [steps]
-        while rounds[0] * 2 <= max(MOST_STEPS, steps):
+        while rounds[0] * 2 <= most:
             rounds.insert(0, rounds[0] * 2)
         return {"rounds": rounds}
+
+    def check(self, model: ModelConfig) -> None:
+        """Raises InputError for a plan of rounds that can't be, and for a teacher that doesn't know their steps."""
+        planned(self, guided=self.guided(model))
+        needed = 2 * self.rounds[0]
+        if model.distilled is not None and needed not in model.distilled.steps:
+            raise InputError(
+                f"rounds: a student of {self.rounds[0]} steps needs a teacher of {needed}, and {self.teacher} is "
+                f"distilled itself ({model.distilled}): begin with half of its steps"
+            )
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,8 @@ class DenoiserRecipe(BaseRecipe):
     """Least and most n of every n-th frame (Make-A-Video, section 3.4, trains on random rates)."""
     crop: Size | None = None
     """Side, or height and width, of a random crop of every clip that is trained on, for a spatial super-resolution
-    model; its videos have the clips' own size (Imagen Video, section 2.2). None = whole frames."""
+    model; its videos have the clips' own size and, where `window_frames` are cut out of them, their own length (Imagen
+    Video, section 2.2). None = whole frames."""
     image_frames: int = Field(0, ge=0)
     """Single frames of other clips appended to every clip (Latte's joint image-video training)."""
     mix: MixConfig = MixConfig()

@@ -7,7 +7,6 @@ non-finite loss with the last good state kept.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from kinolab.contracts.events import Events, Listener, events_of
+from kinolab.runtime.interrupts import interruptible
 from kinolab.runtime.precision import NonFiniteError, autocast, fast_float32, watch_finite
 from kinolab.runtime.ranks import Ranks, any_rank, mean_over_ranks
+from kinolab.training.asking import Asked, hearing
 from kinolab.training.batches import MicroBatch
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
@@ -137,12 +138,13 @@ class Trainer:
             ],
         )
         self.stop_asked = False
+        self.asked = Asked()
 
     def run(self, until: int | None = None) -> int:
         """Train to step `until` (default: the recipe's) and return the step reached.
 
         An interrupt (Ctrl-C or SIGTERM), or events that ask to stop, finish the step, save, and return; of several
-        processes, whichever got it.
+        processes, whichever got it. Signals may ask for a checkpoint or samples in between (`kinolab.training.asking`).
 
         Raises:
             NonFiniteError: at the first non-finite loss; names the module; the last checkpoint is kept.
@@ -154,7 +156,7 @@ class Trainer:
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
-            with _interruptible(self):
+            with interruptible(self), hearing(self.asked):
                 batches = self.job.batches(step, self.ranks)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
@@ -166,7 +168,7 @@ class Trainer:
                     self.events.progress(step, self.config.steps)
                     self.events.losses(step, numbers)
                     window = self._log(log, step, window)
-                    saved = self._milestones(log, step, last, saved)
+                    saved = self._on_request(log, step, self._milestones(log, step, last, saved))
             if saved != step:
                 self._save(step, log)
             if step >= self.config.steps:
@@ -256,6 +258,19 @@ class Trainer:
             self.events.wrote(self.folder / "samples", "samples")
         return saved
 
+    def _on_request(self, log: RunLog | None, step: int, saved: int) -> int:
+        """Save and sample where somebody asked one of the processes for it; the last step saved."""
+        if not any_rank(self.asked.any, self.ranks):
+            return saved
+        if any_rank(self.asked.take("save"), self.ranks) and saved != step:
+            self._save(step, log)
+            saved = step
+        if any_rank(self.asked.take("sample"), self.ranks):
+            with self._averages(), torch.no_grad():
+                self.job.sample(self.folder / "samples", step, self.ranks)
+            self.events.wrote(self.folder / "samples", "samples")
+        return saved
+
     def _evaluate(self, log: RunLog | None, step: int) -> None:
         with self._averages(), torch.no_grad():
             values = self.job.evaluate(self.ranks)
@@ -283,23 +298,3 @@ class Trainer:
                 context.__exit__(None, None, None)
             for part in self.job.parts.values():
                 part.module.train()
-
-
-@contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the current step; a second one stops at once."""
-
-    def ask(signum: int, frame: Any) -> None:
-        if trainer.stop_asked:
-            raise KeyboardInterrupt
-        trainer.stop_asked = True
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: nothing to catch there
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

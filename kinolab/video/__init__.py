@@ -19,7 +19,7 @@ A file that cannot be read, or only in part, is an `InputError` of one line that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -41,6 +41,7 @@ from kinolab.video.names import is_image as is_image
 from kinolab.video.names import series as series
 from kinolab.video.names import videos_of as videos_of
 from kinolab.video.names import visible_files as visible_files
+from kinolab.video.opened import Opened
 from kinolab.video.picture import Fit, Resize, Size
 from kinolab.video.sources import Source, VideoInfo, mean_rate, rational
 from kinolab.video.stream import COMBED as COMBED
@@ -170,6 +171,20 @@ def until_damage(frames: Iterator[Frame], lost: list[str]) -> Iterator[Frame]:
         lost.append(str(error))
 
 
+def comment_of(path: Path | str) -> str:
+    """The comment that a video file holds; "" where it holds none.
+
+    Raises:
+        InputError: for what is no video file.
+    """
+    path = _plain(Path(path))
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return ""
+    with closing(Opened(path, 1)) as opened:
+        found = {key.lower(): text for key, text in opened.container.metadata.items()}
+    return found.get("comment", "")
+
+
 def is_animated(path: Path) -> bool:
     """Whether a webp, PNG or AVIF file holds several pictures, by its container alone."""
     return path.suffix.lower() in IMAGE_SUFFIXES and bool(durations_of(path))
@@ -244,6 +259,8 @@ def write(
     *,
     quality: int = 85,
     lossless: bool = False,
+    growing: bool = False,
+    comment: str = "",
 ) -> None:
     """Write `(H, W, 3)` uint8 RGB frames (an array `(T, H, W, 3)` or any iterable, taken one at a time).
 
@@ -260,7 +277,10 @@ def write(
         fps: frames per second (29.97 and the like mean 30000/1001). A gif shows at most 50.
         quality: 1 to 100; H.264 uses crf `8 + 0.4 (100 - quality)`, VP9 `12 + 0.45 (100 - quality)`, webp its own
             scale. Has no effect on gif, PNG and lossless files.
+        comment: a text that the file holds beside its frames (.mp4, .mov, .mkv, .webm; others go without).
         lossless: exact RGB values: FFV1 in .mkv or .avi, lossless .webp; a folder of PNG images always is.
+        growing: written in place, frame by frame, so that it can be watched meanwhile (.mp4 and .mov, in fragments of a
+            second, .mkv, .webm, folders); for who gives it its name at the end.
 
     Raises:
         InputError: no frames, frames of different sizes or not uint8 RGB, an ending that is not known, a lossless
@@ -282,13 +302,13 @@ def write(
     first = next(checked, None)
     if first is None:
         raise InputError(f"{path}: no frames to write")
-    with atomic(path) as temporary:
+    with nullcontext(path) if growing else atomic(path) as temporary:
         if suffix == PICTURE:
             if next(checked, None) is not None:
                 check_ending(path, 0)
             write_picture(temporary, first)
         elif suffix:
-            encode(temporary, chain([first], checked), first.shape, rate, quality, lossless)
+            encode(temporary, chain([first], checked), first.shape, rate, quality, lossless, growing, comment)
         else:
             write_images(temporary, chain([first], checked))
 

@@ -15,6 +15,10 @@ from kinolab.video.codec import ColorRange, Colorspace, Interpolation, VideoRefo
 from kinolab.video.picture import accurate
 
 WRITE_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".webp")
+GROWING_MP4 = "+frag_keyframe+empty_moov+default_base_moof"
+"""In fragments, of which each plays by itself, in place of one index of all frames, which is known at the end."""
+COMMENTED = (".mp4", ".mov", ".mkv", ".webm")
+"""Endings of files that hold a comment of any length."""
 PICTURE = ".png"
 """The ending of a file for a clip of one frame."""
 
@@ -50,9 +54,19 @@ def write_images(folder: Path, frames: Iterator[np.ndarray]) -> None:
 
 
 def encode(
-    path: Path, frames: Iterator[np.ndarray], shape: tuple[int, ...], rate: Fraction, quality: int, lossless: bool
+    path: Path,
+    frames: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    rate: Fraction,
+    quality: int,
+    lossless: bool,
+    growing: bool = False,
+    comment: str = "",
 ) -> None:
-    """Write RGB frames with libav, in the format that the path's ending names."""
+    """Write RGB frames with libav, in the format that the path's ending names; a `growing` file plays meanwhile.
+
+    comment: a text that the file holds beside them, where its format takes one (`COMMENTED`).
+    """
     suffix = path.suffix.lower()
     codec, pixels, options = _codec(suffix, quality, lossless)
     height, width = shape[:2]
@@ -60,14 +74,20 @@ def encode(
         height, width = height + height % 2, width + width % 2
     container_options = {"fflags": "+bitexact"}  # no random identifiers and dates
     if suffix in (".mp4", ".mov"):
-        container_options["movflags"] = "+faststart"
+        container_options["movflags"] = GROWING_MP4 if growing else "+faststart"
+    if growing:
+        container_options["flush_packets"] = "1"
+        if suffix in (".mkv", ".webm"):  # else a cluster is written when it is full, after many seconds
+            container_options["cluster_time_limit"] = "1000"
     graph = _palette_graph(height, width, rate) if suffix == ".gif" else None
     reformatter = VideoReformatter()
     with av.open(f"file:{os.path.abspath(path)}", "w", options=container_options) as container:
+        if comment and suffix in COMMENTED:
+            container.metadata["comment"] = comment
         stream = container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
-        stream.gop_size = max(1, round(2 * rate))
+        stream.gop_size = max(1, round(rate if growing else 2 * rate))
         stream.codec_context.time_base = 1 / rate
         if pixels == "yuv420p":
             context = stream.codec_context

@@ -20,6 +20,7 @@ from kinolab.cli.fields import RUN, about, described, names_of
 from kinolab.config import Config
 from kinolab.diffusion import SamplerConfig
 from kinolab.generation.low_resolution import LowResolutionConfig
+from kinolab.generation.refine import RefineConfig
 from kinolab.generation.request import GenerateConfig
 from kinolab.generation.source import SourceConfig
 from kinolab.methods import GuidanceConfig, StepCacheConfig
@@ -33,13 +34,13 @@ from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 from tests.cli.every import commands, run
 from tests.comparison.tiny_plan import write_plan
 from tests.tiny_images import tiny_images, with_adapter
-from tests.tiny_model import save_tiny_model, tiny_model, tiny_steered, tiny_vdt
+from tests.tiny_model import save_tiny_model, tiny_convolutions, tiny_model, tiny_steered, tiny_vdt
 from tests.training.tiny import autoencoder_recipe
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
 Printed = pytest.CaptureFixture[str]
-AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor"}
+AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio"}
 """What reads and prints, and has no progress to tell."""
 
 
@@ -76,17 +77,17 @@ def test_what_takes_long_has_events_and_every_command_json(every: dict[str, Any]
 def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict[str, Any]) -> None:
     hidden = {flag for p in every["generate"].params if getattr(p, "hidden", False) for flag in p.opts}
     rare = {"--eta", "--cache", "--cache-every", "--precision", "--compile"}
-    rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every"}
+    rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every", "--stage"}
     assert hidden == rare
     shown = [p for p in every["generate"].params if not getattr(p, "hidden", False)]
-    assert len(shown) <= 20
+    assert len(shown) <= 22
 
 
 def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: dict[str, type[Config]] = {
         "": GenerateConfig, "given": GivenConfig, "sampler": SamplerConfig, "guidance": GuidanceConfig,
         "cache": StepCacheConfig, "low_resolution": LowResolutionConfig,
-        "source": SourceConfig,
+        "source": SourceConfig, "refine": RefineConfig,
     }  # fmt: skip
     assert configs.keys() == RUN.keys()
     for group, config in configs.items():
@@ -96,7 +97,8 @@ def test_options_say_what_their_fields_say(monkeypatch: pytest.MonkeyPatch) -> N
         assert {name: " ".join(str(f.description).split()) for name, f in fields.items()} == {
             name: each.text for name, each in found.items()
         }
-    assert about("sampler.name", table="SAMPLERS").endswith("One of ddpm, ddim, dpmpp_2m, euler, heun, stochastic.")
+    known = "One of ddpm, ddim, dpmpp_2m, euler, heun, stochastic, consistency."
+    assert about("sampler.name", table="SAMPLERS").endswith(known)
     assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
     monkeypatch.delitem(sys.modules, "kinolab.tables")
     assert names_of("SAMPLERS") == SAMPLERS.names("") and names_of("METHODS") == METHODS.names("")
@@ -114,6 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     next((root / "stills").iterdir()).rename(root / "stills" / "0.png")
     save_tiny_model(root / "model", text=False)
     save_tiny_model(root / "told")
+    tiny_convolutions(low={"factor": 2}).save(root / "sr")
     tuned = tiny_model(text=False)
     with torch.no_grad():
         tuned.denoiser.get_parameter("blocks.0.attn.qkv.weight").add_(0.1)
@@ -151,6 +154,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "control": ("control clips/0.mkv --model controlled --frames 3 --out x.mkv", FILES),
     "extend": ("extend clips/0.mkv --model vdt --frames 12 --overlap 2 --out x.mkv", FILES),
     "edit": ("edit clips/0.mkv --to box --frames 5 --model told --out x.mkv", FILES),
+    "upscale": ("upscale clips/0.mkv --model sr -s refine.tile=0 --out x.mkv", FILES),
     "rerun": ("rerun PLACE/made.mkv --out x.mkv", ["file", "identical", "differs"]),
     "reconstruct": ("reconstruct clips/0.mkv -a model --out x.mkv", ["clip", "out", "psnr", "frames"]),
     "demo": ("demo --model told --steps 1 --out x", ["page", "sheet", "videos", "as_asked", "seconds"]),
@@ -162,6 +166,10 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "train": ("train recipe.yaml --out x", ["folder", "step", "steps", "model", "changed"]),
     "fit": (
         "fit clips/0.mkv --model model --label 1 --frames 5 --steps 1 --out x",
+        ["folder", "step", "steps", "model"],
+    ),
+    "distill": (
+        "distill model --data clips --steps 1 -s rounds=[1] -s training.steps=2 -s training.batch_size=2 --out x",
         ["folder", "step", "steps", "model"],
     ),
     "recipes": ("recipes", ["recipes"]),
@@ -206,8 +214,8 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
 }
 """Each command as it may be typed, and keys that its result has; `data check` prints a line of JSON per clip."""
 LONG = {
-    "demo", "train", "fit", "plan", "evaluate sensitivity", "evaluate tasks", "tune", "evaluate reconstruction",
-    "evaluate generation", "evaluate world", "evaluate physics", "evaluate edits", "vbench",
+    "demo", "train", "fit", "distill", "plan", "evaluate sensitivity", "evaluate tasks", "tune",
+    "evaluate reconstruction", "evaluate generation", "evaluate world", "evaluate physics", "evaluate edits", "vbench",
 }  # fmt: skip
 
 

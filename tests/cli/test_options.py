@@ -18,7 +18,7 @@ from tests.stand_in_device import StandInDevice
 from tests.tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
-BY_ITSELF = {"fit", "train", "plan", "rerun"}
+BY_ITSELF = {"distill", "fit", "train", "plan", "rerun"}
 """What else decides where these run: the recipe, the record beside a video."""
 
 

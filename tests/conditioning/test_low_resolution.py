@@ -130,7 +130,8 @@ def test_a_crop_is_told_the_same_place_of_what_the_whole_clip_becomes(name: Any)
 def test_latents_of_several_frames_are_of_repeated_pixels_and_have_no_blanks() -> None:
     autoencoder = tiny_model(text=False).autoencoder  # 4 frames a latent
     assert autoencoder.spec.temporal_ratio > 1
-    low, pixels = {"factor": 1, "frames_factor": 4}, clip(side=32)
+    low: dict[str, Any] = {"factor": 1, "frames_factor": 4}
+    pixels = clip(side=32)
     made_with = setting(autoencoder=autoencoder, **low)
     held = pixels[:, [frame // 4 * 4 for frame in range(9)]]
     assert_close(shown([pixels], made_with), autoencoder.encode(held[None]).mean)

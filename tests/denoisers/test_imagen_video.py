@@ -83,8 +83,8 @@ def test_frames_behind_a_clip_and_those_that_a_run_names_are_images_too(kind: st
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_sees_the_whole_clip_and_convolutions_their_neighbours(kind: str) -> None:
-    layers = {"base": ResidualAttention(8, 2, 4, axes=1), "super-resolution": ResidualConv1d(8)}
-    model, layer = made(**KINDS[kind]), layers[kind]
+    model = made(**KINDS[kind])
+    layer: Any = ResidualAttention(8, 2, 4, axes=1) if kind == "base" else ResidualConv1d(8)
     x = torch.randn(1, 9, 2, 8)
     assert_same(layer.over_tracks(x), x)  # it begins as the identity
     for parameter in layer.parameters():

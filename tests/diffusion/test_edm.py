@@ -240,7 +240,7 @@ def test_what_does_not_go_together(fields: dict[str, Any], said: str) -> None:
 
 def test_what_the_path_refuses() -> None:
     with pytest.raises(InputError, match="an EDM schedule has Karras's noise levels"):
-        Diffusion(SVD).times(SamplerConfig(spacing="trailing"))
+        Diffusion(SVD).times(SamplerConfig(spacing="linspace"))
     with pytest.raises(ValueError, match="churn is for the samplers euler and heun, not ddim"):
         SamplerConfig(name="ddim", churn=ChurnConfig(amount=1))
     linear = Diffusion(DiffusionConfig())

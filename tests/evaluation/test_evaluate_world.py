@@ -24,7 +24,7 @@ from kinolab.generation.provenance import model_hash
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.metrics.statistics import Z95
 from kinolab.models import GivenPart, ModelConfig, Request, VideoModel
-from kinolab.models.cascade import StageSettings
+from kinolab.models.cascade import Keeper, StageSettings
 from kinolab.toyworld.clips import WorldConfig, make_clip, parse_caption
 from kinolab.toyworld.source import HELDOUT_SEEDS
 from tests.listening import Listening
@@ -69,6 +69,7 @@ class Oracle(VideoModel):
         given: GivenPart | None = None,
         steering: SteeringConfig | None = None,
         stages: Mapping[str, StageSettings] | None = None,
+        keeper: Keeper | None = None,
     ) -> Tensor:
         self.asked += requests
         events_of(events).progress(1, 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kinolab.layers.resizing import enlarge, lanczos, shrink
+from kinolab.layers.resizing import Filter, enlarge, lanczos, shrink
 from tests.closeness import assert_close, assert_small
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
@@ -26,9 +26,10 @@ def test_each_antialiased_filter_is_pillows(name: str, size: tuple[int, int]) ->
 def test_nearest_takes_pixels_and_others_keep_what_is_even() -> None:
     assert torch.isin(shrink(CLIP, (6, 6), "nearest"), CLIP).all()
     even = torch.full((1, 3, 1, 20, 20), 0.3)
-    for name in ("area", "bilinear", "bicubic", "lanczos"):
-        assert_close(shrink(even, (7, 5), name), torch.full((1, 3, 1, 7, 5), 0.3), 1e-5)  # type: ignore[arg-type]
-        assert_close(enlarge(shrink(even, (7, 5), name), (20, 20)), even, 1e-5)  # type: ignore[arg-type]
+    names: tuple[Filter, ...] = ("area", "bilinear", "bicubic", "lanczos")
+    for name in names:
+        assert_close(shrink(even, (7, 5), name), torch.full((1, 3, 1, 7, 5), 0.3), 1e-5)
+        assert_close(enlarge(shrink(even, (7, 5), name), (20, 20)), even, 1e-5)
 
 
 def test_lanczos_keeps_a_slope_and_leaves_no_pattern_of_fine_stripes() -> None:

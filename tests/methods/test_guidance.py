@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinolab.config import load_config
 from kinolab.contracts.method import CONDITIONAL, Call, Run, check_methods
+from kinolab.contracts.sampling import settled_guidance
 from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.diffusion.run import calls
 from kinolab.errors import InputError
-from kinolab.methods import Guidance, GuidanceConfig
+from kinolab.methods import Guidance, GuidanceConfig, OscillationConfig
 from kinolab.methods.guidance import mix
 from tests.closeness import assert_close
 
@@ -233,3 +235,38 @@ def test_a_condition_that_was_not_told_can_not_be_guided_towards() -> None:
         predict(config, Counting())
     with pytest.raises(InputError, match="leave scales out"):
         predict(config, Parts(), BOTH, negative=LABELS)
+
+
+def test_oscillating_guidance_is_high_first_and_then_low_and_high_by_turns() -> None:
+    denoiser, config = Counting(), GuidanceConfig(scale=5.0, oscillate=OscillationConfig(low=2.0, after=2))
+    method, z = Guidance(config), torch.zeros(2, 4, 1, 2, 2)
+    run = Run(denoiser, LABELS, tuple(z.shape), 6, FLOW.path, [method])
+    check_methods(run)
+    predict, found = method.branches(calls(denoiser), run), []
+    for run.step in range(6):
+        found.append(float(predict(Call(z, 500.0, {CONDITIONAL: LABELS}))[CONDITIONAL][0, 0, 0, 0, 0]))
+    assert found == [-1 + w * 2 for w in (5, 5, 2, 5, 2, 5)]
+
+
+@pytest.mark.parametrize(("name", "calls_each"), [("euler", 1), ("heun", 2)])
+def test_a_low_scale_of_1_costs_one_branch_and_counts_the_samplers_steps(name: str, calls_each: int) -> None:
+    denoiser, config = Counting(), GuidanceConfig(scale=5.0, oscillate=OscillationConfig(after=1))
+    how = SamplerConfig(name=name, steps=4)
+    FLOW.sample(denoiser, (2, 4, 1, 2, 2), LABELS, sampler=how, methods=[Guidance(config)])
+    steps = [4] * calls_each + [2] * calls_each + [4] * calls_each + [2]  # heun's last step is one call
+    assert [batch for _, batch in denoiser.batches] == steps
+
+
+def test_what_oscillates_is_scale_alone_and_goes_with_it() -> None:
+    own = GuidanceConfig(scale=15.0, oscillate=OscillationConfig(low=3.0, after=5))
+    for asked, scale, oscillates in ((None, 15.0, True), (4.0, 4.0, True), (2.0, 2.0, False)):
+        found = settled_guidance(own, asked, told=True)
+        assert (found.scale, found.oscillate is not None) == (scale, oscillates)
+    assert settled_guidance(own, None, told=False) == GuidanceConfig()
+    assert settled_guidance(own, {"frames": (1.0, 3.0)}, told=True).oscillate is None
+    for fields, message in (
+        ({"scale": 2.0, "oscillate": {"low": 3.0}}, "low 3 is above the scale 2"),
+        ({"frames": (1, 3), "oscillate": {"low": 1.0}}, "oscillate goes between scale and a lower one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_config(GuidanceConfig, fields)

@@ -17,6 +17,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
 from kinolab.layers.lora import change_layers, fold
 from kinolab.models import ModelConfig, VideoModel
+from kinolab.models.distilled import with_adapters
 from kinolab.models.lora import LoraConfig, StageLora
 from kinolab.models.stage import NAME
 
@@ -68,6 +69,7 @@ def put_on(
         elif adapter.text:
             _tell(events, use, adapter)
     made.adapters = (*model.adapters, *uses)
+    made.config = with_adapters(made.config, uses)
     return made
 
 

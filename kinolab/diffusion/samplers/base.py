@@ -30,7 +30,7 @@ class SamplerConfig(Config):
     later, down to the least noise of training instead of none, as Stable Diffusion samples. auto is trailing for
     dpmpp_2m and for zero-terminal SNR, linspace otherwise and for heun. Rectified flow is even from 1 to 0, or with
     linspace as Stable Diffusion 3 samples: even from 1 to the least training time, and from there to 0. EDM has
-    Karras's noise levels."""
+    Karras's noise levels, with trailing the least one left out, and so for consistency."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """ddim only: 0 is deterministic, 1 has the variance of ddpm."""
     variance: Literal["auto", "learned", "small", "large"] = "auto"
@@ -41,6 +41,9 @@ class SamplerConfig(Config):
     eq. 4); with variance small, or auto of a denoiser that predicts none."""
     churn: ChurnConfig | None = None
     """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
+    shift: float = Field(default=1.0, gt=0.0)
+    """consistency only: moves the few steps towards the noise, each fraction f of time to s f / (1 + (s - 1) f), on top
+    of a shift that the schedule has."""
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
@@ -55,6 +58,8 @@ class SamplerConfig(Config):
             raise ValueError(f"gamma lies between variance small and large: leave it 0 for {self.variance}")
         if self.churn is not None and "churn" not in takes:
             raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
+        if self.shift != 1.0 and "shift" not in takes:
+            raise ValueError(f"shift is for the consistency sampler only, not {self.name}: leave it 1")
         return self
 
 
@@ -96,6 +101,8 @@ class Sampler:
     """Whether it goes on with the noise that an estimate brings, where a method changed the sample alone."""
     calls: ClassVar[int] = 1
     """Calls of the denoiser in a step."""
+    few_steps: ClassVar[bool] = False
+    """Whether it is for few-step models alone, whose estimates are samples and not means of samples."""
 
 
 def continued(callback: AfterStep | None, step: int, steps: int, z: Tensor, denoised: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from kinolab.runtime.reading import json_lines
 from kinolab.studio import commands, jobs, runner
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
 from kinolab.studio.project import Project
+from kinolab.studio.work import SIGNALS
 
 LAST_LINES = 30
-ASKS = {"save": "SIGUSR1", "sample": "SIGUSR2"}
-"""What may be asked of a training that runs -> the signal that asks it."""
 
 
 def command(studio: Studio, asked: Asked) -> Any:
@@ -82,8 +81,8 @@ def again(studio: Studio, asked: Asked) -> Any:
 
 def ask(studio: Studio, asked: Asked) -> Any:
     """POST /api/jobs/{id}/ask {what: save | sample}: have a training save a checkpoint, or sample, after its step."""
-    what = asked.body.choice("what", tuple(ASKS))
-    jobs.signal(studio.project, _job(studio, asked).id, getattr(signal, ASKS[what]))
+    what = asked.body.choice("what", tuple(SIGNALS))
+    jobs.signal(studio.project, _job(studio, asked).id, getattr(signal, SIGNALS[what]))
     return {"asked": what}
 
 

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning.image import FIRST_FRAME
+from kinolab.conditioning.low_resolution import low_clip
 from kinolab.contracts.events import Events
 from kinolab.contracts.examples import Source
 from kinolab.denoisers import Denoiser
@@ -23,6 +24,7 @@ from kinolab.diffusion.times import inside, within
 from kinolab.errors import InputError
 from kinolab.layers.lora import Change, changes_of, merge_lora
 from kinolab.models import ModelConfig, Request, VideoModel, build_part, load_autoencoder
+from kinolab.models.cascade import REFINED, refines, takes_words
 from kinolab.models.part import WithParts
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.precision import autocast
@@ -112,6 +114,11 @@ class DenoiserJob(Job):
         return within(draw, self.diffusion.path.fraction, self.recipe.interval)
 
     @property
+    def beside_trained(self) -> dict[str, nn.Module]:
+        """Frozen modules that the training holds in memory too, by what they are called."""
+        return {"autoencoder": self.autoencoder}
+
+    @property
     def device(self) -> torch.device:
         """Where the batches are."""
         return self.assembly.device
@@ -179,7 +186,8 @@ class DenoiserJob(Job):
     def sample(self, folder: Path, step: int, ranks: Ranks) -> None:
         """`step-N-k.mp4` for every prompt, label or count of the recipe, from seeds 0, 1, 2, ...
 
-        A model that makes a video of its first frame begins with those of held-out clips.
+        A model that makes a video of its first frame begins with those of held-out clips, and one that refines clips is
+        given such clips at low resolution, with their captions.
         """
         samples = self.recipe.samples
         if samples.prompts:
@@ -189,7 +197,9 @@ class DenoiserJob(Job):
         else:
             requests = [Request(seed=k) for k in range(samples.count)]
         model = self.model()
-        if FIRST_FRAME in model.spec.ports:
+        if REFINED in model.spec.ports and not self.heldout.encoded:
+            requests = self._to_refine(model, len(requests))
+        elif FIRST_FRAME in model.spec.ports:
             chosen = spread(len(self.heldout), len(requests))
             pictures = [self.heldout[chosen[k % len(chosen)]].video[:, 0] for k in range(len(requests))]
             told = zip(requests, pictures, strict=True)
@@ -199,6 +209,17 @@ class DenoiserJob(Job):
             make_folder(folder)
             for k, clip in enumerate(clips):
                 video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
+
+    def _to_refine(self, model: VideoModel, count: int) -> list[Request]:
+        """Requests to refine held-out clips of low resolution."""
+        refined, requests = refines(model.config), []
+        for k, index in enumerate(spread(len(self.heldout), count)):
+            example = self.heldout[index]
+            clip = example.video[:, : model.config.frames]
+            size, prompt = (clip.shape[2], clip.shape[3]), example.caption if takes_words(model.spec) else None
+            told = {REFINED: low_clip(clip, refined)}
+            requests.append(Request(prompt, frames=clip.shape[1], size=size, seed=k, conditions=told))
+        return requests
 
     def export(self, folder: Path, step: int, ranks: Ranks) -> None:
         """Write the model folder; sharded weights are gathered first, and LoRA's changes merged."""

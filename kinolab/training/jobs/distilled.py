@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinolab.autoencoders.base import Autoencoder
 from kinolab.contracts.events import Events
@@ -14,7 +15,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel, find_model, load_denoiser, read_model_config
-from kinolab.models.distilled import GUIDANCE, DistilledConfig
+from kinolab.models.distilled import GUIDANCE, DistilledConfig, write_record
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Batch
 from kinolab.training.batches import MicroBatch
@@ -29,6 +30,8 @@ class DistilJob(DenoiserJob):
     Recipe: ClassVar[type[DistilRecipe]]
     recipe: DistilRecipe
     teacher: Teacher
+    told: bool
+    """Whether the model that is distilled has its guidance in it, as a student itself."""
 
     @classmethod
     def start(cls, recipe: DistilRecipe, events: Events) -> Denoiser:  # type: ignore[override]
@@ -45,6 +48,7 @@ class DistilJob(DenoiserJob):
             if GUIDANCE in name.split("."):  # a fresh port is trained, whatever else is
                 parameter.requires_grad_(True)
         self.teacher = self.first_teacher()
+        self.told = self.teacher.told
         self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained != "all")}
 
     def first_teacher(self) -> Teacher:
@@ -65,11 +69,16 @@ class DistilJob(DenoiserJob):
         return Teacher(network, self.diffusion, guidance, told=told)
 
     @property
+    def beside_trained(self) -> dict[str, nn.Module]:
+        """The autoencoder and the teacher."""
+        return {**super().beside_trained, "teacher": self.teacher.network}
+
+    @property
     def distilled(self) -> DistilledConfig:
         """What the model folder says of the student."""
         recipe, own = self.recipe, self.teacher.guidance
         guidance: float | tuple[float, float] | None = recipe.guidance
-        if self.teacher.told:
+        if self.told:
             former = read_model_config(find_model(recipe.teacher)).distilled
             guidance = None if former is None else former.guidance
         elif guidance is None and own.active:
@@ -97,6 +106,13 @@ class DistilJob(DenoiserJob):
         """This process's micro-batches; the teacher goes where they are."""
         self.teacher.network.to(ranks.device)
         return super().batches(first_step, ranks)
+
+    def export(self, folder: Path, step: int, ranks: Ranks) -> None:
+        """Write the model folder, and beside an adapter what it was made for."""
+        super().export(folder, step, ranks)
+        adapter = folder.parent / "adapter"
+        if ranks.first and adapter.is_dir():
+            write_record(adapter, self.model().config)
 
     def model(self) -> VideoModel:
         """The student as it stands, with what it was made for."""

@@ -18,7 +18,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.diffusion.diffusion import weighted_mean
 from kinolab.diffusion.progressive import as_prediction, distance, two_step_target
 from kinolab.errors import InputError
-from kinolab.models import VideoModel
+from kinolab.models import VideoModel, find_model, read_model_config
 from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Batch
@@ -41,9 +41,9 @@ class ProgressiveJob(DistilJob):
         super().__init__(recipe, autoencoder, denoiser, source, heldout)
         if recipe.training.parallel != "ddp":
             raise InputError("training.parallel: a whole teacher takes the student's weights in every process: use ddp")
-        self.told = self.teacher.told
-        guided = not self.teacher.told and (self.teacher.guidance.active or recipe.ranged)
-        self.rounds = planned(recipe, guided=guided)
+        model = read_model_config(find_model(recipe.teacher))
+        recipe.check(model)
+        self.rounds = planned(recipe, guided=recipe.guided(model))
         self.round = self.rounds[0]
         # The teacher of every round: at first it computes what the model that is distilled does. Checkpoints hold what
         # of it changes, as of the student.

@@ -1,0 +1,141 @@
+"""`kinolab distill`: a model that comes in few steps to where its teacher comes in many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kinolab.cli.options import (
+    TrainingDevice,
+    also_written,
+    common,
+    device_override,
+    on_error,
+    real_number,
+    show,
+    watch,
+)
+from kinolab.tables import DISTILLATION, JOBS
+
+if TYPE_CHECKING:
+    from kinolab.planning.cost_report import CostReport
+
+
+@common(events=True)
+def distill(
+    model: Annotated[
+        str | None, typer.Argument(help="The teacher: a model folder, a run folder, or a model that ships.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps that the student is for; default 4.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {JOBS.help(DISTILLATION)}; default progressive.")] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help="Guidance to distil in: a scale, or a range as 1:8, of which it is then told one; default the model's."
+        ),
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(min=1, help="Train low-rank changes of this rank, and write them as an adapter too.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A latent cache, a folder of clips, or `world`; default what the model was trained on."),
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Clips of the toy world to make; default 2048.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write; the model is in it.")] = Path(
+        "distilled"
+    ),
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", help="A field of the recipe: -s training.steps=4000. Repeatable."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say memory and time, and stop before the first step.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of --out.")] = False,
+    device: TrainingDevice = None,
+) -> None:
+    """Distil a model: a student that needs few steps and no guidance beside them.
+
+    It begins with its teacher's weights and learns on the clips that the teacher was trained on; the shipped models'
+    are made anew. Before it starts it says what memory and time it will take. The model folder records the steps, the
+    sampler and the guidance that it is for, which are its defaults. Then: kinolab generate PROMPT --model OUT.
+    """
+    from kinolab.errors import InputError
+
+    overrides = [*(setting or []), *device_override(device)]
+    if resume and (out / "recipe.yaml").exists():
+        if any(given is not None for given in (model, steps, method, guidance, lora, data, count)) or plan:
+            raise InputError(f"--resume: {out} goes on as it began: give only -s and --device beside it")
+        _train(out, overrides, resume=True)
+        return
+    if model is None:
+        raise InputError("expected a model to distil: kinolab distill MODEL --steps 4")
+    asked = {"steps": steps, "method": method, "lora": lora, "data": data, "count": count}
+    values: dict[str, Any] = {"model": model} | {name: value for name, value in asked.items() if value is not None}
+    if guidance is not None:
+        values["guidance"] = _scales(guidance)
+    prepared, cost = _prepare(values, out, overrides)
+    if plan:
+        seconds = None if cost.seconds is None else cost.seconds[1]
+        values = {"folder": out, "recipe": prepared, "seconds": seconds, "memory": cost.memory.peak}
+        show(values, [f"train it with: kinolab train {prepared} --out {out}"])
+        return
+    _train(out, [], resume=False)
+
+
+def _scales(text: str) -> float | tuple[float, float]:
+    """A scale, or LEAST:MOST.
+
+    Raises:
+        InputError: for anything else.
+    """
+    from kinolab.errors import InputError
+
+    low, sep, high = text.partition(":")
+    try:
+        return (real_number(low), real_number(high)) if sep else real_number(low)
+    except ValueError:
+        raise InputError(f"--guidance {text}: expected a scale, such as 4, or a range, such as 1:8") from None
+
+
+def _prepare(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[Path, CostReport]:
+    """Write the latents and the recipe, and say what the training will take."""
+    from kinolab.cli.fit import cost_line
+    from kinolab.config import load_config
+    from kinolab.planning.cost import measure_cost
+    from kinolab.runtime.devices import choose
+    from kinolab.training.distill import DistillConfig, check_free, prepare
+
+    check_free(out)
+    told = next((text.partition("=")[2] for text in overrides if text.startswith("training.device=")), "auto")
+    config = load_config(DistillConfig, values, name="distill")
+    with watch("encoding", "clips", notes=on_error) as events:
+        prepared = prepare(config, out, overrides, device=choose(told), events=events)
+    for note in prepared.notes:
+        on_error(note)
+    with watch("measuring", notes=lambda note: None) as events:
+        cost = measure_cost(prepared.recipe, steps=2, run=out, events=events)
+    on_error(cost_line(cost))
+    for line in cost.warnings:
+        on_error(f"warning: {line}")
+    return prepared.recipe, cost
+
+
+def _train(out: Path, overrides: list[str], *, resume: bool) -> None:
+    """Run the recipe that was prepared, or go on with the run, and say how to use the model."""
+    from kinolab.cli.train import TrainingBar
+    from kinolab.training.distill import RECIPE
+    from kinolab.training.run import train
+
+    with TrainingBar() as bar:
+        report = train(
+            None if resume else out / RECIPE, out, overrides, resume=resume,
+            events=also_written(bar, "training", "steps"),
+        )  # fmt: skip
+    values = {"folder": out, "step": report.step, "steps": report.steps}
+    if not report.finished:
+        go_on = f"stopped at step {report.step} of {report.steps}; go on with: kinolab distill --resume --out {out}"
+        show(values | {"model": None}, [go_on])
+        return
+    show(values | {"model": out / "model"}, [f"done: {out / 'model'}", f"try: kinolab generate PROMPT --model {out}"])

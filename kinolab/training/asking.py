@@ -1,0 +1,63 @@
+"""What a person may ask of a training that runs, from another process: save now (SIGUSR1), sample now (SIGUSR2).
+
+    kill -USR1 PROCESS        a checkpoint after the step at hand
+    kill -USR2 PROCESS        sample videos after it
+
+Neither changes what is trained: a run that was asked has the weights of one that was not. The studio's buttons send
+the same signals. Systems without them have no such asking.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+What = Literal["save", "sample"]
+SIGNALS: dict[What, str] = {"save": "SIGUSR1", "sample": "SIGUSR2"}
+"""What may be asked -> the signal that asks it."""
+
+
+class Asked:
+    """What was asked and is not done yet."""
+
+    def __init__(self) -> None:
+        self._open: set[What] = set()
+
+    @property
+    def any(self) -> bool:
+        """Whether something was asked."""
+        return bool(self._open)
+
+    def note(self, what: What) -> None:
+        """Something is asked."""
+        self._open.add(what)
+
+    def take(self, what: What) -> bool:
+        """Whether something was asked; from then on it is not any more."""
+        found = what in self._open
+        self._open.discard(what)
+        return found
+
+
+@contextmanager
+def hearing(asked: Asked) -> Iterator[None]:
+    """Hear the signals inside; elsewhere they are as before. Outside the main thread nothing is heard."""
+    before = {}
+    for what, name in SIGNALS.items():
+        number = getattr(signal, name, None)
+        if number is not None:
+            try:
+                before[number] = signal.signal(number, _noting(asked, what))
+            except ValueError:  # not the main thread
+                break
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _noting(asked: Asked, what: What) -> Any:
+    return lambda signum, frame: asked.note(what)

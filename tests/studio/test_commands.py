@@ -1,0 +1,94 @@
+"""Commands as forms: the options of each, the words that values make, and that none leads out of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinolab.errors import InputError
+from kinolab.studio import commands
+from kinolab.studio.project import Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project.open(tmp_path_factory.mktemp("project") / "p")
+
+
+@pytest.mark.parametrize("command", commands.RUNNABLE)
+def test_every_command_is_a_form_whose_options_are_documented(command: str) -> None:
+    found = commands.options(command)
+    assert found and all(option.help for option in found), [o.name for o in found if not o.help]
+    assert not {option.name for option in found} & commands.OURS
+    assert commands.has_events(command) and commands.about(command)
+
+
+def test_the_words_are_those_that_the_command_line_reads(project: Project) -> None:
+    values = {"recipe": "toy-vdt", "run": "runs/a", "setting": ["training.steps=3"], "resume": True, "until": 2}
+    assert commands.words(project, "train", values) == [
+        "train", "--out=runs/a", "--set=training.steps=3", "--resume", "--until=2", "--", "toy-vdt",
+    ]  # fmt: skip
+    assert commands.words(project, "data check", {"folder": "clips"}) == ["data", "check", "--", "clips"]
+
+
+def test_no_value_is_taken_for_an_option(project: Project) -> None:
+    words = commands.words(project, "generate", {"prompt": ["--help", "-o x"], "negative": "--json"})
+    assert words == ["generate", "--negative=--json", "--", "--help", "-o x"]
+
+
+def test_free_words_may_look_like_paths(project: Project) -> None:
+    words = commands.words(project, "generate", {"prompt": ["/etc/passwd ../.."], "negative": "~/x"})
+    assert words[-1] == "/etc/passwd ../.."
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "says"),
+    [
+        ("verify", {}, "not a command that the studio runs"),
+        ("studio", {}, "not a command that the studio runs"),
+        ("fetch", {}, "not a command that the studio runs"),
+        ("train", {"nothing": 1}, "no option 'nothing'"),
+        ("train", {"events": "x"}, "no option 'events'"),
+        ("generate", {"count": "2"}, "expected int"),
+        ("generate", {"count": True}, "expected int"),
+        ("generate", {"count": 2.5}, "expected int"),
+        ("generate", {"compile": "yes"}, "expected flag"),
+        ("generate", {"prompt": "a ball"}, "expected a list"),
+        ("generate", {"prompt": ["a\x1b[2J"]}, "control character"),
+        ("encode", {"data": "clips"}, "expected out"),
+        ("predict", {"clip": "clips/a.mp4", "resize": "fit"}, "expected one of crop"),
+        ("train", {"recipe": "/etc/x.yaml"}, "leads out"),
+        ("train", {"recipe": "..\\x.yaml"}, "leads out"),
+        ("train", {"recipe": "toy-vdt", "run": "../x"}, "leads out"),
+        ("train", {"recipe": "toy-vdt", "run": "~/x"}, "leads out"),
+        ("train", {"recipe": "C:\\x"}, "leads out"),
+        ("train", {"setting": ["data.path=/etc"]}, "leads out"),
+        ("train", {"setting": ["data={kind: folder, path: ../x}"]}, "leads out"),
+        ("train", {"setting": ["a.b=[x, {c: /d}]"]}, "leads out"),
+        ("train", {"setting": ["nothing"]}, "expected key=value"),
+        ("generate", {"model": "/models/x"}, "leads out"),
+        ("generate", {"lora": ["/x.safetensors:1"]}, "leads out"),
+        ("generate", {"out": "a/../../x.mp4"}, "leads out"),
+        ("complete", {"clip": "clips/a.mp4", "mask": "/m.png"}, "leads out"),
+        ("pack", {"model": "world", "out": "models/a", "control": ["depth=/x"]}, "leads out"),
+    ],
+)
+def test_what_breaks_a_rule_is_one_line(project: Project, command: str, values: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        commands.words(project, command, values)
+
+
+def test_a_link_out_of_the_project_is_no_way_out(project: Project, tmp_path: Path) -> None:
+    (project.clips / "out").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leads out"):
+        commands.words(project, "predict", {"clip": "clips/out/a.mp4"})
+
+
+def test_what_is_copied_goes_into_a_shell_as_it_is(project: Project) -> None:
+    text = commands.copied(project, commands.words(project, "generate", {"prompt": ["it's $HOME; rm -rf *"]}))
+    import shlex
+
+    assert shlex.split(text.partition(" && ")[2]) == ["kinolab", "generate", "--", "it's $HOME; rm -rf *"]
+    assert shlex.split(text.partition(" && ")[0]) == ["cd", str(project.folder)]

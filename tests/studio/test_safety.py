@@ -1,0 +1,151 @@
+"""Who may ask: names, sites, keys, sizes; and what every answer allows a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from kinolab.studio import app as served
+from kinolab.studio.safety import POLICY, Rules, is_loopback
+from tests.studio.asking import PORT, TOKEN, client, ok, refused
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with client(tmp_path_factory.mktemp("studio") / "p") as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", "",
+        f"localhost.evil.example:{PORT}", f"0.0.0.0:{PORT}", f"192.168.0.7:{PORT}",
+    ],
+)  # fmt: skip
+def test_another_name_than_its_own_is_refused(page: TestClient, host: str) -> None:
+    assert "name or address" in refused(page.get("/api/project", headers={"host": host}), 403)
+
+
+@pytest.mark.parametrize("host", [f"127.0.0.1:{PORT}", f"localhost:{PORT}", f"LOCALHOST:{PORT}", f"[::1]:{PORT}"])
+def test_its_own_names_are_answered(page: TestClient, host: str) -> None:
+    cookie = {"cookie": f"kinolab_studio_{PORT}={TOKEN}"}
+    assert ok(page.get("/api/project", headers={"host": host, **cookie}))["jobs"] == []
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", f"https://127.0.0.1:{PORT}", "http://127.0.0.1",
+                                    f"http://127.0.0.1:{PORT}.evil.example", "file://"])  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_page_of_another_site_is_refused(page: TestClient, origin: str, method: str) -> None:
+    answer = page.request(method, "/api/jobs", headers={"origin": origin}, json={} if method == "POST" else None)
+    assert "another site" in refused(answer, 403)
+
+
+def test_its_own_page_is_answered(page: TestClient) -> None:
+    own = {"origin": f"http://127.0.0.1:{PORT}", "sec-fetch-site": "same-origin"}
+    assert ok(page.get("/api/jobs", headers=own)) == {"jobs": [], "paused": False}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_request_that_the_browser_says_is_another_sites_is_refused(page: TestClient, site: str) -> None:
+    refused(page.get("/api/jobs", headers={"sec-fetch-site": site}), 403)
+    refused(page.get("/files/samples/a.mp4", headers={"sec-fetch-site": site, "sec-fetch-mode": "navigate"}), 403)
+    followed = page.get("/", headers={"sec-fetch-site": site, "sec-fetch-mode": "navigate"})
+    assert followed.status_code == 200  # a link that leads to the page
+
+
+def test_without_the_key_nothing_is_answered(tmp_path: Path) -> None:
+    with client(tmp_path / "p", token=False) as page:
+        for path in ("/", "/api/project", "/api/stream", "/files/clips/a.mp4", "/posters/a.mp4", "/icon.svg"):
+            assert "kinolab studio" in refused(page.get(path), 401)
+        refused(page.get("/?token=another"), 401)
+        page.cookies.set(f"kinolab_studio_{PORT}", "another")
+        refused(page.get("/api/project"), 401)
+
+
+def test_the_printed_address_sets_the_key_and_leaves_it_out_of_the_address(tmp_path: Path) -> None:
+    with client(tmp_path / "p", token=False) as page:
+        entered = page.get(f"/?token={TOKEN}", follow_redirects=False)
+        assert entered.status_code == 303 and entered.headers["location"] == "/"
+        cookie = entered.headers["set-cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and f"kinolab_studio_{PORT}=" in cookie
+        assert ok(page.get("/api/project"))["name"] == "p"
+
+
+def test_what_changes_something_says_so_in_a_header_that_a_form_cannot_set(page: TestClient) -> None:
+    for sign in ("", "0", "2"):
+        answer = page.post("/api/queue", json={"paused": True}, headers={"x-kinolab": sign})
+        assert "X-Kinolab" in refused(answer, 403)
+    text = page.post("/api/queue", content='{"paused": true}', headers={"content-type": "text/plain"})
+    assert "application/json" in refused(text)
+    assert ok(page.get("/api/jobs"))["paused"] is False
+
+
+def test_what_is_too_large_is_refused_by_what_it_says_and_by_what_it_is(page: TestClient) -> None:
+    assert "larger" in refused(page.post("/api/command", content=b" " * (2**20 + 1)), 413)
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(64):
+            yield b" " * 2**15
+
+    streamed = page.post("/api/command", content=endless(), headers={"content-type": "application/json"})
+    assert "larger" in refused(streamed, 413)
+
+
+def test_every_answer_has_the_policy_and_no_other_site_is_in_it(page: TestClient) -> None:
+    for path in ("/", "/icon.svg", "/api/project", "/api/nothing", "/files/none.mp4"):
+        headers = page.get(path).headers
+        policy = headers["content-security-policy"]
+        assert policy == POLICY or policy.startswith("sandbox")
+        assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
+        assert "access-control-allow-origin" not in headers
+
+
+def test_the_page_holds_no_script_and_no_style_in_line_and_names_no_other_host() -> None:
+    files = [path for path in served.STATIC.rglob("*") if path.is_file()]
+    html = (served.STATIC / "index.html").read_text("utf-8")
+    assert "<style" not in html and "style=" not in html and "<script>" not in html and "onclick" not in html
+    assert {path.suffix for path in files} <= {".html", ".js", ".css", ".svg"}
+    for path in files:
+        text = path.read_text("utf-8")
+        hosts = {word.split("/")[2] for word in text.replace('"', " ").replace("'", " ").replace("`", " ").split()
+                 if word.startswith(("http://", "https://"))}  # fmt: skip
+        assert hosts <= {"www.w3.org", "svelte.dev"}, f"{path.name}: {hosts}"  # names of SVG, and in errors' texts
+        assert "eval(" not in text and "new Function" not in text
+
+
+@pytest.mark.parametrize("path", ["../queue/.token", "%2e%2e/%2e%2e/etc/passwd", "clips/../queue/.token", "/etc/passwd",
+                                  "queue/.token", "data.yaml", "clips/.studio/a.mp4", "..%5c..%5cx.mp4"])  # fmt: skip
+def test_no_file_outside_or_hidden_and_nothing_but_pictures_is_served(page: TestClient, path: str) -> None:
+    for begin in ("/files/", "/posters/", "/play/", "/"):
+        answer = page.get(begin + path)
+        assert answer.status_code == 404 and set(answer.json()) == {"error"}
+
+
+def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    with client(tmp_path / "p") as page:
+        (tmp_path / "p" / "clips" / "a.mp4").symlink_to(tmp_path / "secret.mp4")
+        (tmp_path / "p" / "samples" / "out").symlink_to(tmp_path)
+        for path in ("/files/clips/a.mp4", "/play/a.mp4", "/files/samples/out/secret.mp4"):
+            assert b"secret" not in page.get(path).content.replace(b"secret.mp4", b"")
+
+
+def test_a_script_in_a_clips_folder_is_never_served_as_one(tmp_path: Path) -> None:
+    with client(tmp_path / "p") as page:
+        for name in ("a.html", "a.svg", "a.js", "a.mp4.html"):
+            (tmp_path / "p" / "clips" / name).write_text("<script>alert(1)</script>")
+            assert page.get(f"/files/clips/{name}").status_code == 404
+
+
+def test_a_server_for_other_machines_answers_numbers_and_its_own_name_and_no_other() -> None:
+    rules = Rules("0.0.0.0", PORT, TOKEN)
+    assert rules.names(f"192.168.0.7:{PORT}") and rules.names(f"[fe80::1]:{PORT}")
+    assert not rules.names(f"evil.example:{PORT}")
+    assert Rules("lab.example", PORT, TOKEN).names(f"lab.example:{PORT}")
+    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
+    assert not is_loopback("0.0.0.0") and not is_loopback("lab.example")
