@@ -21,6 +21,7 @@ from kinolab.checkpoints.adapters import AdapterUse, LowRank, beside, read_adapt
 from kinolab.data import CacheConfig, CacheSource, encode_to_cache
 from kinolab.data.prompts import PromptCache
 from kinolab.errors import DamagedError, InputError
+from kinolab.generation.kept import read_clips, write_clips
 from kinolab.generation.provenance import provenance_path, read_provenance, write_with_provenance
 from kinolab.generation.request import GenerateConfig
 from kinolab.metrics.features import load_tensors, save_tensors
@@ -101,14 +102,16 @@ def quietly(read: Callable[[], Any]) -> Callable[[], bool]:
 
 
 def _weights(folder: Path) -> list[File]:
-    path, stats, style = (folder / f"{name}.safetensors" for name in ("net", "features", "style"))
+    path, stats, style, stage = (folder / f"{name}.safetensors" for name in ("net", "features", "style", "base"))
     tensors = {"w": torch.linspace(-1, 1, 3000).view(30, 100), "h": torch.arange(70).half(), "n": torch.arange(5)}
     write_weights(path, tensors)
     save_tensors(stats, "features", {"mean": torch.rand(40)}, {"count": 7})
     write_adapter(
         style, {"blocks.0.attn.qkv": LowRank(torch.rand(2, 30), torch.rand(90, 2), 1.0)}, "kohya", "transformer"
     )
+    write_clips(stage, torch.rand(1, 3, 2, 8, 8), "0123abcd")
     return [
+        File("weights", stage, stage, lambda: read_clips(stage, "0123abcd") is None),
         File("weights", path, path, quietly(lambda: read_weights(path))),
         File("weights", stats, stats, quietly(lambda: load_tensors(stats, "features"))),
         File("weights", style, style, quietly(lambda: read_adapter(style))),

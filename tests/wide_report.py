@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,11 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: platform.machine().lower() in ("x86_64", "amd64"),
         "an x86 processor, which can act as an older one",
     ),
+    "chromium": (
+        lambda: shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None,
+        "Debian's chromium, and playwright (the extra `dev`)",
+    ),
+    "npm": (lambda: shutil.which("npm") is not None, "npm, to build the page anew"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
 """Name -> whether it is on this machine, and what it is."""

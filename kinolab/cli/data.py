@@ -98,6 +98,29 @@ def shrink(
         raise InputError(f"{folder}: no clip could be read")
 
 
+@app.command()
+@common(events=True)
+def cut(
+    folder: Annotated[Path, typer.Argument(help="Folder of clips.")],
+    edits: Annotated[Path, typer.Argument(help="A YAML file that says what of each clip, as the studio's data.yaml.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cut copies.")],
+) -> None:
+    """Write what a file says of each clip to another folder: parts of it, cropped, or nothing.
+
+    The clips stay as they are; captions go along. Run it again to go on after an interruption.
+    """
+    from kinolab.data.cutting import cut as run
+
+    with watch("cutting", "clips") as events:
+        summary = run(folder, edits, out, events=events)
+    for cause in summary.failed:
+        typer.echo(f"left out: {cause}", err=True)
+    line = f"{out}: {summary.written} clips written, {summary.present} there already, {summary.left_out} left out"
+    show({"folder": out} | vars(summary), [line])
+    if not summary.written + summary.present:
+        raise InputError(f"{folder}: nothing of any clip is left to train on")
+
+
 def plan(
     folder: Path | None,
     recipe: str | None,

@@ -82,3 +82,8 @@ class ImagenVideo(Unet):
     def slots(self) -> Slots:
         """Attention or convolutions over time."""
         return ImagenVideoSlots(self.config)
+
+    @property
+    def partly_used(self) -> bool:
+        """Images leave the layers over time out."""
+        return True

@@ -7,7 +7,9 @@ would differ in brightness.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -31,6 +33,7 @@ from kinolab.methods import FrameReach, Guidance, GuidanceConfig, NoiseConfig, N
 from kinolab.methods import build as build_methods
 from kinolab.models import Request, VideoModel
 from kinolab.models.cascade import REFINED, refines
+from kinolab.models.distilled import outside
 from kinolab.runtime.hashes import seed_bytes
 from kinolab.runtime.precision import autocast
 
@@ -56,11 +59,16 @@ class Refinement:
     frames: int | None = None
 
     def check(self) -> None:
-        """Raises InputError for samplers and methods that need the whole clip at once."""
-        kind = SAMPLERS.get(self.sampler.name)
-        able = [n for n in SAMPLERS if SAMPLERS.get(n).corrected and SAMPLERS.get(n).calls == 1]
+        """Raises InputError for samplers and methods that need the whole clip at once; warns of what a distilled model
+        was not made for."""
+        if self.model.config.causal is not None:
+            raise InputError("a causal model makes clips block by block, and refines none: use one that is not causal")
+        for note in outside(self.model.config, self.sampler, self.guidance):
+            warnings.warn(note, stacklevel=3)
+        kinds = {name: SAMPLERS.get(name) for name in SAMPLERS}
+        able = [name for name, kind in kinds.items() if (kind.corrected or kind.few_steps) and kind.calls == 1]
         if self.sampler.name not in able or self.sampler.churn is not None:
-            what = "churn" if self.sampler.name in able and kind.corrected else self.sampler.name
+            what = "churn" if self.sampler.name in able else self.sampler.name
             raise InputError(f"a clip is refined step by step as a stream, which {what} can't: use {', '.join(able)}")
         for method in self.wrappers:
             if not isinstance(method, ALLOWED):
@@ -91,6 +99,10 @@ class Refinement:
         return Flow(self, request, events).frames()
 
 
+class _SteppedError(Exception):
+    """A sampler has made its first step."""
+
+
 class Flow:
     """One clip on its way: read, enlarged, encoded, sampled, decoded."""
 
@@ -116,6 +128,7 @@ class Flow:
         h, w = (self.latent[k] if self.tiles is None else min(self.tiles[k].length, self.latent[k]) for k in (0, 1))
         self.times = model.diffusion.times(how.sampler, positions=self.windows.length * h * w)
         self.total, self.passed, self.given, self.ended = self._expected(), 0, 0, False
+        self.work = how.sampler.steps * len(self.windows.starts(-(-self.total // spec.temporal_ratio)))
         policies = [method.config for method in how.wrappers if isinstance(method, NoisePolicy)]
         self.policy: NoiseConfig = policies[0] if policies else NoiseConfig(kind="independent")
         self.before: Tensor | None = None
@@ -246,11 +259,18 @@ class Flow:
 
     def step(self, number: int, z: Tensor, found: Denoised, frame: int) -> Tensor:
         """One frame after a step of the sampler, which draws its noise by the frame's number."""
-        sampler = self.how.sampler
-        return SAMPLERS.get(sampler.name).sample(
-            lambda z, t: found, z, self.times[number : number + 2], path=self.model.diffusion.path, config=sampler,
-            generator=frame_source(self.seed, f"step {number}", frame),
-        )  # fmt: skip
+        sampler, made = self.how.sampler, list[Tensor]()
+
+        def first(step: int, steps: int, z: Tensor, denoised: Tensor) -> None:
+            made.append(z)
+            raise _SteppedError  # what it would do with further estimates is another call's
+
+        with suppress(_SteppedError):
+            SAMPLERS.get(sampler.name).sample(
+                lambda z, t: found, z, self.times[number:], path=self.model.diffusion.path, config=sampler,
+                generator=frame_source(self.seed, f"step {number}", frame), callback=first,
+            )  # fmt: skip
+        return made[0]
 
     @torch.no_grad()
     def estimate(self, number: int, z: Tensor, told: Tensor, start: int) -> Denoised:
@@ -326,9 +346,7 @@ class Flow:
     def _hear(self) -> None:
         """A window of a step is done."""
         self.passed += 1
-        latents = max(1, -(-self.total // self.model.autoencoder.spec.temporal_ratio))
-        work = len(self.windows.starts(latents)) * self.how.sampler.steps
-        self.events.within(self.total * min(self.passed / work, 0.999), self.total)
+        self.events.within(self.total * min(self.passed / self.work, 0.999), self.total)
         proceed(self.events)
 
 

@@ -53,21 +53,15 @@ class KeptStages:
     def kept(self, stage: str) -> Tensor | None:
         """The clips (B, 3, T, H, W) that a stage made by the same request before; none = it is to be run."""
         path = self._path(stage)
-        if not path.is_file():
-            return None
-        try:
-            found = read_weights(path)
-        except InputError:  # cut off or damaged: as if it were not there
-            return None
-        if found.metadata.get(MADE_BY) != self.hashes[stage] or set(found.tensors) != {"clips"}:
-            return None
-        self.events.note(f"goes on behind stage {stage}, which was finished before ({path})")
-        return found.tensors["clips"].clone()  # not mapped: the file goes when the video is written
+        clips = read_clips(path, self.hashes[stage])
+        if clips is not None:
+            self.events.note(f"goes on behind stage {stage}, which was finished before ({path})")
+        return clips
 
     def keep(self, stage: str, clips: Tensor) -> None:
         """Write what a stage has made."""
         make_folder(self.folder)
-        write_weights(self._path(stage), {"clips": clips.cpu().contiguous()}, {MADE_BY: self.hashes[stage]})
+        write_clips(self._path(stage), clips, self.hashes[stage])
 
     def done(self) -> None:
         """The videos are written: nothing is kept any longer."""
@@ -78,6 +72,24 @@ class KeptStages:
 
     def _path(self, stage: str) -> Path:
         return self.folder / f"{stage}.safetensors"
+
+
+def write_clips(path: Path, clips: Tensor, made_by: str) -> None:
+    """Write clips (B, 3, T, H, W) bit for bit, and the hash of what they were made by."""
+    write_weights(path, {"clips": clips.cpu().contiguous()}, {MADE_BY: made_by})
+
+
+def read_clips(path: Path, made_by: str) -> Tensor | None:
+    """The clips of a file, where it is whole and they were made by the same; none otherwise."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_weights(path)
+    except InputError:  # cut off or damaged: as if it were not there
+        return None
+    if found.metadata.get(MADE_BY) != made_by or set(found.tensors) != {"clips"}:
+        return None
+    return found.tensors["clips"].clone()  # not mapped: the file goes when the video is written
 
 
 def stage_hashes(config: GenerateConfig, names: list[str], inputs: Mapping[str, str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ class AdapterRecord(Config):
     """The guidance to sample with by default."""
 
 
-def write_record(folder: Path, config: StageConfig) -> None:
+def write_adapter_record(folder: Path, config: StageConfig) -> None:
     """Say in an adapter's folder what the stage is for that it makes of its teacher."""
     assert config.distilled is not None
     made = AdapterRecord(distilled=config.distilled, sampler=config.sampler, guidance=config.guidance)

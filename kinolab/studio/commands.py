@@ -27,7 +27,7 @@ MAKING = ("generate", "predict", "interpolate", "animate", "complete", "control"
 """The commands that sample, each a task of the page's panel."""
 RUNNABLE = (
     *MAKING, "rerun", "reconstruct", "train", "encode", "plan", "tune", "convert", "pack", "compare", "report",
-    "data check", "data shrink", "evaluate generation", "evaluate reconstruction", "evaluate tasks",
+    "data check", "data cut", "data shrink", "evaluate generation", "evaluate reconstruction", "evaluate tasks",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
 FREE = frozenset({"prompt", "negative", "label", "currency"})

@@ -112,7 +112,8 @@ class Assembly:
         if ratio > 1 and self.autoencoder.spec.snap_frames(window) != window:
             raise InputError(f"window_frames={window}: the autoencoder takes {self.autoencoder.spec.frame_rule} frames")
         least = self.recipe.frame_skips[0] * (window - 1) + 1
-        short = [i for i in (group[0] for group in source.groups()) if source.shape(i)[0] < least]
+        # A picture is no clip that is too short: it is trained on as it is.
+        short = [i for i in (group[0] for group in source.groups()) if 1 < source.shape(i)[0] < least]
         if short:
             raise InputError(
                 f"window_frames={window} of every {self.recipe.frame_skips[0]}th frame need {least} frames, and clips "
@@ -139,7 +140,8 @@ class Assembly:
             )
         if not self.spec.joint_images:
             raise InputError(
-                f"image_frames={count}: joint images are for latte and vdm, not {self.recipe.denoiser.kind}"
+                f"image_frames={count}: joint images are for latte, vdm and U-Nets with norms of each frame, not this "
+                f"{self.recipe.denoiser.kind}"
             )
         others = [p.name for p in self.spec.more if p.kind != "field" and p.name != NoiseLevel.name]
         others += ["given"] if self.spec.given != "none" else []
@@ -192,7 +194,8 @@ class Assembly:
         frames, height, width = self._clip_shape(index)
         if self.recipe.crop is not None and self.recipe.frames_per_clip is None:
             return (frames - 1) // self.recipe.frame_skips[0] + 1, height, width
-        return (self.recipe.window_frames or frames if self.recipe.frames_per_clip is None else 1), height, width
+        taken = 1 if self.recipe.frames_per_clip is not None or frames == 1 else self.recipe.window_frames
+        return taken or frames, height, width
 
     def _clip_shape(self, index: int) -> BucketShape:
         """Frames, height and width of clip `index` of the source."""
@@ -275,6 +278,8 @@ class Assembly:
         """Every n-th frame of a clip from a random one on, at its own rate."""
         window, frames = self.recipe.window_frames, example.clip.shape[1]
         assert window is not None
+        if frames == 1:
+            return example
         low, high = self.recipe.frame_skips
         n = int(torch.randint(low, min(high, (frames - 1) // (window - 1)) + 1, (), generator=source))
         start = int(torch.randint(frames - (window - 1) * n, (), generator=source))

@@ -217,7 +217,8 @@ class DenoiserRecipe(BaseRecipe):
     clips, or on their latents where an image autoencoder made them; none = whole clips."""
     window_frames: int | None = Field(None, ge=2)
     """Frames taken from each clip, every n-th from a random one on, with n drawn from `frame_skips` as far as the clip
-    is long enough; none = whole clips. The rate that the model is told (`fps`) is that of the frames taken."""
+    is long enough; none = whole clips. Pictures are taken as they are. The rate that the model is told (`fps`) is that
+    of the frames taken."""
     frame_skips: tuple[int, int] = (1, 1)
     """Least and most n of every n-th frame (Make-A-Video, section 3.4, trains on random rates)."""
     crop: Size | None = None

@@ -220,7 +220,7 @@ LONG = {
 
 
 def test_the_walk_has_every_command(every: dict[str, Any]) -> None:
-    assert set(RESULTS) == set(every) - {"data check"}
+    assert set(RESULTS) == set(every) - {"data check", "studio"}  # a line for each clip; a server
 
 
 @pytest.mark.parametrize(

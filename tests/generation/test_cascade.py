@@ -120,7 +120,7 @@ def test_a_cascade_that_was_killed_goes_on_behind_the_last_finished_stage(
         assert (video.read(made).frames == video.read(unbroken).frames).all()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_process_that_was_killed_left_what_the_same_command_goes_on_from(room: Path, tmp_path: Path) -> None:
     words = ["generate", "--model", str(room / "whole"), "--label", "1", "--guidance", "1", "--precision", "float32"]
     words += ["-s", "stages.sr.sampler.steps=60", "--out"]

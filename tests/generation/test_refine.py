@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.refine import main as measured
 from benchmarks.refine import seams
@@ -16,10 +18,10 @@ from kinolab import VideoModel, video
 from kinolab.conditioning.low_resolution import LowResolutionConfig
 from kinolab.contracts.conditions import Conditions, Value
 from kinolab.contracts.events import Silent
-from kinolab.contracts.method import Method
+from kinolab.contracts.method import Denoised, Method
 from kinolab.denoisers import LatteConfig
 from kinolab.denoisers import build as build_denoiser
-from kinolab.diffusion import SamplerConfig
+from kinolab.diffusion import SAMPLERS, SamplerConfig
 from kinolab.errors import InputError, Stopped
 from kinolab.generation.flow import Flow, Refinement
 from kinolab.generation.generate import generate, rerun
@@ -162,6 +164,27 @@ def test_latents_of_several_frames_are_those_of_the_held_clip(tmp_path: Path) ->
     assert_close(told, made.conditions([asked])["low_resolution"].value, NETWORK)
     frames = list(flow_of(made, write_clip(tmp_path / "odd.mkv", 8, 16, 16), size=(32, 32)).frames())
     assert len(frames) == 15 and frames[0].shape == (3, 1, 32, 32)  # of 17 that the autoencoder's rule wants
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "stochastic", "consistency"])
+def test_a_samplers_steps_one_by_one_are_its_run(tmp_path: Path, name: str) -> None:
+    """Noise is taken for zero, as it is drawn by the frame."""
+    how = SamplerConfig(name=name, steps=4)
+    told = pytest.warns(UserWarning, match="few-step") if name == "consistency" else nullcontext()
+    with told:
+        flow = flow_of(tiny_convolutions(low={"factor": 2}), write_clip(tmp_path / "c.mkv", 2), sampler=how, label=None)
+    zeros = torch.zeros(1, 3, 1, 16, 16)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "randn", lambda *_, **__: zeros)
+
+        def estimate(z: Tensor, t: float) -> Denoised:
+            return Denoised(torch.tanh(z + 0.001 * t))
+
+        z, path = torch.rand(1, 3, 1, 16, 16), flow.model.diffusion.path
+        whole = SAMPLERS.get(name).sample(estimate, z, flow.times, path=path, config=how)
+        for number in range(4):
+            z = flow.step(number, z, estimate(z, float(flow.times[number])), 0)
+    assert_close(z, whole)
 
 
 @pytest.mark.parametrize("sampler", [{"name": "euler"}, {"name": "ddim"}])

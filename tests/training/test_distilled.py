@@ -26,11 +26,12 @@ from kinolab.models.distilled import DistilledConfig, outside
 from kinolab.models.folder import model_yaml
 from kinolab.models.stage import StageConfig
 from kinolab.runtime.ranks import Ranks
-from kinolab.training.distilled import Teacher
+from kinolab.training.distilled import Teacher, student_of
 from kinolab.training.jobs.progressive import ProgressiveJob
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import make_job, train
 from tests.closeness import assert_close, assert_same
+from tests.test_contracts import DENOISERS as KINDS
 from tests.training.tiny import QUIET, denoiser_recipe
 
 SCALE = 3.0
@@ -105,6 +106,26 @@ def test_a_student_begins_as_its_teacher_whatever_scale_it_is_told(base: Path, f
     trained = {name for name, p in job.network.named_parameters() if p.requires_grad}
     assert any("guidance_scale" in name for name in trained)
     assert ("lora_rank" not in fields) == (trained == {name for name, _ in job.network.named_parameters()})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_student_of_any_kind_begins_as_its_teacher(name: str) -> None:
+    config: Any = KINDS[name]
+    teacher = denoisers.build(config).eval()
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    told = config.model_copy(update={"vectors": {**config.vectors, "guidance_scale": 0}})
+    student = student_of(teacher, told).eval()
+    z, t = torch.randn(2, teacher.spec.channels, 3, 4, 4), torch.tensor([3.0, 900.0])
+    conditions = Conditions(label=torch.tensor([1, 2]))
+    scales = Conditions.of({"guidance_scale": Value("vector", torch.tensor([0.0, 5.0]))})
+    with torch.no_grad():
+        assert_same(student(z, t, conditions.told(scales)), teacher(z, t, conditions))
+        for name, parameter in student.named_parameters():
+            if "guidance_scale" in name:
+                parameter.add_(0.1)
+        assert not torch.equal(student(z, t, conditions.told(scales))[1], teacher(z, t, conditions)[1])
 
 
 def test_a_teacher_is_guided_row_by_row_as_a_sampling_run_is(base: Path) -> None:
@@ -205,18 +226,20 @@ def test_what_lies_outside_is_said_once_each() -> None:
     def said(guidance: float = 1.0, **changes: Any) -> list[str]:
         return outside(config, usual.model_copy(update=changes), GuidanceConfig(scale=guidance))
 
-    for changes in ({}, {"steps": 2}, {"name": "euler"}, {"name": "stochastic"}):
-        assert not said(**changes)
+    usual_ones: tuple[dict[str, Any], ...] = ({}, {"steps": 2}, {"name": "euler"}, {"name": "stochastic"})
+    for asked in usual_ones:
+        assert not said(**asked)
     assert not outside(StageConfig(), SamplerConfig(steps=999), GuidanceConfig(scale=9.0))
-    for changes, expected in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"steps": 1}, "1 steps: .*others leave noise: use --steps 4"),
         ({"steps": 25}, "25 steps: .*for 2 or 4 steps"),
         ({"name": "heun"}, "sampler heun: .*use --sampler ddim"),
         ({"spacing": "linspace"}, "spacing linspace: "),
         ({"eta": 0.5}, "noise in every step of ddim: "),
         ({"guidance": 4.0}, "guidance on top of guidance: .*ask for the condition guidance_scale"),
-    ):
-        [note] = said(**changes)
+    )
+    for asked, expected in cases:
+        [note] = said(**asked)
         assert re.search(expected, note), note
 
 
@@ -255,7 +278,7 @@ def test_teachers_that_lack_what_is_needed(base: Path, tmp_path: Path) -> None:
     config = read_model_config(base)
     model = VideoModel.load(base, device="cpu")
     for changes, fields, said in (
-        ({"diffusion": DiffusionConfig(schedule="edm", prediction="v")}, {}, "its noise levels are EDM's"),
+        ({"diffusion": DiffusionConfig(schedule="edm", prediction="v")}, {}, "halved steps need a discrete schedule"),
         ({"guidance": GuidanceConfig(scales={"prompt": 2.0, "fps": 3.0})}, {}, "one scale for each condition"),
         ({"guidance": GuidanceConfig(scale=2.0, of=("image",))}, {}, "the teacher is told no image"),
     ):

@@ -12,10 +12,13 @@ import yaml
 from kinolab import video
 from kinolab.conditioning.crops import crop_of
 from kinolab.conditioning.low_resolution import shrunk
+from kinolab.contracts.examples import Example, Source
+from kinolab.denoisers import build
 from kinolab.errors import InputError
-from kinolab.models import VideoModel
+from kinolab.models import VideoModel, load_autoencoder
 from kinolab.models.assemble import cascade
 from kinolab.training.batches import MicroBatch
+from kinolab.training.jobs.denoiser import DenoiserJob
 from kinolab.training.recipe import load_recipe, shipped_recipes
 from kinolab.training.run import make_job, train
 from tests.closeness import assert_close, assert_same, differs
@@ -110,6 +113,41 @@ def test_single_images_behind_a_clip_are_told_their_own_low_resolution_and_pass_
         other[:, :, :5] += 1.0
         assert_same(network(other, t, conditions)[:, :, 5:], out[:, :, 5:])
         assert differs(network(other, t, conditions)[:, :, :5], out[:, :, :5]).any()
+
+
+class Mixed(Source):
+    """Two clips of 5 frames, and two pictures: one bucket each."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Example:
+        frames = 5 if index < 2 else 1
+        clip = torch.rand(3, frames, 64, 64, generator=torch.Generator().manual_seed(index)) * 2 - 1
+        return Example(clip, 8.0, "a red ball", 0, str(index), (0.0, 1.0))
+
+    def groups(self) -> list[list[int]]:
+        return [[0, 1], [2, 3]]
+
+
+def test_pictures_are_clips_of_one_frame_in_a_bucket_of_their_own() -> None:
+    values: Any = load_recipe(recipe(**SPATIAL))
+    source, network = Mixed(), build(values.denoiser)
+    job = DenoiserJob(values, load_autoencoder("pixels"), network, source, source)
+    job.parts["denoiser"].wrapped = job.network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert network.partly_used and job.model().config.buckets == ((5, 64, 64), (1, 64, 64))
+    for indices, frames in (([0, 1], 2), ([2, 3], 1)):
+        chosen = MicroBatch([0, 1], [source[i] for i in indices])
+        told = job.assembly.batch(chosen, 0)
+        assert told.latents.shape == told.conditions["low_resolution"].value.shape == (2, 3, frames, 32, 32)
+        network.zero_grad()
+        loss, _ = job.loss("denoiser", chosen, 0)
+        loss.backward()
+        over_time = [p.grad for name, p in network.named_parameters() if network.models_time(name)]
+        assert all(g is None or not g.any() for g in over_time) == (frames == 1)
 
 
 @pytest.mark.slow

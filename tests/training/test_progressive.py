@@ -163,7 +163,7 @@ def test_a_student_samples_what_its_teacher_does_in_twice_as_many_steps(tmp_path
 @pytest.mark.parametrize("path", ["flow", "discrete", "log_snr"])
 def test_halved_to_one_step_it_still_samples_two_modes(tmp_path: Path, path: str) -> None:
     with two_modes(tmp_path, PATHS[path]) as world:
-        training = {"steps": 2500, "learning_rate": 5e-3, "decay": "linear"}
+        training = {"steps": 4000, "learning_rate": 5e-3, "decay": "linear"}
         job = world.job(ProgressiveJob, training, rounds=[16, 8, 4, 2, 1])
         world.train(job, tmp_path / "run")
         usual = SamplerConfig(name="ddim", steps=32, spacing="trailing")

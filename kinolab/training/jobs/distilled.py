@@ -15,7 +15,7 @@ from kinolab.denoisers import Denoiser
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel, find_model, load_denoiser, read_model_config
-from kinolab.models.distilled import GUIDANCE, DistilledConfig, write_record
+from kinolab.models.distilled import GUIDANCE, DistilledConfig, write_adapter_record
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Batch
 from kinolab.training.batches import MicroBatch
@@ -49,6 +49,11 @@ class DistilJob(DenoiserJob):
                 parameter.requires_grad_(True)
         self.teacher = self.first_teacher()
         self.told = self.teacher.told
+        if recipe.trained in ("lora", "adapter") and recipe.ranged:
+            note = (
+                "the adapter will hold changes of layers alone, and not what reads guidance_scale: use the model folder"
+            )
+            self.notes = (*self.notes, note)
         self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained != "all")}
 
     def first_teacher(self) -> Teacher:
@@ -108,11 +113,11 @@ class DistilJob(DenoiserJob):
         return super().batches(first_step, ranks)
 
     def export(self, folder: Path, step: int, ranks: Ranks) -> None:
-        """Write the model folder, and beside an adapter what it was made for."""
+        """Write the model folder, and beside an adapter that is the whole student what it was made for."""
         super().export(folder, step, ranks)
         adapter = folder.parent / "adapter"
-        if ranks.first and adapter.is_dir():
-            write_record(adapter, self.model().config)
+        if ranks.first and adapter.is_dir() and not self.recipe.ranged:
+            write_adapter_record(adapter, self.model().config)
 
     def model(self) -> VideoModel:
         """The student as it stands, with what it was made for."""
