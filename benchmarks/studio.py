@@ -1,6 +1,6 @@
 """How quick the studio is: `python -m benchmarks.studio` starts it, loads its page, and stops a job twice.
 
-The job is a process that holds its lock and hears no first stop, so that what is measured is the studio and no training.
+The job is a process that holds its lock and hears no first stop, so that the studio is measured and no training.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def main() -> None:
             size = page.load()
             print(f"start to page: {time.perf_counter() - began:.2f} s; first load: {size / 1000:.1f} kB compressed")
             first, second = stopped(page, Project.open(folder))
-            print(
-                f"a stop is answered in {1000 * first:.0f} ms; after the second the job is gone in {1000 * second:.0f} ms"
-            )
+            print(f"stop: answered in {1000 * first:.0f} ms; the second one: gone in {1000 * second:.0f} ms")
         finally:
             studio.send_signal(signal.SIGINT)
             studio.wait(20)
