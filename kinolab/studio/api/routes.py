@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinolab.studio.api import footage, judged, made, training, weights, work
+from kinolab.studio.api import footage, judged, made, seen, training, weights, work
 from kinolab.studio.api.asked import Asked, Studio
 
 GIB = 2**30
@@ -63,6 +63,7 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("POST", "/api/samples/name"): made.out_name,
     ("DELETE", "/api/samples/{name:path}"): made.remove,
     ("GET", "/api/given"): made.given,
+    ("GET", "/api/seen/{path:path}"): seen.seen,
     ("POST", "/api/masks"): made.mask,
     ("GET", "/api/scores"): judged.scores,
     ("GET", "/api/votes"): judged.votes,

@@ -1,0 +1,140 @@
+"""The panels Clips, Sample and Compare, end to end in Chromium: what a person does there becomes files and jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kinolab import video
+from kinolab.runtime.yaml_files import read_yaml
+from tests.studio.browsing import WAIT, Watched, chromium, served
+
+pytestmark = pytest.mark.wide("chromium")
+COLOURS = ((220, 40, 40), (40, 60, 220))
+
+
+def clip(path: Path, frames: int = 24, size: tuple[int, int] = (64, 96), shift: int = 0) -> None:
+    """A clip of two scenes: a square that moves on one colour, then on another."""
+    pictures = np.zeros((frames, *size, 3), np.uint8)
+    for k in range(frames):
+        pictures[k] = COLOURS[2 * k // frames]
+        pictures[k, 20:36, (shift + 2 * k) % 80 : (shift + 2 * k) % 80 + 16] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write(path, pictures, 8.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for k in range(2):
+        clip(tmp_path / "p" / "clips" / f"clip-{k}.mp4", shift=9 * k)
+    return tmp_path / "p"
+
+
+@contextmanager
+def opened(folder: Path, panel: str) -> Iterator[Any]:
+    """A panel of the page of a studio; at the end no other host was asked, and nothing was complained about."""
+    with served(folder) as studio, chromium() as browser:
+        watched = Watched(browser)
+        watched.page.goto(studio.url)
+        watched.page.get_by_role("navigation", name="Panels").get_by_role("link", name=panel).click()
+        yield watched.page
+        watched.clean(studio.port)
+
+
+def test_a_clip_is_dropped_in_cut_cropped_and_captioned_and_its_file_stays(folder: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    clip(tmp_path / "new <b>one</b>.mp4", shift=30)
+    before = (folder / "clips" / "clip-0.mp4").read_bytes()
+    with opened(folder, "Clips") as page:
+        expect(page.locator("[data-clip]")).to_have_count(2)
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "new <b>one</b>.mp4")
+        expect(page.locator("[data-clip]")).to_have_count(3)
+        expect(page.locator("[data-clip='clip-0.mp4'] .badge").first).to_have_text(re.compile("window"))
+        page.locator("[data-clip='clip-0.mp4']").click()
+        editor = page.locator("[data-editor='clip-0.mp4']")
+        expect(editor.get_by_text("of 24 frames")).to_be_visible()
+        editor.get_by_role("slider").focus()
+        page.keyboard.press("k")
+        for _ in range(24):
+            page.keyboard.press("ArrowLeft")
+        for key in ("ArrowRight", "ArrowRight", "i", "ArrowRight", "ArrowRight", "o"):
+            page.keyboard.press(key)
+        expect(editor.get_by_text("frames 2 to 4")).to_be_visible()
+        editor.get_by_label("Choose what is kept").check()
+        expect(editor.get_by_text("33 % of the picture is lost")).to_be_visible()
+        editor.get_by_label("Caption").fill("a white square <i>moves</i>")
+        editor.get_by_label("Caption").blur()
+        expect(editor.get_by_text("saved")).to_be_visible()
+        page.get_by_role("button", name="Find and replace").click()
+        page.get_by_label("Find", exact=True).fill("white")
+        page.get_by_label("Replace with").fill("pale")
+        page.get_by_role("button", name="Replace in 1").click()
+        expect(page.locator("[data-clip='clip-0.mp4']")).to_contain_text("clip-0")
+    kept = read_yaml(folder / "data.yaml")["clips"]["clip-0.mp4"]
+    assert kept["parts"] == [{"start": 0.25, "end": 0.625}]
+    assert kept["crop"] == [pytest.approx(1 / 6, abs=1e-5), 0, pytest.approx(2 / 3, abs=1e-5), 1]
+    assert (folder / "clips" / "clip-0.txt").read_text() == "a pale square <i>moves</i>\n"
+    assert (folder / "clips" / "clip-0.mp4").read_bytes() == before
+
+
+def test_a_mask_is_painted_and_a_video_is_made_with_it(folder: Path) -> None:
+    from playwright.sync_api import expect
+
+    with opened(folder, "Sample") as page:
+        page.get_by_role("tab", name="Paint a mask").click()
+        page.get_by_label("Model", exact=True).select_option("world")
+        page.get_by_label("Clip", exact=True).select_option("clips/clip-0.mp4")
+        box = page.locator("[data-mask] canvas").bounding_box()
+        page.get_by_role("button", name="Box", exact=True).click()
+        page.mouse.move(box["x"] + 10, box["y"] + 10)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+        page.mouse.up()
+        page.get_by_role("button", name="Use this mask").click()
+        expect(page.get_by_text("is made anew", exact=False).first).to_be_visible()
+        page.get_by_label("Steps", exact=True).fill("two")
+        expect(page.locator("[data-option=steps] [role=alert]")).to_contain_text("expected int")
+        page.get_by_label("Steps", exact=True).fill("2")
+        expect(page.get_by_text("kinolab complete")).to_contain_text("--steps=2")
+        page.get_by_role("button", name="Make", exact=True).click()
+        made = page.locator("[data-sample]")
+        expect(made).to_have_count(1, timeout=4 * WAIT)
+        page.reload()
+        expect(made).to_have_count(1)
+        page.get_by_role("button", name="Use settings").click()
+        expect(page.get_by_label("Steps", exact=True)).to_have_value("2")
+    record = json.loads(next((folder / "samples").glob("*.json")).read_text())
+    assert record["request"]["given"]["task"] == "complete" and record["request"]["sampler"]["steps"] == 2
+    assert "samples/given/mask-" in record["request"]["given"]["mask"]
+
+
+def test_two_videos_play_in_step_and_are_chosen_between_blindly(folder: Path) -> None:
+    from playwright.sync_api import expect
+
+    for k in range(2):
+        clip(folder / "samples" / f"made-{k}.mp4", shift=11 * k)
+    with opened(folder, "Compare") as page:
+        for k in range(2):
+            page.get_by_role("checkbox", name=f"samples/made-{k}.mp4").check()
+        expect(page.locator(".stage video")).to_have_count(2)
+        page.get_by_role("button", name="Play", exact=True).click()
+        expect(page.locator("[data-drift]")).to_have_attribute("data-drift", re.compile(r"\d"))
+        page.keyboard.press("Home")
+        page.get_by_role("button", name="One frame on").click()
+        page.get_by_role("button", name="Difference").click()
+        expect(page.locator(".stage")).to_have_attribute("data-view", "difference")
+        page.get_by_role("button", name="Choose between the two above").click()
+        page.get_by_role("button", name="← Left").click()
+        expect(page.locator("[data-tally]")).to_contain_text("95% interval")
+        page.reload()
+        expect(page.locator(".stage video")).to_have_count(2)
+    row = json.loads((folder / "samples" / "votes.jsonl").read_text().splitlines()[0])
+    assert row["chosen"] == "left" and row["won"] == row["left"]
