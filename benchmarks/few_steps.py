@@ -116,7 +116,8 @@ def drift(found: Sequence[Entry], clips: int) -> list[list[float]]:
 
 def measured(found: Sequence[Entry], options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """All of it, as a record."""
-    passed, rows = [], []
+    passed: list[Any] = []
+    rows: list[dict[str, Any]] = []
     for entry in found:
         say(f"{entry.name}: {options.count} requests")
         report = evaluate_world(entry.model, {"count": options.count}, batch=16, sampling=entry.sampling)
