@@ -87,7 +87,7 @@ def test_a_share_of_clips_is_trained_in_focus_and_a_request_may_ask_for_it() -> 
     assert focus is not None and focus.tolist() == [1.0, 0.0]
     with pytest.raises(InputError, match="focus: expected 0 or 1"):
         of_requests([Request(conditions={"focus": 3})], job.assembly.setting)
-    with pytest.raises(InputError, match="leave out the denoiser's"):
+    with pytest.raises(InputError, match="leave out focus"):
         denoiser_job(recipe(denoiser=changes["denoiser"]))
 
 
