@@ -362,7 +362,7 @@ class Diffusion:
         if spacing == "auto" and (kind.few_steps or isinstance(self.path, DiscretePath)):
             spacing = kind.spacing or spacing
         path = self.shifted_path(positions)
-        return shifted_times(path, path.times(sampler.steps, spacing), sampler.shift)
+        return shifted_times(path, path.times(sampler.steps, spacing), sampler.shift or 1.0)
 
     @torch.no_grad()
     def sample(

@@ -87,8 +87,9 @@ def outside(config: StageConfig, sampler: SamplerConfig, guidance: GuidanceConfi
         usual = own.steps if own.steps in made.steps else max(made.steps)
         worse = "leave noise" if sampler.steps < min(made.steps) else "are no better, and often worse"
         notes.append(f"{sampler.steps} steps: {says}; others {worse}: use --steps {usual}")
-    if sampler.shift != own.shift and made.suits(sampler.name):
-        notes.append(f"shift {sampler.shift:g}: {says}, with steps shifted by {own.shift:g}: leave shift at that")
+    asked, usual_shift = sampler.shift or 1.0, own.shift or 1.0
+    if asked != usual_shift and made.suits(sampler.name):
+        notes.append(f"shift {asked:g}: {says}, with steps shifted by {usual_shift:g}: leave shift at that")
     noisy = (sampler.eta > 0 and own.eta == 0) or (sampler.churn is not None and own.churn is None)
     if not made.suits(sampler.name) or sampler.spacing != own.spacing or noisy:
         what = f"sampler {sampler.name}" if not made.suits(sampler.name) else f"spacing {sampler.spacing}"

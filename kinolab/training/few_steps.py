@@ -25,9 +25,9 @@ SOLVER_STEPS = 48
 class FewStepRecipe(DistilRecipe):
     """What both have in common."""
 
-    shift: float = Field(1.0, gt=0.0)
+    shift: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     """Moves the student's steps towards the noise, each fraction f of time to s f / (1 + (s - 1) f); the model folder's
-    sampler has it too."""
+    sampler has it too. None = 1, where they lie."""
     sampler: ClassVar[str] = "consistency"
 
     @classmethod
@@ -43,7 +43,7 @@ class FewStepRecipe(DistilRecipe):
             known = f", {made.teacher}" if made.teacher else ""
             raise InputError(f"{place}: is distilled itself ({made}); name the model that it learned from{known}")
         found = super().filled(values)
-        own = {"name": cls.sampler, "steps": cls.made_for(values)[0], "shift": values.get("shift", 1.0)}
+        own = {"name": cls.sampler, "steps": cls.made_for(values)[0], "shift": values.get("shift")}
         return {**found, "samples": {**found["samples"], "sampler": own}}
 
     def grid(self, steps: int) -> SamplerConfig:

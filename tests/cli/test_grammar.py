@@ -159,6 +159,7 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "reconstruct": ("reconstruct clips/0.mkv -a model --out x.mkv", ["clip", "out", "psnr", "frames"]),
     "demo": ("demo --model told --steps 1 --out x", ["page", "sheet", "videos", "as_asked", "seconds"]),
     "data maps": ("data maps clips/0.mkv --kind edges --out x.mkv", ["out", "kind", "frames", "size", "fps"]),
+    "data cut": ("data cut clips edits.yaml --out x", ["folder", "written", "present", "left_out", "failed"]),
     "data shrink": ("data shrink clips --out x --size 32", ["folder", "written", "present", "failed"]),
     "encode": ("encode clips -a model --size 32 --frames 5 --out x", ["folder", "encoded", "items", "captions"]),
     "probe": ("probe clips/0.mkv", ["path", "width", "height", "frames", "fps"]),
@@ -234,6 +235,7 @@ def test_every_result_is_json_with_its_keys(
     for path in place.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "prompts.txt").write_text("a red ball falls\n")
+    (tmp_path / "edits.yaml").write_text("clips: {0.mkv: {crop: [0, 0, 0.5, 1]}}\n")
     line, keys = RESULTS[name]
     long = name not in AT_ONCE
     capsys.readouterr()

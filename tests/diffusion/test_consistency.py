@@ -12,6 +12,7 @@ from kinolab.denoisers.base import Conditions
 from kinolab.diffusion import SAMPLERS, Denoised, Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.diffusion.consistency import boundary, consistency_function, distance, ode_step
 from kinolab.diffusion.edm import EdmConfig
+from kinolab.diffusion.samplers import Denoise
 from kinolab.errors import InputError
 from tests.closeness import assert_close, assert_small
 from tests.diffusion.test_samplers import CONFIGS, MU, S, best, spread
@@ -55,12 +56,11 @@ def test_the_solver_steps_as_the_samplers_ddim_and_euler_do(config: str) -> None
     actual = ode_step(z, x, t, s, diffusion.path)
     for name in ("ddim", "euler"):
         for k in range(3):
-            pair = torch.stack([t[k], s[k]])
-            expected = SAMPLERS.get(name).sample(
-                lambda z, t, k=k: Denoised(x[k : k + 1]), z[k : k + 1], pair, path=diffusion.path,
-                config=SamplerConfig(name=name),
-            )  # fmt: skip
-            assert_close(actual[k : k + 1], expected, within=1e-6)  # samplers' own times are numbers of float32
+            row, pair = slice(k, k + 1), torch.stack([t[k], s[k]])
+            denoise: Denoise = lambda z, t, row=row: Denoised(x[row])  # type: ignore[misc]  # noqa: E731
+            step = SAMPLERS.get(name).sample
+            expected = step(denoise, z[row], pair, path=diffusion.path, config=SamplerConfig(name=name))
+            assert_close(actual[row], expected, within=1e-6)  # samplers' own times are numbers of float32
 
 
 @pytest.mark.parametrize("config", ["cosine-v", "zero-v", "flow-v-shifted", "edm-f"])

@@ -304,11 +304,12 @@ def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.wide
+@pytest.mark.timeout(900)  # two processes that refine clips, on a busy machine
 def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     tiny_convolutions(size=32, low={"factor": 2}).save(tmp_path / "sr")
-    clip, said = write_clip(tmp_path / "clip.mkv", 12, 48, 64), list[str]()
-    words = [str(tmp_path / "sr"), str(clip), "--steps", "2", "--shares", "--lengths", "40", "160"]
-    measured(words, said.append)
+    clip, said = write_clip(tmp_path / "clip.mkv", 12, 96, 128), list[str]()
+    words = ["--steps", "2", "--tile", "0", "--shares", "--lengths", "30", "120"]
+    measured([str(tmp_path / "sr"), str(clip), *words], said.append)
     short, long = (int(row.split("|")[2]) for row in said[-2:])
-    one = 96 * 128 * 3 * 4 * 120 / 1e6  # megabytes of the 120 frames that the longer clip has more
-    assert long - short < 0.3 * one, said
+    one = 192 * 256 * 3 * 4 * 90 / 1e6  # megabytes of the 90 made frames that the longer clip has more
+    assert long - short < 0.5 * one, said

@@ -41,6 +41,11 @@ class Served:
         """kill -9."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self._shut()
+
+    def _shut(self) -> None:
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def close(self) -> None:
         """As Ctrl-C, and end what its queue still runs."""
@@ -50,6 +55,7 @@ class Served:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._shut()
         end_queue(self.folder)
 
 
@@ -108,5 +114,6 @@ class Watched:
     def clean(self, port: int) -> None:
         """No other host was asked, and nothing was complained about, such as by the policy."""
         own = (f"http://127.0.0.1:{port}/", "blob:", "data:")
-        assert not [url for url in self.asked if not url.startswith(own)]
-        assert not self.said
+        foreign = [url for url in self.asked if not url.startswith(own)]
+        assert not foreign, foreign
+        assert not self.said, self.said

@@ -207,7 +207,7 @@ def test_a_process_that_stays_leaves_when_it_was_idle_for_long(
 
     job = jobs.add(project, "generate", {"out": "samples/a.mp4"})
     process = _Begun()
-    at_work = runner.Runner(project, lambda *_: process)
+    at_work = runner.Runner(project, lambda *_: process)  # type: ignore[arg-type]
     at_work.look()
     write_record(project.queue / job.id / "ended.json", {"status": 0})
     assert at_work.look()

@@ -195,13 +195,13 @@ def test_the_matching_gradient_is_of_the_students_own_steps(mmdit: Path) -> None
 
     error = job.student_error(job.network, batch, 2)
     uniform = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in batch.draws("student time")])
-    t = 1000 * (0.02 + 0.96 * uniform)
+    at = 1000 * (0.02 + 0.96 * uniform)
     noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in batch.draws("score noise")])
-    part = (t / 1000).float().view(-1, 1, 1, 1, 1)
+    part = (at / 1000).float().view(-1, 1, 1, 1, 1)
     z = ((1 - part) * x + part * noise).detach()
     with torch.no_grad():
-        told, null = (job.teacher.network(z, t.float(), c) for c in (batch.conditions, batch.conditions.all_null(4)))
-        real, fake = z - part * (null + 3 * (told - null)), z - part * job.critic(z, t.float(), batch.conditions)
+        told, null = (job.teacher.network(z, at.float(), c) for c in (batch.conditions, batch.conditions.all_null(4)))
+        real, fake = z - part * (null + 3 * (told - null)), z - part * job.critic(z, at.float(), batch.conditions)
         expected = 0.5 * matching_gradient(x.detach(), real, fake).square().flatten(1).mean(1)
     assert_close(error.detach(), expected, within=1e-3)
 
@@ -304,6 +304,18 @@ def test_a_student_may_be_low_rank_changes(kind: str, mmdit: Path, tmp_path: Pat
     changed = [name for name in first if difference(student[name], first[name]) > 0]
     assert changed and all("attn" in name for name in changed)
     assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_a_student_may_begin_as_another(mmdit: Path, tmp_path: Path) -> None:
+    """Distribution matching of what consistency distillation made; the critic begins as the teacher all the same."""
+    other = VideoModel.load(mmdit, device="cpu")
+    with torch.no_grad():
+        for parameter in other.denoiser.parameters():
+            parameter.mul_(1.5)
+    other.save(tmp_path / "student")
+    job = job_of("matching", mmdit, initial={"path": str(tmp_path / "student")})
+    assert_same(job.network.state_dict(), other.denoiser.state_dict())
+    assert_same(job.critic.denoiser.state_dict(), VideoModel.load(mmdit, device="cpu").denoiser.state_dict())
 
 
 def test_bad_input_says_what_to_do(mmdit: Path, tmp_path: Path) -> None:

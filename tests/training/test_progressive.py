@@ -60,7 +60,8 @@ def test_one_step_towards_the_target_is_two_of_the_teacher(name: str) -> None:
         sample, config = SAMPLERS.get("ddim").sample, SamplerConfig()
         two = sample(denoise, z[row : row + 1], times[:, row], path=process.path, config=config)
         one = sample(jump, z[row : row + 1], times[::2, row], path=process.path, config=config)
-        assert_close(one, two, within=1e-9)
+        # Rectified flow takes a time that is a plain number in float32.
+        assert_close(one, two, within=1e-7 if PATHS[name].schedule == "flow" else 1e-9)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -78,10 +79,10 @@ def test_the_last_target_is_the_teachers_own_second_estimate(name: str) -> None:
 
 def test_the_target_is_the_published_one() -> None:
     """x* = (z'' - (s'' / s) z) / (a'' - (s'' / s) a), by numbers."""
-    z, end = torch.tensor([2.0]).double(), torch.tensor([1.5]).double()
+    z, end = torch.tensor([2.0], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64)
     now, then = (
-        (torch.tensor(0.6).double(), torch.tensor(0.8).double()),
-        (torch.tensor(0.8).double(), torch.tensor(0.6).double()),
+        (torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64)),
+        (torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)),
     )
     assert float(jump_target(z, end, now, then)) == pytest.approx((1.5 - 0.75 * 2.0) / (0.8 - 0.75 * 0.6), abs=1e-12)
 
@@ -101,7 +102,7 @@ def test_the_error_of_a_prediction_is_that_of_its_sample_by_the_weight(name: str
 
 def test_weights_of_other_predictions_errors() -> None:
     """SNR counts the error of the noise, SNR + 1 that of v on a path that preserves the variance."""
-    alpha, sigma = torch.tensor(0.6).double(), torch.tensor(0.8).double()
+    alpha, sigma = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64)
     noise = Diffusion(PATHS["noise"])
     velocity = Diffusion(PATHS["log_snr"])
     for process, weight in ((noise, "snr"), (velocity, "snr_plus_one")):
@@ -142,17 +143,18 @@ def test_rounds_share_the_steps(tmp_path: Path) -> None:
             (9, {"shares": [1, 2, 0]}, "expected 3 numbers above 0"),
             (9, {"rounds": [8, 4, 3]}, "steps that halve"),
             (9, {"rounds": []}, "rounds"),
-            (9, {"rounds": [1, 0]}, "steps that halve"),
+            (9, {"rounds": [4, 0]}, "greater than or equal to 1"),
         ):
             with pytest.raises(InputError, match=said):
                 of(steps, **fields)
 
 
+@pytest.mark.slow
 def test_a_student_samples_what_its_teacher_does_in_twice_as_many_steps(tmp_path: Path) -> None:
-    few, many = (SamplerConfig(name="ddim", steps=n, spacing="trailing") for n in (2, 4))
+    few, many = (SamplerConfig(name="ddim", steps=n, spacing="trailing") for n in (4, 8))
     with two_modes(tmp_path, PATHS["flow"]) as world:
-        training = {"steps": 150, "learning_rate": 5e-3, "decay": "linear"}
-        job = world.job(ProgressiveJob, training, rounds=[2])
+        training = {"steps": 200, "learning_rate": 1e-2, "decay": "linear", "batch_size": 8}
+        job = world.job(ProgressiveJob, training, rounds=[4])
         with pytest.raises(AssertionError, match="apart"):
             world.judged(job.network, few, many, draws=8).check()
         world.train(job, tmp_path / "run")

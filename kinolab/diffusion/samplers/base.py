@@ -41,9 +41,9 @@ class SamplerConfig(Config):
     eq. 4); with variance small, or auto of a denoiser that predicts none."""
     churn: ChurnConfig | None = None
     """euler and heun on schedules edm and flow: noise that is added before each step; none = deterministic."""
-    shift: float = Field(default=1.0, gt=0.0)
+    shift: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     """consistency only: moves the few steps towards the noise, each fraction f of time to s f / (1 + (s - 1) f), on top
-    of a shift that the schedule has."""
+    of a shift that the schedule has; none = 1: where they lie."""
 
     @model_validator(mode="after")
     def _check(self) -> SamplerConfig:
@@ -58,8 +58,8 @@ class SamplerConfig(Config):
             raise ValueError(f"gamma lies between variance small and large: leave it 0 for {self.variance}")
         if self.churn is not None and "churn" not in takes:
             raise ValueError(f"churn is for the samplers euler and heun, not {self.name}: leave it out or choose one")
-        if self.shift != 1.0 and "shift" not in takes:
-            raise ValueError(f"shift is for the consistency sampler only, not {self.name}: leave it 1")
+        if self.shift not in (None, 1.0) and "shift" not in takes:
+            raise ValueError(f"shift is for the consistency sampler only, not {self.name}: leave it out")
         return self
 
 

@@ -7,7 +7,7 @@ at the second. At the clean end f is the sample itself, which is where all of it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from kinolab.training.randomness import normal
 class ConsistencyJob(FewStepJob):
     """Computes the steps of consistency distillation."""
 
-    Recipe = ConsistencyRecipe
+    Recipe: ClassVar[type[ConsistencyRecipe]] = ConsistencyRecipe
     recipe: ConsistencyRecipe
 
     def __init__(

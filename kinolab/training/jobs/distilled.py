@@ -35,10 +35,11 @@ class DistilJob(DenoiserJob):
 
     @classmethod
     def start(cls, recipe: DistilRecipe, events: Events) -> Denoiser:  # type: ignore[override]
-        """The student with the teacher's weights."""
+        """The student with the teacher's weights, or those of another student that `initial` names."""
         if recipe.trained == "parts" or recipe.parts:
             raise InputError("parts: a student is its teacher in fewer steps, without parts beside it; leave them out")
-        return student_of(load_denoiser(recipe.teacher, device="cpu"), recipe.denoiser)
+        first = recipe.teacher if recipe.initial is None else recipe.initial.path
+        return student_of(load_denoiser(first, device="cpu"), recipe.denoiser)
 
     def __init__(
         self, recipe: DistilRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Source, heldout: Source

@@ -10,7 +10,7 @@ Neither the regression to the teacher's samples of DMD nor any clip of the data 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from kinolab.training.trainer import Part
 class MatchingJob(FewStepJob):
     """Computes the steps of distribution matching, the critic's and now and then the student's."""
 
-    Recipe = MatchingRecipe
+    Recipe: ClassVar[type[MatchingRecipe]] = MatchingRecipe
     recipe: MatchingRecipe
 
     def __init__(

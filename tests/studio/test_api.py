@@ -1,0 +1,232 @@
+"""What the page asks: clips from a dropped file to a caption, runs with their logs, masks, made videos, votes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from kinolab import video
+from kinolab.runtime.locks import held
+from kinolab.studio import jobs, painting
+from kinolab.studio.api import judged, routes
+from kinolab.studio.project import Project
+from tests.studio.asking import client, ok, refused
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studio") / "p"
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Iterator[TestClient]:
+    with client(folder) as found:
+        found.post("/api/queue", json={"paused": True})  # what is asked for here is never begun
+        yield found
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("clip") / "a.mp4"
+    video.write(path, np.random.default_rng(0).integers(0, 255, (6, 32, 48, 3), np.uint8), 8)
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_clip_is_dropped_in_looked_at_captioned_edited_and_removed(
+    page: TestClient, folder: Path, clip: bytes
+) -> None:
+    taken = ok(page.post("/api/clips?name=my <b>clip's%20first.MP4", content=clip))
+    name = taken["clip"]["name"]
+    assert name == "my_b_clip_s_first.mp4" and (folder / "clips" / name).read_bytes() == clip
+    info = taken["clip"]["info"]
+    assert (info["width"], info["height"], info["frames"], info["plays"]) == (48, 32, 6, True)
+    assert ok(page.post("/api/clips?name=again.mp4", content=clip))["duplicate"] == name
+    assert [c["name"] for c in ok(page.get("/api/clips"))["clips"]] == [name]
+    assert page.get(f"/posters/{name}").headers["content-type"] == "image/webp"
+    part = page.get(f"/play/{name}", headers={"range": "bytes=0-99"})
+    assert part.status_code == 206 and part.content == clip[:100]
+
+    ok(page.put("/api/clips/caption", json={"name": name, "text": " a red <i>ball</i> "}))
+    assert (folder / "clips" / name).with_suffix(".txt").read_text() == "a red <i>ball</i>\n"
+    tried = ok(page.post("/api/clips/replace", json={"find": "red", "replace": "blue"}))["changed"]
+    assert tried == [{"name": name, "before": "a red <i>ball</i>", "after": "a blue <i>ball</i>"}]
+    assert "red" in ok(page.get("/api/clips"))["clips"][0]["caption"]
+    ok(page.post("/api/clips/replace", json={"find": "red", "replace": "blue", "dry": False}))
+    assert "blue" in ok(page.get("/api/clips"))["clips"][0]["caption"]
+
+    edit = {"name": name, "parts": [{"start": 0, "end": 0.5}], "crop": [0, 0, 0.5, 1]}
+    assert ok(page.put("/api/clips/edit", json=edit))["edit"] == {"parts": edit["parts"], "crop": [0, 0, 0.5, 1]}
+    refused(page.put("/api/clips/edit", json={"name": name, "parts": [{"start": 1, "end": 0.5}]}))
+    refused(page.put("/api/clips/edit", json={"name": name, "crop": [0.6, 0, 0.5, 1]}))
+    assert (folder / "clips" / name).read_bytes() == clip  # whatever was cut and cropped
+
+    ok(page.delete(f"/api/clips/{name}"))
+    assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.html", "a.mp4.exe", "../a.mp4", "a/b.mp4", "", ".mp4"])
+def test_a_file_of_another_name_is_refused(page: TestClient, folder: Path, name: str) -> None:
+    refused(page.post("/api/clips", params={"name": name}, content=b"x"))
+    assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"<script>alert(1)</script>", b"\x00" * 5000])
+def test_what_is_no_video_gets_no_name(page: TestClient, folder: Path, content: bytes) -> None:
+    refused(page.post("/api/clips?name=a.mp4", content=content))
+    assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
+
+
+def test_captions_of_a_table_are_not_written_beside_clips(page: TestClient, folder: Path, clip: bytes) -> None:
+    (folder / "clips" / "b.mp4").write_bytes(clip)
+    (folder / "clips" / "captions.csv").write_text("file,caption\nb.mp4,a ball\n")
+    try:
+        line = refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "x"}))
+        assert "captions.csv" in line and not (folder / "clips" / "b.txt").exists()
+    finally:
+        (folder / "clips" / "captions.csv").unlink()
+        (folder / "clips" / "b.mp4").unlink()
+
+
+def test_a_log_is_told_from_a_line_on_and_anew_where_it_was_cut(page: TestClient, folder: Path) -> None:
+    run = folder / "runs" / "a"
+    run.mkdir()
+    rows = [{"step": k, "kind": "train", "seconds": 1.0, "loss": 1 / k} for k in range(1, 5)]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = ok(page.get("/api/runs/a/log"))
+    assert whole == {"rows": rows, "next": 4, "restarted": False}
+    assert ok(page.get("/api/runs/a/log?after=3")) == {"rows": rows[3:], "next": 4, "restarted": False}
+    assert ok(page.get("/api/runs/a/log?after=4"))["rows"] == []
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    assert ok(page.get("/api/runs/a/log?after=4")) == {"rows": rows[:2], "next": 2, "restarted": True}
+    refused(page.get("/api/runs/a/log?after=x"))
+    refused(page.get("/api/runs/none/log"), 404)
+
+
+def test_a_run_is_running_while_its_lock_is_held_whoever_began_it(page: TestClient, folder: Path) -> None:
+    run = folder / "runs" / "b"
+    with held(run / ".lock", "held"):
+        assert [r["running"] for r in ok(page.get("/api/runs"))["runs"] if r["name"] == "b"] == [True]
+        assert "stop it first" in refused(page.delete("/api/runs/b"))
+    assert [r["running"] for r in ok(page.get("/api/runs"))["runs"] if r["name"] == "b"] == [False]
+    ok(page.delete("/api/runs/b"))
+    assert not run.exists()
+
+
+def test_a_jobs_command_is_shown_and_a_bad_one_is_not_queued(page: TestClient, folder: Path) -> None:
+    asked = {"command": "generate", "values": {"prompt": ["a ball"], "out": "samples/a.mp4"}}
+    shown = ok(page.post("/api/command", json=asked))
+    assert shown["words"] == ["generate", "--out=samples/a.mp4", "--", "a ball"] and shown["copied"].startswith("cd ")
+    refused(page.post("/api/jobs", json={"command": "generate", "values": {"out": "/tmp/a.mp4"}}))
+    job = ok(page.post("/api/jobs", json=asked | {"title": "<b>x</b>"}))
+    assert job["state"] == "waiting" and job["title"] == "<b>x</b>"
+    assert ok(page.get(f"/api/jobs/{job['id']}"))["copied"] == shown["copied"]
+    ok(page.delete(f"/api/jobs/{job['id']}"))
+    assert not jobs.all_jobs(Project.open(folder))
+    refused(page.get(f"/api/jobs/{job['id']}"), 404)
+
+
+def test_shipped_models_are_listed_and_cannot_be_removed(page: TestClient) -> None:
+    found = ok(page.get("/api/models"))
+    world = next(model for model in found["models"] if model["name"] == "world")
+    assert world["where"] == "shipped" and world["frames"] == 17 and world["denoiser"] == "vdt" and found["free"] > 0
+    for name in ("world", "models", "runs", "clips/a", "models/../clips", "..%2f..%2fx"):
+        assert page.delete(f"/api/models/{name}").status_code in (400, 404)
+
+
+def test_a_vote_is_counted_and_has_the_interval_of_its_share(page: TestClient) -> None:
+    for left, chosen in [("x", "left"), ("y", "right"), ("x", "right"), ("y", "tie")]:
+        tally = ok(page.post("/api/votes", json={"a": "x", "b": "y", "left": left, "chosen": chosen}))
+    assert (tally["wins_a"], tally["wins_b"], tally["ties"], tally["count"]) == (2, 1, 1, 4)
+    assert tally["share"] == 0.625 and tally["low"] < 0.625 < tally["high"]
+    assert ok(page.get("/api/votes"))["pairs"] == [tally]
+    refused(page.post("/api/votes", json={"a": "x", "b": "x", "left": "x", "chosen": "left"}))
+    refused(page.post("/api/votes", json={"a": "x", "b": "y", "left": "z", "chosen": "left"}))
+
+
+@pytest.mark.parametrize(("wins", "count", "low", "high"), [(0, 10, 0.0, 0.277533), (5, 10, 0.236593, 0.763407)])
+def test_the_interval_is_wilsons(wins: float, count: int, low: float, high: float) -> None:
+    """The bounds are the p at which the normal test of p against the share just fails: |share - p| = z sqrt(pq/n)."""
+    found = judged.interval(wins, count)
+    assert found == pytest.approx((low, high), rel=1e-5, abs=1e-9)
+    for p in found:
+        if 0 < p < 1:
+            assert abs(wins / count - p) == pytest.approx(judged.Z * (p * (1 - p) / count) ** 0.5, rel=1e-9)
+
+
+def disc(row: float, column: float, radius: float) -> np.ndarray:
+    y, x = np.mgrid[:64, :64]
+    return np.asarray((y - row) ** 2 + (x - column) ** 2 <= radius**2)
+
+
+def test_a_mask_that_moves_goes_straight_and_keeps_its_shape() -> None:
+    made = painting.moving({2: disc(20, 12, 6), 10: disc(20, 44, 6)}, 14)
+    for k in range(14):
+        expected = disc(20, 12 + 32 * min(max(k - 2, 0), 8) / 8, 6)
+        assert np.mean(made[k] != expected) < 0.01, k
+    assert (made[0] == made[2]).all() and (made[13] == made[10]).all()
+
+
+def test_a_mask_that_grows_does_so_evenly() -> None:
+    made = painting.moving({0: disc(32, 32, 6), 4: disc(32, 32, 14)}, 5)
+    radii = [float(np.sqrt(mask.sum() / np.pi)) for mask in made]
+    assert radii == pytest.approx([6, 8, 10, 12, 14], rel=0.05)
+
+
+def test_distances_are_exact() -> None:
+    shape = np.zeros((9, 12), bool)
+    shape[2, 3] = shape[7, 10] = True
+    y, x = np.mgrid[:9, :12]
+    expected = np.minimum(np.hypot(y - 2, x - 3), np.hypot(y - 7, x - 10))
+    assert painting.distance(shape) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_a_painted_mask_becomes_a_video_that_complete_reads(page: TestClient, folder: Path) -> None:
+    def png(mask: np.ndarray) -> str:
+        file = io.BytesIO()
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+    keys = [{"frame": 0, "png": png(disc(20, 20, 8))}, {"frame": 4, "png": png(disc(40, 40, 8))}]
+    asked = {"frames": 5, "height": 64, "width": 64, "fps": 8, "keys": keys}
+    made = ok(page.post("/api/masks", json=asked))
+    read = video.read_mask(folder / made["path"], (64, 64)).generated
+    assert read.shape == (5, 64, 64) and (read[0] > 0).sum() == disc(20, 20, 8).sum()
+    assert made["share"] == pytest.approx(float((read > 0).mean()), rel=1e-3)
+    refused(page.post("/api/masks", json=asked | {"keys": []}))
+    refused(page.post("/api/masks", json=asked | {"keys": [{"frame": 0, "png": "bm90IGEgcG5n"}]}))
+    refused(page.post("/api/masks", json=asked | {"keys": [{"frame": 9, "png": png(disc(1, 1, 2))}]}))
+    assert "nothing is painted" in refused(
+        page.post("/api/masks", json=asked | {"keys": [{"frame": 0, "png": png(np.zeros((64, 64), bool))}]})
+    )
+
+
+@pytest.mark.slow
+def test_a_dropped_video_says_its_settings_and_is_not_kept(page: TestClient, folder: Path, tmp_path: Path) -> None:
+    record = {"kinolab": "0.1.0", "request": {"prompts": ["a ball"]}, "index": 0, "seed": 3}
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    video.write(tmp_path / "a.mp4", frames, 8, comment=json.dumps(record))
+    video.write(tmp_path / "b.mp4", frames, 8)
+    assert ok(page.post("/api/samples/settings?name=a.mp4", content=(tmp_path / "a.mp4").read_bytes())) == record
+    assert "no settings" in refused(
+        page.post("/api/samples/settings?name=b.mp4", content=(tmp_path / "b.mp4").read_bytes())
+    )
+    assert not list(folder.rglob("*.mp4"))
+
+
+def test_the_page_of_the_api_lists_all_that_can_be_asked() -> None:
+    text = (ROOT / "docs" / "studio-api.md").read_text("utf-8")
+    assert text.endswith(routes.described()), "write kinolab.studio.api.routes.described() to its end"
