@@ -40,6 +40,9 @@ def folder(tmp_path: Path) -> Path:
 @contextmanager
 def opened(folder: Path, panel: str) -> Iterator[Any]:
     """A panel of the page of a studio; at the end no other host was asked, and nothing was complained about."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=WAIT)
     with served(folder) as studio, chromium() as browser:
         watched = Watched(browser)
         watched.page.goto(studio.url)
@@ -99,7 +102,7 @@ def test_a_mask_is_painted_and_a_video_is_made_with_it(folder: Path) -> None:
         page.get_by_role("button", name="Box", exact=True).click()
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
-        page.mouse.move(box["x"], box["y"])
+        page.mouse.move(box["x"] + 12, box["y"] + 12)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
         page.mouse.up()
