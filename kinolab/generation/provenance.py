@@ -62,9 +62,10 @@ def write_with_provenance(
     """
     rate = fps or config.fps
     assert rate is not None
-    target, part = provenance_path(path), path.with_stem(f"{path.stem}-partial")
+    target = provenance_path(path)
     cut = frames if isinstance(frames, Stream) else None
     if path.suffix:
+        part = path.with_stem(f"{path.stem}-partial")
         with new_set(path.parent, path.name) as room:
             made = made_by(config, index, request)
             video.write(room / path.name, frames, fps=rate, lossless=lossless, comment=summed(made))
