@@ -51,7 +51,7 @@ def test_train_from_the_form_over_reload_and_kill_to_stop_and_resume(browser: An
         page = watched.page
         page.goto(studio.url)
         expect(page).to_have_url(f"http://127.0.0.1:{studio.port}/")
-        page.get_by_role("link", name="Train").click()
+        page.get_by_title("Train (key 2)").click()
         steps = page.get_by_label(re.compile(r"training\.steps"))
         expect(steps).to_have_value("4000", timeout=2 * WAIT)
         steps.fill("none")
@@ -73,7 +73,7 @@ def test_train_from_the_form_over_reload_and_kill_to_stop_and_resume(browser: An
 
         other = Watched(browser)  # a second tab sees the same
         other.page.goto(studio.url)
-        other.page.get_by_role("link", name="Train").click()
+        other.page.get_by_title("Train (key 2)").click()
         expect(other.page.locator("main [data-state=running]").first).to_be_visible()
 
         studio.kill()  # the training goes on without a server, and the page when there is one again
