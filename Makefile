@@ -9,7 +9,8 @@ BIN := .venv/bin
 demo: setup
 	$(BIN)/kinolab demo --out out/demo
 
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 10
+# What several tests of a file share is made once: a process works through neighbours, and takes over another's at the end.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 test: setup
 	$(PYTEST)

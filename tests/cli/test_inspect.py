@@ -55,6 +55,7 @@ def latte(tmp_path: Path) -> Path:
     return tmp_path / "latte.pt"
 
 
+@pytest.mark.wide
 def test_an_adapter_says_its_form_its_ranks_and_whether_it_fits(tmp_path: Path, latte: Path) -> None:
     path = tmp_path / "style.safetensors"
     layers = {f"blocks.{k}.attn.qkv": LowRank(torch.ones(2, 24), torch.ones(72, 2), 1.0) for k in range(3)}

@@ -127,7 +127,7 @@ def encode_slowly(folder: Path, out: Path) -> None:
     encode_to_cache(clips(folder), Slow(), out, batch=1, shard_size=2)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_killed_encoding_goes_on_and_ends_the_same(tmp_path: Path, folder: Path) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
     process = Child(encode_slowly, folder, out)

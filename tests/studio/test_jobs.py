@@ -50,6 +50,7 @@ def told(project: Project, job: jobs.Job) -> str:
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.wide
 def test_a_job_waits_runs_and_is_done_and_its_command_is_the_one_of_the_terminal(project: Project) -> None:
     job = training(project, setting=["training.steps=2"])
     assert jobs.state(project, job.id) == "waiting" and [j.id for j in jobs.waiting(project)] == [job.id]
@@ -63,6 +64,7 @@ def test_a_job_waits_runs_and_is_done_and_its_command_is_the_one_of_the_terminal
         jobs.stop(project, job.id)
 
 
+@pytest.mark.wide
 def test_stopped_it_saves_and_goes_on_where_it_was(project: Project) -> None:
     job = training(project)
     child = Child(do, str(project.folder), job.id)

@@ -150,7 +150,7 @@ def test_pictures_are_clips_of_one_frame_in_a_bucket_of_their_own() -> None:
         assert all(g is None or not g.any() for g in over_time) == (frames == 1)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_each_stage_is_trained_by_itself_and_all_make_one_video(tmp_path: Path) -> None:
     stages = {
         "base": recipe(frames=3, fps=4.0, image_frames=1),
