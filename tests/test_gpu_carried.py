@@ -204,6 +204,7 @@ def tiny_recipe() -> Any:
     })  # fmt: skip
 
 
+@pytest.mark.wide
 def test_a_run_is_planned_stopped_and_gone_on_with(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

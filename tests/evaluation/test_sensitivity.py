@@ -44,9 +44,9 @@ def interval(low: float, high: float) -> Interval:
     return Interval(low, high, "test")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["psnr", "ssim", "ssim3d", "flicker", "rfvd"])
+@pytest.mark.wide
 def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
     report: SensitivityReport, metric: str, kind: str
 ) -> None:
@@ -57,6 +57,7 @@ def test_the_order_of_distortions_is_the_order_of_the_pairs_scores(
 @pytest.mark.wide
 @pytest.mark.parametrize("kind", DISTORTIONS)
 @pytest.mark.parametrize("metric", ["fvd", "kvd"])
+@pytest.mark.wide
 def test_the_order_of_distortions_is_the_order_of_the_distances(
     distances: SensitivityReport, metric: str, kind: str
 ) -> None:
@@ -64,19 +65,19 @@ def test_the_order_of_distortions_is_the_order_of_the_distances(
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "kind"),
     [("warp", "noise"), ("warp", "shuffle"), ("detail", "blur"), ("detail", "noise"), ("dynamic_degree", "freeze"),
      ("temporal_flickering", "noise"), ("temporal_flickering", "shuffle"), ("motion_smoothness", "noise"),
      ("motion_smoothness", "shuffle")],
 )  # fmt: skip
+@pytest.mark.wide
 def test_a_metric_sees_what_it_is_for(report: SensitivityReport, metric: str, kind: str) -> None:
     found = report.response(metric, kind)
     assert found.order == "worse" and found.verdict == "sees", (found.numbers, found.differences)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_what_is_blind_and_what_is_misled_is_said(report: SensitivityReport) -> None:
     detail = report.response("detail", "shuffle")
     assert detail.verdict == "blind" and detail.order == "same", "the frames are the same ones"

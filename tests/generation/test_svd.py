@@ -57,6 +57,7 @@ def picture(path: Path, size: tuple[int, int] = SIZE) -> Path:
     return path
 
 
+@pytest.mark.wide
 def test_25_karras_steps_are_the_pipelines(
     pipeline: tuple[Any, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

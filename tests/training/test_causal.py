@@ -60,6 +60,7 @@ def write(folder: Path, recipe: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("forcing", ["teacher", "diffusion"])
+@pytest.mark.wide
 def test_a_resumed_run_gives_the_same_and_the_folder_is_causal(
     recipe: dict[str, Any], tmp_path: Path, forcing: str
 ) -> None:

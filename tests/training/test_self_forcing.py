@@ -83,6 +83,7 @@ def test_every_block_learns_and_the_past_does_not(recipe: dict[str, Any]) -> Non
         assert any(p.grad is not None and bool(p.grad.any()) for p in job.network.parameters())
 
 
+@pytest.mark.wide
 def test_a_resumed_run_gives_the_same_and_streams(recipe: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
