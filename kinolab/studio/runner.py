@@ -180,7 +180,7 @@ def same_device(one: str, other: str) -> bool:
 def first_device() -> str:
     """The device that `auto` means here; asked of a process of its own, as asking takes torch."""
     code = "from kinolab.runtime.devices import choose, indexed; print(indexed(choose('auto')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "cpu"
 
 
