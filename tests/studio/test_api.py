@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from kinolab import video
 from kinolab.runtime.locks import held
 from kinolab.studio import jobs, painting
-from kinolab.studio.api import judged, routes
+from kinolab.studio.api import footage, judged, routes
 from kinolab.studio.project import Project
 from tests.studio.asking import client, ok, refused
 
@@ -87,6 +87,20 @@ def test_a_file_of_another_name_is_refused(page: TestClient, folder: Path, name:
 def test_what_is_no_video_gets_no_name(page: TestClient, folder: Path, content: bytes) -> None:
     refused(page.post("/api/clips?name=a.mp4", content=content))
     assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
+
+
+def test_a_link_that_leads_out_is_no_clip_and_hides_no_other(
+    page: TestClient, folder: Path, clip: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "far.mp4").write_bytes(clip)
+    (folder / "clips" / "a.mp4").symlink_to(tmp_path / "far.mp4")
+    (folder / "clips" / "b.mp4").write_bytes(clip)
+    try:
+        assert [c["name"] for c in ok(page.get("/api/clips"))["clips"]] == ["b.mp4"]
+        assert footage.stored(Project.open(folder), "gone.mp4") is None  # removed between two looks
+    finally:
+        for name in ("a.mp4", "b.mp4"):
+            (folder / "clips" / name).unlink()
 
 
 def test_captions_of_a_table_are_not_written_beside_clips(page: TestClient, folder: Path, clip: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ STEM = re.compile(r"[^\w.()\-]+")
 def listed(studio: Studio, asked: Asked) -> Any:
     """GET /api/clips -> {clips}: every clip with its caption, what it holds where that is known, and its edits."""
     edits = read_edits(studio.project)
-    return {"clips": [facts(studio.project, name, edits) for name in names(studio.project)], "endings": list(CLIPS)}
+    found = []
+    for name in names(studio.project):
+        with suppress(InputError, OSError):  # gone since it was listed
+            found.append(facts(studio.project, name, edits))
+    return {"clips": found, "endings": list(CLIPS)}
 
 
 def look(studio: Studio, asked: Asked) -> Any:
@@ -180,9 +185,15 @@ def played(studio: Studio, name: str) -> Path:
 
 
 def names(project: Project) -> list[str]:
-    """The clips of a project, by their names below `clips`."""
-    found = (p for p in visible(project.clips, "**/*") if p.suffix.lower() in CLIPS and p.is_file())
-    return [p.relative_to(project.clips).as_posix() for p in found]
+    """The clips of a project, by their names below `clips`; a link that leads out is none of them."""
+    found = []
+    for path in visible(project.clips, "**/*"):
+        with suppress(InputError, OSError):
+            if path.suffix.lower() in CLIPS and path.is_file():
+                name = path.relative_to(project.clips).as_posix()
+                inside(project.clips, name)
+                found.append(name)
+    return found
 
 
 def facts(project: Project, name: str, edits: dict[str, Any]) -> dict[str, Any]:
@@ -210,9 +221,8 @@ def learn(studio: Studio, name: str, digest: str | None = None) -> Record:
 
 def stored(project: Project, name: str) -> Record | None:
     """What is known of a clip, where it is still that file."""
-    path = project.clip(name)
     try:
-        record, status = read_record(hidden(project, name, ".json")), path.stat()
+        record, status = read_record(hidden(project, name, ".json")), project.clip(name).stat()
     except (InputError, OSError):
         return None
     same = record.values.get("bytes") == status.st_size and record.values.get("modified") == status.st_mtime_ns
