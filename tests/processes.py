@@ -65,9 +65,9 @@ def kinolab(words: Sequence[str], environment: Mapping[str, str] | None = None) 
 
 
 def run(command: Sequence[str], **_given: Any) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run` for commands of the form `python -m kinolab ...`, whose output it gives as standard error."""
-    assert list(command[:3]) == [sys.executable, "-m", "kinolab"], command
-    status, said = kinolab(command[3:]).wait()
+    """`subprocess.run` for commands of the form `python -P -m kinolab ...`, whose output it gives as standard error."""
+    assert list(command[:4]) == [sys.executable, "-P", "-m", "kinolab"], command
+    status, said = kinolab(command[4:]).wait()
     return subprocess.CompletedProcess(list(command), status, "", said)
 
 

@@ -193,7 +193,7 @@ class _Work:
 
     def _isolated(self, cell: Cell, stage: str) -> str | None:
         """Run one stage as a command of its own; its last words where it fails."""
-        command = [sys.executable, "-m", "kinolab", "compare", str(self.path), "--out", str(self.out)]
+        command = [sys.executable, "-P", "-m", "kinolab", "compare", str(self.path), "--out", str(self.out)]
         command += ["--cell", cell.id, "--stage", stage]
         for override in self.overrides:
             command += ["-s", override]

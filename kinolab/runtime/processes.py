@@ -2,6 +2,9 @@
 
 A process number is given anew once its process is gone, so one that is remembered has the moment at which it began
 beside it (`Known`): a signal goes to that process or to none.
+
+What is begun in a folder takes no code from there (`-P`, `safe_environment`): a folder of data that somebody else made
+may hold files with the names of modules.
 """
 
 from __future__ import annotations
@@ -80,6 +83,17 @@ class Known:
         return False
 
 
+def safe_environment() -> dict[str, str]:
+    """The environment of a process whose working folder is data: neither it nor what it begins imports from there.
+
+    Python looks for modules in the working folder where it is told nothing else, and where PYTHONPATH holds an empty
+    part; its other parts mean what they mean here.
+    """
+    parts = [os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    found = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
+    return found | ({"PYTHONPATH": os.pathsep.join(parts)} if parts else {})
+
+
 def begin(
     module: str, words: Sequence[str], *, output: Path, folder: Path, keep: Mapping[str, Any] | None = None
 ) -> subprocess.Popen[bytes]:
@@ -97,8 +111,8 @@ def begin(
     descriptor = system.calls().open(output, system.APPEND)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *words], cwd=folder, stdout=descriptor, stderr=descriptor,
-            start_new_session=True, **{"stdin": subprocess.DEVNULL, **(keep or {})},
+            [sys.executable, "-P", "-m", module, *words], cwd=folder, stdout=descriptor, stderr=descriptor,
+            start_new_session=True, **{"stdin": subprocess.DEVNULL, "env": safe_environment(), **(keep or {})},
         )  # fmt: skip
     finally:
         os.close(descriptor)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -78,20 +80,39 @@ def studio(
         _forget_signals()
 
 
+def keys() -> Path:
+    """Where the keys of projects lie: not in the projects, which may come from somebody who then knows the key."""
+    return Path.home() / ".cache" / "kinolab" / "studio"
+
+
 def kept_token(project: Any) -> str:
-    """The key of a project, the same after a restart, so that a page that is open goes on; nobody else can read it."""
+    """The key of a project, the same after a restart, so that a page that is open goes on; nobody else can read it.
+
+    One that others can read, or that isn't this person's, is believed by nobody: there is a new one then.
+    """
     from kinolab.runtime import files
     from kinolab.runtime.reading import read_text
     from kinolab.studio.safety import new_token
 
-    path = project.queue / ".token"
+    path = keys() / f"{project.key}.key"
     with suppress(OSError, InputError):
-        found = read_text(path, 200).strip()
-        if len(found) >= 40:
-            return found
+        if _own(path):
+            found = read_text(path, 200).strip()
+            if len(found) >= 40:
+                return found
     token = new_token()
-    files.write_private(path, token + "\n")
+    with suppress(OSError):  # without a home that can be written, a key holds until the end
+        files.make_folder(path.parent)
+        files.write_private(path, token + "\n")
     return token
+
+
+def _own(path: Path) -> bool:
+    """Whether a file is a plain one of this person's, which nobody else can read or write."""
+    status = path.lstat()
+    if not hasattr(os, "getuid"):
+        return stat.S_ISREG(status.st_mode)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def listen(host: str, port: int | None) -> socket.socket:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
+from kinolab.runtime.processes import safe_environment
 from kinolab.runtime.reading import parse_json
 
 IDLE = 600.0
@@ -96,8 +97,8 @@ class Helper:
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kinolab.studio.helper"], cwd=self.folder, text=True, encoding="utf-8",
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                [sys.executable, "-P", "-m", "kinolab.studio.helper"], cwd=self.folder, env=safe_environment(),
+                text=True, encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         return self._process
 

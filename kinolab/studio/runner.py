@@ -58,13 +58,17 @@ def main() -> None:
 
 @dataclass
 class Process:
-    """A process that this runner began: the job that it does, or none while it stays for the next one."""
+    """A process that this runner began: the job that it does, or none while it stays for the next one.
+
+    handed: whether the job came to it while it stayed.
+    """
 
     process: subprocess.Popen[bytes]
     device: str
     job: str | None
     stays: bool
     since: float = field(default_factory=time.monotonic)
+    handed: bool = False
 
     def give(self, job: str) -> bool:
         """Hand over another job; whether the process was there to take it."""
@@ -74,7 +78,7 @@ class Process:
             self.process.stdin.flush()
         except OSError:
             return False
-        self.job = job
+        self.job, self.handed = job, True
         return True
 
     def leave(self) -> None:
@@ -137,7 +141,10 @@ class Runner:
             if status is not None:
                 self.begun.remove(process)
                 if process.job is not None:
-                    ended(self.project, process.job, status)
+                    # One that stayed may have died of the job before, stopped as it ended: this job gets another.
+                    if not process.handed:
+                        ended(self.project, process.job, status)
+                    states[process.job] = jobs.state(self.project, process.job)
             elif process.stays and process.job is not None:
                 if states.get(process.job, "done") in jobs.ENDED:
                     process.job, process.since = None, time.monotonic()
@@ -180,7 +187,7 @@ def same_device(one: str, other: str) -> bool:
 def first_device() -> str:
     """The device that `auto` means here; asked of a process of its own, as asking takes torch."""
     code = "from kinolab.runtime.devices import choose, indexed; print(indexed(choose('auto')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "cpu"
 
 

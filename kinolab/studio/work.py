@@ -31,9 +31,12 @@ def do(project: Project, name: str) -> int:
     with locks.held(folder / ".lock"):
         if jobs.asked_to_stop(project, name) or (folder / "started.json").exists():
             return 0
-        write_record(folder / "started.json", {**processes.Known.this().values(), "time": round(time.time(), 3)})
         try:
+            write_record(folder / "started.json", {**processes.Known.this().values(), "time": round(time.time(), 3)})
             jobs.took(project, name)
+            # Asked again: whoever stops a job says so first and looks for its process then.
+            if jobs.asked_to_stop(project, name):
+                raise KeyboardInterrupt
             job = jobs.read(project, name)
             words = job.words(project)
             if commands.has_events(job.command):

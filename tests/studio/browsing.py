@@ -24,7 +24,7 @@ class Served:
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder.parent)}  # where the key is kept
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kinolab", "studio", str(folder), "--port", str(port)],

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from starlette.testclient import TestClient
 from kinolab import video
 from kinolab.runtime.locks import held
 from kinolab.studio import jobs, painting
-from kinolab.studio.api import judged, routes
+from kinolab.studio.api import footage, judged, routes
 from kinolab.studio.project import Project
 from tests.studio.asking import client, ok, refused
 
@@ -87,6 +90,55 @@ def test_a_file_of_another_name_is_refused(page: TestClient, folder: Path, name:
 def test_what_is_no_video_gets_no_name(page: TestClient, folder: Path, content: bytes) -> None:
     refused(page.post("/api/clips?name=a.mp4", content=content))
     assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
+
+
+def test_a_link_that_leads_out_is_no_clip_and_hides_no_other(
+    page: TestClient, folder: Path, clip: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "far.mp4").write_bytes(clip)
+    (folder / "clips" / "a.mp4").symlink_to(tmp_path / "far.mp4")
+    (folder / "clips" / "b.mp4").write_bytes(clip)
+    try:
+        assert [c["name"] for c in ok(page.get("/api/clips"))["clips"]] == ["b.mp4"]
+        assert footage.stored(Project.open(folder), "gone.mp4") is None  # removed between two looks
+    finally:
+        for name in ("a.mp4", "b.mp4"):
+            (folder / "clips" / name).unlink()
+
+
+def test_a_caption_of_two_clips_is_changed_once_and_goes_with_the_last(page: TestClient, folder: Path) -> None:
+    caption = folder / "clips" / "dog.txt"
+    for name in ("dog.mp4", "dog.png"):
+        (folder / "clips" / name).write_bytes(b"x")
+    caption.write_text("a dog\n")
+    asked = {"find": "a", "replace": "aa", "dry": False}
+    changed = ok(page.post("/api/clips/replace", json=asked))["changed"]
+    assert [each["after"] for each in changed] == ["aa dog"] * 2 and caption.read_text() == "aa dog\n"
+    ok(page.delete("/api/clips/dog.mp4"))
+    assert caption.read_text() == "aa dog\n"
+    ok(page.delete("/api/clips/dog.png"))
+    assert not caption.exists()
+
+
+def test_two_tabs_that_edit_at_once_lose_no_edit(
+    page: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [f"clip-{k}.mp4" for k in range(4)]
+    for name in known:
+        (folder / "clips" / name).write_bytes(b"x")
+    reading = footage.read_edits
+
+    def slow(project: Project) -> dict[str, Any]:
+        found = reading(project)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(footage, "read_edits", slow)
+    with ThreadPoolExecutor() as tabs:
+        list(tabs.map(lambda name: ok(page.put("/api/clips/edit", json={"name": name, "use": False})), known))
+    assert reading(Project.open(folder)) == {name: {"use": False} for name in known}
+    for name in known:
+        ok(page.delete(f"/api/clips/{name}"))
 
 
 def test_captions_of_a_table_are_not_written_beside_clips(page: TestClient, folder: Path, clip: bytes) -> None:

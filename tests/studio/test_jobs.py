@@ -137,6 +137,21 @@ def test_no_job_is_done_twice(project: Project) -> None:
     assert (project.queue / job.id / "ended.json").read_bytes() == before
 
 
+def test_a_stop_that_comes_while_it_begins_is_not_lost(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = jobs.add(project, "predict", {"clip": "clips/none.mp4"})
+    writing = work.write_record
+
+    def write(path: Path, values: dict[str, Any]) -> None:
+        if path.name == "started.json":
+            assert jobs.stop(project, job.id) == "stopping"
+        writing(path, values)
+
+    monkeypatch.setattr(work, "write_record", write)
+    monkeypatch.setattr(work, "run", lambda words: pytest.fail("it was run"))
+    assert work.do(project, job.id) == work.STOPPED
+    assert jobs.state(project, job.id) == "stopped" and not jobs.waiting(project)
+
+
 def test_the_order_can_be_changed_and_one_that_waits_is_taken_out(project: Project) -> None:
     a, b, c = (training(project, run=f"runs/{name}") for name in "abc")
     jobs.move(project, c.id, 0)
@@ -200,6 +215,30 @@ def test_a_process_that_samples_stays_for_the_next_and_makes_room_for_a_training
     third = training(project)
     assert at_work.look() and process.returncode == 0
     assert [(name, stays) for name, stays, _ in begun[1:]] == [(third.id, False)]
+
+
+def test_a_job_whose_process_dies_of_the_job_before_is_begun_by_another(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kinolab.runtime.records import write_record
+
+    one, two = (jobs.add(project, "generate", {"out": f"samples/{k}.mp4"}) for k in "ab")
+    begun: list[tuple[str, Any]] = []
+
+    def start(project: Project, job: jobs.Job, stays: bool) -> Any:
+        begun.append((job.id, _Begun()))
+        return begun[-1][1]
+
+    at_work = runner.Runner(project, start)
+    at_work.look()
+    write_record(project.queue / one.id / "ended.json", {"status": 0})
+    jobs.took(project, one.id)
+    at_work.look()
+    begun[0][1].returncode = work.STOPPED  # by a stop of the first that came late
+    assert at_work.look() and jobs.state(project, two.id) == "waiting"
+    assert [name for name, _ in begun] == [one.id, two.id]
+    begun[1][1].returncode = 1  # and one that was begun for it says so once
+    assert not at_work.look() and jobs.state(project, two.id) == "failed"
 
 
 def test_a_process_that_stays_leaves_when_it_was_idle_for_long(

@@ -9,6 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from kinolab.studio import app as served
+from kinolab.studio import command
+from kinolab.studio.project import Project
 from kinolab.studio.safety import POLICY, Rules, is_loopback
 from tests.studio.asking import PORT, TOKEN, client, ok, refused
 
@@ -140,6 +142,28 @@ def test_a_script_in_a_clips_folder_is_never_served_as_one(tmp_path: Path) -> No
         for name in ("a.html", "a.svg", "a.js", "a.mp4.html"):
             (tmp_path / "p" / "clips" / name).write_text("<script>alert(1)</script>")
             assert page.get(f"/files/clips/{name}").status_code == 404
+
+
+def test_a_key_is_kept_outside_the_project_and_believed_only_where_nobody_else_can_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "keys", lambda: tmp_path / "keys")
+    project = Project.open(tmp_path / "p")
+    planted = "known-to-whoever-made-this-project-" + "x" * 20
+    (project.queue / ".token").write_text(planted)
+    (project.queue / ".token").chmod(0o600)
+    token = command.kept_token(project)
+    assert token != planted and command.kept_token(project) == token
+    (kept,) = (tmp_path / "keys").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    kept.chmod(0o640)
+    other = command.kept_token(project)
+    assert other != token and kept.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "planted").write_text(planted)
+    (tmp_path / "planted").chmod(0o600)
+    kept.unlink()
+    kept.symlink_to(tmp_path / "planted")
+    assert command.kept_token(project) not in (planted, other) and not kept.is_symlink()
 
 
 def test_a_server_for_other_machines_answers_numbers_and_its_own_name_and_no_other() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
-from kinolab.runtime import files
+from kinolab.runtime import files, locks
 from kinolab.runtime.hashes import file_sha256, sha256
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import inside, visible
@@ -31,7 +33,11 @@ STEM = re.compile(r"[^\w.()\-]+")
 def listed(studio: Studio, asked: Asked) -> Any:
     """GET /api/clips -> {clips}: every clip with its caption, what it holds where that is known, and its edits."""
     edits = read_edits(studio.project)
-    return {"clips": [facts(studio.project, name, edits) for name in names(studio.project)], "endings": list(CLIPS)}
+    found = []
+    for name in names(studio.project):
+        with suppress(InputError, OSError):  # gone since it was listed
+            found.append(facts(studio.project, name, edits))
+    return {"clips": found, "endings": list(CLIPS)}
 
 
 def look(studio: Studio, asked: Asked) -> Any:
@@ -50,34 +56,39 @@ def take(studio: Studio, uploaded: Path, name: str) -> Any:
     stem, ending = Path(name).stem, Path(name).suffix.lower()
     if ending not in CLIPS:
         raise InputError(f"{shown(name)}: expected a video or an image ({', '.join(CLIPS)})")
-    studio.looking.ask("probe", {"path": str(uploaded)})
+    info = studio.looking.ask("probe", {"path": str(uploaded)})
     digest = file_sha256(uploaded)
     project = studio.project
-    for known in names(project):
-        found = stored(project, known)
-        if found is not None and found.text("sha256") == digest:
-            return {"clip": facts(project, known, read_edits(project)), "duplicate": known}
-    clean = STEM.sub("_", stem).strip("._ ")[:80] or digest[:12]
-    target = inside(project.clips, f"{clean}{ending}", new=True)
-    if target.exists():
-        target = inside(project.clips, f"{clean}-{digest[:8]}{ending}", new=True)
-    files.place(uploaded, target)
-    learn(studio, target.name, digest)
+    with changing(project):
+        for known in names(project):
+            found = stored(project, known)
+            if found is not None and found.text("sha256") == digest:
+                return {"clip": facts(project, known, read_edits(project)), "duplicate": known}
+        clean = STEM.sub("_", stem).strip("._ ")[:80] or digest[:12]
+        target = inside(project.clips, f"{clean}{ending}", new=True)
+        if target.exists():
+            target = inside(project.clips, f"{clean}-{digest[:8]}{ending}", new=True)
+        files.place(uploaded, target)
+        keep(project, target.name, info, digest)
     return {"clip": facts(project, target.name, read_edits(project)), "duplicate": None}
 
 
 def remove(studio: Studio, asked: Asked) -> Any:
-    """DELETE /api/clips/{name}: remove a clip, its caption and what was made of it."""
-    path = studio.project.clip(asked.path["name"])
-    name = asked.path["name"]
-    caption = path.with_suffix(".txt")
-    for extra in (hidden(studio.project, name, ".json"), hidden(studio.project, name, ".webp"),
-                  hidden(studio.project, name, ".mp4"), caption):  # fmt: skip
-        files.remove(extra)
-    edits = read_edits(studio.project)
-    if edits.pop(name, None) is not None:
-        write_edits(studio.project, edits)
-    files.discard(path)
+    """DELETE /api/clips/{name}: remove a clip, its caption and what was made of it.
+
+    A caption that another clip of the same stem has, too, stays.
+    """
+    name, project = asked.path["name"], studio.project
+    with changing(project):
+        path, edits = project.clip(name), read_edits(project)
+        files.discard(path)
+        if edits.pop(name, None) is not None:
+            write_edits(project, edits)
+        for ending in (".json", ".webp", ".mp4"):
+            files.remove(hidden(project, name, ending))
+        beside = (p for p in visible(path.parent) if p.suffix.lower() in CLIPS)
+        if path.stem not in {p.stem for p in beside}:
+            files.remove(path.with_suffix(".txt"))
     return {}
 
 
@@ -86,14 +97,16 @@ def caption(studio: Studio, asked: Asked) -> Any:
     name, text = asked.body.text("name"), asked.body.text("text")
     studio.project.clip(name)
     _no_table(studio)
-    write_caption(studio.project, name, text)
+    with changing(studio.project):
+        write_caption(studio.project, name, text)
     return {"caption": text.strip()}
 
 
 def replace(studio: Studio, asked: Asked) -> Any:
     """POST /api/clips/replace {find, replace, names, dry} -> {changed}: find and replace in captions.
 
-    changed: {name, before, after} of each; `dry` shows them and changes nothing. names: [] means all clips.
+    changed: {name, before, after} of each; `dry` shows them and changes nothing. names: [] means all clips. A caption
+    that several clips have is changed once.
     """
     find, other = asked.body.text("find"), asked.body.text("replace", "")
     if not find:
@@ -103,13 +116,14 @@ def replace(studio: Studio, asked: Asked) -> Any:
     if not dry:
         _no_table(studio)
     changed = []
-    for name in wanted:
-        before = read_caption(studio.project, name)
-        after = before.replace(find, other)
-        if after != before:
-            changed.append({"name": name, "before": before, "after": after})
-            if not dry:
-                write_caption(studio.project, name, after)
+    with changing(studio.project):
+        before = {name: read_caption(studio.project, name) for name in wanted}
+        for name, text in before.items():
+            after = text.replace(find, other)
+            if after != text:
+                changed.append({"name": name, "before": text, "after": after})
+                if not dry:
+                    write_caption(studio.project, name, after)
     return {"changed": changed}
 
 
@@ -138,10 +152,12 @@ def edit(studio: Studio, asked: Asked) -> Any:
         found["parts"] = parts
     if crop:
         found["crop"] = [round(v, 6) for v in crop]
-    edits = read_edits(studio.project)
-    edits.pop(name, None)
-    write_edits(studio.project, edits | ({name: found} if found else {}))
-    return facts(studio.project, name, read_edits(studio.project))
+    with changing(studio.project):
+        edits = read_edits(studio.project)
+        edits.pop(name, None)
+        edits |= {name: found} if found else {}
+        write_edits(studio.project, edits)
+    return facts(studio.project, name, edits)
 
 
 def check(studio: Studio, asked: Asked) -> Any:
@@ -179,10 +195,21 @@ def played(studio: Studio, name: str) -> Path:
     return out
 
 
+def changing(project: Project) -> AbstractContextManager[None]:
+    """Held over what is read, changed and written of clips, captions and data.yaml: tabs do so one after the other."""
+    return locks.held(project.queue / ".clips.lock")
+
+
 def names(project: Project) -> list[str]:
-    """The clips of a project, by their names below `clips`."""
-    found = (p for p in visible(project.clips, "**/*") if p.suffix.lower() in CLIPS and p.is_file())
-    return [p.relative_to(project.clips).as_posix() for p in found]
+    """The clips of a project, by their names below `clips`; a link that leads out is none of them."""
+    found = []
+    for path in visible(project.clips, "**/*"):
+        with suppress(InputError, OSError):
+            if path.suffix.lower() in CLIPS and path.is_file():
+                name = path.relative_to(project.clips).as_posix()
+                inside(project.clips, name)
+                found.append(name)
+    return found
 
 
 def facts(project: Project, name: str, edits: dict[str, Any]) -> dict[str, Any]:
@@ -197,22 +224,25 @@ def facts(project: Project, name: str, edits: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def learn(studio: Studio, name: str, digest: str | None = None) -> Record:
+def learn(studio: Studio, name: str) -> Record:
     """Look at a clip and keep what it holds."""
     path = studio.project.clip(name)
     status = path.stat()
-    info = studio.looking.ask("probe", {"path": str(path)})
-    values = {"bytes": status.st_size, "modified": status.st_mtime_ns, "info": info}
-    values["sha256"] = digest or file_sha256(path)
-    write_record(hidden(studio.project, name, ".json"), values)
+    return keep(studio.project, name, studio.looking.ask("probe", {"path": str(path)}), file_sha256(path), status)
+
+
+def keep(project: Project, name: str, info: Any, digest: str, status: os.stat_result | None = None) -> Record:
+    """Keep what a clip holds; status: of the file that was looked at, where it may have changed since."""
+    status = status or project.clip(name).stat()
+    values = {"bytes": status.st_size, "modified": status.st_mtime_ns, "info": info, "sha256": digest}
+    write_record(hidden(project, name, ".json"), values)
     return Record(values, name)
 
 
 def stored(project: Project, name: str) -> Record | None:
     """What is known of a clip, where it is still that file."""
-    path = project.clip(name)
     try:
-        record, status = read_record(hidden(project, name, ".json")), path.stat()
+        record, status = read_record(hidden(project, name, ".json")), project.clip(name).stat()
     except (InputError, OSError):
         return None
     same = record.values.get("bytes") == status.st_size and record.values.get("modified") == status.st_mtime_ns
