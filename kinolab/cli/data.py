@@ -107,7 +107,8 @@ def cut(
 ) -> None:
     """Write what a file says of each clip to another folder: parts of it, cropped, or nothing.
 
-    The clips stay as they are; captions go along. Run it again to go on after an interruption.
+    The clips stay as they are; captions go along. Run it again to go on after an interruption, or after an edit: what
+    it wrote before and is no longer wanted goes.
     """
     from kinolab.data.cutting import cut as run
 
@@ -115,7 +116,8 @@ def cut(
         summary = run(folder, edits, out, events=events)
     for cause in summary.failed:
         typer.echo(f"left out: {cause}", err=True)
-    line = f"{out}: {summary.written} clips written, {summary.present} there already, {summary.left_out} left out"
+    gone = f", {summary.removed} removed that are no longer wanted" if summary.removed else ""
+    line = f"{out}: {summary.written} clips written, {summary.present} there already, {summary.left_out} left out{gone}"
     show({"folder": out} | vars(summary), [line])
     if not summary.written + summary.present:
         raise InputError(f"{folder}: nothing of any clip is left to train on")

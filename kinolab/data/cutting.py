@@ -9,7 +9,9 @@ The clips themselves stay as they are. The studio writes such a file as its proj
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,22 @@ from pydantic import Field, model_validator
 from kinolab import video
 from kinolab.config import Config, load_config
 from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.data.annotations import annotate
 from kinolab.data.scan import find_clips
 from kinolab.data.shrink import QUALITY
+from kinolab.data.tables import TABLE_NAMES
+from kinolab.data.texts import CLIP_FILES, PROMPT_FILES
 from kinolab.errors import InputError
 from kinolab.runtime import reading
-from kinolab.runtime.files import copy
+from kinolab.runtime.files import copy, remove, write_text
 from kinolab.runtime.logs import Appender
-from kinolab.runtime.paths import inside, real
+from kinolab.runtime.paths import inside, is_passed_over, real
 from kinolab.runtime.summed import summed
 
 RECORD = ".cut.jsonl"
 """In the folder of copies: for each of them what it was made of and how, one line a copy, the last one holds."""
+TABLE = "captions.jsonl"
+"""In the folder of copies: what the tables of the folder of clips say, by the names of the copies."""
 
 
 class PartConfig(Config):
@@ -76,22 +83,25 @@ class CutConfig(Config):
 
 @dataclass(frozen=True)
 class CutSummary:
-    """What became of a folder: copies written now, those there already, clips left out, and those that failed."""
+    """What became of a folder: copies written now, those there already, clips left out, those that failed, and what
+    an earlier call wrote that was removed."""
 
     written: int
     present: int
     left_out: int
     failed: tuple[str, ...]
+    removed: int = 0
 
 
 def cut(folder: Path, edits: Path, out: Path, *, events: Listener = None) -> CutSummary:
-    """Write what is to be taken of every clip of a folder, with its caption, to another.
+    """Write what is to be taken of every clip of a folder, with its captions and labels, to another.
 
-    A copy that was made of the same file in the same way is passed over, so that an interrupted call goes on.
+    A copy that was made of the same file in the same way is passed over, so that an interrupted call goes on. Captions
+    and tables are those of now, whatever is passed over, and what an earlier call wrote and is no longer wanted goes.
 
     Raises:
-        InputError: where the folder or the file is missing, the file names a clip that is not there, or `out` lies
-            in the folder.
+        InputError: where the folder or the file is missing, the file names a clip that is not there, two copies would
+            have one name, or `out` lies in the folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of clips")
@@ -102,28 +112,159 @@ def cut(folder: Path, edits: Path, out: Path, *, events: Listener = None) -> Cut
     for name in config.clips:
         if name not in names:
             raise InputError(f"{edits}: clips: {name}: no such clip in {folder}")
-    written, present, left_out, failed, told = 0, 0, 0, list[str](), events_of(events)
+    taken = {name: edit for name in names if (edit := config.clips.get(name, EditConfig())).use}
+    copies = _copies(folder, taken)
+    captions = _captions(folder, copies)
+    written, present, failed, told = 0, 0, list[str](), events_of(events)
+    tables, rows = _tables(folder, copies, failed)
     made = _made(out)
     with Appender(out / RECORD) as record:
-        for done, name in enumerate(names):
-            edit = config.clips.get(name, EditConfig())
-            left_out += not edit.use
-            for target, part in _targets(name, edit) if edit.use else ():
-                wanted = _making(folder / name, part, edit)
-                path = inside(out, target, new=True)
+        kept = {*copies, *tables, *captions, *([TABLE] if rows else ())}
+        removed = _remove(out, [name for name in made if name not in kept], record)
+        _write_tables(out, tables, rows, made, record, failed)
+        for done, copied in enumerate(copies.values()):
+            source, target = folder / copied.name, copied.target
+            try:
+                wanted, path = _making(source, copied.part, copied.edit), inside(out, target, new=True)
                 if path.exists() and made.get(target) == wanted:
                     present += 1
-                    continue
-                try:
-                    _copy(folder / name, path, part, edit)
-                except InputError as error:
-                    failed.append(str(error))
-                    continue
-                record.write(summed({"copy": target, "made": wanted}))
-                told.wrote(path)
-                written += 1
-            advance(told, done + 1, len(names))
-    return CutSummary(written, present, left_out, tuple(failed))
+                else:
+                    _copy(source, path, copied.part, copied.edit)
+                    record.write(summed({"copy": target, "made": wanted}))
+                    told.wrote(path)
+                    written += 1
+                _copy_caption(out, target, captions, made, record)
+            except InputError as error:
+                failed.append(str(error))
+                removed += _remove(out, [target] if target in made else [], record)
+            advance(told, done + 1, len(copies))
+    return CutSummary(written, present, len(names) - len(taken), tuple(failed), removed)
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """One copy: its name, and the clip, the part of it and the edit that it is made by."""
+
+    target: str
+    name: str
+    part: PartConfig | None
+    edit: EditConfig
+
+
+def _copies(folder: Path, taken: Mapping[str, EditConfig]) -> dict[str, _Copied]:
+    """All copies of the clips that are taken, by their names.
+
+    Raises:
+        InputError: where two would have one name, or one name for their captions.
+    """
+    copies: dict[str, _Copied] = {}
+    for name, edit in taken.items():
+        for target, part in _targets(name, edit):
+            if target in copies:
+                raise InputError(
+                    f"{name}: its copy would be {target}, as that of {copies[target].name}; rename one of the clips"
+                )
+            copies[target] = _Copied(target, name, part, edit)
+    return copies
+
+
+def _caption(name: str) -> str:
+    """What the caption of a clip or of a copy is called."""
+    return Path(name).with_suffix(".txt").as_posix()
+
+
+def _captions(folder: Path, copies: Mapping[str, _Copied]) -> dict[str, Path]:
+    """By the name that it gets, each caption beside a clip.
+
+    Raises:
+        InputError: where one would get the name of another, or stand beside a copy of a clip that has none.
+    """
+    by: dict[str, _Copied] = {}
+    captions: dict[str, Path] = {}
+    for target, copied in copies.items():
+        path, other = folder / _caption(copied.name), by.setdefault(_caption(target), copied)
+        theirs = folder / _caption(other.name)
+        if theirs != path and (theirs.is_file() or path.is_file()):
+            raise InputError(
+                f"{copied.name}: the caption of its copy {target} would be that of {other.target} too; rename one of "
+                "the clips"
+            )
+        if path.is_file():
+            captions[_caption(target)] = path
+    return captions
+
+
+def _tables(
+    folder: Path, copies: Mapping[str, _Copied], failed: list[str]
+) -> tuple[dict[str, Path], list[dict[str, Any]]]:
+    """Tables that are copied as they are, and the rows of the one that stands for those that are read by their names.
+
+    The names in a table are those of the clips, and those of copies may be others; so what a folder's own tables say is
+    written anew. One that can't be read is told in `failed`.
+    """
+    kept, lists, own = dict[str, Path](), set[str](), False
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_passed_over(name)]
+        for path in (Path(place) / file for file in files if not is_passed_over(file)):
+            name = path.name.lower()
+            usual = name in TABLE_NAMES
+            if path.parent == folder and usual:
+                own = True
+            elif path.parent == folder and name in (*PROMPT_FILES, *CLIP_FILES):
+                lists.add(name)
+            elif usual or path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+                kept[path.relative_to(folder).as_posix()] = path
+    if not own and not (lists & {*PROMPT_FILES} and lists & {*CLIP_FILES}):
+        return kept, []
+    try:
+        found = annotate(folder, sorted({c.name for c in copies.values()}), "auto", "auto", "drop", whole=False)
+    except InputError as error:
+        failed.append(str(error))
+        return kept, []
+    rows = list[dict[str, Any]]()
+    for target, copied in copies.items():
+        row: dict[str, Any] = {"file": target}
+        if copied.name in found.captions:
+            row["caption"] = [found.captions[copied.name], *found.alternatives.get(copied.name, ())]
+        if copied.name in found.labels:
+            row["label"] = found.classes[found.labels[copied.name]]
+        rows += [row] if len(row) > 1 else []
+    return kept, rows
+
+
+def _write_tables(
+    out: Path,
+    tables: Mapping[str, Path],
+    rows: Sequence[Mapping[str, Any]],
+    made: Mapping[str, Any],
+    record: Appender,
+    failed: list[str],
+) -> None:
+    """Write the tables, and in the record which they are."""
+    for name, source in tables.items():
+        try:
+            copy(source, inside(out, name, new=True))
+        except InputError as error:
+            failed.append(str(error))
+    if rows:
+        write_text(out / TABLE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    for name in [*tables, *([TABLE] if rows else [])]:
+        if name not in made:
+            record.write(summed({"copy": name, "made": {"table": True}}))
+
+
+def _remove(out: Path, names: Sequence[str], record: Appender) -> int:
+    """Remove what an earlier call made; returns how much that was."""
+    removed = 0
+    for name in names:
+        try:
+            path = inside(out, name)
+        except InputError:  # nothing that was made has such a name
+            continue
+        removed += path.exists()
+        remove(path)
+        record.write(summed({"copy": name, "made": None}))
+    return removed
 
 
 def _targets(name: str, edit: EditConfig) -> Iterator[tuple[str, PartConfig | None]]:
@@ -144,7 +285,8 @@ def _made(out: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     rows = (row for _, row in reading.json_lines(path, damaged="skip") if isinstance(row, dict))
-    return {str(row.get("copy")): row.get("made") for row in rows}
+    found = {str(row.get("copy")): row.get("made") for row in rows}
+    return {name: how for name, how in found.items() if how is not None}  # none: removed since
 
 
 def _making(source: Path, part: PartConfig | None, edit: EditConfig) -> dict[str, Any]:
@@ -156,7 +298,7 @@ def _making(source: Path, part: PartConfig | None, edit: EditConfig) -> dict[str
 
 
 def _copy(source: Path, target: Path, part: PartConfig | None, edit: EditConfig) -> None:
-    """Write one copy and the caption beside it."""
+    """Write one copy."""
     if part is None and edit.crop is None:
         if source.is_dir():
             video.write(target, (frame.image for frame in video.iter_frames(source)), video.probe(source).fps)
@@ -167,9 +309,17 @@ def _copy(source: Path, target: Path, part: PartConfig | None, edit: EditConfig)
         frames = video.iter_frames(source, start=start, end=end)
         cropped = (_cropped(frame.image, edit.crop) for frame in frames)
         video.write(target, cropped, video.probe(source).fps, quality=QUALITY)
-    caption = source.with_suffix(".txt")
-    if caption.is_file():
-        copy(caption, target.with_suffix(".txt"))
+
+
+def _copy_caption(
+    out: Path, target: str, captions: Mapping[str, Path], made: Mapping[str, Any], record: Appender
+) -> None:
+    """Write the caption that a copy's clip has now, if any."""
+    name = _caption(target)
+    if name in captions:
+        copy(captions[name], inside(out, name, new=True))
+        if name not in made:
+            record.write(summed({"copy": name, "made": {"caption": True}}))
 
 
 def _cropped(image: np.ndarray, crop: tuple[float, float, float, float] | None) -> np.ndarray:

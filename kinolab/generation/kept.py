@@ -8,7 +8,7 @@ up to that stage. So other settings of a later stage leave the earlier ones as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from kinolab.errors import InputError
 from kinolab.generation.provenance import model_hash
 from kinolab.generation.request import GenerateConfig
 from kinolab.models import VideoModel
-from kinolab.models.cascade import stage_name
+from kinolab.models.cascade import frame_steps, stage_frames, stage_name, stage_size
+from kinolab.models.stage import Stage
 from kinolab.runtime.files import make_folder, remove
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.paths import named, visible
@@ -48,14 +49,16 @@ class KeptStages:
     ) -> None:
         out = named(out)
         self.folder, self.events = out.with_name(out.name + ENDING), events
-        self.hashes = stage_hashes(config, [stage_name(stage) for stage in model.cascade], inputs)
+        self.shapes = stage_shapes(model.cascade, config)
+        self.hashes = stage_hashes(config, self.shapes, inputs)
 
     def kept(self, stage: str) -> Tensor | None:
         """The clips (B, 3, T, H, W) that a stage made by the same request before; none = it is to be run."""
         path = self._path(stage)
         clips = read_clips(path, self.hashes[stage])
-        if clips is not None:
-            self.events.note(f"goes on behind stage {stage}, which was finished before ({path})")
+        if clips is None or tuple(clips.shape[2:]) != self.shapes[stage][:3]:
+            return None
+        self.events.note(f"goes on behind stage {stage}, which was finished before ({path})")
         return clips
 
     def keep(self, stage: str, clips: Tensor) -> None:
@@ -92,8 +95,26 @@ def read_clips(path: Path, made_by: str) -> Tensor | None:
     return found.tensors["clips"].clone()  # not mapped: the file goes when the video is written
 
 
-def stage_hashes(config: GenerateConfig, names: list[str], inputs: Mapping[str, str]) -> dict[str, str]:
-    """By the name of each stage, the hash of all that decides what it makes."""
+def stage_shapes(stages: Sequence[Stage], config: GenerateConfig) -> dict[str, tuple[int, int, int, int]]:
+    """By the name of each stage, its clips' frames, height and width, and the frames of the video from one to the next.
+
+    These follow from the later stages, whatever their settings.
+    """
+    frames, steps = stage_frames(stages, config.frames), frame_steps(stages)
+    return {
+        stage_name(stage): (frames[number], *stage_size(stages, number, config.size), steps[number])
+        for number, stage in enumerate(stages)
+    }
+
+
+def stage_hashes(
+    config: GenerateConfig, shapes: Mapping[str, tuple[int, int, int, int]], inputs: Mapping[str, str]
+) -> dict[str, str]:
+    """By the name of each stage, the hash of all that decides what it makes.
+
+    shapes: of every stage, in order (`stage_shapes`).
+    """
+    names = list(shapes)
     asked = config.model_dump(mode="json")
     settings, exchanged = asked.pop("stages"), asked.pop("exchange")
     common: dict[str, Any] = {
@@ -108,6 +129,7 @@ def stage_hashes(config: GenerateConfig, names: list[str], inputs: Mapping[str, 
     for number, name in enumerate(names):
         until = names[: number + 1]
         found[name] = json_sha256(common | {
-            "stages": [[n, settings.get(n), None if n not in exchanged else model_hash(exchanged[n])] for n in until],
+            "stages": [[n, shapes[n], settings.get(n), None if n not in exchanged else model_hash(exchanged[n])]
+                       for n in until],
         })  # fmt: skip
     return found

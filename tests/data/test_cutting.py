@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from kinolab import video
+from kinolab.data.annotations import annotate
 from kinolab.data.cutting import cut
+from kinolab.data.scan import find_clips
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import file_sha256
 
@@ -57,6 +59,64 @@ def test_a_second_call_makes_only_what_is_new(clips: Path) -> None:
     edits.write_text("clips:\n  a.mp4: {parts: [{start: 0.6, end: 1.0}]}\n")
     again = cut(clips, edits, out)
     assert (again.written, again.present) == (1, 2) and shades(out / "a.mp4") == [3, 4]
+
+
+def names(out: Path) -> list[str]:
+    return sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+
+
+def test_what_is_no_longer_wanted_goes_and_nothing_else(clips: Path) -> None:
+    out = cut_by(clips, "clips:\n  a.mp4: {parts: [{start: 0, end: 1}, {start: 1, end: 2}]}\n")
+    (out / "b.txt").write_text("written by hand\n")
+    (clips / "c.mp4").unlink()
+    cut_by(clips, "clips:\n  a.mp4: {parts: [{start: 1, end: 2}]}\n  b.mp4: {use: false}\n")
+    assert names(out) == ["a.mp4", "a.txt", "b.txt"] and shades(out / "a.mp4") == [5, 6, 7, 8, 9]
+    (out / "c.mp4").write_text("somebody else's")  # the record says that ours is gone
+    cut_by(clips, "clips:\n  a.mp4: {use: false}\n")
+    assert names(out) == ["b.mp4", "b.txt", "c.mp4"]
+
+
+def test_captions_are_those_of_now(clips: Path) -> None:
+    out = cut_by(clips, "clips: {}\n")
+    (clips / "a.txt").write_text("a candle\n")
+    (clips / "b.txt").write_text("a ball\n")
+    assert cut(clips, clips.parent / "data.yaml", out).written == 0
+    assert (out / "a.txt").read_text() == "a candle\n" and (out / "b.txt").read_text() == "a ball\n"
+    (clips / "a.txt").unlink()
+    cut(clips, clips.parent / "data.yaml", out)
+    assert names(out) == ["a.mp4", "b.mp4", "b.txt", "c.mp4"]
+
+
+def test_what_a_table_says_of_a_clip_it_says_of_its_parts(clips: Path) -> None:
+    (clips / "a.txt").unlink()
+    (clips / "labels.csv").write_text("file,label,caption\na.mp4,lamp,a blue lamp\nb.mp4,ball,\n")
+    (clips / "other.csv").write_text("file,caption\nc,a box\n")
+    out = cut_by(clips, "clips:\n  a.mp4: {parts: [{start: 0, end: 1}, {start: 1, end: 2}]}\n")
+    found = annotate(out, find_clips(out)[0], "auto", "auto")
+    assert found.captions == {"a-1.mp4": "a blue lamp", "a-2.mp4": "a blue lamp"}
+    assert found.classes == ("ball", "lamp") and found.labels == {"a-1.mp4": 1, "a-2.mp4": 1, "b.mp4": 0}
+    assert annotate(out, find_clips(out)[0], "other.csv", "none").captions == {"c.mp4": "a box"}
+    (clips / "labels.csv").unlink()
+    (clips / "other.csv").unlink()
+    cut(clips, clips.parent / "data.yaml", out)
+    assert not list(out.glob("[!.]*.jsonl")) and not list(out.glob("*.csv"))
+
+
+def test_copies_that_would_have_one_name_are_refused(clips: Path) -> None:
+    (clips / "a.mkv").write_bytes((clips / "a.mp4").read_bytes())
+    with pytest.raises(InputError, match=r"a\.mp4: its copy would be a\.mp4, as that of a\.mkv"):
+        cut_by(clips, "clips:\n  a.mkv: {crop: [0, 0, 0.5, 1]}\n")
+    (clips / "a-1.mp4").write_bytes((clips / "b.mp4").read_bytes())
+    with pytest.raises(InputError, match=r"its copy would be a-1\.mp4, as that of a-1\.mp4"):
+        cut_by(clips, "clips:\n  a.mp4: {parts: [{start: 0, end: 1}, {start: 1, end: 2}]}\n")
+    assert not (clips.parent / "cut").exists()
+
+
+def test_a_name_that_no_copy_can_have_leaves_out_that_clip(clips: Path) -> None:
+    (clips / "a.mp4").rename(clips / "what is this?.mp4")
+    (clips.parent / "data.yaml").write_text("clips: {}\n")
+    found = cut(clips, clips.parent / "data.yaml", clips.parent / "cut")
+    assert found.written == 2 and len(found.failed) == 1 and "what is this?" in found.failed[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from kinolab import VideoModel, video
 from kinolab.contracts.events import Silent
 from kinolab.errors import InputError, Stopped
 from kinolab.generation.generate import generate, rerun
-from kinolab.generation.kept import stage_hashes
+from kinolab.generation.kept import KeptStages, stage_hashes, stage_shapes
 from kinolab.generation.request import request_of
 from kinolab.models import Request
 from kinolab.models.assemble import cascade
@@ -138,11 +138,11 @@ def test_a_process_that_was_killed_left_what_the_same_command_goes_on_from(room:
 
 
 def test_what_is_kept_is_of_the_same_request_up_to_its_stage(room: Path) -> None:
-    names = ["base", "tsr", "sr"]
+    model = VideoModel.load(room / "whole", precision="float32")
 
     def hashes(**values: Any) -> list[str]:
-        found = stage_hashes(request_of(asked(room, **values)), names, {})
-        return [found[name] for name in names]
+        request = request_of(asked(room, **values))
+        return list(stage_hashes(request, stage_shapes(model.cascade, request), {}).values())
 
     base, tsr, sr = hashes()
     assert hashes(seed=1)[0] != base and hashes(sampler={"steps": 1})[0] != base
@@ -150,6 +150,22 @@ def test_what_is_kept_is_of_the_same_request_up_to_its_stage(room: Path) -> None
     assert other[0] == base and other[1] != tsr and other[2] != sr
     assert hashes(exchange={"sr": str(room / "sr")})[:2] == [base, tsr]
     assert hashes(exchange={"sr": str(room / "sr")})[2] != sr
+
+
+def test_what_is_kept_has_the_shape_that_the_later_stages_want(room: Path, tmp_path: Path) -> None:
+    """An exchanged stage that makes twice the frames instead of four times wants more of the one before it."""
+    tiny_pixels(frames=5, fps=4, low={"factor": 1, "frames_factor": 2}).save(tmp_path / "tsr")
+    found = list[KeptStages]()
+    for other in (room / "tsr", tmp_path / "tsr"):
+        request = request_of(asked(room, model=str(room / "base"), exchange={"tsr": str(other)}, frames=9))
+        model = cascade(VideoModel.load(room / "base"), {"tsr": other})
+        found.append(KeptStages(tmp_path / "clip.webp", request, model, {}, Silent()))
+    four, two = found
+    assert (four.shapes["base"], two.shapes["base"]) == ((3, 8, 8, 4), (5, 8, 8, 2))
+    four.keep("base", torch.zeros(1, 3, 3, 8, 8))
+    assert four.kept("base") is not None and two.kept("base") is None
+    two.keep("base", torch.zeros(1, 3, 3, 8, 8))
+    assert two.kept("base") is None  # whatever its hash says
 
 
 def test_what_is_damaged_or_of_another_request_is_made_again(room: Path, tmp_path: Path) -> None:
