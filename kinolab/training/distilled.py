@@ -165,6 +165,11 @@ class Teacher:
         self.network, self.diffusion, self.guidance, self.told = network.eval(), diffusion, guidance, told
         if guidance.scales:
             raise InputError("guidance.scales: one scale for each condition can't be distilled; give one for all")
+        if guidance.oscillate is not None and not told:
+            raise InputError(
+                "guidance.oscillate: a scale that goes up and down from step to step can't be distilled; give one with "
+                f"guidance={guidance.scale:g}"
+            )
         ports = network.spec.ports
         missing = [name for name in guidance.towards if not any(member in ports for member in members(name))]
         if guidance.active and missing:
