@@ -603,7 +603,7 @@ class Mmdit(FixedTables, NullPromptDenoiser):
     def _causal(self, context: Context, plan: Plan, grid: tuple[int, int]) -> Context:
         """The context of a causal clip: with what blocks read, the positions of that, and a text for each block."""
         whole, turns = self.config.attention == "3d", None
-        if self.config.temporal_position == "rotary" or (whole and self.config.spatial_position == "rotary"):
+        if "rotary" in (self.config.temporal_position, self.config.spatial_position):
 
             def table(times: tuple[int, ...]) -> Rotary:
                 made = self._rotary(torch.tensor(times, dtype=torch.float64), grid, still=False)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 MADE_BY = frozenset(
     {"kinolab", "torch", "model", "model_sha256", "adapters", "trained", "device", "threads", "batch", "precision",
-     "sampler", "guidance", "stages", "cache", "reach", "methods", "method", "steering", "load", "run", "protocol"}
+     "sampler", "guidance", "stages", "cache", "reach", "methods", "method", "steering", "load", "run", "protocol",
+     "distilled"}
 )  # fmt: skip
 """What belongs to the subject and the machine: two scores that differ in it are there to be compared."""
 

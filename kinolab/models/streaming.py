@@ -60,6 +60,10 @@ class LatentStream:
     ) -> None:
         self.stage, self.sampler, self.guidance, self.methods = stage, sampler, guidance, tuple(methods)
         self.rule = causal_rule(stage)
+        if guidance.frames:
+            raise InputError(
+                "guidance.frames is spread over a whole clip, and a stream is made block by block: give one scale"
+            )
         self.callback: Callable[[int, int, int], None] | None = None
         self.kept = Kept(self.rule)
         stage.denoiser.check_causal()

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from kinolab.conditioning import Setting, dropped
+from kinolab.conditioning.guidance_scale import GuidanceScaleConfig
 from kinolab.config import merged
 from kinolab.contracts.conditions import PROMPT, Conditions
 from kinolab.denoisers import Denoiser
@@ -54,10 +55,26 @@ class DistilRecipe(DenoiserRecipe):
     def _of_teacher(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or not isinstance(values.get("teacher"), str | Path):
             return values
+        if values.get("guidance") is None:  # as where nothing is said of it
+            values = {name: value for name, value in values.items() if name != "guidance"}
         try:
             return merged(cls.filled(values), values)
         except InputError as error:
             raise ValueError(f"teacher: {error}") from None
+
+    @model_validator(mode="after")
+    def _check_guidance(self) -> DistilRecipe:
+        told = self.conditions.get(GUIDANCE)
+        if self.guidance is None or not isinstance(told, GuidanceScaleConfig):
+            return self
+        if self.guidance != (told.least, told.most):
+            asked = self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
+            raise ValueError(
+                f"guidance: {', '.join(f'{scale:g}' for scale in asked)}, and by conditions.{GUIDANCE} the student is "
+                f"told scales from {told.least:g} to {told.most:g}; a recipe that was filled in for a range keeps to "
+                "it: leave guidance out, or begin with a recipe that names its teacher alone"
+            )
+        return self
 
     @classmethod
     def filled(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,6 +165,11 @@ class Teacher:
         self.network, self.diffusion, self.guidance, self.told = network.eval(), diffusion, guidance, told
         if guidance.scales:
             raise InputError("guidance.scales: one scale for each condition can't be distilled; give one for all")
+        if guidance.oscillate is not None and not told:
+            raise InputError(
+                "guidance.oscillate: a scale that goes up and down from step to step can't be distilled; give one with "
+                f"guidance={guidance.scale:g}"
+            )
         ports = network.spec.ports
         missing = [name for name in guidance.towards if not any(member in ports for member in members(name))]
         if guidance.active and missing:

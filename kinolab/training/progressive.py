@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 
 from kinolab.diffusion.progressive import Weight
 from kinolab.errors import InputError
-from kinolab.models import ModelConfig
+from kinolab.models import ModelConfig, find_model
 from kinolab.training.distilled import DistilRecipe
+from kinolab.training.recipe import BaseRecipe, DenoiserRecipe
 from kinolab.training.settings import TrainingConfig
 
 ROUNDS = (16, 8, 4)
@@ -72,9 +73,37 @@ class ProgressiveRecipe(DistilRecipe):
             rounds.insert(0, rounds[0] * 2)
         return {"rounds": rounds}
 
+    def resumed(self, former: BaseRecipe) -> DenoiserRecipe:
+        """As of every denoiser.
+
+        Raises:
+            InputError: where the rounds would be others than those that the run began with, whose teacher it has kept.
+        """
+        if isinstance(former, ProgressiveRecipe):
+            old, new = former._shared, self._shared
+            for name, value in new.items():
+                if value != old[name]:
+                    raise InputError(
+                        f"{name}: {old[name]} -> {value} moves the rounds under a run that is in one of them; go on "
+                        "with what it began with, or begin another run"
+                    )
+        return super().resumed(former)
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What settles the rounds."""
+        own = {"rounds": self.rounds, "shares": self.shares, "guidance_first": self.guidance_first}
+        return {"training.steps": self.training.steps, **own}
+
     def check(self, model: ModelConfig) -> None:
-        """Raises InputError for a plan of rounds that can't be, and for a teacher that doesn't know their steps."""
+        """Raises InputError for a plan of rounds that can't be, for first weights that are not the teacher's, and for a
+        teacher that doesn't know the rounds' steps."""
         planned(self, guided=self.guided(model))
+        if self.initial is not None and find_model(self.initial.path).resolve() != find_model(self.teacher).resolve():
+            raise InputError(
+                f"initial.path={self.initial.path}: the first round's teacher is the student as it begins, with the "
+                f"weights of the teacher {self.teacher}; leave initial out"
+            )
         needed = 2 * self.rounds[0]
         if model.distilled is not None and needed not in model.distilled.steps:
             raise InputError(

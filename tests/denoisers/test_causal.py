@@ -33,6 +33,9 @@ CONFIGS: dict[str, BaseDenoiserConfig] = {
     "mmdit, two attentions": MmditConfig(
         hidden_size=32, text_dim=6, attention="2d+3d", dual_attention_layers=(0,), **SHARED
     ),
+    "mmdit, two attentions, places that turn": MmditConfig(
+        hidden_size=32, attention="2d+3d", spatial_position="rotary", temporal_position="sincos", **SHARED
+    ),
     "mmdit, no text": MmditConfig(
         hidden_size=32, temporal_position="sincos", dual_attention_layers=(0,), fields={"more": 1}, **SHARED
     ),

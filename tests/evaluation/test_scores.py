@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from kinolab.evaluation.protocol import Protocol
+from kinolab.evaluation.records import settings_hash
 from kinolab.evaluation.scores import (
     ClipScore,
     ScoreReport,
@@ -101,3 +102,10 @@ def test_scores_are_shown_with_their_digits() -> None:
 def test_a_metric_that_left_clips_out_gives_no_score_per_clip() -> None:
     found = clip_scores(["a", "b"], {"psnr": [1.0, 2.0], "warp": [3.0]}, {1: "b.mp4"})
     assert found == (ClipScore("a", {"psnr": 1.0}), ClipScore("b", {"psnr": 2.0}, "b.mp4"))
+
+
+def test_a_students_settings_are_its_teachers() -> None:
+    made_for = {"model": "student", "distilled": "matching, for 4 steps of consistency, guidance 3 distilled in"}
+    settings = {"protocol": "toy-world", "count": 8, "frames": 16}
+    assert settings_hash({**settings, **made_for}) == settings_hash({**settings, "model": "teacher"})
+    assert settings_hash({**settings, "count": 9}) != settings_hash(settings)

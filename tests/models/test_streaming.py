@@ -14,7 +14,7 @@ from kinolab.contracts.reach import Reach
 from kinolab.contracts.request import Request
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError, Stopped
-from kinolab.methods import SteeringConfig, StepCache
+from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.models import VideoModel
 from tests.closeness import NETWORK, assert_close, assert_same, differs
 from tests.tiny_model import tiny_causal, tiny_model
@@ -87,6 +87,8 @@ def test_a_model_of_whole_clips_says_how_a_causal_one_is_made() -> None:
 def test_what_a_causal_model_can_not_take_is_refused(model: VideoModel) -> None:
     with pytest.raises(InputError, match="block by block: leave it out"):
         model.sample_latents([Request("a ball")], cache=StepCache())
+    with pytest.raises(InputError, match=r"guidance.frames is spread over a whole clip, .*give one scale"):
+        model.opened_stream([Request("a ball")], guidance=GuidanceConfig(frames=(1.0, 3.0)))
     video, mask = torch.zeros(1, 3, 9, 32, 32), torch.ones(1, 1, 9, 32, 32)
     mask[:, :, :1] = 0
     with pytest.raises(InputError, match="can't be steered"):

@@ -21,6 +21,7 @@ from kinolab.contracts.conditions import Conditions, Value
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
+from kinolab.methods.guidance import OscillationConfig
 from kinolab.models import ModelConfig, Request, VideoModel, load_denoiser, read_model_config
 from kinolab.models.distilled import DistilledConfig, outside
 from kinolab.models.folder import model_yaml
@@ -280,9 +281,14 @@ def test_teachers_that_lack_what_is_needed(base: Path, tmp_path: Path) -> None:
     for changes, fields, said in (
         ({"diffusion": DiffusionConfig(schedule="edm", prediction="v")}, {}, "halved steps need a discrete schedule"),
         ({"guidance": GuidanceConfig(scales={"prompt": 2.0, "fps": 3.0})}, {}, "one scale for each condition"),
+        ({"guidance": GuidanceConfig(scale=2.0, oscillate=OscillationConfig())}, {}, "give one with guidance=2"),
         ({"guidance": GuidanceConfig(scale=2.0, of=("image",))}, {}, "the teacher is told no image"),
     ):
         model.config = config.model_copy(update=changes)
         model.save(tmp_path / "changed")
         with pytest.raises(InputError, match=said):
             make_job(load_recipe(values(tmp_path / "changed", **fields)))
+    model.config = config.model_copy(update={"guidance": GuidanceConfig(scale=2.0, oscillate=OscillationConfig())})
+    model.save(tmp_path / "changed")
+    job = make_job(load_recipe(values(tmp_path / "changed", guidance=4.0)))
+    assert isinstance(job, ProgressiveJob) and job.teacher.guidance == GuidanceConfig(scale=4.0)

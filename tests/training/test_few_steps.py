@@ -12,6 +12,7 @@ from torch import Tensor
 from kinolab import denoisers
 from kinolab.autoencoders.pixel import PixelAutoencoder, PixelConfig
 from kinolab.config import load_config
+from kinolab.contracts.events import Silent
 from kinolab.contracts.examples import Example, Source
 from kinolab.contracts.request import Request
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
@@ -23,9 +24,11 @@ from kinolab.models import ModelConfig, VideoModel
 from kinolab.planning.cost import measure_cost
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch
+from kinolab.training.few_steps import FewStepRecipe
 from kinolab.training.jobs.consistency import ConsistencyJob
 from kinolab.training.jobs.few_steps import FewStepJob
 from kinolab.training.jobs.matching import MatchingJob
+from kinolab.training.recipe import load_recipe
 from kinolab.training.trainer import Trainer
 from tests.closeness import NETWORK, assert_close, assert_same, difference
 from tests.tiny_unets import SMALL
@@ -261,6 +264,25 @@ def test_a_plan_counts_three_networks(mmdit: Path, tmp_path: Path) -> None:
     assert memory.weights == 2 * bytes_each and memory.average <= bytes_each
     assert [(phase.parts, phase.steps) for phase in report.phases] == [(("denoiser", "critic"), 3), (("critic",), 6)]
     assert any("frozen autoencoder and teacher" in row[-1] for row in report._memory_rows())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_written_recipe_that_is_changed_is_sampled_as_it_is_trained(kind: str, mmdit: Path) -> None:
+    written = recipe_of(kind, mmdit, guidance=3.0).model_dump(mode="json")
+    changed = load_recipe(written, ["shift=3", "steps=2"])
+    assert isinstance(changed, FewStepRecipe)
+    job = KINDS[kind](changed, PixelAutoencoder(PixelConfig()), KINDS[kind].start(changed, Silent()), Clips(), Clips())
+    assert job.model().config.sampler == changed.grid(2) and changed.grid(2).shift == 3
+
+
+def test_a_recipe_written_for_a_range_of_guidance_keeps_to_it(mmdit: Path) -> None:
+    recipe = recipe_of("consistency", mmdit, guidance=None)
+    assert recipe.guidance == (1.5, 4.5) and recipe.ranged  # null = as where nothing is said
+    written = recipe.model_dump(mode="json")
+    assert load_recipe(written) == recipe
+    for changed in ("4", "[1, 8]"):
+        with pytest.raises(InputError, match=r"told scales from 1.5 to 4.5; a recipe that was filled in for a range"):
+            load_recipe(written, [f"guidance={changed}"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

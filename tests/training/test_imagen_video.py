@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def test_a_stage_that_enlarges_is_trained_on_crops_and_makes_whole_clips() -> No
     more = {crop_of(e).corner for s in range(6) for e in job.assembly.images(batch(job), s).examples}  # type: ignore[union-attr]
     assert len(places | more) > 4
     job.loss("denoiser", batch(job), 0)[0].backward()
+
+
+def test_samples_are_of_held_out_clips_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(**SPATIAL)
+    wide = [replace(job.heldout[k], clip=job.heldout[k].video[..., : 32 + 32 * (k % 2)]) for k in range(4)]
+    monkeypatch.setattr(type(job.heldout), "__getitem__", lambda self, k: wide[k])
+    monkeypatch.setattr(type(job.heldout), "groups", lambda self: [[1, 3], [0, 2]])
+    assert [r.size for r in job._to_refine(job.model(), 4)] == [(64, 64)] * 2  # requests of several sizes are refused
 
 
 def test_single_images_behind_a_clip_are_told_their_own_low_resolution_and_pass_time_by() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.diffusion.progressive import Weight, as_prediction, distance, jump_target, sample_weight, two_step_target
 from kinolab.diffusion.samplers import SAMPLERS, Denoised
 from kinolab.errors import InputError
+from kinolab.models import read_model_config
 from kinolab.training.jobs.progressive import ProgressiveJob
 from kinolab.training.progressive import ProgressiveRecipe, planned
 from tests.closeness import assert_close, assert_same
@@ -147,6 +149,20 @@ def test_rounds_share_the_steps(tmp_path: Path) -> None:
         ):
             with pytest.raises(InputError, match=said):
                 of(steps, **fields)
+
+
+def test_rounds_stay_where_a_run_goes_on_and_begin_with_the_teacher(tmp_path: Path) -> None:
+    with two_modes(tmp_path, PATHS["flow"]) as world:
+        former = recipe(world.folder, training={"steps": 6})
+        assert recipe(world.folder, training={"steps": 6, "learning_rate": 1e-3}).resumed(former).training.steps == 6
+        for fields in ({"rounds": [8, 4]}, {"shares": [1, 1, 1]}, {"guidance_first": True}, {"training": {"steps": 9}}):
+            with pytest.raises(InputError, match="moves the rounds under a run"):
+                recipe(world.folder, **{"training": {"steps": 6}, **fields}).resumed(former)
+        model = read_model_config(world.folder)
+        former.check(model)
+        shutil.copytree(world.folder, tmp_path / "other")
+        with pytest.raises(InputError, match=r"initial\.path=.*other: .*leave initial out"):
+            recipe(world.folder, training={"steps": 6}, initial={"path": str(tmp_path / "other")}).check(model)
 
 
 @pytest.mark.slow

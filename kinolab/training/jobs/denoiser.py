@@ -211,10 +211,10 @@ class DenoiserJob(Job):
                 video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
 
     def _to_refine(self, model: VideoModel, count: int) -> list[Request]:
-        """Requests to refine held-out clips of low resolution."""
-        refined, requests = refines(model.config), []
-        for k, index in enumerate(spread(len(self.heldout), count)):
-            example = self.heldout[index]
+        """Requests to refine held-out clips of low resolution, all of the largest shape: requests agree in theirs."""
+        refined, requests, largest = refines(model.config), [], self.heldout.groups()[0]
+        for k, index in enumerate(spread(len(largest), count)):
+            example = self.heldout[largest[index]]
             clip = example.video[:, : model.config.frames]
             size, prompt = (clip.shape[2], clip.shape[3]), example.caption if takes_words(model.spec) else None
             told = {REFINED: low_clip(clip, refined)}

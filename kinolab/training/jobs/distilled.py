@@ -69,7 +69,8 @@ class DistilJob(DenoiserJob):
             )
         guidance = model.guidance if asked is None or told else GuidanceConfig()
         if not told and isinstance(asked, float | int):
-            guidance = model.guidance.model_copy(update={"scale": float(asked), "frames": (), "scales": ()})
+            one = {"scale": float(asked), "frames": (), "scales": (), "oscillate": None}
+            guidance = model.guidance.model_copy(update=one)
         elif not told and asked is not None:
             guidance = GuidanceConfig(scale=2.0, of=model.guidance.of)  # of every row its own
         return Teacher(network, self.diffusion, guidance, told=told)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kinolab.diffusion.consistency import consistency_function
+from kinolab.models import VideoModel
 from kinolab.training.assembly import Batch
 from kinolab.training.batches import spread
 from kinolab.training.few_steps import FewStepRecipe
@@ -40,3 +41,10 @@ class FewStepJob(DistilJob):
         chosen = spread(len(self.heldout), self.recipe.heldout_clips)
         for first, indices in self._heldout_batches(chosen):
             yield self.assembly.heldout([self.heldout[i] for i in indices], first), len(indices) / len(chosen)
+
+    def model(self) -> VideoModel:
+        """The student as it stands, sampled in its usual number of steps, at the times that it is trained at."""
+        model = super().model()
+        sampler = self.recipe.grid(self.distilled.steps[0])
+        model.config = model.config.model_copy(update={"sampler": sampler})
+        return model
