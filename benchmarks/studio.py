@@ -77,7 +77,8 @@ class Page:
 
 def stopped(page: Page, project: Project) -> tuple[float, float]:
     """Median seconds until a stop is answered, and from the second stop until nobody holds the job's lock."""
-    first, second = [], []
+    first: list[float] = []
+    second: list[float] = []
     jobs.pause(project, True)
     for k in range(TIMES):
         job = jobs.add(project, "train", {"recipe": "toy-vdt", "run": f"runs/{k}"})
