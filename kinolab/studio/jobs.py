@@ -38,6 +38,8 @@ State = Literal["waiting", "running", "stopping", "stopped", "failed", "done"]
 ENDED = ("stopped", "failed", "done")
 OUTCOMES: dict[int, State] = {0: "done", 130: "stopped"}
 """A command's exit status -> how the job ended; any other has failed."""
+TRAININGS = {"train": "run", "distill": "out"}
+"""Commands that train, and can go on with what they began -> the option that names the folder of the run."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z-]+-[0-9a-f]{6}")
 TITLE = 200
 """Characters of a job's title."""
@@ -199,13 +201,26 @@ def again(project: Project, name: str) -> Job:
     job, now = read(project, name), state(project, name)
     if now not in ENDED:
         raise InputError(f"{name}: has not ended ({now}); stop it first")
-    values = dict(job.values)
-    run = values.get("run")
-    if job.command == "train" and isinstance(run, str) and (project.path(run) / "recipe.yaml").exists():
+    values, folder = dict(job.values), run_of(project, job)
+    if folder is not None and (folder / "recipe.yaml").exists():
         # The run folder holds its recipe as it was run; -s would say again what stands there already.
         kept: dict[str, Any] = {key: values[key] for key in ("until", "device") if key in values and now != "done"}
-        values = {"run": run, "resume": True, **kept}
+        values = {TRAININGS[job.command]: project.shown(folder), "resume": True, **kept}
     return add(project, job.command, values, job.title)
+
+
+def run_of(project: Project, job: Job) -> Path | None:
+    """The folder of the run that a job begins or goes on with; None of one that trains nothing.
+
+    Raises:
+        InputError: where it would lie outside of the project.
+    """
+    option = TRAININGS.get(job.command)
+    if option is None:
+        return None
+    default = next(each.default for each in commands.options(job.command) if each.name == option)
+    run = job.values.get(option) or default
+    return project.path(run) if isinstance(run, str) else None
 
 
 def remove(project: Project, name: str) -> None:

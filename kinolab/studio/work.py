@@ -57,9 +57,16 @@ def do(project: Project, name: str) -> int:
 
 
 def finished(project: Project, job: jobs.Job) -> bool:
-    """Whether a command that ended well did all of it: a training that was asked to stop saves, and ends well, too."""
-    run = job.values.get("run")
-    return job.command != "train" or not isinstance(run, str) or (project.path(run) / "model" / "model.yaml").exists()
+    """Whether a command that ended well did all of it: a training that was asked to stop saves, and ends well, too.
+
+    It did where it wrote the model since it began; one of a run that goes on may lie there from before.
+    """
+    folder = jobs.run_of(project, job)
+    if folder is None or job.values.get("plan"):
+        return True
+    began = (jobs.folder_of(project, job.id) / "started.json").stat().st_mtime_ns
+    model = folder / "model" / "model.yaml"
+    return model.exists() and model.stat().st_mtime_ns >= began
 
 
 def run(words: list[str]) -> tuple[int, str]:

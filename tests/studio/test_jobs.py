@@ -152,6 +152,39 @@ def test_a_stop_that_comes_while_it_begins_is_not_lost(project: Project, monkeyp
     assert jobs.state(project, job.id) == "stopped" and not jobs.waiting(project)
 
 
+@pytest.mark.parametrize(
+    ("command", "values", "on"),
+    [
+        ("train", {"recipe": "tiny.yaml", "run": "runs/a"}, {"run": "runs/a"}),
+        ("distill", {"model": "world", "out": "runs/a", "device": "cpu"}, {"out": "runs/a", "device": "cpu"}),
+    ],
+)  # fmt: skip
+def test_a_training_that_goes_on_and_is_stopped_is_not_done_by_the_model_from_before(
+    project: Project, monkeypatch: pytest.MonkeyPatch, command: str, values: dict[str, Any], on: dict[str, Any]
+) -> None:
+    model = project.runs / "a" / "model" / "model.yaml"
+    model.parent.mkdir(parents=True)
+    model.write_text("x")
+    (project.runs / "a" / "recipe.yaml").write_text("x")
+    os.utime(model, (1, 1))
+    stopped, done = (jobs.add(project, command, values) for _ in range(2))
+
+    def run(words: list[str]) -> tuple[int, str]:
+        """A training that hears the stop, saves and ends well; the second wrote its model by then."""
+        running = next(job for job in (done, stopped) if (project.queue / job.id / "started.json").exists())
+        (project.queue / running.id / "stop.json").write_text('{"times": 1}')
+        if running is done:
+            model.write_text("y")
+        return 0, ""
+
+    monkeypatch.setattr(work, "run", run)
+    monkeypatch.chdir(project.folder)
+    for job in (stopped, done):
+        work.do(project, job.id)
+    assert [jobs.state(project, job.id) for job in (stopped, done)] == ["stopped", "done"]
+    assert jobs.again(project, stopped.id).values == {**on, "resume": True}
+
+
 def test_the_order_can_be_changed_and_one_that_waits_is_taken_out(project: Project) -> None:
     a, b, c = (training(project, run=f"runs/{name}") for name in "abc")
     jobs.move(project, c.id, 0)
