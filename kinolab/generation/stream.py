@@ -129,10 +129,12 @@ def write_stream(
                 _write(room / path.name, path, frames, config.fps, events)
                 write_text(room / target.name, record(room / path.name))
         else:
-            remove(target)  # of other frames from here on
+            video.check_folder(path)
             with new_folder(path) as room:
                 _write(room, path, frames, config.fps, events)
-            write_text(target, record(path))
+                text = record(room)
+                remove(target)  # of other frames from here on
+            write_text(target, text)
     seconds = time.perf_counter() - begun
     if frames.made < frames.total:
         events.note(f"stopped after {frames.made} of {frames.total} frames; the video is whole as far as it goes")

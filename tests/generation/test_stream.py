@@ -81,6 +81,24 @@ def test_an_error_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_and_its_record_stay_until_the_frames_are_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise RuntimeError("broken")
+
+    [path] = generate(request(folder, frames=4), tmp_path / "clip")
+    record = provenance_path(path).read_text()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.md").write_text("not to be replaced")
+    with pytest.raises(InputError, match="something other than numbered images"):
+        generate(request(folder, frames=4), tmp_path / "notes")
+    monkeypatch.setattr(streaming.video, "to_uint8", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        generate(request(folder, frames=9), path)
+    assert provenance_path(path).read_text() == record and len(video.read(path).frames) == 4
+
+
 def test_what_can_not_be_streamed_is_refused_before_anything_is_made(folder: Path, tmp_path: Path) -> None:
     whole = save_tiny_model(tmp_path / "whole")
     tiny_causal(window=None).save(tmp_path / "unbounded")
