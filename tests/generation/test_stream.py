@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def test_a_stopped_stream_is_whole_as_far_as_it_goes(folder: Path, tmp_path: Pat
     assert any("stopped after 7 of 500" in note for note in told.notes)
     _, changed = rerun(path, tmp_path / "again.mp4")
     assert changed == []
+
+
+@pytest.mark.parametrize("at", [3, 6])  # the last frame of the first video too
+def test_ctrl_c_ends_all_videos_of_a_request(folder: Path, tmp_path: Path, at: int) -> None:
+    class Interrupting(Listening):
+        def progress(self, done: int, total: int) -> None:
+            super().progress(done, total)
+            if len(self.told) == at:
+                signal.raise_signal(signal.SIGINT)
+
+    [path] = generate(request(folder, frames=6, count=3), tmp_path / "clip.mp4", events=Interrupting())
+    assert path.name == "clip-0.mp4" and len(video.read(path).frames) == at
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip-0.json", "clip-0.mp4"]
 
 
 def test_a_file_plays_while_it_grows(folder: Path, tmp_path: Path) -> None:
