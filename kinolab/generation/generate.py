@@ -25,6 +25,7 @@ from kinolab.generation.provenance import (
     frames_hash,
     input_hashes,
     model_hash,
+    partial_path,
     read_provenance,
     write_with_provenance,
 )
@@ -90,7 +91,7 @@ def generate(
     inputs, targets = input_hashes(read), numbered(out, len(requests))
     known = settled.given is None and settled.refine is None
     frames = requests[0].frames or model.output.config.frames if known else None
-    check_writable(targets, read, frames)
+    check_writable([*targets, *(partial_path(path) for path in targets if settled.refine is not None)], read, frames)
     if settled.stream:
         return stream_videos(model, settled, requests, targets, inputs, told)
     files, fps = targets, settled.fps or model.output.config.fps
@@ -171,7 +172,7 @@ def rerun(
         if model_hash(folder) != digest:
             raise InputError(f"{path}: the weights of {folder} have changed since; this video can't be made again")
     read = input_files(config)
-    check_writable([out], read)
+    check_writable([out] if config.refine is None else [out, partial_path(out)], read)
     found = input_hashes(read)
     for file, digest in record.get("inputs_sha256", {}).items():
         if found.get(file) != digest:

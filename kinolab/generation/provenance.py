@@ -15,7 +15,7 @@ from kinolab.errors import InputError, Stopped
 from kinolab.generation.request import MOST_THREADS, GenerateConfig
 from kinolab.models import Request, VideoModel, find_autoencoder, find_model, read_model_config
 from kinolab.models.distilled import with_adapters
-from kinolab.runtime.files import place, remove, write_text
+from kinolab.runtime.files import commit_folder, place, remove, scratch, write_text
 from kinolab.runtime.hashes import Sha256, file_sha256
 from kinolab.runtime.paths import named, visible
 from kinolab.runtime.reading import parse_json
@@ -56,7 +56,10 @@ def write_with_provenance(
 ) -> None:
     """Write a video and the `.json` beside it, together or not at all; a folder of images before its `.json`.
 
+    What there was under the name stays until all frames are made.
+
     Raises:
+        InputError: for a folder that is there and holds something else.
         Stopped: where a stream was stopped; its frames so far are written as NAME-partial, without a `.json`, as no
             request makes them.
     """
@@ -65,7 +68,7 @@ def write_with_provenance(
     target = provenance_path(path)
     cut = frames if isinstance(frames, Stream) else None
     if path.suffix:
-        part = path.with_stem(f"{path.stem}-partial")
+        part = partial_path(path)
         with new_set(path.parent, path.name) as room:
             made = made_by(config, index, request)
             video.write(room / path.name, frames, fps=rate, lossless=lossless, comment=summed(made))
@@ -76,11 +79,24 @@ def write_with_provenance(
         if cut is not None and cut.ended:
             raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {part}")
         return
-    remove(target)  # of other frames from here on
-    video.write(path, frames, fps=rate, lossless=lossless)
-    if cut is not None and cut.ended:
-        raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {path}")
-    write_text(target, provenance(path, made_by(config, index, request), inputs))
+    path, part = named(path), partial_path(path)
+    for folder in (path, *(() if cut is None else (part,))):
+        video.check_folder(folder)
+    with scratch(path.parent) as room:
+        video.write(room / path.name, frames, fps=rate, lossless=lossless)
+        if cut is not None and cut.ended:
+            commit_folder(room / path.name, part)
+            raise Stopped(f"stopped, as asked; the first {cut.count} frames are in {part}")
+        record = provenance(room / path.name, made_by(config, index, request), inputs)
+        remove(target)  # of other frames from here on
+        commit_folder(room / path.name, path)
+    write_text(target, record)
+
+
+def partial_path(path: Path) -> Path:
+    """What the frames of a video are called that was stopped: `clip.mp4` -> `clip-partial.mp4`."""
+    path = named(path)
+    return path.with_stem(f"{path.stem}-partial")
 
 
 def made_by(config: GenerateConfig, index: int, request: Request) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def write_stream(
     request: Request,
     inputs: Mapping[str, str],
     events: Events,
-) -> None:
-    """Write one video and the `.json` beside it as its frames are made.
+) -> bool:
+    """Write one video and the `.json` beside it as its frames are made; returns whether it was asked to stop.
 
     Ctrl-C, or events that ask to stop, end the video after the frame at hand; it is whole then, and its record says how
     many frames it has.
@@ -129,10 +129,12 @@ def write_stream(
                 _write(room / path.name, path, frames, config.fps, events)
                 write_text(room / target.name, record(room / path.name))
         else:
-            remove(target)  # of other frames from here on
+            video.check_folder(path)
             with new_folder(path) as room:
                 _write(room, path, frames, config.fps, events)
-            write_text(target, record(path))
+                text = record(room)
+                remove(target)  # of other frames from here on
+            write_text(target, text)
     seconds = time.perf_counter() - begun
     if frames.made < frames.total:
         events.note(f"stopped after {frames.made} of {frames.total} frames; the video is whole as far as it goes")
@@ -141,6 +143,7 @@ def write_stream(
         f"{frames.made} frames in {seconds:.1f} s: {rate:.1f} frames per second, {rate / config.fps:.1f} times as fast "
         "as they are shown"
     )
+    return asked.stop_asked or events.stopping
 
 
 def _write(growing: Path, path: Path, frames: Streaming, fps: float, events: Events) -> None:
@@ -166,9 +169,9 @@ def stream_videos(
     check_stream(config, model)
     written = []
     for index, (request, path) in enumerate(zip(requests, targets, strict=True)):
-        write_stream(path, model, config, index, request, inputs, events)
+        stopped = write_stream(path, model, config, index, request, inputs, events)
         events.wrote(path)
         written.append(path)
-        if events.stopping:
+        if stopped:
             break
     return written

@@ -252,6 +252,16 @@ def read_mask(
     return read_video_mask(lambda: (f.image for f in iter_frames(path, start=start, fps=fps)), size, resize, path)
 
 
+def check_folder(path: Path) -> None:
+    """Refuse to replace what is there by a folder of images, unless that is what it is.
+
+    Raises:
+        InputError: for a folder that holds anything else, or a file.
+    """
+    if path.exists() and not only_numbered_images(path):
+        raise InputError(f"{path}: exists and holds something other than numbered images; choose another name")
+
+
 def write(
     path: Path | str,
     frames: Iterable[np.ndarray] | np.ndarray,
@@ -296,8 +306,8 @@ def write(
         raise InputError(f"{path}: lossless needs .mkv, .avi, .webp, .png or a folder, not {suffix}")
     if suffix == ".gif" and rate > 50:
         raise InputError(f"{path}: a gif shows at most 50 frames per second, got {fps:g}")
-    if not suffix and path.exists() and not only_numbered_images(path):
-        raise InputError(f"{path}: exists and holds something other than numbered images; choose another name")
+    if not suffix:
+        check_folder(path)
     checked = checked_frames(path, frames)
     first = next(checked, None)
     if first is None:

@@ -303,6 +303,27 @@ def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("none*"))
 
 
+def test_a_folder_that_is_stopped_leaves_what_was_there(room: Path, tmp_path: Path) -> None:
+    clip, out = write_clip(tmp_path / "clip.mkv", 30), tmp_path / "large"
+    [whole] = generate(asked(room, clip), out)
+    before, record = read(whole), (tmp_path / "large.json").read_text()
+    with pytest.raises(Stopped, match=r"the first (\d+) frames are in .*large-partial$"):
+        generate(asked(room, clip), out, events=Ending(12))
+    made = read(tmp_path / "large-partial")
+    assert 12 <= len(made) < 30 and (made == before[: len(made)]).all()
+    assert (read(out) == before).all() and (tmp_path / "large.json").read_text() == record
+    with pytest.raises(Stopped):
+        generate(asked(room, clip), out, events=Ending(0))
+    assert (tmp_path / "large.json").read_text() == record
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mkv", "large", "large-partial", "large.json"]
+
+
+def test_the_clip_is_not_written_over_by_what_is_kept_of_it(room: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "large-partial.mkv", 9)
+    with pytest.raises(InputError, match=r"large-partial\.mkv: is one of the files that the request reads"):
+        generate(asked(room, clip), tmp_path / "large.mkv")
+
+
 @pytest.mark.wide
 @pytest.mark.timeout(900)  # two processes that refine clips, on a busy machine
 def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def test_a_stopped_stream_is_whole_as_far_as_it_goes(folder: Path, tmp_path: Pat
     assert changed == []
 
 
+@pytest.mark.parametrize("at", [3, 6])  # the last frame of the first video too
+def test_ctrl_c_ends_all_videos_of_a_request(folder: Path, tmp_path: Path, at: int) -> None:
+    class Interrupting(Listening):
+        def progress(self, done: int, total: int) -> None:
+            super().progress(done, total)
+            if len(self.told) == at:
+                signal.raise_signal(signal.SIGINT)
+
+    [path] = generate(request(folder, frames=6, count=3), tmp_path / "clip.mp4", events=Interrupting())
+    assert path.name == "clip-0.mp4" and len(video.read(path).frames) == at
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip-0.json", "clip-0.mp4"]
+
+
 def test_a_file_plays_while_it_grows(folder: Path, tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -79,6 +93,24 @@ def test_an_error_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(RuntimeError, match="broken"):
         generate(request(folder, frames=9), tmp_path / "clip.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_and_its_record_stay_until_the_frames_are_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise RuntimeError("broken")
+
+    [path] = generate(request(folder, frames=4), tmp_path / "clip")
+    record = provenance_path(path).read_text()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.md").write_text("not to be replaced")
+    with pytest.raises(InputError, match="something other than numbered images"):
+        generate(request(folder, frames=4), tmp_path / "notes")
+    monkeypatch.setattr(streaming.video, "to_uint8", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        generate(request(folder, frames=9), path)
+    assert provenance_path(path).read_text() == record and len(video.read(path).frames) == 4
 
 
 def test_what_can_not_be_streamed_is_refused_before_anything_is_made(folder: Path, tmp_path: Path) -> None:
