@@ -377,6 +377,7 @@ class Diffusion:
         callback: Callback | None = None,
         device: torch.device | str = "cpu",
         codec: Codec | None = None,
+        positions: int | None = None,
     ) -> Tensor:
         """Clean latents (B, C, T, H, W) from noise.
 
@@ -390,6 +391,8 @@ class Diffusion:
             callback: called as callback(step, steps, z, denoised) after each step, counted from 1.
             device: where noise that is drawn here goes.
             codec: what stands between the latents and pixels, for methods that work on frames.
+            positions: T x H x W of the clip that the latents are a part of, which a shift may depend on (`shift_base`);
+                none = they are all of it.
 
         Raises:
             InputError: for steps or spacing that this diffusion has not, and for a method that can't wrap this run.
@@ -398,7 +401,7 @@ class Diffusion:
         sampler = sampler if sampler is not None else SamplerConfig()
         if not isinstance(noise, Tensor):
             noise = torch.randn(tuple(noise), generator=generator).to(device)
-        times = self.times(sampler, positions=noise[0, 0].numel())
+        times = self.times(sampler, positions=noise[0, 0].numel() if positions is None else positions)
         z = noise.to(torch.promote_types(noise.dtype, torch.float32))
         shape = tuple(z.shape)
         run = Run(denoiser, conditions, shape, sampler.steps, self.path, methods, 0, generator, times, codec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ class LatentStream:
         stage.denoiser.check_causal()
         self.sources = [torch.Generator().manual_seed(r.seed) for r in requests]
         spec, size = stage.autoencoder.spec, requests[0].size or stage.config.size
-        self.sides = spec.latent_shape(spec.least_frames, *size)[2:]
+        _, trained, *self.sides = spec.latent_shape(spec.snap_frames(stage.config.frames), *size)
+        # The times of a block's steps are those of a clip as the model was trained on.
+        self.positions = trained * math.prod(self.sides)
         self.tell(requests)
 
     def tell(self, requests: Sequence[Request]) -> None:
@@ -112,6 +115,7 @@ class LatentStream:
                 methods=[Streamed(kept), *self.methods, Guidance(self.guidance, away)],
                 generator=self.sources[0],
                 callback=after,
+                positions=self.positions,
             )
             time = stage.diffusion.path.at_fraction(torch.tensor([self.rule.noise]))
             more = torch.zeros_like(latents)

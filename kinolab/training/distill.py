@@ -36,7 +36,7 @@ FIRST_SEED = 16_000_000
 RATE, LORA_RATE = 2e-4, 1e-3
 """Learning rates: of whole weights, and of low-rank changes, which begin at zero."""
 TRAINING: dict[str, Any] = {
-    "steps": 2000, "batch_size": 16, "warmup": 10, "decay": "linear", "ema": 0.95, "betas": [0.9, 0.99],
+    "steps": 2000, "batch_size": 16, "warmup": 10, "decay": "linear", "betas": [0.9, 0.99],
     "save_every": 100, "keep": 1, "evaluate_every": 250, "sample_every": 100_000, "tensorboard": False,
 }  # fmt: skip
 """How a student is trained where nothing else is asked for."""

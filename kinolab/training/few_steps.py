@@ -25,6 +25,8 @@ SOLVER_STEPS = 48
 class FewStepRecipe(DistilRecipe):
     """What both have in common."""
 
+    average: ClassVar[float]
+    """`training.ema` where nothing else is asked for."""
     shift: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     """Moves the student's steps towards the noise, each fraction f of time to s f / (1 + (s - 1) f); the model folder's
     sampler has it too. None = 1, where they lie."""
@@ -44,7 +46,8 @@ class FewStepRecipe(DistilRecipe):
             raise InputError(f"{place}: is distilled itself ({made}); name the model that it learned from{known}")
         found = super().filled(values)
         own = {"name": cls.sampler, "steps": cls.made_for(values)[0], "shift": values.get("shift")}
-        return {**found, "samples": {**found["samples"], "sampler": own}}
+        samples = {**found["samples"], "sampler": own}
+        return {**found, "samples": samples, "training": {"ema": cls.average}}
 
     def grid(self, steps: int) -> SamplerConfig:
         """The sampler that walks so many steps of the student's."""
@@ -71,6 +74,7 @@ class ConsistencyRecipe(FewStepRecipe):
     """Whether the target is of the student's average, which `training.ema` makes; else of the student as it is."""
     training: TrainingConfig = TrainingConfig(ema=0.95)
     """Steps, batch, optimiser, precision; `ema` is the target's average (0.95 in LCM's code)."""
+    average: ClassVar[float] = 0.95
     method: ClassVar[str] = "consistency"
 
     @field_validator("steps", mode="before")
@@ -138,6 +142,7 @@ class MatchingRecipe(FewStepRecipe):
     the prompts of the data are used then."""
     training: TrainingConfig = TrainingConfig(ema=0.99)
     """Steps (of the critic), batch, optimiser, precision; `ema` is of the student, whose average is exported."""
+    average: ClassVar[float] = 0.99
     method: ClassVar[str] = "matching"
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from kinolab.contracts.causal import BlockCausal, CausalConfig
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
 from kinolab.contracts.request import Request
-from kinolab.diffusion import SamplerConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError, Stopped
 from kinolab.methods import GuidanceConfig, SteeringConfig, StepCache
 from kinolab.models import VideoModel
@@ -50,6 +50,20 @@ def test_each_block_is_sampled_as_the_denoiser_sees_the_whole_past(model: VideoM
         with torch.no_grad():
             velocity = model.denoiser(clip, times, model.conditions([Request("a ball")]), options)[:, :, -1:]
         assert_close(block, z - velocity, within=NETWORK)
+
+
+def test_a_block_is_made_at_the_times_of_a_whole_clip(model: VideoModel) -> None:
+    """Where the shift depends on the size of a clip: it was trained so."""
+    shifted = DiffusionConfig(schedule="flow", prediction="flow", shift_base=48)
+    config = model.config.model_copy(update={"diffusion": shifted})
+    stream = VideoModel(config, model.autoencoder, model.denoiser).opened_stream(
+        [Request("a ball")], sampler={"steps": 3}, guidance=1.0
+    )
+    seen: list[float] = []
+    with stream.stage.denoiser.register_forward_pre_hook(lambda _, given: seen.append(float(given[1][0]))):
+        stream.block()
+    whole = Diffusion(shifted).times(stream.sampler, positions=3 * 8 * 8)
+    assert_close(torch.tensor(seen[:3]), whole[:3].float())
 
 
 def test_what_is_kept_does_not_grow() -> None:

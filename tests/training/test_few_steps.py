@@ -20,10 +20,11 @@ from kinolab.diffusion.consistency import boundary
 from kinolab.diffusion.matching import matching_gradient
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.models import ModelConfig, VideoModel
+from kinolab.models import ModelConfig, VideoModel, read_model_config
 from kinolab.planning.cost import measure_cost
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import MicroBatch
+from kinolab.training.distill import DistillConfig, recipe_values
 from kinolab.training.few_steps import FewStepRecipe
 from kinolab.training.jobs.consistency import ConsistencyJob
 from kinolab.training.jobs.few_steps import FewStepJob
@@ -273,6 +274,16 @@ def test_a_written_recipe_that_is_changed_is_sampled_as_it_is_trained(kind: str,
     assert isinstance(changed, FewStepRecipe)
     job = KINDS[kind](changed, PixelAutoencoder(PixelConfig()), KINDS[kind].start(changed, Silent()), Clips(), Clips())
     assert job.model().config.sampler == changed.grid(2) and changed.grid(2).shift == 3
+
+
+def test_every_method_has_an_average_of_its_own(mmdit: Path) -> None:
+    """However much else is said of the training, in a recipe and by `kinolab distill`."""
+    for kind, usual in (("consistency", 0.95), ("matching", 0.99), ("progressive", 0.99)):
+        config = DistillConfig(model=str(mmdit), method=kind)
+        values = recipe_values(config, read_model_config(mmdit), Path("run"), {"kind": "world"})
+        assert load_recipe(values).training.ema == usual
+        assert load_recipe(values, ["training.ema=0.5"]).training.ema == 0.5
+        assert load_recipe({**values, "training": {"steps": 9}}).training.ema == usual
 
 
 def test_a_recipe_written_for_a_range_of_guidance_keeps_to_it(mmdit: Path) -> None:
