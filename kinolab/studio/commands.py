@@ -31,7 +31,7 @@ RUNNABLE = (
     "evaluate tasks",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
-FREE = frozenset({"prompt", "negative", "label", "currency"})
+FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
 """Options that take words for a model or a person, and no path."""
 OURS = frozenset({"events", "as_json", "resume_auto"})
 """Options that the studio sets itself."""

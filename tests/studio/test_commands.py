@@ -39,6 +39,8 @@ def test_no_value_is_taken_for_an_option(project: Project) -> None:
 
 
 def test_free_words_may_look_like_paths(project: Project) -> None:
+    later = {"prompt": ["a ball"], "stream": True, "prompt_at": ["5:a red/blue ball ../.."]}
+    assert "--prompt-at=5:a red/blue ball ../.." in commands.words(project, "generate", later)
     words = commands.words(project, "generate", {"prompt": ["/etc/passwd ../.."], "negative": "~/x"})
     assert words[-1] == "/etc/passwd ../.."
 

@@ -16,6 +16,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import locks, processes
 from kinolab.runtime.yaml_files import to_yaml
 from kinolab.studio import jobs, runner, work
+from kinolab.studio.api.work import snapshot
 from kinolab.studio.project import Project
 from tests.processes import Child
 from tests.training.tiny import autoencoder_recipe
@@ -183,6 +184,18 @@ def test_a_training_that_goes_on_and_is_stopped_is_not_done_by_the_model_from_be
         work.do(project, job.id)
     assert [jobs.state(project, job.id) for job in (stopped, done)] == ["stopped", "done"]
     assert jobs.again(project, stopped.id).values == {**on, "resume": True}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"status": "x", "times": "y"}'])
+def test_a_damaged_file_is_of_its_job_alone(project: Project, text: str) -> None:
+    one, two, three = (training(project, run=f"runs/{k}") for k in "abc")
+    (project.queue / one.id / "ended.json").write_text(text)
+    (project.queue / two.id / "stop.json").write_text(text)
+    found = {each["id"]: each["state"] for each in snapshot(project)["jobs"]}
+    assert found == {one.id: "failed", two.id: "stopped", three.id: "waiting"}
+    assert jobs.asked_to_stop(project, two.id) == 1
+    (project.queue / three.id / "started.json").write_text(text)
+    assert jobs.process(project, three.id) is None and jobs.state(project, three.id) == "failed"
 
 
 def test_the_order_can_be_changed_and_one_that_waits_is_taken_out(project: Project) -> None:
