@@ -14,6 +14,7 @@ import pytest
 
 from kinolab.errors import InputError
 from kinolab.runtime import locks, processes
+from kinolab.runtime.records import write_record
 from kinolab.runtime.yaml_files import to_yaml
 from kinolab.studio import jobs, runner, work
 from kinolab.studio.api.work import snapshot
@@ -117,8 +118,6 @@ def test_a_command_that_fails_says_its_line(project: Project, capfd: pytest.Capt
 
 
 def test_a_queue_that_somebody_else_wrote_runs_nothing_outside_the_project(project: Project) -> None:
-    from kinolab.runtime.records import write_record
-
     job = training(project)
     values = {"command": "train", "values": {"recipe": "tiny.yaml", "run": "/tmp/elsewhere"}, "device": "cpu"}
     write_record(project.queue / job.id / "request.json", values)
@@ -140,12 +139,11 @@ def test_no_job_is_done_twice(project: Project) -> None:
 
 def test_a_stop_that_comes_while_it_begins_is_not_lost(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     job = jobs.add(project, "predict", {"clip": "clips/none.mp4"})
-    writing = work.write_record
 
     def write(path: Path, values: dict[str, Any]) -> None:
         if path.name == "started.json":
             assert jobs.stop(project, job.id) == "stopping"
-        writing(path, values)
+        write_record(path, values)
 
     monkeypatch.setattr(work, "write_record", write)
     monkeypatch.setattr(work, "run", lambda words: pytest.fail("it was run"))
@@ -236,8 +234,6 @@ class _Begun:
 def test_a_process_that_samples_stays_for_the_next_and_makes_room_for_a_training(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinolab.runtime.records import write_record
-
     monkeypatch.setattr(runner, "first_device", lambda: "cpu")
     begun: list[tuple[str, bool, Any]] = []
 
@@ -266,8 +262,6 @@ def test_a_process_that_samples_stays_for_the_next_and_makes_room_for_a_training
 def test_a_job_whose_process_dies_of_the_job_before_is_begun_by_another(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinolab.runtime.records import write_record
-
     one, two = (jobs.add(project, "generate", {"out": f"samples/{k}.mp4"}) for k in "ab")
     begun: list[tuple[str, Any]] = []
 
@@ -290,8 +284,6 @@ def test_a_job_whose_process_dies_of_the_job_before_is_begun_by_another(
 def test_a_process_that_stays_leaves_when_it_was_idle_for_long(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinolab.runtime.records import write_record
-
     job = jobs.add(project, "generate", {"out": "samples/a.mp4"})
     process = _Begun()
     at_work = runner.Runner(project, lambda *_: process)  # type: ignore[arg-type]
