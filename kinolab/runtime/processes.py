@@ -112,7 +112,7 @@ def begin(
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, *words], cwd=folder, stdout=descriptor, stderr=descriptor,
-            start_new_session=True, **{"stdin": subprocess.DEVNULL, "env": safe_environment(), **(keep or {})},
+            start_new_session=True, env=safe_environment(), **{"stdin": subprocess.DEVNULL, **(keep or {})},
         )  # fmt: skip
     finally:
         os.close(descriptor)

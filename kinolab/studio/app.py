@@ -47,9 +47,7 @@ def make_app(project: Project, rules: Rules) -> App:
     """The studio of a project as an ASGI application."""
     studio = Studio(project)
     limits = {path: most for path, (_, most) in routes.UPLOADS.items()}
-    # The longest path first, as each is looked for by its beginning.
-    known = dict(sorted({**limits, **routes.LARGE, **rules.uploads}.items(), key=lambda pair: -len(pair[0])))
-    rules = replace(rules, uploads=known)
+    rules = replace(rules, uploads={**limits, **routes.LARGE, **rules.uploads})
     changes = Changes(studio)
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ lies in the project.
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import typing
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ RUNNABLE = (
     "evaluate tasks",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
-FREE = frozenset({"prompt", "negative", "label", "currency"})
+FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
 """Options that take words for a model or a person, and no path."""
 OURS = frozenset({"events", "as_json", "resume_auto"})
 """Options that the studio sets itself."""
@@ -138,7 +139,7 @@ def check_path(project: Project, text: str, what: str) -> None:
 
 
 def check_setting(project: Project, text: str, what: str) -> None:
-    """Refuse a `key=value` whose value holds, however deep, a path that leads out of the project.
+    """Refuse a `key=value` whose value holds, however deep, a path that leads out of the project, also by a link there.
 
     Raises:
         InputError: where one does, or the value is no YAML.
@@ -157,7 +158,9 @@ def check_setting(project: Project, text: str, what: str) -> None:
             waiting += [*found.keys(), *found.values()]
         elif isinstance(found, list):
             waiting += found
-        elif isinstance(found, str) and ("/" in found or "\\" in found or found.startswith(("~", ".."))):
+        elif isinstance(found, str) and (
+            "/" in found or "\\" in found or found.startswith(("~", "..")) or os.path.lexists(project.folder / found)
+        ):
             check_path(project, found, f"{what} {key}")
 
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from kinolab.errors import InputError
 from kinolab.runtime import files, locks, processes
-from kinolab.runtime.lines import shown
+from kinolab.runtime.lines import one_line, shown
 from kinolab.runtime.paths import single, visible
 from kinolab.runtime.records import Record, read_record, write_record
 from kinolab.studio import commands
@@ -126,11 +126,15 @@ def state(project: Project, name: str) -> State:
     """What a job is doing, from its folder."""
     folder = folder_of(project, name)
     running = locks.is_held(folder / ".lock")
-    ended = _record(folder / "ended.json")  # after the lock was asked for: a job writes it before it lets go
-    if running and ended is None:
+    try:
+        ended = _record(folder / "ended.json")  # after the lock was asked for: a job writes it before it lets go
+        status = None if ended is None else ended.integer("status", 1)
+    except InputError:  # damaged: of this job alone
+        return "failed"
+    if running and status is None:
         return "stopping" if (folder / "stop.json").exists() else "running"
-    if ended is not None:
-        return OUTCOMES.get(ended.integer("status", 1), "failed")
+    if status is not None:
+        return OUTCOMES.get(status, "failed")
     if (folder / "started.json").exists():
         return "stopped" if asked_to_stop(project, name) > 1 else "failed"
     return "stopped" if (folder / "stop.json").exists() else "waiting"
@@ -174,21 +178,29 @@ def signal(project: Project, name: str, number: int) -> None:
 def process(project: Project, name: str) -> processes.Known | None:
     """The process that does a job, as long as it holds the job's lock."""
     folder = folder_of(project, name)
-    record = _record(folder / "started.json")
-    if record is None or not locks.is_held(folder / ".lock"):
-        return None
-    return processes.Known.read(record)
+    with suppress(InputError):  # damaged: nobody is known
+        record = _record(folder / "started.json")
+        if record is not None and locks.is_held(folder / ".lock"):
+            return processes.Known.read(record)
+    return None
 
 
 def asked_to_stop(project: Project, name: str) -> int:
-    """How often a job was asked to stop."""
-    record = _record(folder_of(project, name) / "stop.json")
-    return 0 if record is None else record.integer("times", 1)
+    """How often a job was asked to stop; once, where that is damaged."""
+    try:
+        record = _record(folder_of(project, name) / "stop.json")
+        return 0 if record is None else record.integer("times", 1)
+    except InputError:
+        return 1
 
 
 def ended(project: Project, name: str) -> dict[str, Any]:
     """How a job ended: `status`, `message` and `time`; nothing of one that hasn't, or was killed."""
-    record = _record(folder_of(project, name) / "ended.json")
+    path = folder_of(project, name) / "ended.json"
+    try:
+        record = _record(path)
+    except InputError as error:
+        return {"status": 1, "message": one_line(error)}
     return {} if record is None else dict(record.values)
 
 

@@ -35,7 +35,7 @@ def mask(keys: list[dict[str, Any]], frames: int, height: int, width: int, fps: 
     if not any(shape.any() for shape in painted.values()):
         raise InputError("nothing is painted: paint what is to be generated anew")
     made = moving(painted, frames)
-    pictures = np.repeat(made[..., None].astype(np.uint8) * 255, 3, axis=3)
+    pictures = (np.repeat(each[..., None].astype(np.uint8) * 255, 3, axis=2) for each in made)
     video.write(Path(out), pictures, fps, lossless=True)
     return round(float(made.mean()), 6)
 

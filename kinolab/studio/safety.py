@@ -19,7 +19,6 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -32,6 +31,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 SAFE = ("GET", "HEAD")
 SIGN = b"x-kinolab"
 """The header of what changes something; a page of another site can't send it without asking first."""
+HTTP = "80"
+"""The port of an address that names none."""
 BODY = 2**20
 """Bytes of a body, where no route allows more (`uploads`)."""
 POLICY = "; ".join(
@@ -67,8 +68,8 @@ def is_loopback(host: str) -> bool:
 class Rules:
     """What a server answers to.
 
-    host: what it listens on; port: where; token: what the cookie holds; uploads: bytes of a body, by the beginning of
-    the path that allows more than `BODY`.
+    host: what it listens on; port: where; token: what the cookie holds; uploads: bytes of a body, by the path that
+    allows more than `BODY`.
     """
 
     host: str
@@ -86,7 +87,9 @@ class Rules:
 
         A number can't be rebound: it is the address that was asked.
         """
-        name, _, port = host.lower().rpartition(":")
+        name, sign, port = host.lower().rpartition(":")
+        if not sign or host.endswith("]"):
+            name, port = host.lower(), HTTP  # browsers leave it out
         if not name or port != str(self.port):
             return False
         if name in LOOPBACK or name == self.host.lower():
@@ -101,7 +104,7 @@ class Rules:
 
     def limit(self, path: str) -> int:
         """Bytes that the body of a request may have."""
-        return next((most for begin, most in self.uploads.items() if path.startswith(begin)), BODY)
+        return self.uploads.get(path, BODY)
 
 
 class Guarded:
@@ -154,12 +157,10 @@ class Guarded:
     def _known(self, scope: Scope) -> bool:
         """Whether a request has the cookie."""
         for text in _headers(scope).get(b"cookie", []):
-            try:
-                found = SimpleCookie(text).get(self.rules.cookie)
-            except CookieError:
-                continue
-            if found is not None and hmac.compare_digest(found.value.encode(), self.rules.token.encode()):
-                return True
+            for part in text.split(";"):  # by hand: other servers of this machine may have set cookies of any form
+                name, _, value = part.strip().partition("=")
+                if name == self.rules.cookie and hmac.compare_digest(value.encode(), self.rules.token.encode()):
+                    return True
         return False
 
     def _enters(self, scope: Scope) -> bool:

@@ -258,6 +258,8 @@ def test_a_painted_mask_becomes_a_video_that_complete_reads(page: TestClient, fo
     read = video.read_mask(folder / made["path"], (64, 64)).generated
     assert read.shape == (5, 64, 64) and (read[0] > 0).sum() == disc(20, 20, 8).sum()
     assert made["share"] == pytest.approx(float((read > 0).mean()), rel=1e-3)
+    assert ok(page.post("/api/masks", json=asked | {"fps": 4}))["path"] != made["path"]
+    assert "pixels" in refused(page.post("/api/masks", json=asked | {"frames": 9999, "height": 512, "width": 512}))
     refused(page.post("/api/masks", json=asked | {"keys": []}))
     refused(page.post("/api/masks", json=asked | {"keys": [{"frame": 0, "png": "bm90IGEgcG5n"}]}))
     refused(page.post("/api/masks", json=asked | {"keys": [{"frame": 9, "png": png(disc(1, 1, 2))}]}))

@@ -38,7 +38,20 @@ def test_no_value_is_taken_for_an_option(project: Project) -> None:
     assert words == ["generate", "--negative=--json", "--", "--help", "-o x"]
 
 
+def test_a_setting_leads_out_by_no_link(project: Project, tmp_path: Path) -> None:
+    (project.folder / "leak").symlink_to(tmp_path)
+    try:
+        for text in ("data.path=leak", "data={path: leak}", "data.paths=[clips, leak]"):
+            with pytest.raises(InputError, match="a link leads out"):
+                commands.words(project, "train", {"recipe": "toy-vdt", "run": "runs/a", "setting": [text]})
+        commands.words(project, "train", {"recipe": "toy-vdt", "run": "runs/a", "setting": ["data.path=clips"]})
+    finally:
+        (project.folder / "leak").unlink()
+
+
 def test_free_words_may_look_like_paths(project: Project) -> None:
+    later = {"prompt": ["a ball"], "stream": True, "prompt_at": ["5:a red/blue ball ../.."]}
+    assert "--prompt-at=5:a red/blue ball ../.." in commands.words(project, "generate", later)
     words = commands.words(project, "generate", {"prompt": ["/etc/passwd ../.."], "negative": "~/x"})
     assert words[-1] == "/etc/passwd ../.."
 

@@ -14,8 +14,10 @@ import pytest
 
 from kinolab.errors import InputError
 from kinolab.runtime import locks, processes
+from kinolab.runtime.records import write_record
 from kinolab.runtime.yaml_files import to_yaml
 from kinolab.studio import jobs, runner, work
+from kinolab.studio.api.work import snapshot
 from kinolab.studio.project import Project
 from tests.processes import Child
 from tests.training.tiny import autoencoder_recipe
@@ -116,8 +118,6 @@ def test_a_command_that_fails_says_its_line(project: Project, capfd: pytest.Capt
 
 
 def test_a_queue_that_somebody_else_wrote_runs_nothing_outside_the_project(project: Project) -> None:
-    from kinolab.runtime.records import write_record
-
     job = training(project)
     values = {"command": "train", "values": {"recipe": "tiny.yaml", "run": "/tmp/elsewhere"}, "device": "cpu"}
     write_record(project.queue / job.id / "request.json", values)
@@ -139,12 +139,11 @@ def test_no_job_is_done_twice(project: Project) -> None:
 
 def test_a_stop_that_comes_while_it_begins_is_not_lost(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     job = jobs.add(project, "predict", {"clip": "clips/none.mp4"})
-    writing = work.write_record
 
     def write(path: Path, values: dict[str, Any]) -> None:
         if path.name == "started.json":
             assert jobs.stop(project, job.id) == "stopping"
-        writing(path, values)
+        write_record(path, values)
 
     monkeypatch.setattr(work, "write_record", write)
     monkeypatch.setattr(work, "run", lambda words: pytest.fail("it was run"))
@@ -185,6 +184,18 @@ def test_a_training_that_goes_on_and_is_stopped_is_not_done_by_the_model_from_be
     assert jobs.again(project, stopped.id).values == {**on, "resume": True}
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"status": "x", "times": "y"}'])
+def test_a_damaged_file_is_of_its_job_alone(project: Project, text: str) -> None:
+    one, two, three = (training(project, run=f"runs/{k}") for k in "abc")
+    (project.queue / one.id / "ended.json").write_text(text)
+    (project.queue / two.id / "stop.json").write_text(text)
+    found = {each["id"]: each["state"] for each in snapshot(project)["jobs"]}
+    assert found == {one.id: "failed", two.id: "stopped", three.id: "waiting"}
+    assert jobs.asked_to_stop(project, two.id) == 1
+    (project.queue / three.id / "started.json").write_text(text)
+    assert jobs.process(project, three.id) is None and jobs.state(project, three.id) == "failed"
+
+
 def test_the_order_can_be_changed_and_one_that_waits_is_taken_out(project: Project) -> None:
     a, b, c = (training(project, run=f"runs/{name}") for name in "abc")
     jobs.move(project, c.id, 0)
@@ -223,8 +234,6 @@ class _Begun:
 def test_a_process_that_samples_stays_for_the_next_and_makes_room_for_a_training(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinolab.runtime.records import write_record
-
     monkeypatch.setattr(runner, "first_device", lambda: "cpu")
     begun: list[tuple[str, bool, Any]] = []
 
@@ -253,8 +262,6 @@ def test_a_process_that_samples_stays_for_the_next_and_makes_room_for_a_training
 def test_a_job_whose_process_dies_of_the_job_before_is_begun_by_another(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinolab.runtime.records import write_record
-
     one, two = (jobs.add(project, "generate", {"out": f"samples/{k}.mp4"}) for k in "ab")
     begun: list[tuple[str, Any]] = []
 
@@ -277,8 +284,6 @@ def test_a_job_whose_process_dies_of_the_job_before_is_begun_by_another(
 def test_a_process_that_stays_leaves_when_it_was_idle_for_long(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinolab.runtime.records import write_record
-
     job = jobs.add(project, "generate", {"out": "samples/a.mp4"})
     process = _Begun()
     at_work = runner.Runner(project, lambda *_: process)  # type: ignore[arg-type]

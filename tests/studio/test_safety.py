@@ -166,6 +166,25 @@ def test_a_key_is_kept_outside_the_project_and_believed_only_where_nobody_else_c
     assert command.kept_token(project) not in (planted, other) and not kept.is_symlink()
 
 
+def test_a_large_body_is_taken_at_its_own_path_alone(page: TestClient) -> None:
+    for path in ("/api/clips/look", "/api/clips/nothing", "/api/samples/settings/x", "/api/givenx"):
+        assert "larger" in refused(page.post(path, headers={"content-length": str(2**21)}), 413)
+
+
+@pytest.mark.parametrize("other", ['foo={"a":1}; ', "a b; ", "x=\x01; =; ", ""])
+def test_odd_cookies_of_other_servers_hide_the_key_not(page: TestClient, other: str) -> None:
+    cookie = f"{other}kinolab_studio_{PORT}={TOKEN}; last=1"
+    assert page.get("/api/jobs", headers={"cookie": cookie}).status_code == 200
+    refused(page.get("/api/jobs", headers={"cookie": cookie.replace(TOKEN, TOKEN[:-1])}), 401)
+
+
+def test_at_the_port_of_http_a_host_says_none() -> None:
+    rules = Rules("127.0.0.1", 80, TOKEN)
+    assert all(rules.names(host) for host in ("127.0.0.1", "localhost:80", "[::1]", "[::1]:80"))
+    assert not any(rules.names(host) for host in ("", "evil.example", "127.0.0.1:8470", ":80"))
+    assert not Rules("127.0.0.1", PORT, TOKEN).names("[::1]")
+
+
 def test_a_server_for_other_machines_answers_numbers_and_its_own_name_and_no_other() -> None:
     rules = Rules("0.0.0.0", PORT, TOKEN)
     assert rules.names(f"192.168.0.7:{PORT}") and rules.names(f"[fe80::1]:{PORT}")

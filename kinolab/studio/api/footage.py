@@ -234,7 +234,7 @@ def learn(studio: Studio, name: str) -> Record:
 def keep(project: Project, name: str, info: Any, digest: str, status: os.stat_result | None = None) -> Record:
     """Keep what a clip holds; status: of the file that was looked at, where it may have changed since."""
     status = status or project.clip(name).stat()
-    values = {"bytes": status.st_size, "modified": status.st_mtime_ns, "info": info, "sha256": digest}
+    values: dict[str, Any] = {"bytes": status.st_size, "modified": status.st_mtime_ns, "info": info, "sha256": digest}
     write_record(hidden(project, name, ".json"), values)
     return Record(values, name)
 

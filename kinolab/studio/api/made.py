@@ -26,6 +26,8 @@ KEYS = 64
 """Key frames of a mask."""
 RECORDED = ("request", "prompt", "seed", "index", "frames_sha256", "kinolab")
 """What of a video's record the page shows."""
+PIXELS = 2**30
+"""Pixels of all frames of a mask, each of which takes a byte while it is made."""
 PICTURE = 2**22
 """Bytes of a painted key frame."""
 
@@ -78,6 +80,9 @@ def mask(studio: Studio, asked: Asked) -> Any:
     body = asked.body
     frames = body.integer("frames", at_least=1, at_most=10_000)
     height, width = body.integer("height", at_least=8, at_most=4096), body.integer("width", at_least=8, at_most=4096)
+    if frames * height * width > PIXELS:
+        raise InputError(f"a mask of {frames} x {height} x {width}: expected at most {PIXELS:,} pixels in all")
+    fps = body.number("fps", 8.0)
     keys = []
     for key in body.records("keys"):
         try:
@@ -89,7 +94,7 @@ def mask(studio: Studio, asked: Asked) -> Any:
         keys.append((key.integer("frame", at_least=0, at_most=frames - 1), data))
     if not 0 < len(keys) <= KEYS:
         raise InputError(f"keys: expected 1 to {KEYS} painted key frames, got {len(keys)}")
-    name = sha256(repr((frames, height, width, sorted(keys))))[:12]
+    name = sha256(repr((frames, height, width, fps, sorted(keys))))[:12]
     out = studio.project.samples / GIVEN / f"mask-{name}.mkv"
     with files.scratch(studio.project.samples / HIDDEN) as room:
         painted = []
@@ -98,7 +103,7 @@ def mask(studio: Studio, asked: Asked) -> Any:
             painted.append({"frame": frame, "path": str(room / f"{frame:06d}.png")})
         share = studio.looking.ask(
             "mask",
-            {"keys": painted, "frames": frames, "height": height, "width": width, "fps": body.number("fps", 8.0),
+            {"keys": painted, "frames": frames, "height": height, "width": width, "fps": fps,
              "out": str(out)},
         )  # fmt: skip
     return {"path": studio.project.shown(out), "share": share}
