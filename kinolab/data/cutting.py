@@ -10,7 +10,6 @@ The clips themselves stay as they are. The studio writes such a file as its proj
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import reading
 from kinolab.runtime.files import copy, remove, write_text
 from kinolab.runtime.logs import Appender
-from kinolab.runtime.paths import inside, is_passed_over, real
+from kinolab.runtime.paths import inside, real, visible
 from kinolab.runtime.summed import summed
 
 RECORD = ".cut.jsonl"
@@ -203,17 +202,15 @@ def _tables(
     written anew. One that can't be read is told in `failed`.
     """
     kept, lists, own = dict[str, Path](), set[str](), False
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_passed_over(name)]
-        for path in (Path(place) / file for file in files if not is_passed_over(file)):
-            name = path.name.lower()
-            usual = name in TABLE_NAMES
-            if path.parent == folder and usual:
-                own = True
-            elif path.parent == folder and name in (*PROMPT_FILES, *CLIP_FILES):
-                lists.add(name)
-            elif usual or path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
-                kept[path.relative_to(folder).as_posix()] = path
+    for path in visible(folder, "**/*"):
+        name = path.name.lower()
+        usual = name in TABLE_NAMES
+        if path.parent == folder and usual:
+            own = True
+        elif path.parent == folder and name in (*PROMPT_FILES, *CLIP_FILES):
+            lists.add(name)
+        elif (usual or path.suffix.lower() in (".csv", ".tsv", ".jsonl")) and path.is_file():
+            kept[path.relative_to(folder).as_posix()] = path
     if not own and not (lists & {*PROMPT_FILES} and lists & {*CLIP_FILES}):
         return kept, []
     try:
