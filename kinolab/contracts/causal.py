@@ -103,6 +103,10 @@ class KeptFrames(Protocol):
         """Keys and values (B, T, S, N, d) of a call's frames with the kept ones of that layer before them."""
         ...
 
+    def at_hand(self) -> KeptFrames:
+        """What is kept now, and stays so for a call whose layers are run again when gradients are computed."""
+        ...
+
     def of(self, branches: tuple[str, ...]) -> KeptFrames:
         """The same, as a call uses it whose batch holds so many equal parts, each of a branch of guidance."""
         ...
@@ -166,6 +170,7 @@ class BlockCausal:
             clean = self._blocks(count // 2, 0, ())
             noisy = [self._again(block, count // 2) for block in clean]
             return Plan(self.rule, (*clean, *noisy), (*range(count // 2), *range(count // 2)))
+        kept = None if kept is None else kept.at_hand()
         numbers, start = ((), 0) if kept is None else (kept.numbers, kept.start)
         return Plan(self.rule, tuple(self._blocks(count, start, numbers)), tuple(range(start, start + count)), kept)
 

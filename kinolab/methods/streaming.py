@@ -6,6 +6,7 @@ denoiser sees it once more, clean, and what its layers make of it is what later 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -47,7 +48,11 @@ class Kept:
 
     def joined(self, layer: nn.Module, k: Tensor, v: Tensor) -> KeysValues:
         """As a call uses it that has no branches: those of a single one."""
-        return self.of(("",)).joined(layer, k, v)
+        return self.at_hand().joined(layer, k, v)
+
+    def at_hand(self) -> KeptRows:
+        """What a call reads that is made now, and has no branches: of a single one."""
+        return self.of(("",))
 
     def of(self, branches: tuple[str, ...]) -> KeptRows:
         """What is kept of some branches, whose rows stand one after the other in a call's batch."""
@@ -57,17 +62,10 @@ class Kept:
         """What a layer made of the finished block, in one branch. No gradient goes to the past."""
         self._made.setdefault(branch, {})[layer] = (k.detach(), v.detach())
 
-    def past(self, layer: nn.Module, branch: str) -> KeysValues:
-        """What is kept of a layer in one branch.
-
-        Raises:
-            InputError: for a branch that did not run for the blocks before.
-        """
-        if branch not in self._kept:
-            raise InputError(
-                f"the branch {branch!r} of guidance has no past in this stream: guide every block alike, from the first"
-            )
-        return self._kept[branch][layer]
+    @property
+    def kept(self) -> Mapping[str, Mapping[nn.Module, KeysValues]]:
+        """What is kept of every layer in each branch, of frames `numbers`; no later block changes it."""
+        return self._kept
 
     def advance(self) -> None:
         """The block is finished: keep what the next one reads, and nothing else."""
@@ -90,23 +88,43 @@ class Kept:
 
 
 class KeptRows:
-    """What a stream keeps, as a call uses it whose batch holds the rows of some branches."""
+    """What a stream keeps when this is made, as a call uses it whose batch holds the rows of some branches.
+
+    A layer that is run again for its gradients, when the stream is further on, reads what it did the first time, and
+    nothing is kept of it again.
+    """
 
     def __init__(self, kept: Kept, branches: tuple[str, ...]) -> None:
         self.kept, self.branches = kept, branches
-        self.numbers, self.start = kept.numbers, kept.start
+        self.numbers, self.start, self.keeping, self.at = kept.numbers, kept.start, kept.keeping, kept.kept
 
     def joined(self, layer: nn.Module, k: Tensor, v: Tensor) -> KeysValues:
         """Keys and values (B, T, S, N, d) of a call with those of the past before them."""
-        kept, count = self.kept, len(self.branches)
-        if kept.keeping:
+        count = len(self.branches)
+        if self.keeping:
             for branch, *rows in zip(self.branches, k.chunk(count), v.chunk(count), strict=True):
-                kept.take(layer, branch, *rows)
+                self.kept.take(layer, branch, *rows)
         if not self.numbers:
             return k, v
-        past = [kept.past(layer, branch) for branch in self.branches]
+        past = [self.past(layer, branch) for branch in self.branches]
         keys, values = (torch.cat(rows) if count > 1 else rows[0] for rows in zip(*past, strict=True))
         return torch.cat([keys.to(k.dtype), k], 1), torch.cat([values.to(v.dtype), v], 1)
+
+    def past(self, layer: nn.Module, branch: str) -> KeysValues:
+        """What is kept of a layer in one branch.
+
+        Raises:
+            InputError: for a branch that did not run for the blocks before.
+        """
+        if branch not in self.at:
+            raise InputError(
+                f"the branch {branch!r} of guidance has no past in this stream: guide every block alike, from the first"
+            )
+        return self.at[branch][layer]
+
+    def at_hand(self) -> KeptRows:
+        """The same."""
+        return self
 
     def of(self, branches: tuple[str, ...]) -> KeptRows:
         """The same of other branches."""

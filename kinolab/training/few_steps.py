@@ -146,9 +146,14 @@ class MatchingRecipe(FewStepRecipe):
     method: ClassVar[str] = "matching"
 
     @model_validator(mode="after")
-    def _check_noise(self) -> MatchingRecipe:
+    def _check_matching(self) -> MatchingRecipe:
         if not 0 <= self.noise[0] < self.noise[1] <= 1:
             raise ValueError(f"noise: expected rising shares from 0 to 1, got {list(self.noise)}")
+        if self.gan is not None and getattr(self.denoiser, "gradient_checkpointing", False):
+            raise ValueError(
+                "gan: its gradients go through the critic without reaching its weights, and layers that are run again "
+                "would not know: set denoiser.gradient_checkpointing=false, or leave gan out"
+            )
         return self
 
     @classmethod

@@ -162,6 +162,31 @@ def test_no_block_sees_a_later_one_and_each_sees_the_one_before(name: str) -> No
     assert differs(after[:, :, 4:], before[:, :, 4:]).any()
 
 
+@pytest.mark.parametrize("name", ["mmdit", "mmdit, two attentions", "vdt", "vdt, joint", "latte"])
+def test_layers_that_are_run_again_for_gradients_read_what_was_kept_then(name: str) -> None:
+    """Blocks that all learn at the end, when the stream has gone on (Self Forcing)."""
+    z, rule = torch.randn(2, 2, 4, 4, 4, dtype=torch.float64), CausalConfig(window=2)
+    plain = made(CONFIGS[name])
+    values, found = told(plain, 4), []
+    for again in (False, True):
+        denoiser = build(CONFIGS[name].model_copy(update={"gradient_checkpointing": again})).double().train()
+        denoiser.load_state_dict(plain.state_dict())
+        kept, answers = Kept(rule), []
+        for frame in range(4):
+            options, part = causal(rule, kept), at(values, range(frame, frame + 1))
+            answers.append(denoiser(z[:, :, frame : frame + 1], torch.full((2,), 500.0), part, options))
+            kept.keeping = True
+            with torch.no_grad():
+                denoiser(z[:, :, frame : frame + 1], torch.ones(2), part, options)
+            kept.keeping = False
+            kept.advance()
+        torch.cat(answers, 2).square().sum().backward()
+        found.append({name: p.grad for name, p in denoiser.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for parameter, gradient in found[0].items():
+        assert_close(found[1][parameter], gradient, within=1e-10, what=parameter)
+
+
 def test_a_stream_keeps_its_window_and_no_more() -> None:
     denoiser, rule, sizes = made(CONFIGS["mmdit, 3D positions"]), CausalConfig(window=3, sink=True), []
     kept = Kept(rule)

@@ -360,6 +360,10 @@ def test_bad_input_says_what_to_do(mmdit: Path, tmp_path: Path) -> None:
         recipe_of("consistency", mmdit, {"ema": 0.0})
     with pytest.raises(InputError, match=r"noise: expected rising shares from 0 to 1, got \[0.9, 0.1\]"):
         recipe_of("matching", mmdit, noise=[0.9, 0.1])
+    again = {"gradient_checkpointing": True}
+    with pytest.raises(InputError, match=r"gan: .*set denoiser.gradient_checkpointing=false, or leave gan out"):
+        recipe_of("matching", mmdit, gan={}, denoiser=again)
+    assert recipe_of("matching", mmdit, denoiser=again).denoiser.gradient_checkpointing
     with pytest.raises(InputError, match=r"training.parallel: the target's average is called whole: use ddp"):
         job_of("consistency", mmdit, {"parallel": "fsdp"})
     made = {"distilled": {"method": "progressive", "steps": [4], "teacher": "big"}}
