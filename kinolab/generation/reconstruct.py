@@ -26,16 +26,16 @@ from kinolab.contracts.events import Events, Listener, events_of
 from kinolab.errors import InputError
 from kinolab.generation.expected import Work, cheaper, expected_cost, size_note
 from kinolab.generation.key_frames import group_notes, key_frame_rule, known_cuts
-from kinolab.generation.provenance import provenance_path
+from kinolab.generation.provenance import partial_path, provenance_path
 from kinolab.generation.reconstruct_report import Mode, ReconstructConfig, ReconstructReport
 from kinolab.layers import strips
 from kinolab.layers.key_frames import Group
 from kinolab.layers.strip_store import Store
 from kinolab.metrics.reconstruction import WINDOW, Psnr, Ssim
 from kinolab.runtime import devices
-from kinolab.runtime.files import place, remove, write_text
+from kinolab.runtime.files import commit_folder, place, remove, scratch, write_text
 from kinolab.runtime.memory import peak_memory
-from kinolab.runtime.paths import real
+from kinolab.runtime.paths import named, real
 from kinolab.runtime.precision import autocast, describe
 from kinolab.runtime.progress import size
 from kinolab.runtime.sets import new_set
@@ -67,8 +67,9 @@ def reconstruct(
         InputError: for a clip that can't be read or is smaller than a latent, a tile that breaks the autoencoder's
             rule, a stream where the autoencoder has none, or `out` being the clip itself.
     """
-    if real(out) == real(clip):
-        raise InputError(f"{out}: is the clip itself; choose another --out")
+    for path in (out, partial_path(out)):
+        if real(path) == real(clip):
+            raise InputError(f"{path}: is the clip itself; choose another --out")
     info = video.probe(clip)
     mode, tile, notes = choose_mode(autoencoder, config)
     run = _Run(autoencoder, config, mode, tile, [*clip_notes(info, config), *notes])
@@ -88,15 +89,21 @@ def reconstruct(
             video.write(path, run.pictures(images, expected, told), fps, quality=95)
 
     if not out.suffix:  # a folder of images
-        remove(provenance_path(out))  # of other frames from here on
-        pictures(out)
+        for folder in (named(out), partial_path(out)):
+            video.check_folder(folder)
+        with scratch(out.parent) as room:
+            pictures(room / named(out).name)
+            made = room / named(out).name
+            out = partial_path(out) if run.ended else out  # what there was before stays
+            remove(provenance_path(out))  # of other frames from here on
+            commit_folder(made, named(out))
         report = run.report(clip, out, fps)
         write_text(provenance_path(out), report.to_json(config))
         return report
     with new_set(out.parent, out.name) as room:
         pictures(room / out.name)
         if run.ended:  # what there was before stays
-            part = out.with_stem(f"{out.stem}-partial")
+            part = partial_path(out)
             place(room / out.name, room / part.name)
             out = part
         report = run.report(clip, out, fps)

@@ -307,6 +307,19 @@ class Stopping(Reporter):
         return self.stream.getvalue()
 
 
+def test_an_interrupted_folder_leaves_what_was_there(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c-partial.mkv", 49, 8, 8)
+    whole = reconstruct(tmp_path / "c-partial.mkv", tmp_path / "r", autoencoder(), CONFIG, Stopping(49))
+    record = (tmp_path / "r.json").read_text()
+    report = reconstruct(tmp_path / "c-partial.mkv", tmp_path / "r", autoencoder(), CONFIG, Stopping(20))
+    assert not whole.ended and report.ended and report.out.endswith("r-partial")
+    assert len(list((tmp_path / "r").iterdir())) == 49 and len(list((tmp_path / "r-partial").iterdir())) == 33
+    assert (tmp_path / "r.json").read_text() == record
+    assert json.loads((tmp_path / "r-partial.json").read_text())["ended"] is True
+    with pytest.raises(InputError, match=r"c-partial\.mkv: is the clip itself"):
+        reconstruct(tmp_path / "c-partial.mkv", tmp_path / "c.mkv", autoencoder(), CONFIG)
+
+
 def test_an_interrupt_keeps_the_frames_so_far_under_a_partial_name(tmp_path: Path) -> None:
     write_clip(tmp_path / "c.mkv", 49, 8, 8)
     (tmp_path / "r.mkv").write_bytes(b"an older result")
