@@ -33,6 +33,11 @@ class Ranks:
         return self.rank == 0
 
 
+_LEFT: list[Any] = []
+"""Groups that were left. What DDP keeps of one may outlive it here, and the last to hold a group ends its threads: DDP
+does so without giving Python's lock back, for which a thread that drops its last tensors waits (torch 2.13)."""
+
+
 @contextmanager
 def join_ranks(device: torch.device | str = "auto") -> Iterator[Ranks]:
     """Join the process group that torchrun announces, if it does; leave it at the end.
@@ -56,6 +61,7 @@ def join_ranks(device: torch.device | str = "auto") -> Iterator[Ranks]:
         yield Ranks(rank, size, chosen)
     finally:
         if started:
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
