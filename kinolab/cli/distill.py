@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinolab.cli.options import (
-    TrainingDevice,
-    also_written,
-    common,
-    device_override,
-    on_error,
-    real_number,
-    show,
-    watch,
-)
+from kinolab.cli.options import TrainingDevice, common, device_override, on_error, real_number, watch
+from kinolab.cli.prepared import device_told, show_plan, told_cost, train_prepared
 from kinolab.tables import DISTILLATION, JOBS
 
 if TYPE_CHECKING:
@@ -67,7 +59,7 @@ def distill(
     if resume and (out / "recipe.yaml").exists():
         if any(given is not None for given in (model, steps, method, guidance, lora, data, count)) or plan:
             raise InputError(f"--resume: {out} goes on as it began: give only -s and --device beside it")
-        _train(out, overrides, resume=True)
+        train_prepared("distill", None, out, overrides)
         return
     if model is None:
         raise InputError("expected a model to distil: kinolab distill MODEL --steps 4")
@@ -77,11 +69,9 @@ def distill(
         values["guidance"] = _scales(guidance)
     prepared, cost = _prepare(values, out, overrides)
     if plan:
-        seconds = None if cost.seconds is None else cost.seconds[1]
-        values = {"folder": out, "recipe": prepared, "seconds": seconds, "memory": cost.memory.peak}
-        show(values, [f"train it with: kinolab train {prepared} --out {out}"])
+        show_plan(prepared, cost, out)
         return
-    _train(out, [], resume=False)
+    train_prepared("distill", prepared, out)
 
 
 def _scales(text: str) -> float | tuple[float, float]:
@@ -101,41 +91,12 @@ def _scales(text: str) -> float | tuple[float, float]:
 
 def _prepare(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[Path, CostReport]:
     """Write the latents and the recipe, and say what the training will take."""
-    from kinolab.cli.fit import cost_line
     from kinolab.config import load_config
-    from kinolab.planning.cost import measure_cost
     from kinolab.runtime.devices import choose
     from kinolab.training.distill import DistillConfig, check_free, prepare
 
     check_free(out)
-    told = next((text.partition("=")[2] for text in overrides if text.startswith("training.device=")), "auto")
     config = load_config(DistillConfig, values, name="distill")
     with watch("encoding", "clips", notes=on_error) as events:
-        prepared = prepare(config, out, overrides, device=choose(told), events=events)
-    for note in prepared.notes:
-        on_error(note)
-    with watch("measuring", notes=lambda note: None) as events:
-        cost = measure_cost(prepared.recipe, steps=2, run=out, events=events)
-    on_error(cost_line(cost))
-    for line in cost.warnings:
-        on_error(f"warning: {line}")
-    return prepared.recipe, cost
-
-
-def _train(out: Path, overrides: list[str], *, resume: bool) -> None:
-    """Run the recipe that was prepared, or go on with the run, and say how to use the model."""
-    from kinolab.cli.train import TrainingBar
-    from kinolab.training.distill import RECIPE
-    from kinolab.training.run import train
-
-    with TrainingBar() as bar:
-        report = train(
-            None if resume else out / RECIPE, out, overrides, resume=resume,
-            events=also_written(bar, "training", "steps"),
-        )  # fmt: skip
-    values = {"folder": out, "step": report.step, "steps": report.steps}
-    if not report.finished:
-        go_on = f"stopped at step {report.step} of {report.steps}; go on with: kinolab distill --resume --out {out}"
-        show(values | {"model": None}, [go_on])
-        return
-    show(values | {"model": out / "model"}, [f"done: {out / 'model'}", f"try: kinolab generate PROMPT --model {out}"])
+        prepared = prepare(config, out, overrides, device=choose(device_told(overrides)), events=events)
+    return prepared.recipe, told_cost(prepared.recipe, out, prepared.notes)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinolab.cli.options import TrainingDevice, also_written, common, device_override, on_error, parse_size, show, watch
+from kinolab.cli.options import TrainingDevice, common, device_override, on_error, parse_size, watch
+from kinolab.cli.prepared import device_told, show_plan, told_cost, train_prepared
 
 if TYPE_CHECKING:
     from kinolab.planning.cost_report import CostReport
@@ -63,7 +64,7 @@ def fit(
             raise InputError(
                 f"--resume: {out} is tuned on what it began with: give only --steps, -s and --device beside it"
             )
-        _train(out, [*overrides, *([] if steps is None else [f"training.steps={steps}"])], resume=True)
+        train_prepared("fit", None, out, [*overrides, *([] if steps is None else [f"training.steps={steps}"])])
         return
     if not clip or model is None:
         raise InputError("expected a clip, and a model to tune on it: kinolab fit CLIP --prompt TEXT --model FOLDER")
@@ -73,64 +74,21 @@ def fit(
     values["size"] = (side, side) if isinstance(side, int) else side
     prepared, cost = _prepare(values, out, overrides)
     if plan:
-        seconds = None if cost.seconds is None else cost.seconds[1]
-        values = {"folder": out, "recipe": prepared, "seconds": seconds, "memory": cost.memory.peak}
-        show(values, [f"train it with: kinolab train {prepared} --out {out}"])
+        show_plan(prepared, cost, out)
         return
-    _train(out, [], resume=False)
+    train_prepared("fit", prepared, out)
 
 
 def _prepare(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[Path, CostReport]:
     """Write the latents and the recipe, and say what the training will take."""
     from kinolab.config import load_config
-    from kinolab.planning.cost import measure_cost
     from kinolab.runtime.devices import choose
     from kinolab.training.fit import FitConfig, check_free, prepare
 
     check_free(out)
-    told = next((text.partition("=")[2] for text in overrides if text.startswith("training.device=")), "auto")
+    config = load_config(FitConfig, values, name="fit")
     with watch("encoding", "clips", notes=on_error) as events:
-        prepared = prepare(
-            load_config(FitConfig, values, name="fit"), out, overrides, device=choose(told), events=events
-        )
-    for note in prepared.notes:
-        on_error(note)
+        prepared = prepare(config, out, overrides, device=choose(device_told(overrides)), events=events)
     height, width = prepared.size
     clips = f"{prepared.clips} clip{'s' * (prepared.clips > 1)} of {prepared.frames} frames, {height} x {width}"
-    with watch("measuring", notes=lambda note: None) as events:
-        cost = measure_cost(prepared.recipe, steps=2, run=out, events=events)
-    on_error(f"{clips}: {cost_line(cost)}")
-    for line in cost.warnings:
-        on_error(f"warning: {line}")
-    return prepared.recipe, cost
-
-
-def cost_line(cost: CostReport) -> str:
-    """Time and memory of a run in a line."""
-    from kinolab.planning.cost_report import clock
-    from kinolab.planning.cost_report import size as in_bytes
-
-    memory = cost.memory
-    time = "" if cost.seconds is None else f" about {clock(cost.seconds[1])} and"
-    peak = "an unknown amount" if memory.peak is None else in_bytes(memory.peak)
-    of = "" if memory.machine is None else f" of {in_bytes(memory.machine)}"
-    return f"{cost.steps} steps take{time} {peak}{of} of memory, {in_bytes(cost.disk)} of disk"
-
-
-def _train(out: Path, overrides: list[str], *, resume: bool) -> None:
-    """Run the recipe that was prepared, or go on with the run, and say how to use the model."""
-    from kinolab.cli.train import TrainingBar
-    from kinolab.training.fit import RECIPE
-    from kinolab.training.run import train
-
-    with TrainingBar() as bar:
-        report = train(
-            None if resume else out / RECIPE, out, overrides, resume=resume,
-            events=also_written(bar, "training", "steps"),
-        )  # fmt: skip
-    values = {"folder": out, "step": report.step, "steps": report.steps}
-    if not report.finished:
-        go_on = f"stopped at step {report.step} of {report.steps}; go on with: kinolab fit --resume --out {out}"
-        show(values | {"model": None}, [go_on])
-        return
-    show(values | {"model": out / "model"}, [f"done: {out / 'model'}", f"try: kinolab generate PROMPT --model {out}"])
+    return prepared.recipe, told_cost(prepared.recipe, out, prepared.notes, f"{clips}: ")

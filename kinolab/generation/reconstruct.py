@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,15 +88,8 @@ def reconstruct(
         with autocast(config.precision, run.device), strips.watched(partial(run.hear, told, expected)):
             video.write(path, run.pictures(images, expected, told), fps, quality=95)
 
-    if not out.suffix:  # a folder of images
-        for folder in (named(out), partial_path(out)):
-            video.check_folder(folder)
-        with scratch(out.parent) as room:
-            pictures(room / named(out).name)
-            made = room / named(out).name
-            out = partial_path(out) if run.ended else out  # what there was before stays
-            remove(provenance_path(out))  # of other frames from here on
-            commit_folder(made, named(out))
+    if not out.suffix:
+        out = _folder_of_images(out, pictures, run)
         report = run.report(clip, out, fps)
         write_text(provenance_path(out), report.to_json(config))
         return report
@@ -109,6 +102,19 @@ def reconstruct(
         report = run.report(clip, out, fps)
         write_text(room / provenance_path(out).name, report.to_json(config))
     return report
+
+
+def _folder_of_images(out: Path, pictures: Callable[[Path], None], run: _Run) -> Path:
+    """Write a folder of images whole; of one that was ended NAME-partial, and what there was before stays."""
+    for folder in (named(out), partial_path(out)):
+        video.check_folder(folder)
+    with scratch(out.parent) as room:
+        made = room / named(out).name
+        pictures(made)
+        out = partial_path(out) if run.ended else out
+        remove(provenance_path(out))  # of other frames from here on
+        commit_folder(made, named(out))
+    return out
 
 
 def clip_notes(info: video.VideoInfo, config: ReconstructConfig) -> list[str]:

@@ -304,17 +304,8 @@ class Stage:
         noise = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(self.device)
         asked = {type(method) for method in methods}
         own = [method for method in build_methods(self.config.methods) if type(method) not in asked]
-        trained, wrapped = self.denoiser.spec.given, [*own, *methods]
-        if given is not None and trained != "none" and steering is None:
-            rows = zip(requests, given.rows(), strict=True)
-            requests = [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows]
-        elif given is not None and steering is None and FIRST_FRAME in self.spec.ports:
-            pictures = zip(requests, first_frames(given.video, given.pixel_mask), strict=True)
-            requests = [replace(r, conditions={**r.conditions, FIRST_FRAME: picture}) for r, picture in pictures]
-        elif given is not None:
-            if self.config.causal is not None:
-                raise InputError("a causal model makes clips block by block, and can't be steered to a given part")
-            wrapped.append(self._steering(given, steering or SteeringConfig()))
+        requests, steered = self._told_given(requests, given, steering)
+        wrapped = [*own, *methods, *steered]
         guidance, told = guidance or self.config.guidance, events_of(events)
         for note in outside(self.config, sampler or self.config.sampler, guidance):
             warnings.warn(note, stacklevel=3)
@@ -340,6 +331,26 @@ class Stage:
                 codec=StageCodec(self),
             )
         return self._with_given(latents, given)
+
+    def _told_given(
+        self, requests: Sequence[Request], given: GivenPart | None, steering: SteeringConfig | None
+    ) -> tuple[list[Request], list[Method]]:
+        """The requests with what is given of each among their conditions, or a method that holds a run to it.
+
+        Raises:
+            InputError: where a causal model would have to be steered.
+        """
+        if given is None:
+            return list(requests), []
+        if self.denoiser.spec.given != "none" and steering is None:
+            rows = zip(requests, given.rows(), strict=True)
+            return [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows], []
+        if steering is None and FIRST_FRAME in self.spec.ports:
+            pictures = zip(requests, first_frames(given.video, given.pixel_mask), strict=True)
+            return [replace(r, conditions={**r.conditions, FIRST_FRAME: picture}) for r, picture in pictures], []
+        if self.config.causal is not None:
+            raise InputError("a causal model makes clips block by block, and can't be steered to a given part")
+        return list(requests), [self._steering(given, steering or SteeringConfig())]
 
     def _with_given(self, latents: Tensor, given: GivenPart | None) -> Tensor:
         """Latents with the given ones in their places, where the denoiser does not make these too."""

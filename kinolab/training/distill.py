@@ -19,11 +19,11 @@ from kinolab.contracts.examples import ClipSource
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, find_model, load_autoencoder, read_model_config, shipped_models
 from kinolab.runtime.files import write_text
-from kinolab.runtime.paths import visible
 from kinolab.tables import DISTILLATION, JOBS
 from kinolab.tasks import CachedDraws
 from kinolab.training.distilled import DistilRecipe, check_teacher
 from kinolab.training.recipe import load_recipe
+from kinolab.training.unused import check_unused
 
 LATENTS, RECIPE = "latents", "distill.yaml"
 """Names in the run folder: of the clips' latents, and of the recipe before it is run."""
@@ -73,11 +73,7 @@ class Prepared:
 
 def check_free(folder: Path) -> None:
     """Raises InputError where a folder holds a run already, or anything that no interrupted call of this left."""
-    if (folder / "recipe.yaml").exists():
-        raise InputError(f"{folder}: holds a run already; pass --resume to go on with it, or name another folder")
-    left = (LATENTS, RECIPE)
-    if folder.is_file() or (folder.is_dir() and any(Path(entry).name not in left for entry in visible(folder))):
-        raise InputError(f"{folder}: exists; choose another name")
+    check_unused(folder, (LATENTS, RECIPE))
 
 
 def prepare(

@@ -25,8 +25,8 @@ from kinolab.denoisers.trained import QUERIES
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, find_model, load_autoencoder, read_model_config
 from kinolab.runtime.files import write_text
-from kinolab.runtime.paths import visible
 from kinolab.training.recipe import load_recipe
+from kinolab.training.unused import check_unused
 
 LATENTS, RECIPE = "latents", "fit.yaml"
 """Names in the run folder: of the clips' latents, and of the recipe before it is run."""
@@ -74,15 +74,7 @@ class Prepared:
 
 def check_free(folder: Path) -> None:
     """Raises InputError where a folder holds a run already, or anything that no interrupted call of this left."""
-    if (folder / "recipe.yaml").exists():
-        raise InputError(f"{folder}: holds a run already; pass --resume to go on with it, or name another folder")
-    left = (LATENTS, RECIPE)
-    if folder.is_file() or (folder.is_dir() and any(name not in left for name in map(_name, visible(folder)))):
-        raise InputError(f"{folder}: exists; choose another name")
-
-
-def _name(entry: Any) -> str:
-    return Path(entry).name
+    check_unused(folder, (LATENTS, RECIPE))
 
 
 def prepare(

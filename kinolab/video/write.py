@@ -72,16 +72,9 @@ def encode(
     height, width = shape[:2]
     if codec == "libx264":
         height, width = height + height % 2, width + width % 2
-    container_options = {"fflags": "+bitexact"}  # no random identifiers and dates
-    if suffix in (".mp4", ".mov"):
-        container_options["movflags"] = GROWING_MP4 if growing else "+faststart"
-    if growing:
-        container_options["flush_packets"] = "1"
-        if suffix in (".mkv", ".webm"):  # else a cluster is written when it is full, after many seconds
-            container_options["cluster_time_limit"] = "1000"
     graph = _palette_graph(height, width, rate) if suffix == ".gif" else None
     reformatter = VideoReformatter()
-    with av.open(f"file:{os.path.abspath(path)}", "w", options=container_options) as container:
+    with av.open(f"file:{os.path.abspath(path)}", "w", options=_container_options(suffix, growing)) as container:
         if comment and suffix in COMMENTED:
             container.metadata["comment"] = comment
         stream = container.add_stream(codec, rate=rate, options=options)
@@ -114,6 +107,18 @@ def encode(
                 frame = reformatter.reformat(frame, format=pixels, threads=1)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _container_options(suffix: str, growing: bool) -> dict[str, str]:
+    """What libav is told of a file as a whole."""
+    options = {"fflags": "+bitexact"}  # no random identifiers and dates
+    if suffix in (".mp4", ".mov"):
+        options["movflags"] = GROWING_MP4 if growing else "+faststart"
+    if growing:
+        options["flush_packets"] = "1"
+        if suffix in (".mkv", ".webm"):  # else a cluster is written when it is full, after many seconds
+            options["cluster_time_limit"] = "1000"
+    return options
 
 
 def _codec(suffix: str, quality: int, lossless: bool) -> tuple[str, str, dict[str, str]]:

@@ -15,7 +15,7 @@ from kinolab.autoencoders.base import Autoencoder
 from kinolab.conditioning.image import FIRST_FRAME
 from kinolab.conditioning.low_resolution import low_clip
 from kinolab.contracts.events import Events
-from kinolab.contracts.examples import Source
+from kinolab.contracts.examples import Example, Source
 from kinolab.denoisers import Denoiser
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.trained import LowRank, trainable_parameters
@@ -200,8 +200,8 @@ class DenoiserJob(Job):
         if REFINED in model.spec.ports and not self.heldout.encoded:
             requests = self._to_refine(model, len(requests))
         elif FIRST_FRAME in model.spec.ports:
-            chosen = spread(len(self.heldout), len(requests))
-            pictures = [self.heldout[chosen[k % len(chosen)]].video[:, 0] for k in range(len(requests))]
+            shown = self._alike(len(requests))
+            pictures = [shown[k % len(shown)].video[:, 0] for k in range(len(requests))]
             told = zip(requests, pictures, strict=True)
             requests = [replace(r, size=(p.shape[1], p.shape[2]), conditions={FIRST_FRAME: p}) for r, p in told]
         clips = model.decode(model.sample_latents(requests))
@@ -210,11 +210,15 @@ class DenoiserJob(Job):
             for k, clip in enumerate(clips):
                 video.write(folder / f"step-{step:08d}-{k}.mp4", video.to_uint8(clip), fps=model.config.fps)
 
+    def _alike(self, count: int) -> list[Example]:
+        """At most so many held-out clips, all of the largest shape, as the requests made of them have to agree."""
+        largest = self.heldout.groups()[0]
+        return [self.heldout[largest[k]] for k in spread(len(largest), count)]
+
     def _to_refine(self, model: VideoModel, count: int) -> list[Request]:
-        """Requests to refine held-out clips of low resolution, all of the largest shape: requests agree in theirs."""
-        refined, requests, largest = refines(model.config), [], self.heldout.groups()[0]
-        for k, index in enumerate(spread(len(largest), count)):
-            example = self.heldout[largest[index]]
+        """Requests to refine held-out clips of low resolution."""
+        refined, requests = refines(model.config), []
+        for k, example in enumerate(self._alike(count)):
             clip = example.video[:, : model.config.frames]
             size, prompt = (clip.shape[2], clip.shape[3]), example.caption if takes_words(model.spec) else None
             told = {REFINED: low_clip(clip, refined)}
