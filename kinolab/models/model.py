@@ -294,8 +294,9 @@ class VideoModel(Stage):
                 if note is not None:
                     warnings.warn(note, stacklevel=3)
         video, mask = video.to(self.device), mask.to(self.device)
+        frames, size = video.shape[2], (video.shape[3], video.shape[4])
         asked = list(requests) if requests is not None else [Request(seed=k) for k in range(len(video))]
-        asked = [replace(r, frames=video.shape[2], size=(video.shape[3], video.shape[4])) for r in asked]
+        asked = [replace(r, frames=frames, size=size) for r in asked]
         given = given_part(self.cascade, video, mask)
         if steering is None and self.denoiser.spec.given == "mask":
             advice = "a model with given: mask is told of nothing else; give more frames, or steer it"
