@@ -42,6 +42,7 @@ def studio(
     otherwise. Jobs go on when the page or this command is closed; `kinolab studio FOLDER` shows them again.
     """
     from kinolab.runtime import files, locks
+    from kinolab.studio import jobs
     from kinolab.studio.project import Project
     from kinolab.studio.safety import Rules, is_loopback
 
@@ -54,6 +55,7 @@ def studio(
             raise
         raise MissingExtraError(error.name, "studio", "the studio") from None
     project = Project.open(folder)
+    jobs.settings(project)  # a page of a damaged queue would show nothing
     with locks.held(project.queue / ".studio.lock", f"{folder}: is open already; use the address that it printed"):
         token = kept_token(project)
         listening = listen(host, port)

@@ -11,6 +11,7 @@ queue/       a folder for each job, and what is to run next
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,23 @@ class Project:
             InputError: for a name that leads out, also through a link.
         """
         return inside(self.folder, name, new=new)
+
+    def refuse_links(self, folder: Path) -> None:
+        """Refuse a folder in which a link leads out of the project: who reads all that lies there would follow it.
+
+        Raises:
+            InputError: where one does.
+        """
+        waiting = [folder] if folder.is_dir() else []
+        while waiting:
+            for entry in os.scandir(waiting.pop()):
+                if entry.is_symlink():
+                    path = Path(entry.path)
+                    if self.folder not in real(path).parents:
+                        raise InputError(f"{self.shown(path)}: a link that leads out of the project; "
+                                         "copy what it leads to into the project, or remove it")  # fmt: skip
+                elif entry.is_dir():
+                    waiting.append(Path(entry.path))
 
     def clip(self, name: str) -> Path:
         """The path of a clip.

@@ -196,6 +196,34 @@ def test_a_damaged_file_is_of_its_job_alone(project: Project, text: str) -> None
     assert jobs.process(project, three.id) is None and jobs.state(project, three.id) == "failed"
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"order": 3}', "\ud800"])
+def test_a_damaged_queue_is_one_line_that_says_what_to_do(
+    project: Project, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (training(project, run=f"runs/{k}") for k in "ab")
+    path = project.queue / "queue.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    says = r"queue\.json: .*; remove it: the jobs stay"
+    before = sorted(project.queue.iterdir())
+    for asked in (
+        lambda: snapshot(project),
+        lambda: training(project, run="runs/c"),
+        lambda: jobs.pause(project, True),
+    ):
+        with pytest.raises(InputError, match=says):
+            asked()
+    assert [p for p in sorted(project.queue.iterdir()) if p.name != ".order.lock"] == [
+        p for p in before if p.name != ".order.lock"
+    ], "and no job is left without a place"
+    monkeypatch.setattr("sys.argv", ["runner", str(project.folder)])
+    monkeypatch.setattr(runner, "POLL", 0.0)
+    runner.main()
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and "remove it" in said[0]
+    path.unlink()
+    assert [job.id for job in jobs.waiting(project)] == sorted([first.id, second.id])
+
+
 def test_the_order_can_be_changed_and_one_that_waits_is_taken_out(project: Project) -> None:
     a, b, c = (training(project, run=f"runs/{name}") for name in "abc")
     jobs.move(project, c.id, 0)
