@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -72,13 +73,17 @@ def studio(
             import webbrowser
 
             webbrowser.open_new_tab(address)
+        # A page that is closed while a video is on its way to it is no news.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        servers: list[uvicorn.Server] = []
+        app = make_app(project, rules, lambda: any(server.should_exit for server in servers))
         config = uvicorn.Config(
-            make_app(project, rules), log_level="warning", access_log=False, lifespan="on", ws="none",
+            app, log_level="warning", access_log=False, lifespan="on", ws="none",
             server_header=False, timeout_graceful_shutdown=1, proxy_headers=False,
         )  # fmt: skip
-        server = uvicorn.Server(config)
+        servers.append(uvicorn.Server(config))
         with suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
+            servers[0].run(sockets=[listening])
         _forget_signals()
 
 

@@ -108,14 +108,16 @@ class Project:
         """
         waiting = [folder] if folder.is_dir() else []
         while waiting:
-            for entry in os.scandir(waiting.pop()):
-                if entry.is_symlink():
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
                     path = Path(entry.path)
-                    if self.folder not in real(path).parents:
-                        raise InputError(f"{self.shown(path)}: a link that leads out of the project; "
-                                         "copy what it leads to into the project, or remove it")  # fmt: skip
-                elif entry.is_dir():
-                    waiting.append(Path(entry.path))
+                    if entry.is_symlink() and self.folder not in real(path).parents:
+                        raise InputError(
+                            f"{self.shown(path)}: a link that leads out of the project; copy what it leads to "
+                            "into the project, or remove it"
+                        )
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
 
     def clip(self, name: str) -> Path:
         """The path of a clip.
