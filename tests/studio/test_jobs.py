@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import signal
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from kinolab.studio import jobs, runner, work
 from kinolab.studio.api.work import snapshot
 from kinolab.studio.project import Project
 from tests.processes import Child
+from tests.studio.browsing import Served
 from tests.training.tiny import autoencoder_recipe
 
 
@@ -81,6 +84,23 @@ def test_stopped_it_saves_and_goes_on_where_it_was(project: Project) -> None:
     assert list((project.runs / "a" / "checkpoints").iterdir())
     on = jobs.again(project, job.id)
     assert on.values == {"run": "runs/a", "resume": True}
+
+
+@pytest.mark.wide
+def test_a_server_that_is_interrupted_ends_at_once_and_says_nothing_though_a_page_listens(tmp_path: Path) -> None:
+    studio = Served(tmp_path / "p")
+    try:
+        place, _, key = studio.url.removeprefix("http://").partition("/?token=")
+        with closing(http.client.HTTPConnection(place, timeout=30)) as page:
+            page.request("GET", "/api/stream", headers={"cookie": f"kinolab_studio_{studio.port}={key}"})
+            with page.getresponse() as stream:
+                assert stream.readline().startswith(b"event:")
+                began = time.perf_counter()
+                studio.process.send_signal(signal.SIGINT)
+                said, _ = studio.process.communicate(timeout=30)
+        assert (studio.process.returncode, said) == (0, "") and time.perf_counter() - began < 10
+    finally:
+        studio.close()
 
 
 def test_stopped_twice_it_is_gone_at_once(project: Project) -> None:
