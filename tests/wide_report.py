@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests import hosts
+
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "compiler": (lambda: _compiler() is not None, "a C++ compiler (g++ or clang++) on the PATH"),
     "x86": (
@@ -26,6 +28,7 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None,
         "Debian's chromium, and playwright (the extra `dev`)",
     ),
+    "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
     "npm": (lambda: shutil.which("npm") is not None, "npm, to build the page anew"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
