@@ -122,8 +122,8 @@ def answered(ranks: Ranks) -> Iterator[None]:
         said = str(error)
         if ranks.size == 1 or not SILENT.search(said):
             raise
-        waited = re.search(r"(\d+) ?ms", said) if re.search(r"timed out|timeout", said, re.IGNORECASE) else None
-        late = "is gone" if waited is None else f"has not answered for {int(waited[1]) / 1000:g} s"
+        waited = re.search(r"waiting (\d+) ?ms|Timeout\(ms\)=(\d+)", said)
+        late = "is gone" if waited is None else f"has not answered for {int(waited[1] or waited[2]) / 1000:g} s"
         raise LostRankError(
             f"process {ranks.rank} of {ranks.size} stops: another process {late}; see its own last lines (start again "
             "with --resume auto; training.answer_within sets how long is waited)"

@@ -108,8 +108,8 @@ def test_four_processes_on_two_hosts_equal_one(hosts: dict[str, str], tmp_path: 
 def test_a_rank_killed_at_step_3_and_started_again_ends_as_the_unbroken_run(
     hosts: dict[str, str], tmp_path: Path
 ) -> None:
-    """Shards and context ranks across two hosts, with checkpoints written beside the steps."""
-    path = recipe(tmp_path, checkpoints="beside", parallel={"shard": 2, "context": 2})
+    """A copy on each of two hosts, sharded over context ranks, with checkpoints written beside the steps."""
+    path = recipe(tmp_path, checkpoints="beside", parallel={"replicate": 2, "context": 2})
     for out, port, fault in (
         ("whole", 29521, None),
         ("killed", 29531, (signal.SIGKILL, 3, 3)),
