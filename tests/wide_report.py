@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests import hosts
+
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "compiler": (lambda: _compiler() is not None, "a C++ compiler (g++ or clang++) on the PATH"),
     "x86": (
@@ -29,6 +31,7 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         "Debian's chromium, and playwright (the extra `dev`)",
     ),
     "npm": (lambda: _registry(), "npm and a registry that answers it, to build the pages anew"),
+    "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
 """Name -> whether it is on this machine, and what it is."""
