@@ -503,7 +503,7 @@ class Unet(WayDown):
             x = _with_residual(x, added.get(len(skips)))
         for up in self.up_blocks:
             # A list of its own, as what shards a block hands it a copy of what it is given.
-            count = len(up.resnets)
+            count = self.config.layers_per_block + 1
             taken = skips[-count:]
             del skips[-count:]
             x = up(x, taken, (skips or taken)[-1].shape[2:], clip)
