@@ -18,25 +18,9 @@ from typing import Any
 
 import pytest
 
-TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
-    "compiler": (lambda: _compiler() is not None, "a C++ compiler (g++ or clang++) on the PATH"),
-    "x86": (
-        lambda: platform.machine().lower() in ("x86_64", "amd64"),
-        "an x86 processor, which can act as an older one",
-    ),
-    "chromium": (
-        lambda: shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None,
-        "Debian's chromium, and playwright (the extra `dev`)",
-    ),
-    "npm": (lambda: _registry(), "npm and a registry that answers it, to build the pages anew"),
-    "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
-}
-"""Name -> whether it is on this machine, and what it is."""
-FACT = "wide"
-"""Under this name a report says what its test needs, also from another process."""
+from tests import hosts
 
 
-@cache
 def _registry() -> bool:
     """Whether npm is there and has something to install from: `npm ci` needs it."""
     if shutil.which("npm") is None:
@@ -48,6 +32,26 @@ def _registry() -> bool:
         return False
 
 
+TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
+    "compiler": (lambda: _compiler() is not None, "a C++ compiler (g++ or clang++) on the PATH"),
+    "x86": (
+        lambda: platform.machine().lower() in ("x86_64", "amd64"),
+        "an x86 processor, which can act as an older one",
+    ),
+    "chromium": (
+        lambda: shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None,
+        "Debian's chromium, and playwright (the extra `dev`)",
+    ),
+    "npm": (_registry, "npm and a registry that answers it, to build the pages anew"),
+    "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
+    "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
+}
+"""Name -> whether it is on this machine, and what it is."""
+FACT = "wide"
+"""Under this name a report says what its test needs, also from another process."""
+
+
+@cache
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in needs(item) or () if not TOOLS[name][0]()]
     if missing:

@@ -102,7 +102,8 @@ def taken(studio: Studio, take: routes.Upload) -> Callable[[Request], Any]:
         async def run() -> Any:
             name = request.query_params.get("name", "")
             ending = Path(name).suffix.lower()
-            if not name or "/" in name or "\\" in name or ending not in routes.footage.CLIPS:
+            parts = name.split("/")
+            if not all(parts) or len(parts) > 2 or "\\" in name or ending not in routes.footage.CLIPS:
                 raise InputError(f"expected ?name= with the name of a video or image, got {name[:80]!r}")
             with files.scratch(studio.project.folder / "clips" / HIDDEN) as room:
                 part = room / f"upload{ending}"

@@ -27,9 +27,9 @@ Kind = Literal["flag", "int", "float", "text", "path", "choice"]
 MAKING = ("generate", "predict", "interpolate", "animate", "complete", "control", "extend", "edit")
 """The commands that sample, each a task of the page's panel."""
 RUNNABLE = (
-    *MAKING, "upscale", "rerun", "reconstruct", "train", "distill", "encode", "plan", "tune", "convert", "pack",
-    "compare", "report", "data check", "data cut", "data shrink", "evaluate generation", "evaluate reconstruction",
-    "evaluate tasks",
+    *MAKING, "upscale", "rerun", "reconstruct", "train", "distill", "fit", "encode", "plan", "tune", "convert", "pack",
+    "lora extract", "lora convert", "compare", "report", "data check", "data cut", "data shrink",
+    "evaluate generation", "evaluate reconstruction", "evaluate tasks",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
 FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})

@@ -38,7 +38,7 @@ State = Literal["waiting", "running", "stopping", "stopped", "failed", "done"]
 ENDED = ("stopped", "failed", "done")
 OUTCOMES: dict[int, State] = {0: "done", 130: "stopped"}
 """A command's exit status -> how the job ended; any other has failed."""
-TRAININGS = {"train": "run", "distill": "out"}
+TRAININGS = {"train": "run", "distill": "out", "fit": "out"}
 """Commands that train, and can go on with what they began -> the option that names the folder of the run."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z-]+-[0-9a-f]{6}")
 MEND = "remove it: the jobs stay, and those that wait are then done in the order in which they were added"

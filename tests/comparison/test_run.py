@@ -218,12 +218,8 @@ def test_weights_as_they_are_sampled_in_two_ways(done: tuple[Path, Path], tmp_pa
 def test_a_picture_shows_the_rows_that_kept_a_clip(done: tuple[Path, Path], tmp_path: Path) -> None:
     path, out = done
     script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "from_image_picture.py"))
-    script["main"]([str(path), str(out), str(tmp_path / "pictures")])
-    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
-        "image-latte.png",
-        "odvae-latte.png",
-        "sheet-all.png",
-    }
+    script["main"]([str(path), str(out), str(tmp_path / "pictures"), "--large"])
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"image-latte.png", "odvae-latte.png", "all.webp"}
     frames = script["strips_of"](path, out, 0)["all"]["image-latte"].frames
     assert frames.shape == (5, 32, 32, 3)
     with pytest.raises(InputError, match="no measured row has a clip 7"):
