@@ -11,6 +11,7 @@ queue/       a folder for each job, and what is to run next
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,25 @@ class Project:
             InputError: for a name that leads out, also through a link.
         """
         return inside(self.folder, name, new=new)
+
+    def refuse_links(self, folder: Path) -> None:
+        """Refuse a folder in which a link leads out of the project: who reads all that lies there would follow it.
+
+        Raises:
+            InputError: where one does.
+        """
+        waiting = [folder] if folder.is_dir() else []
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    path = Path(entry.path)
+                    if entry.is_symlink() and self.folder not in real(path).parents:
+                        raise InputError(
+                            f"{self.shown(path)}: a link that leads out of the project; copy what it leads to "
+                            "into the project, or remove it"
+                        )
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
 
     def clip(self, name: str) -> Path:
         """The path of a clip.

@@ -102,6 +102,7 @@ def test_a_link_that_leads_out_is_no_clip_and_hides_no_other(
     try:
         assert [c["name"] for c in ok(page.get("/api/clips"))["clips"]] == ["b.mp4"]
         assert footage.stored(Project.open(folder), "gone.mp4") is None  # removed between two looks
+        assert "clips/a.mp4: a link that leads out" in refused(page.post("/api/clips/check", json={}))
     finally:
         for name in ("a.mp4", "b.mp4"):
             (folder / "clips" / name).unlink()

@@ -148,6 +148,7 @@ def check(studio: Studio, asked: Asked) -> Any:
     settings = {k: v for k, v in settings.items() if v is not None}
     if not all(isinstance(v, int | float | str) for v in settings.values()):
         raise InputError("frames, size, fps: expected numbers")
+    studio.project.refuse_links(studio.project.clips)
     return studio.checking.ask("check", {"path": str(studio.project.clips), "settings": settings}, LONG)
 
 
