@@ -1,4 +1,4 @@
-"""Captions by a command and a server of the test's own: resumable, kept by content, nothing lost where one goes away."""
+"""Captions by a command and by a server of the test's own: resumable, kept by content, nothing lost on the way."""
 
 from __future__ import annotations
 
