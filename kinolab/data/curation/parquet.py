@@ -13,11 +13,16 @@ from typing import Any
 
 from kinolab.data.tables import CAPTION_COLUMNS, FILE_COLUMNS
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime import reading
 from kinolab.runtime.files import opened
 from kinolab.runtime.lines import one_line
 
+TEXTS = ("text", "source")
+"""Columns of words; all others are numbers, so that every file of a set has the same columns."""
 GROUP = 16
 """Clips in a row group, which is what is read at once for one of them."""
+LONGEST = 2**31 - 1
+"""Bytes of a clip that goes into a cell."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def write(path: Path, files: Sequence[Path], values: Sequence[Mapping[str, Any]]
 
     fields = [pa.field("video", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     names = [key for key in values[0] if key != "file_name"]
-    kinds = {name: _kind(pa, [row[name] for row in values]) for name in names}
+    kinds = {name: pa.string() if name in TEXTS else pa.float64() for name in names}
     fields += [pa.field(name, kinds[name]) for name in names]
     features: dict[str, Any] = {"video": {"_type": "Video"}}
     features |= {n: {"dtype": "string" if kinds[n] == pa.string() else "float64", "_type": "Value"} for n in names}
@@ -109,15 +114,13 @@ def write(path: Path, files: Sequence[Path], values: Sequence[Mapping[str, Any]]
     with opened(path) as out, parquet.ParquetWriter(out, schema, compression="none", write_statistics=False) as writer:
         for begin in range(0, len(files), GROUP):
             part = range(begin, min(begin + GROUP, len(files)))
-            videos = [{"bytes": files[k].read_bytes(), "path": Path(values[k]["file_name"]).name} for k in part]
+            videos = [
+                {"bytes": reading.read_bytes(files[k], LONGEST), "path": Path(values[k]["file_name"]).name}
+                for k in part
+            ]
             columns = {"video": videos} | {n: [values[k][n] for k in part] for n in names}
             arrays = [pa.array(columns[f.name], f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _kind(pa: Any, values: Sequence[Any]) -> Any:
-    """Texts or numbers."""
-    return pa.string() if any(isinstance(v, str) for v in values) else pa.float64()
 
 
 def _open(path: Path) -> Any:
