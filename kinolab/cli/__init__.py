@@ -29,9 +29,7 @@ HEADINGS = {
 }
 """The headings of the help, in order."""
 
-COMING = {
-    "curate": "data",
-}  # fmt: skip
+COMING: dict[str, str] = {}
 """The headings of commands that are to come."""
 
 COMMANDS = {
