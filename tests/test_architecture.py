@@ -21,7 +21,7 @@ LEVELS = [
     {"config"},
     {"contracts"},
     {"tables"},
-    {"layers", "video"},
+    {"layers", "video", "engines"},
     {"toyworld"},
     {"autoencoders", "denoisers", "diffusion", "tasks", "data", "metrics"},
     {"conditioning", "methods"},

@@ -27,6 +27,7 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         "Debian's chromium, and playwright (the extra `dev`)",
     ),
     "npm": (lambda: shutil.which("npm") is not None, "npm, to build the page anew"),
+    "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
 """Name -> whether it is on this machine, and what it is."""

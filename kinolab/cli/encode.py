@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinolab.cli.data import data_overrides
+from kinolab.cli.engines import EngineName, Workers, ends_with, take_engine
 from kinolab.cli.options import (
     Device,
     common,
@@ -62,6 +63,8 @@ def encode(
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
     text: Text = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
+    engine: EngineName = "embedded",
+    workers: Workers = None,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
     from kinolab.data import ClipSource, build, encode_to_cache
@@ -72,7 +75,7 @@ def encode(
     model = autoencoder if autoencoder is not None else default
     if model is None:
         raise InputError("expected --autoencoder with the model folder that encodes")
-    where = take_device(device)
+    where, crew = take_device(device), take_engine(engine, workers)
     network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="train" if config.kind == "world" else "all")
@@ -87,9 +90,10 @@ def encode(
     with watch("encoding", "windows", cheaper=encode_less) as events:
         summary = encode_to_cache(
             source, network, out, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,
-            precision=precision, device=where, update=update, draws=masks, events=events,
+            precision=precision, device=where, update=update, draws=masks, events=events, engine=crew,
         )  # fmt: skip
-    for window in summary.unreadable:
+    poison = tuple(name.rpartition(" (")[0] for name in summary.poison)
+    for window in (name for name in summary.unreadable if name not in poison):
         typer.echo(f"left out, can't be read any more: {window}", err=True)
     values: dict[str, Any] = {"folder": out} | vars(summary) | {"captions": None}
     lines = [f"{out}: {summary.line}"]
@@ -99,6 +103,7 @@ def encode(
         already = f"{embedded} embedded now, {count - embedded} there already"
         lines.append(f"{out}: {count} captions by {encoder.name} ({already})")
     show(values, lines)
+    ends_with(summary.poison)
 
 
 def say_of_captions(source: ClipSource, encoder: TextEncoder) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from kinolab import video
+from kinolab.contracts.engine import Engine
 from kinolab.contracts.events import Listener
 from kinolab.contracts.examples import (
     ClipRecord,
@@ -113,6 +114,7 @@ class FolderSource(ClipSource):
         annotated: whether captions and labels are needed. Where they aren't, what is wrong with them is a note, and an
             error only for those who ask (`require_annotations`).
         signals: ask those signals too that read clips; the others are always asked.
+        engine: whose workers scan the files; none = this process. `poison` names those that ended them all.
 
     Raises:
         InputError: where the folder is missing, holds no clip, none is usable (with the verdicts' causes), the split
@@ -135,6 +137,7 @@ class FolderSource(ClipSource):
         allow_empty: bool = False,
         annotated: bool = True,
         signals: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         self.config, self._reading = config, signals
         self._kept: dict[int, np.ndarray] = {}
@@ -159,7 +162,9 @@ class FolderSource(ClipSource):
             index=default_index(config.path) if index == "auto" else index,
             image_fps=config.image_fps,
             events=events,
+            engine=engine,
         )
+        self.poison = tuple(f"{file.name} ({file.damage})" for file in files if file.poison)
         self._unread: InputError | None = None
         self._annotations = self._annotate(names, annotated)
         self._notes += self._annotations.notes
