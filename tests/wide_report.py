@@ -27,6 +27,10 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         "Debian's chromium, and playwright (the extra `dev`)",
     ),
     "npm": (lambda: shutil.which("npm") is not None, "npm, to build the page anew"),
+    "s3": (
+        lambda: all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask")),
+        "the extra `storage`, and a server to try it on: moto[server]",
+    ),
     "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }

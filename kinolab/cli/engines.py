@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,23 +12,18 @@ from kinolab.cli.options import on_error
 
 if TYPE_CHECKING:
     from kinolab.contracts.engine import Engine
+    from kinolab.contracts.working import Working
 
 POISONED = 3
 """The exit status where all is done but what ended every worker that tried it."""
 SHOWN = 20
 """Clips that are named, of more the number."""
 
-EngineName = Annotated[
-    str,
-    typer.Option(
-        "--engine", help="Who does the work: embedded (this machine), ray (a Ray begun here), or ray:HOST:PORT."
-    ),
-]
+ENGINE_HELP = "Who does the work: embedded (this machine), ray (a Ray begun here), or ray:HOST:PORT."
+WORKERS_HELP = "Processes that do the work; default 1, of Ray as many as it has processors for."
+EngineName = Annotated[str, typer.Option("--engine", help=ENGINE_HELP)]
 """Of a command; hand it to `take_engine`."""
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes that do the work; default 1, of Ray as many as it has processors for."),
-]
+Workers = Annotated[int | None, typer.Option(min=1, help=WORKERS_HELP)]
 """Of a command; hand it to `take_engine`."""
 
 
@@ -42,6 +38,13 @@ def take_engine(engine: str, workers: int | None) -> Engine | None:
     from kinolab.engines import engine_of
 
     return engine_of(engine, workers)
+
+
+def kept_in(folder: Path, what: str, unit: str, engine: Engine | None) -> Working:
+    """Events that keep in a folder how far the work on it is, for `kinolab status`."""
+    from kinolab.contracts.working import Working
+
+    return Working(folder, what, unit, 1 if engine is None else engine.workers)
 
 
 def ends_with(poison: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import visible
 from kinolab.runtime.precision import PrecisionPolicy, resolve
+from kinolab.runtime.remote import Mirror
 from kinolab.runtime.weights import read_weights
 
 
@@ -84,6 +85,7 @@ def encode_to_cache(
     draws: Draws | None = None,
     events: Listener = None,
     engine: Engine | None = None,
+    store: Mirror | None = None,
 ) -> EncodeSummary:
     """Encode every window of a source into the cache at `out`; what is there already is not encoded again.
 
@@ -101,6 +103,7 @@ def encode_to_cache(
         draws: masks to encode beside every window, in files of their own; a cache that has none gets them.
         events: counts windows, once more from the start for the draws; a stopped call keeps the shards that are whole.
         engine: whose workers encode; none = this process. The cache is the same, byte for byte.
+        store: the folder of a store that `out` is the mirror of, where the workers put their shards.
 
     Raises:
         InputError: where `out` holds something else, another process is writing it, or it was made from other
@@ -109,30 +112,20 @@ def encode_to_cache(
     if shard_size < 1 or batch < 1:
         raise InputError(f"expected shard_size and batch of at least 1, got {shard_size} and {batch}")
     where, told = device_of(autoencoder) if device is None else choose(device), events_of(events)
-    chosen = str(resolve(precision, where)).removeprefix("torch.")
-    encoding = {"dtype": dtype, "precision": chosen, "posterior": keep_posterior}
+    # Chosen once: workers that measure for themselves could choose differently.
+    settled: PrecisionPolicy = "bfloat16" if resolve(precision, where) == torch.bfloat16 else "float32"
+    encoding = {"dtype": dtype, "precision": settled, "posterior": keep_posterior}
     with _locked(out):
         plan = CachePlan(source, autoencoder_hash(autoencoder), encoding, draws)
         unfinished = not (out / "cache.json").exists() or not read_header(out).get("complete")
         kept, removed = reconcile(out, plan, update)
-        job = EncodeJob(source, autoencoder, out, batch, dtype, keep_posterior, precision, str(where))
-        work = _Encoding(out, plan, kept, ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, precision,
-                                                       where), told, engine, job)  # fmt: skip
+        job = EncodeJob(source, autoencoder, out, batch, dtype, keep_posterior, settled, str(where), store)
+        encoder = ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, settled, where)
+        work = _Encoding(out, plan, kept, encoder, told, engine, job)
         missing = work.missing()
-        work.encode(missing, shard_size)
-        if not kept:
-            raise InputError(f"{out}: nothing was encoded; none of {len(plan.keys)} windows could be read")
-        if missing or unfinished:
-            work.put_in_order()
-        if draws is not None:
-            work.draw(draws)
-        if engine is not None:
-            leftovers.clean(out / "shards")  # of workers that were killed
+        work.run(missing, shard_size, draws, in_order=not missing and not unfinished)
         write_header(out, plan, kept, complete=True)
-    items = sum(len(entry.items) for entry in kept)
-    size = sum((out / "shards" / entry.shard).stat().st_size for entry in kept)
-    there, bad = len(plan.keys) - len(missing), tuple(work.unreadable)
-    return EncodeSummary(len(missing) - len(bad), there, removed, bad, items, size, tuple(work.poison))
+    return work.summary(len(missing), removed)
 
 
 @dataclass
@@ -152,10 +145,30 @@ class _Encoding:
     unreadable: list[str] = field(default_factory=list)
     poison: list[str] = field(default_factory=list)
 
+    def summary(self, missing: int, removed: int) -> EncodeSummary:
+        """What was done, of so many windows that were missing."""
+        items = sum(len(entry.items) for entry in self.kept)
+        size = sum((self.out / "shards" / entry.shard).stat().st_size for entry in self.kept)
+        there, bad = len(self.plan.keys) - missing, tuple(self.unreadable)
+        return EncodeSummary(missing - len(bad), there, removed, bad, items, size, tuple(self.poison))
+
     def missing(self) -> list[int]:
         """The windows that the cache lacks."""
         present = {item.key for entry in self.kept for item in entry.items}
         return [i for i, key in enumerate(self.plan.keys) if key not in present]
+
+    def run(self, missing: Sequence[int], shard_size: int, draws: Draws | None, in_order: bool) -> None:
+        """Write what is missing; in_order: the index is in order already."""
+        self.encode(missing, shard_size)
+        if not self.kept:
+            total = len(self.plan.keys)
+            raise InputError(f"{self.out}: nothing was encoded; none of {total} windows could be read")
+        if not in_order:
+            self.put_in_order()
+        if draws is not None:
+            self.draw(draws)
+        if self.engine is not None:
+            leftovers.clean(self.out / "shards")  # of workers that were killed
 
     def encode(self, missing: Sequence[int], shard_size: int) -> None:
         """Write the shards of the windows that are missing.
@@ -195,6 +208,8 @@ class _Encoding:
         """A shard is on the disk: have the index say so."""
         self.unreadable += failed
         if entry is not None:
+            if self.job.store is not None:  # its worker may have been on another machine
+                self.job.store.need(f"shards/{entry.shard}")
             with Appender(self.out / "index.jsonl") as index:
                 index.write(format_entry(entry))
             self.events.wrote(self.out / "shards" / entry.shard, "shard")

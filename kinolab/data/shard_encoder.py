@@ -25,6 +25,7 @@ from kinolab.errors import InputError
 from kinolab.runtime.devices import choose
 from kinolab.runtime.hashes import sha256
 from kinolab.runtime.precision import PrecisionPolicy, autocast
+from kinolab.runtime.remote import Mirror
 from kinolab.runtime.weights import write_weights
 
 Stored = Literal["bfloat16", "float32"]
@@ -186,6 +187,8 @@ class EncodeJob:
     keep_posterior: bool
     precision: PrecisionPolicy
     device: str
+    store: Mirror | None = None
+    """Where shards are put, of a cache in a store; `out` is its mirror on each machine."""
 
     def worker(self, number: int) -> EncodeWorker:
         """One that computes on this job's device; where it has several accelerators, each worker takes its own."""
@@ -197,7 +200,8 @@ class EncodeJob:
             network = network.to(device)
         return EncodeWorker(
             ShardEncoder(self.source, network, self.batch, self.dtype, self.keep_posterior, self.precision, device),
-            self.out,
+            self.out if self.store is None else self.store.path,
+            self.store,
         )
 
     def name(self, part: tuple[int, str]) -> str:
@@ -211,10 +215,14 @@ class EncodeWorker:
 
     encoder: ShardEncoder
     out: Path
+    store: Mirror | None
 
     def run(self, task: Task) -> tuple[ShardEntry | None, list[str]]:
         """Write a shard; its line for the index, and the windows that could not be read."""
-        return self.encoder.write(self.out, dict(task.parts), [index for index, _ in task.parts], Silent())
+        entry, failed = self.encoder.write(self.out, dict(task.parts), [index for index, _ in task.parts], Silent())
+        if self.store is not None and entry is not None:
+            self.store.put(f"shards/{entry.shard}")
+        return entry, failed
 
     def probe(self, part: tuple[int, str]) -> None:
         """Encode one window."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -60,8 +61,6 @@ class Killing(Silent):
         self.killed = 0
 
     def wrote(self, path: Path, what: str = "file") -> None:
-        import multiprocessing
-
         for child in multiprocessing.active_children()[:1]:
             if child.pid is not None and self.killed < 4:
                 os.kill(child.pid, signal.SIGKILL)
@@ -87,7 +86,14 @@ def test_what_one_engine_began_another_ends(folder: Path, quiet: dict[str, bytes
     assert files_of(tmp_path / "c") == quiet
 
 
+def _may_have_children() -> None:
+    """The processes of `tests.processes` are daemons, which multiprocessing lets have no children."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+
+
 def _killed_at_the_third_shard(folder: Path, out: Path) -> None:
+    _may_have_children()
+
     class Third(Silent):
         count = 0
 
@@ -177,4 +183,5 @@ def test_workers_end_with_the_process_that_began_them(tmp_path: Path) -> None:
 
 
 def _waits(room: Path) -> None:
+    _may_have_children()
     list(engine(2).run(Doing(room), [Task("a", ("wait",))], Silent()))
