@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
     from kinolab.data.curate.base import Signal
+    from kinolab.data.curate.frames import FrameSignal
     from kinolab.denoisers.base import Denoiser
     from kinolab.diffusion.samplers.base import Sampler
     from kinolab.models.part import ModelPart
@@ -219,6 +220,30 @@ SIGNALS: Table[Signal] = Table(
     },
 )
 """What is found out about a clip before it is trained on, in the order in which it is said."""
+
+NAMED = "named"
+FRAME_SIGNALS: Table[FrameSignal] = Table(
+    "signal",
+    {
+        "": {
+            "native": "kinolab.data.curate.native:Native",
+            "cuts": "kinolab.data.curate.cuts:Cuts",
+            "motion": "kinolab.data.curate.motion:Motion",
+            "text": "kinolab.data.curate.text:Text",
+            "sharpness": "kinolab.data.curate.sharpness:Sharpness",
+            "exposure": "kinolab.data.curate.exposure:Exposure",
+            "blocks": "kinolab.data.curate.blocks:Blocks",
+            "bars": "kinolab.data.curate.bars:Bars",
+            "duplicates": "kinolab.data.curate.duplicates:Duplicates",
+        },
+        NAMED: {
+            "encoder": "kinolab.data.curate.encoder:Encoder",
+            "faces": "kinolab.data.curate.faces:Faces",
+        },
+    },
+)
+"""What `kinolab data curate` reads out of frames: all of the first group, and what settings name of the second, which
+needs a file of the user's."""
 
 MAPS: Table[ControlMap] = Table(
     "control map",

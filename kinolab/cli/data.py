@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.data_caption import caption
+from kinolab.cli.data_curate import curate
 from kinolab.cli.data_maps import maps
 from kinolab.cli.engines import EngineName, Workers, ends_with, take_engine
 from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
@@ -28,6 +30,8 @@ def _data() -> None:
 
 
 app.command()(maps)
+app.command()(curate)
+app.command()(caption)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kinolab.errors import InputError
 from kinolab.runtime import leftovers, system
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.records import Record
+from kinolab.runtime.text import split_lines
 
 MOST_TAIL = 2**16
 """Bytes of a file's end that its last lines are looked for in."""
@@ -134,6 +137,21 @@ def print_to(output: Path) -> None:
             os.dup2(descriptor, number)
     finally:
         os.close(descriptor)
+
+
+def hand_over(command: Sequence[str], text: str) -> str | None:
+    """Give a text to a program's standard input: what it says; None where it is not there.
+
+    Raises:
+        InputError: where it refuses, with its own last line.
+    """
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+    if done.returncode:
+        last = split_lines(done.stderr.strip() or done.stdout.strip() or "it said nothing")[-1]
+        raise InputError(f"{' '.join(command)} ended with status {done.returncode}: {last}")
+    return done.stdout.strip()
 
 
 def tail(path: Path, lines: int = 30) -> list[str]:

@@ -41,6 +41,7 @@ pytestmark = pytest.mark.slow  # many short ones, which take long together
 
 Printed = pytest.CaptureFixture[str]
 AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio", "status"}
+AT_ONCE |= {"launch local", "launch slurm", "launch k8s"}
 """What reads and prints, and has no progress to tell."""
 
 
@@ -175,6 +176,9 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
         ["folder", "step", "steps", "model"],
     ),
     "recipes": ("recipes", ["recipes"]),
+    "launch local": ("launch local train recipe.yaml --print", ["script", "out", "processes"]),
+    "launch slurm": ("launch slurm train recipe.yaml --print", ["script"]),
+    "launch k8s": ("launch k8s train recipe.yaml --print", ["script"]),
     "plan": ("plan recipe.yaml --steps 1", ["clips", "phases", "notes"]),
     "doctor": ("doctor", ["ok", "checks"]),
     "evaluate reconstruction": ("evaluate reconstruction model clips -s size=[32,32] -s frames=5", SCORES),
