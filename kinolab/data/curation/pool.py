@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -60,7 +61,7 @@ def _with_pool(
 ) -> Iterator[list[Result]]:
     """Results of the groups in `left`, taken from its end; those at work when a process dies become `suspects`."""
     busy: dict[Future[list[Result]], list[Piece]] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _pool(workers) as pool:
         try:
             while (left and not events.stopping) or busy:
                 while left and len(busy) < AHEAD * workers and not events.stopping:
@@ -78,12 +79,18 @@ def _with_pool(
             raise
 
 
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """New processes, which leave Ctrl-C to the one that began them: what is at work then is finished and kept."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+
 def _alone(
     work: Callable[[list[Piece]], list[Result]], piece: Piece, died: Callable[[Piece], Result]
 ) -> Iterator[Result]:
     """The result of one piece in a process of its own."""
     for _ in range(TRIES):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with _pool(1) as pool:
             try:
                 yield from pool.submit(work, [piece]).result()
                 return
