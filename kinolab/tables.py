@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kinolab.checkpoints.base import Format
     from kinolab.conditioning.maps.base import ControlMap
     from kinolab.conditioning.vision.base import ImageEncoder
+    from kinolab.contracts.engine import Engine
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
     from kinolab.data.curate.base import Signal
@@ -120,6 +121,17 @@ METHODS: Table[Method] = Table(
     },
 )
 """Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""
+
+ENGINES: Table[Engine] = Table(
+    "engine",
+    {
+        "": {
+            "embedded": "kinolab.engines.embedded:Embedded",
+            "ray": "kinolab.engines.ray:Ray",
+        }
+    },
+)
+"""Where the workers of a long job come from, by the name of --engine."""
 
 SOURCES: Table[Source] = Table(
     "data source",

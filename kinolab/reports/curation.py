@@ -28,9 +28,7 @@ def write_curation(page: Path, decision: Decision, protocol: str) -> int:
         InputError: where there is nothing to decide.
     """
     if not decision.bounds:
-        raise InputError(
-            "--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min"
-        )
+        raise InputError("--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min")
     hours, kept = (sum(r.part.end - r.part.start for r in rows) / 3600 for rows in (decision.rows, decision.kept))
     shown: dict[str, Row] = {}
     sections = [_costs(decision), *(_edge(bound, decision.rows, shown) for bound in decision.bounds)]
