@@ -186,7 +186,7 @@ class Cuts(FrameSignal):
         """Rows of the first frames of scenes."""
         if "found" in trace:  # another detector's: 0 or 1, or a probability
             above = trace["found"] >= self.config.probability
-            return [k for k in np.flatnonzero(above) if k and not above[k - 1]]
+            return [int(k) for k in np.flatnonzero(above) if k and not above[k - 1]]
         changes, over = trace["change"], trace["over"]
         rows = []
         for k in np.flatnonzero(changes >= self.config.threshold):

@@ -48,7 +48,7 @@ class Written:
 
 def file_name(row: Row, quality: int) -> str:
     """What a clip's file is called: its video's name, and a hash of all that decides its content."""
-    made = {"content": row.content, "crop": row.crop, "whole": row.whole}
+    made: dict[str, Any] = {"content": row.content, "crop": row.crop, "whole": row.whole}
     if not copied(row):
         made |= {"start": row.part.start, "end": row.part.end, "quality": quality}
     suffix = row.item.suffix if copied(row) else ".mp4"
