@@ -140,8 +140,8 @@ def train(walk: Walk, project: Path) -> None:
         if page.locator("[data-need=latents]").count():
             page.get_by_role("button", name="Make the latents").click()
             form = page.locator("[data-form=encode]")
-            form.get_by_label("Clips").select_option("cut")
-            form.get_by_label("Fps").fill("8")
+            form.locator("[data-option=data] select").select_option("cut")
+            form.locator("[data-option=fps] input").fill("8")
             walk.look("10-latents")
             form.get_by_role("button", name="Make the latents").click()
             expect(page.locator("[data-needs]")).to_have_count(0, timeout=PATIENCE)
@@ -197,8 +197,8 @@ def compare(walk: Walk) -> None:
     page.get_by_role("button", name="Wipe").click()
     walk.look("16-wipe")
     page.get_by_role("button", name="Side by side").click()
-    page.get_by_label("against").select_option("runs/shallow")
-    page.get_by_label("Model", exact=True).select_option("runs/deep")
+    page.get_by_label("Second model").select_option("runs/shallow")
+    page.get_by_label("First model").select_option("runs/deep")
     page.get_by_role("button", name="Begin").click()
     walk.look("17-blind")
     for _ in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -240,6 +241,24 @@ def test_shipped_models_are_listed_and_cannot_be_removed(page: TestClient) -> No
     assert world["where"] == "shipped" and world["frames"] == 17 and world["denoiser"] == "vdt" and found["free"] > 0
     for name in ("world", "models", "runs", "clips/a", "models/../clips", "..%2f..%2fx"):
         assert page.delete(f"/api/models/{name}").status_code in (400, 404)
+
+
+def test_adapters_of_runs_and_of_models_are_listed_and_what_takes_room(page: TestClient, folder: Path) -> None:
+    for name in ("runs/a/adapter/adapter_model.safetensors", "models/b/adapter_config.json", "models/c.safetensors"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"12345")
+    (folder / "runs" / "latents").mkdir()
+    (folder / "runs" / "latents" / "cache.json").write_text("{}")
+    try:
+        found = ok(page.get("/api/models"))
+        assert [a["path"] for a in found["adapters"]] == ["runs/a/adapter", "models/c.safetensors", "models/b"]
+        assert {a["bytes"] for a in found["adapters"]} == {5}
+        assert {f["path"]: f["bytes"] for f in found["folders"]}["models"] == 10
+        assert "latents" not in [run["name"] for run in ok(page.get("/api/runs"))["runs"]]  # which is no run
+    finally:
+        for name in ("runs/a/adapter", "runs/latents", "models/b"):
+            shutil.rmtree(folder / name)
+        (folder / "models" / "c.safetensors").unlink()
 
 
 def test_a_vote_is_counted_and_has_the_interval_of_its_share(page: TestClient) -> None:
