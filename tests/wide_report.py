@@ -10,11 +10,27 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
+
+from tests import hosts
+
+
+def _registry() -> bool:
+    """Whether npm is there and has something to install from: `npm ci` needs it."""
+    if shutil.which("npm") is None:
+        return False
+    words = ["npm", "ping", "--fetch-timeout=10000", "--fetch-retries=1"]
+    try:
+        return subprocess.run(words, capture_output=True, timeout=40, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
 
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "compiler": (lambda: _compiler() is not None, "a C++ compiler (g++ or clang++) on the PATH"),
@@ -26,7 +42,13 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None,
         "Debian's chromium, and playwright (the extra `dev`)",
     ),
-    "npm": (lambda: shutil.which("npm") is not None, "npm, to build the page anew"),
+    "npm": (_registry, "npm and a registry that answers it, to build the pages anew"),
+    "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
+    "s3": (
+        lambda: all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask")),
+        "the extra `storage`, and a server to try it on: moto[server]",
+    ),
+    "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
 """Name -> whether it is on this machine, and what it is."""
@@ -34,6 +56,7 @@ FACT = "wide"
 """Under this name a report says what its test needs, also from another process."""
 
 
+@cache
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in needs(item) or () if not TOOLS[name][0]()]
     if missing:

@@ -1,13 +1,18 @@
-"""`kinolab plan`: what a training run needs, before it starts."""
+"""`kinolab plan`: what a training run needs, before it starts; here, or on many accelerators."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kinolab.cli.options import TrainingDevice, common, device_override, on_error, watch
+
+ONLY_AT_SCALE = (
+    "clips", "gpus", "epochs", "rate", "between", "restart", "bandwidth", "network", "deviation", "clip_bytes",
+    "egress_price", "storage_price", "beside",
+)  # fmt: skip
 
 
 @common(events=True)
@@ -19,21 +24,97 @@ def plan(
     steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that is not.")] = 3,
     run: Annotated[Path | None, typer.Option(help="The run folder that is meant; it is not made.")] = None,
     device: TrainingDevice = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of this machine per hour.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Price of this machine, or with --scale of an accelerator, per hour.")
+    ] = None,
     currency: Annotated[str, typer.Option(help="What the price is in: EUR, USD, ...")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    scale: Annotated[bool, typer.Option("--scale", help="Of a training on many accelerators, on paper.")] = False,
+    clips: Annotated[float | None, typer.Option(min=1, help="--scale: clips in the training set, as 10e6.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="--scale: accelerators.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0, help="--scale: how often each clip is seen (1).")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="--scale: clips per second of one accelerator; default as measured."),
+    ] = None,
+    between: Annotated[
+        float | None, typer.Option(min=0, help="--scale: mean hours between failures of one accelerator (50,700).")
+    ] = None,
+    restart: Annotated[
+        float | None, typer.Option(min=0, help="--scale: seconds until a run is back after a failure (300).")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(min=0, help="--scale: GB/s with which all write a checkpoint together (10).")
+    ] = None,
+    network: Annotated[
+        float | None, typer.Option(min=0, help="--scale: GB/s of an accelerator's network (25).")
+    ] = None,
+    deviation: Annotated[
+        float | None, typer.Option(min=0, help="--scale: how much steps differ between accelerators, relative (0.01).")
+    ] = None,
+    clip_bytes: Annotated[
+        float | None, typer.Option(min=0, help="--scale: stored bytes of a clip; default as its data lies here.")
+    ] = None,
+    egress_price: Annotated[
+        float | None, typer.Option(min=0, help="--scale: price of a GB that leaves the store (0).")
+    ] = None,
+    storage_price: Annotated[
+        float | None, typer.Option(min=0, help="--scale: price of a GB and month in the store (0.023).")
+    ] = None,
+    beside: Annotated[
+        bool | None, typer.Option("--beside", help="--scale: checkpoints are written beside the steps.")
+    ] = None,
 ) -> None:
     """Measure a few steps of a recipe, and say what the whole run takes: memory, disk, time and cost.
 
     Nothing is trained and no run folder is made. Where the recipe's data is missing, random data of the same shape is
     measured. Memory is that of this process, so plan on the machine that will train.
+
+    kinolab plan --scale RECIPE --clips 10e6 --gpus 256 --price 2 says what many accelerators take for so many clips:
+    hours, egress, storage, checkpoints, failures and what they lose, cost; by formulas and by playing it through.
     """
     from kinolab.cli.measuring import show_report
+    from kinolab.errors import InputError
     from kinolab.planning.cost import measure_cost
 
+    values = dict(zip(ONLY_AT_SCALE, (clips, gpus, epochs, rate, between, restart, bandwidth, network, deviation,
+                                      clip_bytes, egress_price, storage_price, beside), strict=True))  # fmt: skip
+    told = {name: value for name, value in values.items() if value is not None}
+    if told and not scale:
+        raise InputError(f"--{next(iter(told)).replace('_', '-')} goes with --scale")
+    if scale and (clips is None or gpus is None):
+        raise InputError("plan --scale: expected --clips and --gpus, such as --clips 10e6 --gpus 256")
+    if scale and run is not None:
+        raise InputError("plan --scale: no disk of a run folder is looked at: leave --run out")
     overrides = [*(setting or []), *device_override(device)]
+    if scale:
+        _at_scale(recipe, overrides, steps, told, price, currency, out)
+        return
     with watch("measuring", notes=on_error) as events:
         report = measure_cost(
             recipe, overrides, steps=steps, run=run, price=price, currency=currency, events=events
         )  # fmt: skip
     show_report([report.table()], report.lines(), report.to_json(), out)
+
+
+def _at_scale(
+    recipe: str, overrides: list[str], steps: int, told: dict[str, Any], price: float | None, currency: str,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """A few steps of a few clips, and what they mean for many accelerators."""
+    import json
+
+    from kinolab.cli.measuring import show_report
+    from kinolab.planning.cost import measure_cost
+    from kinolab.planning.scale import Assumed, few_clips, measured_of, scale
+    from kinolab.training.recipe import load_recipe
+
+    for name, field in (("bandwidth", "bandwidth"), ("network", "gpu_bandwidth")):
+        if name in told:
+            told[field] = told.pop(name) * 1e9
+    assumed, config = Assumed(**told, price=price), load_recipe(recipe, overrides)
+    with watch("measuring", notes=on_error) as events:
+        few = [*overrides, *few_clips(config, assumed.rate is not None)]
+        report = measure_cost(recipe, few, steps=1 if assumed.rate else steps, events=events)
+    found = scale(measured_of(report, config), assumed)
+    show_report([found.table(currency)], report.lines(), json.dumps(found.values(), indent=1) + "\n", out)

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from kinolab.cli.options import TrainingDevice, also_written, common, device_override, show
 from kinolab.contracts.events import Losses, Silent
+from kinolab.runtime.interrupts import REQUEUE
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +56,14 @@ def train(
     ] = False,
     resume_auto: Annotated[bool, typer.Option("--resume-auto", hidden=True)] = False,
     until: Annotated[int | None, typer.Option(min=1, help="Stop at this step; resume later.")] = None,
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue",
+            help="SIGTERM and SIGUSR1 finish the step, save, and end with status 75: start it again by the same words "
+            "with --resume auto. Under torchrun: with a file `requeue` in the run folder.",
+        ),
+    ] = False,
     device: TrainingDevice = None,
 ) -> None:
     """Train what a recipe describes.
@@ -64,6 +73,7 @@ def train(
     goes on where processes die: torchrun --nproc-per-node 2 --max-restarts 3 -m kinolab train RECIPE --resume auto.
     """
     from kinolab.errors import InputError
+    from kinolab.runtime.ranks import by_torchrun
     from kinolab.training.run import train as start
 
     if run is None and recipe is None:
@@ -72,7 +82,7 @@ def train(
     with TrainingBar() as bar:
         report = start(
             recipe, folder, [*(setting or []), *device_override(device)], resume="auto" if resume_auto else resume,
-            until=until, events=also_written(bar, "training", "steps"),
+            until=until, events=also_written(bar, "training", "steps"), requeue=requeue,
         )  # fmt: skip
     if not report.ranks.first:
         return  # one of several processes says it
@@ -81,6 +91,8 @@ def train(
     model = report.folder / "model" if report.finished else None
     values = {"folder": report.folder, "step": report.step, "steps": report.steps, "model": model}
     show(values | {"changed": report.changes}, [ended if model is None else f"done: {model}"])
+    if requeue and report.signalled and not by_torchrun():
+        raise typer.Exit(REQUEUE)
 
 
 class TrainingBar(Silent):

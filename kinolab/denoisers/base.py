@@ -18,6 +18,7 @@ from kinolab.contracts.table import KindConfig
 from kinolab.errors import InputError
 from kinolab.layers.masking import Given
 from kinolab.layers.null_prompt import NullPrompt
+from kinolab.layers.sharing import ContextRanks, SharedPlaces
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,23 @@ def told_frames(t: Tensor, conditions: Conditions, told: Callable[[Tensor, Condi
 
 
 def run_blocks(
-    x: Tensor, options: ForwardOptions | None, blocks: Callable[[Tensor], Tensor], modulated: Callable[[Tensor], Tensor]
+    x: Tensor,
+    options: ForwardOptions | None,
+    blocks: Callable[[Tensor], Tensor],
+    modulated: Callable[[Tensor], Tensor],
+    shared: SharedPlaces | None = None,
 ) -> Tensor:
-    """blocks(x), or what the run's cache makes of it (`kinolab.contracts.options.BlockCache.run`)."""
+    """blocks(x), or what the run's cache makes of it (`kinolab.contracts.options.BlockCache.run`).
+
+    Where places are `shared`, the blocks get this process's of the tokens x (B, T, S, D), and all of them come back.
+    """
+
+    def run(x: Tensor) -> Tensor:
+        return blocks(x) if shared is None else shared.whole(blocks(shared.own(x)))
+
     if options is None or options.cache is None:
-        return blocks(x)
-    return options.cache.run(x, blocks, modulated)
+        return run(x)
+    return options.cache.run(x, run, modulated)
 
 
 class BaseDenoiserConfig(KindConfig):
@@ -120,6 +132,14 @@ class Denoiser(nn.Module):
     """Whether pictures and text share an attention, so that a run may say how much text weighs in it."""
     unlisted: Reach | None = None
     """Which it reads where it is given no lists; none = the same."""
+    shares_places: ClassVar[bool] = False
+    """Whether several processes can compute a clip together (`kinolab.layers.sharing`)."""
+    among: ContextRanks | None = None
+    """The processes that do, in training; none = this one alone."""
+
+    def shared(self, places: int, plan: Plan | None = None) -> SharedPlaces | None:
+        """How frames of so many places are shared in a call; none = not at all, as block-causal ones are not."""
+        return None if self.among is None or plan is not None else SharedPlaces(self.among, places)
 
     def check_causal(self) -> None:
         """Raises InputError where its frames can't read block-causally: what it is and what would do."""
@@ -170,8 +190,8 @@ class Denoiser(nn.Module):
         """How many blocks there are that residuals can be added behind."""
         return len(getattr(self, self.block_lists[0]))
 
-    def residuals(self, options: ForwardOptions | None) -> Mapping[int, Tensor]:
-        """What is added to the tokens behind blocks, by their number.
+    def residuals(self, options: ForwardOptions | None, shared: SharedPlaces | None = None) -> Mapping[int, Tensor]:
+        """What is added to the tokens behind blocks, by their number; of `shared` places this process's.
 
         Raises:
             InputError: for a block that is not there.
@@ -181,7 +201,7 @@ class Denoiser(nn.Module):
         for number in found:
             if not 0 <= number < count:
                 raise InputError(f"residuals: expected numbers of blocks from 0 to {count - 1}, got {number}")
-        return found
+        return found if shared is None else {number: shared.own(added) for number, added in found.items()}
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W).

@@ -11,7 +11,7 @@ conditions (B, 1 or T, D).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,7 @@ from kinolab.layers.attention import (
     Attention,
     CrossAttention,
     attend,
-    attend_frames,
+    attend_places,
     spatial_attention,
     temporal_attention,
 )
@@ -49,6 +49,7 @@ from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
+from kinolab.layers.sharing import SharedPlaces
 
 SIZES: dict[str, dict[str, int]] = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -159,7 +160,7 @@ class Context:
     text: (B, L, D) prompt tokens, or (B, 1 + image_frames, L, D) with a prompt for each image; text_mask: the same
     without D; rotary: (cos, sin), each (T, d); image_frames: how many of the last frames are single images; lists:
     which frames each frame's attention in space reads, none = its own; plan: which frames blocks read in time, none =
-    all, with `turns` the positions of these.
+    all, with `turns` the positions of these; shared: how processes share the places, none = they don't.
     """
 
     text: Tensor | None
@@ -169,6 +170,7 @@ class Context:
     lists: Lists | None = None
     plan: Plan | None = None
     turns: CausalTurns | None = None
+    shared: SharedPlaces | None = None
 
 
 def over_time(attention: Attention, x: Tensor, context: Context) -> Tensor:
@@ -196,10 +198,7 @@ def split_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     q_s, k_s, v_s = (a[..., :half, :] for a in (q, k, v))
     # (B, T', S, N / 2, d) -> (B * S, T', N / 2, d): every place is a sequence of the T' frames of the video
     q_t, k_t, v_t = (a[:, : T - images, :, half:].transpose(1, 2).flatten(0, 1) for a in (q, k, v))
-    if context.lists is None:
-        within = attend(q_s.flatten(0, 1), k_s.flatten(0, 1), v_s.flatten(0, 1)).unflatten(0, (B, T))
-    else:
-        within = attend_frames(q_s, k_s, v_s, context.lists)
+    within = attend_places(q_s, k_s, v_s, context.lists, context.shared)
     if context.plan is None:
         over = attend(q_t, k_t, v_t, context.rotary)
     else:
@@ -279,7 +278,7 @@ class LatteBlock(nn.Module):
         elif self.role == "split":
             h = split_attention(self.attn, h, context)
         else:
-            h = spatial_attention(self.attn, h, context.lists)
+            h = spatial_attention(self.attn, h, context.lists, context.shared)
         x = _add(x, parts[2], h)
         if context.text is not None and self.role != "temporal":
             x = x + cross_attention(self.cross_attn, x, context)
@@ -324,6 +323,7 @@ class Latte(FixedTables, Denoiser):
     pos_embed: Tensor
     temp_embed: Tensor
     unlisted = Reach("own")
+    shares_places = True
 
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
@@ -397,11 +397,14 @@ class Latte(FixedTables, Denoiser):
             tokens = torch.stack([part.expand(-1, frames, -1) for part in parts], dim=2)  # (B, T, parts, D)
             x = torch.cat([x, tokens.to(x.dtype)], dim=2)  # (B, T, S + parts, D)
         lists = self.reach_lists(frames, options)
-        context = self._context(conditions, len(t), frames, image_frames, lists, plan)
-        added = self.residuals(options)
-        x = run_blocks(
-            x, options, lambda x: self._blocks(x, c, shared, context, added), lambda x: self._modulated(x, c, shared)
+        context = replace(
+            self._context(conditions, len(t), frames, image_frames, lists, plan), shared=self.shared(x.shape[2], plan)
         )
+        added = self.residuals(options, context.shared)
+        x = run_blocks(
+            x, options, lambda x: self._blocks(x, c, shared, context, added), lambda x: self._modulated(x, c, shared),
+            context.shared,
+        )  # fmt: skip
         x = self.final_layer(x[:, :, :places], c)  # without the condition's tokens
         return unpatchify(x, grid, p, self.config.temporal_patch)
 

@@ -73,6 +73,7 @@ from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated
 from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.patchify import PatchEmbed, unpatchify
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
+from kinolab.layers.sharing import SharedPlaces
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each (tokens, D / heads)."""
@@ -193,7 +194,7 @@ class Context:
     sequence; text_allowed: (B, L), which text tokens are there, none = all; plan: what blocks of frames read where all
     frames are one sequence, and global_plan in the attention beside that of frames, none = everything, with `turns` the
     positions of that; text_frames: the frames (F,) whose conditions the texts of blocks have; text_beside: frames
-    beside which text weighs as it does (`ForwardOptions`).
+    beside which text weighs as it does (`ForwardOptions`); shared: how processes share the places, none = they don't.
     """
 
     sequences: int
@@ -208,6 +209,14 @@ class Context:
     turns: CausalTurns | None = None
     text_frames: tuple[int, ...] | None = None
     text_beside: int | None = None
+    shared: SharedPlaces | None = None
+
+
+def projected(attention: Attention, x: Tensor, context: Context) -> tuple[Tensor, ...]:
+    """(B, T, S, D) -> queries, keys and values, each (B, T, S, N, d); where places are shared, of x's to those of all
+    places and this process's heads."""
+    found = attention.project(x)
+    return found if context.shared is None else context.shared.to_heads(*found)
 
 
 def joint_attention(
@@ -225,14 +234,21 @@ def joint_attention(
         return of_x.proj(heads), of_texts
     if context.lists is not None:
         return reaching_attention(of_x, x, of_text, text, context)
+    shared = context.shared
+    of_all = projected(of_x, x, context)
     # (B * F, S', N, d): F sequences of S' = T * S / F
-    own = of_x.project(x.reshape(len(x) * context.sequences, -1, x.shape[-1]))
-    with_text = of_text.project(text.flatten(0, 1))  # (B * F, L, N, d)
+    own = [a.reshape(len(x) * context.sequences, -1, *a.shape[3:]) for a in of_all]
+    with_text: tuple[Tensor, ...] = of_text.project(text.flatten(0, 1))  # (B * F, L, N, d)
+    if shared is not None:
+        with_text = tuple(map(shared.own_heads, with_text))
     q, k, v = (torch.cat(pair, dim=1) for pair in zip(own, with_text, strict=True))
     # (B * F, S' + L, N * d)
     heads = attend(q, k, v, context.joint_rotary, context.allowed)
     tokens = own[0].shape[1]
-    return of_x.proj(heads[:, :tokens]).view_as(x), heads[:, tokens:].unflatten(0, text.shape[:2])
+    of_texts, heads = heads[:, tokens:].unflatten(0, text.shape[:2]), heads[:, :tokens]
+    if shared is not None:
+        of_texts, heads = shared.all_heads(of_texts), shared.to_places(heads.reshape(*of_all[0].shape[:3], -1))
+    return of_x.proj(heads).view_as(x), of_texts
 
 
 def reaching_attention(
@@ -242,21 +258,26 @@ def reaching_attention(
 
     Where a clip has one text (attention 3d), that text reads all frames.
     """
-    lists, apart = context.lists, context.sequences > 1
+    lists, apart, shared = context.lists, context.sequences > 1, context.shared
     assert lists is not None
-    q, k, v = of_x.project(x)  # (B, T, S, N, d)
+    q, k, v = projected(of_x, x, context)  # (B, T, S, N, d)
     q, k = turned(q, context), turned(k, context)
     text_q, text_k, text_v = of_text.project(text)  # (B, F, L, N, d)
+    if shared is not None:
+        text_q, text_k, text_v = map(shared.own_heads, (text_q, text_k, text_v))
     allowed = None if context.text_allowed is None else context.text_allowed[:, None].expand(-1, text.shape[1], -1)
     beside = Beside(text_k, text_v, allowed, context.text_beside)
-    S = x.shape[2]
+    S = q.shape[2]
     if apart:
-        heads = attend_frames(torch.cat([q, text_q], 2), k, v, lists, beside)
-        return of_x.proj(heads[:, :, :S]), heads[:, :, S:]
-    # The tokens of all frames are one frame (B, 1, T * S, N, d), which the text reads as its own.
-    keys, values = (a.flatten(1, 2)[:, None] for a in (k, v))
-    told = attend_frames(text_q, keys, values, ((0,),), replace(beside, frames=None))
-    return of_x.proj(attend_frames(q, k, v, lists, beside)), told
+        heads, told = attend_frames(torch.cat([q, text_q], 2), k, v, lists, beside).tensor_split((S,), 2)
+    else:
+        # The tokens of all frames are one frame (B, 1, T * S, N, d), which the text reads as its own.
+        keys, values = (a.flatten(1, 2)[:, None] for a in (k, v))
+        told = attend_frames(text_q, keys, values, ((0,),), replace(beside, frames=None))
+        heads = attend_frames(q, k, v, lists, beside)
+    if shared is not None:
+        heads, told = shared.to_places(heads), shared.all_heads(told)
+    return of_x.proj(heads), told
 
 
 def turned(a: Tensor, context: Context) -> Tensor:
@@ -274,14 +295,20 @@ def frame_attention(attention: Attention, x: Tensor, context: Context) -> Tensor
     if context.plan is not None:
         return causal_self_attention(attention, x, context.plan, context.turns)
     if context.lists is None:
-        return self_attention(attention, x, context.sequences, context.rotary)
-    q, k, v = attention.project(x)
-    return attention.proj(attend_frames(turned(q, context), turned(k, context), v, context.lists))
+        return self_attention(attention, x, context.sequences, context.rotary, context)
+    q, k, v = projected(attention, x, context)
+    heads = attend_frames(turned(q, context), turned(k, context), v, context.lists)
+    return attention.proj(heads if context.shared is None else context.shared.to_places(heads))
 
 
-def self_attention(attention: Attention, x: Tensor, sequences: int, rotary: Rotary | None) -> Tensor:
+def self_attention(attention: Attention, x: Tensor, sequences: int, rotary: Rotary | None, context: Context) -> Tensor:
     """Attention within each of `sequences` equal parts of a clip's tokens: (B, T, S, D) -> (B, T, S, D)."""
-    return attention(x.reshape(len(x) * sequences, -1, x.shape[-1]), rotary).view_as(x)
+    if context.shared is None:
+        return attention(x.reshape(len(x) * sequences, -1, x.shape[-1]), rotary).view_as(x)
+    found = projected(attention, x, context)
+    q, k, v = (a.reshape(len(x) * sequences, -1, *a.shape[3:]) for a in found)
+    heads = attend(q, k, v, rotary).reshape(*found[0].shape[:3], -1)
+    return attention.proj(context.shared.to_places(heads))
 
 
 def of_frames(c: Tensor, frames: tuple[int, ...]) -> Tensor:
@@ -356,7 +383,7 @@ class JointBlock(nn.Module):
         if context.global_plan is not None:
             update = update + causal_self_attention(video.attn_global, h, context.global_plan, context.turns)
         elif video.over_all:
-            update = update + self_attention(video.attn_global, h, 1, context.global_rotary)
+            update = update + self_attention(video.attn_global, h, 1, context.global_rotary, context)
         x = gated_add(x, m[2], update)
         if video.dual:
             h = modulate(normed, m[6], m[7])
@@ -382,6 +409,7 @@ class Mmdit(FixedTables, NullPromptDenoiser):
 
     Config = MmditConfig
     block_lists = ("joint_blocks",)
+    shares_places = True
 
     pos_embed: Tensor
 
@@ -523,8 +551,11 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         plan = self.plan(z.shape[2], options)
         self.check_inputs(z, t, conditions, framewise=plan is not None)
         x, text, c, context = self.prepared(z, t, conditions, options)
-        added = self.residuals(options)
-        x = run_blocks(x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c))
+        shared = self.shared(x.shape[2], plan)
+        added, context = self.residuals(options, shared), replace(context, shared=shared)
+        x = run_blocks(
+            x, options, lambda x: self._blocks(x, text, c, context, added), lambda x: self._modulated(x, c), shared
+        )
         p = self.config.patch_size
         return self._output(x, c, z.shape[2], (z.shape[3] // p, z.shape[4] // p))
 

@@ -263,12 +263,12 @@ class UpBlock(UnetBlock):
         self.upsamplers = nn.ModuleList([] if level == 0 else [DoublingConv(widths[level])])
         self.after_conv = nn.ModuleList(filled(slots.after_conv(widths[level])) for _ in self.upsamplers)
 
-    def forward(self, x: Tensor, skips: list[Tensor], clip: Clip) -> Tensor:
-        """Frames -> frames; takes as many off the end of `skips` as it has layers."""
+    def forward(self, x: Tensor, skips: list[Tensor], size: torch.Size, clip: Clip) -> Tensor:
+        """Frames -> frames, of the side `size` where they are doubled; takes one of `skips` off its end per layer."""
         for index in range(len(self.resnets)):
             x = self.layer(index, torch.cat([x, skips.pop()], 1), clip)
         for upsample, slot in zip(self.upsamplers, self.after_conv, strict=True):
-            x = over_frames(slot, upsample(x, tuple(skips[-1].shape[2:])), clip)
+            x = over_frames(slot, upsample(x, tuple(size)), clip)
         return x
 
 
@@ -351,6 +351,7 @@ class WayDown(NullPromptDenoiser):
             lists=self.reach_lists(z.shape[2], options),
             images=conditions.image_frames,
             image_only=None if options is None else options.image_only,
+            among=self.among,
         )
 
     def _input(self, z: Tensor, conditions: Conditions) -> Tensor:
@@ -434,6 +435,7 @@ class Unet(WayDown):
     """The U-Net of Stable Diffusion; see `UnetFields`. A condition that is not given counts as null."""
 
     block_lists = ("down_blocks", "up_blocks")
+    shares_places = True  # those of its transformers; convolutions are computed by every process
     starts_as_image: ClassVar[dict[str, Any]] = {}
     """Fields of the config that a system made of it needs in order to begin as the image model."""
 
@@ -500,7 +502,11 @@ class Unet(WayDown):
             skips = [_with_residual(skip, added.get(i)) for i, skip in enumerate(skips)]
             x = _with_residual(x, added.get(len(skips)))
         for up in self.up_blocks:
-            x = up(x, skips, clip)
+            # A list of its own, as what shards a block hands it a copy of what it is given.
+            count = self.config.layers_per_block + 1
+            taken = skips[-count:]
+            del skips[-count:]
+            x = up(x, taken, (skips or taken)[-1].shape[2:], clip)
         return x
 
     def _modulated(self, x: Tensor, clip: Clip) -> Tensor:

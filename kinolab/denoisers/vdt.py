@@ -47,6 +47,7 @@ from kinolab.layers.masking import Given, partly_given, place_given
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, patchify, unpatchify
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
+from kinolab.layers.sharing import SharedPlaces
 
 SIZES: dict[str, dict[str, int]] = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -136,7 +137,7 @@ class Context(NamedTuple):
     """What every block is told beside time: tokens (B, L, D) to attend to, their masks (B, L), which tokens of the
     sequence itself (B, T, S) may be attended to in time, which frames each frame reads in space, none = as trained, and
     of joint attention the positions (T * S, d); or what blocks of frames read, and the positions of that. framewise:
-    whether conditions are those of frames, not of places."""
+    whether conditions are those of frames, not of places. shared: how processes share the places, none = they don't."""
 
     text: Tensor | None = None
     text_mask: Tensor | None = None
@@ -148,6 +149,7 @@ class Context(NamedTuple):
     plan: Plan | None = None
     turns: CausalTurns | None = None
     framewise: bool = False
+    shared: SharedPlaces | None = None
 
 
 class VdtBlock(nn.Module):
@@ -200,9 +202,9 @@ class VdtBlock(nn.Module):
         if self.time == "joint" and context.plan is not None:
             return causal_self_attention(self.attn, x, context.plan, context.turns)
         if self.time != "joint":
-            return spatial_attention(self.attn, x, context.lists)
+            return spatial_attention(self.attn, x, context.lists, context.shared)
         assert context.rotary is not None
-        return joint_attention(self.attn, x, context.rotary, context.visible, context.lists)
+        return joint_attention(self.attn, x, context.rotary, context.visible, context.lists, context.shared)
 
     def _over_time(self, x: Tensor, context: Context) -> Tensor:
         normed = self.temporal_norm1(x)
@@ -220,6 +222,7 @@ class Vdt(FixedTables, Denoiser):
     """
 
     Config = VdtConfig
+    shares_places = True
 
     y_embedder: LabelEmbedder
     pooled_embedder: PooledEmbedder
@@ -311,9 +314,23 @@ class Vdt(FixedTables, Denoiser):
             context = context._replace(rotary=self._rotary(frames, x.shape[1], grid, x.device))
         if self.config.adaln == "single":
             told = self.t_block(told)
-        added = self.residuals(options)
-        x = run_blocks(x, options, lambda x: self._blocks(x, told, context, added), lambda x: self._modulated(x, told))
+        shared = self.shared(x.shape[2], plan)
+        added, (mine, context) = self.residuals(options, shared), self._share(told, context, shared)
+        x = run_blocks(
+            x, options, lambda x: self._blocks(x, mine, context, added), lambda x: self._modulated(x, told), shared
+        )
         return unpatchify(self.final_layer(x[:, :frames], c), grid, p)
+
+    def _share(self, told: Tensor, context: Context, shared: SharedPlaces | None) -> tuple[Tensor, Context]:
+        """What the blocks of this process are told of its places, where they are shared."""
+        if shared is None:
+            return told, context
+        dim = 2 if self.config.adaln == "single" else 1  # (6, B, 1 or S, 1, D) or (B, 1 or S, D)
+        told = told if told.shape[dim] == 1 else shared.own(told, dim)
+        visible = context.visible
+        if visible is not None and not self.joint:  # attention in time reads its own places, joint attention all
+            visible = shared.own(visible)
+        return told, context._replace(visible=visible, shared=shared)
 
     def _blocks(self, x: Tensor, told: Tensor, context: Context, added: Mapping[int, Tensor]) -> Tensor:
         for i, block in enumerate(self.blocks):

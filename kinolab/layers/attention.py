@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kinolab.contracts.reach import Lists
 from kinolab.layers.embeddings import apply_rotary
+from kinolab.layers.sharing import SharedPlaces
 
 
 class HeadNorm(nn.RMSNorm):
@@ -218,14 +219,29 @@ def _attend_beside(q: Tensor, k: Tensor, v: Tensor, read: int, beside: Beside | 
     return attend(q, k, v, None, mask).unflatten(0, (B, T))
 
 
-def spatial_attention(attention: Attention, x: Tensor, lists: Lists | None = None) -> Tensor:
+def spatial_attention(
+    attention: Attention, x: Tensor, lists: Lists | None = None, shared: SharedPlaces | None = None
+) -> Tensor:
     """Attention within each frame, or over the frames that each reads: (B, T, S, D) -> (B, T, S, D).
 
-    Within a frame nothing is moved.
+    Within a frame nothing is moved. Where places are `shared`, x holds this process's.
     """
-    if lists is None:
+    if lists is None and shared is None:
         return attention(x.flatten(0, 1)).view_as(x)
-    return attention.proj(attend_frames(*attention.project(x), lists))
+    return attention.proj(attend_places(*attention.project(x), lists, shared))
+
+
+def attend_places(
+    q: Tensor, k: Tensor, v: Tensor, lists: Lists | None = None, shared: SharedPlaces | None = None
+) -> Tensor:
+    """The same of queries, keys and values (B, T, S, N, d) -> (B, T, S, N * d); `shared` ones are this process's."""
+    if shared is not None:
+        q, k, v = shared.to_heads(q, k, v)  # (B, T, all S, N / c, d)
+    if lists is not None:
+        heads = attend_frames(q, k, v, lists)
+    else:
+        heads = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+    return heads if shared is None else shared.to_places(heads)
 
 
 def temporal_attention(
@@ -248,15 +264,22 @@ def joint_attention(
     rotary: tuple[Tensor, Tensor],
     visible: Tensor | None = None,
     lists: Lists | None = None,
+    shared: SharedPlaces | None = None,
 ) -> Tensor:
     """Attention over all tokens of a clip, or each frame's over the frames that it reads: (B, T, S, D) -> (B, T, S, D).
 
     `rotary`: positions (T * S, d) of the tokens; `visible` (B, T, S) bool, True = a token that others may attend to,
-    where all are read (`lists` none).
+    where all are read (`lists` none). Where places are `shared`, x holds this process's, and both of these all.
     """
-    if lists is None:
-        mask = None if visible is None else visible.flatten(1)
+    mask = None if visible is None else visible.flatten(1)
+    if lists is None and shared is None:
         return attention(x.flatten(1, 2), rotary, mask).view_as(x)
     q, k, v = attention.project(x)  # (B, T, S, N, d) each
-    cos, sin = (table.unflatten(0, x.shape[1:3])[..., None, :] for table in rotary)  # (T, S, 1, d)
-    return attention.proj(attend_frames(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v, lists))
+    if shared is not None:
+        q, k, v = shared.to_heads(q, k, v)
+    if lists is None:
+        heads = attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), rotary, mask).unflatten(1, q.shape[1:3])
+    else:
+        cos, sin = (table.unflatten(0, q.shape[1:3])[..., None, :] for table in rotary)  # (T, S, 1, d)
+        heads = attend_frames(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v, lists)
+    return attention.proj(heads if shared is None else shared.to_places(heads))

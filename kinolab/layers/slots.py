@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kinolab.contracts.conditions import Conditions
 from kinolab.contracts.reach import Lists
+from kinolab.layers.sharing import ContextRanks
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Clip:
     (B, 1 + images, L, D) with a prompt for each image, none = no prompt is read; text_mask: the same without D, True =
     a token to attend to. lists: which frames each frame's self-attention reads, none = its own. images: how many of
     the last frames are single images, which layers over time leave alone. image_only: (B, T) bool, frames that such
-    layers see and leave as the image model makes them. conditions: all that is told.
+    layers see and leave as the image model makes them. conditions: all that is told. among: the processes that share
+    the places of what transformers work on; none = this one alone.
     """
 
     batch: int
@@ -60,6 +62,7 @@ class Clip:
     lists: Lists | None = None
     images: int = 0
     image_only: Tensor | None = None
+    among: ContextRanks | None = None
 
     @property
     def video(self) -> Clip:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinolab.contracts.reach import Lists
-from kinolab.layers.attention import attend, attend_frames
+from kinolab.layers.attention import attend, attend_places
 from kinolab.layers.normalization import GroupNorm, add
+from kinolab.layers.sharing import SharedPlaces
 from kinolab.layers.slots import Clip, Place, Slots, filled, over_time, to_images, to_tokens
 
 
@@ -53,12 +54,10 @@ class QkvAttention(nn.Module):
         q, k, v = self.project(x, context)
         return self.out(attend(q, k, v, None, mask))
 
-    def over_places(self, x: Tensor, lists: Lists | None) -> Tensor:
-        """(B, T, S, dim) -> the same: each frame reads its own places, or those of the frames that it reads."""
-        q, k, v = self.project(x)
-        if lists is not None:
-            return self.out(attend_frames(q, k, v, lists))
-        return self.out(attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))).view_as(x)
+    def over_places(self, x: Tensor, lists: Lists | None, shared: SharedPlaces | None = None) -> Tensor:
+        """(B, T, S, dim) -> the same: each frame reads its own places, or those of the frames that it reads; where they
+        are `shared`, x holds this process's."""
+        return self.out(attend_places(*self.project(x), lists, shared))
 
     def over_tracks(self, x: Tensor) -> Tensor:
         """(B, T, S, dim) -> the same: each place reads itself in all frames."""
@@ -120,10 +119,10 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = GatedMlp(dim)
 
-    def forward(self, x: Tensor, clip: Clip) -> Tensor:
-        """Tokens (B, T, S, D) -> (B, T, S, D)."""
+    def forward(self, x: Tensor, clip: Clip, shared: SharedPlaces | None = None) -> Tensor:
+        """Tokens (B, T, S, D) -> (B, T, S, D); of `shared` places this process's."""
         if self.places:
-            x = add(self.attn1.over_places(self.norm1(x), clip.lists), x)
+            x = add(self.attn1.over_places(self.norm1(x), clip.lists, shared), x)
         if clip.text is not None:
             x = add(read_prompt(self.attn2, self.norm2(x), clip), x)
         return add(self.ff(self.norm3(x)), x)
@@ -174,10 +173,14 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """(B * T, C, H, W) -> (B * T, C, H, W)."""
-        h = as_linear(self.proj_in, to_tokens(self.norm(x))).unflatten(0, (clip.batch, clip.frames))  # (B, T, S, D)
+        h = to_tokens(self.norm(x))  # (B * T, S, C)
+        shared = None if clip.among is None else SharedPlaces(clip.among, h.shape[1])
+        h = h if shared is None else shared.own(h, 1)
+        h = as_linear(self.proj_in, h).unflatten(0, (clip.batch, clip.frames))  # (B, T, S, D)
         for block, slot in zip(self.transformer_blocks, self.inside_transformer, strict=True):
-            h = over_time(slot, block(h, clip), clip)
+            h = over_time(slot, block(h, clip, shared), clip)
         h = as_linear(self.proj_out, h.flatten(0, 1))
+        h = h if shared is None else shared.whole(h, 1)
         return add(to_images(h, (x.shape[2], x.shape[3])), x)
 
 

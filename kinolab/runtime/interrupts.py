@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+REQUEUE = 75
+"""The exit status of a run that a signal stopped, saved, and that is to be started again (EX_TEMPFAIL, sysexits.h)."""
+REQUEUE_FILE = "requeue"
+"""The file that such a run leaves in its folder, for torchrun hands no status of its processes on."""
+
 
 class Stoppable(Protocol):
     """What can be asked to stop."""

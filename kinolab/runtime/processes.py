@@ -9,19 +9,24 @@ may hold files with the names of modules.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kinolab.errors import InputError
 from kinolab.runtime import leftovers, system
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.records import Record
+from kinolab.runtime.text import split_lines
 
 MOST_TAIL = 2**16
 """Bytes of a file's end that its last lines are looked for in."""
@@ -134,6 +139,21 @@ def print_to(output: Path) -> None:
         os.close(descriptor)
 
 
+def hand_over(command: Sequence[str], text: str) -> str | None:
+    """Give a text to a program's standard input: what it says; None where it is not there.
+
+    Raises:
+        InputError: where it refuses, with its own last line.
+    """
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+    if done.returncode:
+        last = split_lines(done.stderr.strip() or done.stdout.strip() or "it said nothing")[-1]
+        raise InputError(f"{' '.join(command)} ended with status {done.returncode}: {last}")
+    return done.stdout.strip()
+
+
 def tail(path: Path, lines: int = 30) -> list[str]:
     """The last lines of a file that a process prints to; [] where there is none. Bytes that are no text are escapes."""
     try:
@@ -148,3 +168,45 @@ def tail(path: Path, lines: int = 30) -> list[str]:
         os.close(descriptor)
     found = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
     return [line for line in found if line][-lines:]
+
+
+def forks(preload: Sequence[str]) -> Any:
+    """Processes of Python's that work for this one: a context of `multiprocessing`.
+
+    They are forked from a server that has imported `preload`, so that each begins at once and shares no state with this
+    process; where the system has no such thing, they begin from nothing.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    with environment({"PYTHONSAFEPATH": "1"}):  # nothing is imported from the working folder, which may be data
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that what is begun inside has, and this process only meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def packed(value: Any) -> bytes:
+    """A value as bytes for `unpacked` in another process of the same program; never for a file."""
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpacked(data: bytes) -> Any:
+    """What `packed` was given. The bytes come from this program's own process, by a pipe or its cluster."""
+    return pickle.loads(data)

@@ -16,9 +16,11 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed.checkpoint as dcp
 
@@ -47,6 +49,49 @@ def save(state: dict[str, Any], folder: Path, alone: bool) -> None:
     """
     with _one_error(folder, InputError):
         dcp.save(state, storage_writer=Writer(folder), planner=dcp.DefaultSavePlanner(), no_dist=alone)
+
+
+def save_beside(state: dict[str, Any], folder: Path, group: Any) -> Writing:
+    """Copy this process's part of a state, and write the copy into a folder while this returns (`async_save`).
+
+    Args:
+        state, folder: as for `save`.
+        group: the processes that write, in a group that nobody else uses, of a backend for processors; None = this one
+            alone.
+
+    Raises:
+        OSError: where there is no room for the copy.
+    """
+    # From the thread that writes, and so for good: it is known that one process writes alone.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+    given: Any = {} if group is None else {"process_group": group}
+    with _one_error(folder, InputError):
+        future = dcp.async_save(
+            state, storage_writer=Writer(folder), planner=dcp.DefaultSavePlanner(), no_dist=group is None, **given
+        )
+    return Writing(folder, cast("Future[Any]", future))
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A state that is being written beside what goes on."""
+
+    folder: Path
+    future: Future[Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether all processes have written theirs; or one of them could not, which `end` tells."""
+        return self.future.done()
+
+    def end(self) -> None:
+        """Wait until all is written. Not sealed yet.
+
+        Raises:
+            OSError, InputError: as `save` does.
+        """
+        with _one_error(self.folder, InputError):
+            self.future.result()
 
 
 def seal(folder: Path) -> None:

@@ -4,7 +4,8 @@
     kill -USR2 PROCESS        sample videos after it
 
 Neither changes what is trained: a run that was asked has the weights of one that was not. The studio's buttons send
-the same signals. Systems without them have no such asking.
+the same signals. Systems without them have no such asking. A run that may be requeued (`kinolab train --requeue`) ends
+after such a checkpoint, as schedulers send SIGUSR1 some time before they take their machines back.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ SIGNALS: dict[What, str] = {"save": "SIGUSR1", "sample": "SIGUSR2"}
 class Asked:
     """What was asked and is not done yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: bool = False) -> None:
+        """ends: whether being asked to save means to end too, so that a scheduler can start the run again."""
         self._open: set[What] = set()
+        self._ends = ends
+        self.end = False
 
     @property
     def any(self) -> bool:
@@ -32,6 +36,7 @@ class Asked:
 
     def note(self, what: What) -> None:
         """Something is asked."""
+        self.end = self.end or (self._ends and what == "save")
         self._open.add(what)
 
     def take(self, what: What) -> bool:

@@ -11,6 +11,7 @@ from kinolab.contracts.examples import Example, Source
 from kinolab.data.order import MixedOrder, ShuffledOrder
 from kinolab.errors import InputError
 from kinolab.runtime.ranks import Ranks
+from kinolab.training.mesh import data_ranks
 from kinolab.training.mix import BucketMix
 from kinolab.training.settings import TrainingConfig
 
@@ -25,13 +26,15 @@ class MicroBatch:
 
 def micro_positions(config: TrainingConfig, ranks: Ranks) -> list[list[int]]:
     """The positions of the global batch that each of this process's micro-batches holds."""
-    if config.batch_size % ranks.size:
-        raise InputError(f"training.batch_size={config.batch_size}: expected a multiple of {ranks.size} processes")
-    local = config.batch_size // ranks.size
+    data = data_ranks(config.parallel, ranks)
+    if config.batch_size % data.size:
+        apart = f"{ranks.size} processes" if data.size == ranks.size else f"{data.size} groups of context processes"
+        raise InputError(f"training.batch_size={config.batch_size}: expected a multiple of {apart}")
+    local = config.batch_size // data.size
     size = min(config.micro_batch or local, local)
     if local % size:
         raise InputError(f"training.micro_batch={size}: expected a divisor of {local}, the clips per process and step")
-    first = ranks.rank * local
+    first = data.rank * local
     return [list(range(first + k, first + k + size)) for k in range(0, local, size)]
 
 
@@ -65,8 +68,9 @@ class _MixedSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         groups = micro_positions(config, ranks)
         # Every bucket has the same number of micro-batches, each as much larger as its clips are smaller.
         self.sizes = [max(1, int(len(groups[0]) * ratio + 1e-9)) for ratio in mix.ratios]
-        self.mine = range(ranks.rank * len(groups), (ranks.rank + 1) * len(groups))
-        count = ranks.size * len(groups)
+        data = data_ranks(config.parallel, ranks)
+        self.mine = range(data.rank * len(groups), (data.rank + 1) * len(groups))
+        count = data.size * len(groups)
         self.order = MixedOrder(config.seed, mix.groups, [size * count for size in self.sizes], mix.shares)
 
     def __len__(self) -> int:

@@ -15,9 +15,10 @@ from kinolab.config import differences, read_yaml, to_yaml
 from kinolab.contracts.events import Listener, events_of
 from kinolab.errors import InputError
 from kinolab.runtime.devices import announce
-from kinolab.runtime.files import write_text
+from kinolab.runtime.files import remove, write_text
+from kinolab.runtime.interrupts import REQUEUE_FILE
 from kinolab.runtime.locks import held
-from kinolab.runtime.ranks import Ranks, join_ranks, wait_for_all
+from kinolab.runtime.ranks import Ranks, answered, join_ranks, wait_for_all
 from kinolab.tables import JOBS
 from kinolab.training.recipe import BaseRecipe, load_recipe
 from kinolab.training.state import checkpoints
@@ -39,6 +40,8 @@ class RunReport:
     steps: int
     changes: list[str]
     ranks: Ranks = field(default_factory=Ranks)
+    signalled: bool = False
+    """Whether a signal stopped it before its end."""
 
     @property
     def finished(self) -> bool:
@@ -54,19 +57,22 @@ def train(
     resume: Resume = False,
     until: int | None = None,
     events: Listener = None,
+    requeue: bool = False,
 ) -> RunReport:
     """Train a recipe in a run folder; with `resume`, go on from the folder's newest checkpoint.
 
     Without a recipe a resumed run uses the one in its folder. Every setting that differs from the recorded one is
     said. `until` stops early at that step, to be resumed, and so do `events` that ask to stop. With `resume="auto"` a
-    folder without a run begins one, so that the same call starts and restarts.
+    folder without a run begins one, so that the same call starts and restarts. `requeue`: SIGUSR1 stops it as SIGTERM
+    does, and a run that either stopped leaves a file `requeue` in its folder until it is started again.
 
     Raises:
+        LostRankError: where another process of the run is gone, or hangs for longer than `training.answer_within`.
         InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it), or one
             that another process is training in, or a device that is not there.
     """
     config, changes = _settle(recipe, folder, overrides, resume)
-    with join_ranks(config.training.device) as ranks:
+    with join_ranks(config.training.device, config.training.answer_within) as ranks, answered(ranks):
         wait_for_all(ranks)  # nobody writes to the folder while another still looks whether it holds a run
         told = events_of(events if ranks.first else None)
         for change in changes:
@@ -80,8 +86,12 @@ def train(
         with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if ranks.first else nullcontext():
             if ranks.first:
                 write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
-            step = Trainer(job, config.training, folder, ranks, told).run(until)
-    return RunReport(folder, step, config.training.steps, changes, ranks)
+                remove(folder / REQUEUE_FILE)
+            trainer = Trainer(job, config.training, folder, ranks, told, requeue)
+            step = trainer.run(until)
+            if requeue and trainer.signalled and ranks.first:
+                write_text(folder / REQUEUE_FILE, f"stopped by a signal at step {step} of {config.training.steps}\n")
+    return RunReport(folder, step, config.training.steps, changes, ranks, trainer.signalled)
 
 
 @contextmanager

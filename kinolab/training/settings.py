@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from kinolab.config import Config
 from kinolab.runtime.precision import resolve
+from kinolab.training.mesh import MeshConfig
 from kinolab.training.muon import Muon, is_hidden_matrix
 
 
@@ -50,6 +51,9 @@ class TrainingConfig(Config):
     """Steps between checkpoints that a run resumes from."""
     keep: int = Field(2, ge=1)
     """How many of the newest checkpoints are kept."""
+    checkpoints: Literal["wait", "beside"] = "wait"
+    """Whether the steps wait until a checkpoint is written, or one is copied and written beside the next ones (by
+    torch.distributed.checkpoint), for as much memory again as weights, optimiser and average take."""
     evaluate_every: int = Field(500, ge=1)
     """Steps between measurements on held-out data."""
     evaluate_first: bool = False
@@ -67,10 +71,20 @@ class TrainingConfig(Config):
     """Processor threads for torch; None = torch's own choice."""
     compile: bool = False
     """Compile the model with torch.compile; pays off after some minutes."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """How torchrun's processes share the work: a copy each (DDP), or everything sharded (FSDP2)."""
+    parallel: Literal["ddp", "fsdp"] | MeshConfig = "ddp"
+    """How torchrun's processes share the work: a copy each (DDP), everything sharded (FSDP2), or as a mesh of the two
+    and of processes that compute a clip together, {replicate: 2, shard: 4, context: 2} (`kinolab.training.mesh`)."""
+    answer_within: float | None = Field(None, gt=0)
+    """Seconds that a process waits for the others before the run ends with a line that says so; None = torch's own (10
+    minutes with NCCL, else 30)."""
     tensorboard: bool = True
     """Also write TensorBoard events beside the JSON lines (needs the extra `train`)."""
+
+    @model_validator(mode="after")
+    def _check_compiled(self) -> TrainingConfig:
+        if self.compile and isinstance(self.parallel, MeshConfig) and self.parallel.context > 1:
+            raise ValueError("compile: the exchanges of parallel.context are not compiled; set one of them")
+        return self
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

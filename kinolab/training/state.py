@@ -8,8 +8,10 @@ draw (see `randomness`), so nothing else is needed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -38,6 +40,23 @@ RECORD = "state.json"
 """The step, how many processes wrote it, and which optimisers have stepped."""
 NAME = re.compile(r"step-\d+")
 T = TypeVar("T")
+
+
+class Abandoned(Exception):  # noqa: N818 - no error: nobody waits for it
+    """A checkpoint that is given up half-written."""
+
+
+@dataclass(frozen=True)
+class Unsealed:
+    """A checkpoint that is being written; of all processes the first one seals it, and may do so once it is written.
+
+    seal: make a checkpoint of what is written, raises OSError; abandon: remove it.
+    """
+
+    final: Path
+    writing: sharded.Writing
+    seal: Callable[[], None]
+    abandon: Callable[[], object]
 
 
 class RunState:
@@ -80,24 +99,59 @@ class RunState:
         Raises:
             OSError: where it can't be written; the checkpoints that were there stay.
         """
-        final = folder / f"step-{step:08d}"
-        started = [name for name, optimizer in self.optimizers.items() if optimizer.state]
+        final, started = folder / f"step-{step:08d}", self._started
         with ExitStack() as stack:
-            room = self._agree(lambda: stack.enter_context(files.new_folder(final)))
+            room = self.agree(lambda: stack.enter_context(files.new_folder(final)))
             sharded.save(self._collect(started), room, alone=self.ranks.size == 1)
-            if self.ranks.first:
-                record = {"step": step, "processes": self.ranks.size, "optimizers": started}
-                record |= {"frozen": self._frozen} if self._frozen else {}
-                files.write_text(room / RECORD, summed(record) + "\n")
-                sharded.seal(room)
+            self._seal(room, step, started)
+        self._leave(final, keep)
+        self._barrier()
+        return final
+
+    def begin_saving(self, folder: Path, step: int, keep: int, group: Any) -> Unsealed:
+        """As `save`, but written beside the steps that follow, of a copy of the state as it is now.
+
+        group: the processes of the run in a group of their own (`sharded.save_beside`); None for one process.
+
+        Raises:
+            OSError: where no folder can be made, or there is no room for the copy.
+        """
+        final, started = folder / f"step-{step:08d}", self._started
+        stack = ExitStack()
+        room = self.agree(lambda: stack.enter_context(files.new_folder(final)))
+        try:
+            writing = sharded.save_beside(self._collect(started), room, group)
+        except BaseException:
+            stack.__exit__(*sys.exc_info())
+            raise
+
+        def seal() -> None:
+            with stack:
+                self._seal(room, step, started)
+            self._leave(final, keep)
+
+        return Unsealed(final, writing, seal, lambda: stack.__exit__(Abandoned, Abandoned(), None))
+
+    @property
+    def _started(self) -> list[str]:
+        return [name for name, optimizer in self.optimizers.items() if optimizer.state]
+
+    def _seal(self, room: Path, step: int, started: Sequence[str]) -> None:
+        """The first process makes a checkpoint of what all have written."""
         if self.ranks.first:
-            found = checkpoints(folder)
+            record: dict[str, Any] = {"step": step, "processes": self.ranks.size, "optimizers": list(started)}
+            record |= {"frozen": self._frozen} if self._frozen else {}
+            files.write_text(room / RECORD, summed(record) + "\n")
+            sharded.seal(room)
+
+    def _leave(self, final: Path, keep: int) -> None:
+        """The first process leaves a checkpoint and the newest `keep - 1` before it alone."""
+        if self.ranks.first:
+            found = checkpoints(final.parent)
             at = found.index(final)
             # What is later is of a run that went on from an older checkpoint, as those were damaged.
             for other in [*found[: at + 1][:-keep], *found[at + 1 :]]:
                 files.discard(other)
-        self._barrier()
-        return final
 
     def load(self, checkpoint: Path) -> int:
         """Load a checkpoint into the modules, optimisers and averages; returns its step.
@@ -106,7 +160,7 @@ class RunState:
             DamagedError: where the checkpoint is damaged; what it was loaded into is then to be loaded anew.
             InputError: where it is another model's.
         """
-        step, optimizers, frozen = self._agree(lambda: _read_record(checkpoint))
+        step, optimizers, frozen = self.agree(lambda: _read_record(checkpoint))
         # A run that began before frozen weights were left out of checkpoints, or that trained all of them, has them.
         whole = [name for name in self.partly if name not in frozen]
         self._check_frozen(checkpoint, {name: found for name, found in frozen.items() if name in self.partly})
@@ -151,10 +205,10 @@ class RunState:
             DamagedError: where there are checkpoints and none is whole.
             InputError: where the newest whole one is another model's.
         """
-        found = self._agree(lambda: checkpoints(folder))
+        found = self.agree(lambda: checkpoints(folder))
         return sharded.newest_whole(found, self.load, say)
 
-    def _agree(self, decide: Callable[[], T]) -> T:
+    def agree(self, decide: Callable[[], T]) -> T:
         """What the first process decides, or its error, in all of them."""
         if self.ranks.size == 1:
             return decide()

@@ -24,6 +24,7 @@ from kinolab.runtime.precision import NonFiniteError, autocast, fast_float32, wa
 from kinolab.runtime.ranks import Ranks, any_rank, mean_over_ranks
 from kinolab.training.asking import Asked, hearing
 from kinolab.training.batches import MicroBatch
+from kinolab.training.beside import Beside
 from kinolab.training.ema import Ema
 from kinolab.training.log import RunLog
 from kinolab.training.parallel import no_sync, wrap
@@ -116,7 +117,9 @@ class Trainer:
         folder: Path,
         ranks: Ranks,
         events: Listener = None,
+        requeue: bool = False,
     ) -> None:
+        """requeue: whether SIGUSR1 ends the run with a checkpoint, as SIGTERM does."""
         self.job, self.config, self.folder, self.ranks, self.events = job, config, folder, ranks, events_of(events)
         for part in job.parts.values():
             part.module.to(ranks.device)
@@ -137,8 +140,11 @@ class Trainer:
                 *(n for n, module in job.kept.items() if not all(p.requires_grad for p in module.parameters())),
             ],
         )
-        self.stop_asked = False
-        self.asked = Asked()
+        self.stop_asked = self.signalled = False
+        self.asked = Asked(requeue)
+        self.beside: Beside | None = None
+        if config.checkpoints == "beside":
+            self.beside = Beside(self.state, folder / "checkpoints", config.keep, ranks, self._wrote)
 
     def run(self, until: int | None = None) -> int:
         """Train to step `until` (default: the recipe's) and return the step reached.
@@ -156,11 +162,11 @@ class Trainer:
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
-            with interruptible(self), hearing(self.asked):
+            with interruptible(self), hearing(self.asked), self.beside.ended() if self.beside else nullcontext():
                 batches = self.job.batches(step, self.ranks)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
-                while step < last and not any_rank(self.stop_asked or self.events.stopping, self.ranks):
+                while step < last and not self._stops():
                     begun = time.perf_counter()
                     numbers = self.train_step(step, next(batches))
                     step += 1
@@ -169,8 +175,10 @@ class Trainer:
                     self.events.losses(step, numbers)
                     window = self._log(log, step, window)
                     saved = self._on_request(log, step, self._milestones(log, step, last, saved))
-            if saved != step:
-                self._save(step, log)
+                    if self.beside is not None:
+                        self.beside.look()
+                if saved != step:
+                    self._save(step, log)
             if step >= self.config.steps:
                 self.events.note("writing the model")
                 with self._averages():
@@ -180,6 +188,13 @@ class Trainer:
             if log is not None:
                 log.close()
         return step
+
+    def _stops(self) -> bool:
+        """Whether any process was asked to stop; `signalled` then says whether a signal asked it."""
+        if any_rank(self.stop_asked or self.asked.end or self.events.stopping, self.ranks):
+            self.signalled = any_rank(self.stop_asked or self.asked.end, self.ranks)
+            return True
+        return False
 
     def train_step(self, step: int, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
         """One step of every part's optimiser (step counts from 0), and the numbers of its losses."""
@@ -281,7 +296,13 @@ class Trainer:
     def _save(self, step: int, log: RunLog | None) -> None:
         if log is not None:
             log.flush()  # a checkpoint never knows of steps that its log has lost
-        self.events.wrote(self.state.save(self.folder / "checkpoints", step, self.config.keep), "checkpoint")
+        if self.beside is not None:
+            self.beside.begin(step)
+        else:
+            self._wrote(self.state.save(self.folder / "checkpoints", step, self.config.keep))
+
+    def _wrote(self, checkpoint: Path) -> None:
+        self.events.wrote(checkpoint, "checkpoint")
 
     @contextmanager
     def _averages(self) -> Iterator[None]:

@@ -40,7 +40,8 @@ from tests.training.tiny import autoencoder_recipe
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
 Printed = pytest.CaptureFixture[str]
-AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio"}
+AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio", "status"}
+AT_ONCE |= {"launch local", "launch slurm", "launch k8s"}
 """What reads and prints, and has no progress to tell."""
 
 
@@ -78,6 +79,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
     hidden = {flag for p in every["generate"].params if getattr(p, "hidden", False) for flag in p.opts}
     rare = {"--eta", "--cache", "--cache-every", "--precision", "--compile"}
     rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every", "--stage"}
+    rare |= {"--together", "--engine", "--workers"}
     assert hidden == rare
     shown = [p for p in every["generate"].params if not getattr(p, "hidden", False)]
     assert len(shown) <= 22
@@ -174,6 +176,9 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
         ["folder", "step", "steps", "model"],
     ),
     "recipes": ("recipes", ["recipes"]),
+    "launch local": ("launch local train recipe.yaml --print", ["script", "out", "processes"]),
+    "launch slurm": ("launch slurm train recipe.yaml --print", ["script"]),
+    "launch k8s": ("launch k8s train recipe.yaml --print", ["script"]),
     "plan": ("plan recipe.yaml --steps 1", ["clips", "phases", "notes"]),
     "doctor": ("doctor", ["ok", "checks"]),
     "evaluate reconstruction": ("evaluate reconstruction model clips -s size=[32,32] -s frames=5", SCORES),

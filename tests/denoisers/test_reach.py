@@ -15,9 +15,9 @@ from kinolab import denoisers
 from kinolab.config import Config
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Lists, Reach
-from kinolab.denoisers import Conditions, Denoiser, latte, mmdit, vdm
+from kinolab.denoisers import Conditions, Denoiser, mmdit, vdm
 from kinolab.errors import InputError
-from kinolab.layers import attention, unet_attention
+from kinolab.layers import attention
 from kinolab.layers.attention import Beside, attend_frames
 from kinolab.runtime.compiling import compile_for_inference
 from tests.closeness import ALLOWED, NETWORK, assert_close, differs
@@ -111,7 +111,7 @@ def test_every_reach_is_that_of_a_loop_over_frames(
     model = build(name)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         made = [run(model, name, reach) for reach in REACHES]
-        for module in (attention, latte, mmdit, unet_attention, vdm):
+        for module in (attention, mmdit, vdm):
             monkeypatch.setattr(module, "attend_frames", looped)
         expected = [run(model, name, reach) for reach in REACHES]
     for one, other in zip(made, expected, strict=True):
