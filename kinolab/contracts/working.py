@@ -110,8 +110,8 @@ def read_working(folder: Path) -> Kept | None:
         outcome = record.choice("outcome", ("done", "stopped", "failed"), None)
         return Kept(
             record.text("what"), record.text("unit"),
-            record.integer("first", at_least=0), record.integer("done", at_least=0), record.integer("total", at_least=0),
-            record.number("begun"), record.number("written"),
+            record.integer("first", at_least=0), record.integer("done", at_least=0),
+            record.integer("total", at_least=0), record.number("begun"), record.number("written"),
             record.integer("workers", at_least=1), Known.read(record.record("process")),
             cast("Outcome | None", outcome), tuple(record.texts("failed")),
         )  # fmt: skip
