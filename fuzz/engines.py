@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def commands(room: Path, count: int) -> list[Command]:
-    """An encoding of clips, and a list of prompts, both small."""
+    """An encoding of clips, a curation, and a list of prompts, all small."""
     from tests.data.clip_files import write_numbered
     from tests.tiny_model import save_tiny_model
 
@@ -91,12 +91,23 @@ def commands(room: Path, count: int) -> list[Command]:
     prompts = ("generate", "--prompts", str(room / "prompts.txt"), "--model", str(room / "model"), "--steps", "8")
     return [
         Command("encode", (*clips, "--shard-size", "2", "-s", "data.index=none", "--out"), lambda out: out, _shards),
+        Command(
+            "curate",
+            ("data", "curate", str(room / "clips"), "--set", "clips.min_seconds=0.1", "--out"),
+            lambda out: out,
+            _scored,
+        ),
         Command("generate", (*prompts, "--together", "2", "--out"), lambda out: out / "v.mkv", _videos),
     ]
 
 
 def _shards(out: Path) -> int:
     index = out / "index.jsonl"
+    return index.read_bytes().count(b"\n") if index.is_file() else 0
+
+
+def _scored(out: Path) -> int:
+    index = out / ".scores" / "files.jsonl"
     return index.read_bytes().count(b"\n") if index.is_file() else 0
 
 
@@ -210,6 +221,6 @@ def _kill(running: Running, victim: str, rng: Random) -> bool:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by its name; but for what says who worked on it last."""
-    names = (".lock", ".working.json")
+    names = (".lock", "lock", ".working.json")
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in names]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

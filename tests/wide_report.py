@@ -21,6 +21,7 @@ import pytest
 from tests import hosts
 
 
+@cache
 def _registry() -> bool:
     """Whether npm is there and has something to install from: `npm ci` needs it."""
     if shutil.which("npm") is None:
@@ -56,7 +57,6 @@ FACT = "wide"
 """Under this name a report says what its test needs, also from another process."""
 
 
-@cache
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in needs(item) or () if not TOOLS[name][0]()]
     if missing:

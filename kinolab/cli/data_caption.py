@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinolab.cli.data_curate import POISON
+from kinolab.cli.engines import POISONED
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
 
@@ -51,7 +51,7 @@ def caption(
     for cause in summary.failed:
         typer.echo(f"no caption: {cause}", err=True)
     if summary.failed:
-        raise typer.Exit(POISON)
+        raise typer.Exit(POISONED)
 
 
 def chosen(

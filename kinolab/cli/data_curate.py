@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kinolab.cli.engines import POISONED, EngineName, Workers, kept_in, take_engine
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.data.curation import CurateSummary
-
-POISON = 3
-"""Exit status where all is done but for videos that could not be read."""
 
 
 @common(events=True)
@@ -33,7 +31,8 @@ def curate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the table, say what each threshold costs, and write no clip.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that read videos.")] = 1,
+    engine: EngineName = "embedded",
+    workers: Workers = None,
     page: Annotated[
         Path | None, typer.Option(help="Also write a page (.html) with the clips at each threshold's edge.")
     ] = None,
@@ -44,14 +43,17 @@ def curate(
     Exit status 3 says that videos were left out because they can't be read; they are named.
     """
     from kinolab.config import load_config
+    from kinolab.contracts.events import Several
     from kinolab.data.curation import CurateConfig
     from kinolab.data.curation import curate as run
 
     if page is not None and page.suffix.lower() != ".html":
         raise InputError(f"--page {page}: expected the name of an .html file")
     config = load_config(CurateConfig, settings if settings is not None else {}, override or [], name="--set")
-    with watch("curating", "videos") as events:
-        summary = run(source, out, config, workers=workers, dry=dry_run, events=events)
+    crew = take_engine(engine, workers)
+    with watch("curating", "videos") as seen, kept_in(out, "curating", "videos", crew) as kept:
+        summary = run(source, out, config, engine=crew, dry=dry_run, events=Several(seen, kept))
+        kept.left_out(tuple(f"{name}: {problem}" for name, problem in summary.problems))
     for note in summary.notes:
         typer.echo(note, err=True)
     for name, problem in summary.problems:
@@ -67,7 +69,7 @@ def curate(
     for cause in failed:
         typer.echo(f"left out: {cause}", err=True)
     if summary.problems or failed:
-        raise typer.Exit(POISON)
+        raise typer.Exit(POISONED)
 
 
 def told(summary: CurateSummary, out: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from kinolab.contracts.events import Events, proceed
 from kinolab.errors import InputError
@@ -139,9 +139,6 @@ class Engine(ABC):
     Raises:
         InputError: for a place that the engine doesn't know, or numbers of workers that it can't have.
     """
-
-    what: ClassVar[str]
-    """In the help: what its workers are."""
 
     def __init__(self, workers: int, place: str = "") -> None:
         self.workers, self.place = workers, place

@@ -26,8 +26,6 @@ PATIENCE = 5.0
 class Embedded(Engine):
     """Processes of this machine: `--workers N`."""
 
-    what = "processes of this machine"
-
     def __init__(self, workers: int, place: str = "") -> None:
         super().__init__(workers or 1, place)
         if place:

@@ -30,8 +30,6 @@ GPU = "cuda"
 class Ray(Engine):
     """Actors of Ray: `--engine ray` on this machine, `--engine ray:HOST:PORT` or `ray:auto` of a cluster."""
 
-    what = "actors of a Ray cluster, or of one begun here"
-
     def __init__(self, workers: int, place: str = "") -> None:
         super().__init__(workers, place)
         ray = _ray()

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
 from kinolab.data.publishing import published
 from kinolab.errors import InputError
+from kinolab.models import save_autoencoder
 from kinolab.runtime.remote import Mirror
 from tests.cli.every import run
 from tests.data.clip_files import MeanAutoencoder, write_numbered
 from tests.engines.folders import files_of
-from tests.tiny_model import save_tiny_model
+from tests.tiny_model import save_tiny_model, tiny_model
+from tests.training.tiny import denoiser_recipe
 
 pytestmark = [pytest.mark.wide("s3"), pytest.mark.filterwarnings("ignore")]
 
@@ -128,6 +131,22 @@ def test_the_commands_take_addresses(bucket: Any, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.splitlines() == ["kinolab: s3://gone/clips: no such bucket or object"]
     assert run(*words, "--out", "s3://gone/out") == 2
     assert "s3://gone/out" in capsys.readouterr().err
+
+
+def test_a_model_is_trained_on_a_cache_in_a_store_and_is_the_one_of_a_disk(bucket: Any, tmp_path: Path) -> None:
+    save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "ae")
+    words = ("-a", tmp_path / "ae", "--frames", 5, "--size", 32)
+    assert run("encode", "s3://test/clips", *words, "--out", "s3://test/l") == 0
+    assert run("encode", tmp_path / "clips", *words, "--out", tmp_path / "l") == 0
+    recipe = denoiser_recipe(tmp_path / "ae", steps=2, batch_size=2)
+    del recipe["denoiser"]["num_classes"], recipe["samples"]
+    recipe["denoiser"] |= {"input_size": 8, "num_frames": 2, "patch_size": 2}
+    recipe["data"] = {"kind": "cache", "path": "gone", "split": "all"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    for name, where in (("a", "s3://test/l"), ("b", tmp_path / "l")):
+        assert run("train", tmp_path / "r.yaml", "-s", f"data.path={where}", "--out", tmp_path / name) == 0
+    models = [(tmp_path / name / "model" / "denoiser.safetensors").read_bytes() for name in "ab"]
+    assert models[0] == models[1]
 
 
 def test_two_that_write_one_folder(bucket: Any) -> None:

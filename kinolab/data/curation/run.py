@@ -9,34 +9,36 @@ DIR/...           the clips (`writing.py`)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kinolab.contracts.engine import Done, Engine, Task
 from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.data.curation import parquet
 from kinolab.data.curation.deciding import Decision, decide
 from kinolab.data.curation.items import Item, find_items
-from kinolab.data.curation.pool import TRIES, run_groups
 from kinolab.data.curation.scoring import Outcome, score_group
 from kinolab.data.curation.settings import Chosen, CurateConfig, chosen, plain
 from kinolab.data.curation.table import Row, make_table
-from kinolab.data.curation.writing import Written, write_folder, write_shards
+from kinolab.data.curation.writing import Written, clear_others, write_folder, write_shards
 from kinolab.errors import InputError
+from kinolab.runtime import leftovers
 from kinolab.runtime.files import make_folder, write_text
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real, visible
-from kinolab.runtime.reading import json_lines
+from kinolab.runtime.reading import json_lines, read_text
 from kinolab.runtime.records import write_record
 from kinolab.runtime.summed import summed
 
 STORE, INDEX, TABLE, RECORD = ".scores", ".scores/files.jsonl", "table.jsonl", "curation.json"
 GROUP = 4
 """Videos that one process is handed at once."""
+MOST = 2**31
+"""Bytes of the list of contents."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def curate(
     out: Path,
     config: CurateConfig,
     *,
-    workers: int = 1,
+    engine: Engine | None = None,
     dry: bool = False,
     events: Listener = None,
 ) -> CurateSummary:
@@ -71,7 +73,7 @@ def curate(
         source: a folder, a video, a list or a table of paths, .tar or .parquet files, or a folder of those.
         out: the folder of the curation; made where it is missing.
         config: signals, cutting, thresholds and output.
-        workers: processes that score.
+        engine: whose workers score; none = this process. What is written is the same, byte for byte.
         dry: write the table and no clip.
         events: counts videos, then clips; a stopped call keeps the scores and clips that are whole.
 
@@ -88,7 +90,7 @@ def curate(
     _check_out(out)
     make_folder(out / STORE)
     with held(out / STORE / "lock", f"{out}: another kinolab data curate is at work there"):
-        outcomes = _score(found.items, signals, out, workers, told)
+        outcomes = _score(found.items, signals, out, engine, told)
         good = [
             (k, item, o.content) for k, (item, o) in enumerate(zip(found.items, outcomes, strict=True)) if o.content
         ]
@@ -102,8 +104,10 @@ def curate(
         told.wrote(out / TABLE, "table")
         written = None
         if not dry:
+            gone = clear_others(out, config.output.format)
             write = write_folder if config.output.format == "folder" else write_shards
             written = write(decision.kept, out, config.output, told)
+            written = replace(written, removed=written.removed + gone)
     read = sum(o.read for o in outcomes)
     return CurateSummary(len(outcomes), read, problems, decision, written, found.notes, protocols["hash"])
 
@@ -116,42 +120,82 @@ def _check_out(out: Path) -> None:
         raise InputError(f"{out}: holds other files and no curation; choose an empty or new folder")
 
 
-def _score(items: Sequence[Item], signals: Chosen, out: Path, workers: int, events: Events) -> list[Outcome]:
+def _score(items: Sequence[Item], signals: Chosen, out: Path, engine: Engine | None, events: Events) -> list[Outcome]:
     """The outcome of every video, in order; what is known from before is looked up and not read."""
     known = _known(out / INDEX)
-    pieces = [(item, known.get(_signature(item))) for item in items]
-    work = partial(score_group, settings=plain(signals), store=out / STORE)
-    found: dict[int, Outcome] = {}
+    pieces = [(number, (item, known.get(_signature(item)))) for number, item in enumerate(items)]
+    groups = [tuple(pieces[k : k + GROUP]) for k in range(0, len(pieces), GROUP)]
+    job, found = ScoreJob(plain(signals), out / STORE), dict[int, Outcome]()
+    tasks = [Task(json_sha256([_signature(item) for _, (item, _) in group])[:24], group) for group in groups]
     with Appender(out / INDEX, durable=False) as index:
-        for results in run_groups(partial(_numbered, work), _groups(pieces), workers, _died, events):
-            for place, outcome in results:
-                found[place] = outcome
+        for done in _here(job, tasks, events) if engine is None else engine.run(job, tasks, events):
+            results = dict(done.value or ())
+            for left in done.left:
+                item = left.part[1][0]
+                results[left.part[0]] = Outcome(item.name, "", problem=f"ended every process that read it ({left.why})")
+            found |= results
+            for outcome in results.values():
                 if outcome.content and known.get(outcome.signature) != outcome.content:
                     index.write(summed({"signature": outcome.signature, "content": outcome.content}))
             events.progress(len(found), len(items))
     if len(found) < len(items):
         proceed(events)
-    return [found[k] for k in range(len(items))]
+    outcomes = [found[k] for k in range(len(items))]
+    _put_in_order(out, outcomes)
+    return outcomes
 
 
 Piece = tuple[int, tuple[Item, str | None]]
 
 
-def _groups(pieces: Sequence[tuple[Item, str | None]]) -> list[list[Piece]]:
-    """Neighbours with their numbers, in groups of a fixed size."""
-    numbered = list(enumerate(pieces))
-    return [numbered[k : k + GROUP] for k in range(0, len(numbered), GROUP)]
+@dataclass(frozen=True)
+class ScoreJob:
+    """The scoring of videos, as a job of an engine: a part is a video with its number, and its content if known."""
+
+    settings: Mapping[str, Mapping[str, Any]]
+    store: Path
+
+    def worker(self, number: int) -> ScoreJob:
+        """Itself."""
+        return self
+
+    def run(self, task: Task) -> list[tuple[int, Outcome]]:
+        """The outcomes of a group, with the numbers of its videos."""
+        outcomes = score_group([piece for _, piece in task.parts], self.settings, self.store)
+        return list(zip([number for number, _ in task.parts], outcomes, strict=True))
+
+    def probe(self, part: Piece) -> None:
+        """Score one: what is written is a function of the video alone."""
+        score_group([part[1]], self.settings, self.store)
+
+    def name(self, part: Piece) -> str:
+        """The video's own."""
+        return part[1][0].name
 
 
-def _numbered(work: Any, group: list[Piece]) -> list[tuple[int, Outcome]]:
-    """The outcomes of a group, with the numbers of its videos."""
-    return list(zip([number for number, _ in group], work([piece for _, piece in group]), strict=True))
+def _here(job: ScoreJob, tasks: Sequence[Task], events: Events) -> Iterator[Done]:
+    """The tasks by this process; ends early, between two, where that is asked."""
+    for task in tasks:
+        if events.stopping:
+            return
+        yield Done(task, job.run(task))
 
 
-def _died(piece: Piece) -> tuple[int, Outcome]:
-    """What is said of a video whose reading ended its process again and again."""
-    number, (item, _) = piece
-    return number, Outcome(item.name, "", problem=f"the process that read it died, {TRIES} times")
+def _put_in_order(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """Give the list of contents the order of the videos, whoever scored which when; those of other videos behind them.
+
+    What workers left that were killed is cleared away.
+    """
+    known = {o.signature: o.content for o in outcomes if o.content}
+    known |= {
+        signature: content for signature, content in sorted(_known(out / INDEX).items()) if signature not in known
+    }
+    lines = [summed({"signature": signature, "content": content}) for signature, content in known.items()]
+    text = "".join(f"{line}\n" for line in lines)
+    if text != read_text(out / INDEX, MOST):
+        write_text(out / INDEX, text)
+    for folder in (out / STORE, *visible(out / STORE)):
+        leftovers.clean(folder)
 
 
 def _signature(item: Item) -> str:

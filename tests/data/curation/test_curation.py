@@ -19,8 +19,10 @@ from kinolab.data.curation import CurateConfig, CurateSummary, curate, decide
 from kinolab.data.curation.items import Item, find_items
 from kinolab.data.curation.settings import Bounds, chosen
 from kinolab.data.curation.table import Row
+from kinolab.engines import engine_of
 from kinolab.errors import InputError, Stopped
 from kinolab.runtime import tars
+from tests.engines.inside import Inside
 
 FAST = {"motion": False, "text": False, "blocks": False}
 
@@ -68,7 +70,7 @@ def test_the_table_comes_first_and_deciding_and_cutting_anew_reads_no_frame(raw:
     assert first.read == 4 and [name for name, _ in first.problems] == ["bad.mp4"] and first.written is None
     rows = table(out)
     assert list(rows) == ["1.mkv", "2.mkv", "4.mkv", "two.mkv#0.000-1.000", "two.mkv#1.000-2.000"]
-    assert rows["2.mkv"]["text_beside"] == "two" and rows["1.mkv"]["brightness"] == pytest.approx(60 / 255, rel=0.1)
+    assert rows["2.mkv"]["caption"] == "two" and rows["1.mkv"]["brightness"] == pytest.approx(60 / 255, rel=0.1)
     assert {row["protocol"] for row in rows.values()} == {first.protocol}
     bright = config(keep={"brightness": {"min": 0.35}})
     second = curate(raw, out, bright)
@@ -135,8 +137,7 @@ def test_it_stops_between_videos_and_goes_on(raw: Path, tmp_path: Path) -> None:
     assert summary.read == 1
     curate(raw, tmp_path / "b", config())
     a, b = files(tmp_path / "a"), files(tmp_path / "b")
-    for name in (".scores/lock", ".scores/files.jsonl"):
-        a.pop(name), b.pop(name)
+    a.pop(".scores/lock"), b.pop(".scores/lock")
     assert a == b
 
 
@@ -145,21 +146,17 @@ def test_several_processes_give_the_same_bytes_and_what_kills_them_is_listed(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curate(raw, tmp_path / "one", config())
-    summary = curate(raw, tmp_path / "two", config(), workers=2)
+    summary = curate(raw, tmp_path / "two", config(), engine=engine_of("embedded", 2))
     assert [name for name, _ in summary.problems] == ["bad.mp4"]
     a, b = files(tmp_path / "one"), files(tmp_path / "two")
-    for name in (".scores/lock", ".scores/files.jsonl"):
-        a.pop(name), b.pop(name)
+    a.pop(".scores/lock"), b.pop(".scores/lock")
     assert a == b
-    from kinolab.data.curation import pool
-    from tests.data.curation.deadly import work
 
-    found = [
-        result
-        for results in pool.run_groups(work, [[1, 2], [3, 13], [4]], 2, lambda piece: f"{piece} died", Silent())
-        for result in results
-    ]
-    assert sorted(found) == ["1", "13 died", "2", "3", "4"]
+
+def test_a_video_that_ends_every_process_is_listed(raw: Path, tmp_path: Path) -> None:
+    by = Inside(lambda part: part[1][0].name == "bad.mp4")
+    summary = curate(raw, tmp_path / "a", config(), engine=by)
+    assert summary.problems == (("bad.mp4", "ended every process that read it (killed by SIGSEGV)"),)
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet"])
