@@ -15,7 +15,7 @@ from kinolab.contracts.table import OneOf
 from kinolab.errors import InputError
 from kinolab.runtime.reading import read_text, through_json
 from kinolab.runtime.text import split_lines
-from kinolab.runtime.yaml_files import to_yaml
+from kinolab.runtime.yaml_files import read_yaml, to_yaml
 from kinolab.training.recipe import load_recipe, recipe_values, shipped_recipes
 
 PLAIN: dict[Any, str] = {bool: "flag", int: "int", float: "float", str: "text", Path: "path"}
@@ -110,6 +110,10 @@ def _encoding(config: Any, recipe: str) -> dict[str, Any]:
         spec = spec_of(autoencoder_config(config.autoencoder))
     except (InputError, OSError):
         return values
+    before = Path(config.autoencoder) / "recipe.yaml"
+    trained = read_yaml(before) if before.is_file() else None  # the run that made it: latents at the rate of its clips
+    if isinstance(trained, dict) and isinstance(trained.get("data"), dict) and trained["data"].get("fps"):
+        values["fps"] = trained["data"]["fps"]
     frames, size = getattr(config.denoiser, "num_frames", None), getattr(config.denoiser, "input_size", None)
     if isinstance(frames, int):
         values["frames"] = spec.pixel_frames(frames)
