@@ -21,6 +21,7 @@ import pytest
 from tests import hosts
 
 
+@cache
 def _registry() -> bool:
     """Whether npm is there and has something to install from: `npm ci` needs it."""
     if shutil.which("npm") is None:
@@ -44,6 +45,11 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "npm": (_registry, "npm and a registry that answers it, to build the pages anew"),
     "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
+    "s3": (
+        lambda: all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask")),
+        "the extra `storage`, and a server to try it on: moto[server]",
+    ),
+    "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
 """Name -> whether it is on this machine, and what it is."""
@@ -51,7 +57,6 @@ FACT = "wide"
 """Under this name a report says what its test needs, also from another process."""
 
 
-@cache
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in needs(item) or () if not TOOLS[name][0]()]
     if missing:

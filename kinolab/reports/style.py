@@ -4,13 +4,13 @@ from __future__ import annotations
 
 PLOT_STYLE = """
 :root { --s0: #0b62a8; --s1: #c2500a; --s2: #0a7d5a; --s3: #a9448c; --s4: #8a6a00; --s5: #2b8fc0; --s6: #5d4aa8;
-  --s7: #444b57; --bar: #8fb4dc; --better: #17713d; --noise: #606978; }
+  --s7: #444b57; }
 @media (prefers-color-scheme: dark) { :root { --s0: #6cb4f5; --s1: #f59a5c; --s2: #4fd3a6; --s3: #eb9ad2; --s4: #e2c04a;
-  --s5: #8fd6f7; --s6: #b5a6ff; --s7: #c3cad6; --bar: #3d5f86; --better: #7be0a1; --noise: #9aa4b5; } }
+  --s5: #8fd6f7; --s6: #b5a6ff; --s7: #c3cad6; } }
 .plot { display: block; width: 100%; max-width: 640px; height: auto; font-size: 12.5px; }
 .plot text { fill: var(--soft); } .plot .x { text-anchor: middle; } .plot .y { text-anchor: end; }
 .rule { stroke: var(--line); } .axis { stroke: var(--soft); }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; } .bar { fill: var(--bar); } .bar:hover { opacity: .7; }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .dot { stroke: var(--card); } .hit { opacity: 0; } .dot:hover, .hit:hover { opacity: 1; stroke: var(--ink); }
 .line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); stroke-dasharray: 7 3; }
 .line.s2 { stroke: var(--s2); stroke-dasharray: 2 3; } .line.s3 { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }

@@ -8,9 +8,9 @@ const FAR = 0.2;
 /** Seconds apart that are left alone: the players' own clocks tell no finer. */
 const NEAR = 0.0005;
 /** Seconds in which a nudge closes what is apart. */
-const CLOSE = 0.3;
+const CLOSE = 0.2;
 /** The largest nudge, as a share of the rate. */
-const MOST = 0.15;
+const MOST = 0.4;
 /** Milliseconds after which a video that still loads is no longer waited for. */
 const PATIENCE = 1500;
 
@@ -26,6 +26,8 @@ export class Clock {
   private videos: HTMLVideoElement[] = [];
   private shown = new WeakMap<HTMLVideoElement, { media: number; at: number }>();
   private apart: number[] = [];
+  /** Where they began: the frame there was shown while they stood. */
+  private from = 0;
   private frame = 0;
   private turn = 0;
 
@@ -106,6 +108,8 @@ export class Clock {
     this.set(time);
     await Promise.all(this.videos.map(ready));
     if (turn !== this.turn || !this.playing) return;
+    this.shown = new WeakMap();
+    this.from = time;
     for (const video of this.videos) if (length(video) > time) video.play().catch(() => {});
     this.frame = requestAnimationFrame(this.tick);
   }
@@ -130,15 +134,18 @@ export class Clock {
   };
 
   private measure(lead: HTMLVideoElement) {
-    const first = this.shown.get(lead);
-    if (!first || this.videos.length < 2) return;
     const now = performance.now();
     // A frame's time on the clock is when it was shown, run on to now.
-    const on = (shown: { media: number; at: number }) => shown.media + ((now - shown.at) / 1000) * this.rate;
+    const on = (video: HTMLVideoElement) => {
+      const seen = this.shown.get(video);
+      return seen && seen.media > this.from + 1e-3 && now - seen.at < 1000 ? seen.media + ((now - seen.at) / 1000) * this.rate : null;
+    };
+    const first = on(lead);
+    if (first === null || this.videos.length < 2) return;
     let worst = 0;
     for (const video of this.videos) {
-      const seen = this.shown.get(video);
-      if (video !== lead && seen && now - seen.at < 1000) worst = Math.max(worst, Math.abs(on(seen) - on(first)) * 1000);
+      const time = on(video);
+      if (time !== null) worst = Math.max(worst, Math.abs(time - first) * 1000);
     }
     this.apart.push(worst);
     if (this.apart.length > 600) this.apart.shift();
