@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from kinolab.config import Config, problems
 from kinolab.contracts.table import OneOf
 from kinolab.errors import InputError
+from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_text, through_json
 from kinolab.runtime.text import split_lines
 from kinolab.runtime.yaml_files import read_yaml, to_yaml
@@ -26,8 +27,6 @@ def recipes(folder: str | None = None) -> list[dict[str, Any]]:
 
     A recipe that extends another has what it says itself alone looked at, so that the list comes at once.
     """
-    from kinolab.runtime.paths import visible
-
     own = {str(p.relative_to(folder)): p for p in visible(Path(folder), "*.yaml")} if folder is not None else {}
     found = []
     for name, path in {**own, **shipped_recipes()}.items():
@@ -92,7 +91,7 @@ def _is_model(path: str | Path) -> bool:
     try:
         find_autoencoder(path)
     except (InputError, OSError):
-        return Path(path).is_file() or any(Path(path).glob("*.safetensors"))
+        return Path(path).is_file() or bool(visible(Path(path), "*.safetensors"))
     return True
 
 
