@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kinolab.contracts.events import Outcome, Silent
 from kinolab.errors import InputError, Stopped
@@ -110,11 +110,10 @@ def read_working(folder: Path) -> Kept | None:
         outcome = record.choice("outcome", ("done", "stopped", "failed"), None)
         return Kept(
             record.text("what"), record.text("unit"),
-            *(record.integer(name, at_least=0) for name in ("first", "done", "total")),
-            *(record.number(name) for name in ("begun", "written")),
+            record.integer("first", at_least=0), record.integer("done", at_least=0),
+            record.integer("total", at_least=0), record.number("begun"), record.number("written"),
             record.integer("workers", at_least=1), Known.read(record.record("process")),
-            outcome,  # type: ignore[arg-type]
-            tuple(record.texts("failed")),
+            cast("Outcome | None", outcome), tuple(record.texts("failed")),
         )  # fmt: skip
     except (InputError, OSError):
         return None
