@@ -24,6 +24,8 @@ from tempfile import TemporaryDirectory
 PATIENCE = 300.0
 """Seconds that a command may take."""
 LOOK = 0.01
+VICTIMS = ("worker", "worker", "worker", "worker", "driver")
+"""Who is killed, drawn; a command that was killed has to start again, which takes seconds."""
 RAY, FORKED = b"ray::_Hand", b"multiprocessing.forkserver"
 """What the workers of the engines are called; a forked one is called as the server that it is forked from."""
 
@@ -60,7 +62,7 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     rng, wrong = Random(options.seed), 0
     print(f"{'command':10}{'engine':10}{'workers killed':>16}{'drivers killed':>16}{'given':>7}{'sets':>6}{'equal':>7}"
-          f"{'seconds':>9}")  # fmt: skip
+          f"{'seconds':>9}", flush=True)  # fmt: skip
     with TemporaryDirectory(prefix="engines-") as made:
         for command in commands(Path(made), options.clips):
             if options.command and command.name not in options.command:
@@ -134,7 +136,7 @@ def kill(
             running = _begin(command, out, options)
             found.given += 1
             while found.kills.total() < kills and _until(running, command, out, rng.randint(1, 4)):
-                victim = rng.choice(("worker", "worker", "driver"))
+                victim = rng.choice(VICTIMS)
                 if _kill(running, victim, rng):
                     found.kills[victim] += 1
                 if victim == "driver":
