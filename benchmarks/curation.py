@@ -157,7 +157,7 @@ def measure(count: int, seed: int, settings: dict[str, Any]) -> list[dict[str, A
     copies = make(["copied"], count, seed, signals)
     found = signals["cuts"], signals["duplicates"]
     assert isinstance(found[0], Cuts) and isinstance(found[1], Duplicates)
-    return [*cuts(clips, found[0]), *thresholds(clips), duplicates(clips, copies, found[1], 0.5)]
+    return [*cuts(clips, found[0]), *thresholds(clips), duplicates(clips, copies, found[1], 0.7)]
 
 
 def main() -> None:

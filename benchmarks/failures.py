@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +110,30 @@ class Training:
         return self.seconds
 
     def until_moved(self) -> float:
-        """Seconds at which a step stands in its log again, which is cut to the checkpoint's step before."""
-        path = self.folder / "log.jsonl"
-        for number in (0, 1):  # another file takes its place; then that one grows
-            before = _stamp(path)[number]
-            while not self.done and _stamp(path)[number] == before:
-                time.sleep(0.02)
+        """Seconds at which a step stands in its log again."""
+        watched = Restart(self)
+        while not self.done and not watched.over():
+            time.sleep(0.02)
         return self.seconds
+
+
+class Restart:
+    """Sees when steps go on, from the log: it is cut to the checkpoint's step, by another file in its place, and then
+    that one grows."""
+
+    def __init__(self, run: Training) -> None:
+        self.path = run.folder / "log.jsonl"
+        self.file, self.length = _stamp(self.path)
+        self.cut = False
+
+    def over(self) -> bool:
+        """Whether they do."""
+        file, length = _stamp(self.path)
+        if not self.cut:
+            if file != self.file:
+                self.cut, self.length = True, length
+            return False
+        return length != self.length
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -156,14 +173,18 @@ def calibrated(out: Path, steps: int, every: int) -> dict[str, float]:
 
 
 def broken(out: Path, number: int, steps: int, every: int, between: float) -> dict[str, Any]:
-    """A run whose processes are killed again and again: its seconds and the times between failures."""
+    """A run whose processes are killed again and again: its seconds, the times between failures, the seconds from each
+    to the next step (less that step; of those that were not cut off by another), and of a step."""
     draws, run = random.Random(1000 + number), Training(out, f"run-{number}", steps, every)
-    first = run.until_step(1)
+    first = last = run.until_step(1)
     gaps: list[float] = []
-    last = first
+    restarts: list[float] = []
     while not run.done:
-        wait = draws.expovariate(1 / between)
+        wait, watched = draws.expovariate(1 / between), Restart(run) if gaps else None
         while run.seconds < last + wait and not run.done:
+            if watched is not None and watched.over():
+                restarts.append(run.seconds - last)
+                watched = None
             time.sleep(0.02)
         rows = run.rows()
         if run.done or (rows and rows[-1]["step"] >= steps):
@@ -174,24 +195,30 @@ def broken(out: Path, number: int, steps: int, every: int, between: float) -> di
     run.process.wait()
     if run.process.returncode:
         raise RuntimeError(f"torchrun ended with status {run.process.returncode}")
-    return {"seconds": run.seconds, "first": first, "gaps": gaps}
+    step = statistics.fmean(row["step_seconds"] for row in run.rows())
+    waited = [seconds - step for seconds in restarts]
+    return {"seconds": run.seconds, "first": first, "gaps": gaps, "restarts": waited, "step": step}
 
 
 def held_against(told: dict[str, float], real: Sequence[dict[str, Any]], asked: argparse.Namespace) -> None:
-    """Print the numbers of the model, and beside each real run what the model says."""
+    """Print the numbers of the model, and beside each real run what the model says: with the calibration's seconds of a
+    step and a restart, and with that run's own, as other work on the machine changes both."""
     steps, every, between = asked.steps, asked.every, asked.between
     weather = Weather(between, told["restart"], told["save"], told["save"])
-    work = Steps(steps, told["step"])
+    work, beside = Steps(steps, told["step"]), told["end"]
     print(", ".join(f"{name} {value:.3g} s" for name, value in told.items()))
     print(f"{steps} steps, saved every {every}, a failure in {between:g} s")
-    print("run  failures  real s  played with the same failures s  difference")
-    beside = told["end"]
+    print("run  failures  real s  its step s  its restarts s  played with the same failures s; with its own seconds")
     for number, run in enumerate(real):
-        same = play(work, every, weather, 0, gaps=_then(run["gaps"]))
-        # The clock of the model starts with the first step; so does that of the failures, a step later.
-        modelled = run["first"] - told["step"] + same.seconds + beside
-        apart = 100 * (modelled / run["seconds"] - 1)
-        print(f"{number:3}  {len(run['gaps']):8}  {run['seconds']:6.1f}  {modelled:31.1f}  {apart:+9.1f}%")
+        # The clock of the model starts with the first step, that of the failures a step later.
+        modelled = run["first"] - told["step"] + play(work, every, weather, 0, gaps=iter(run["gaps"])).seconds + beside
+        restart = statistics.fmean(run["restarts"]) if run["restarts"] else told["restart"]
+        own = Weather(between, restart, told["save"], told["save"])
+        same = run["first"] + play(Steps(steps, run["step"]), every, own, 0, gaps=iter(run["gaps"])).seconds
+        same += beside - run["step"]
+        apart = [f"{seconds:.1f} ({100 * (seconds / run['seconds'] - 1):+.1f}%)" for seconds in (modelled, same)]
+        print(f"{number:3}  {len(run['gaps']):8}  {run['seconds']:6.1f}  {run['step']:10.3f}  {restart:14.1f}  "
+              f"{apart[0]}; {apart[1]}")  # fmt: skip
     start = told["start"] + beside
     runs = [start + play(work, every, weather, seed).seconds for seed in range(1000)]
     mean = statistics.fmean(run["seconds"] for run in real)
@@ -199,10 +226,6 @@ def held_against(told: dict[str, float], real: Sequence[dict[str, Any]], asked: 
     span = f"90% between {quantile(runs, 0.05):.1f} and {quantile(runs, 0.95):.1f} s"
     print(f"mean of real runs {mean:.1f} s; 1000 runs played: mean {statistics.fmean(runs):.1f} s, {span}; by Daly's "
           f"formula {formula:.1f} s")  # fmt: skip
-
-
-def _then(gaps: Sequence[float]) -> Iterator[float]:
-    yield from gaps
 
 
 def main() -> None:

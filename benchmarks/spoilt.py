@@ -96,7 +96,7 @@ def with_text(seed: int) -> np.ndarray:
         draw.text((6, top + k * (size + 3)), text, fill=255, font=font)
     ink = np.asarray(layer, np.float32)[None, ..., None] / 255
     colour = np.array([(255, 255, 255), (20, 20, 20), (250, 220, 40)][seed % 3], np.float32)
-    frames = mixed(seed).astype(np.float32)
+    frames: np.ndarray = mixed(seed).astype(np.float32)
     if seed % 3 != 1:  # light letters have a dark edge, as subtitles do
         edge = np.asarray(layer.filter(ImageFilter.MaxFilter(3)), np.float32)[None, ..., None] / 255
         frames = frames * (1 - edge)

@@ -37,7 +37,7 @@ made="$out/$(basename "${clip%.*}")"
 mkdir -p "$made"
 
 # Image to video, from its first frame.
-kinolab animate "$clip" --model "$out/video" --out "$made/animated.mp4"
+kinolab animate "$clip" --prompt "$from" --model "$out/video" --out "$made/animated.mp4"
 
 # Tune-A-Video: the image model tuned on the clip, and the clip edited by it and by the image model alone.
 [ -e "$made/tuned" ] || kinolab fit "$clip" --prompt "$from" --model "$out/image" --frames 8 --interval 4 --steps 100 \

@@ -34,7 +34,8 @@ TrainingDevice = Annotated[
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**62), "first": (0, 10**9), "until": (1, 10**12), "threads": (1, 4096), "jobs": (1, 4096),
     "size": (1, 2**16), "upscale": (1, 64), "fps": (0.001, 1000), "given_frames": (0, 10**6), "price": (0, 10**9),
-    "refine": (0, 100), "port": (0, 65535),
+    "refine": (0, 100), "port": (0, 65535), "restarts": (0, 10**6), "clips": (1, 10**15), "clip_bytes": (0, 10**15),
+    "between": (0, 10**9),
 }  # fmt: skip
 """The least and the most of numbers on the command line, by option. What a command needs beyond that, its config
 knows; here is what no machine could do, so that it ends in a line and not in a lack of memory."""

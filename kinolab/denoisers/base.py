@@ -201,7 +201,9 @@ class Denoiser(nn.Module):
         for number in found:
             if not 0 <= number < count:
                 raise InputError(f"residuals: expected numbers of blocks from 0 to {count - 1}, got {number}")
-        return found if shared is None else {number: shared.own(added) for number, added in found.items()}
+        if shared is None:
+            return found
+        return {number: shared.own(added) if added.ndim else added for number, added in found.items()}
 
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,) in the diffusion's own time units, conditions -> (B, C or 2C, T, H, W).

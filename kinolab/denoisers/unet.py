@@ -263,12 +263,12 @@ class UpBlock(UnetBlock):
         self.upsamplers = nn.ModuleList([] if level == 0 else [DoublingConv(widths[level])])
         self.after_conv = nn.ModuleList(filled(slots.after_conv(widths[level])) for _ in self.upsamplers)
 
-    def forward(self, x: Tensor, skips: list[Tensor], size: torch.Size, clip: Clip) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], size: tuple[int, ...], clip: Clip) -> Tensor:
         """Frames -> frames, of the side `size` where they are doubled; takes one of `skips` off its end per layer."""
         for index in range(len(self.resnets)):
             x = self.layer(index, torch.cat([x, skips.pop()], 1), clip)
         for upsample, slot in zip(self.upsamplers, self.after_conv, strict=True):
-            x = over_frames(slot, upsample(x, tuple(size)), clip)
+            x = over_frames(slot, upsample(x, size), clip)
         return x
 
 
@@ -501,12 +501,13 @@ class Unet(WayDown):
         if added:  # to what the way up is given, not to what the way down goes on with (Zhang et al. 2023, section 3.1)
             skips = [_with_residual(skip, added.get(i)) for i, skip in enumerate(skips)]
             x = _with_residual(x, added.get(len(skips)))
-        for up in self.up_blocks:
+        blocks: Iterator[Any] = iter(self.up_blocks)
+        for up in blocks:
             # A list of its own, as what shards a block hands it a copy of what it is given.
             count = self.config.layers_per_block + 1
             taken = skips[-count:]
             del skips[-count:]
-            x = up(x, taken, (skips or taken)[-1].shape[2:], clip)
+            x = up(x, taken, tuple((skips or taken)[-1].shape[2:]), clip)
         return x
 
     def _modulated(self, x: Tensor, clip: Clip) -> Tensor:

@@ -115,8 +115,8 @@ class Measured:
 class ScaleReport:
     """What a training at scale takes; all in seconds and bytes.
 
-    steps: of how many clips. compute: of one step by the slowest process. exchange: what a step waits for gradients.
-    weather: failures, restarts and saving. interval: of work between checkpoints, the best one by Daly.
+    steps: how many. compute: of one step by the slowest process, alone: by any one. exchange: what a step waits for
+    gradients. weather: failures, restarts and saving. interval: of work between checkpoints, the best one by Daly.
     plays: the run played with failures, many times.
     """
 
@@ -124,7 +124,7 @@ class ScaleReport:
     assumed: Assumed
     steps: int
     compute: float
-    straggling: float
+    alone: float
     exchange: float
     weather: Weather
     interval: float
@@ -182,15 +182,11 @@ class ScaleReport:
         told = "told" if a.rate is not None else f"measured on {m.device}"
         rate = a.rate or m.rate
         yield "rate", f"{rate:.3g} clips/s", f"of one accelerator, {told}"
-        yield "a step", f"{self.compute + self.exchange:.3g} s", f"{self.steps:,} of {self._batch:,} clips"
-        slower = 100 * (self.compute / self.straggling - 1) if self.straggling else 0.0
+        yield "a step", f"{self.compute + self.exchange:.3g} s", f"{self.steps:,} of {m.batch:,} clips"
+        slower = 100 * (self.compute / self.alone - 1)
         yield "", f"{self.compute:.3g} s", f"computing, {slower:.1f}% of it the slowest of {a.gpus}"
-        what = f"{size(8 * m.parameters)} of gradients through {size(a.gpu_bandwidth)}/s"
+        what = f"{size(12 * m.parameters)} of weights and gradients through {size(a.gpu_bandwidth)}/s"
         yield "", f"{self.exchange:.3g} s", f"waiting for {what}, {100 * a.overlap:.0f}% of it hidden"
-
-    @property
-    def _batch(self) -> int:
-        return self.measured.batch
 
     def _data_rows(self) -> Iterator[tuple[str, str, str]]:
         m, a = self.measured, self.assumed
@@ -252,9 +248,9 @@ def scale(measured: Measured, assumed: Assumed, seed: int = 0) -> ScaleReport:
     a, m = assumed, measured
     groups = a.gpus // m.context
     if not 0 < groups <= m.batch:
-        each = "accelerator" if m.context == 1 else f"{m.context} accelerators"
+        each = "each accelerator needs" if m.context == 1 else f"every {m.context} accelerators need"
         raise InputError(
-            f"plan --scale --gpus {a.gpus}: a step has {m.batch} clips, and each {each} need one: give "
+            f"plan --scale --gpus {a.gpus}: a step has {m.batch} clips, and {each} one: give "
             f"-s training.batch_size=N of at least {max(1, groups)}"
         )
     steps = max(1, math.ceil(a.clips * a.epochs / m.batch))
@@ -324,4 +320,5 @@ def few_clips(config: BaseRecipe, known: bool) -> list[str]:
     """Overrides by which a recipe is measured: as many clips as a process computes at once, or one where the rate is
     known from elsewhere."""
     count = 1 if known else config.training.micro_batch or min(config.training.batch_size, MEASURED)
-    return [f"training.batch_size={count}", "training.micro_batch=", "training.parallel=ddp"]
+    told = [f"training.batch_size={count}", "training.micro_batch=", "training.parallel=ddp"]
+    return [*told, "heldout_clips=1"] if "heldout_clips" in type(config).model_fields else told

@@ -10,6 +10,7 @@ sysexits.h: try again), or asks Slurm to queue the job again.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,9 @@ def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launc
         raise InputError("launch: expected a recipe behind train, or --resume --out FOLDER to go on with a run")
     if how["nodes"] < 1 or how["gpus"] < 1:
         raise InputError(f"launch: expected at least 1 node and 1 process on it, got {how['nodes']} and {how['gpus']}")
+    name = how.get("name")
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"launch: expected --name in letters, digits, dots, dashes and underscores, got {name!r}")
     folder = Path(out) if out is not None else Path("runs") / Path(str(recipe)).stem
     source = recipe if recipe is not None else folder / "recipe.yaml"
     config = load_recipe(source, parsed.get("setting") or ())
@@ -103,7 +107,8 @@ def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launc
     told += [] if out is not None else ["--out", str(folder)]
     told += [] if parsed.get("resume") or parsed.get("resume_auto") else ["--resume", "auto"]
     told += [] if parsed.get("requeue") else ["--requeue"]
-    return Launch(words=tuple(told), out=folder, **{"name": config.name, **how})
+    plain = re.sub(r"[^\w.-]+", "-", config.name)
+    return Launch(words=tuple(told), out=folder, **{"name": plain, **how})
 
 
 def waiting(command: str, ended: str) -> str:

@@ -18,6 +18,7 @@ from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel, read_model_config, save_autoencoder
 from kinolab.models.distilled import DistilledConfig
 from kinolab.training.distill import DistillConfig, recipe_values, settled
+from kinolab.training.few_steps import ConsistencyRecipe
 from kinolab.training.recipe import load_recipe
 
 pytestmark = pytest.mark.slow  # short trainings
@@ -108,7 +109,7 @@ def test_what_is_not_asked_for_is_what_lost_least(base: Path, tmp_path: Path) ->
     assert settled(plain.model_copy(update={"lora": 4, "method": "progressive"}), model).guidance is None
     values = recipe_values(settled(plain, model), model, tmp_path, {"kind": "world"})
     recipe = load_recipe(values)
-    assert recipe.kind == "consistency" and recipe.guidance == (1.5, 4.5)  # type: ignore[union-attr]
+    assert isinstance(recipe, ConsistencyRecipe) and recipe.guidance == (1.5, 4.5)
 
 
 def test_mistakes_are_one_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,10 @@ def test_a_rank_killed_at_step_3_and_started_again_ends_as_the_unbroken_run(
 @pytest.mark.wide
 def test_a_rank_that_hangs_ends_the_run_with_a_line(tmp_path: Path) -> None:
     path = recipe(tmp_path, answer_within=4.0)
-    children = Group(2, 29551).start(run, str(path), str(tmp_path / "out"), last=((signal.SIGSTOP, 1, 2),))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = int(s.getsockname()[1])
+    children = Group(2, port).start(run, str(path), str(tmp_path / "out"), last=((signal.SIGSTOP, 1, 2),))
     status, said = children[0].wait(60)
     children[1].kill()
     assert status == 3 and "process 0 of 2 stops: another process has not answered for 4 s" in said, said

@@ -143,6 +143,20 @@ def test_the_command_prints_and_refuses_in_a_line(
         assert re.search(text, error), error
 
 
+def test_a_scheduler_is_given_the_script_and_its_refusal_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = tmp_path / "sbatch"
+    program.write_text('#!/bin/sh\nread first; echo "Submitted a job that begins with $first"\n')
+    program.chmod(0o755)
+    code, _, error = said(["slurm", "--", "train", "toy-latte"], capsys)
+    assert code == 0 and "begins with #!/usr/bin/env bash" in error
+    program.write_text("#!/bin/sh\necho unsaid >&2; echo 'sbatch: error: no such partition' >&2; exit 1\n")
+    code, _, error = said(["slurm", "--", "train", "toy-latte"], capsys)
+    assert code == 2 and error == "kinolab: sbatch ended with status 1: sbatch: error: no such partition\n"
+
+
 @pytest.mark.wide
 def test_a_signal_ends_it_with_a_status_to_queue_it_again_and_the_same_words_go_on(tmp_path: Path) -> None:
     """Two processes, for real: SIGUSR1 to the script, as a scheduler sends it."""

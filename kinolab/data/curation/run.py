@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from kinolab.data.curation.items import Item, find_items
 from kinolab.data.curation.scoring import Outcome, score_group
 from kinolab.data.curation.settings import Chosen, CurateConfig, chosen, plain
 from kinolab.data.curation.table import Row, make_table
-from kinolab.data.curation.writing import Written, write_folder, write_shards
+from kinolab.data.curation.writing import Written, clear_others, write_folder, write_shards
 from kinolab.errors import InputError
 from kinolab.runtime import leftovers
 from kinolab.runtime.files import make_folder, write_text
@@ -108,8 +108,10 @@ def curate(
         told.wrote(out / TABLE, "table")
         written = None
         if not dry:
+            gone = clear_others(out, config.output.format)
             write = write_folder if config.output.format == "folder" else write_shards
             written = write(decision.kept, out, config.output, told)
+            written = replace(written, removed=written.removed + gone)
     read = sum(o.read for o in outcomes)
     return CurateSummary(len(outcomes), read, problems, decision, written, found.notes, protocols["hash"])
 

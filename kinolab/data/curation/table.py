@@ -49,7 +49,7 @@ class Row:
         known |= {"start": rounded(self.part.start), "end": rounded(self.part.end)}
         known |= {"crop": [rounded(v) for v in self.crop] if self.crop else None}
         known |= {name: rounded(value) for name, value in self.scores.items()}
-        known |= {"duplicate_of": self.like, "damage": self.damage, "text_beside": self.item.caption}
+        known |= {"duplicate_of": self.like, "damage": self.damage, "caption": self.item.caption}
         return known | {"kept": not self.reasons, "dropped": list(self.reasons)}
 
 

@@ -48,7 +48,7 @@ class Written:
 
 def file_name(row: Row, quality: int) -> str:
     """What a clip's file is called: its video's name, and a hash of all that decides its content."""
-    made = {"content": row.content, "crop": row.crop, "whole": row.whole}
+    made: dict[str, Any] = {"content": row.content, "crop": row.crop, "whole": row.whole}
     if not copied(row):
         made |= {"start": row.part.start, "end": row.part.end, "quality": quality}
     suffix = row.item.suffix if copied(row) else ".mp4"
@@ -58,7 +58,8 @@ def file_name(row: Row, quality: int) -> str:
 
 def copied(row: Row) -> bool:
     """Whether a clip is its video as it is."""
-    return row.whole and row.crop is None and row.damage is None and row.item.suffix in video.VIDEO_SUFFIXES
+    plain = row.whole and row.crop is None and row.damage is None
+    return plain and row.item.suffix in video.VIDEO_SUFFIXES and row.item.path.is_file()
 
 
 def unique(rows: Sequence[Row], quality: int) -> dict[str, Row]:
@@ -159,6 +160,18 @@ def listed(out: Path) -> set[str]:
         return set()
     names = [str(row.get("file_name")) for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
     return {name for name in names if name.startswith(f"{CLIPS}/") and "/" not in name.removeprefix(f"{CLIPS}/")}
+
+
+def clear_others(out: Path, kind: str) -> int:
+    """Remove what an earlier call wrote in another format, so that a folder holds one set; how many files that were."""
+    old = [p for name, suffix in SHARDS.items() if name != kind for p in visible(out, f"clips-*{suffix}*")]
+    if kind != "folder" and (out / METADATA).is_file():
+        clips = [out / name for name in sorted(listed(out))]
+        old += [*clips, *(clip.with_suffix(".txt") for clip in clips), out / METADATA]
+    there = [path for path in old if path.exists()]
+    for path in there:
+        remove(path)
+    return sum(path.suffix not in (".json", ".jsonl", ".txt") for path in there)
 
 
 def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:

@@ -8,9 +8,9 @@ const FAR = 0.2;
 /** Seconds apart that are left alone: the players' own clocks tell no finer. */
 const NEAR = 0.0005;
 /** Seconds in which a nudge closes what is apart. */
-const CLOSE = 0.3;
+const CLOSE = 0.2;
 /** The largest nudge, as a share of the rate. */
-const MOST = 0.15;
+const MOST = 0.4;
 /** Milliseconds after which a video that still loads is no longer waited for. */
 const PATIENCE = 1500;
 

@@ -70,7 +70,7 @@ def test_the_table_comes_first_and_deciding_and_cutting_anew_reads_no_frame(raw:
     assert first.read == 4 and [name for name, _ in first.problems] == ["bad.mp4"] and first.written is None
     rows = table(out)
     assert list(rows) == ["1.mkv", "2.mkv", "4.mkv", "two.mkv#0.000-1.000", "two.mkv#1.000-2.000"]
-    assert rows["2.mkv"]["text_beside"] == "two" and rows["1.mkv"]["brightness"] == pytest.approx(60 / 255, rel=0.1)
+    assert rows["2.mkv"]["caption"] == "two" and rows["1.mkv"]["brightness"] == pytest.approx(60 / 255, rel=0.1)
     assert {row["protocol"] for row in rows.values()} == {first.protocol}
     bright = config(keep={"brightness": {"min": 0.35}})
     second = curate(raw, out, bright)
