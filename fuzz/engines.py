@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--engine", action="append", help="only this; may be named again")
     parser.add_argument("--command", action="append", help="only this; may be named again")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=32, help="clips, and prompts")
+    parser.add_argument("--clips", type=int, default=40, help="clips, and prompts")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     rng, wrong = Random(options.seed), 0
@@ -89,17 +89,17 @@ def commands(room: Path, count: int) -> list[Command]:
         write_numbered(room / "clips" / f"{mark:03d}.mkv", 9, mark=7 * mark % 250)
     save_tiny_model(room / "model")
     (room / "prompts.txt").write_text("".join(f"ball number {k}\n" for k in range(count)), encoding="utf-8")
-    clips = ("encode", str(room / "clips"), "-a", str(room / "model"), "--frames", "5", "--size", "16", "--batch", "2")
+    clips = ("encode", str(room / "clips"), "-a", str(room / "model"), "--frames", "5", "--size", "16", "--batch", "1")
     prompts = ("generate", "--prompts", str(room / "prompts.txt"), "--model", str(room / "model"), "--steps", "8")
     return [
-        Command("encode", (*clips, "--shard-size", "2", "-s", "data.index=none", "--out"), lambda out: out, _shards),
+        Command("encode", (*clips, "--shard-size", "1", "-s", "data.index=none", "--out"), lambda out: out, _shards),
         Command(
             "curate",
             ("data", "curate", str(room / "clips"), "--set", "clips.min_seconds=0.1", "--out"),
             lambda out: out,
             _scored,
         ),
-        Command("generate", (*prompts, "--together", "2", "--out"), lambda out: out / "v.mkv", _videos),
+        Command("generate", (*prompts, "--together", "1", "--out"), lambda out: out / "v.mkv", _videos),
     ]
 
 
