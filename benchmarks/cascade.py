@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from kinolab.conditioning.low_resolution import low_clip
 from kinolab.contracts.events import Callback
 from kinolab.errors import InputError
 from kinolab.evaluation.world import evaluate_world
+from kinolab.evaluation.world_report import Share
 from kinolab.layers.resizing import enlarge
 from kinolab.models import Request, VideoModel
 from kinolab.models.cascade import REFINED, refines
@@ -61,27 +63,41 @@ def main(arguments: Sequence[str], say: Say = print) -> None:
     parser.add_argument("--steps", type=float, default=1.0, help="a factor on all steps, to try it")
     parser.add_argument("--requests", type=int, default=16, help="requests of the toy world")
     parser.add_argument("--clips", type=int, default=6, help="clips that PSNR and gradient energy are measured on")
+    parser.add_argument("--measured", nargs="*", choices=["given", "cascade", FULL], help="measure these alone")
     parser.add_argument("--models", nargs="*", choices=[*SHARES, FULL], default=[*SHARES, FULL], help="what is trained")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="what differs in every recipe")
     parser.add_argument("--markdown", type=Path, help="where the table goes too")
     told = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if told.measured is not None:  # of what is trained so far
+        for name in told.measured:
+            _measured(name, told, say)
+        return
     trained = {name: _trained(name, told, say) for name in told.models}
     if {*SHARES, FULL} - set(told.models):
         say("measured once all are trained: leave --models out")
         return
-    packed = _packed(told.out)
+    given = _measured("given", told, say)
+    of = {name: _measured(name, told, say) for name in ("cascade", FULL)}
     found = {
         "seconds": trained,
-        "given": _kept(told.out / f"given-{told.clips}.json", lambda: _given(packed, told.clips, say)),
-        "energy": {n: _energy(n, p, told, say) for n, p in (("cascade", packed), (FULL, told.out / FULL))},
-        "world": {n: _world(n, p, told, say) for n, p in (("cascade", packed), (FULL, told.out / FULL))},
+        "given": given,
+        "energy": {name: measured["energy"] for name, measured in of.items()},
+        "world": {name: measured["world"] for name, measured in of.items()},
     }
     write_text(told.out / "cascade.json", json.dumps(found, indent=1) + "\n")
     text = markdown(found)
     say(text)
     if told.markdown is not None:
         write_text(told.markdown, text)
+
+
+def _measured(name: str, told: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """What later stages make of given clips (`given`), or what a model makes of captions; kept clip by clip."""
+    if name == "given":
+        return _kept(told.out / f"given-{told.clips}.json", lambda: _given(_packed(told.out), told.clips, say))
+    folder = told.out / FULL if name == FULL else _packed(told.out)
+    return {"energy": _energy(name, folder, told, say), "world": _world(name, folder, told, say)}
 
 
 def _trained(name: str, told: argparse.Namespace, say: Say) -> dict[str, float]:
@@ -185,32 +201,39 @@ def _gradient(clip: Tensor) -> float:
 
 def _energy(name: str, folder: Path, told: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Gradient energy of clips that a model generates from captions, as a share of those of the real clips."""
+    model = VideoModel.load(folder, device="cpu")
+    config = model.output.config
+    world = WorldConfig(size=config.size[0], frames=config.frames, fps=config.fps)
 
-    def measure() -> dict[str, Any]:
-        model = VideoModel.load(folder, device="cpu")
-        config, made, real = model.output.config, [], []
-        world = WorldConfig(size=config.size[0], frames=config.frames, fps=config.fps)
-        for k, clip in enumerate(_real(told.clips, world)):
-            generated = model.generate(clip.caption, seed=k)[0]
-            video.write(told.out / f"{name}-{k}.mp4", video.to_uint8(generated), fps=config.fps)
-            made.append(_gradient(generated))
-            real.append(_gradient(video.to_tensor(clip.frames)))
-            say(f"{name} {k}: {clip.caption}: gradient energy {made[-1] / real[-1]:.2f} of the real clip's")
-        return {"share": statistics.fmean(made) / statistics.fmean(real)}
+    def measure(k: int, clip: WorldClip) -> dict[str, Any]:
+        generated = model.generate(clip.caption, seed=k)[0]
+        video.write(told.out / f"{name}-{k}.mp4", video.to_uint8(generated), fps=config.fps)
+        found = {"made": _gradient(generated), "real": _gradient(video.to_tensor(clip.frames))}
+        say(f"{name} {k}: {clip.caption}: gradient energy {found['made'] / found['real']:.2f} of the real clip's")
+        return found
 
-    return _kept(told.out / f"energy-{name}-{told.clips}.json", measure)
+    clips = enumerate(_real(told.clips, world))
+    rows = [_kept(told.out / f"energy-{name}-clip-{k}.json", partial(measure, k, clip)) for k, clip in clips]
+    return {"share": sum(row["made"] for row in rows) / sum(row["real"] for row in rows)}
 
 
 def _world(name: str, folder: Path, told: argparse.Namespace, say: Say) -> dict[str, Any]:
     """The shares of requests that a model's clips show, with 95% intervals."""
+    model = VideoModel.load(folder, device="cpu")
 
-    def measure() -> dict[str, Any]:
-        report = evaluate_world(VideoModel.load(folder, device="cpu"), {"count": told.requests}, batch=1)
-        shares = {check: [share.value, *share.interval] for check, share in report.shares().items()}
-        say(f"{name}: " + ", ".join(f"{check} {value[0]:.0%}" for check, value in shares.items()))
-        return {"shares": shares, "seconds_per_clip": report.seconds_per_clip}
+    def measure(k: int) -> dict[str, Any]:
+        report = evaluate_world(model, {"first": k, "count": 1}, batch=1)
+        passed = {check: [share.passed, share.count] for check, share in report.shares().items()}
+        say(f"{name} {k}: " + ", ".join(check for check, (ok, asked) in passed.items() if ok < asked) + " missed")
+        return {"passed": passed, "seconds": report.seconds_per_clip}
 
-    return _kept(told.out / f"world-{name}-{told.requests}.json", measure)
+    rows = [_kept(told.out / f"world-{name}-clip-{k}.json", partial(measure, k)) for k in range(told.requests)]
+    shares = {}
+    for check in rows[0]["passed"]:
+        share = Share(*(sum(row["passed"][check][i] for row in rows) for i in range(2)))
+        shares[check] = [share.value, *share.interval]
+    say(f"{name}: " + ", ".join(f"{check} {value[0]:.0%}" for check, value in shares.items()))
+    return {"shares": shares, "seconds_per_clip": statistics.fmean(row["seconds"] for row in rows)}
 
 
 def markdown(found: Mapping[str, Any]) -> str:

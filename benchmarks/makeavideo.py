@@ -2,7 +2,8 @@
 
 It runs the recipes toy-makeavideo-* on an image model that is there (`--image`, with its autoencoder), each in a folder
 of its own under `--out`, and asks the made models the toy world's requests. What is finished is kept: an interrupted
-command goes on where it stopped. `--steps 0.1` trains a tenth as long.
+command goes on where it stopped. `--steps 0.1` trains a tenth as long. Captioned pictures are those of the image
+model's recipe; a model without one, such as world-image, is taken for one of toy-unet-image.
 
 Rows differ in what a model is told of a prompt: the prior's embedding (as it was trained), the words too, or the words
 alone; in the ablation, whose clips were told nothing; and in the same network trained on the same clips with captions.
@@ -79,7 +80,9 @@ ROWS = (
 def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     """Train what is missing, ask what was not asked, write `makeavideo.json` and the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.makeavideo", description=__doc__)
-    parser.add_argument("--image", type=Path, default=Path("runs/toy-unet-image"), help="the image model's run")
+    parser.add_argument(
+        "--image", type=Path, default=Path("runs/toy-unet-image"), help="the image model's run, or a model"
+    )
     parser.add_argument("--autoencoder", type=Path, default=Path("runs/toy-image-4"))
     parser.add_argument("--out", type=Path, default=Path("runs/makeavideo"))
     parser.add_argument("--steps", type=float, default=1.0, help="a factor on the steps of every recipe")
@@ -142,12 +145,13 @@ def _trained(training: Training, told: argparse.Namespace, say: Callable[[str], 
     return sum(line["step_seconds"] for line in taken) / max(len(taken), 1) * steps * told.steps
 
 
-def _recipe_of(run: Path) -> Path:
-    """The recipe in a run folder."""
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        raise InputError(f"{run}: expected the run folder of an image model with its recipe.yaml")
-    return path
+def _recipe_of(image: Path) -> str | Path:
+    """The recipe in a run folder; toy-unet-image for a model without one. Raises InputError where there is no model."""
+    path = image / "recipe.yaml"
+    if path.is_file():
+        return path
+    find_model(image)
+    return "toy-unet-image"
 
 
 def _asked(row: Row, told: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:

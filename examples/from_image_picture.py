@@ -3,7 +3,8 @@
     kinolab compare benchmarks/from_image.yaml --out runs/from-image
     python examples/from_image_picture.py benchmarks/from_image.yaml runs/from-image docs/images/from-image --clip 0
 
-All rows were asked for the same clip (`--clip`, below the plan's `videos`). Writes ROW.png, and sheet-START.png.
+All rows were asked for the same clip (`--clip`, below the plan's `videos`). Writes START.webp, the frames in their own
+size, and with `--large` also ROW.png.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kinolab.comparison.hashes import cell_folder
 from kinolab.comparison.plan import load_plan
 from kinolab.comparison.run import states
 from kinolab.errors import InputError
-from kinolab.reports.sheet import Strip, write_sheet
+from kinolab.reports.sheet import Strip, write_rows, write_sheet
 from kinolab.runtime.files import make_folder
 
 
@@ -50,15 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, help="the comparison's folder")
     parser.add_argument("out", type=Path, help="the folder of the pictures")
     parser.add_argument("--clip", type=int, default=0, help="which of the clips that were kept")
+    parser.add_argument("--large", action="store_true", help="a picture of each row too, enlarged")
     parser.add_argument("-s", "--set", action="append", default=[], help="overrides that the comparison was run with")
     chosen = parser.parse_args(arguments)
     make_folder(chosen.out)
     for start, rows in strips_of(chosen.plan, chosen.runs, chosen.clip, chosen.set).items():
-        shown = max(len(strip.frames) for strip in rows.values())
-        for name, strip in rows.items():
-            write_sheet([strip], chosen.out / f"{name}.png", columns=1, shown=len(strip.frames))
-        write_sheet(list(rows.values()), chosen.out / f"sheet-{start}.png", columns=1, shown=shown)
-        print(chosen.out / f"sheet-{start}.png")
+        if chosen.large:
+            for name, strip in rows.items():
+                write_sheet([strip], chosen.out / f"{name}.png", columns=1, shown=len(strip.frames))
+        sheet = chosen.out / f"{start}.webp"
+        write_rows([(name, strip.frames) for name, strip in rows.items()], sheet, margin=210, cut=0)
+        print(sheet)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,16 @@ from fuzz.worker import Outcome
 
 
 def main() -> int:
-    """Fuzz the kinds that are asked for; 1 where there are findings. `crash` stops commands at every call instead."""
+    """Fuzz the kinds that are asked for; 1 where there are findings. `crash` stops commands at every call instead, and
+    `engines` kills workers and drivers."""
     if sys.argv[1:2] == ["crash"]:
         from fuzz import crash
 
         return crash.main(sys.argv[2:])
+    if sys.argv[1:2] == ["engines"]:
+        from fuzz import engines
+
+        return engines.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz everything that Kinolab reads.")
     parser.add_argument("--minutes", type=float, help="time for all kinds together")
     parser.add_argument("--count", type=int, help="inputs of each kind")

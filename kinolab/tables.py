@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from kinolab.checkpoints.base import Format
     from kinolab.conditioning.maps.base import ControlMap
     from kinolab.conditioning.vision.base import ImageEncoder
+    from kinolab.contracts.engine import Engine
     from kinolab.contracts.examples import Source
     from kinolab.contracts.method import Method
     from kinolab.data.curate.base import Signal
+    from kinolab.data.curate.frames import FrameSignal
     from kinolab.denoisers.base import Denoiser
     from kinolab.diffusion.samplers.base import Sampler
     from kinolab.models.part import ModelPart
@@ -120,6 +122,17 @@ METHODS: Table[Method] = Table(
 )
 """Wrappers of a sampling run: those that a request asks for by a field of its own, and those that it names."""
 
+ENGINES: Table[Engine] = Table(
+    "engine",
+    {
+        "": {
+            "embedded": "kinolab.engines.embedded:Embedded",
+            "ray": "kinolab.engines.ray:Ray",
+        }
+    },
+)
+"""Where the workers of a long job come from, by the name of --engine."""
+
 SOURCES: Table[Source] = Table(
     "data source",
     {
@@ -207,6 +220,30 @@ SIGNALS: Table[Signal] = Table(
     },
 )
 """What is found out about a clip before it is trained on, in the order in which it is said."""
+
+NAMED = "named"
+FRAME_SIGNALS: Table[FrameSignal] = Table(
+    "signal",
+    {
+        "": {
+            "native": "kinolab.data.curate.native:Native",
+            "cuts": "kinolab.data.curate.cuts:Cuts",
+            "motion": "kinolab.data.curate.motion:Motion",
+            "text": "kinolab.data.curate.text:Text",
+            "sharpness": "kinolab.data.curate.sharpness:Sharpness",
+            "exposure": "kinolab.data.curate.exposure:Exposure",
+            "blocks": "kinolab.data.curate.blocks:Blocks",
+            "bars": "kinolab.data.curate.bars:Bars",
+            "duplicates": "kinolab.data.curate.duplicates:Duplicates",
+        },
+        NAMED: {
+            "encoder": "kinolab.data.curate.encoder:Encoder",
+            "faces": "kinolab.data.curate.faces:Faces",
+        },
+    },
+)
+"""What `kinolab data curate` reads out of frames: all of the first group, and what settings name of the second, which
+needs a file of the user's."""
 
 MAPS: Table[ControlMap] = Table(
     "control map",

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -21,6 +22,7 @@ from kinolab.cli.world import world
 from kinolab.comparison.pages import write_tables
 from kinolab.comparison.plan import load_plan
 from kinolab.comparison.run import compare, finished_cells, states
+from kinolab.data.curation import CurateConfig, curate
 from kinolab.data.shrink import RECORD, shrink
 from kinolab.generation.provenance import frames_hash
 from kinolab.generation.reconstruct import reconstruct
@@ -47,6 +49,7 @@ def measuring_commands(room: Path) -> Iterator[Command]:
     yield convert_command(room / "convert")
     yield shrink_command(room / "shrink")
     yield world_command(room / "world")
+    yield curate_command(room / "curate")
 
 
 def compare_command(room: Path) -> Command:
@@ -239,6 +242,37 @@ def shrink_command(room: Path) -> Command:
         assert all((root / "small" / name).exists() for name in (*expected, "captions.csv"))
 
     return Command("shrink", copied(room / "before"), act, whole, done)
+
+
+def curate_command(room: Path) -> Command:
+    """A curation of three clips, one of two scenes: the same bytes as one quiet call leaves."""
+    room.mkdir(parents=True)
+    for k, scenes in enumerate(((40,), (90,), (150, 220))):
+        pictures = [np.full((32, 32, 3), level, np.uint8) for level in scenes for _ in range(4)]
+        video.write(room / "before" / "raw" / f"{k}.mkv", pictures, fps=4, lossless=True)
+    off = dict.fromkeys(("motion", "text", "blocks", "sharpness", "duplicates"), False)
+    config = CurateConfig.model_validate({"signals": off, "keep": {"brightness": {"min": 0.25}}})
+
+    def act(root: Path) -> None:
+        curate(root / "raw", root / "set", config)
+
+    def files(root: Path) -> dict[str, bytes]:
+        found = (p for p in (root / "set").rglob("*") if p.is_file() and p.name not in ("lock", "files.jsonl"))
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in found}
+
+    act(copy_of(room / "before", room / "done"))
+    expected = files(room / "done")
+
+    def whole(root: Path) -> None:
+        for name, data in files(root).items():
+            if not any(part.startswith(".kinolab-") for part in Path(name).parts):  # what a kill left under no name
+                assert data == expected[name], name
+
+    def done(root: Path) -> None:
+        assert files(root).keys() >= expected.keys()
+        whole(root)
+
+    return Command("curate", copied(room / "before"), act, whole, done)
 
 
 def world_command(room: Path) -> Command:

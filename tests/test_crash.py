@@ -16,10 +16,12 @@ from tests.runtime.crashing import count_calls, crashes, failures
 
 MOMENTS = {
     "train": 2, "encode": 5, "pack": 2, "generate": 3, "compare": 1, "reconstruct": 4, "report": 4, "convert": 2,
-    "shrink": 4, "world": 4,
+    "shrink": 4, "world": 4, "curate": 3,
 }  # fmt: skip
 """Of each command, in the short run; which ones, a seed says."""
 
+LONG = ("compare", "curate")
+"""Those that `make test-wide` alone cuts off."""
 SEED = 1
 
 pytestmark = pytest.mark.slow
@@ -34,7 +36,7 @@ def test_the_list_of_commands_is_whole(made: dict[str, Command]) -> None:
     assert tuple(made) == tuple(MOMENTS)
 
 
-@pytest.mark.parametrize("name", [n if n != "compare" else pytest.param(n, marks=pytest.mark.wide) for n in MOMENTS])
+@pytest.mark.parametrize("name", [n if n not in LONG else pytest.param(n, marks=pytest.mark.wide) for n in MOMENTS])
 def test_some_moments(name: str, made: dict[str, Command], tmp_path: Path) -> None:
     command = made[name]
     count = len(count_calls(command.before, command.act, tmp_path / "count"))

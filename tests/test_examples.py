@@ -128,3 +128,29 @@ def test_the_colours_of_toy_videos_are_counted(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("sys.argv", ["colours_picture.py", str(tmp_path), "--out", str(tmp_path / "a.png")])
     with pytest.raises(InputError, match="expected videos"):
         example["main"]()
+
+
+class Gradio:
+    """What `examples/gradio_app.py` asks of Gradio: parts that keep what they were made of."""
+
+    class Error(Exception):
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given, **named: (name, given, named)
+
+
+@pytest.mark.slow
+def test_the_gradio_page_makes_videos_by_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    example, gradio, told = runpy.run_path(str(ROOT / "examples" / "gradio_app.py")), Gradio(), []
+    kind, (tabs, names), _ = example["build"](gradio)
+    assert kind == "TabbedInterface" and len(names) == len(tabs) == 2
+    (from_text, text, _), (from_clip, clip, _) = (given for _, given, _ in tabs)
+    assert len(text) == 4 and len(clip) == 3
+    path, request = from_text("a red ball falls to the floor", 3.0, 1, 2.0, lambda share: told.append(share))
+    assert video.probe(Path(path)).frames == 17 and told[-1][0] == told[-1][1] > 0
+    assert (request["seed"], request["sampler"]["steps"], request["guidance"]["scale"]) == (3, 1, 2)
+    for what in example["GIVEN"]:
+        with pytest.raises(Gradio.Error, match=r"nowhere\.mp4: no such file"):
+            from_clip(str(tmp_path / "nowhere.mp4"), what, 0, print)

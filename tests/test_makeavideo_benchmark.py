@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.makeavideo import CACHE, PRIOR, ROWS, TRAININGS, markdown
+from pathlib import Path
+
+import pytest
+
+from benchmarks.makeavideo import CACHE, PRIOR, ROWS, TRAININGS, _recipe_of, markdown
 from kinolab.conditioning.image_embedding import ImageEmbeddingConfig
+from kinolab.errors import InputError
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
 
@@ -30,3 +35,11 @@ def test_the_table_holds_shares_and_their_intervals() -> None:
     rows = {"prior": {"shares": {"colours": [0.5, 0.25, 0.75], "motion": [1.0, 0.9, 1.0]}}}
     assert markdown(rows).splitlines()[0] == "| told | colours | motion |"
     assert markdown(rows).splitlines()[2] == "| prior | 50% (25% to 75%) | 100% (90% to 100%) |"
+
+
+def test_captioned_pictures_are_those_of_the_image_models_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("kind: denoiser\n")
+    assert _recipe_of(tmp_path) == tmp_path / "recipe.yaml"
+    assert _recipe_of(Path("world-image")) == "toy-unet-image", "a model that ships has no run folder"
+    with pytest.raises(InputError, match="no such model"):
+        _recipe_of(tmp_path / "nothing")

@@ -55,6 +55,13 @@ ALLOWED = {
     "comparison/costs.py": {"tempfile": SCRATCH + ": a run that is timed"},
     "comparison/tables.py": {"csv": "writes the table as a text, which runtime puts into a file"},
     "conditioning/text/public.py": {"x.from_pretrained": CHECKED},
+    "data/curate/encoder.py": {"x.from_pretrained": CHECKED},
+    "data/curation/captioners.py": {
+        "urllib.request": "a question to a server that the user names, whose answer is kept by runtime",
+        "shutil": "whether a program of the user's is there",
+        "x.from_pretrained": CHECKED,
+        "x.save": "Pillow writes a picture into memory, for that question",
+    },
     "data/scan.py": {"tempfile": "where the system's folder for temporary files is, for users without a home"},
     "data/tables.py": {"csv": "cuts a text that runtime read into people's columns"},
     "evaluation/fitting.py": {"tempfile": SCRATCH + ": the run in which a model is tuned on a clip"},

@@ -14,7 +14,7 @@ from benchmarks.gpu import cases_models, cases_networks
 from benchmarks.gpu.cases import Case, tensors
 from kinolab.autoencoders import DpVae, DpVaeConfig, ImageConfig
 from kinolab.autoencoders import build as build_autoencoder
-from kinolab.data.encode import _ShardEncoder
+from kinolab.data.shard_encoder import ShardEncoder
 from kinolab.diffusion import SamplerConfig
 from kinolab.layers.key_frames import KeyFrameConfig
 from kinolab.methods import GuidanceConfig
@@ -133,8 +133,8 @@ def test_an_autoencoder_is_trained_there(recipe: Any) -> None:
             assert {job.loss(name, batch, step)[0].device.type for name in job.parts} == {"cuda"}
         assert set(job.evaluate(ranks)) == {"psnr", "ssim"}
         calibrate(job.autoencoder, [job.source[0].video])
-        encoder = _ShardEncoder(job.source, job.autoencoder, 2, "bfloat16", True, "float32", CUDA)
-        stored = encoder._encode(torch.stack([job.source[0].video] * 2))
+        encoder = ShardEncoder(job.source, job.autoencoder, 2, "bfloat16", True, "float32", CUDA)
+        stored = encoder.encode(torch.stack([job.source[0].video] * 2))
     assert {value.device.type for value in stored.values()} == {"cpu"}, "a cache is written from the processor"
 
 

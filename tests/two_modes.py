@@ -35,6 +35,7 @@ from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers.base import BaseDenoiserConfig, Denoiser, DenoiserSpec
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.layers.embeddings import time_features
+from kinolab.layers.ports import ConditionPorts, named_ports
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.runtime.ranks import Ranks
 from kinolab.tables import DENOISERS
@@ -78,6 +79,7 @@ class PointsConfig(BaseDenoiserConfig):
     kind: Literal["points"] = "points"
     weight: float = 0.3
     width: int = 64
+    vectors: dict[str, int] = {}  # noqa: RUF012
     diffusion: DiffusionConfig = DiffusionConfig()
     input_size: int = SIDE
 
@@ -90,7 +92,8 @@ class Points(Denoiser):
     def __init__(self, config: PointsConfig) -> None:
         super().__init__()
         self.config, self.modes = config, TwoModes(config.weight)
-        self.spec = DenoiserSpec(CHANNELS, learned_variance=False)
+        self.spec = DenoiserSpec(CHANNELS, learned_variance=False, more=named_ports(config.vectors, {}))
+        self.ports = ConditionPorts(config.vectors, {}, FEATURES, 1)
         self.process = Diffusion(config.diffusion)
         W = config.width
         self.net = nn.Sequential(
@@ -106,7 +109,8 @@ class Points(Denoiser):
         sample = self.modes.clean(z, alpha, sigma)
         known = self.process.target(sample, (z - alpha * sample) / sigma, t)
         points = z.movedim(1, -1)
-        features = time_features(t, FEATURES).to(z).view(-1, 1, 1, 1, FEATURES).expand(*points.shape[:-1], FEATURES)
+        features = self.ports.add_vectors(time_features(t, FEATURES).to(z), conditions)
+        features = features.view(-1, 1, 1, 1, FEATURES).expand(*points.shape[:-1], FEATURES)
         return known + self.net(torch.cat([points, features], -1)).movedim(-1, 1)
 
 

@@ -10,13 +10,28 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 
 from tests import hosts
+
+
+@cache
+def _registry() -> bool:
+    """Whether npm is there and has something to install from: `npm ci` needs it."""
+    if shutil.which("npm") is None:
+        return False
+    words = ["npm", "ping", "--fetch-timeout=10000", "--fetch-retries=1"]
+    try:
+        return subprocess.run(words, capture_output=True, timeout=40, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
 
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "compiler": (lambda: _compiler() is not None, "a C++ compiler (g++ or clang++) on the PATH"),
@@ -28,8 +43,13 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None,
         "Debian's chromium, and playwright (the extra `dev`)",
     ),
+    "npm": (_registry, "npm and a registry that answers it, to build the pages anew"),
     "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
-    "npm": (lambda: shutil.which("npm") is not None, "npm, to build the page anew"),
+    "s3": (
+        lambda: all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask")),
+        "the extra `storage`, and a server to try it on: moto[server]",
+    ),
+    "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }
 """Name -> whether it is on this machine, and what it is."""

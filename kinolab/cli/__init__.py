@@ -29,9 +29,7 @@ HEADINGS = {
 }
 """The headings of the help, in order."""
 
-COMING = {
-    "curate": "data",
-}  # fmt: skip
+COMING: dict[str, str] = {}
 """The headings of commands that are to come."""
 
 COMMANDS = {
@@ -61,6 +59,7 @@ COMMANDS = {
     "doctor": Command("say what this machine has, and what to do about what it hasn't", "train"),
     "evaluate": Command("measure a model, an autoencoder or a folder of videos", "measure"),
     "compare": Command("train and measure a matrix of models alike, and write one table", "measure"),
+    "status": Command("say how far the work on a folder is", "measure"),
     "tune": Command("find the fastest sampling settings for a wanted drift", "measure"),
     "vbench": Command("generate prompts in the layout that VBench's own tool reads", "measure"),
     "report": Command("write a page about runs and evaluations", "measure"),

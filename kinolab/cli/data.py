@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinolab.cli.data_caption import caption
+from kinolab.cli.data_curate import curate
 from kinolab.cli.data_maps import maps
+from kinolab.cli.engines import EngineName, Workers, ends_with, take_engine
 from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
 from kinolab.errors import InputError
 
@@ -27,6 +30,8 @@ def _data() -> None:
 
 
 app.command()(maps)
+app.command()(curate)
+app.command()(caption)
 
 
 @app.command()
@@ -41,6 +46,8 @@ def check(
         str | None, typer.Option(help="The autoencoder's ratio where no recipe says it: 4, or 4x8 (time x space).")
     ] = None,
     override: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value of the recipe.")] = None,
+    engine: EngineName = "embedded",
+    workers: Workers = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per clip.")] = False,
 ) -> None:
     """Print a verdict per clip: the windows it gives, what is dropped and why, and what happens to the picture.
@@ -51,8 +58,9 @@ def check(
     from kinolab.data import FolderSource, summarise
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
+    crew, config = take_engine(engine, workers), config.model_copy(update={"split": "all"})
     with watch("reading", "clips") as events:
-        source = FolderSource(config.model_copy(update={"split": "all"}), spec, events, allow_empty=True, signals=True)
+        source = FolderSource(config, spec, events, allow_empty=True, signals=True, engine=crew)
     if json_lines:
         for verdict in source.verdicts():
             print_json(verdict, indent=None)
@@ -69,6 +77,7 @@ def check(
     if recipe is not None:
         for note in check_told(recipe, override or [], source):
             typer.echo(note, err=json_lines)
+    ends_with(source.poison)
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,5 +41,12 @@ def demo(
         f"{right} of {count} videos show all that was asked; {result.seconds:.0f} s in all",
         f"the videos, in a browser: {result.page}",
         f"all of them in one picture: {result.sheet}",
+        f"the studio, a page for clips of your own: {shlex.quote(called())} studio my-project",
     ]
     show(values | {"as_asked": right, "seconds": result.seconds}, lines)
+
+
+def called() -> str:
+    """How this command was called, to be called again: by its path where that is not on the PATH (`make demo`)."""
+    name = sys.argv[0]
+    return name if Path(name).name == "kinolab" and shutil.which("kinolab") is None else "kinolab"

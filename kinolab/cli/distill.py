@@ -21,7 +21,12 @@ def distill(
         str | None, typer.Argument(help="The teacher: a model folder, a run folder, or a model that ships.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps that the student is for; default 4.")] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {JOBS.help(DISTILLATION)}; default progressive.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of {JOBS.help(DISTILLATION)}; default consistency, or progressive for a model of few steps."
+        ),
+    ] = None,
     guidance: Annotated[
         str | None,
         typer.Option(

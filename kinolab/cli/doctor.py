@@ -18,7 +18,7 @@ LITTLE_DISK = 5e9
 LEAST_TORCH = (2, 11)
 EXTRAS = {
     "text": "prompts", "train": "TensorBoard, scene cuts", "eval": "optical flow, independent metrics",
-    "interop": "models of diffusers and transformers", "codec": "another decoder of videos",
+    "interop": "models of diffusers and transformers", "codec": "another decoder of videos", "parquet": "Parquet files",
 }  # fmt: skip
 """The extras of the package, and what each is for."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kinolab.cli.data import data_overrides
+from kinolab.cli.engines import EngineName, Workers, ends_with, kept_in, take_engine
 from kinolab.cli.options import (
     Device,
     common,
@@ -21,10 +24,13 @@ from kinolab.cli.options import (
     watch,
 )  # fmt: skip
 from kinolab.errors import InputError
+from kinolab.runtime.remote import address, is_remote
 
 if TYPE_CHECKING:
     from kinolab.conditioning.text import TextEncoder
-    from kinolab.data import ClipSource, SourceConfig
+    from kinolab.contracts.events import Events
+    from kinolab.data import ClipSource, EncodeSummary, SourceConfig
+    from kinolab.runtime.remote import Mirror
     from kinolab.tasks import TasksConfig
 
 
@@ -42,8 +48,10 @@ Text = Annotated[
 
 @common(events=True)
 def encode(
-    data: Annotated[str, typer.Argument(help="Folder of clips, a recipe, or `world` for the toy world.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cache.")],
+    data: Annotated[
+        str, typer.Argument(help="Folder of clips (s3://... too), a recipe, or `world` for the toy world.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cache; of a store too: s3://...")],
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", "-a", help="Model folder, run folder or shipped model.")
     ] = None,
@@ -62,8 +70,11 @@ def encode(
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
     text: Text = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
+    engine: EngineName = "embedded",
+    workers: Workers = None,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
+    from kinolab.contracts.events import Several
     from kinolab.data import ClipSource, build, encode_to_cache
     from kinolab.models import load_autoencoder
     from kinolab.tasks import CachedDraws
@@ -72,43 +83,73 @@ def encode(
     model = autoencoder if autoencoder is not None else default
     if model is None:
         raise InputError("expected --autoencoder with the model folder that encodes")
-    where = take_device(device)
+    where, crew = take_device(device), take_engine(engine, workers)
     network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="train" if config.kind == "world" else "all")
     assert isinstance(source, ClipSource), "caches are refused above"
     encoder = None if text is None else text_encoder(text)
-    if encoder is not None:
-        say_of_captions(source, encoder)
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
-    for note in source.notes():
-        say(note)
-    check_room(out, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
-    with watch("encoding", "windows", cheaper=encode_less) as events:
-        summary = encode_to_cache(
-            source, network, out, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,
-            precision=precision, device=where, update=update, draws=masks, events=events,
-        )  # fmt: skip
-    for window in summary.unreadable:
+    say_of(source, encoder)
+    with in_place(out, crew is not None) as (place, store, publishing):
+        check_room(place, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
+        with (
+            watch("encoding", "windows", cheaper=encode_less) as told,
+            kept_in(place, "encoding", "windows", crew) as kept,
+        ):
+            summary = encode_to_cache(
+                source, network, place, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,
+                precision=precision, device=where, update=update, draws=masks,
+                events=Several(told, kept, publishing), engine=crew, store=store,
+            )  # fmt: skip
+            kept.left_out(summary.unreadable)
+        embedded = None if encoder is None else embed_captions(place, encoder.to(where))
+    tell(out, summary, encoder, embedded)
+    ends_with(summary.poison)
+
+
+@contextmanager
+def in_place(out: Path, by_workers: bool) -> Iterator[tuple[Path, Mirror | None, Events]]:
+    """Where the cache is written on this machine, the store that it is put into, if any, and what puts it there."""
+    from kinolab.contracts.events import Silent
+    from kinolab.data.publishing import published
+    from kinolab.runtime.remote import Mirror
+
+    if not is_remote(out):
+        yield out, None, Silent()
+        return
+    mirror = Mirror(out)
+    with published(mirror, by_workers) as publishing:
+        yield mirror.path, mirror, publishing
+
+
+def tell(out: Path, summary: EncodeSummary, encoder: TextEncoder | None, embedded: tuple[int, int] | None) -> None:
+    """Print what was encoded, and what of it was left out."""
+    poison = tuple(name.rpartition(" (")[0] for name in summary.poison)
+    for window in (name for name in summary.unreadable if name not in poison):
         typer.echo(f"left out, can't be read any more: {window}", err=True)
-    values: dict[str, Any] = {"folder": out} | vars(summary) | {"captions": None}
-    lines = [f"{out}: {summary.line}"]
-    if encoder is not None:
-        count, embedded = embed_captions(out, encoder.to(where))
-        values["captions"] = {"encoder": encoder.name, "count": count, "embedded": embedded}
-        already = f"{embedded} embedded now, {count - embedded} there already"
-        lines.append(f"{out}: {count} captions by {encoder.name} ({already})")
+    folder = address(out) if is_remote(out) else out
+    values: dict[str, Any] = {"folder": folder} | vars(summary) | {"captions": None}
+    lines = [f"{folder}: {summary.line}"]
+    if encoder is not None and embedded is not None:
+        count, new = embedded
+        values["captions"] = {"encoder": encoder.name, "count": count, "embedded": new}
+        lines.append(f"{folder}: {count} captions by {encoder.name} ({new} embedded now, {count - new} there already)")
     show(values, lines)
 
 
-def say_of_captions(source: ClipSource, encoder: TextEncoder) -> None:
-    """Say which captions the encoder does not know.
+def say_of(source: ClipSource, encoder: TextEncoder | None) -> None:
+    """Say what is to be known of a source, and which captions the encoder, if any, does not know.
 
     Raises:
         InputError: where no clip has a caption, so that there is nothing to embed.
     """
     from kinolab.training.annotated import unknown_captions
 
+    for note in source.notes():
+        say(note)
+    if encoder is None:
+        return
     records = [source.record(index) for index in range(len(source))]
     records = [record for record in records if record.annotated]
     captions = [caption for r in records for caption in (r.caption, *r.alternatives) if caption]
@@ -210,7 +251,8 @@ def data_config(
 
     model: Path | None = None
     values: dict[str, Any]
-    if data == "world" or (Path(data).exists() and Path(data).suffix not in (".yaml", ".yml")):
+    there = is_remote(data) or Path(data).exists()
+    if data == "world" or (there and Path(data).suffix not in (".yaml", ".yml")):
         values = {"kind": "world"} if data == "world" else {"kind": "folder", "path": data}
         values = data_overrides(values, overrides)
     else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from kinolab.cli.engines import ENGINE_HELP, WORKERS_HELP, ends_with, kept_in, take_engine
 from kinolab.cli.fields import about, names_of, settable
 from kinolab.cli.options import (
     Device,
@@ -30,6 +31,7 @@ Setting = Annotated[
 ]
 
 
+TOGETHER_HELP = "Prompts of --prompts that are sampled at once: each such group is a request of its own."
 Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{about('lora')} Repeatable.")]
 
 Stage = Annotated[
@@ -114,6 +116,9 @@ def generate(
     precision: Annotated[str | None, typer.Option(hidden=True, help=about("precision", listed=True))] = None,
     compile: Annotated[bool, typer.Option("--compile", hidden=True, help=about("compile"))] = False,
     device: Device = "auto",
+    together: Annotated[int | None, typer.Option(min=1, hidden=True, help=TOGETHER_HELP)] = None,
+    engine: Annotated[str, typer.Option("--engine", hidden=True, help=ENGINE_HELP)] = "embedded",
+    workers: Annotated[int | None, typer.Option(min=1, hidden=True, help=WORKERS_HELP)] = None,
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again.
 
@@ -121,7 +126,35 @@ def generate(
     stages.sr.sampler.steps=10, and --stage sr=FOLDER puts another model in a stage's place.
     """
     options = dict(locals())
-    run_request(out, options)
+    alone = together is None and engine == "embedded" and workers is None
+    (run_request if alone else run_prompts)(out, options)
+
+
+def run_prompts(out: Path, options: dict[str, Any]) -> None:
+    """Generate the videos of a file of prompts in groups, by an engine's workers, and print the files."""
+    from kinolab.contracts.events import Several
+    from kinolab.errors import InputError
+    from kinolab.generation.many import TOGETHER, generate_many
+    from kinolab.generation.request import request_of
+
+    if options["prompts"] is None:
+        raise InputError("--engine, --workers and --together are for --prompts FILE, which is shared out")
+    crew, asked = take_engine(options["engine"], options["workers"]), asked_values(options)
+    if "model" in asked:
+        asked["model"] = ready(asked["model"])
+    config = request_of(asked, options.get("setting") or [])
+    config = config.model_copy(update={"device": str(take_device(config.device))})
+    with (
+        spoken_warnings(),
+        watch("sampling", "videos") as told,
+        kept_in(out.parent, "sampling", "videos", crew) as kept,
+    ):
+        made = generate_many(
+            config, out, together=options["together"] or TOGETHER, engine=crew, events=Several(told, kept)
+        )
+        kept.left_out(made.poison)
+    show(made, made.files)
+    ends_with(made.poison)
 
 
 def run_request(

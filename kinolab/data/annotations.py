@@ -92,17 +92,29 @@ def annotate(
     return Annotations(first, numbers, classes, tuple(notes), several)
 
 
+def told_by_tables(root: Path, files: Sequence[str]) -> list[Told]:
+    """What each table in a folder says of its clips, in the order in which they are believed.
+
+    Raises:
+        InputError: for a table that can't be read.
+    """
+    return _Reading(root, ClipNames(root, files), "auto", "none", "error").told
+
+
 @dataclass
-class _Told:
-    """What one table says of the clips that it names: captions, labels, and where each label stands."""
+class Told:
+    """What one table says of the clips that it names: captions, labels, where each label stands, and the rows that name
+    each clip."""
 
     path: Path
     captions: Captions = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     where: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Row, file: str) -> str | None:
         """Take what a row says of a file; returns what is wrong with it."""
+        self.rows.setdefault(file, []).append(row.where)
         self.captions[file] = tuple(dict.fromkeys((*self.captions.get(file, ()), *row.captions)))
         if row.label is None or self.labels.get(file) == row.label:
             return None
@@ -172,10 +184,10 @@ class _Reading:
             return not no_table
         return (self.labels if stem == "labels" else self.captions) == "auto"
 
-    def _told(self, table: Table) -> _Told | None:
+    def _told(self, table: Table) -> Told | None:
         """What a table says of the clips; none, and a note, where it names none of them and need not."""
         matched, lost, problems = self._matched(table)
-        told = _Told(table.path)
+        told = Told(table.path)
         for row, file in matched:
             if cause := told.add(row, file):
                 problems.append((row.where, cause))
@@ -257,7 +269,7 @@ class _Reading:
             )
         return folders, False
 
-    def _tables_of(self, role: str, mode: str) -> list[_Told]:
+    def _tables_of(self, role: str, mode: str) -> list[Told]:
         """The tables that a role is read from."""
         return [told for told in self.told if mode == "auto" or role in self.named.get(told.path, ())]
 

@@ -32,6 +32,7 @@ from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, json_lines, read_json
 from kinolab.runtime.records import Record
+from kinolab.runtime.remote import Mirror, is_remote
 from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import read_weights
 
@@ -47,7 +48,7 @@ class CacheConfig(SourceConfig):
 
     kind: Literal["cache"] = "cache"
     path: Path
-    """The cache's folder."""
+    """The cache's folder; of a store too, as s3://bucket/latents, whose shards are fetched when they are needed."""
     split: Split = "train"
     """Which side to yield: train, heldout, or all; windows of one file are always on one side."""
     heldout_fraction: float = Field(0.05, ge=0, lt=1)
@@ -179,8 +180,8 @@ def given_file(shard: str) -> str:
 class ShardReader:
     """Memory-mapped shards of one cache; the most recently used stay open."""
 
-    def __init__(self, path: Path, in_memory: bool = False) -> None:
-        self.path, self.in_memory = path, in_memory
+    def __init__(self, path: Path, in_memory: bool = False, mirror: Mirror | None = None) -> None:
+        self.path, self.in_memory, self.mirror = path, in_memory, mirror
         self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._checked = set[str]()  # a shard that is opened again need not be read whole for one window
 
@@ -197,6 +198,8 @@ class ShardReader:
 
     def _load(self, shard: str) -> dict[str, Tensor]:
         file = self.path / "shards" / shard
+        if self.mirror is not None:
+            self.mirror.need(f"shards/{shard}")
         try:
             advice = "delete it and run the same kinolab encode again"
             tensors = read_weights(file, advice=advice, check=shard not in self._checked).tensors
@@ -226,9 +229,11 @@ class CacheSource(Source):
         return cls(config)
 
     def __init__(self, config: CacheConfig) -> None:
-        self.config, self.cache = config, config.path
-        self.header = read_header(config.path)
-        entries = read_index(config.path)
+        self.config, self._mirror = config, Mirror(config.path) if is_remote(config.path) else None
+        path = config.path if self._mirror is None else self._mirror.fetch(lambda name: not name.startswith("shards/"))
+        self.cache: Path = path
+        self.header = read_header(path)
+        entries = read_index(path)
         located = [(entry.shard, item) for entry in entries for item in entry.items]
         lost = lost_items(self.header, entries)
         if lost:
@@ -254,7 +259,7 @@ class CacheSource(Source):
             )
         self.classes: tuple[str, ...] = tuple(Record(self.header, f"{config.path}: cache.json").texts("classes"))
         self.draws = self.header.get("draws")
-        self._reader = ShardReader(config.path, config.in_memory)
+        self._reader = ShardReader(path, config.in_memory, self._mirror)
 
     def __len__(self) -> int:
         return len(self._located)
@@ -311,7 +316,7 @@ class CacheSource(Source):
         """Per-channel statistics of the whole cache: from the header, or measured where its encoding never ended."""
         stored = self.header.get("statistics")
         if stored is None:
-            return measure_statistics(self.config.path, read_index(self.config.path))
+            return measure_statistics(self.cache, read_index(self.cache), self._reader)
         return LatentStatistics(torch.tensor(stored["mean"]), torch.tensor(stored["std"]), stored["items"])
 
     def verdicts(self) -> list[Verdict]:
@@ -335,9 +340,11 @@ class CacheSource(Source):
         return (self._located[i] for i in indices)
 
 
-def measure_statistics(path: Path, entries: Sequence[ShardEntry]) -> LatentStatistics:
+def measure_statistics(
+    path: Path, entries: Sequence[ShardEntry], reader: ShardReader | None = None
+) -> LatentStatistics:
     """Per-channel mean and standard deviation over all indexed items, one shard in memory at a time."""
-    reader = ShardReader(path)
+    reader = ShardReader(path) if reader is None else reader
     total: Tensor | None = None
     squares: Tensor | None = None
     elements = items = 0

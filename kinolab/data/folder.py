@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from kinolab import video
-from kinolab.contracts.events import Listener
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Listener, events_of
 from kinolab.contracts.examples import (
     ClipRecord,
     ClipSource,
@@ -30,6 +31,7 @@ from kinolab.data.tables import BadRows
 from kinolab.data.verdicts import Window, judge, with_facts
 from kinolab.data.windows import Reading, Resize, read_windows
 from kinolab.errors import InputError
+from kinolab.runtime.remote import Mirror, is_remote
 
 
 class FolderConfig(SourceConfig):
@@ -37,7 +39,7 @@ class FolderConfig(SourceConfig):
 
     kind: Literal["folder"] = "folder"
     path: Path
-    """The folder (any nesting), or a single video file."""
+    """The folder (any nesting), or a single video file; of a store too, as s3://bucket/clips."""
     frames: int = Field(17, ge=1)
     """Frames of a window; the autoencoder's rule may lower it."""
     size: Size = 64
@@ -113,6 +115,7 @@ class FolderSource(ClipSource):
         annotated: whether captions and labels are needed. Where they aren't, what is wrong with them is a note, and an
             error only for those who ask (`require_annotations`).
         signals: ask those signals too that read clips; the others are always asked.
+        engine: whose workers scan the files; none = this process. `poison` names those that ended them all.
 
     Raises:
         InputError: where the folder is missing, holds no clip, none is usable (with the verdicts' causes), the split
@@ -135,6 +138,7 @@ class FolderSource(ClipSource):
         allow_empty: bool = False,
         annotated: bool = True,
         signals: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         self.config, self._reading = config, signals
         self._kept: dict[int, np.ndarray] = {}
@@ -142,10 +146,11 @@ class FolderSource(ClipSource):
         self.buckets, self._notes = snapped(shapes, spec)
         self.frames, *size = self.buckets.largest
         self.size = (size[0], size[1])
-        if not config.path.exists():
+        root = Mirror(config.path).fetch(progress=events_of(events).progress) if is_remote(config.path) else config.path
+        if not root.exists():
             raise InputError(f"{config.path}: no such folder of clips")
-        self._base = config.path if config.path.is_dir() else config.path.parent
-        names, others = find_clips(config.path)
+        self._base = root if root.is_dir() else root.parent
+        names, others = find_clips(root)
         if not names:
             raise InputError(f"{config.path}: no clips; expected {', '.join(sorted(video.VIDEO_SUFFIXES))} or images")
         if others:
@@ -153,28 +158,28 @@ class FolderSource(ClipSource):
             self._notes.append(f"other files passed over: {kinds}")
         index = None if config.index == "none" else config.index
         files = scan(
-            config.path,
+            root,
             names,
             scenes=config.scene_cuts == "split",
-            index=default_index(config.path) if index == "auto" else index,
+            index=default_index(root) if index == "auto" else index,
             image_fps=config.image_fps,
             events=events,
+            engine=engine,
         )
+        self.poison = tuple(f"{file.name} ({file.damage})" for file in files if file.poison)
         self._unread: InputError | None = None
-        self._annotations = self._annotate(names, annotated)
+        self._annotations = self._annotate(names, annotated, root.is_dir())
         self._notes += self._annotations.notes
         self.classes = self._annotations.classes
         self._decide(files)
         if not allow_empty:
             self._require_some()
 
-    def _annotate(self, names: Sequence[str], needed: bool) -> Annotations:
+    def _annotate(self, names: Sequence[str], needed: bool, whole: bool) -> Annotations:
         """The captions and labels of the files; none, and a note, where they can't be read and needn't be."""
         config = self.config
         try:
-            return annotate(
-                self._base, names, config.captions, config.labels, config.bad_rows, whole=config.path.is_dir()
-            )
+            return annotate(self._base, names, config.captions, config.labels, config.bad_rows, whole=whole)
         except InputError as error:
             if needed:
                 raise

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kinolab import video
-from kinolab.contracts.events import Listener, events_of, proceed
+from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.data.tables import TABLE_NAMES
 from kinolab.errors import InputError
 from kinolab.layers.scene_cuts import detector_cuts
 from kinolab.runtime.files import write_text
-from kinolab.runtime.hashes import Sha256, file_sha256
+from kinolab.runtime.hashes import Sha256, file_sha256, json_sha256
 from kinolab.runtime.reading import json_lines
 from kinolab.runtime.summed import summed
 
@@ -29,6 +30,10 @@ STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
 """Endings of files that are images unless they are animated; a .webp is taken for a clip until it shows one frame."""
 # A scan shorter than this is not worth a file in the user's cache folder.
 WORTH_KEEPING = 2.0
+OFTEN = 60.0
+"""Seconds after which a scan at work keeps what it has found."""
+TOGETHER = 8
+"""Files that an engine's worker is given at once."""
 READER = 2
 """Counts up where clips are read otherwise than before, so that kept scans are made anew."""
 
@@ -51,6 +56,8 @@ class ScannedFile:
     cuts: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     seek: bool = True
+    poison: bool = False
+    """Whether reading it ended every worker that tried."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ def scan(
     index: Path | None = None,
     image_fps: float = video.IMAGE_FPS,
     events: Listener = None,
+    engine: Engine | None = None,
 ) -> list[ScannedFile]:
     """Scan files of a folder, several at once.
 
@@ -121,32 +129,92 @@ def scan(
         index: file that keeps what was found between runs; None keeps nothing.
         image_fps: the rate of folders of numbered images.
         events: counts files; a stopped call keeps what it found in the index, if there is one.
+        engine: whose workers read; none = threads of this process. A file that ends every worker counts as damaged.
     """
     known = _read_index(index) if index is not None else {}
     base = root.parent if root.is_file() else root
     signatures = [_signature(base, name, image_fps) for name in names]
-    began, done, told = time.monotonic(), 0, events_of(events)
-    found: list[ScannedFile] = []
-
-    def one(signature: _Signature) -> ScannedFile:
+    began, told = time.monotonic(), events_of(events)
+    found: dict[_Signature, ScannedFile] = {}
+    for signature in signatures:
         stored = known.get(signature)
         if stored is not None and not (scenes and stored.cuts is None and len(stored.times) > 1):
-            return stored
-        return scan_file(base / signature.name, signature.name, scenes=scenes, image_fps=image_fps)
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for scanned in pool.map(one, signatures):
-            found.append(scanned)
-            done += 1
-            told.progress(done, len(names))
-            if told.stopping:
-                pool.shutdown(wait=True, cancel_futures=True)
-                break
-    if index is not None and (known or time.monotonic() - began > WORTH_KEEPING):
-        _write_index(index, known | dict(zip(signatures, found, strict=False)))
+            found[signature] = stored
+    missing = [signature for signature in signatures if signature not in found]
+    job, kept = ScanJob(base, scenes, image_fps), began
+    reading = _by_threads(job, missing, told) if engine is None else _by_workers(job, missing, told, engine)
+    try:
+        for signature, scanned in reading:
+            found[signature] = scanned
+            told.progress(len(found), len(names))
+            if index is not None and time.monotonic() - kept > OFTEN:  # a kill costs no more than that
+                _write_index(index, known | found)
+                kept = time.monotonic()
+    finally:
+        if index is not None and (known or time.monotonic() - began > WORTH_KEEPING):
+            _write_index(index, known | {s: found[s] for s in signatures if s in found})
     if len(found) < len(names):
         proceed(told)
-    return found
+    elif not missing:
+        told.progress(len(names), len(names))
+    return [found[signature] for signature in signatures]
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """The scan of files of a folder, as a job of an engine: a task is a few of them, a part the name of one."""
+
+    base: Path
+    scenes: bool
+    image_fps: float
+
+    def worker(self, number: int) -> ScanJob:
+        """Itself."""
+        return self
+
+    def run(self, task: Task) -> list[ScannedFile]:
+        """Scan the files of a task."""
+        return [self.one(name) for name in task.parts]
+
+    def probe(self, part: str) -> None:
+        """Scan one."""
+        self.one(part)
+
+    def one(self, name: str) -> ScannedFile:
+        """Scan a file."""
+        return scan_file(self.base / name, name, scenes=self.scenes, image_fps=self.image_fps)
+
+    def name(self, part: str) -> str:
+        """The file's own."""
+        return part
+
+
+def _by_threads(
+    job: ScanJob, missing: Sequence[_Signature], events: Events
+) -> Iterator[tuple[_Signature, ScannedFile]]:
+    """What the files of signatures hold, in their order; no more of it where it is asked to stop."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for signature, scanned in zip(missing, pool.map(job.one, [s.name for s in missing]), strict=True):
+            yield signature, scanned
+            if events.stopping:
+                pool.shutdown(wait=True, cancel_futures=True)
+                return
+
+
+def _by_workers(
+    job: ScanJob, missing: Sequence[_Signature], events: Events, engine: Engine
+) -> Iterator[tuple[_Signature, ScannedFile]]:
+    """The same by an engine's workers, in any order."""
+    by_name = {signature.name: signature for signature in missing}
+    groups = [missing[start : start + TOGETHER] for start in range(0, len(missing), TOGETHER)]
+    tasks = [Task(json_sha256([asdict(s) for s in group])[:24], tuple(s.name for s in group)) for group in groups]
+    for done in engine.run(job, tasks, events):
+        for scanned in done.value or ():
+            yield by_name[scanned.name], scanned
+        for left in done.left:
+            why = f"ended every process that read it ({left.why})"
+            image = Path(left.part).suffix.lower() in STILL_SUFFIXES
+            yield by_name[left.part], ScannedFile(left.part, "", image, (0, 0), (), why, poison=True)
 
 
 def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS) -> ScannedFile:

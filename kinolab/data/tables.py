@@ -107,7 +107,7 @@ def read_table(path: Path, bad_rows: BadRows = "error") -> Table:
         raise InputError(f"{path}: no rows")
     found = [fields for _, fields in entries if not isinstance(fields, _RowError)]
     keys = {key for fields in found for key in fields} - {TWICE}
-    table = _settle(path, entries, _columns(path, keys) if found else {}, bad_rows)
+    table = _settle(path, entries, columns_of(path, keys) if found else {}, bad_rows)
     return replace(table, notes=(*_unread(path, keys), *table.notes))
 
 
@@ -168,7 +168,7 @@ def _settle(path: Path, entries: Sequence[tuple[str, Any]], columns: Mapping[str
     return Table(path, tuple(rows), frozenset(columns) - {"file"}, tuple(notes))
 
 
-def _columns(path: Path, keys: Sequence[str] | set[str], where: str = "") -> dict[str, str]:
+def columns_of(path: Path, keys: Sequence[str] | set[str], where: str = "") -> dict[str, str]:
     """The column of each role that a table has: file, caption, label."""
     found = {role: next((key for key in names if key in keys), None) for role, names in COLUMNS.items()}
     columns = {role: key for role, key in found.items() if key is not None}
@@ -270,15 +270,11 @@ def _shown(value: Any) -> str:
 
 
 def _csv_rows(path: Path, text: str) -> _Entries:
-    first = 1
-    delimiters = ["\t", ",", ";"] if path.suffix.lower() == ".tsv" else [",", ";", "\t"]
-    # Excel's own way to say which delimiter follows.
-    if said := re.match(r"sep=([,;\t])\s*?(\r\n|\n|\r)", text, re.IGNORECASE):
-        first, text, delimiters = 2, text[said.end() :], [said.group(1)]
+    first, text, delimiters = _delimiters(path, text)
     with _values_of_any_length(len(text)):
-        records = _records(text, delimiter := _delimiter(path, text, delimiters), first)
+        found = _records(text, delimiter := _delimiter(path, text, delimiters), first)
         header: list[str] | None = None
-        for line, values in records:
+        for line, values in found:
             where = f"line {line}"
             if isinstance(values, _RowError):
                 if header is None:
@@ -297,6 +293,23 @@ def _csv_rows(path: Path, text: str) -> _Entries:
                 )
             else:
                 yield where, dict(zip(header, values, strict=True))
+
+
+def csv_table(path: Path, text: str) -> tuple[str, list[tuple[int, list[str]]]]:
+    """The delimiter of a CSV, and the line that each record begins on with its values, the header first."""
+    first, text, delimiters = _delimiters(path, text)
+    with _values_of_any_length(len(text)):
+        delimiter = _delimiter(path, text, delimiters)
+        found = _records(text, delimiter, first)
+        return delimiter, [(line, values) for line, values in found if not isinstance(values, _RowError)]
+
+
+def _delimiters(path: Path, text: str) -> tuple[int, str, Sequence[str]]:
+    """The line that a CSV begins on, its text from there on, and the delimiters that it may have."""
+    # Excel's own way to say which delimiter follows.
+    if said := re.match(r"sep=([,;\t])\s*?(\r\n|\n|\r)", text, re.IGNORECASE):
+        return 2, text[said.end() :], [said.group(1)]
+    return 1, text, ["\t", ",", ";"] if path.suffix.lower() == ".tsv" else [",", ";", "\t"]
 
 
 def _records(text: str, delimiter: str, first: int = 1) -> Iterator[tuple[int, list[str] | _RowError]]:
@@ -324,7 +337,7 @@ def _delimiter(path: Path, text: str, delimiters: Sequence[str]) -> str:
         _, values = next(_records(text, delimiter), (0, []))
         names = [] if isinstance(values, _RowError) else [value.strip().lower() for value in values]
         try:
-            _columns(path, names)
+            columns_of(path, names)
             return delimiter
         except NoTableError:
             if len(names) > most:
@@ -337,7 +350,7 @@ def _header(path: Path, where: str, values: Sequence[str]) -> list[str]:
     twice = [name for names in COLUMNS.values() for name in names if header.count(name) > 1]
     if twice:
         raise InputError(f"{path}: {where}: the column {twice[0]!r} is there twice; rename one of them")
-    _columns(path, header, f"{where}: ")
+    columns_of(path, header, f"{where}: ")
     return header
 
 

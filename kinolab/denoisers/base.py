@@ -111,6 +111,9 @@ class BaseDenoiserConfig(KindConfig):
         size: int | tuple[int, int] = self.input_size  # type: ignore[attr-defined]
         return size if isinstance(size, tuple) else (size, size)
 
+    def check_diffusion(self, schedule: str, prediction: str) -> None:
+        """Raises ValueError where the network is built for another noise path or prediction than these."""
+
 
 class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""

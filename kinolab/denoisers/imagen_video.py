@@ -21,11 +21,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
+from kinolab.contracts.conditions import Conditions
+from kinolab.contracts.options import ForwardOptions
 from kinolab.denoisers.unet import Unet, UnetFields
 from kinolab.layers.pseudo3d import ResidualAttention, ResidualConv1d, SecondHalf
+from kinolab.layers.refined import refined_v
 from kinolab.layers.slots import Place, Slots, TimeLayer
+
+LOW, LEVEL = "low_resolution", "noise_level"
+"""The conditions that say what is refined, and how noisy it is."""
 
 
 class ImagenVideoConfig(UnetFields):
@@ -43,12 +51,31 @@ class ImagenVideoConfig(UnetFields):
     spatial_attention: bool = True
     """Attend to the places of a frame in the transformers, as models of few pixels do. Without it they read the prompt
     alone, so that a model that was trained on crops does nothing in whole frames that it did not do in crops."""
+    deviation: float | None = Field(None, gt=0, le=1)
+    """Root mean square of what clips have that the enlarged clip of low resolution lacks, in latents. The network then
+    adds to that clip (`kinolab.layers.refined`; ours, EDM's preconditioning around it) in place of making all of it,
+    for v on the cosine log-SNR schedule. None = it makes all, as in the paper."""
 
     @model_validator(mode="after")
     def _check_kernel(self) -> ImagenVideoConfig:
         if self.temporal_kernel % 2 == 0:
             raise ValueError(f"temporal_kernel: expected an odd number, got {self.temporal_kernel}")
+        if self.deviation is not None and (
+            self.concatenated.get(LOW) != self.in_channels or self.learned_variance or self.given != "none"
+        ):
+            raise ValueError(
+                f"deviation: is from a clip of low resolution, so it needs concatenated={{{LOW}: {self.in_channels}}}, "
+                "and learns no variance and is given nothing else"
+            )
         return self
+
+    def check_diffusion(self, schedule: str, prediction: str) -> None:
+        """Raises ValueError: a deviation counts with the alpha and sigma of one path."""
+        if self.deviation is not None and (schedule, prediction) != ("cosine_logsnr", "v"):
+            raise ValueError(
+                f"denoiser.deviation is for diffusion: {{schedule: cosine_logsnr, prediction: v}}, got {schedule} and "
+                f"{prediction}"
+            )
 
 
 class ImagenVideoSlots(Slots):
@@ -82,6 +109,19 @@ class ImagenVideo(Unet):
     def slots(self) -> Slots:
         """Attention or convolutions over time."""
         return ImagenVideoSlots(self.config)
+
+    def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
+        """As every U-Net's; with a `deviation`, what is predicted is added to the clip of low resolution."""
+        output = super().forward(z, t, conditions, options)
+        if self.config.deviation is None:
+            return output
+        low, level, null = conditions.tensor(LOW), conditions.tensor(LEVEL), conditions.null_of(LOW)
+        if low is None:  # nothing is refined: the plain prediction, as of noise alone
+            low, null = torch.zeros_like(z), torch.ones_like(t, dtype=torch.bool)
+        if null is not None:
+            level = torch.where(null, 1.0, torch.zeros_like(t) if level is None else level)
+            low = low.masked_fill(null.view(-1, 1, 1, 1, 1), 0)
+        return refined_v(output, z, t, low, level, self.config.deviation)
 
     @property
     def partly_used(self) -> bool:

@@ -245,10 +245,10 @@ def joint_attention(
     # (B * F, S' + L, N * d)
     heads = attend(q, k, v, context.joint_rotary, context.allowed)
     tokens = own[0].shape[1]
-    told, heads = heads[:, tokens:].unflatten(0, text.shape[:2]), heads[:, :tokens]
+    of_texts, heads = heads[:, tokens:].unflatten(0, text.shape[:2]), heads[:, :tokens]
     if shared is not None:
-        told, heads = shared.all_heads(told), shared.to_places(heads.reshape(*of_all[0].shape[:3], -1))
-    return of_x.proj(heads).view_as(x), told
+        of_texts, heads = shared.all_heads(of_texts), shared.to_places(heads.reshape(*of_all[0].shape[:3], -1))
+    return of_x.proj(heads).view_as(x), of_texts
 
 
 def reaching_attention(

@@ -504,7 +504,7 @@ class Unet(WayDown):
         blocks: Iterator[Any] = iter(self.up_blocks)
         for up in blocks:
             # A list of its own, as what shards a block hands it a copy of what it is given.
-            count = len(up.resnets)
+            count = self.config.layers_per_block + 1
             taken = skips[-count:]
             del skips[-count:]
             x = up(x, taken, tuple((skips or taken)[-1].shape[2:]), clip)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kinolab.errors import InputError
+from kinolab.layers.refined import LOG_SNR
 
 Spacing = Literal["auto", "linspace", "trailing", "leading", "sd"]
 FLOW_TIME_UNITS = 1000.0
@@ -193,10 +194,6 @@ class FlowPath(NoisePath):
     def shifted(self, t: Tensor) -> Tensor:
         """t' = s t / (1 + (s - 1) t)."""
         return self.shift * t / (1.0 + (self.shift - 1.0) * t)
-
-
-LOG_SNR = (-20.0, 20.0)
-"""Least and most log(alpha^2 / sigma^2) of the cosine log-SNR schedule."""
 
 
 class LogSnrPath(NoisePath):

@@ -60,6 +60,7 @@ def generate(
     *,
     model: VideoModel | None = None,
     events: Listener = None,
+    targets: Sequence[Path] | None = None,
 ) -> list[Path]:
     """Generate the videos of a request; several get numbered names. Returns the files written.
 
@@ -69,6 +70,8 @@ def generate(
 
     `model` is `config.model` as it is already loaded, with the request's precision and device, to save loading it
     again; it may have the request's adapters on it, and its control networks beside it.
+
+    `targets` are the names of the videos, in place of numbered ones.
 
     Raises:
         InputError: for a request that the model can't fulfil, or a model with other adapters on it; nothing is written
@@ -88,7 +91,7 @@ def generate(
     fit_guidance(model, requests, settled)
     if settled.compile:
         model.compile()
-    inputs, targets = input_hashes(read), numbered(out, len(requests))
+    inputs, targets = input_hashes(read), numbered(out, len(requests)) if targets is None else list(targets)
     known = settled.given is None and settled.refine is None
     frames = requests[0].frames or model.output.config.frames if known else None
     check_writable([*targets, *(partial_path(path) for path in targets if settled.refine is not None)], read, frames)

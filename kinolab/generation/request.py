@@ -283,9 +283,10 @@ def prepare_given(config: GenerateConfig, model: VideoModel) -> Prepared:
     assert config.given is not None and config.size is not None
     made, group = model.output.config, model.autoencoder.spec.group_frames
     fps = config.fps or made.fps
-    shape = Shape(made.frames, config.size, fps, frame_rule(model.cascade), group, model.config.tasks)
+    first = FIRST_FRAME in model.spec.ports
+    shape = Shape(made.frames, config.size, fps, frame_rule(model.cascade), group, model.config.tasks, first)
     given = config.given
-    if FIRST_FRAME in model.spec.ports and given.overlap is None and given.task in ("animate", "extend"):
+    if first and given.overlap is None and given.task in ("animate", "extend"):
         given = given.model_copy(update={"overlap": 1})  # a longer video goes on from the last frame of each window
     return prepare(given, shape, config.frames)
 

@@ -130,6 +130,9 @@ class StageConfig(Config):
             raise ValueError(f"experts: expected rising ends of their times, got {', '.join(map(str, ends))}")
         if (self.experts or self.parts or self.lora) and self.denoiser is None:
             raise ValueError("experts and parts belong to a denoiser, which is missing; so do adapters")
+        for config in (self.denoiser, *(expert.denoiser for expert in self.experts)):
+            if config is not None:
+                config.check_diffusion(self.diffusion.schedule, self.diffusion.prediction)
         return self
 
 

@@ -272,12 +272,12 @@ def scale(measured: Measured, assumed: Assumed, seed: int = 0) -> ScaleReport:
             f"restart in {clock(a.restart)}: such a run does not end"
         )
     # A step of the play stands for many where there are very many, so that it takes a moment.
-    each = max(1, min(every, steps // PLAYED))
-    if each > 1:  # of many steps together the mean counts
-        played = Steps(math.ceil(steps / each), each * step)
+    stands = max(1, min(every, steps // PLAYED))
+    if stands > 1:  # of many steps together the mean counts
+        played = Steps(math.ceil(steps / stands), stands * step)
     else:
         played = Steps(steps, alone + exchange, a.deviation * alone / (alone + exchange), a.gpus)
-    saves = max(1, round(every / each))
+    saves = max(1, round(every / stands))
     plays = tuple(play(played, saves, weather, seed + k) for k in range(PLAYS))
     return ScaleReport(m, a, steps, compute, alone, exchange, weather, interval, every, expected, plays)
 

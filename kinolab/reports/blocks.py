@@ -1,4 +1,4 @@
-"""What a report is made of: plain data, one class per kind of block. `render.py` turns it into HTML."""
+"""What a report is made of: plain data, one class per kind of block. `render.py` puts it into a page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Curves and histograms as inline SVG, drawn here so that a report needs no library and no network.
+"""Curves as SVG, for a picture of their own; a page draws its plots itself (studio/src/lib/Curve.svelte).
 
-Colours and dashes come from the report's style sheet (classes s0 to s7), so that light and dark both work and no line
-is told from another by its colour alone. A value shows when the pointer rests on its point.
+Colours and dashes come from `style.PLOT_STYLE` (classes s0 to s7), so that light and dark both work and no line is told
+from another by its colour alone. A value shows when the pointer rests on its point.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kinolab.reports.axes import LARGEST, Axis, bins_of, drawable, tick_label
-from kinolab.reports.blocks import Curves, Histogram, figures
+from kinolab.reports.axes import LARGEST, Axis, drawable, tick_label
+from kinolab.reports.blocks import Curves, figures
 from kinolab.reports.html import escape
 
 WIDTH, HEIGHT = 480, 300
@@ -31,7 +31,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves as they are drawn, for a page or a picture of their own.
+    """Curves as they are drawn.
 
     parts: SVG elements in a picture of WIDTH x HEIGHT, styled by `style.PLOT_STYLE`.
     legend: of each line its number (its classes are `line s<number % STYLES>`), its name and its last value.
@@ -41,13 +41,6 @@ class Plot:
     parts: tuple[str, ...]
     legend: tuple[tuple[int, str, str], ...]
     notes: tuple[str, ...]
-
-
-def curves_figure(curves: Curves) -> str:
-    """The plot, its legend with the last value of each line, and what could not be shown."""
-    plot = curves_plot(curves)
-    said = "; ".join(f"{name}: last {value}" for _, name, value in plot.legend)
-    return _figure(curves.title, plot.parts, f"{curves.y_label} by {curves.x_label}. {said}", plot.legend, plot.notes)
 
 
 def curves_plot(curves: Curves) -> Plot:
@@ -60,6 +53,11 @@ def curves_plot(curves: Curves) -> Plot:
     for k, (name, points) in enumerate(curves.series.items()):
         parts.append(_line(k, name, points, x, y, curves.log))
     legend = [(k, name, _last(points)) for k, (name, points) in enumerate(shown.items())]
+    return Plot(tuple(parts), tuple(legend), tuple(notes_of(curves)))
+
+
+def notes_of(curves: Curves) -> list[str]:
+    """What of curves can't be shown."""
     notes = []
     if lost := sum(1 for points in curves.series.values() for p in points if math.isfinite(p[1]) and p[1] <= 0):
         notes += [f"not shown on a logarithmic scale: values at or below zero, {lost} of them"] * curves.log
@@ -67,63 +65,13 @@ def curves_plot(curves: Curves) -> Plot:
         notes.append(f"values that are not finite: {gaps}")
     if huge := sum(1 for points in curves.series.values() for p in points if LARGEST < abs(p[1]) < math.inf):
         notes.append(f"values too large to draw: {huge}")
-    return Plot(tuple(parts), tuple(legend), tuple(notes))
+    return notes
 
 
-def histogram_figure(histogram: Histogram) -> str:
-    """The bars, the marked values, and how many values there are."""
-    bins = bins_of(histogram.values)
-    marked = {n: v for n, v in histogram.markers.items() if math.isfinite(v)}
-    x = Axis.around([bins.edges[0], bins.edges[-1], *marked.values()], LEFT, RIGHT)
-    y = Axis.around([0.0, float(max(1, *bins.counts))], BOTTOM, TOP, whole_steps=True)
-    parts = [_frame(x, y, histogram.x_label, "clips", whole=True)]
-    for low, high, count in zip(bins.edges, bins.edges[1:], bins.counts, strict=False):
-        left, right, top = x.place(low), x.place(high), y.place(count)
-        said = f"{figures(low)} to {figures(high)}: {count}"
-        parts.append(
-            f'<rect class="bar" data-count="{count}" x="{left + 0.5:.2f}" y="{top:.2f}" '
-            f'width="{max(0.5, right - left - 1):.2f}" height="{BOTTOM - top:.2f}"><title>{said}</title></rect>'
-        )
-    for k, (name, value) in enumerate(marked.items(), 1):
-        at = f"{x.place(value):.2f}"
-        parts.append(
-            f'<line class="line s{k % STYLES}" x1="{at}" y1="{TOP}" x2="{at}" y2="{BOTTOM}">'
-            f"<title>{escape(name)}: {figures(value)}</title></line>"
-        )
-    legend = [(k, name, figures(value)) for k, (name, value) in enumerate(marked.items(), 1)]
-    known = sum(bins.counts)
-    notes = [f"{known} clips"]
-    if known < len(histogram.values):
-        notes.append(f"{len(histogram.values) - known} without a value")
-    said = f"{known} clips by {histogram.x_label}, " + ", ".join(f"{n} {v}" for _, n, v in legend)
-    return _figure(histogram.title, parts, said, legend, notes)
-
-
-def _figure(
-    title: str, parts: Sequence[str], said: str, legend: Sequence[tuple[int, str, str]], notes: Sequence[str]
-) -> str:
-    swatch = (
-        '<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true">'
-        '<line class="line s{}" x1="0" y1="4" x2="28" y2="4"/></svg>'
-    )
-    entries = "".join(
-        f"<li>{swatch.format(k % STYLES)}{escape(name)} <b>{escape(value)}</b></li>" for k, name, value in legend
-    )
-    foot = f'<p class="note">{escape("; ".join(notes))}</p>' if notes else ""
-    return (
-        f'<figure class="block chart"><h3>{escape(title)}</h3>'
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {said}")}">'
-        f"{''.join(parts)}</svg>"
-        f'<figcaption><ul class="legend">{entries}</ul>{foot}</figcaption></figure>'
-    )
-
-
-def _frame(x: Axis, y: Axis, x_label: str, y_label: str, whole: bool = False) -> str:
-    """Grid lines, ticks and the names of the axes; `whole` leaves out ticks of y between whole numbers."""
+def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> str:
+    """Grid lines, ticks and the names of the axes."""
     parts = []
     for tick in y.ticks:
-        if whole and tick != int(tick):
-            continue
         height = y.place(tick)
         parts.append(f'<line class="rule" x1="{LEFT}" y1="{height:.2f}" x2="{RIGHT}" y2="{height:.2f}"/>')
         parts.append(f'<text class="y tick" x="{LEFT - 7}" y="{height + 4:.2f}">{tick_label(tick)}</text>')

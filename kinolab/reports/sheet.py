@@ -42,10 +42,17 @@ def write_sheet(strips: Sequence[Strip], path: Path, *, columns: int = 2, shown:
     _save(sheet, path)
 
 
-def write_rows(rows: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
-    """Write a PNG of rows of frames (T, H, W, 3) uint8 with their names; a wide gap in the middle stands for a cut."""
+def write_rows(rows: Sequence[tuple[str, np.ndarray]], path: Path, *, margin: int = 90, cut: int = 16) -> None:
+    """Write a picture of rows of frames (T, H, W, 3) uint8 with their names.
+
+    Args:
+        rows: name and frames, of one shape.
+        path: a .png, or a .webp, which is much smaller and shows frames almost as they are.
+        margin: pixels for the names.
+        cut: pixels of the gap in the middle, which stands for a cut; 0 for none.
+    """
     count, height, width = rows[0][1].shape[:3]
-    gap, cut, margin = 4, 16, 90
+    gap = 4
     sheet = Image.new("RGB", (margin + count * (width + gap) + cut, len(rows) * (height + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for k, (name, frames) in enumerate(rows):
@@ -58,7 +65,10 @@ def write_rows(rows: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
 
 def _save(sheet: Image.Image, path: Path) -> None:
     with files.handed(path) as beside:
-        sheet.save(beside, format="PNG", optimize=True)
+        if path.suffix == ".webp":
+            sheet.save(beside, format="WEBP", quality=85, method=6)
+        else:
+            sheet.save(beside, format="PNG", optimize=True)
 
 
 def _draw_strip(sheet: Image.Image, draw: ImageDraw.ImageDraw, strip: Strip, x: int, y: int, shown: int) -> None:

@@ -9,13 +9,15 @@ may hold files with the names of modules.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,45 @@ def tail(path: Path, lines: int = 30) -> list[str]:
         os.close(descriptor)
     found = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
     return [line for line in found if line][-lines:]
+
+
+def forks(preload: Sequence[str]) -> Any:
+    """Processes of Python's that work for this one: a context of `multiprocessing`.
+
+    They are forked from a server that has imported `preload`, so that each begins at once and shares no state with this
+    process; where the system has no such thing, they begin from nothing.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    with environment({"PYTHONSAFEPATH": "1"}):  # nothing is imported from the working folder, which may be data
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that what is begun inside has, and this process only meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def packed(value: Any) -> bytes:
+    """A value as bytes for `unpacked` in another process of the same program; never for a file."""
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpacked(data: bytes) -> Any:
+    """What `packed` was given. The bytes come from this program's own process, by a pipe or its cluster."""
+    return pickle.loads(data)

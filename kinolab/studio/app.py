@@ -43,12 +43,15 @@ BEAT = 15.0
 """Seconds after which a stream says that it is there, so that a page notices when it isn't."""
 
 
-def make_app(project: Project, rules: Rules) -> App:
-    """The studio of a project as an ASGI application."""
+def make_app(project: Project, rules: Rules, leaving: Callable[[], bool] = lambda: False) -> App:
+    """The studio of a project as an ASGI application.
+
+    leaving: whether the server is about to end, which waits for the streams that pages listen to.
+    """
     studio = Studio(project)
     limits = {path: most for path, (_, most) in routes.UPLOADS.items()}
     rules = replace(rules, uploads={**limits, **routes.LARGE, **rules.uploads})
-    changes = Changes(studio)
+    changes = Changes(studio, leaving)
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -99,7 +102,8 @@ def taken(studio: Studio, take: routes.Upload) -> Callable[[Request], Any]:
         async def run() -> Any:
             name = request.query_params.get("name", "")
             ending = Path(name).suffix.lower()
-            if not name or "/" in name or "\\" in name or ending not in routes.footage.CLIPS:
+            parts = name.split("/")
+            if not all(parts) or len(parts) > 2 or "\\" in name or ending not in routes.footage.CLIPS:
                 raise InputError(f"expected ?name= with the name of a video or image, got {name[:80]!r}")
             with files.scratch(studio.project.folder / "clips" / HIDDEN) as room:
                 part = room / f"upload{ending}"
@@ -181,8 +185,8 @@ class Changes:
     of it stands in files.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, studio: Studio, leaving: Callable[[], bool]) -> None:
+        self.studio, self.leaving = studio, leaving
         self.listening = 0
         self._state: dict[str, Any] = {}
         self._version = 0
@@ -194,7 +198,7 @@ class Changes:
         while True:
             with suppress(Exception):  # a folder that is being changed; the next look is soon
                 found = await run_in_threadpool(self._look)
-                if found != self._state:
+                if found != self._state or self.leaving():
                     async with self._news:
                         self._state, self._version = found, self._version + 1
                         self._news.notify_all()
@@ -232,7 +236,7 @@ class Changes:
             known: dict[str, Any] = {}
             self.listening += 1
             try:
-                while True:
+                while not self.leaving():
                     seen = self._version
                     for name, value in self._state.items():
                         if known.get(name, ...) != value:

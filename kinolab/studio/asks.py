@@ -7,6 +7,8 @@ ASKS = {
     "poster": "kinolab.studio.looking:poster",
     "proxy": "kinolab.studio.looking:proxy",
     "check": "kinolab.studio.looking:check",
+    "told": "kinolab.studio.telling:told",
+    "retell": "kinolab.studio.telling:retell",
     "scenes": "kinolab.studio.looking:scenes",
     "mask": "kinolab.studio.painting:mask",
     "settings": "kinolab.studio.looking:settings",

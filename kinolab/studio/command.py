@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -42,18 +44,15 @@ def studio(
     otherwise. Jobs go on when the page or this command is closed; `kinolab studio FOLDER` shows them again.
     """
     from kinolab.runtime import files, locks
+    from kinolab.studio import jobs
     from kinolab.studio.project import Project
     from kinolab.studio.safety import Rules, is_loopback
 
-    try:
-        import uvicorn
-
-        from kinolab.studio.app import make_app
-    except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
-            raise
-        raise MissingExtraError(error.name, "studio", "the studio") from None
+    for name in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, "studio", "the studio")
     project = Project.open(folder)
+    jobs.settings(project)  # a page of a damaged queue would show nothing
     with locks.held(project.queue / ".studio.lock", f"{folder}: is open already; use the address that it printed"):
         token = kept_token(project)
         listening = listen(host, port)
@@ -70,14 +69,31 @@ def studio(
             import webbrowser
 
             webbrowser.open_new_tab(address)
-        config = uvicorn.Config(
-            make_app(project, rules), log_level="warning", access_log=False, lifespan="on", ws="none",
-            server_header=False, timeout_graceful_shutdown=1, proxy_headers=False,
-        )  # fmt: skip
-        server = uvicorn.Server(config)
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
-        _forget_signals()
+        serve(project, rules, listening)
+
+
+def serve(project: Any, rules: Any, listening: socket.socket) -> None:
+    """Answer until Ctrl-C."""
+    import uvicorn
+
+    from kinolab.studio.app import make_app
+
+    servers: list[uvicorn.Server] = []
+
+    def leaving() -> bool:
+        return any(server.should_exit for server in servers)
+
+    config = uvicorn.Config(
+        make_app(project, rules, leaving), log_level="warning", access_log=False, lifespan="on", ws="none",
+        server_header=False, timeout_graceful_shutdown=1, proxy_headers=False,
+    )  # fmt: skip
+    # No news to a person: a page that is closed while a video is on its way, and requests that end with the server.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not leaving())
+    servers.append(uvicorn.Server(config))
+    with suppress(KeyboardInterrupt):
+        servers[0].run(sockets=[listening])
+    _forget_signals()
 
 
 def keys() -> Path:

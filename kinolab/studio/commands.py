@@ -27,9 +27,9 @@ Kind = Literal["flag", "int", "float", "text", "path", "choice"]
 MAKING = ("generate", "predict", "interpolate", "animate", "complete", "control", "extend", "edit")
 """The commands that sample, each a task of the page's panel."""
 RUNNABLE = (
-    *MAKING, "upscale", "rerun", "reconstruct", "train", "distill", "encode", "plan", "tune", "convert", "pack",
-    "compare", "report", "data check", "data cut", "data shrink", "evaluate generation", "evaluate reconstruction",
-    "evaluate tasks",
+    *MAKING, "upscale", "rerun", "reconstruct", "train", "distill", "fit", "encode", "plan", "tune", "convert", "pack",
+    "lora extract", "lora convert", "compare", "report", "data check", "data cut", "data shrink",
+    "evaluate generation", "evaluate reconstruction", "evaluate tasks",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
 FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
@@ -125,7 +125,7 @@ def copied(project: Project, given: Sequence[str]) -> str:
 
 
 def check_path(project: Project, text: str, what: str) -> None:
-    """Refuse a text that names something outside the project, as a path or through a link.
+    """Refuse a text that names something outside the project, as a path or through a link, also one inside a folder.
 
     Raises:
         InputError: where it does.
@@ -134,8 +134,8 @@ def check_path(project: Project, text: str, what: str) -> None:
     absolute = PurePosixPath(text).is_absolute() or windows.drive or windows.root or text.startswith("~")
     if absolute or ".." in text.replace("\\", "/").split("/"):
         raise InputError(f"{what}: {shown(text)} leads out of the project; name something inside {project.folder}")
-    if text not in ("", "."):
-        project.path(text)
+    if text:
+        project.refuse_links(project.folder if text == "." else project.path(text))
 
 
 def check_setting(project: Project, text: str, what: str) -> None:

@@ -59,8 +59,64 @@ def form(recipe: str, settings: Sequence[str] = ()) -> dict[str, Any]:
     for field in _fields(config, ""):
         then = known.get(f"{field['key']}.kind" if field["type"] == "kind" else field["key"])
         fields.append({**field, "default": then, "changed": field["value"] != then})
-    return {"recipe": recipe, "name": config.name, "fields": fields, "errors": errors,
-            "yaml": to_yaml(config.model_dump(mode="json")), "settings": list(settings)}  # fmt: skip
+    return {"recipe": recipe, "name": config.name, "kind": config.kind, "fields": fields, "errors": errors,
+            "needs": needs(config, recipe), "yaml": to_yaml(config.model_dump(mode="json")),
+            "settings": list(settings)}  # fmt: skip
+
+
+def needs(config: Any, recipe: str) -> list[dict[str, Any]]:
+    """What has to be there before a recipe can be trained: {key, what, path, there} of clips, latents and models.
+
+    Of latents also `encode`: the values of `kinolab encode` that make them, as far as the recipe tells them.
+    """
+    found: list[dict[str, Any]] = []
+    models = [("autoencoder", getattr(config, "autoencoder", None))]
+    initial = getattr(config, "initial", None)
+    models.append(("initial.path", getattr(initial, "path", None)))
+    for key, path in models:
+        if isinstance(path, str | Path):
+            found.append({"key": key, "what": "model", "path": str(path), "there": _is_model(path)})
+    data = config.data
+    if data.kind == "folder":
+        found.append({"key": "data.path", "what": "clips", "path": str(data.path), "there": data.path.exists()})
+    elif data.kind == "cache":
+        found.append({"key": "data.path", "what": "latents", "path": str(data.path),
+                      "there": (data.path / "cache.json").exists(), "encode": _encoding(config, recipe)})  # fmt: skip
+    return found
+
+
+def _is_model(path: str | Path) -> bool:
+    """Whether weights are there: a model folder, a run's, one that ships, or any file or folder of that name."""
+    from kinolab.models import find_autoencoder
+
+    try:
+        find_autoencoder(path)
+    except (InputError, OSError):
+        return Path(path).is_file() or any(Path(path).glob("*.safetensors"))
+    return True
+
+
+def _encoding(config: Any, recipe: str) -> dict[str, Any]:
+    """What `kinolab encode` is told to make the latents that a recipe reads."""
+    from kinolab.cli.data import spec_of
+    from kinolab.models.folder import autoencoder_config
+
+    values: dict[str, Any] = {"out": str(config.data.path), "autoencoder": str(config.autoencoder)}
+    if config.tasks is not None:
+        values["tasks"] = recipe
+    if config.text_encoder != "none":
+        values["text"] = recipe
+    try:
+        spec = spec_of(autoencoder_config(config.autoencoder))
+    except (InputError, OSError):
+        return values
+    frames, size = getattr(config.denoiser, "num_frames", None), getattr(config.denoiser, "input_size", None)
+    if isinstance(frames, int):
+        values["frames"] = spec.pixel_frames(frames)
+    if isinstance(size, int | tuple | list):
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        values["size"] = "x".join(str(side * spec.spatial_ratio) for side in sides)
+    return values
 
 
 def _values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -38,9 +38,10 @@ State = Literal["waiting", "running", "stopping", "stopped", "failed", "done"]
 ENDED = ("stopped", "failed", "done")
 OUTCOMES: dict[int, State] = {0: "done", 130: "stopped"}
 """A command's exit status -> how the job ended; any other has failed."""
-TRAININGS = {"train": "run", "distill": "out"}
+TRAININGS = {"train": "run", "distill": "out", "fit": "out"}
 """Commands that train, and can go on with what they began -> the option that names the folder of the run."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z-]+-[0-9a-f]{6}")
+MEND = "remove it: the jobs stay, and those that wait are then done in the order in which they were added"
 TITLE = 200
 """Characters of a job's title."""
 
@@ -73,6 +74,7 @@ def add(project: Project, command: str, values: Mapping[str, Any], title: str = 
         OSError: where it can't be written.
     """
     commands.words(project, command, values)
+    settings(project)  # damaged, it would leave a job without a place
     device = values.get("device") or _device_setting(values) or "auto"
     kind = command.replace(" ", "-")
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(3)}"
@@ -251,8 +253,12 @@ def remove(project: Project, name: str) -> None:
 
 
 def settings(project: Project) -> dict[str, Any]:
-    """`order`, the names of jobs that wait, in order, and `paused`."""
-    record = _record(project.queue / "queue.json")
+    """`order`, the names of jobs that wait, in order, and `paused`.
+
+    Raises:
+        InputError: where it is damaged; the line says what to do.
+    """
+    record = _record(project.queue / "queue.json", MEND)
     if record is None:
         return {"order": [], "paused": False}
     order = [name for name in record.items("order", []) if isinstance(name, str)]
@@ -304,10 +310,10 @@ def _changed(project: Project) -> Iterator[dict[str, Any]]:
         write_record(project.queue / "queue.json", queue)
 
 
-def _record(path: Path) -> Record | None:
+def _record(path: Path, advice: str = "") -> Record | None:
     """A record that may not be there."""
     try:
-        return read_record(path)
+        return read_record(path, advice)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

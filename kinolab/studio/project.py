@@ -11,10 +11,13 @@ queue/       a folder for each job, and what is to run next
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kinolab.errors import InputError
+from kinolab.runtime import locks
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.hashes import sha256
 from kinolab.runtime.paths import inside, real, single
@@ -99,6 +102,25 @@ class Project:
         """
         return inside(self.folder, name, new=new)
 
+    def refuse_links(self, folder: Path) -> None:
+        """Refuse a folder in which a link leads out of the project: who reads all that lies there would follow it.
+
+        Raises:
+            InputError: where one does.
+        """
+        waiting = [folder] if folder.is_dir() else []
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    path = Path(entry.path)
+                    if entry.is_symlink() and self.folder not in real(path).parents:
+                        raise InputError(
+                            f"{self.shown(path)}: a link that leads out of the project; copy what it leads to "
+                            "into the project, or remove it"
+                        )
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
+
     def clip(self, name: str) -> Path:
         """The path of a clip.
 
@@ -109,6 +131,11 @@ class Project:
         if not path.exists():
             raise InputError(f"{name}: no such clip")
         return path
+
+    def beside(self, name: str) -> Path:
+        """The path of the text beside a clip, which need not be there."""
+        path = self.clip(name)
+        return path.parent / f"{path.name}.txt" if path.is_dir() else path.with_suffix(".txt")
 
     def run(self, name: str) -> Path:
         """The folder of a run, which need not be there.
@@ -121,3 +148,8 @@ class Project:
     def shown(self, path: Path) -> str:
         """A path of the project as the page names it."""
         return path.relative_to(self.folder).as_posix()
+
+
+def changing(project: Project) -> AbstractContextManager[None]:
+    """Held over what is read, changed and written of clips, captions and data.yaml: tabs do so one after the other."""
+    return locks.held(project.queue / ".clips.lock")

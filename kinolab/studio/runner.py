@@ -21,6 +21,7 @@ from pathlib import Path
 
 from kinolab.errors import InputError
 from kinolab.runtime import locks, processes
+from kinolab.runtime.lines import one_line
 from kinolab.runtime.records import write_record
 from kinolab.studio import commands, jobs
 from kinolab.studio.project import Project
@@ -46,14 +47,17 @@ def ensure(project: Project) -> None:
 def main() -> None:
     """Run the queue of the project that the words name."""
     project = Project.open(Path(sys.argv[1]))
+    problem = ""
     for _ in range(TRIES):
         try:
             with locks.held(project.queue / ".runner.lock", "another runner is at work"):
                 Runner(project).serve()
             if jobs.settings(project)["paused"] or not jobs.waiting(project):
                 return  # else one came while this runner was about to leave
-        except InputError:
+        except InputError as error:
+            problem = one_line(error)
             time.sleep(POLL / 2)
+    print(f"kinolab: {problem}", file=sys.stderr, flush=True)
 
 
 @dataclass

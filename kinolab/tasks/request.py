@@ -122,8 +122,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a request is fitted to: frames of a model's clip, and the rule for shorter ones; size; rate; and the tasks
-    that it was trained on, within which what a request leaves open is chosen."""
+    """What a request is fitted to: frames of a model's clip, and the rule for shorter ones; size; rate; the tasks that
+    it was trained on, within which what a request leaves open is chosen; and whether each of its windows begins with
+    one frame and knows no other (`from_one`)."""
 
     window: int
     size: tuple[int, int]
@@ -131,6 +132,7 @@ class Shape:
     temporal_ratio: int
     group_frames: int | None = None
     tasks: TasksConfig | None = None
+    from_one: bool = False
 
     def snap(self, frames: int) -> int:
         """The largest valid number of frames not above `frames`: any from a window on, else by the rule."""
@@ -207,6 +209,8 @@ def _animate(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     n = len(images)
     at = list(config.at) or [round(k * (total - 1) / max(n - 1, 1)) for k in range(n)]
     canvas, mask = place_images(images, at, total)
+    if total > shape.window and shape.from_one and at == [0]:
+        return _onward(config, shape, canvas, mask, 1, _resized(config, shape))
     return _prepared(config, shape, canvas, mask, sliding, _resized(config, shape))
 
 
@@ -244,7 +248,8 @@ def _extend(config: GivenConfig, shape: Shape, frames: int | None) -> Prepared:
     if config.stride is not None:
         windows = hierarchical(total, shape.window, config.stride, overlap, _between(config, shape, overlap))
         return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps)
-    if total > shape.window and not config.past and not config.loop and _limited(config, shape):
+    onward = _limited(config, shape) or (shape.from_one and config.overlap == 1)
+    if total > shape.window and not config.past and not config.loop and onward:
         return _onward(config, shape, canvas, mask, have)
     return _prepared(config, shape, canvas, mask, backward if config.past else looped if config.loop else sliding)
 
@@ -260,7 +265,9 @@ def _limited(config: GivenConfig, shape: Shape) -> bool:
     return config.overlap is None and shape.tasks is not None and shape.tasks.predict_frames is not None
 
 
-def _onward(config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, known: int) -> Prepared:
+def _onward(
+    config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, known: int, notes: tuple[str, ...] = ()
+) -> Prepared:
     """Windows from the last of the known first frames on; those beyond the video's end are made and left out."""
     total, overlap = canvas.shape[1], _overlap(config, shape)
     start, step = max(0, known - overlap), shape.window - overlap
@@ -269,7 +276,7 @@ def _onward(config: GivenConfig, shape: Shape, canvas: Tensor, mask: Tensor, kno
     canvas = torch.nn.functional.pad(canvas, (0, 0, 0, 0, 0, more))
     mask = torch.nn.functional.pad(mask, (0, 0, 0, 0, 0, more), value=1)
     windows = [list(range(first, first + shape.window)) for first in range(start, start + count * step, step)]
-    return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps, (), slice(0, total))
+    return Prepared(Canvas(canvas[None], mask[None, None]), windows, shape.fps, notes, slice(0, total))
 
 
 def _between(config: GivenConfig, shape: Shape, usual: int) -> int:

@@ -51,10 +51,12 @@ class DistillConfig(Config):
     """The teacher: a model folder, a run folder, or a model that ships."""
     steps: int = Field(4, ge=1)
     """The steps that the student is for."""
-    method: str = "progressive"
-    """One of those that `kinolab distill --help` lists."""
+    method: str | None = None
+    """One of those that `kinolab distill --help` lists; none = consistency, which loses least in as many steps of
+    training (docs/distillation.md), or progressive for a teacher that is distilled itself, which the others refuse."""
     guidance: float | tuple[float, float] | None = None
-    """Guidance that is distilled in: a scale, or the least and the most; none = as the teacher is guided by default."""
+    """Guidance that is distilled in: a scale, or the least and the most; none = as the teacher is guided by default;
+    by consistency distillation, a range around that, but of an adapter, which can't hold what reads a scale."""
     lora: int | None = Field(None, ge=1)
     """Rank of low-rank changes that are trained in place of all weights."""
     data: str | None = None
@@ -91,6 +93,7 @@ def prepare(
     place = find_model(config.model)
     model = read_model_config(place)
     check_teacher(config.model, model)
+    config = settled(config, model)
     found, clips = _data(config, place, model)
     values = recipe_values(config, model, folder, found if clips is None else _cached(folder))
     recipe = load_recipe(values, overrides)  # what is wrong with it is said before anything is encoded
@@ -102,12 +105,22 @@ def prepare(
     return Prepared(folder / RECIPE, tuple(_plan(config, recipe, model)))
 
 
+def settled(config: DistillConfig, model: ModelConfig) -> DistillConfig:
+    """The config with the method, and an adapter's guidance, where nothing is said of them."""
+    if config.method is None:
+        config = config.model_copy(update={"method": "consistency" if model.distilled is None else "progressive"})
+    if config.guidance is None and config.lora is not None and config.method == "consistency" and model.guidance.active:
+        config = config.model_copy(update={"guidance": model.guidance.scale})
+    return config
+
+
 def recipe_values(config: DistillConfig, model: ModelConfig, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's values; what they leave out comes from the teacher. found: where its clips are.
+    """The recipe's values; what they leave out comes from the teacher. config: settled; found: where its clips are.
 
     Raises:
         InputError: for a method that is not there.
     """
+    assert config.method is not None
     kind = JOBS.get(config.method, DISTILLATION).Recipe
     assert issubclass(kind, DistilRecipe)
     shipped = config.model in shipped_models()

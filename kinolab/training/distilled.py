@@ -6,7 +6,7 @@ and prompts to come in few steps, each a single call, to where the teacher comes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -224,14 +224,14 @@ def members(name: str) -> tuple[str, ...]:
     return PROMPT if name == ASKED else (name,)
 
 
-def student_of(teacher: Denoiser, config: Any) -> Denoiser:
-    """A denoiser with all of the teacher's weights; what it has more are ports, which begin as nothing.
+def student_of(teacher: Denoiser, config: Any, ports: Collection[str] = (GUIDANCE,)) -> Denoiser:
+    """A denoiser with all of the teacher's weights; what it may have more are these ports, which begin as nothing.
 
     Raises:
         InputError: where another denoiser is asked for.
     """
     student, weights = build_denoiser(config), teacher.state_dict()
-    fits = {name: value for name, value in student.state_dict().items() if GUIDANCE not in name.split(".")}
+    fits = {name: value for name, value in student.state_dict().items() if not set(ports) & set(name.split("."))}
     wrong = [n for n, v in fits.items() if n not in weights or weights[n].shape != v.shape]
     wrong += [n for n in weights if n not in student.state_dict()]
     if wrong:

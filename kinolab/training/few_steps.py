@@ -135,6 +135,10 @@ class MatchingRecipe(FewStepRecipe):
     critic_updates: int = Field(5, ge=1)
     """Updates of the critic for each of the student (DMD2, section 4.2: two time scales). The training's steps count
     the critic's."""
+    critic_told: bool = True
+    """Tell the critic after how many of its steps the student made a sample. One that isn't told (as in DMD2) knows the
+    samples of all steps together, and what one step makes too often another may make up for: the last step's alone are
+    the student's, though. A denoiser without `vectors` can't be told."""
     noise: tuple[float, float] = (0.02, 0.98)
     """The share of training times, least and most, at which both scores are compared (DMD's 20 to 980 of 1000)."""
     gan: GanConfig | None = None

@@ -242,6 +242,7 @@ class DenoiserRecipe(BaseRecipe):
     def _check(self) -> DenoiserRecipe:
         if not self.interval[0] < self.interval[1]:
             raise ValueError(f"interval: expected rising fractions of time, got {list(self.interval)}")
+        self.denoiser.check_diffusion(self.diffusion.schedule, self.diffusion.prediction)
         if self.trained == "adapter" and not self.initial:
             raise ValueError("trained: adapter needs an initial denoiser, whose layers it changes")
         if self.trained not in ("lora", "adapter") and (self.lora_targets or self.lora_alpha is not None):

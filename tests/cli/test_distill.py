@@ -16,6 +16,9 @@ from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.generation.request import request_of
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel, read_model_config, save_autoencoder
+from kinolab.models.distilled import DistilledConfig
+from kinolab.training.distill import DistillConfig, recipe_values, settled
+from kinolab.training.few_steps import ConsistencyRecipe
 from kinolab.training.recipe import load_recipe
 
 pytestmark = pytest.mark.slow  # short trainings
@@ -57,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_model_is_distilled_and_used(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, words = tmp_path / "few", ["distill", base / "teacher", "--steps", 2, "--data", "world", "--count", 6, *QUICK]
-    words += ["-s", "rounds=[4,2]", "--lora", 2]
+    words += ["--method", "progressive", "-s", "rounds=[4,2]", "--lora", 2]
     assert not run(*words, "--out", out, "--plan", "--json")
     told = capsys.readouterr()
     assert "8 steps of euler become 2 of ddim (progressive, guidance 3 distilled in)" in told.err
@@ -93,6 +96,22 @@ def test_a_model_is_distilled_and_used(base: Path, tmp_path: Path, capsys: pytes
     assert run("distill", "--resume", "--out", tmp_path / "one", "-s", "training.steps=5") == 2  # it moves the rounds
 
 
+def test_what_is_not_asked_for_is_what_lost_least(base: Path, tmp_path: Path) -> None:
+    """Consistency distillation, of an adapter with the one scale that it can hold; a student teaches progressively."""
+    model = read_model_config(base / "teacher")
+    few = model.model_copy(
+        update={"distilled": DistilledConfig(method="consistency", steps=(4,), sampler="consistency")}
+    )
+    plain = DistillConfig(model=str(base / "teacher"))
+    assert settled(plain, model).method == "consistency" and settled(plain, model).guidance is None
+    assert settled(plain, few).method == "progressive"
+    assert settled(plain.model_copy(update={"lora": 4}), model).guidance == 3.0
+    assert settled(plain.model_copy(update={"lora": 4, "method": "progressive"}), model).guidance is None
+    values = recipe_values(settled(plain, model), model, tmp_path, {"kind": "world"})
+    recipe = load_recipe(values)
+    assert isinstance(recipe, ConsistencyRecipe) and recipe.guidance == (1.5, 4.5)
+
+
 def test_mistakes_are_one_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher, out = base / "teacher", tmp_path / "out"
     out.mkdir()
@@ -107,7 +126,10 @@ def test_mistakes_are_one_line(base: Path, tmp_path: Path, capsys: pytest.Captur
         ([teacher, "--data", "world", "--method", "x", *new], "unknown training job 'x'; distillation has progressive"),
         ([teacher, "--data", "world", "--guidance", "a", *new], "expected a scale, such as 4, or a range"),
         ([teacher, "--data", "world", "--guidance", "6:1", *new], "expected least up to most"),
-        ([teacher, "--data", "world", "-s", "rounds=[3]", "-s", "shares=[1]", *new], "shares: expected 2 numbers"),
+        (
+            [teacher, "--data", "world", "--method", "progressive", "-s", "rounds=[3]", "-s", "shares=[1]", *new],
+            "shares: expected 2 numbers",
+        ),
         ([teacher, "--data", "world", "--out", out], "holds a run already; pass --resume"),
         ([teacher, "--resume", "--out", out], "goes on as it began"),
     ):

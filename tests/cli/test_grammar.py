@@ -40,7 +40,7 @@ from tests.training.tiny import autoencoder_recipe
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 
 Printed = pytest.CaptureFixture[str]
-AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio"}
+AT_ONCE = {"inflate", "probe", "verify", "inspect", "recipes", "doctor", "studio", "status"}
 AT_ONCE |= {"launch local", "launch slurm", "launch k8s"}
 """What reads and prints, and has no progress to tell."""
 
@@ -79,6 +79,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
     hidden = {flag for p in every["generate"].params if getattr(p, "hidden", False) for flag in p.opts}
     rare = {"--eta", "--cache", "--cache-every", "--precision", "--compile"}
     rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every", "--stage"}
+    rare |= {"--together", "--engine", "--workers"}
     assert hidden == rare
     shown = [p for p in every["generate"].params if not getattr(p, "hidden", False)]
     assert len(shown) <= 22

@@ -30,14 +30,12 @@ def test_a_page_of_runs_and_evaluations(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(folder, *evaluations, "--out", page, "--title", "Mine", "--worst", 5) == 0
     together = sum(path.name.startswith("evaluate-generation") for path in evaluations) > 1
     assert f"parts: {1 + len(evaluations) + together}, videos: 1" in capsys.readouterr().out, "one compares systems"
-    text = page.read_text()
-    reader = Reader(text)
-    assert "http://" not in text and "https://" not in text
+    reader = Reader(page.read_text())
     assert sorted(p.name for p in page.parent.iterdir()) == ["media", "report.html"]
-    linked = [name for name in reader.files if not name.startswith("#")]
+    linked = reader.files
     assert linked == ["media/small-samples/step-00000010.mp4"] and (page.parent / linked[0]).is_file()
     for words in ("Mine", "Run: small", "Toy world: evaluate-world", "Physics: ", "Tasks: ", "held out"):
-        assert words in reader.text
+        assert any(words in text for text in reader.texts)
 
 
 @pytest.mark.parametrize(

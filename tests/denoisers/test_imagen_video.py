@@ -13,8 +13,10 @@ from kinolab.contracts.conditions import Value
 from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
 from kinolab.denoisers import Conditions, ImagenVideo, ImagenVideoConfig, Unet, UnetConfig
+from kinolab.diffusion import Diffusion, DiffusionConfig
 from kinolab.errors import InputError
 from kinolab.layers.pseudo3d import ResidualAttention, ResidualConv1d, SecondHalf
+from kinolab.training.recipe import load_recipe
 from tests.closeness import NETWORK, assert_close, assert_same, differs
 from tests.tiny_unets import SMALL
 
@@ -139,3 +141,31 @@ def test_what_can_not_be_built_says_so() -> None:
         ImagenVideoConfig(**SMALL, temporal_kernel=4)
     with pytest.raises(InputError, match="built without low_resolution"):
         made()(torch.zeros(2, 4, 1, 4, 4), T2, Conditions(low_resolution=Value("field", torch.zeros(2, 4, 1, 4, 4))))
+
+
+def test_with_a_deviation_a_fresh_network_makes_the_clip_that_it_is_told() -> None:
+    """At the noisiest time; rows that are told none, or nothing at all, are as of a network without it."""
+    small = SMALL | KINDS["super-resolution"]
+    torch.manual_seed(0)
+    model = ImagenVideo(ImagenVideoConfig(**small, deviation=0.1)).eval()
+    process = Diffusion(DiffusionConfig(schedule="cosine_logsnr", prediction="v"))
+    z, conditions = inputs("super-resolution", 3)
+    low, t = z.flip(0), torch.tensor([1000.0, 1000.0])
+    clean = conditions.told(Conditions(noise_level=Value("vector", torch.zeros(2))))
+    with torch.no_grad():
+        assert_close(process.to_sample(model(z, t, clean), z, t), low, 1e-3)
+        model = made(**KINDS["super-resolution"], deviation=0.1)
+        plain = made(**KINDS["super-resolution"])
+        nulls = {"low_resolution": torch.tensor([True, False])}
+        told = Conditions.of(dict(conditions.items()), nulls)
+        assert_close(model(z, t, told)[0], plain(z, t, told)[0], NETWORK)
+        assert differs(model(z, t, told)[1], plain(z, t, told)[1]).any()
+        alone = Conditions(label=conditions.label, text=conditions.text)
+        assert_close(model(z, t, alone), plain(z, t, alone), NETWORK)
+
+
+def test_a_deviation_needs_the_clip_and_its_path() -> None:
+    with pytest.raises(ValidationError, match=r"deviation: is from a clip of low resolution, so it needs concatenated"):
+        ImagenVideoConfig(**SMALL, deviation=0.1)
+    with pytest.raises(InputError, match=r"denoiser.deviation is for diffusion: .*, got flow and flow"):
+        load_recipe("toy-imagen-ssr", ["diffusion.schedule=flow", "diffusion.prediction=flow"])

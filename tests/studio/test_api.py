@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,7 @@ def test_a_link_that_leads_out_is_no_clip_and_hides_no_other(
     try:
         assert [c["name"] for c in ok(page.get("/api/clips"))["clips"]] == ["b.mp4"]
         assert footage.stored(Project.open(folder), "gone.mp4") is None  # removed between two looks
+        assert "clips/a.mp4: a link that leads out" in refused(page.post("/api/clips/check", json={}))
     finally:
         for name in ("a.mp4", "b.mp4"):
             (folder / "clips" / name).unlink()
@@ -141,15 +143,58 @@ def test_two_tabs_that_edit_at_once_lose_no_edit(
         ok(page.delete(f"/api/clips/{name}"))
 
 
-def test_captions_of_a_table_are_not_written_beside_clips(page: TestClient, folder: Path, clip: bytes) -> None:
-    (folder / "clips" / "b.mp4").write_bytes(clip)
-    (folder / "clips" / "captions.csv").write_text("file,caption\nb.mp4,a ball\n")
+@pytest.mark.slow
+def test_captions_of_a_table_are_written_into_it(page: TestClient, folder: Path, clip: bytes) -> None:
+    for name in ("b.mp4", "c.mp4"):
+        (folder / "clips" / name).write_bytes(clip)
+    table = folder / "clips" / "captions.csv"
+    table.write_text("file,caption\nb.mp4,a ball\n")
     try:
-        line = refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "x"}))
-        assert "captions.csv" in line and not (folder / "clips" / "b.txt").exists()
+        found = {c["name"]: c for c in ok(page.get("/api/clips"))["clips"]}
+        assert (found["b.mp4"]["caption"], found["b.mp4"]["table"]) == ("a ball", "captions.csv")
+        assert (found["c.mp4"]["caption"], found["c.mp4"]["table"]) == ("", None)
+        ok(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "a red, round ball"}))
+        ok(page.put("/api/clips/caption", json={"name": "c.mp4", "text": "a box"}))
+        assert table.read_text() == 'file,caption\nb.mp4,"a red, round ball"\n'
+        assert not (folder / "clips" / "b.txt").exists() and (folder / "clips" / "c.txt").read_text() == "a box\n"
+        ok(page.post("/api/clips/replace", json={"find": "a ", "replace": "one ", "dry": False}))
+        assert "one red" in table.read_text() and (folder / "clips" / "c.txt").read_text() == "one box\n"
+        assert "at most" in refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "x" * 20_001}))
+        refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "two\ncaptions"}))
+        table.write_text("file,caption\nb.mp4\n")
+        found = ok(page.get("/api/clips"))
+        assert "captions.csv" in found["problem"] and {c["caption"] for c in found["clips"]} == {"", "one box"}
+        assert "captions.csv" in refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "x"}))
     finally:
-        (folder / "clips" / "captions.csv").unlink()
-        (folder / "clips" / "b.mp4").unlink()
+        for name in ("captions.csv", "b.mp4", "c.mp4", "c.txt"):
+            (folder / "clips" / name).unlink()
+
+
+@pytest.mark.slow
+def test_a_folder_of_numbered_images_is_one_clip(page: TestClient, folder: Path) -> None:
+    pictures = []
+    for k in range(3):
+        file = io.BytesIO()
+        Image.fromarray(np.full((32, 48, 3), 60 * k, np.uint8)).save(file, format="PNG")
+        pictures.append(file.getvalue())
+        taken = ok(page.post("/api/clips", params={"name": f"my walk/{k:04d}.png"}, content=file.getvalue()))
+        assert taken["clip"] is None if k == 0 else taken["clip"]["name"] == "my_walk"
+    assert [c["name"] for c in ok(page.get("/api/clips"))["clips"]] == ["my_walk"]
+    looked = ok(page.post("/api/clips/look", json={"name": "my_walk"}))
+    assert (looked["info"]["frames"], looked["info"]["plays"]) == (3, False)
+    assert looked["bytes"] == sum(map(len, pictures))
+    assert page.get("/posters/my_walk").headers["content-type"] == "image/webp"
+    assert page.get("/play/my_walk").headers["content-type"] == "video/mp4"
+    ok(page.put("/api/clips/caption", json={"name": "my_walk", "text": "it gets lighter"}))
+    assert (folder / "clips" / "my_walk.txt").read_text() == "it gets lighter\n"
+    again = {"name": "my walk/0000.png"}
+    ok(page.post("/api/clips", params=again, content=pictures[0]))
+    assert "another picture" in refused(page.post("/api/clips", params=again, content=pictures[1]))
+    for name in ("../0000.png", "a/b/0.png", "a/.png", "/0.png", "a/b.mp4"):
+        refused(page.post("/api/clips", params={"name": name}, content=pictures[0]))
+    assert page.delete("/api/clips/my_walk/0000.png").status_code == 400  # a frame is no clip
+    ok(page.delete("/api/clips/my_walk"))
+    assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
 
 
 def test_a_log_is_told_from_a_line_on_and_anew_where_it_was_cut(page: TestClient, folder: Path) -> None:
@@ -196,6 +241,24 @@ def test_shipped_models_are_listed_and_cannot_be_removed(page: TestClient) -> No
     assert world["where"] == "shipped" and world["frames"] == 17 and world["denoiser"] == "vdt" and found["free"] > 0
     for name in ("world", "models", "runs", "clips/a", "models/../clips", "..%2f..%2fx"):
         assert page.delete(f"/api/models/{name}").status_code in (400, 404)
+
+
+def test_adapters_of_runs_and_of_models_are_listed_and_what_takes_room(page: TestClient, folder: Path) -> None:
+    for name in ("runs/a/adapter/adapter_model.safetensors", "models/b/adapter_config.json", "models/c.safetensors"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"12345")
+    (folder / "runs" / "latents").mkdir()
+    (folder / "runs" / "latents" / "cache.json").write_text("{}")
+    try:
+        found = ok(page.get("/api/models"))
+        assert [a["path"] for a in found["adapters"]] == ["runs/a/adapter", "models/c.safetensors", "models/b"]
+        assert {a["bytes"] for a in found["adapters"]} == {5}
+        assert {f["path"]: f["bytes"] for f in found["folders"]}["models"] == 10
+        assert "latents" not in [run["name"] for run in ok(page.get("/api/runs"))["runs"]]  # which is no run
+    finally:
+        for name in ("runs/a/adapter", "runs/latents", "models/b"):
+            shutil.rmtree(folder / name)
+        (folder / "models" / "c.safetensors").unlink()
 
 
 def test_a_vote_is_counted_and_has_the_interval_of_its_share(page: TestClient) -> None:

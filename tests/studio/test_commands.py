@@ -97,6 +97,21 @@ def test_a_link_out_of_the_project_is_no_way_out(project: Project, tmp_path: Pat
     (project.clips / "out").symlink_to(tmp_path)
     with pytest.raises(InputError, match="leads out"):
         commands.words(project, "predict", {"clip": "clips/out/a.mp4"})
+    (project.clips / "out").unlink()
+
+
+def test_a_link_inside_a_folder_that_is_read_leads_out_no_more(project: Project, tmp_path: Path) -> None:
+    (project.models / "a").mkdir()
+    (project.models / "a" / "near").symlink_to(project.models / "a")
+    assert commands.words(project, "data check", {"folder": "models"})
+    for link, target in (("out.mp4", tmp_path / "far.mp4"), ("out", tmp_path), ("out", project.folder.parent)):
+        (project.models / "a" / link).symlink_to(target)
+        for command, values in (("data check", {"folder": "models"}), ("data check", {"folder": "."}),
+                                ("train", {"recipe": "toy-vdt", "run": "runs/a", "setting": ["data.path=models"]}),
+                                ("generate", {"model": "models/a"})):  # fmt: skip
+            with pytest.raises(InputError, match=f"models/a/{link}: a link that leads out of the project"):
+                commands.words(project, command, values)
+        (project.models / "a" / link).unlink()
 
 
 def test_what_is_copied_goes_into_a_shell_as_it_is(project: Project) -> None:

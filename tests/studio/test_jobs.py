@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import signal
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from kinolab.studio import jobs, runner, work
 from kinolab.studio.api.work import snapshot
 from kinolab.studio.project import Project
 from tests.processes import Child
+from tests.studio.browsing import Served
 from tests.training.tiny import autoencoder_recipe
 
 
@@ -81,6 +84,23 @@ def test_stopped_it_saves_and_goes_on_where_it_was(project: Project) -> None:
     assert list((project.runs / "a" / "checkpoints").iterdir())
     on = jobs.again(project, job.id)
     assert on.values == {"run": "runs/a", "resume": True}
+
+
+@pytest.mark.wide
+def test_a_server_that_is_interrupted_ends_at_once_and_says_nothing_though_a_page_listens(tmp_path: Path) -> None:
+    studio = Served(tmp_path / "p")
+    try:
+        place, _, key = studio.url.removeprefix("http://").partition("/?token=")
+        with closing(http.client.HTTPConnection(place, timeout=30)) as page:
+            page.request("GET", "/api/stream", headers={"cookie": f"kinolab_studio_{studio.port}={key}"})
+            with page.getresponse() as stream:
+                assert stream.readline().startswith(b"event:")
+                began = time.perf_counter()
+                studio.process.send_signal(signal.SIGINT)
+                said, _ = studio.process.communicate(timeout=30)
+        assert (studio.process.returncode, said) == (0, "") and time.perf_counter() - began < 10
+    finally:
+        studio.close()
 
 
 def test_stopped_twice_it_is_gone_at_once(project: Project) -> None:
@@ -194,6 +214,34 @@ def test_a_damaged_file_is_of_its_job_alone(project: Project, text: str) -> None
     assert jobs.asked_to_stop(project, two.id) == 1
     (project.queue / three.id / "started.json").write_text(text)
     assert jobs.process(project, three.id) is None and jobs.state(project, three.id) == "failed"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"order": 3}', "\ud800"])
+def test_a_damaged_queue_is_one_line_that_says_what_to_do(
+    project: Project, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (training(project, run=f"runs/{k}") for k in "ab")
+    path = project.queue / "queue.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    says = r"queue\.json: .*; remove it: the jobs stay"
+    before = sorted(project.queue.iterdir())
+    for asked in (
+        lambda: snapshot(project),
+        lambda: training(project, run="runs/c"),
+        lambda: jobs.pause(project, True),
+    ):
+        with pytest.raises(InputError, match=says):
+            asked()
+    assert [p for p in sorted(project.queue.iterdir()) if p.name != ".order.lock"] == [
+        p for p in before if p.name != ".order.lock"
+    ], "and no job is left without a place"
+    monkeypatch.setattr("sys.argv", ["runner", str(project.folder)])
+    monkeypatch.setattr(runner, "POLL", 0.0)
+    runner.main()
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and "remove it" in said[0]
+    path.unlink()
+    assert [job.id for job in jobs.waiting(project)] == sorted([first.id, second.id])
 
 
 def test_the_order_can_be_changed_and_one_that_waits_is_taken_out(project: Project) -> None:

@@ -140,22 +140,3 @@ def test_models_are_listed_inspected_and_packed(browser: Any, folder: Path) -> N
             box = page.locator(place).first.bounding_box()
             assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390
         watched.clean(studio.port)
-
-
-@pytest.mark.wide("npm")
-def test_the_page_that_ships_is_the_one_that_its_sources_make(tmp_path: Path) -> None:
-    import shutil
-    import subprocess
-
-    from tests.processes import ROOT
-
-    source = tmp_path / "studio"
-    shutil.copytree(ROOT / "studio", source, ignore=shutil.ignore_patterns("node_modules"))
-    (tmp_path / "kinolab" / "studio").mkdir(parents=True)
-    for words in (["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"], ["npm", "run", "check"]):
-        done = subprocess.run(words, cwd=source, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stdout + done.stderr
-    made, ships = tmp_path / "kinolab" / "studio" / "static", ROOT / "kinolab" / "studio" / "static"
-    names = sorted(p.relative_to(made) for p in made.rglob("*") if p.is_file())
-    assert names == sorted(p.relative_to(ships) for p in ships.rglob("*") if p.is_file())
-    assert all((made / name).read_bytes() == (ships / name).read_bytes() for name in names)

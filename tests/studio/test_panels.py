@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kinolab import video
-from kinolab.runtime.yaml_files import read_yaml
+from kinolab.runtime.yaml_files import read_yaml, to_yaml
 from tests.studio.browsing import WAIT, Watched, chromium, served
 
 pytestmark = pytest.mark.wide("chromium")
@@ -75,6 +75,14 @@ def test_a_clip_is_dropped_in_cut_cropped_and_captioned_and_its_file_stays(folde
         expect(editor.get_by_text("frames 2 to 4")).to_be_visible()
         editor.get_by_label("Choose what is kept").check()
         expect(editor.get_by_text("33 % of the picture is lost")).to_be_visible()
+        editor.get_by_role("button", name="Find scenes").click()
+        scenes = editor.locator("[data-scenes] li")
+        expect(scenes).to_have_count(2)
+        editor.get_by_role("button", name="Merge parts 1 and 2").click()
+        expect(scenes).to_have_count(0)
+        page.keyboard.press("u")
+        page.keyboard.press("u")
+        expect(editor.get_by_text("frames 2 to 4")).to_be_visible()
         editor.get_by_label("Caption").fill("a white square <i>moves</i>")
         editor.get_by_label("Caption").blur()
         expect(editor.get_by_text("saved")).to_be_visible()
@@ -94,7 +102,13 @@ def test_a_mask_is_painted_and_a_video_is_made_with_it(folder: Path) -> None:
     from playwright.sync_api import expect
 
     with opened(folder, "Sample") as page:
-        page.get_by_role("tab", name="Paint a mask").click()
+        page.get_by_role("tab", name="Between frames").focus()  # tabs are gone through by arrows
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("tab", name="Paint a mask")).to_have_attribute("aria-selected", "true")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_contain_text("a frame back, on")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
         page.get_by_label("Model", exact=True).select_option("world")
         page.get_by_label("Clip", exact=True).select_option("clips/clip-0.mp4")
         canvas = page.locator("[data-mask] canvas")
@@ -146,3 +160,29 @@ def test_two_videos_play_in_step_and_are_chosen_between_blindly(folder: Path) ->
         expect(page.locator(".stage video")).to_have_count(2)
     row = json.loads((folder / "samples" / "votes.jsonl").read_text().splitlines()[0])
     assert row["chosen"] == "left" and row["won"] == row["left"]
+
+
+def test_what_a_recipe_needs_is_made_from_the_page(folder: Path) -> None:
+    """A video model on clips of one's own: what it learns on is asked for, made and there, and the training begins."""
+    from playwright.sync_api import expect
+
+    from tests.training.tiny import denoiser_recipe
+
+    values = denoiser_recipe(Path("world"), steps=2, save_every=2)
+    del values["denoiser"]["num_classes"], values["samples"]["labels"]
+    values |= {"name": "mine", "data": {"kind": "cache", "path": "runs/latents"}}
+    values["denoiser"] |= {"in_channels": 8, "input_size": 8}
+    (folder / "mine.yaml").write_text(to_yaml(values))
+    with opened(folder, "Train") as page:
+        expect(page.locator("[data-need=latents]")).to_be_visible(timeout=2 * WAIT)
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+        page.get_by_role("button", name="Make the latents").click()
+        form = page.locator("[data-form=encode]")
+        expect(form.locator("[data-option=frames] input")).to_have_value("17")
+        expect(form.locator("pre")).to_contain_text("kinolab encode")
+        form.get_by_role("button", name="Make the latents").click()
+        expect(page.locator("[data-needs]")).to_have_count(0, timeout=4 * WAIT)
+        page.get_by_role("button", name="Train", exact=True).click()
+        expect(page.locator("main .badge", has_text="finished")).to_be_visible(timeout=4 * WAIT)
+        page.get_by_role("link", name="Sample from it").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value("runs/mine")

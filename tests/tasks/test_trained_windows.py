@@ -77,3 +77,16 @@ def test_key_frames_first_then_what_lies_between_them(clip: Path) -> None:
     assert [frames[0] for frames, *_ in near] == list(range(0, 64, 8))
     untouched = [w for w in near if w[0][0] > 10]  # the clip itself is known whole
     assert all(known == frames[::4] and note is None for frames, known, note in untouched) and len(untouched) == 6
+
+
+@pytest.mark.parametrize(("task", "total", "starts"), [("animate", 24, [0, 8, 16]), ("extend", 24, [10, 18])])
+def test_a_model_that_begins_with_one_frame_makes_any_length_of_such_windows(
+    clip: Path, task: str, total: int, starts: list[int]
+) -> None:
+    given = {"images": [str(clip)]} if task == "animate" else {"video": str(clip)}
+    config = load_config(GivenConfig, {"task": task, "overlap": 1, **given})
+    prepared = prepare(config, Shape(9, (16, 16), 8.0, 1, from_one=True), total)
+    windows = filled(prepared)
+    assert [frames[0] for frames, _, _ in windows] == starts and all(len(frames) == 9 for frames, _, _ in windows)
+    assert [known for _, known, _ in windows] == [[start] for start in starts]
+    assert prepared.shown == slice(0, total) and windows[-1][0][-1] >= total - 1

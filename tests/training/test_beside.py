@@ -22,7 +22,7 @@ from tests.closeness import assert_same
 from tests.training.tiny import autoencoder_recipe
 
 
-def begun() -> tuple[RunState, nn.Module]:
+def begun() -> tuple[RunState, nn.Linear]:
     torch.manual_seed(0)
     module = nn.Linear(4, 3)
     optimizer = make_optimizer(module, TrainingConfig())

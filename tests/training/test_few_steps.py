@@ -12,6 +12,7 @@ from torch import Tensor
 from kinolab import denoisers
 from kinolab.autoencoders.pixel import PixelAutoencoder, PixelConfig
 from kinolab.config import load_config
+from kinolab.contracts.conditions import Conditions, Value
 from kinolab.contracts.events import Silent
 from kinolab.contracts.examples import Example, Source
 from kinolab.contracts.request import Request
@@ -205,7 +206,9 @@ def test_the_matching_gradient_is_of_the_students_own_steps(mmdit: Path) -> None
     z = ((1 - part) * x + part * noise).detach()
     with torch.no_grad():
         told, null = (job.teacher.network(z, at.float(), c) for c in (batch.conditions, batch.conditions.all_null(4)))
-        real, fake = z - part * (null + 3 * (told - null)), z - part * job.critic(z, at.float(), batch.conditions)
+        walked = Conditions(steps_walked=Value("vector", torch.full((4,), 0.5)))  # two of four: the critic knows it
+        judged = job.critic(z, at.float(), batch.conditions.told(walked))
+        real, fake = z - part * (null + 3 * (told - null)), z - part * judged
         expected = 0.5 * matching_gradient(x.detach(), real, fake).square().flatten(1).mean(1)
     assert_close(error.detach(), expected, within=1e-3)
 
@@ -247,6 +250,17 @@ def test_the_adversarial_loss_goes_through_the_critic(mmdit: Path, tmp_path: Pat
     )
 
 
+def test_a_critic_that_is_told_nothing_is_the_teacher_of_the_paper(mmdit: Path) -> None:
+    """Without `critic_told`, and where there is one step alone, it has the student's weights and no more."""
+    told = job_of("matching", mmdit, steps=4)
+    begins = {name for name, _ in told.critic.denoiser.named_parameters()}
+    for job in (job_of("matching", mmdit, steps=4, critic_told=False), job_of("matching", mmdit, steps=1)):
+        known = {name for name, _ in job.critic.denoiser.named_parameters()}
+        assert known == {name for name, _ in job.network.named_parameters()} and known < begins
+        batch = job.assembly.batch(batch_of(job), 0)
+        assert job.told_walk(batch, 0) is batch
+
+
 def test_the_critic_has_its_own_pace(mmdit: Path, tmp_path: Path) -> None:
     job = job_of("matching", mmdit, {"steps": 7}, critic_updates=3)
     stepped = [[name for name, part in job.parts.items() if part.steps_at(step)] for step in range(4)]
@@ -259,10 +273,12 @@ def test_a_plan_counts_three_networks(mmdit: Path, tmp_path: Path) -> None:
     report = measure_cost(recipe.model_dump(mode="json"), steps=1, run=tmp_path / "run")
     network = VideoModel.load(mmdit, device="cpu").denoiser
     count = sum(p.numel() for p in network.parameters())
-    assert report.parameters == {"denoiser": count, "critic": count}
+    job = job_of("matching", mmdit)
+    port = sum(p.numel() for n, p in job.critic.named_parameters() if "steps_walked" in n)  # which it is told by
+    assert port and report.parameters == {"denoiser": count, "critic": count + port}
     memory, bytes_each = report.memory, sum(value.nbytes for value in network.state_dict().values())
     assert memory.beside == ("autoencoder", "teacher") and memory.frozen >= bytes_each
-    assert memory.weights == 2 * bytes_each and memory.average <= bytes_each
+    assert memory.weights == 2 * bytes_each + 4 * port and memory.average <= bytes_each
     assert [(phase.parts, phase.steps) for phase in report.phases] == [(("denoiser", "critic"), 3), (("critic",), 6)]
     assert any("frozen autoencoder and teacher" in row[-1] for row in report._memory_rows())
 

@@ -68,7 +68,7 @@ def run(path: str, out: str, rank: int, size: int, fault: tuple[int, int, int] |
             os.kill(os.getpid(), fault[0])
         return step_of(self, number, batches)
 
-    Trainer.train_step = step  # type: ignore[method-assign]
+    Trainer.train_step = step  # type: ignore[assignment, method-assign]
     try:
         train(path, Path(out), resume="auto")
     except LostRankError as error:

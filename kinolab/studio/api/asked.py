@@ -29,6 +29,8 @@ class Studio:
         self.copying = Helper(project.folder)
         self.checking = Helper(project.folder)
         self.recipes = Helper(project.folder)
+        self.told: tuple[str, Mapping[str, Any]] = "", {}
+        """What tables of captions told when they were last read, and a mark of how they were then."""
 
     @property
     def helpers(self) -> tuple[Helper, ...]:

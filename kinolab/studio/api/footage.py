@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
-from kinolab.runtime import files, locks
-from kinolab.runtime.hashes import file_sha256, sha256
+from kinolab.runtime import files
+from kinolab.runtime.hashes import sha256
 from kinolab.runtime.lines import shown
-from kinolab.runtime.paths import inside, visible
-from kinolab.runtime.reading import read_text
+from kinolab.runtime.paths import inside
 from kinolab.runtime.records import Record, read_record, write_record
 from kinolab.runtime.yaml_files import read_yaml, to_yaml
-from kinolab.studio.api.asked import Asked, NotThereError, Studio
-from kinolab.studio.project import HIDDEN, Project
-from kinolab.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from kinolab.studio.api.asked import Asked, Studio
+from kinolab.studio.api.captions import Told
+from kinolab.studio.listing import CLIPS, digest, names, size
+from kinolab.studio.project import HIDDEN, Project, changing
+from kinolab.video.names import IMAGE_SUFFIXES
 
-CLIPS = tuple(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
-"""Endings of what may be dropped in."""
-CAPTION = 20_000
-"""Characters of a caption."""
 LONG = 600.0
 """Seconds that a data check or a copy for the browser may take."""
 STEM = re.compile(r"[^\w.()\-]+")
@@ -31,46 +28,65 @@ STEM = re.compile(r"[^\w.()\-]+")
 
 
 def listed(studio: Studio, asked: Asked) -> Any:
-    """GET /api/clips -> {clips}: every clip with its caption, what it holds where that is known, and its edits."""
-    edits = read_edits(studio.project)
+    """GET /api/clips -> {clips, endings, problem}: every clip with its caption, what it holds where that is known, and
+    its edits; problem: what is wrong with a table of captions."""
+    edits, told = read_edits(studio.project), Told(studio)
     found = []
     for name in names(studio.project):
         with suppress(InputError, OSError):  # gone since it was listed
-            found.append(facts(studio.project, name, edits))
-    return {"clips": found, "endings": list(CLIPS)}
+            found.append(facts(studio, name, edits, told))
+    return {"clips": found, "endings": list(CLIPS), "problem": told.problem}
 
 
 def look(studio: Studio, asked: Asked) -> Any:
     """POST /api/clips/look {name} -> the clip: read what it holds, hash it, and draw its poster."""
     name = asked.body.text("name")
     learn(studio, name)
-    return facts(studio.project, name, read_edits(studio.project))
+    return facts(studio, name, read_edits(studio.project))
 
 
 def take(studio: Studio, uploaded: Path, name: str) -> Any:
     """POST /api/clips?name=NAME with the file as body -> {clip, duplicate}: a clip that is dropped in.
 
     It is read from under a temporary name first; only what is a video or an image is given one in `clips`. The same
-    content is not kept twice: then `duplicate` names the clip that is there.
+    content is not kept twice: then `duplicate` names the clip that is there. An image may be named FOLDER/NAME: images
+    of one folder are the frames of a clip.
     """
-    stem, ending = Path(name).stem, Path(name).suffix.lower()
+    folder, _, bare = name.rpartition("/")
+    stem, ending = Path(bare).stem, Path(bare).suffix.lower()
     if ending not in CLIPS:
         raise InputError(f"{shown(name)}: expected a video or an image ({', '.join(CLIPS)})")
     info = studio.looking.ask("probe", {"path": str(uploaded)})
-    digest = file_sha256(uploaded)
     project = studio.project
+    if folder:
+        return {"clip": _take_frame(studio, uploaded, folder, f"{stem}{ending}"), "duplicate": None}
+    found = digest(uploaded)
     with changing(project):
         for known in names(project):
-            found = stored(project, known)
-            if found is not None and found.text("sha256") == digest:
-                return {"clip": facts(project, known, read_edits(project)), "duplicate": known}
-        clean = STEM.sub("_", stem).strip("._ ")[:80] or digest[:12]
+            there = stored(project, known)
+            if there is not None and there.text("sha256") == found:
+                return {"clip": facts(studio, known, read_edits(project)), "duplicate": known}
+        clean = STEM.sub("_", stem).strip("._ ")[:80] or found[:12]
         target = inside(project.clips, f"{clean}{ending}", new=True)
         if target.exists():
-            target = inside(project.clips, f"{clean}-{digest[:8]}{ending}", new=True)
+            target = inside(project.clips, f"{clean}-{found[:8]}{ending}", new=True)
         files.place(uploaded, target)
-        keep(project, target.name, info, digest)
-    return {"clip": facts(project, target.name, read_edits(project)), "duplicate": None}
+        keep(project, target.name, info, found)
+    return {"clip": facts(studio, target.name, read_edits(project)), "duplicate": None}
+
+
+def _take_frame(studio: Studio, uploaded: Path, folder: str, name: str) -> Any:
+    """Take an image of a folder in, under its own name; the folder as a clip, where its images are one by now."""
+    clean = STEM.sub("_", folder).strip("._ ")[:80]
+    if not clean or Path(name).suffix.lower() not in IMAGE_SUFFIXES or STEM.search(name) or name.startswith("."):
+        raise InputError(f"{shown(f'{folder}/{name}')}: expected FOLDER/NAME of an image, a frame of a clip")
+    with changing(studio.project):
+        target = inside(studio.project.clips, f"{clean}/{name}", new=True)
+        if not target.exists():
+            files.place(uploaded, target)
+        elif digest(target) != digest(uploaded):
+            raise InputError(f"clips/{clean}/{name}: is there and another picture; rename the folder")
+    return facts(studio, clean, read_edits(studio.project)) if clean in names(studio.project) else None
 
 
 def remove(studio: Studio, asked: Asked) -> Any:
@@ -80,51 +96,17 @@ def remove(studio: Studio, asked: Asked) -> Any:
     """
     name, project = asked.path["name"], studio.project
     with changing(project):
-        path, edits = project.clip(name), read_edits(project)
+        path, edits, text = project.clip(name), read_edits(project), project.beside(name)
+        if name not in names(project):
+            raise InputError(f"{name}: no such clip")
         files.discard(path)
         if edits.pop(name, None) is not None:
             write_edits(project, edits)
         for ending in (".json", ".webp", ".mp4"):
             files.remove(hidden(project, name, ending))
-        beside = (p for p in visible(path.parent) if p.suffix.lower() in CLIPS)
-        if path.stem not in {p.stem for p in beside}:
-            files.remove(path.with_suffix(".txt"))
+        if text not in {project.beside(other) for other in names(project)}:
+            files.remove(text)
     return {}
-
-
-def caption(studio: Studio, asked: Asked) -> Any:
-    """PUT /api/clips/caption {name, text}: the caption of a clip, in the .txt beside it; an empty one removes it."""
-    name, text = asked.body.text("name"), asked.body.text("text")
-    studio.project.clip(name)
-    _no_table(studio)
-    with changing(studio.project):
-        write_caption(studio.project, name, text)
-    return {"caption": text.strip()}
-
-
-def replace(studio: Studio, asked: Asked) -> Any:
-    """POST /api/clips/replace {find, replace, names, dry} -> {changed}: find and replace in captions.
-
-    changed: {name, before, after} of each; `dry` shows them and changes nothing. names: [] means all clips. A caption
-    that several clips have is changed once.
-    """
-    find, other = asked.body.text("find"), asked.body.text("replace", "")
-    if not find:
-        raise InputError("find: expected some text")
-    wanted = asked.body.texts("names", []) or names(studio.project)
-    dry = asked.body.flag("dry", True)
-    if not dry:
-        _no_table(studio)
-    changed = []
-    with changing(studio.project):
-        before = {name: read_caption(studio.project, name) for name in wanted}
-        for name, text in before.items():
-            after = text.replace(find, other)
-            if after != text:
-                changed.append({"name": name, "before": text, "after": after})
-                if not dry:
-                    write_caption(studio.project, name, after)
-    return {"changed": changed}
 
 
 def edit(studio: Studio, asked: Asked) -> Any:
@@ -157,7 +139,7 @@ def edit(studio: Studio, asked: Asked) -> Any:
         edits.pop(name, None)
         edits |= {name: found} if found else {}
         write_edits(studio.project, edits)
-    return facts(studio.project, name, edits)
+    return facts(studio, name, edits)
 
 
 def check(studio: Studio, asked: Asked) -> Any:
@@ -166,6 +148,7 @@ def check(studio: Studio, asked: Asked) -> Any:
     settings = {k: v for k, v in settings.items() if v is not None}
     if not all(isinstance(v, int | float | str) for v in settings.values()):
         raise InputError("frames, size, fps: expected numbers")
+    studio.project.refuse_links(studio.project.clips)
     return studio.checking.ask("check", {"path": str(studio.project.clips), "settings": settings}, LONG)
 
 
@@ -195,29 +178,13 @@ def played(studio: Studio, name: str) -> Path:
     return out
 
 
-def changing(project: Project) -> AbstractContextManager[None]:
-    """Held over what is read, changed and written of clips, captions and data.yaml: tabs do so one after the other."""
-    return locks.held(project.queue / ".clips.lock")
-
-
-def names(project: Project) -> list[str]:
-    """The clips of a project, by their names below `clips`; a link that leads out is none of them."""
-    found = []
-    for path in visible(project.clips, "**/*"):
-        with suppress(InputError, OSError):
-            if path.suffix.lower() in CLIPS and path.is_file():
-                name = path.relative_to(project.clips).as_posix()
-                inside(project.clips, name)
-                found.append(name)
-    return found
-
-
-def facts(project: Project, name: str, edits: dict[str, Any]) -> dict[str, Any]:
+def facts(studio: Studio, name: str, edits: dict[str, Any], told: Told | None = None) -> dict[str, Any]:
     """What the page shows of a clip; `info` and `sha256` are None until it was looked at."""
-    path = project.clip(name)
+    project = studio.project
+    path, told = project.clip(name), told or Told(studio)
     found = stored(project, name)
     return {
-        "name": name, "bytes": path.stat().st_size, "caption": read_caption(project, name),
+        "name": name, "bytes": size(path), "caption": told.of(name), "table": told.tables.get(name),
         "info": found.record("info").values if found is not None else None,
         "sha256": found.text("sha256") if found is not None else None,
         "edit": edits.get(name, {}),
@@ -228,7 +195,7 @@ def learn(studio: Studio, name: str) -> Record:
     """Look at a clip and keep what it holds."""
     path = studio.project.clip(name)
     status = path.stat()
-    return keep(studio.project, name, studio.looking.ask("probe", {"path": str(path)}), file_sha256(path), status)
+    return keep(studio.project, name, studio.looking.ask("probe", {"path": str(path)}), digest(path), status)
 
 
 def keep(project: Project, name: str, info: Any, digest: str, status: os.stat_result | None = None) -> Record:
@@ -254,25 +221,6 @@ def hidden(project: Project, name: str, ending: str) -> Path:
     return project.clips / HIDDEN / f"{sha256(name)[:24]}{ending}"
 
 
-def read_caption(project: Project, name: str) -> str:
-    """The text beside a clip; "" where there is none or it can't be read."""
-    try:
-        return read_text(project.clip(name).with_suffix(".txt"), 4 * CAPTION).strip()
-    except (InputError, OSError):
-        return ""
-
-
-def write_caption(project: Project, name: str, text: str) -> None:
-    """Write the text beside a clip, or remove it."""
-    if len(text) > CAPTION:
-        raise InputError(f"{name}: a caption of {len(text):,} characters; expected at most {CAPTION:,}")
-    path = project.clip(name).with_suffix(".txt")
-    if text.strip():
-        files.write_text(path, text.strip() + "\n")
-    else:
-        files.remove(path)
-
-
 def read_edits(project: Project) -> dict[str, Any]:
     """What data.yaml says of each clip."""
     if not project.data.exists():
@@ -287,15 +235,3 @@ def read_edits(project: Project) -> dict[str, Any]:
 def write_edits(project: Project, edits: dict[str, Any]) -> None:
     """Write data.yaml."""
     files.write_text(project.data, to_yaml({"clips": dict(sorted(edits.items()))}))
-
-
-def _no_table(studio: Studio) -> None:
-    """Refuse to write a caption beside a clip where a table in the folder is what training reads."""
-    for path in visible(studio.project.clips):
-        if path.stem.lower() in ("captions", "metadata") and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
-            raise InputError(f"captions come from {path.name}, a table in clips/; edit it there, or move it away first")
-
-
-def missing(name: str) -> NotThereError:
-    """The error for a clip that is not there."""
-    return NotThereError(f"{shown(name)}: no such clip")

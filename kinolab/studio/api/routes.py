@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinolab.studio.api import footage, judged, made, seen, training, weights, work
+from kinolab.studio.api import captions, footage, judged, made, seen, training, weights, work
 from kinolab.studio.api.asked import Asked, Studio
 
 GIB = 2**30
@@ -49,8 +49,8 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("POST", "/api/clips/look"): footage.look,
     ("POST", "/api/clips/check"): footage.check,
     ("POST", "/api/clips/scenes"): footage.scenes,
-    ("POST", "/api/clips/replace"): footage.replace,
-    ("PUT", "/api/clips/caption"): footage.caption,
+    ("POST", "/api/clips/replace"): captions.replace,
+    ("PUT", "/api/clips/caption"): captions.caption,
     ("PUT", "/api/clips/edit"): footage.edit,
     ("DELETE", "/api/clips/{name:path}"): footage.remove,
     ("GET", "/api/recipes"): training.recipes,

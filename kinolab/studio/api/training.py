@@ -14,7 +14,7 @@ from kinolab.runtime.yaml_files import read_yaml
 from kinolab.studio import commands
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
 from kinolab.studio.api.work import read_lines
-from kinolab.studio.project import Project
+from kinolab.studio.project import FOLDERS, Project
 
 STEP = re.compile(r"step-0*(\d+)|0*(\d+)")
 LOADING = 120.0
@@ -22,8 +22,20 @@ LOADING = 120.0
 
 
 def recipes(studio: Studio, asked: Asked) -> Any:
-    """GET /api/recipes -> {recipes}: those of the project's folder, and those that ship."""
-    return {"recipes": studio.recipes.ask("recipes", {"folder": str(studio.project.folder)}, LOADING)}
+    """GET /api/recipes -> {recipes, clips, caches}: those of the project's folder, and those that ship.
+
+    clips, caches: folders of the project that a training may read, of clips and of latents.
+    """
+    project = studio.project
+    folders = [path for path in visible(project.folder) if path.is_dir()]
+    found = [*visible(project.folder, "*/cache.json"), *visible(project.runs, "*/cache.json")]
+    caches = [path.parent for path in found]
+    known = {*FOLDERS, *(path.name for path in caches)} - {"clips"}
+    return {
+        "recipes": studio.recipes.ask("recipes", {"folder": str(project.folder)}, LOADING),
+        "clips": [path.name for path in folders if path.name not in known],
+        "caches": [project.shown(path) for path in caches],
+    }
 
 
 def form(studio: Studio, asked: Asked) -> Any:
@@ -42,7 +54,8 @@ def form(studio: Studio, asked: Asked) -> Any:
 
 def runs(studio: Studio, asked: Asked) -> Any:
     """GET /api/runs -> {runs}: the run folders, the newest first; `running` where a process holds the run's lock."""
-    found = [facts(studio.project, folder) for folder in visible(studio.project.runs) if folder.is_dir()]
+    folders = [path for path in visible(studio.project.runs) if path.is_dir() and not (path / "cache.json").exists()]
+    found = [facts(studio.project, folder) for folder in folders]  # latents may lie beside the runs
     return {"runs": sorted(found, key=lambda run: -run["changed"])}
 
 

@@ -11,25 +11,35 @@ from kinolab.runtime.paths import visible
 from kinolab.runtime.yaml_files import read_yaml
 from kinolab.studio import commands
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
+from kinolab.studio.project import Project
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
 LOADING = 120.0
-ADAPTERS = (".safetensors",)
+FOLDERS = ("clips", "cut", "runs", "models", "samples", "scores", "queue")
+"""Folders of a project whose room is told."""
 
 
 def models(studio: Studio, asked: Asked) -> Any:
-    """GET /api/models -> {models, adapters, used, free}: the project's, its runs' and shipped ones."""
+    """GET /api/models -> {models, adapters, folders, used, free}: the project's, its runs' and shipped ones.
+
+    adapters: {path, bytes} of those that a model may be given; folders: {path, bytes} of what takes room.
+    """
     project = studio.project
     own, trained = visible(project.models, "*/model.yaml"), visible(project.runs, "*/model/model.yaml")
     found = [facts(path.parent, project.shown(path.parent), "project") for path in own]
     found += [facts(path.parent, project.shown(path.parent.parent), "run") for path in trained]
     shipped = [facts(path.parent, path.parent.name, "shipped") for path in visible(PRETRAINED, "*/model.yaml")]
-    adapters = [
-        {"path": project.shown(path), "bytes": path.stat().st_size}
-        for path in [*visible(project.models, "*.safetensors"), *visible(project.runs, "*/model/adapter/*.safetensors")]
-    ]
-    return {"models": [*found, *shipped], "adapters": adapters, "used": sum(m["bytes"] for m in found),
-            "free": files.free_space(project.folder)}  # fmt: skip
+    folders = [{"path": name, "bytes": taken} for name in FOLDERS if (taken := size(project.folder / name))]
+    return {"models": [*found, *shipped], "adapters": adapters(project), "folders": folders,
+            "used": sum(folder["bytes"] for folder in folders), "free": files.free_space(project.folder)}  # fmt: skip
+
+
+def adapters(project: Project) -> list[dict[str, Any]]:
+    """The adapters of a project: those that its runs wrote, and files and folders of models/ that are no models."""
+    found = [path for path in visible(project.runs, "*/adapter") if path.is_dir()]
+    found += visible(project.models, "*.safetensors")
+    found += sorted({path.parent for path in visible(project.models, "*/adapter_config.json")})
+    return [{"path": project.shown(path), "bytes": size(path)} for path in found]
 
 
 def inspect(studio: Studio, asked: Asked) -> Any:
@@ -78,6 +88,8 @@ def facts(folder: Path, name: str, where: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in visible(folder, "**/*") if path.is_file())
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in visible(path, "**/*") if each.is_file())

@@ -133,7 +133,7 @@ def facts(project: Project, job: jobs.Job) -> dict[str, Any]:
     lines = processes.tail(folder / "output.txt", 1) if state == "failed" else []
     return {
         "id": job.id, "command": job.command, "title": job.title, "device": job.device, "made": job.made,
-        "state": state, "run": job.values.get("run"), "out": job.values.get("out"),
+        "state": state, "run": job.values.get(jobs.TRAININGS.get(job.command, "run")), "out": job.values.get("out"),
         "message": ended.get("message") or "".join(lines), "ended": ended.get("time"), "now": round(time.time(), 3),
         **told,
     }  # fmt: skip

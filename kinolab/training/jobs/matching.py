@@ -10,16 +10,18 @@ Neither the regression to the teacher's samples of DMD nor any clip of the data 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kinolab.autoencoders.base import Autoencoder
-from kinolab.contracts.conditions import Conditions
+from kinolab.contracts.conditions import Conditions, Value
 from kinolab.contracts.examples import Source
 from kinolab.denoisers import Denoiser
 from kinolab.diffusion.matching import matching_loss
+from kinolab.models.distilled import GUIDANCE
 from kinolab.runtime.precision import autocast
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.assembly import Batch
@@ -30,6 +32,9 @@ from kinolab.training.few_steps import MatchingRecipe
 from kinolab.training.jobs.few_steps import FewStepJob
 from kinolab.training.randomness import generators, normal
 from kinolab.training.trainer import Part
+
+WALKED = "steps_walked"
+"""The vector that tells the critic how far the student had walked when it made a sample."""
 
 
 class MatchingJob(FewStepJob):
@@ -42,8 +47,12 @@ class MatchingJob(FewStepJob):
         self, recipe: MatchingRecipe, autoencoder: Autoencoder, denoiser: Denoiser, source: Source, heldout: Source
     ) -> None:
         super().__init__(recipe, autoencoder, denoiser, source, heldout)
+        config: Any = recipe.denoiser
+        self.tells = recipe.critic_told and recipe.steps > 1 and "vectors" in type(config).model_fields
+        if self.tells:
+            config = config.model_copy(update={"vectors": {**config.vectors, WALKED: 0}})
         # It begins as the teacher, told all that the student is, and all of it is trained.
-        self.critic = Critic(student_of(self.teacher.network, recipe.denoiser), recipe.gan)
+        self.critic = Critic(student_of(self.teacher.network, config, (GUIDANCE, WALKED)), recipe.gan)
         self.parts["denoiser"].every = recipe.critic_updates
         self.parts["critic"] = Part(self.critic, averaged=False)
 
@@ -58,6 +67,13 @@ class MatchingJob(FewStepJob):
             return found, {"critic_loss": float(found.detach())}
         found = self.student_error(self.parts[name].wrapped, batch, walked).mean()
         return found, {"loss": float(found.detach())}
+
+    def told_walk(self, batch: Batch, walked: int) -> Batch:
+        """The batch with what the critic is told of the student's samples: the share of its steps that lie behind."""
+        if not self.tells:
+            return batch
+        share = torch.full((len(batch.latents),), walked / self.recipe.steps, device=batch.latents.device)
+        return replace(batch, conditions=batch.conditions.told(Conditions.of({WALKED: Value("vector", share)})))
 
     def generated(self, student: Any, batch: Batch, walked: int, purpose: str, *, learns: bool) -> Tensor:
         """The student's clean samples after so many steps and one more, of which gradients know the last alone."""
@@ -81,15 +97,16 @@ class MatchingJob(FewStepJob):
         uniform = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in batch.draws("student time")])
         t = self.diffusion.shifted_path(batch.size).warp(low + (high - low) * uniform)
         noise = normal(x.shape[1:], batch.draws("score noise")).to(x)
+        known = self.told_walk(batch, walked)
         with torch.no_grad():
             z = self.diffusion.q_sample(x.detach(), t, noise)
-            real, fake = self.target(z, t, batch), self.estimate(self.critic, z, t, batch)
+            real, fake = self.target(z, t, batch), self.estimate(self.critic, z, t, known)
         loss = matching_loss(x, real, fake, batch.weight)
         if self.recipe.gan is None:
             return loss
         with held_fixed(self.critic):
             again = self.diffusion.q_sample(x, t, normal(x.shape[1:], batch.draws("realism noise")).to(x))
-            _, logits = self.critic(again, t.to(x.device, torch.float32), batch.conditions, judged=True)
+            _, logits = self.critic(again, t.to(x.device, torch.float32), known.conditions, judged=True)
         return loss + self.recipe.gan.student * students_loss(logits)
 
     def critic_error(self, critic: Any, batch: Batch, walked: int) -> Tensor:
@@ -108,8 +125,8 @@ class MatchingJob(FewStepJob):
             return output[: len(z)]
 
         times = t
-        called = critic if gan is None else judging
-        found = self.diffusion.loss(called, x, batch.conditions, t=t, noise=noise, weight=batch.weight)["loss"]
+        called, known = critic if gan is None else judging, self.told_walk(batch, walked)
+        found = self.diffusion.loss(called, x, known.conditions, t=t, noise=noise, weight=batch.weight)["loss"]
         return found if gan is None else found + gan.critic * critics_loss(*logits)
 
     def evaluate(self, ranks: Ranks) -> dict[str, float]:

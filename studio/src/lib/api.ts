@@ -50,11 +50,14 @@ export const coded = (path: string) => path.split("/").map(encodeURIComponent).j
 /** The address of a picture or video of the project, such as samples/a.mp4; `mark` makes it another when it changed. */
 export const fileUrl = (path: string, mark?: number) => `/files/${coded(path)}${mark ? `?m=${mark}` : ""}`;
 
+/** The names, FOLDER/NAME, of files that came in a folder: a file itself knows none. */
+export const placed = new WeakMap<File, string>();
+
 /** Send a file as it is; `told` hears how much of it has gone. */
 export function upload<T>(path: string, file: File, told?: (share: number) => void): Promise<T> {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch tells no progress of what it sends
-    request.open("POST", `${path}?name=${encodeURIComponent(file.name)}`);
+    request.open("POST", `${path}?name=${encodeURIComponent(placed.get(file) ?? file.name)}`);
     request.setRequestHeader("x-kinolab", "1");
     request.setRequestHeader("content-type", "application/octet-stream");
     request.upload.onprogress = (event) => told?.(event.total ? event.loaded / event.total : 0);
@@ -164,6 +167,8 @@ export interface Clip {
   info: ClipInfo | null;
   sha256: string | null;
   edit: Edit;
+  /** The table that tells its caption; null where that stands beside it. */
+  table: string | null;
 }
 
 export interface Verdict {
@@ -207,9 +212,27 @@ export interface Field {
   about: string;
 }
 
+/** What has to be there before a recipe can be trained. */
+export interface Need {
+  key: string;
+  what: "clips" | "latents" | "model";
+  path: string;
+  there: boolean;
+  encode?: Record<string, unknown>;
+}
+
+export interface Recipes {
+  recipes: Recipe[];
+  /** Folders of clips, and latent caches, in the project. */
+  clips: string[];
+  caches: string[];
+}
+
 export interface Form {
   recipe: string;
   name: string;
+  kind: string;
+  needs: Need[];
   fields: Field[];
   errors: Record<string, string>;
   yaml: string;
@@ -285,6 +308,7 @@ export interface Model {
 export interface Models {
   models: Model[];
   adapters: { path: string; bytes: number }[];
+  folders: { path: string; bytes: number }[];
   used: number;
   free: number;
 }

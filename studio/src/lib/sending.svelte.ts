@@ -6,6 +6,8 @@ export interface Sent {
   name: string;
   share: number;
   error: string;
+  /** When it began to go, in seconds since 1970; 0 = it waits. */
+  began: number;
 }
 
 export class Sending {
@@ -16,10 +18,11 @@ export class Sending {
   /** Send files one after the other; what went well leaves the list. */
   send(files: Iterable<File>, one: (file: File, told: (share: number) => void) => Promise<unknown>): Promise<void> {
     const given = [...files].map((file) => ({ file, id: this.next++ }));
-    this.list.push(...given.map(({ file, id }) => ({ id, name: file.name, share: 0, error: "" })));
+    this.list.push(...given.map(({ file, id }) => ({ id, name: file.name, share: 0, error: "", began: 0 })));
     this.last = this.last.then(async () => {
       for (const { file, id } of given) {
         try {
+          this.change(id, { began: Date.now() / 1000 });
           await one(file, (share) => this.change(id, { share }));
           this.drop(id);
         } catch (error) {

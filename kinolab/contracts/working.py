@@ -1,0 +1,119 @@
+"""How far the work on a folder is, kept in that folder, so that it can be asked for from anywhere (`kinolab status`).
+
+While it works, a command that writes a folder keeps `.working.json` there: what it does, how much of how much is done,
+since when, by how many workers, and which process it is. It is a help for people and no part of the result: it says
+nothing that a resumed run reads, and a disk that doesn't take it ends nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from kinolab.contracts.events import Outcome, Silent
+from kinolab.errors import InputError, Stopped
+from kinolab.runtime.processes import Known
+from kinolab.runtime.records import read_record, write_record
+
+FILE = ".working.json"
+EVERY = 2.0
+"""Seconds between two times that it is written."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of some work: `first` of `total` pieces were done when it began, and `done` when it was written.
+
+    outcome: None while it works. begun, written: seconds since 1970. failed: what was left out, in words.
+    """
+
+    what: str
+    unit: str
+    first: int
+    done: int
+    total: int
+    begun: float
+    written: float
+    workers: int
+    process: Known
+    outcome: Outcome | None = None
+    failed: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float | None:
+        """Pieces a second, of this run; None before there is one."""
+        seconds = self.written - self.begun
+        return (self.done - self.first) / seconds if self.done > self.first and seconds > 0 else None
+
+    def values(self) -> dict[str, Any]:
+        """As it is written."""
+        plain = {name: getattr(self, name) for name in ("what", "unit", "first", "done", "total", "workers", "outcome")}
+        times = {name: round(getattr(self, name), 3) for name in ("begun", "written")}
+        return {"format": FORMAT, **plain, **times, "failed": list(self.failed), "process": self.process.values()}
+
+
+class Working(Silent):
+    """Keeps how far the work on a folder is; used as a context, beside who else listens.
+
+    Nothing is written before the first piece is told of: until then the folder may be somebody else's.
+
+    Args:
+        folder: that is worked on.
+        what: is done, as "encoding"; unit: what is counted, in the plural.
+        workers: who do it.
+    """
+
+    def __init__(
+        self, folder: Path, what: str, unit: str, workers: int = 1, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path, self.what, self.unit, self.workers, self.clock = folder / FILE, what, unit, workers, clock
+        self._kept: Kept | None = None
+        self._failed: tuple[str, ...] = ()
+
+    def __enter__(self) -> Working:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
+        self._write(outcome="done" if kind is None else "stopped" if stopped else "failed")
+
+    def progress(self, done: int, total: int) -> None:
+        """At most every `EVERY` seconds, and the first and the last one."""
+        now, kept = self.clock(), self._kept
+        if kept is None or done < kept.done or total != kept.total:
+            self._kept = Kept(self.what, self.unit, done, done, total, now, now, self.workers, Known.this())
+            self._write()
+        elif done >= total or now - kept.written >= EVERY:
+            self._write(done=done, written=now)
+
+    def left_out(self, names: tuple[str, ...]) -> None:
+        """Say what was left out."""
+        self._failed = names
+
+    def _write(self, **changed: Any) -> None:
+        if self._kept is None:
+            return
+        self._kept = Kept(**{**vars(self._kept), "failed": self._failed, **changed})
+        with suppress(OSError):
+            write_record(self.path, self._kept.values())
+
+
+def read_working(folder: Path) -> Kept | None:
+    """What is kept of the work on a folder; None where there is nothing, or nothing that can be read."""
+    try:
+        record = read_record(folder / FILE)
+        outcome = record.choice("outcome", ("done", "stopped", "failed"), None)
+        return Kept(
+            record.text("what"), record.text("unit"),
+            record.integer("first", at_least=0), record.integer("done", at_least=0),
+            record.integer("total", at_least=0), record.number("begun"), record.number("written"),
+            record.integer("workers", at_least=1), Known.read(record.record("process")),
+            cast("Outcome | None", outcome), tuple(record.texts("failed")),
+        )  # fmt: skip
+    except (InputError, OSError):
+        return None

@@ -1,0 +1,234 @@
+"""What is kept, as files: a folder of clips with metadata.jsonl, Parquet, or WebDataset archives.
+
+A clip's name says its content, its part and how it was encoded, so one that is there is the one that is wanted:
+deciding anew writes what is new and removes what is no longer wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinolab import video
+from kinolab.contracts.events import Events, advance
+from kinolab.data.curation import parquet
+from kinolab.data.curation.scoring import ROOM
+from kinolab.data.curation.settings import OutputConfig
+from kinolab.data.curation.table import Row, rounded
+from kinolab.errors import InputError
+from kinolab.runtime.files import copy, make_folder, remove, scratch, write_text
+from kinolab.runtime.hashes import json_sha256
+from kinolab.runtime.paths import visible
+from kinolab.runtime.reading import json_lines, read_bytes, read_json
+from kinolab.runtime.records import write_record
+from kinolab.runtime.tars import new_archive
+from kinolab.runtime.text import read_text
+
+CLIPS, METADATA = "clips", "metadata.jsonl"
+SHARDS = {"parquet": ".parquet", "webdataset": ".tar"}
+LONGEST = 2**31
+"""Bytes of a clip that goes into an archive."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Clips (or files of several) written now, those there already, those removed, and clips that could not be made."""
+
+    written: int = 0
+    present: int = 0
+    removed: int = 0
+    failed: tuple[str, ...] = ()
+
+
+def file_name(row: Row, quality: int) -> str:
+    """What a clip's file is called: its video's name, and a hash of all that decides its content."""
+    made: dict[str, Any] = {"content": row.content, "crop": row.crop, "whole": row.whole}
+    if not copied(row):
+        made |= {"start": row.part.start, "end": row.part.end, "quality": quality}
+    suffix = row.item.suffix if copied(row) else ".mp4"
+    stem = "-".join(re.findall(r"[A-Za-z0-9_]+", Path(row.item.name).stem))[:80] or "clip"
+    return f"{stem}-{json_sha256(made)[:12]}{suffix}"
+
+
+def copied(row: Row) -> bool:
+    """Whether a clip is its video as it is."""
+    plain = row.whole and row.crop is None and row.damage is None
+    return plain and row.item.suffix in video.VIDEO_SUFFIXES and row.item.path.is_file()
+
+
+def unique(rows: Sequence[Row], quality: int) -> dict[str, Row]:
+    """The clips by their files' names; of those of the same content the first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(file_name(row, quality), row)
+    return found
+
+
+def write_clip(row: Row, path: Path, quality: int, room: Path) -> None:
+    """Write one clip.
+
+    Raises:
+        InputError: where its video can't be read any more.
+    """
+    with row.item.local(room) as source:
+        if copied(row):
+            copy(source, path)
+            return
+        end = None if row.whole else row.part.end
+        lost: list[str] = []
+        frames = video.until_damage(
+            video.iter_frames(source, start=row.part.start, end=end, threads=1), lost if row.damage else _Refusing()
+        )
+        fps = row.scores.get("fps") or video.probe(source).fps
+        video.write(path, (_cropped(frame.image, row.crop) for frame in frames), fps, quality=quality)
+
+
+class _Refusing(list[str]):
+    """Damage that was not there when the video was scored is an error."""
+
+    def append(self, text: str) -> None:
+        raise InputError(f"{text}; it changed since it was scored: run the same command again")
+
+
+def _cropped(image: np.ndarray, crop: tuple[float, float, float, float] | None) -> np.ndarray:
+    """The part of a picture (H, W, 3) that is no bar, of whole pixels."""
+    if crop is None:
+        return image
+    height, width = image.shape[:2]
+    left, top = round(crop[0] * width), round(crop[1] * height)
+    right, bottom = max(left + 1, round((crop[0] + crop[2]) * width)), max(top + 1, round((crop[1] + crop[3]) * height))
+    return image[top:bottom, left:right]
+
+
+def metadata(name: str, row: Row) -> dict[str, Any]:
+    """What is said of a clip beside it, flat: its caption as `text`, where it comes from, and its scores."""
+    values: dict[str, Any] = {"file_name": name, "text": row.item.caption}
+    values |= {"source": row.item.name, "start": rounded(row.part.start), "end": rounded(row.part.end)}
+    return values | {score: rounded(value) for score, value in row.scores.items()}
+
+
+def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:
+    """`clips/` and the metadata.jsonl that names them; what an earlier call wrote and is no longer wanted goes."""
+    wanted = unique(rows, config.quality)
+    room, before = out / ".scores" / ROOM, listed(out)
+    written, present, failed = 0, 0, list[str]()
+    make_folder(out / CLIPS)
+    good: dict[str, Row] = {}
+    for done, (name, row) in enumerate(wanted.items()):
+        path = out / CLIPS / name
+        try:
+            if path.is_file():
+                present += 1
+            else:
+                write_clip(row, path, config.quality, room)
+                events.wrote(path)
+                written += 1
+            good[name] = row
+        except InputError as error:
+            failed.append(f"{row.name}: {error}")
+        advance(events, done + 1, len(wanted))
+    lines = []
+    for name, row in good.items():
+        values = metadata(f"{CLIPS}/{name}", row)
+        values["text"] = beside(out / CLIPS / name) or values["text"]  # of `kinolab data caption`, or by hand
+        lines.append(json.dumps(values, ensure_ascii=False))
+    write_text(out / METADATA, "".join(f"{line}\n" for line in lines))
+    removed = 0
+    for name in before - {f"{CLIPS}/{name}" for name in good}:
+        removed += (out / name).exists()
+        remove(out / name)
+        remove((out / name).with_suffix(".txt"))
+    return Written(written, present, removed, tuple(failed))
+
+
+def beside(clip: Path) -> str | None:
+    """The caption in the text beside a clip; None where there is none."""
+    path = clip.with_suffix(".txt")
+    return (" ".join(read_text(path).split()) or None) if path.is_file() else None
+
+
+def listed(out: Path) -> set[str]:
+    """The clips that the folder's metadata names, below `clips/`."""
+    path = out / METADATA
+    if not path.is_file():
+        return set()
+    names = [str(row.get("file_name")) for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
+    return {name for name in names if name.startswith(f"{CLIPS}/") and "/" not in name.removeprefix(f"{CLIPS}/")}
+
+
+def clear_others(out: Path, kind: str) -> int:
+    """Remove what an earlier call wrote in another format, so that a folder holds one set; how many files that were."""
+    old = [p for name, suffix in SHARDS.items() if name != kind for p in visible(out, f"clips-*{suffix}*")]
+    if kind != "folder" and (out / METADATA).is_file():
+        clips = [out / name for name in sorted(listed(out))]
+        old += [*clips, *(clip.with_suffix(".txt") for clip in clips), out / METADATA]
+    there = [path for path in old if path.exists()]
+    for path in there:
+        remove(path)
+    return sum(path.suffix not in (".json", ".jsonl", ".txt") for path in there)
+
+
+def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:
+    """Parquet files or archives of so many clips each; one that holds what it should is left as it is."""
+    wanted = list(unique(rows, config.quality).items())
+    suffix, room = SHARDS[config.format], out / ".scores" / ROOM
+    pieces = [wanted[k : k + config.shard] for k in range(0, len(wanted), config.shard)]
+    written, present, failed, names, done = 0, 0, list[str](), set[str](), 0
+    for number, piece in enumerate(pieces):
+        name = f"clips-{number:05d}{suffix}"
+        names |= {name, f"{name}.json"}
+        made = json_sha256([metadata(clip, row) for clip, row in piece])
+        if (out / name).is_file() and _made(out / f"{name}.json") == made:
+            present += 1
+        else:
+            problems = _write_shard(out / name, piece, config, room)
+            failed += problems
+            # With a clip missing it is tried again the next time.
+            write_record(out / f"{name}.json", {"made": "" if problems else made, "clips": len(piece) - len(problems)})
+            events.wrote(out / name, "shard")
+            written += 1
+        done += len(piece)
+        advance(events, done, len(wanted))
+    old = [p for p in visible(out, f"clips-*{suffix}*") if p.name not in names]
+    for path in old:
+        remove(path)
+    return Written(written, present, sum(p.suffix == suffix for p in old), tuple(failed))
+
+
+def _made(path: Path) -> str | None:
+    """What the record beside a shard says that it was made of."""
+    value = read_json(path) if path.is_file() else None
+    found = value.get("made") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _write_shard(path: Path, piece: Sequence[tuple[str, Row]], config: OutputConfig, room: Path) -> list[str]:
+    """Make the clips of a shard in a folder that goes again, then the shard; what could not be made."""
+    failed, good = list[str](), list[tuple[str, Row]]()
+    with scratch(room) as place:
+        for name, row in piece:
+            try:
+                write_clip(row, place / name, config.quality, room)
+                good.append((name, row))
+            except InputError as error:
+                failed.append(f"{row.name}: {error}")
+        if not good:
+            return failed
+        if config.format == "parquet":
+            parquet.write(path, [place / name for name, _ in good], [metadata(name, row) for name, row in good])
+            return failed
+        with new_archive(path) as archive:
+            for name, row in good:
+                stem = Path(name).stem.replace(".", "_")
+                values = metadata(name, row)
+                archive.add(f"{stem}.json", json.dumps(values, ensure_ascii=False).encode())
+                archive.add(f"{stem}{Path(name).suffix}", read_bytes(place / name, LONGEST))
+                if row.item.caption:
+                    archive.add(f"{stem}.txt", row.item.caption.encode())
+    return failed

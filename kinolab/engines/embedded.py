@@ -1,0 +1,140 @@
+"""The embedded engine: processes of this machine, which end with the one that began them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal
+
+import torch
+
+from kinolab.contracts.engine import Answer, Crew, Engine, Job
+from kinolab.engines.serving import served, started
+from kinolab.errors import InputError
+from kinolab.runtime.processes import forks, packed, unpacked
+
+PRELOAD = ("kinolab.engines.embedded", "kinolab.data.encode", "kinolab.data.scan", "kinolab.models")
+"""What the processes have imported when they begin."""
+PATIENCE = 5.0
+"""Seconds that a process has to end in."""
+
+
+class Embedded(Engine):
+    """Processes of this machine: `--workers N`."""
+
+    def __init__(self, workers: int, place: str = "") -> None:
+        super().__init__(workers or 1, place)
+        if place:
+            raise InputError(f"--engine embedded:{place}: runs on this machine; leave out what is behind the colon")
+
+    def crew(self, job: Job, workers: int) -> Crew:
+        """Processes, each with its share of this one's threads."""
+        return Processes(job, max(1, torch.get_num_threads() // workers))
+
+
+@dataclass
+class _Process:
+    """A process, the pipe to it, and the pipe whose end tells it that this one is gone."""
+
+    process: Any
+    pipe: Connection
+    life: Connection
+
+
+class Processes(Crew):
+    """The processes of one job."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job, self.threads = packed(job), threads
+        self.context = forks(PRELOAD)
+        self.processes: dict[int, _Process] = {}
+
+    def begin(self, number: int) -> None:
+        """Begin a process."""
+        pipe, theirs = self.context.Pipe()
+        ended, life = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_serve, args=(theirs, ended, number, self.threads), daemon=True)
+        process.start()
+        theirs.close()
+        ended.close()
+        self.processes[number] = _Process(process, pipe, life)
+        self._send(number, self.job)
+
+    def give(self, number: int, call: Literal["run", "probe"], given: Any) -> None:
+        """Send it."""
+        self._send(number, packed((call, given)))
+
+    def _send(self, number: int, data: bytes) -> None:
+        with suppress(OSError):  # of one that has just died, which `wait` will find
+            self.processes[number].pipe.send_bytes(data)
+
+    def wait(self, seconds: float) -> list[Answer]:
+        """What the pipes hold; a closed one is a process that has died."""
+        by_pipe: dict[Any, int] = {known.pipe: number for number, known in self.processes.items()}
+        found = []
+        for pipe in wait(list(by_pipe), seconds):
+            number = by_pipe[pipe]
+            try:
+                kind, value = unpacked(self.processes[number].pipe.recv_bytes())
+                found.append(Answer(number, kind, value))
+            except (EOFError, OSError):
+                found.append(Answer(number, "dead", self._how(number)))
+        return found
+
+    def _how(self, number: int) -> str:
+        """How a process ended; it is forgotten."""
+        known = self.processes.pop(number)
+        known.process.join(PATIENCE)
+        code = known.process.exitcode
+        _ended(known)
+        if code is not None and code < 0:
+            try:
+                return f"killed by {signal.Signals(-code).name}"
+            except ValueError:
+                return f"killed by signal {-code}"
+        return "ended" if code is None else f"exit status {code}"
+
+    def dismiss(self, number: int) -> None:
+        """Kill it."""
+        known = self.processes.pop(number, None)
+        if known is not None:
+            _ended(known)
+
+    def close(self) -> None:
+        """Kill all."""
+        for number in list(self.processes):
+            self.dismiss(number)
+
+
+def _ended(known: _Process) -> None:
+    """End a process if it still runs, and close what leads to it."""
+    if known.process.is_alive():
+        known.process.kill()
+        known.process.join(PATIENCE)
+    known.pipe.close()
+    known.life.close()
+
+
+def _serve(pipe: Connection, life: Connection, number: int, threads: int) -> None:
+    """The life of a process: a job, then task after task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; who began this one decides
+    threading.Thread(target=_until_alone, args=(life,), daemon=True).start()
+    worker, kind, value = started(unpacked(pipe.recv_bytes()), number, threads)
+    pipe.send_bytes(packed((kind, value)))
+    while worker is not None:
+        try:
+            call, given = unpacked(pipe.recv_bytes())
+        except EOFError:
+            return
+        pipe.send_bytes(packed(served(worker, call, given)))
+
+
+def _until_alone(life: Connection) -> None:
+    """End at once when the process that began this one is gone: another may be doing its work already."""
+    with suppress(EOFError, OSError):
+        life.recv_bytes()
+    os._exit(1)

@@ -1,0 +1,360 @@
+"""Folders of an object store (S3, Google's, HTTP, any that fsspec knows) by the paths of files of this machine.
+
+    s3://bucket/clips       as a person writes it; as a `Path` it reads `s3:/bucket/clips`, and is taken for the same
+
+What is read is fetched once, to a mirror of the folder in the user's cache, and again only where the store's object has
+another size, time or tag. What is written is written to the mirror by `runtime.files`, whole or not at all, and put
+into the store by `Mirror.put`; an object is there whole or not, so a set is committed by putting its manifest last.
+Who may write is decided by creating an object that must not exist (`writing`).
+
+Every error of a store is one InputError with the address in it; nobody waits for ever for one that doesn't answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime import files
+from kinolab.runtime.leftovers import remove, start_of, this_process
+from kinolab.runtime.lines import one_line
+from kinolab.runtime.paths import inside, is_passed_over
+
+ADDRESS = re.compile(r"^(s3a?|gs|gcs|https?|memory|abfss?|az):/+(?=[^/])")
+EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+LOCK = ".kinolab.lock.json"
+"""The object that says who writes a folder."""
+AT_ONCE = 8
+"""Objects that are fetched at once."""
+PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
+"""Seconds, and tries, before a store counts as one that doesn't answer."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object: bytes, and the moment in nanoseconds that its copy bears, which says of which version that is."""
+
+    bytes: int
+    moment: int
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether a path is an address in a store."""
+    return ADDRESS.match(str(path)) is not None
+
+
+def address(path: Path | str) -> str:
+    """The address as people write it: `s3:/bucket/x` -> `s3://bucket/x`.
+
+    Raises:
+        InputError: for a path of this machine.
+    """
+    found = ADDRESS.match(str(path))
+    if found is None:
+        raise InputError(f"{path}: expected the address of a store, such as s3://bucket/folder")
+    return f"{found[1]}://{str(path)[found.end() :].rstrip('/')}"
+
+
+def place(path: Path) -> Path:
+    """Where the mirror of an address lies; a path of this machine is itself."""
+    return Mirror(path).path if is_remote(path) else path
+
+
+class Mirror:
+    """A folder of a store, and its copy on this machine.
+
+    Args:
+        path: the address.
+
+    Raises:
+        MissingExtraError: where the library of that kind of store is not installed.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.url = address(path)
+        self.kind, _, self.root = self.url.partition("://")
+        if self.kind.startswith("http"):  # whose paths are whole addresses
+            self.root = self.url
+        name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.path = _cache() / "kinolab" / "objects" / name / (self.root.rpartition("/")[2] or "root")
+        self._own: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> str:
+        return self.url
+
+    def __setstate__(self, url: str) -> None:
+        Mirror.__init__(self, url)
+
+    @property
+    def store(self) -> Any:
+        """The file system of fsspec; one for each process, as those with threads don't outlive a fork."""
+        if self._own is None or self._own[0] != os.getpid():
+            self._own = (os.getpid(), _filesystem(self.kind))
+        return self._own[1]
+
+    def listed(self, *, new: bool = False) -> dict[str, Entry]:
+        """Every object below the folder, by its name there; hidden ones are left out.
+
+        new: there may be none yet.
+
+        Raises:
+            InputError: where there is no such bucket or folder, or the store doesn't answer.
+        """
+        with _told(self.url):
+            found: Mapping[str, Any] = self.store.find(self.root, detail=True)
+        prefix = self.store._strip_protocol(self.url).rstrip("/")
+        entries = {}
+        for full, info in found.items():
+            name = full.removeprefix(prefix).lstrip("/") or full.rpartition("/")[2]
+            if info.get("type") == "file" and not any(is_passed_over(part) for part in name.split("/")):
+                inside(self.path, name)
+                entries[name] = _entry(info)
+        if not entries and not new:
+            raise InputError(f"{self.url}: no such bucket or folder, or nothing in it")
+        return entries
+
+    def fetch(
+        self,
+        wanted: Callable[[str], bool] = lambda name: True,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+        *,
+        new: bool = False,
+    ) -> Path:
+        """Have the copies of objects here, as they are in the store now; those of objects that are gone, go.
+
+        wanted: which, by name; the copies of others stay as they are. new: there may be none yet.
+
+        Raises:
+            InputError: as `listed`, and for an object that can't be read.
+        """
+        listed = self.listed(new=new)
+        names = [name for name in listed if wanted(name)]
+        stale = [name for name in names if not self._is_here(name, listed[name])]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for done, _ in enumerate(pool.map(lambda name: self._get(name, listed[name]), stale), 1):
+                progress(done, len(stale))
+        for name in self.here():
+            if name not in listed and wanted(name):
+                remove(self.path / name)
+        only = list(listed) == [self.path.name] and self.store.isfile(self.root)
+        return self.path / self.path.name if only else self.path
+
+    def need(self, name: str) -> Path:
+        """The copy of one object, fetched where it is not here.
+
+        Raises:
+            InputError: where there is no such object, or the store doesn't answer.
+        """
+        copy = inside(self.path, name)
+        if not copy.is_file():
+            with _told(f"{self.url}/{name}"):
+                info = self.store.info(f"{self.root}/{name}")
+            self._get(name, _entry(info))
+        return copy
+
+    def read(self, name: str, begin: int, end: int) -> bytes:
+        """Some bytes of an object, without the others: a range read.
+
+        Raises:
+            InputError: where there is no such object, or the store doesn't answer.
+        """
+        with _told(f"{self.url}/{name}"):
+            return bytes(self.store.cat_file(f"{self.root}/{name}", start=begin, end=end))
+
+    def put(self, name: str) -> None:
+        """Put a file of the mirror into the store; whole there when this returns.
+
+        Raises:
+            InputError: where the store refuses it, or doesn't answer.
+        """
+        copy = inside(self.path, name)
+        with _told(f"{self.url}/{name}"):
+            self.store.put_file(str(copy), f"{self.root}/{name}")
+            moment = _entry(self.store.info(f"{self.root}/{name}")).moment
+        os.utime(copy, ns=(moment, moment))
+
+    def drop(self, names: Collection[str]) -> None:
+        """Remove objects; those that are not there are."""
+        for name in names:
+            with _told(f"{self.url}/{name}"), suppress(FileNotFoundError):
+                self.store.rm_file(f"{self.root}/{name}")
+
+    def here(self) -> list[str]:
+        """The names of all copies, in order; hidden files are left out."""
+        found = []
+        for at, folders, names in os.walk(self.path):
+            folders[:] = sorted(f for f in folders if not is_passed_over(f))
+            found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
+        return found
+
+    def publish(self, last: Sequence[str]) -> None:
+        """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
+        others, then remove what is not here.
+
+        Raises:
+            InputError: as `put`.
+        """
+        listed, here = self.listed(new=True), self.here()
+        for name in [*(n for n in here if n not in last), *(n for n in last if n in here)]:
+            if name not in listed or not self._is_here(name, listed[name]):
+                self.put(name)
+        self.drop([name for name in listed if name not in here])
+
+    def _is_here(self, name: str, entry: Entry) -> bool:
+        try:
+            found = (self.path / name).stat()
+        except OSError:
+            return False
+        return found.st_size == entry.bytes and found.st_mtime_ns == entry.moment
+
+    def _get(self, name: str, entry: Entry) -> None:
+        with files.handed(inside(self.path, name)) as aside, _told(f"{self.url}/{name}"):
+            self.store.get_file(f"{self.root}/{name}" if name != self.path.name or not self._is_file(name)
+                                else self.root, str(aside))  # fmt: skip
+            os.utime(aside, ns=(entry.moment, entry.moment))
+
+    def _is_file(self, name: str) -> bool:
+        """Whether the address is that of the one object itself."""
+        return self.root.rpartition("/")[2] == name and not self.store.exists(f"{self.root}/{name}")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep others from writing the folder: the object that says so is created, which one of them alone can.
+
+        What a process of this machine left there that is surely gone is taken over.
+
+        Raises:
+            InputError: where another has it; says who, and what to do where that one is gone.
+        """
+        from kinolab.runtime.locks import held
+
+        with held(self.path.parent / ".lock"):  # of this machine's processes one at a time looks who is gone
+            self._take(f"{self.root}/{LOCK}")
+        try:
+            yield
+        finally:
+            with suppress(InputError):
+                self.drop([LOCK])
+
+    def _take(self, name: str) -> None:
+        """Create the object that says who writes, in place of one of a process that is gone."""
+        me = this_process()
+        note = {"host": socket.gethostname(), "process": me.process, "start": me.start, "boot": me.boot}
+        data = json.dumps({**note, "since": f"{datetime.now():%Y-%m-%d %H:%M}"}).encode()
+        while not self._created(name, data):
+            holder = self._holder(name)
+            if holder is None:  # it has just gone
+                continue
+            if not _gone(holder):
+                who = one_line(f"process {holder.get('process')} on {holder.get('host')} since {holder.get('since')}")
+                raise InputError(
+                    f"{self.url}: another kinolab is writing there ({who}); where that one is gone, delete {LOCK}"
+                )
+            self.drop([LOCK])
+
+    def _created(self, name: str, data: bytes) -> bool:
+        """Whether an object that must not exist could be created."""
+        try:
+            with _told(self.url):
+                self.store.pipe_file(name, data, mode="create")
+        except (FileExistsError, _ExistsError):
+            return False
+        return True
+
+    def _holder(self, name: str) -> dict[str, Any] | None:
+        """What the lock says, perhaps nothing; None where it is gone by now."""
+        with _told(self.url):
+            try:
+                data = self.store.cat_file(name)
+            except FileNotFoundError:
+                return None
+        with suppress(ValueError):
+            found = json.loads(data)
+            return found if isinstance(found, dict) else {}
+        return {}
+
+
+class _ExistsError(InputError):
+    """An object that must not exist does."""
+
+
+def _gone(holder: Mapping[str, Any]) -> bool:
+    """Whether who wrote a lock was a process of this start of this machine, and is no more."""
+    me = this_process()
+    if holder.get("host") != socket.gethostname() or holder.get("boot") != me.boot:
+        return False
+    process = holder.get("process")
+    return isinstance(process, int) and start_of(process) != holder.get("start")
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    """What is known of an object. The nanoseconds of its moment are made of its tag, as stores count in seconds."""
+    when = next((info[key] for key in ("LastModified", "updated", "mtime", "created") if info.get(key)), None)
+    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
+    if isinstance(when, str):
+        with suppress(ValueError):
+            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+    seconds = int(when.timestamp()) if isinstance(when, datetime) else int(when) if isinstance(when, float) else 0
+    part = (
+        int.from_bytes(hashlib.sha256(f"{seconds if tag else when} {tag}".encode()).digest()[:4], "big") % 1_000_000_000
+    )
+    return Entry(int(info.get("size") or 0), seconds * 1_000_000_000 + part)
+
+
+def _filesystem(kind: str) -> Any:
+    """The file system of a kind of store.
+
+    Raises:
+        MissingExtraError: where its library is not installed.
+    """
+    import fsspec
+
+    options: dict[str, Any] = {"config_kwargs": PATIENCE} if kind.startswith("s3") else {}
+    try:
+        return fsspec.filesystem(kind, skip_instance_cache=kind != "memory", use_listings_cache=False, **options)
+    except ImportError:
+        raise MissingExtraError(EXTRAS.get(kind, "a library for it"), "storage", f"{kind}://") from None
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of a store as one line each; a missing object, a full disk and a library that lacks are what they are."""
+    try:
+        yield
+    except (InputError, FileExistsError):
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{what}: no such bucket or object") from None
+    except PermissionError as error:
+        raise InputError(f"{what}: not allowed ({one_line(error, 120)}); see the credentials") from None
+    except OSError as error:
+        if error.filename is not None and error.errno is not None:  # of this machine's disk
+            raise
+        exists = "PreconditionFailed" in str(error) or "already exists" in str(error).lower()
+        raise (_ExistsError if exists else InputError)(f"{what}: {one_line(error, 160)}") from None
+    except Exception as error:  # of the library's own, which is another for every store
+        words = f"{type(error).__name__}: {error}"
+        if "PreconditionFailed" in words:
+            raise _ExistsError(f"{what}: exists") from None
+        raise InputError(f"{what}: the store doesn't answer as it should ({one_line(words, 160)})") from None
+
+
+def _cache() -> Path:
+    """The user's folder for what can be had again."""
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user id without a name, as in containers
+        import tempfile
+
+        return Path(tempfile.gettempdir())

@@ -1,0 +1,60 @@
+"""Which files and folders of a project's `clips` are clips, as `kinolab data check` takes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kinolab.errors import InputError
+from kinolab.runtime.hashes import file_sha256, sha256
+from kinolab.runtime.paths import inside, is_passed_over
+from kinolab.studio.project import Project
+from kinolab.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, images_of, is_image, is_video, series
+
+CLIPS = tuple(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
+"""Endings of what may be dropped in."""
+
+
+def names(project: Project) -> list[str]:
+    """The clips of a project, by their names below `clips`; a link that leads out is none of them.
+
+    A folder of numbered images of one series is one clip.
+    """
+    found = []
+    for folder, folders, files in os.walk(project.clips):
+        here = Path(folder).relative_to(project.clips)
+        folders[:] = sorted(name for name in folders if not is_passed_over(name))
+        shown = [name for name in files if not is_passed_over(name)]
+        if folder != str(project.clips) and not folders and is_series(shown):
+            found.append(here.as_posix())
+            continue
+        found += [(here / name).as_posix() for name in shown if Path(name).suffix.lower() in CLIPS]
+    return sorted(name for name in found if _stays(project, name))
+
+
+def is_series(files: list[str]) -> bool:
+    """Whether the names in a folder are the frames of one clip."""
+    return not any(map(is_video, files)) and series(filter(is_image, files)) is not None
+
+
+def size(path: Path) -> int:
+    """Bytes of a clip."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum((path / name).stat().st_size for name in images_of(path))
+
+
+def digest(path: Path) -> str:
+    """sha256 of a clip's content; of a folder, of its images' names and contents."""
+    if not path.is_dir():
+        return file_sha256(path)
+    return sha256("\n".join(f"{name} {file_sha256(path / name)}" for name in images_of(path)))
+
+
+def _stays(project: Project, name: str) -> bool:
+    """Whether a clip lies in `clips`, also where a link leads, and is a file or a folder."""
+    try:
+        path = inside(project.clips, name)
+        return path.is_file() or path.is_dir()
+    except (InputError, OSError):
+        return False

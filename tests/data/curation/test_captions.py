@@ -1,0 +1,163 @@
+"""Captions by a command and by a server of the test's own: resumable, kept by content, nothing lost on the way."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from kinolab import video
+from kinolab.data.curation import captioners
+from kinolab.data.curation.captioners import AskError, Captioner, Command, Server, even_frames
+from kinolab.data.curation.captions import KEPT, caption
+from kinolab.errors import InputError
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    for k in range(4):
+        frames = np.full((5, 32, 32, 3), 40 * k + 20, np.uint8)
+        frames[2] += 9
+        video.write(tmp_path / f"{k}.mkv", frames, fps=8, lossless=True)
+    (tmp_path / "0.txt").write_text("by hand", encoding="utf-8")
+    return tmp_path
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {p.stem: p.read_text(encoding="utf-8").strip() for p in sorted(folder.glob("*.txt"))}
+
+
+class Spoken(Captioner):
+    """Says the clip's name, and counts."""
+
+    def __init__(self, failing: dict[str, AskError] | None = None) -> None:
+        self.asked: list[str] = []
+        self.failing = failing or {}
+
+    def __str__(self) -> str:
+        return "spoken"
+
+    def protocol(self) -> dict[str, Any]:
+        return {"spoken": 1}
+
+    def ask(self, clip: Path) -> str:
+        self.asked.append(clip.name)
+        if clip.name in self.failing:
+            raise self.failing[clip.name]
+        return f"  clip\n {clip.stem} "
+
+
+def test_texts_beside_the_clips_kept_by_content_and_others_left_alone(clips: Path) -> None:
+    said = Spoken({"2.mkv": AskError("no idea")})
+    found = caption(clips, said)
+    assert (found.asked, found.known, found.others, found.failed) == (2, 0, 1, ("2.mkv: no idea",))
+    assert texts(clips) == {"0": "by hand", "1": "clip 1", "3": "clip 3"}
+    (clips / "1.txt").unlink()
+    (clips / "9.mkv").write_bytes((clips / "3.mkv").read_bytes())
+    again = Spoken()
+    found = caption(clips, again)
+    assert again.asked == ["2.mkv"] and (found.asked, found.known, found.others) == (1, 3, 1)
+    assert texts(clips) == {"0": "by hand", "1": "clip 1", "2": "clip 2", "3": "clip 3", "9": "clip 3"}
+    assert caption(clips, Spoken(), overwrite=True).asked == 1 and texts(clips)["0"] == "clip 0"
+
+
+def test_one_who_is_gone_ends_the_call_in_a_line_and_what_was_said_stays(clips: Path) -> None:
+    gone = {f"{k}.mkv": AskError("no answer", gone=True) for k in (1, 2, 3)}
+    with pytest.raises(InputError, match="spoken: no answer; 0 clips are captioned, run it again to go on"):
+        caption(clips, Spoken(gone))
+    assert (clips / KEPT).read_bytes() == b"" and texts(clips) == {"0": "by hand"}
+
+
+def test_metadata_of_a_curated_folder_gets_them(clips: Path) -> None:
+    rows = [{"file_name": f"{k}.mkv", "text": None, "motion": k} for k in range(3)]
+    (clips / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    caption(clips, Spoken())
+    lines = (clips / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["by hand", "clip 1", "clip 2"]
+
+
+def test_a_command_is_run_without_a_shell(clips: Path, tmp_path: Path) -> None:
+    program = "import sys; print(len(sys.argv), sys.argv[1][-5:]); sys.exit(sys.argv[1].endswith('3.mkv'))"
+    command = Command(f'{sys.executable} -c "{program}" {{clip}} "$HOME; true"')
+    assert command.ask(clips / "1.mkv").strip() == "3 1.mkv"
+    with pytest.raises(AskError, match="status 1"):
+        command.ask(clips / "3.mkv")
+    for text, cause in (("mine clip", "one of them with"), ('mine "{clip}', "No closing quotation")):
+        with pytest.raises(InputError, match=cause):
+            Command(text)
+    with pytest.raises(InputError, match="--command no-such-program: no such program"):
+        caption(clips, Command("no-such-program {clip}"))
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers as OpenAI's interface does; the first of `answers` first."""
+
+    answers: ClassVar[list[tuple[int, bytes]]] = []
+    asked: ClassVar[list[tuple[str, str | None, dict[str, Any]]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, self.headers["Authorization"], body))
+        status, data = self.answers.pop(0) if self.answers else (200, good("a grey square"))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is said."""
+
+
+def good(text: str) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(captioners.time, "sleep", lambda seconds: None)
+    Answering.answers, Answering.asked = [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_is_shown_even_frames_and_asked_again_when_it_is_busy(clips: Path, url: str) -> None:
+    Answering.answers = [(503, b"busy"), (200, good("first")), (200, b'{"no": 1}')]
+    found = caption(clips, Server(url, "tiny", "What?", frames=2, key="secret"))
+    assert found.asked == 2 and found.failed == ('2.mkv: an answer of another form: {"no": 1}',)
+    assert texts(clips) == {"0": "by hand", "1": "first", "3": "a grey square"}
+    assert len(Answering.asked) == 4
+    path, key, body = Answering.asked[0]
+    assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "tiny"
+    [message] = body["messages"]
+    assert message["content"][0] == {"type": "text", "text": "What?"} and len(message["content"]) == 3
+    assert message["content"][1]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+    assert "secret" not in (clips / KEPT).read_text(encoding="utf-8")
+    assert caption(clips, Server(url, "tiny", "What?", frames=2), workers=2).known == 2
+    assert caption(clips, Server(url, "tiny", "Which?", frames=2), workers=2).asked == 3, "another question"
+
+
+def test_a_server_that_refuses_or_is_not_there(clips: Path, url: str) -> None:
+    Answering.answers = [(401, b'{"error": "who are you"}')] * 9
+    with pytest.raises(InputError, match=r"--server http://127.*: status 401: .*who are you.*; 0 clips are captioned"):
+        caption(clips, Server(url, "tiny"))
+    with pytest.raises(InputError, match=r"no answer \(.*refused.*\); 0 clips are captioned"):
+        caption(clips, Server("http://127.0.0.1:1/v1", "tiny"))
+    with pytest.raises(InputError, match="expected http://"):
+        Server("localhost:8000", "tiny")
+
+
+def test_even_frames(clips: Path) -> None:
+    assert [int(f[0, 0, 0]) for f in even_frames(clips / "1.mkv", 1, None)] == [69]
+    assert [int(f[0, 0, 0]) for f in even_frames(clips / "1.mkv", 5, 16)] == [60, 60, 69, 60, 60]
+    assert even_frames(clips / "1.mkv", 50, 16)[0].shape == (16, 16, 3)

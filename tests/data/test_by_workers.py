@@ -1,0 +1,99 @@
+"""What encoding and scanning make of workers: any order, clips left out, the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinolab.contracts.engine import Engine
+from kinolab.data import FolderConfig, FolderSource, encode_to_cache
+from kinolab.tasks import CachedDraws, TasksConfig
+from tests.cli.every import run
+from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.folders import files_of
+from tests.engines.inside import Inside
+from tests.tiny_model import save_tiny_model
+
+pytestmark = pytest.mark.slow  # many short ones, which take long together
+Printed = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clips"
+    for mark in range(4):
+        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
+    return path
+
+
+def source(path: Path, by: Engine | None = None, **settings: Any) -> FolderSource:
+    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"} | settings
+    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec, allow_empty=True, engine=by)
+
+
+def encode(path: Path, out: Path, by: Engine | None = None, **more: Any) -> Any:
+    return encode_to_cache(source(path), MeanAutoencoder(), out, batch=2, shard_size=5, engine=by, **more)
+
+
+def test_the_index_has_the_order_of_one_process(folder: Path, tmp_path: Path) -> None:
+    draws = CachedDraws(TasksConfig(predict=1), 1)
+    encode(folder, tmp_path / "a", draws=draws)
+    by = Inside()
+    summary = encode(folder, tmp_path / "b", by, draws=draws)
+    assert summary.encoded == 12 and files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    assert len(by.tasks) == 6 and len({task.key for task in by.tasks}) == 6, "three shards, and their draws"
+
+
+def test_a_window_that_ends_its_workers_is_left_out_as_one_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    summary = encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 6))
+    assert summary.items == 11 and summary.encoded == 11 and len(summary.unreadable) == 1
+    assert summary.poison == (f"{summary.unreadable[0]} (killed by SIGSEGV)",)
+    again = encode(folder, tmp_path / "b")
+    assert (again.encoded, again.items, again.poison) == (1, 12, ()), "and is tried again the next time"
+
+
+def test_shards_that_are_whole_keep_their_windows_when_others_lack_some(folder: Path, tmp_path: Path) -> None:
+    """Whatever of a shard can't be read, the next ones are those of a whole encoding."""
+    encode(folder, tmp_path / "a")
+    encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 1))
+    names = [{p.name for p in (tmp_path / name / "shards").iterdir()} for name in "ab"]
+    assert len(names[0] & names[1]) == 2
+
+
+def test_a_scan_is_the_same_and_names_what_ended_its_workers(folder: Path, tmp_path: Path) -> None:
+    alone, together = source(folder), source(folder, Inside())
+    assert alone.verdicts() == together.verdicts() and len(alone) == len(together) == 12
+    without = source(folder, Inside(lambda name: name == "2.mkv"), index=tmp_path / "index.jsonl")
+    assert len(without) == 9 and without.poison == ("2.mkv (ended every process that read it (killed by SIGSEGV))",)
+    assert without.verdicts()[2].dropped == ("ended every process that read it (killed by SIGSEGV)",)
+
+
+def test_a_command_that_left_poison_out_ends_with_status_3(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    engines = {"encode": Inside(lambda part: part[0] == 6), "data": Inside(lambda name: name == "2.mkv")}
+    for name, by in engines.items():
+        monkeypatch.setattr(f"kinolab.cli.{name}.take_engine", lambda engine, workers, by=by: by)
+    save_tiny_model(tmp_path / "model", text=False)
+    words = (folder, "-a", tmp_path / "model", "--frames", 5, "--size", 16, "--out", tmp_path / "c")
+    assert run("encode", *words, "-s", "data.index=none") == 3
+    said = capsys.readouterr().err
+    assert "left out, it ended every worker that tried it: 2.mkv at 0.00 s (killed by SIGSEGV)" in said
+    assert "can't be read any more" not in said
+    assert run("data", "check", folder, "--frames", 5, "--size", 16, "-s", "data.index=none") == 3
+    assert "left out, it ended every worker that tried it: 2.mkv" in capsys.readouterr().err
+    assert run("status", tmp_path / "c") == 0
+    assert "11 of 12 windows (92%) done, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--engine", "dask"), "unknown engine 'dask'; expected one of embedded, ray"),
+    (("--engine", "embedded:here", "--workers", 2), "leave out what is behind the colon"),
+    (("--workers", 0), "--workers"),
+])  # fmt: skip
+def test_what_is_no_engine_is_one_line(folder: Path, words: tuple[Any, ...], said: str, capsys: Printed) -> None:
+    assert run("data", "check", folder, *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]

@@ -1,0 +1,167 @@
+"""Clips and caches in an object store: a local server that speaks S3, and bad addresses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
+from kinolab.data.publishing import published
+from kinolab.errors import InputError
+from kinolab.models import save_autoencoder
+from kinolab.runtime.remote import Mirror
+from tests.cli.every import run
+from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.folders import files_of
+from tests.tiny_model import save_tiny_model, tiny_model
+from tests.training.tiny import denoiser_recipe
+
+pytestmark = [pytest.mark.wide("s3"), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server on this machine that keeps what it is given in memory."""
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A new bucket with two clips in it, as `s3://test/clips`."""
+    import s3fs
+
+    given = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+    for name, value in {**given, "AWS_DEFAULT_REGION": "us-east-1", "HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    store = s3fs.S3FileSystem(endpoint_url=server, key="x", secret="y", skip_instance_cache=True)
+    if store.exists("test"):
+        store.rm("test", recursive=True)
+    store.mkdir("test")
+    for mark in range(2):
+        path = tmp_path / "clips" / f"{mark}.mkv"
+        write_numbered(path, 17, mark=40 * mark)
+        (path.with_suffix(".txt")).write_text(f"clip {mark}")
+        for file in (path, path.with_suffix(".txt")):
+            store.put_file(str(file), f"test/clips/{file.name}")
+    store.invalidate_cache()
+    return store
+
+
+def folder(path: Path | str) -> FolderSource:
+    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"}
+    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec)
+
+
+def objects(store: Any, root: str) -> dict[str, bytes]:
+    store.invalidate_cache()
+    found = {name.removeprefix(f"{root}/"): store.cat_file(name) for name in store.find(root)}
+    return {name: data for name, data in found.items() if not name.startswith(".")}
+
+
+def published_cache(**more: Any) -> Any:
+    mirror = Mirror("s3://test/latents")
+    with published(mirror, by_workers=False) as publishing:
+        return encode_to_cache(
+            folder("s3://test/clips"), MeanAutoencoder(), mirror.path, batch=2, shard_size=2, events=publishing, **more
+        )
+
+
+def test_a_cache_in_a_store_is_the_one_on_a_disk(bucket: Any, tmp_path: Path) -> None:
+    encode_to_cache(folder(tmp_path / "clips"), MeanAutoencoder(), tmp_path / "c", batch=2, shard_size=2)
+    assert published_cache().encoded == 6
+    assert objects(bucket, "test/latents") == files_of(tmp_path / "c")
+    there = CacheSource(CacheConfig(path=Path("s3://test/latents"), split="all"))
+    here = CacheSource(CacheConfig(path=tmp_path / "c", split="all"))
+    assert len(there) == 6 and there.captions == here.captions == ("clip 0", "clip 1")
+    for a, b in zip(there, here, strict=True):
+        assert (a.latents == b.latents).all() and a.source == b.source
+    assert published_cache().encoded == 0, "and is found again"
+
+
+def test_an_encoding_that_was_cut_off_goes_on_from_another_machine(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    put = Mirror.put
+    count = 0
+
+    def cut(self: Mirror, name: str) -> None:
+        nonlocal count
+        count += name == "index.jsonl"
+        if count == 3:
+            raise KilledError
+        put(self, name)
+
+    monkeypatch.setattr(Mirror, "put", cut)
+    with pytest.raises(KilledError):
+        published_cache()
+    monkeypatch.setattr(Mirror, "put", put)
+    part = CacheSource(CacheConfig(path=Path("s3://test/latents"), split="all"))
+    assert len(part) == 4 and "was interrupted" in part.notes()[0], "what is there can be read"
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    assert published_cache().encoded == 2
+    encode_to_cache(folder(tmp_path / "clips"), MeanAutoencoder(), tmp_path / "c", batch=2, shard_size=2)
+    assert objects(bucket, "test/latents") == files_of(tmp_path / "c")
+
+
+def test_the_commands_take_addresses(bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "check", "s3://test/clips", "--frames", 5, "--size", 16) == 0
+    assert "2 of 2 clips give 6 windows" in capsys.readouterr().out
+    save_tiny_model(tmp_path / "model", text=False)
+    words = ("encode", "s3://test/clips", "-a", tmp_path / "model", "--frames", 5, "--size", 16)
+    assert run(*words, "--out", "s3://test/out", "--shard-size", 2) == 0
+    assert "s3://test/out: 6 windows" in capsys.readouterr().out
+    assert run(*words, "--out", tmp_path / "c", "--shard-size", 2) == 0
+    assert objects(bucket, "test/out") == {k: v for k, v in files_of(tmp_path / "c").items() if k[0] != "."}
+    capsys.readouterr()
+    assert run("data", "check", "s3://gone/clips") == 2
+    assert capsys.readouterr().err.splitlines() == ["kinolab: s3://gone/clips: no such bucket or object"]
+    assert run(*words, "--out", "s3://gone/out") == 2
+    assert "s3://gone/out" in capsys.readouterr().err
+
+
+def test_a_model_is_trained_on_a_cache_in_a_store_and_is_the_one_of_a_disk(bucket: Any, tmp_path: Path) -> None:
+    save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "ae")
+    words = ("-a", tmp_path / "ae", "--frames", 5, "--size", 32)
+    assert run("encode", "s3://test/clips", *words, "--out", "s3://test/l") == 0
+    assert run("encode", tmp_path / "clips", *words, "--out", tmp_path / "l") == 0
+    recipe = denoiser_recipe(tmp_path / "ae", steps=2, batch_size=2)
+    del recipe["denoiser"]["num_classes"], recipe["samples"]
+    recipe["denoiser"] |= {"input_size": 8, "num_frames": 2, "patch_size": 2}
+    recipe["data"] = {"kind": "cache", "path": "gone", "split": "all"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    for name, where in (("a", "s3://test/l"), ("b", tmp_path / "l")):
+        assert run("train", tmp_path / "r.yaml", "-s", f"data.path={where}", "--out", tmp_path / name) == 0
+    models = [(tmp_path / name / "model" / "denoiser.safetensors").read_bytes() for name in "ab"]
+    assert models[0] == models[1]
+
+
+def test_two_that_write_one_folder(bucket: Any) -> None:
+    mirror = Mirror("s3://test/latents")
+    with (
+        mirror.writing(),
+        pytest.raises(InputError, match="another kinolab is writing there"),
+        Mirror("s3://test/latents").writing(),
+    ):
+        pass
+
+
+def test_a_server_that_does_not_answer_is_one_line(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("kinolab.runtime.remote.PATIENCE", {"connect_timeout": 1, "retries": {"max_attempts": 0}})
+    with pytest.raises(InputError, match=r"s3://test/clips: "):
+        folder("s3://test/clips")
+    assert os.environ["AWS_ENDPOINT_URL"].endswith(":9")

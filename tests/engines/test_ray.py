@@ -1,0 +1,102 @@
+"""Ray's actors as workers, on a Ray that is begun here: the same bytes, the same endings."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.events import Silent
+from kinolab.data import FolderConfig, FolderSource, encode_to_cache
+from kinolab.engines import engine_of
+from kinolab.errors import InputError
+from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.folders import files_of
+from tests.engines.test_embedded import Doing
+
+pytestmark = [pytest.mark.wide("ray"), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """Two actors of a Ray that ends with the module."""
+    import ray
+
+    found = engine_of("ray", 2)
+    assert found is not None
+    yield found
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clips"
+    for mark in range(5):
+        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
+    return path
+
+
+def source(path: Path, by: Engine | None = None) -> FolderSource:
+    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"}
+    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec, engine=by)
+
+
+def encode(path: Path, out: Path, by: Engine | None = None, **more: Any) -> Any:
+    return encode_to_cache(source(path), MeanAutoencoder(), out, batch=2, shard_size=2, engine=by, **more)
+
+
+class Killing(Silent):
+    """Kills an actor at every shard that is written."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+
+    def wrote(self, path: Path, what: str = "file") -> None:
+        actors = actors_here()
+        if actors and self.killed < 3:
+            os.kill(actors[0], signal.SIGKILL)
+            self.killed += 1
+
+
+def actors_here() -> list[int]:
+    """The process numbers of this Ray's actors, which bear their names."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if (place / "cmdline").read_bytes().startswith(b"ray::_Hand"):
+                found.append(int(place.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_cache_is_the_same_by_actors_and_by_actors_that_are_killed(
+    engine: Engine, folder: Path, tmp_path: Path
+) -> None:
+    encode(folder, tmp_path / "quiet")
+    quiet = files_of(tmp_path / "quiet")
+    summary = encode(folder, tmp_path / "a", engine)
+    assert summary.encoded == summary.items == 15 and files_of(tmp_path / "a") == quiet
+    events = Killing()
+    encode(folder, tmp_path / "b", engine, events=events)
+    assert events.killed == 3 and files_of(tmp_path / "b") == quiet
+
+
+def test_a_folder_is_scanned_alike(engine: Engine, folder: Path) -> None:
+    assert source(folder).verdicts() == source(folder, engine).verdicts()
+
+
+def test_clips_that_crash_their_actor_are_left_out(engine: Engine, tmp_path: Path) -> None:
+    tasks = [Task("t0", ("a", "segfault", "b")), Task("t1", ("c", "raise")), Task("t2", ("d",))]
+    found = {d.task.key: (d.value[1:], [x.part for x in d.left]) for d in engine.run(Doing(tmp_path), tasks, Silent())}
+    assert found == {"t0": (["a", "b"], ["segfault"]), "t1": (["c"], ["raise"]), "t2": (["d"], [])}
+
+
+def test_a_mistake_ends_the_job(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected something else"):
+        list(engine.run(Doing(tmp_path), [Task("a", ("mistake",))], Silent()))

@@ -1,0 +1,133 @@
+"""Folders of a store, on fsspec's store in memory; tests/data/test_stores.py has them on a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime.processes import packed, unpacked
+from kinolab.runtime.remote import LOCK, Mirror, address, is_remote
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = fsspec.filesystem("memory")
+    for path in list(found.store):
+        del found.store[path]
+    found.pipe_file("/b/clips/a.mp4", b"one")
+    found.pipe_file("/b/clips/deep/b.mp4", b"two two")
+    found.pipe_file("/b/clips/.hidden", b"x")
+    yield found
+    found.store.clear()
+
+
+def contents(mirror: Mirror) -> dict[str, bytes]:
+    return {name: (mirror.path / name).read_bytes() for name in mirror.here()}
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/a b/c", "gs://x/y", "https://host/x", "memory://b/clips"])
+def test_an_address_is_known_as_text_and_as_a_path(text: str) -> None:
+    assert is_remote(text) and is_remote(Path(text)) and address(Path(text)) == address(text + "/") == text
+
+
+@pytest.mark.parametrize("text", ["clips", "/abs/clips", "c:/clips", "s3", "x/s3://b", "s3:/"])
+def test_a_path_of_this_machine_is_none(text: str) -> None:
+    assert not is_remote(text)
+    with pytest.raises(InputError, match="address of a store"):
+        address(text)
+
+
+def test_what_is_read_is_fetched_once_and_again_when_it_changed(store: Any) -> None:
+    mirror = Mirror(Path("memory://b/clips"))
+    told: list[tuple[int, int]] = []
+    assert mirror.fetch(progress=lambda *t: told.append(t)) == mirror.path
+    assert contents(mirror) == {"a.mp4": b"one", "deep/b.mp4": b"two two"} and told[-1] == (2, 2)
+    moments = {name: (mirror.path / name).stat().st_mtime_ns for name in mirror.here()}
+    told.clear()
+    mirror.fetch(progress=lambda *t: told.append(t))
+    assert told == [] and moments == {name: (mirror.path / name).stat().st_mtime_ns for name in mirror.here()}
+    store.pipe_file("/b/clips/a.mp4", b"new")
+    store.rm_file("/b/clips/deep/b.mp4")
+    mirror.fetch()
+    assert contents(mirror) == {"a.mp4": b"new"}
+
+
+def test_one_object_alone_is_a_file(store: Any) -> None:
+    assert Mirror("memory://b/clips/a.mp4").fetch().read_bytes() == b"one"
+
+
+def test_one_object_is_fetched_when_it_is_needed_and_a_range_of_it_is_read(store: Any) -> None:
+    mirror = Mirror("memory://b/clips")
+    assert mirror.need("deep/b.mp4").read_bytes() == b"two two" and mirror.here() == ["deep/b.mp4"]
+    assert mirror.read("deep/b.mp4", 4, 6) == b"tw"
+    for ask in (lambda: mirror.need("c.mp4"), lambda: mirror.read("c.mp4", 0, 1)):
+        with pytest.raises(InputError, match=r"memory://b/clips/c.mp4: no such bucket or object"):
+            ask()
+    with pytest.raises(InputError, match="leads to the folder above"):
+        mirror.need("../x")
+
+
+def test_a_folder_that_is_not_there_is_one_line(store: Any) -> None:
+    with pytest.raises(InputError, match=r"memory://b/gone: no such bucket or folder"):
+        Mirror("memory://b/gone").fetch()
+    assert Mirror("memory://b/gone").fetch(new=True).name == "gone"
+
+
+def test_what_is_published_is_what_is_here_and_the_manifest_comes_last(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror("memory://b/clips")
+    mirror.fetch()
+    (mirror.path / "manifest").write_text("m")
+    (mirror.path / "z").write_text("z")
+    (mirror.path / "a.mp4").unlink()
+    order: list[str] = []
+    put = mirror.put
+
+    def seen(name: str) -> None:
+        order.append(name)
+        put(name)
+
+    monkeypatch.setattr(mirror, "put", seen)
+    mirror.publish(("manifest",))
+    assert order[-1] == "manifest" and set(order) >= {"z", "manifest"}
+    assert {p for p in store.store if "/.hidden" not in p} == {
+        "/b/clips/deep/b.mp4", "/b/clips/manifest", "/b/clips/z",
+    }  # fmt: skip
+
+
+def test_one_writes_at_a_time(store: Any) -> None:
+    mirror = Mirror("memory://b/clips")
+    with mirror.writing():
+        note = json.loads(store.cat_file(f"/b/clips/{LOCK}"))
+        refused = pytest.raises(InputError, match=r"another kinolab is writing there \(process \d+ on ")
+        with refused, Mirror("memory://b/clips").writing():
+            pass
+    assert not store.exists(f"/b/clips/{LOCK}")
+    store.pipe_file(f"/b/clips/{LOCK}", json.dumps(note | {"start": "1"}).encode())  # of a process that is gone
+    with mirror.writing():
+        pass
+    store.pipe_file(f"/b/clips/{LOCK}", json.dumps(note | {"start": "1", "host": "elsewhere"}).encode())
+    with pytest.raises(InputError, match=r"delete \.kinolab\.lock\.json"), mirror.writing():
+        pass
+
+
+def test_a_mirror_goes_to_another_process_by_its_address(store: Any) -> None:
+    mirror = unpacked(packed(Mirror("memory://b/clips")))
+    assert mirror.url == "memory://b/clips" and mirror.need("a.mp4").read_bytes() == b"one"
+
+
+def test_a_library_that_is_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*args: Any, **values: Any) -> Any:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "filesystem", gone)
+    with pytest.raises(MissingExtraError, match=r"s3:// needs s3fs.*kinolab\[storage\]"):
+        Mirror("s3://bucket/x").fetch()

@@ -1,0 +1,102 @@
+"""How far the work on a folder is, from the folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kinolab.contracts.events import Several, Silent
+from kinolab.contracts.working import Working
+from kinolab.data import FolderConfig, FolderSource, encode_to_cache
+from kinolab.errors import InputError
+from kinolab.runtime.locks import held
+from kinolab.status import status
+from kinolab.training.log import RunLog
+from tests.cli.every import run
+from tests.data.clip_files import MeanAutoencoder, write_numbered
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
+    path = tmp_path_factory.mktemp("clips")
+    for mark in range(2):
+        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
+    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"}
+    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec)
+
+
+def test_of_a_cache_while_it_is_written_and_afterwards(tmp_path: Path, source: FolderSource) -> None:
+    out, seen = tmp_path / "c", []
+
+    class Looking(Silent):
+        def wrote(self, path: Path, what: str = "file") -> None:
+            seen.append(status(out))
+
+    with Working(out, "encoding", "windows", 2) as working:
+        encode_to_cache(source, MeanAutoencoder(), out, batch=2, shard_size=2, events=Several(working, Looking()))
+    assert [(s.state, s.done, s.total, s.running, s.failed) for s in seen] == [
+        ("running", 2, 6, 2, 0), ("running", 4, 6, 2, 0), ("running", 6, 6, 0, 0),
+    ]  # fmt: skip
+    assert seen[0].by is not None and seen[0].by.endswith("2 workers")
+    after = status(out)
+    assert (after.state, after.done, after.total, after.failed, after.by) == ("done", 6, 6, 0, None)
+    assert any("6 of 6 windows (100%) done, 0 failed" in line for line in after.lines)
+
+
+def test_of_a_cache_that_a_kill_cut_off(tmp_path: Path, source: FolderSource) -> None:
+    out = tmp_path / "c"
+
+    class KilledError(BaseException):
+        pass
+
+    class Third(Silent):
+        def wrote(self, path: Path, what: str = "file") -> None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        encode_to_cache(source, MeanAutoencoder(), out, batch=2, shard_size=2, events=Third())
+    found = status(out)
+    assert (found.state, found.done, found.total) == ("cut off", 2, None)
+    assert list(found.lines)[-1] == "  the same command goes on from here"
+
+
+def test_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "kind: autoencoder\nname: x\nautoencoder: {kind: odvae}\ndata: {kind: world}\ntraining: {steps: 100}\n"
+    )
+    log = RunLog(tmp_path, 0, tensorboard=False)
+    log.started -= 10
+    log.write(10, "train", {"loss": 1.0})
+    log.started -= 10
+    log.write(30, "train", {"loss": 0.5})
+    log.flush()
+    with held(tmp_path / ".lock"):
+        found = status(tmp_path)
+    assert (found.state, found.done, found.total, found.unit) == ("running", 30, 100, "steps")
+    assert found.rate == pytest.approx(2.0, rel=0.05) and found.left == pytest.approx(35.0, rel=0.05)
+    log.close()
+    assert status(tmp_path).state == "cut off"
+
+
+def test_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Working(tmp_path, "curating", "clips", 1, lambda: 1000.0) as working:
+        working.progress(0, 3)
+        working.progress(3, 3)
+        working.left_out(("a.mp4 (killed by SIGSEGV)",))
+    assert run("status", tmp_path) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}: curating, done", "  3 of 3 clips (100%) done, 1 failed",
+        "  failed: a.mp4 (killed by SIGSEGV)",
+    ]  # fmt: skip
+    assert run("status", tmp_path, "--json") == 0
+    [values] = json.loads(capsys.readouterr().out)
+    assert values["state"] == "done" and values["done"] == values["total"] == 3 and values["failed"] == 1
+
+
+def test_what_says_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        status(tmp_path / "gone")
+    with pytest.raises(InputError, match="nothing says how far"):
+        status(tmp_path)
