@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -48,5 +48,5 @@ def demo(
 
 def called() -> str:
     """How this command was called, to be called again: by its path where that is not on the PATH (`make demo`)."""
-    name = sys.argv[0]
-    return name if Path(name).name == "kinolab" and shutil.which("kinolab") is None else "kinolab"
+    path = Path(sys.argv[0])
+    return str(path) if path.name == "kinolab" and str(path.absolute().parent) not in os.get_exec_path() else "kinolab"

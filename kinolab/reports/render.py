@@ -8,7 +8,6 @@ names both by their hashes, so that nothing else in it can run, and lets it load
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 from kinolab.reports.blocks import Report
 from kinolab.reports.html import escape, write_html
 from kinolab.reports.plain import plain
+from kinolab.runtime.hashes import sha256
+from kinolab.runtime.reading import MIB, read_text
 
 BUILT = Path(__file__).parent / "page"
 """What `npm run build` in studio/ makes for reports."""
@@ -49,12 +50,12 @@ def render(report: Report) -> str:
 @cache
 def built(name: str) -> str:
     """A built file of the page."""
-    return (BUILT / name).read_text("utf-8").replace("\r\n", "\n")
+    return read_text(BUILT / name, MIB).replace("\r\n", "\n")
 
 
 def hash_of(text: str) -> str:
     """How a content policy names a script or style that stands in the page."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return "sha256-" + base64.b64encode(bytes.fromhex(sha256(text))).decode()
 
 
 def as_script(value: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kinolab import video
+from kinolab.cli.demo import called
 from kinolab.errors import InputError
 from kinolab.generation.generate import rerun
 from kinolab.generation.provenance import read_provenance
@@ -48,6 +49,19 @@ def test_the_demo_of_a_random_model(tiny_model: Path, tmp_path: Path) -> None:
     text = result.page.read_text()
     assert PROMPTS[0] in text and f"{rebuilt.report.psnr.value:.2f} dB" in text and "0 of 1" in text
     assert {p.name for p in out.iterdir()} == {"index.html", "demo.png", "videos", "view", "clips"}
+
+
+@pytest.mark.parametrize(
+    ("called_as", "again"),
+    [("ROOM/kinolab", "ROOM/kinolab"), (".venv/bin/kinolab", ".venv/bin/kinolab"), ("/on/path/kinolab", "kinolab"),
+     ("kinolab/__main__.py", "kinolab")],
+)  # fmt: skip
+def test_its_last_line_says_how_to_call_the_studio(
+    called_as: str, again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/on/path:/bin")
+    monkeypatch.setattr("sys.argv", [called_as.replace("ROOM", str(tmp_path)), "demo"])
+    assert called() == again.replace("ROOM", str(tmp_path))
 
 
 def test_a_model_without_prompts_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -91,11 +91,11 @@ def test_what_is_published_is_what_is_here_and_the_manifest_comes_last(
     order: list[str] = []
     put = mirror.put
 
-    def seen(name: str) -> None:
+    def noted(name: str) -> None:
         order.append(name)
         put(name)
 
-    monkeypatch.setattr(mirror, "put", seen)
+    monkeypatch.setattr(mirror, "put", noted)
     mirror.publish(("manifest",))
     assert order[-1] == "manifest" and set(order) >= {"z", "manifest"}
     assert {p for p in store.store if "/.hidden" not in p} == {
