@@ -15,10 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kinolab.studio import jobs
+from kinolab.studio.project import Project
 from tests.studio.browsing import Watched, chromium, served
 
 STEPS = {"autoencoder": 250, "video": 150}
 """Steps of the trainings here, where a minute or two is to be enough."""
+FINISHED = re.compile(r"^\s*finished")
 PATIENCE = 600_000
 """Milliseconds that a job may take."""
 
@@ -68,6 +71,7 @@ def clips(walk: Walk, files: list[Path]) -> None:
     walk.look("02-clips")
     cuts = next((path for path in files if "scene" in path.name), files[0])
     page.locator(f"[data-clip='{cuts.name}']").click()
+    expect(page.locator("[data-editor] video")).to_have_js_property("readyState", 4, timeout=PATIENCE)
     page.get_by_role("button", name="Find scenes").click()
     expect(page.get_by_text(re.compile(r"\d+ scenes|One scene"))).to_be_visible(timeout=PATIENCE)
     page.wait_for_timeout(2500)  # the pictures of the scenes
@@ -110,7 +114,7 @@ def begin(walk: Walk, recipe: str, name: str | None = None) -> None:
     walk.panel("Train")
     page.get_by_role("button", name="New training").click()
     page.get_by_label("Recipe", exact=True).select_option(recipe)
-    expect(page.get_by_label("training.steps")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(f"[data-recipe='{recipe}']")).to_be_visible(timeout=PATIENCE)
     if name is not None:
         page.get_by_label("Name of the run").fill(name)
 
@@ -131,7 +135,7 @@ def train(walk: Walk, project: Path) -> None:
         expect(page.locator(".plot").first).to_be_visible(timeout=PATIENCE)
         expect(page.locator(".samples video").first).to_be_visible(timeout=PATIENCE)
         walk.look("08-training")
-        expect(page.locator("main [data-state='']").get_by_text("finished")).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("main .badge", has_text=FINISHED)).to_be_visible(timeout=PATIENCE)
         walk.look("09-trained", whole=True)
     for name, depth in (("deep", 4), ("shallow", 1)):
         if (runs / name / "model").exists():
@@ -153,7 +157,7 @@ def train(walk: Walk, project: Path) -> None:
         walk.look(f"11-{name}")
         page.get_by_role("button", name="Train", exact=True).click()
         expect(page.locator(".plot").first).to_be_visible(timeout=PATIENCE)
-        expect(page.locator("main [data-state='']").get_by_text("finished")).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("main .badge", has_text=FINISHED)).to_be_visible(timeout=PATIENCE)
     walk.look("12-run", whole=True)
 
 
@@ -237,6 +241,7 @@ def main() -> None:
     files = [p for p in files if not words or any(word in p.name for word in words)]
     given.out.mkdir(parents=True, exist_ok=True)
     steps = {name: max(5, int(count / given.faster)) for name, count in STEPS.items()}
+    jobs.pause(Project.open(project), False)  # an earlier call left it paused
     with served(project) as studio, chromium() as browser:
         if given.looks:
             looks(browser, studio.url, pictures)

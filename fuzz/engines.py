@@ -24,6 +24,8 @@ from tempfile import TemporaryDirectory
 PATIENCE = 300.0
 """Seconds that a command may take."""
 LOOK = 0.01
+VICTIMS = ("worker", "worker", "worker", "worker", "driver")
+"""Who is killed, drawn; a command that was killed has to start again, which takes seconds."""
 RAY, FORKED = b"ray::_Hand", b"multiprocessing.forkserver"
 """What the workers of the engines are called; a forked one is called as the server that it is forked from."""
 
@@ -55,12 +57,12 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--engine", action="append", help="only this; may be named again")
     parser.add_argument("--command", action="append", help="only this; may be named again")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=32, help="clips, and prompts")
+    parser.add_argument("--clips", type=int, default=40, help="clips, and prompts")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     rng, wrong = Random(options.seed), 0
     print(f"{'command':10}{'engine':10}{'workers killed':>16}{'drivers killed':>16}{'given':>7}{'sets':>6}{'equal':>7}"
-          f"{'seconds':>9}")  # fmt: skip
+          f"{'seconds':>9}", flush=True)  # fmt: skip
     with TemporaryDirectory(prefix="engines-") as made:
         for command in commands(Path(made), options.clips):
             if options.command and command.name not in options.command:
@@ -87,17 +89,17 @@ def commands(room: Path, count: int) -> list[Command]:
         write_numbered(room / "clips" / f"{mark:03d}.mkv", 9, mark=7 * mark % 250)
     save_tiny_model(room / "model")
     (room / "prompts.txt").write_text("".join(f"ball number {k}\n" for k in range(count)), encoding="utf-8")
-    clips = ("encode", str(room / "clips"), "-a", str(room / "model"), "--frames", "5", "--size", "16", "--batch", "2")
+    clips = ("encode", str(room / "clips"), "-a", str(room / "model"), "--frames", "5", "--size", "16", "--batch", "1")
     prompts = ("generate", "--prompts", str(room / "prompts.txt"), "--model", str(room / "model"), "--steps", "8")
     return [
-        Command("encode", (*clips, "--shard-size", "2", "-s", "data.index=none", "--out"), lambda out: out, _shards),
+        Command("encode", (*clips, "--shard-size", "1", "-s", "data.index=none", "--out"), lambda out: out, _shards),
         Command(
             "curate",
             ("data", "curate", str(room / "clips"), "--set", "clips.min_seconds=0.1", "--out"),
             lambda out: out,
             _scored,
         ),
-        Command("generate", (*prompts, "--together", "2", "--out"), lambda out: out / "v.mkv", _videos),
+        Command("generate", (*prompts, "--together", "1", "--out"), lambda out: out / "v.mkv", _videos),
     ]
 
 
@@ -134,7 +136,7 @@ def kill(
             running = _begin(command, out, options)
             found.given += 1
             while found.kills.total() < kills and _until(running, command, out, rng.randint(1, 4)):
-                victim = rng.choice(("worker", "worker", "driver"))
+                victim = rng.choice(VICTIMS)
                 if _kill(running, victim, rng):
                     found.kills[victim] += 1
                 if victim == "driver":

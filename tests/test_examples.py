@@ -154,3 +154,24 @@ def test_the_gradio_page_makes_videos_by_the_library(tmp_path: Path, monkeypatch
     for what in example["GIVEN"]:
         with pytest.raises(Gradio.Error, match=r"nowhere\.mp4: no such file"):
             from_clip(str(tmp_path / "nowhere.mp4"), what, 0, print)
+
+
+def test_rows_of_frames_are_of_the_same_moments(tmp_path: Path) -> None:
+    from PIL import Image
+
+    script = runpy.run_path(str(ROOT / "examples" / "rows_picture.py"))
+    grey = np.arange(8, dtype=np.uint8)[:, None, None, None] * 30
+    frames = np.broadcast_to(grey, (8, 16, 16, 3)).copy()
+    video.write(tmp_path / "a.mkv", frames, fps=8, lossless=True)
+    name, found = script["shown"](f"a={tmp_path / 'a.mkv'}", 16, 7, 3)
+    assert name == "a" and [int(f.mean()) for f in found] == [0, 90, 180]
+    halved = script["shown"](f"a={tmp_path / 'a.mkv'}@4", 16, 4, 4)[1]
+    assert [int(f.mean()) for f in halved] == [0, 60, 120, 180], "every second frame of a clip that is re-timed"
+    row = f"a={tmp_path / 'a.mkv'}"
+    script["main"]([row, row, "--size", "16", "--shown", "4", "--margin", "20", "--out", str(tmp_path / "rows.webp")])
+    with Image.open(tmp_path / "rows.webp") as picture:
+        assert picture.format == "WEBP" and picture.size == (20 + 4 * 20, 2 * 20 + 4)
+    with pytest.raises(InputError, match="has 8 frames; expected 9"):
+        script["shown"](row, 16, 9, 3)
+    with pytest.raises(InputError, match="expected NAME=VIDEO"):
+        script["shown"]("a.mkv", 16, 4, 3)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kinolab.contracts.events import Outcome, Silent
 from kinolab.errors import InputError, Stopped
@@ -107,14 +107,18 @@ def read_working(folder: Path) -> Kept | None:
     """What is kept of the work on a folder; None where there is nothing, or nothing that can be read."""
     try:
         record = read_record(folder / FILE)
-        outcome = record.choice("outcome", ("done", "stopped", "failed"), None)
         return Kept(
-            record.text("what"), record.text("unit"),
-            *(record.integer(name, at_least=0) for name in ("first", "done", "total")),
-            *(record.number(name) for name in ("begun", "written")),
-            record.integer("workers", at_least=1), Known.read(record.record("process")),
-            outcome,  # type: ignore[arg-type]
-            tuple(record.texts("failed")),
-        )  # fmt: skip
+            what=record.text("what"),
+            unit=record.text("unit"),
+            first=record.integer("first", at_least=0),
+            done=record.integer("done", at_least=0),
+            total=record.integer("total", at_least=0),
+            begun=record.number("begun"),
+            written=record.number("written"),
+            workers=record.integer("workers", at_least=1),
+            process=Known.read(record.record("process")),
+            outcome=cast("Outcome | None", record.choice("outcome", ("done", "stopped", "failed"), None)),
+            failed=tuple(record.texts("failed")),
+        )
     except (InputError, OSError):
         return None

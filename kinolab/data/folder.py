@@ -31,7 +31,7 @@ from kinolab.data.tables import BadRows
 from kinolab.data.verdicts import Window, judge, with_facts
 from kinolab.data.windows import Reading, Resize, read_windows
 from kinolab.errors import InputError
-from kinolab.runtime.remote import Mirror, is_remote
+from kinolab.runtime.remote import local
 
 
 class FolderConfig(SourceConfig):
@@ -146,7 +146,7 @@ class FolderSource(ClipSource):
         self.buckets, self._notes = snapped(shapes, spec)
         self.frames, *size = self.buckets.largest
         self.size = (size[0], size[1])
-        root = Mirror(config.path).fetch(progress=events_of(events).progress) if is_remote(config.path) else config.path
+        root = local(config.path, events_of(events).progress)
         if not root.exists():
             raise InputError(f"{config.path}: no such folder of clips")
         self._base = root if root.is_dir() else root.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +57,10 @@ WHOLE = (".json", ".jsonl")
 """Tables whose rows hold several captions as a list."""
 
 
+ENDS = r"(\r\n|\n|\r)"
+"""What a line of a table ends with, kept where it is split."""
+
+
 def _writer(path: Path) -> Callable[[Path, str, Rows], str]:
     return {".jsonl": _json_lines, ".json": _json, ".txt": _lines}.get(path.suffix.lower(), _csv)
 
@@ -66,7 +69,8 @@ def _csv(path: Path, text: str, rows: Rows) -> str:
     delimiter, records = csv_table(path, text)
     header = [value.strip().lower() for value in records[0][1]]
     column = header.index(columns_of(path, header)["caption"])
-    lines = io.StringIO(text, newline="").readlines()
+    pieces = [*re.split(ENDS, text), ""]
+    lines = [line + end for line, end in zip(pieces[::2], pieces[1::2], strict=True) if line or end]
     ends = [line - 1 for line, _ in records[1:]] + [len(lines)]
     for (line, values), end in reversed(list(zip(records, ends, strict=True))):
         if (told := rows.get(f"line {line}")) is None:
@@ -87,14 +91,14 @@ def _quoted(value: str, delimiter: str) -> str:
 
 
 def _lines(path: Path, text: str, rows: Rows) -> str:
-    pieces = re.split(r"(\r\n|\n|\r)", text)
+    pieces = re.split(ENDS, text)
     for where, told in rows.items():
         pieces[2 * (int(where.removeprefix("line ")) - 1)] = told[0] if told else ""
     return "".join(pieces)
 
 
 def _json_lines(path: Path, text: str, rows: Rows) -> str:
-    pieces = re.split(r"(\r\n|\n|\r)", text)
+    pieces = re.split(ENDS, text)
     for where, told in rows.items():
         k = 2 * (int(where.removeprefix("line ")) - 1)
         value = _told(path, parse_json(pieces[k], where, LIMITS, constants=True), told)

@@ -30,7 +30,10 @@ def started(job: Job, number: int, threads: int) -> tuple[Worker | None, Kind, A
 def served(worker: Worker, call: str, given: Any) -> tuple[Kind, Any]:
     """What a worker answers to a task, or to a part that is to be probed."""
     try:
-        return "done", worker.run(given) if call == "run" else worker.probe(given)
+        if call == "run":
+            return "done", worker.run(given)
+        worker.probe(given)
+        return "done", None
     except (InputError, OSError) as error:
         return "mistake", error
     except Exception as error:

@@ -66,9 +66,13 @@ def address(path: Path | str) -> str:
     return f"{found[1]}://{str(path)[found.end() :].rstrip('/')}"
 
 
-def place(path: Path) -> Path:
-    """Where the mirror of an address lies; a path of this machine is itself."""
-    return Mirror(path).path if is_remote(path) else path
+def local(path: Path, progress: Callable[[int, int], object] = lambda done, total: None) -> Path:
+    """The mirror of an address, fetched; a path of this machine is itself.
+
+    Raises:
+        InputError: as `Mirror.fetch`.
+    """
+    return Mirror(path).fetch(progress=progress) if is_remote(path) else path
 
 
 class Mirror:

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from kinolab.config import Config, problems
 from kinolab.contracts.table import OneOf
 from kinolab.errors import InputError
+from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_text, through_json
 from kinolab.runtime.text import split_lines
-from kinolab.runtime.yaml_files import to_yaml
+from kinolab.runtime.yaml_files import read_yaml, to_yaml
 from kinolab.training.recipe import load_recipe, recipe_values, shipped_recipes
 
 PLAIN: dict[Any, str] = {bool: "flag", int: "int", float: "float", str: "text", Path: "path"}
@@ -26,8 +27,6 @@ def recipes(folder: str | None = None) -> list[dict[str, Any]]:
 
     A recipe that extends another has what it says itself alone looked at, so that the list comes at once.
     """
-    from kinolab.runtime.paths import visible
-
     own = {str(p.relative_to(folder)): p for p in visible(Path(folder), "*.yaml")} if folder is not None else {}
     found = []
     for name, path in {**own, **shipped_recipes()}.items():
@@ -92,7 +91,7 @@ def _is_model(path: str | Path) -> bool:
     try:
         find_autoencoder(path)
     except (InputError, OSError):
-        return Path(path).is_file() or any(Path(path).glob("*.safetensors"))
+        return Path(path).is_file() or bool(visible(Path(path), "*.safetensors"))
     return True
 
 
@@ -110,6 +109,10 @@ def _encoding(config: Any, recipe: str) -> dict[str, Any]:
         spec = spec_of(autoencoder_config(config.autoencoder))
     except (InputError, OSError):
         return values
+    before = Path(config.autoencoder) / "recipe.yaml"
+    trained = read_yaml(before) if before.is_file() else None  # the run that made it: latents at the rate of its clips
+    if isinstance(trained, dict) and isinstance(trained.get("data"), dict) and trained["data"].get("fps"):
+        values["fps"] = trained["data"]["fps"]
     frames, size = getattr(config.denoiser, "num_frames", None), getattr(config.denoiser, "input_size", None)
     if isinstance(frames, int):
         values["frames"] = spec.pixel_frames(frames)

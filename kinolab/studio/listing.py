@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import file_sha256, sha256
-from kinolab.runtime.paths import inside, is_passed_over
+from kinolab.runtime.paths import inside, visible
 from kinolab.studio.project import Project
 from kinolab.video.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, images_of, is_image, is_video, series
 
@@ -20,16 +19,17 @@ def names(project: Project) -> list[str]:
 
     A folder of numbered images of one series is one clip.
     """
-    found = []
-    for folder, folders, files in os.walk(project.clips):
-        here = Path(folder).relative_to(project.clips)
-        folders[:] = sorted(name for name in folders if not is_passed_over(name))
-        shown = [name for name in files if not is_passed_over(name)]
-        if folder != str(project.clips) and not folders and is_series(shown):
-            found.append(here.as_posix())
-            continue
-        found += [(here / name).as_posix() for name in shown if Path(name).suffix.lower() in CLIPS]
-    return sorted(name for name in found if _stays(project, name))
+    found = visible(project.clips, "**/*")
+    within: dict[Path, list[Path]] = {}
+    for path in found:
+        within.setdefault(path.parent, []).append(path)
+    frames = {
+        folder for folder, inner in within.items()
+        if folder != project.clips and not any(p.is_dir() for p in inner) and is_series([p.name for p in inner])
+    }  # fmt: skip
+    files = [path for path in found if path.parent not in frames and path.suffix.lower() in CLIPS and not path.is_dir()]
+    shown = (path.relative_to(project.clips).as_posix() for path in (*frames, *files))
+    return sorted(name for name in shown if _stays(project, name))
 
 
 def is_series(files: list[str]) -> bool:

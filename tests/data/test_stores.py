@@ -120,6 +120,8 @@ def test_an_encoding_that_was_cut_off_goes_on_from_another_machine(
 def test_the_commands_take_addresses(bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "check", "s3://test/clips", "--frames", 5, "--size", 16) == 0
     assert "2 of 2 clips give 6 windows" in capsys.readouterr().out
+    assert run("data", "curate", "s3://test/clips", "--out", tmp_path / "set", "-s", "clips.min_seconds=0.1") == 0
+    assert "2 videos (2 read now)" in capsys.readouterr().out
     save_tiny_model(tmp_path / "model", text=False)
     words = ("encode", "s3://test/clips", "-a", tmp_path / "model", "--frames", 5, "--size", 16)
     assert run(*words, "--out", "s3://test/out", "--shard-size", 2) == 0

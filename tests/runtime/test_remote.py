@@ -90,7 +90,12 @@ def test_what_is_published_is_what_is_here_and_the_manifest_comes_last(
     (mirror.path / "a.mp4").unlink()
     order: list[str] = []
     put = mirror.put
-    monkeypatch.setattr(mirror, "put", lambda name: (order.append(name), put(name)))
+
+    def noted(name: str) -> None:
+        order.append(name)
+        put(name)
+
+    monkeypatch.setattr(mirror, "put", noted)
     mirror.publish(("manifest",))
     assert order[-1] == "manifest" and set(order) >= {"z", "manifest"}
     assert {p for p in store.store if "/.hidden" not in p} == {

@@ -183,6 +183,6 @@ def test_what_a_recipe_needs_is_made_from_the_page(folder: Path) -> None:
         form.get_by_role("button", name="Make the latents").click()
         expect(page.locator("[data-needs]")).to_have_count(0, timeout=4 * WAIT)
         page.get_by_role("button", name="Train", exact=True).click()
-        expect(page.locator("main .badge", has_text="finished")).to_be_visible(timeout=4 * WAIT)
+        expect(page.locator("main .badge", has_text=re.compile(r"^\s*finished"))).to_be_visible(timeout=4 * WAIT)
         page.get_by_role("link", name="Sample from it").click()
         expect(page.get_by_label("Model", exact=True)).to_have_value("runs/mine")

@@ -58,7 +58,7 @@ class Item:
         """Tells whether it is what it was without reading it: by size and time of the file that holds it."""
         files = [self.path]
         if self.path.is_dir():
-            files = sorted(f for f in self.path.iterdir() if video.is_image(f.name))
+            files = [f for f in visible(self.path) if video.is_image(f.name)]
         stats = [(f.name, (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
         place = (self.member and self.member.offset, self.row and (self.row.group, self.row.row))
         return json_sha256([self.name, str(self.path), stats, place])[:32]

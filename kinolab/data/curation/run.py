@@ -32,6 +32,7 @@ from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real, visible
 from kinolab.runtime.reading import json_lines, read_text
 from kinolab.runtime.records import write_record
+from kinolab.runtime.remote import local
 from kinolab.runtime.summed import summed
 
 STORE, INDEX, TABLE, RECORD = ".scores", ".scores/files.jsonl", "table.jsonl", "curation.json"
@@ -70,7 +71,8 @@ def curate(
     """Score what is not scored yet, write the table, decide, and write the clips that are kept.
 
     Args:
-        source: a folder, a video, a list or a table of paths, .tar or .parquet files, or a folder of those.
+        source: a folder, a video, a list or a table of paths, .tar or .parquet files, or a folder of those; of a store
+            too, as s3://bucket/raw.
         out: the folder of the curation; made where it is missing.
         config: signals, cutting, thresholds and output.
         engine: whose workers score; none = this process. What is written is the same, byte for byte.
@@ -84,9 +86,11 @@ def curate(
     signals = chosen(config)
     if config.output.format == "parquet" and not dry:
         parquet.need_pyarrow()
+    told = events_of(events)
+    source = local(source, told.progress)
     if source.is_dir() and real(out).is_relative_to(real(source)):
         raise InputError(f"{out}: lies inside {source}; choose a folder beside it")
-    found, told = find_items(source), events_of(events)
+    found = find_items(source)
     _check_out(out)
     make_folder(out / STORE)
     with held(out / STORE / "lock", f"{out}: another kinolab data curate is at work there"):

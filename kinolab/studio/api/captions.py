@@ -10,6 +10,7 @@ from kinolab.runtime import files
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_text
+from kinolab.runtime.text import split_lines
 from kinolab.studio.api.asked import Asked, Studio
 from kinolab.studio.project import Project, changing
 
@@ -74,7 +75,7 @@ def write(studio: Studio, texts: Mapping[str, str]) -> None:
     told = Told(studio)
     if told.problem:
         raise InputError(told.problem)
-    rows = {name: text.splitlines() for name, text in texts.items() if name in told.tables}
+    rows = {name: split_lines(text) for name, text in texts.items() if name in told.tables}
     if rows:
         studio.looking.ask("retell", {"path": str(studio.project.clips), "captions": rows})
         studio.told = "", {}

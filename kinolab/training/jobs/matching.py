@@ -73,7 +73,7 @@ class MatchingJob(FewStepJob):
         if not self.tells:
             return batch
         share = torch.full((len(batch.latents),), walked / self.recipe.steps, device=batch.latents.device)
-        return replace(batch, conditions=batch.conditions.told(Conditions(**{WALKED: Value("vector", share)})))
+        return replace(batch, conditions=batch.conditions.told(Conditions.of({WALKED: Value("vector", share)})))
 
     def generated(self, student: Any, batch: Batch, walked: int, purpose: str, *, learns: bool) -> Tensor:
         """The student's clean samples after so many steps and one more, of which gradients know the last alone."""

@@ -1,5 +1,6 @@
 // Pictures of a clip at given times, taken one after the other from a player of their own that nobody sees.
 const PATIENCE = 5000; // milliseconds for one of them
+const FIRST = 600_000; // and for the first, before which a copy may have to be made
 
 export class Frames {
   private video = document.createElement("video");
@@ -10,7 +11,7 @@ export class Frames {
     this.video.muted = true;
     this.video.preload = "auto";
     this.video.src = url;
-    this.last = this.heard("loadeddata");
+    this.last = this.heard("loadeddata", FIRST);
   }
 
   /** Draw the frame at a time into a box of a canvas, cut to its shape. */
@@ -35,9 +36,9 @@ export class Frames {
     this.video.load();
   }
 
-  private heard(event: string): Promise<void> {
+  private heard(event: string, patience = PATIENCE): Promise<void> {
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, PATIENCE);
+      const timer = setTimeout(resolve, patience);
       this.video.addEventListener(event, () => { clearTimeout(timer); resolve(); }, { once: true });
     });
   }

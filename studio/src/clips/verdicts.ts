@@ -7,11 +7,15 @@ export interface Badge {
   reason: string;
 }
 
+/** What is said of most clips, and is nothing to see to. */
+const USUAL = /fills? no window|^re-timed from .* of .* frames used|^crop loses (\d|[12]\d)%/;
+
 export function badge(verdict: Verdict | undefined, use: boolean): Badge {
   if (!use) return { kind: "", word: "left out", reason: "left out by you" };
   if (!verdict) return { kind: "", word: "unchecked", reason: "not checked yet" };
   const reason = [...verdict.dropped, ...verdict.notes].join("; ");
   if (!verdict.kept) return { kind: "no", word: "not used", reason: reason || "no window fits" };
+  const serious = [...verdict.dropped, ...verdict.notes].some((text) => !USUAL.test(text));
   const word = verdict.kept === 1 ? "1 window" : `${verdict.kept} windows`;
-  return { kind: verdict.dropped.length || verdict.notes.length ? "warn" : "yes", word, reason: reason || "all of it is used" };
+  return { kind: serious ? "warn" : "yes", word, reason: reason || "all of it is used" };
 }

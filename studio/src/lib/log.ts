@@ -9,7 +9,7 @@ export interface Line {
 
 const META = new Set(["step", "kind", "seconds", "kinolab.crc32"]);
 /** Numbers of a step that are no losses; they are shown apart. */
-const SIDE = /grad_norm|seconds|^lr$|learning_rate|per_second/;
+const SIDE = /grad_norm|seconds|^t$|^lr$|learning_rate|per_second/;
 
 export function curves(rows: Row[], kind: string, side = false): Line[] {
   const found = new Map<string, Line>();
