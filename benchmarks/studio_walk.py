@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="Words, with commas: of the clips those whose names hold one.")
     parser.add_argument("--looks", action="store_true", help="Only take every panel, of what is there.")
+    parser.add_argument("--stages", default="clips,train,sample,compare", help="Only these, with commas.")
     parser.add_argument("--faster", type=float, default=1.0, help="Divide the steps of the trainings by this.")
     given = parser.parse_args()
     project, pictures = given.out / "project", given.out / "pictures"
@@ -249,11 +250,15 @@ def main() -> None:
         watched = Watched(browser)
         watched.page.goto(studio.url)
         walk = Walk(watched.page, pictures, steps)
-        if not (project / "cut").exists():
+        stages = given.stages.split(",")
+        if "clips" in stages and not (project / "cut").exists():
             clips(walk, files)
-        train(walk, project)
-        sample(walk, project)
-        compare(walk)
+        if "train" in stages:
+            train(walk, project)
+        if "sample" in stages:
+            sample(walk, project)
+        if "compare" in stages:
+            compare(walk)
         watched.clean(studio.port)
 
 
