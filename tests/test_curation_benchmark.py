@@ -16,7 +16,7 @@ PASSING: dict[str, float | None] = {
 
 
 def clip(wrong: str, **scores: float) -> Clip:
-    return Clip(spoilt.Spoilt(np.zeros((1, 1, 1, 3), np.uint8), wrong), {}, PASSING | scores, 3.0)
+    return Clip(spoilt.Spoilt(np.zeros((1, 1, 1, 3), np.uint8), wrong), {}, {**PASSING, **scores}, 3.0)
 
 
 def test_precision_recall_and_order_of_a_threshold() -> None:

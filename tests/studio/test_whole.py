@@ -17,7 +17,7 @@ from tests.studio.browsing import WAIT
 from tests.studio.test_panels import clip, opened
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe
 
-pytestmark = pytest.mark.wide("chromium")
+pytestmark = [pytest.mark.wide("chromium"), pytest.mark.timeout(600)]  # three trainings and two videos
 DATA = {"kind": "folder", "path": "clips", "frames": 5, "size": 32, "heldout_fraction": 0.25}
 
 

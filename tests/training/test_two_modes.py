@@ -19,8 +19,13 @@ PATHS = {
 }
 LONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "consistency": (ConsistencyJob, {"steps": 3000, "learning_rate": 4e-3, "ema": 0.95}, {"solver_steps": 24}),
-    # Of low noise the weights of the modes can't be told: compared where they overlap, they are found sooner.
-    "matching": (MatchingJob, {"steps": 4000, "learning_rate": 2e-3, "ema": 0.99}, {"noise": [0.3, 0.98]}),
+    # Its gradient is the slower one: the student needs thousands of updates, each after two of a critic, which has no
+    # momentum, as old samples of the student say nothing.
+    "matching": (
+        MatchingJob,
+        {"steps": 8000, "learning_rate": 6e-3, "ema": 0.99, "betas": [0.0, 0.99]},
+        {"critic_updates": 2},
+    ),
 }
 
 
