@@ -95,7 +95,7 @@ def main(arguments: Sequence[str], say: Say = print) -> None:
 def _measured(name: str, told: argparse.Namespace, say: Say) -> dict[str, Any]:
     """What later stages make of given clips (`given`), or what a model makes of captions; kept clip by clip."""
     if name == "given":
-        return _kept(told.out / f"given-{told.clips}.json", lambda: _given(_packed(told.out), told.clips, say))
+        return _given(_packed(told.out), told, say)
     folder = told.out / FULL if name == FULL else _packed(told.out)
     return {"energy": _energy(name, folder, told, say), "world": _world(name, folder, told, say)}
 
@@ -167,13 +167,14 @@ def _real(count: int, config: WorldConfig) -> list[WorldClip]:
     return [make_clip(config, HELDOUT_SEEDS + 5_000_000 + k) for k in range(count)]
 
 
-def _given(packed: Path, count: int, say: Say) -> dict[str, Any]:
+def _given(packed: Path, told: argparse.Namespace, say: Say) -> dict[str, Any]:
     """PSNR of what each later stage makes of given clips, and of what needs no model: (model, without) in dB."""
-    model, found = VideoModel.load(packed, device="cpu"), {}
-    for stage in model.stages:
+    model = VideoModel.load(packed, device="cpu")
+
+    def measure(stage: Any) -> dict[str, Any]:
         config, refined = stage.config, refines(stage.config)
         world, rows = WorldConfig(size=config.size[0], frames=config.frames, fps=config.fps), []
-        for k, real in enumerate(_real(count, world)):
+        for k, real in enumerate(_real(told.clips, world)):
             clip = video.to_tensor(real.frames)
             low = low_clip(clip, refined)
             prompt = real.caption if stage.spec.text_dim else None
@@ -183,10 +184,11 @@ def _given(packed: Path, count: int, say: Say) -> dict[str, Any]:
             plain = enlarge(held[None], config.size)[0]
             rows.append((_psnr(made, clip), _psnr(plain, clip), _gradient(made) / _gradient(clip)))
             say(f"{config.name} {k}: {rows[-1][0]:.1f} dB, without a model {rows[-1][1]:.1f} dB")
-        columns = list(zip(*rows, strict=True))
         names = ("psnr", "plain", "gradient")
-        found[config.name] = {name: statistics.fmean(column) for name, column in zip(names, columns, strict=True)}
-    return found
+        return {name: statistics.fmean(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+    places = {stage.config.name: told.out / f"given-{stage.config.name}-{told.clips}.json" for stage in model.stages}
+    return {stage.config.name: _kept(places[stage.config.name], partial(measure, stage)) for stage in model.stages}
 
 
 def _psnr(made: Tensor, clip: Tensor) -> float:

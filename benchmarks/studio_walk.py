@@ -228,7 +228,7 @@ def looks(browser: Any, url: str, pictures: Path) -> None:
 
 def main() -> None:
     """Walk."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="Folder of clips.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="Words, with commas: of the clips those whose names hold one.")

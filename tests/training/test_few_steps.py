@@ -364,7 +364,8 @@ def test_a_student_may_begin_as_another(mmdit: Path, tmp_path: Path) -> None:
     other.save(tmp_path / "student")
     job = job_of("matching", mmdit, initial={"path": str(tmp_path / "student")})
     assert_same(job.network.state_dict(), other.denoiser.state_dict())
-    assert_same(job.critic.denoiser.state_dict(), VideoModel.load(mmdit, device="cpu").denoiser.state_dict())
+    critic = {n: v for n, v in job.critic.denoiser.state_dict().items() if "steps_walked" not in n}
+    assert_same(critic, VideoModel.load(mmdit, device="cpu").denoiser.state_dict())
 
 
 def test_bad_input_says_what_to_do(mmdit: Path, tmp_path: Path) -> None:
