@@ -83,7 +83,7 @@ def test_key_frames_first_then_what_lies_between_them(clip: Path) -> None:
 def test_a_model_that_begins_with_one_frame_makes_any_length_of_such_windows(
     clip: Path, task: str, total: int, starts: list[int]
 ) -> None:
-    given = {"images": [str(clip)]} if task == "animate" else {"video": str(clip)}
+    given: dict[str, Any] = {"images": [str(clip)]} if task == "animate" else {"video": str(clip)}
     config = load_config(GivenConfig, {"task": task, "overlap": 1, **given})
     prepared = prepare(config, Shape(9, (16, 16), 8.0, 1, from_one=True), total)
     windows = filled(prepared)
