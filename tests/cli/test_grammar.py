@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,10 +115,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = np.random.default_rng(0).integers(0, 255, (9, 40, 48, 3), dtype=np.uint8)
     for k in range(3):
         video.write(root / "clips" / f"{k}.mkv", frames + np.uint8(k), fps=8, lossless=True)
+    video.write(root / "talk" / "0.mkv", frames, fps=8, lossless=True)
     video.write(root / "stills", frames[:1], fps=8)
     next((root / "stills").iterdir()).rename(root / "stills" / "0.png")
     save_tiny_model(root / "model", text=False)
     save_tiny_model(root / "told")
+    encoding = ["encode", root / "clips", "-a", root / "model", "--size", 32, "--frames", 5, "--out", root / "latents"]
+    assert run(*encoding) == 0
     tiny_convolutions(low={"factor": 2}).save(root / "sr")
     tuned = tiny_model(text=False)
     with torch.no_grad():
@@ -162,6 +166,9 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
     "demo": ("demo --model told --steps 1 --out x", ["page", "sheet", "videos", "as_asked", "seconds"]),
     "data maps": ("data maps clips/0.mkv --kind edges --out x.mkv", ["out", "kind", "frames", "size", "fps"]),
     "data cut": ("data cut clips edits.yaml --out x", ["folder", "written", "present", "left_out", "failed"]),
+    "data curate": ("data curate clips --out x --dry-run", ["folder", "table", "clips", "kept"]),
+    "data caption": ("data caption PLACE/talk --command 'echo {clip}'", ["folder"]),
+    "status": ("status PLACE/latents", ["state", "done"]),
     "data shrink": ("data shrink clips --out x --size 32", ["folder", "written", "present", "failed"]),
     "encode": ("encode clips -a model --size 32 --frames 5 --out x", ["folder", "encoded", "items", "captions"]),
     "probe": ("probe clips/0.mkv", ["path", "width", "height", "frames", "fps"]),
@@ -172,7 +179,8 @@ RESULTS: dict[str, tuple[str, list[str]]] = {
         ["folder", "step", "steps", "model"],
     ),
     "distill": (
-        "distill model --data clips --steps 1 -s rounds=[1] -s training.steps=2 -s training.batch_size=2 --out x",
+        "distill model --data clips --method progressive --steps 1 -s rounds=[1] -s training.steps=2 "
+        "-s training.batch_size=2 --out x",
         ["folder", "step", "steps", "model"],
     ),
     "recipes": ("recipes", ["recipes"]),
@@ -244,7 +252,7 @@ def test_every_result_is_json_with_its_keys(
     line, keys = RESULTS[name]
     long = name not in AT_ONCE
     capsys.readouterr()
-    words = line.replace("PLACE", str(place)).split()
+    words = shlex.split(line.replace("PLACE", str(place)))
     status = run(*words, "--json", *(["--events", "events.jsonl"] if long else []))
     printed = capsys.readouterr()
     assert status == 0, printed.err
