@@ -14,6 +14,7 @@ from kinolab.errors import InputError
 from kinolab.models import ModelConfig, find_model, read_model_config
 from kinolab.training.critic import GanConfig
 from kinolab.training.distilled import DistilRecipe
+from kinolab.training.recipe import BaseRecipe, DenoiserRecipe
 from kinolab.training.settings import TrainingConfig
 
 STEPS = 4
@@ -159,6 +160,14 @@ class MatchingRecipe(FewStepRecipe):
                 "would not know: set denoiser.gradient_checkpointing=false, or leave gan out"
             )
         return self
+
+    def resumed(self, former: BaseRecipe) -> DenoiserRecipe:
+        """As of every denoiser; the critic of a run that recorded no `critic_told` was told nothing."""
+        made = super().resumed(former)
+        unsaid = isinstance(former, MatchingRecipe) and "critic_told" not in former.model_fields_set
+        if unsaid and "critic_told" not in self.model_fields_set:
+            return made.model_copy(update={"critic_told": False})
+        return made
 
     @classmethod
     def made_for(cls, values: Mapping[str, Any]) -> tuple[int, ...]:

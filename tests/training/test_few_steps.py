@@ -261,6 +261,17 @@ def test_a_critic_that_is_told_nothing_is_the_teacher_of_the_paper(mmdit: Path) 
         assert job.told_walk(batch, 0) is batch
 
 
+def test_a_run_that_recorded_nothing_of_it_goes_on_with_a_critic_that_is_told_nothing(mmdit: Path) -> None:
+    now = recipe_of("matching", mmdit, steps=4)
+    recorded = now.model_dump(mode="json")
+    since = load_recipe(recorded)
+    then = load_recipe({name: value for name, value in recorded.items() if name != "critic_told"})
+    assert then.resumed(then).critic_told is now.resumed(then).critic_told is False  # type: ignore[attr-defined]
+    assert now.resumed(since).critic_told is then.resumed(since).critic_told is True  # type: ignore[attr-defined]
+    asked = recipe_of("matching", mmdit, steps=4, critic_told=True)
+    assert asked.resumed(then).critic_told is True
+
+
 def test_the_critic_has_its_own_pace(mmdit: Path, tmp_path: Path) -> None:
     job = job_of("matching", mmdit, {"steps": 7}, critic_updates=3)
     stepped = [[name for name, part in job.parts.items() if part.steps_at(step)] for step in range(4)]
