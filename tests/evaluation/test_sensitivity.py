@@ -156,7 +156,7 @@ def test_a_stronger_distortion_is_more_of_the_weaker_one() -> None:
     assert distorted(video, PLAIN, 0, 0) is video
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_the_page_says_what_was_measured_and_needs_no_colour(report: SensitivityReport) -> None:
     page = report.markdown("kinolab evaluate sensitivity world --count 16")
     prose = " ".join(page.split())
@@ -171,7 +171,7 @@ def test_the_page_says_what_was_measured_and_needs_no_colour(report: Sensitivity
     assert widths == {3 + len(DISTORTIONS)}
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_the_record_and_the_table_hold_every_answer(report: SensitivityReport) -> None:
     record = json.loads(report.to_json())
     assert len(record["responses"]) == len(report.metrics) * len(DISTORTIONS)

@@ -103,6 +103,7 @@ def test_a_server_that_is_interrupted_ends_at_once_and_says_nothing_though_a_pag
         studio.close()
 
 
+@pytest.mark.wide
 def test_stopped_twice_it_is_gone_at_once(project: Project) -> None:
     job = training(project)
     child = Child(do, str(project.folder), job.id)
@@ -117,6 +118,7 @@ def test_stopped_twice_it_is_gone_at_once(project: Project) -> None:
     child.wait()
 
 
+@pytest.mark.wide
 def test_killed_it_has_failed_and_nothing_says_that_it_runs(project: Project) -> None:
     job = training(project)
     child = Child(do, str(project.folder), job.id)

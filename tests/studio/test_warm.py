@@ -14,7 +14,7 @@ from kinolab.studio import jobs, work
 from kinolab.studio.project import Project
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_what_it_makes_is_what_the_command_makes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_disk_that_is_full_is_said_when_it_is_settled_and_leaves_what_was_ther
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.wide
 def test_a_run_whose_checkpoints_are_written_beside_it_is_the_run_that_waits(tmp_path: Path) -> None:
     made = {}
     for how in ("wait", "beside"):

@@ -77,6 +77,7 @@ def decoder(folder: Path, start: str, **changes: Any) -> dict[str, Any]:
     return recipe | changes
 
 
+@pytest.mark.wide
 def test_the_layers_of_images_stay_and_a_prompt_is_the_priors_picture(place: Path) -> None:
     image, video = (load_file(place / n / "model" / "denoiser.safetensors") for n in ("image", "video"))
     model = VideoModel.load(place / "video", precision="float32")
@@ -99,6 +100,7 @@ def test_the_layers_of_images_stay_and_a_prompt_is_the_priors_picture(place: Pat
     assert differs(clips[0], clips[2]).any()
 
 
+@pytest.mark.wide
 def test_training_is_told_no_words_and_its_own_picture(place: Path) -> None:
     video = decoder(place, "image", trained="temporal", unlabelled=True,
                     denoiser=UNET | {"kind": "makeavideo", "num_frames": 5})  # fmt: skip
@@ -113,6 +115,7 @@ def test_training_is_told_no_words_and_its_own_picture(place: Path) -> None:
     assert batch.conditions.fps is not None and batch.conditions.fps.tolist() == [examples[0].fps] * 2
 
 
+@pytest.mark.wide
 def test_windows_are_of_every_nth_frame_and_told_their_rate(place: Path) -> None:
     values = decoder(place, "image", denoiser=UNET | {"kind": "makeavideo", "num_frames": 3}, unlabelled=True)
     job: Any = make_job(load_recipe(values | {"window_frames": 3, "frame_skips": [1, 2]}))
@@ -137,6 +140,7 @@ def test_windows_are_of_every_nth_frame_and_told_their_rate(place: Path) -> None
         load_recipe(values | {"frame_skips": [1, 2]})
 
 
+@pytest.mark.wide
 def test_the_run_goes_on_where_it_stopped(place: Path, tmp_path: Path) -> None:
     path = place / "prior.yaml"
     train(path, tmp_path / "run", until=1)
@@ -183,6 +187,7 @@ def test_a_stage_of_single_frames_begins_with_one_noise_for_all(place: Path) -> 
     assert not differs(latents, latents[:, :, :1].expand_as(latents)).any()  # equal frames are refined alike
 
 
+@pytest.mark.wide
 def test_clips_without_captions_can_not_teach_a_prior(place: Path, tmp_path: Path) -> None:
     from kinolab import video
 

@@ -56,6 +56,7 @@ def found(two: Path, rank: int) -> dict[str, Any]:
     return dict(json.loads((two / f"{rank}.json").read_text()))
 
 
+@pytest.mark.wide
 def test_numbers_are_averaged_and_flags_told(two: Path) -> None:
     for rank in range(2):
         assert found(two, rank)["mean"] == {"a": 0.5, "b": 0.5e-9}
@@ -63,6 +64,7 @@ def test_numbers_are_averaged_and_flags_told(two: Path) -> None:
     assert mean_over_ranks({"a": 3.0}, Ranks()) == {"a": 3.0} and not any_rank(False, Ranks())
 
 
+@pytest.mark.wide
 def test_one_process_alone_gathers_what_is_sharded(two: Path) -> None:
     first, second = (found(two, rank)["sharded"] for rank in range(2))
     assert first["names"] == sorted(network().state_dict()) and first["same"] and first["plain"]
@@ -72,6 +74,7 @@ def test_one_process_alone_gathers_what_is_sharded(two: Path) -> None:
     assert list(full_state(module, Ranks())) == list(module.state_dict())
 
 
+@pytest.mark.wide
 def test_muon_on_sharded_matrices_steps_as_on_whole_ones(two: Path) -> None:
     """The mean over both halves of a batch is the whole batch's, so one process on all of it does the same."""
     module, before = network(), network().state_dict()
@@ -86,6 +89,7 @@ def test_muon_on_sharded_matrices_steps_as_on_whole_ones(two: Path) -> None:
         assert_close(ours, theirs, 1e-4)
 
 
+@pytest.mark.wide
 def test_a_stop_asked_of_one_process_stops_all_at_one_step(two: Path) -> None:
     """Else the others would wait for it in the next step for ever."""
     assert [found(two, rank)["stopped"]["step"] for rank in range(2)] == [2, 2]

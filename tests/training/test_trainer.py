@@ -73,6 +73,7 @@ def test_a_run_stopped_and_resumed_gives_the_same_weights(
     assert largest_difference(tmp_path / "whole", tmp_path / "split") == 0.0
 
 
+@pytest.mark.wide
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     """SIGKILL at an arbitrary moment: the checkpoint under a final name is whole, and the end is the same."""
     path = write(tmp_path, autoencoder_recipe(steps=20, save_every=1))
@@ -105,6 +106,7 @@ def test_accumulation_changes_nothing(tmp_path: Path, tiny_autoencoder: Path, ki
     assert largest_difference(tmp_path / "a", tmp_path / "b") < 2e-3
 
 
+@pytest.mark.wide
 def test_two_processes_equal_one(tmp_path: Path, tiny_autoencoder: Path) -> None:
     """Adam amplifies rounding: 3 steps at float32 agree to a thousandth of the weights' spread. Sharded ones are
     compared in test_torchrun."""
@@ -115,6 +117,7 @@ def test_two_processes_equal_one(tmp_path: Path, tiny_autoencoder: Path) -> None
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
+@pytest.mark.wide
 def test_a_checkpoint_of_two_processes_resumes_in_one(tmp_path: Path, tiny_autoencoder: Path) -> None:
     path = write(tmp_path, denoiser_recipe(tiny_autoencoder, steps=3, parallel="fsdp"))
     train(path, tmp_path / "one")

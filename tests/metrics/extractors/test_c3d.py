@@ -72,7 +72,7 @@ def by_hand(video: Tensor, mean: tuple[float, float, float]) -> dict[str, Tensor
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_activations_and_probabilities_against_a_forward_pass_written_here(path: Path) -> None:
     mean = (80.0, 97.0, 120.0)
     extractor = C3dExtractor.load(path, mean=mean)

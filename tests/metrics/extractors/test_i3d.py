@@ -115,7 +115,7 @@ def by_hand(state: dict[str, Tensor], video: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.einsum("kc,bct->bkt", head, x) + state["logits.conv3d.bias"][:, None]
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_the_shortest_clip_against_a_forward_pass_written_here(
     extractor: I3dExtractor, weights: tuple[Path, dict[str, Tensor], torch.Generator]
 ) -> None:

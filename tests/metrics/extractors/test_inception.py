@@ -115,7 +115,7 @@ def by_hand(state: dict[str, Tensor], x: Tensor, fid: bool) -> Tensor:
     return x.mean((2, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("layout", ["fid", "torchvision"])
 def test_features_and_probabilities_against_a_forward_pass_written_here(
     tmp_path: Path, layout: InceptionLayout
