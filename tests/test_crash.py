@@ -37,6 +37,7 @@ def test_the_list_of_commands_is_whole(made: dict[str, Command]) -> None:
 
 
 @pytest.mark.parametrize("name", [n if n not in LONG else pytest.param(n, marks=pytest.mark.wide) for n in MOMENTS])
+@pytest.mark.wide
 def test_some_moments(name: str, made: dict[str, Command], tmp_path: Path) -> None:
     command = made[name]
     count = len(count_calls(command.before, command.act, tmp_path / "count"))

@@ -19,7 +19,7 @@ def check(kind: str, folder: Path, count: int) -> None:
             assert not unread(file, count), file.path.name
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_noticed(kind: str, tmp_path: Path) -> None:
     check(kind, tmp_path, 20)

@@ -26,6 +26,7 @@ COUNTS = {"media": 12, "plans": 12, "runs": 25, "reports": 25, "caches": 25}
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.wide
 def test_nothing_but_errors_of_one_line_comes_of_broken_files(kind: str, tmp_path: Path) -> None:
     count = COUNTS.get(kind, 60)
     figures = fuzz(of_kind(kind), tmp_path, seed=1, count=count)

@@ -59,6 +59,7 @@ def asked(place: Path, model: str, *overrides: str, **values: Any) -> GenerateCo
 
 @pytest.mark.parametrize("reach", [None, "first_previous", "all"])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.wide
 def test_an_image_model_leads_a_clip_back_to_itself(models: dict[str, VideoModel], kind: str, reach: Any) -> None:
     """Two classes at a time, inverted by the frames that are read on the way back too."""
     model, clip = models[kind], torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -110,6 +111,7 @@ def test_a_changed_clip_is_noticed(place: Path, tmp_path: Path) -> None:
         rerun(path, tmp_path / "again.mkv")
 
 
+@pytest.mark.wide
 def test_less_strength_keeps_more_of_the_clip(place: Path, tmp_path: Path) -> None:
     original = video.read(place / "clip.mkv", size=(16, 16)).frames.astype(float)
     for way in ("invert", "noise"):

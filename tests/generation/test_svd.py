@@ -101,6 +101,7 @@ def test_animate_as_a_person_types_it(folder: Path, tmp_path: Path) -> None:
     assert_same(video.read(again).frames, made)
 
 
+@pytest.mark.wide
 def test_numbers_and_a_longer_video(folder: Path, tmp_path: Path) -> None:
     path, base = picture(tmp_path / "photo.png"), ("--model", folder, "--steps", 2, "--size", "24x32")
     made = []

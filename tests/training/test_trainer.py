@@ -62,6 +62,7 @@ def recipe_of(kind: str, autoencoder: Path, **training: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["odvae", "denoiser", "images"])
 @pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.wide
 def test_a_run_stopped_and_resumed_gives_the_same_weights(
     tmp_path: Path, tiny_autoencoder: Path, kind: str, stop: int
 ) -> None:
