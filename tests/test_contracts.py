@@ -167,6 +167,7 @@ def test_autoencoders_stream_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.slow
 def test_denoisers_keep_the_shape_and_refuse_what_they_cannot_take(name: str) -> None:
     model = denoisers.build(DENOISERS[name]).eval()  # type: ignore[arg-type]
     with torch.no_grad():

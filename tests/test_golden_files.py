@@ -18,6 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("golden", found, ids=[path.stem for path in found])
 
 
+@pytest.mark.slow
 def test_the_public_class_gave_these_outputs(golden: Path) -> None:
     kind = golden_kinds.header(golden)["kind"]
     if kind not in golden_kinds.kinds() and golden.parent != GOLDEN:

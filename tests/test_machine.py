@@ -44,6 +44,7 @@ def _says_what_it_sees() -> None:
     print(*seen, os.environ["MARK"], os.environ.get("OTHER"))
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_all_of_it_and_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for mark, other in (("here", "there"), ("now", None)):

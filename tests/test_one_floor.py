@@ -137,6 +137,7 @@ def found_in(path: Path) -> dict[str, list[int]]:
     return found
 
 
+@pytest.mark.slow
 def test_files_are_touched_in_one_room_alone() -> None:
     found = {
         str(p.relative_to(PACKAGE)): found_in(p) for p in sorted(PACKAGE.rglob("*.py")) if RUNTIME not in p.parents

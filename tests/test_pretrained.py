@@ -53,6 +53,7 @@ def psnr_of(model: VideoModel, clips: torch.Tensor, latents: torch.Tensor) -> fl
     return psnr.compute().value
 
 
+@pytest.mark.slow
 def test_the_autoencoder_reconstructs_heldout_clips_from_normalised_latents(model: VideoModel) -> None:
     """docs/status.md states the mean over 256 clips; 3 of them scatter by about a decibel."""
     clips = heldout(3)

@@ -158,6 +158,7 @@ def test_a_folder_of_diffusers_gives_what_its_class_gives(case: str, tmp_path: P
 
 @pytest.mark.parametrize("case", ["sd3", "ltx"])
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_spread_is_scaled_with_the_mean(case: str, tmp_path: Path) -> None:
     network, ours = saved(case, tmp_path), load_autoencoder(tmp_path)
     clip = torch.rand(1, 3, 1, 64, 64) * 2 - 1

@@ -61,6 +61,7 @@ def test_golden_numbers_of_the_public_class(name: str, changes: dict[str, Any]) 
 @pytest.mark.parametrize("variant", get_args(Variant))
 @pytest.mark.parametrize("ratio", [4, 8])
 @pytest.mark.parametrize("resampling", ["merged", "separate", "residual"])
+@pytest.mark.slow
 def test_shapes_follow_the_spec_for_clips_and_images(variant: Variant, ratio: int, resampling: str) -> None:
     model = build(
         load_config(OdVaeConfig, {**TINY, "variant": variant, "temporal_ratio": ratio, "resampling": resampling})

@@ -59,6 +59,7 @@ def test_the_first_codes_decoder_gives_its_outputs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @torch.no_grad()
+@pytest.mark.slow
 def test_diffusers_class_both_ways(tmp_path: Path, layers: int) -> None:
     diffusers = pytest.importorskip("diffusers")
     cls = diffusers.AutoencoderKLTemporalDecoder

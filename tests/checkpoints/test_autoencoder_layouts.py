@@ -195,6 +195,7 @@ PUBLISHED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", PUBLISHED, ids=lambda fields: "-".join(map(str, fields.values())))
+@pytest.mark.slow
 def test_the_variants_of_od_vae_are_told_by_their_shapes(tmp_path: Path, fields: dict[str, Any]) -> None:
     base = {"hidden_size": 32, "hidden_size_mult": (1, 1, 1, 1), "num_res_blocks": 1, "norm": "clip"}
     config = OdVaeConfig.model_validate({**base, "upsampling": "trilinear", "mid_attention": "scrambled", **fields})

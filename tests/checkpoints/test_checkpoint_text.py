@@ -97,6 +97,7 @@ def test_openclip_of_2x_gives_its_last_layer_but_one_and_fills_up_with_zeros(tok
     assert_close(states(folder, "a cat"), reference(zeros), NETWORK)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_model_that_reads_prompts(
     checkpoint: Path, clip: Any, tokenizer: Path, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_vdt_whose_only_class_needs_no_label() -> None:
 
 @pytest.mark.parametrize(("name", "variant"), [("odvae_v11", "all3d"), ("odvae_v12", "encoder_outer2d")])
 @torch.no_grad()
+@pytest.mark.slow
 def test_causal_vae(name: str, variant: str) -> None:
     stored = load_file(GOLDEN / f"{name}.safetensors")
     model = load(GOLDEN / f"{name}.safetensors", prefix="weights.")

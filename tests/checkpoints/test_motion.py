@@ -41,6 +41,7 @@ def whole() -> AnimateDiff:
     return made
 
 
+@pytest.mark.slow
 def test_modules_taken_off_and_put_under_the_image_again_are_the_same_model(tmp_path: Path, whole: AnimateDiff) -> None:
     save(MotionModules.of(whole), tmp_path / "mm.safetensors", "motion_modules")
     stored = load_file(tmp_path / "mm.safetensors")
@@ -60,6 +61,7 @@ def test_modules_taken_off_and_put_under_the_image_again_are_the_same_model(tmp_
     assert_same(dict(again.state_dict()), dict(whole.state_dict()))
 
 
+@pytest.mark.slow
 def test_a_motion_adapter_of_diffusers_computes_the_same_both_ways(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

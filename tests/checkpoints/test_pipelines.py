@@ -52,6 +52,7 @@ def theirs(folder: Path, noise: Tensor, prompt: str, steps: int) -> Tensor:
     return torch.as_tensor(made) * 2 - 1
 
 
+@pytest.mark.slow
 def test_a_pipeline_becomes_a_model_folder_that_samples_the_same(
     pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_checkpoint_with_all_parts_becomes_a_model_folder(pipeline: Path, tmp_
     assert model.generate("a cat", size=(16, 16), sampler={"steps": 2}).shape == (1, 3, 1, 16, 16)
 
 
+@pytest.mark.slow
 def test_motion_modules_go_under_a_pipeline_and_come_off_again(pipeline: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_groups": 4, "num_heads": 2}
     modules = MotionModules(MotionConfig(**fields, attention_levels=(), version="v3", motion_heads=2))
@@ -145,6 +147,7 @@ def test_a_scheduler_without_a_counterpart_is_refused(change: dict[str, Any], sa
         diffusion_of(UnetConfig(), {"_class_name": "DDIMScheduler", **SD, **change})
 
 
+@pytest.mark.slow
 def test_a_denoiser_alone_is_given_its_autoencoder_and_its_text_encoder(pipeline: Path, tmp_path: Path) -> None:
     run("convert", pipeline / "vae", "-o", tmp_path / "vae")
     base = ("convert", pipeline / "unet", "--autoencoder", tmp_path / "vae")

@@ -32,6 +32,7 @@ def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_converted_once(pipeline: Path, tmp_path: Path, capsys: Printed) -> None:
     asked = ("generate", "a cat", "--model", pipeline, "--steps", 1, "--precision", "float32", "--out")
     assert run(*asked, tmp_path / "a.mkv") == 0
@@ -81,6 +82,7 @@ def test_a_file_of_one_part_is_no_model(pipeline: Path, tmp_path: Path, capsys: 
     assert f"{path}: no whole model, which has a denoiser and an autoencoder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_photo_moves_by_a_pipeline_of_stable_video_diffusion(tmp_path: Path, capsys: Printed) -> None:
     saved(folder := tmp_path / "svd")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)).save(tmp_path / "photo.png")

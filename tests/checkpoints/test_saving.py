@@ -36,6 +36,7 @@ IMAGE = ImageConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups
         (lambda: ImageAutoencoder(IMAGE), "ldm_autoencoder"),
     ],
 )
+@pytest.mark.slow
 def test_what_was_saved_is_loaded_without_being_told_anything(tmp_path: Path, module: Any, format: str) -> None:
     ours = module().half().float()
     path = tmp_path / ("folder" if format == "autoencoder_kl" else "x.safetensors")

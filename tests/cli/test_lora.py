@@ -75,6 +75,7 @@ def test_what_was_extracted_and_converted_gives_the_tuned_model_again(
     assert run("rerun", tmp_path / "p.mkv", "--out", tmp_path / "again.mkv") == 0
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(place: Path, tmp_path: Path, capsys: Printed) -> None:
     base, out = place / "base", tmp_path / "a.safetensors"
     assert run("lora", "extract", base, place / "tuned", "--rank", 1, "--to", "kohya", "-o", out) == 0

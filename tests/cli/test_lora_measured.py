@@ -35,6 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_vbenchs_videos_are_those_of_generate(place: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a ball falls\n")
     use = f"{place / 'style.safetensors'}:0.5"

@@ -132,6 +132,7 @@ def test_resuming_what_is_not_there(
     assert text in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_resume_auto_begins_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import yaml
 

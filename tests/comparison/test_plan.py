@@ -342,6 +342,7 @@ def test_the_plan_of_videos_from_image_models_has_the_starts_that_its_comments_m
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_rows_from_an_image_model_begin_as_it_frame_by_frame() -> None:
     """What is told apart in the tables is what training makes of one network, not how it was put together."""
     plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "from_image.yaml")

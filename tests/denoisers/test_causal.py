@@ -112,6 +112,7 @@ def streamed(denoiser: Denoiser, rule: CausalConfig, z: Tensor, clean: Tensor, v
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_kept_keys_and_values_change_nothing(name: str, rule: CausalConfig) -> None:
     denoiser = made(CONFIGS[name])
     z, clean = torch.randn(2, 2, 2, FRAMES, 4, 4, dtype=torch.float64)

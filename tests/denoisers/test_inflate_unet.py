@@ -55,6 +55,7 @@ def clip_of(image: Unet, frames: int) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", unet_systems())
+@pytest.mark.slow
 def test_frames_are_the_image_models(kind: str, layout: str) -> None:
     image = image_model(**LAYOUTS[layout])
     video, report = inflated(image, kind, FIELDS.get(kind, {}))

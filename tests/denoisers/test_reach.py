@@ -105,6 +105,7 @@ def test_every_denoiser_is_here() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_every_reach_is_that_of_a_loop_over_frames(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_every_reach_is_that_of_a_loop_over_frames(
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_what_it_was_trained_with_changes_nothing_and_all_else_does(name: str) -> None:
     model = build(name)
     assert model.reach is not None and isinstance(model.reach.frames, str)

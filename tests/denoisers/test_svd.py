@@ -67,6 +67,7 @@ def of_theirs(model: Any, z: Tensor, t: Tensor, told: Conditions) -> Tensor:
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)], ids=["even", "odd"])
 @torch.no_grad()
+@pytest.mark.slow
 def test_diffusers_class_both_ways(tmp_path: Path, size: tuple[int, int]) -> None:
     theirs, (z, t, told) = reference(), inputs(size=size)
     theirs.save_pretrained(tmp_path / "theirs")

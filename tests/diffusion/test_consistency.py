@@ -82,6 +82,7 @@ def test_a_gaussians_consistency_function_is_the_same_along_the_solvers_steps(co
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("config", ["zero-v", "flow", "flow-v-shifted", "edm-half"])
+@pytest.mark.slow
 def test_consistency_sampling_of_a_gaussian_is_exact_in_any_number_of_steps(config: str, steps: int) -> None:
     """On paths that begin with (nearly) pure noise; DDIM in as few steps is far off, which shows that the test sees."""
     diffusion = Diffusion(PATHS[config])

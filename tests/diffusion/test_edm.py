@@ -183,6 +183,7 @@ def best(z: Tensor, t: float, path: Any) -> Denoised:
 
 
 @pytest.mark.parametrize("name", ["euler", "heun"])
+@pytest.mark.slow
 def test_churn_keeps_the_target_and_is_noise(name: str) -> None:
     diffusion = Diffusion(SVD)
     noise = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

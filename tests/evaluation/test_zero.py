@@ -84,6 +84,7 @@ def test_frames_count_as_far_as_the_motion_leaves_objects_whole() -> None:
     assert empty["frames"] == 0 and empty["asked"]["asked_count"] is False
 
 
+@pytest.mark.slow
 def test_a_report_of_a_tiny_model_has_a_row_for_every_motion() -> None:
     model = tiny_image_model()
     told: list[tuple[int, int]] = []

@@ -93,6 +93,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.slow
 def test_a_cascade_that_was_killed_goes_on_behind_the_last_finished_stage(
     room: Path, tmp_path: Path, stage: int
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_clip_is_followed_recorded_and_made_again(place: Path, tmp_path: Path,
     assert_same(video.read(tmp_path / "same").frames, made)
 
 
+@pytest.mark.slow
 def test_a_control_network_is_put_beside_an_image_model_for_one_run(place: Path, tmp_path: Path) -> None:
     model = tiny_images("unet")
     beside = ControlNetPart(ControlNetPartConfig(port="canny", hint_ratio=1, hint_widths=(4, 4)), model.denoiser)

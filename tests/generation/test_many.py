@@ -31,6 +31,7 @@ def request(model: Path, **more: object) -> GenerateConfig:
     return request_of(values | more)
 
 
+@pytest.mark.slow
 def test_a_group_is_a_request_of_its_own_and_what_is_there_stays(model: Path, tmp_path: Path) -> None:
     config, out = request(model), tmp_path / "a" / "v.mkv"
     made = generate_many(config, out, together=2)
@@ -44,6 +45,7 @@ def test_a_group_is_a_request_of_its_own_and_what_is_there_stays(model: Path, tm
     assert generate_many(request(model, seed=5), out, together=2).made == 3, "of another request"
 
 
+@pytest.mark.slow
 def test_it_stops_between_groups_and_goes_on(model: Path, tmp_path: Path) -> None:
     class Once(Silent):
         stopping = False

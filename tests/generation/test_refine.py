@@ -90,6 +90,7 @@ def read(path: Path) -> np.ndarray:
     return video.read(path).frames
 
 
+@pytest.mark.slow
 def test_a_clip_is_made_larger_and_made_again(room: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", 21, 8, 12)
     said = run(
@@ -108,6 +109,7 @@ def test_a_clip_is_made_larger_and_made_again(room: Path, tmp_path: Path) -> Non
     assert "which was given, has changed since" in run("rerun", tmp_path / "large.mkv")
 
 
+@pytest.mark.slow
 def test_a_cascade_refines_by_its_stage_that_can(room: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", 9)
     assert "between.mkv" in run(
@@ -146,6 +148,7 @@ def test_what_is_told_as_a_stream_is_what_the_condition_tells(
         assert_same(noisy[:, :, 1], noisy[:, :, 0])
 
 
+@pytest.mark.slow
 def test_latents_of_several_frames_are_those_of_the_held_clip(tmp_path: Path) -> None:
     model = tiny_model(text=False)
     assert isinstance(model.config.denoiser, LatteConfig)
@@ -289,6 +292,7 @@ class Ending(Silent):
         self.done = done
 
 
+@pytest.mark.slow
 def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> None:
     clip, out = write_clip(tmp_path / "clip.mkv", 60), tmp_path / "large.mkv"
     [whole] = generate(asked(room, clip), out)

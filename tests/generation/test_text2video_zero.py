@@ -42,6 +42,7 @@ def asked(folder: Path, **fields: Any) -> dict[str, Any]:
             "methods": {"text2video_zero": method}, **fields}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_clip_is_made_again_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     values = asked(folder, method={"smooth": 0.5, "grow": 1}, saliency=mask_file(tmp_path / "mask.png"))
@@ -60,6 +61,7 @@ def test_a_clip_is_made_again_bit_for_bit(folder: Path, tmp_path: Path) -> None:
         rerun(made, tmp_path / "third.mkv")
 
 
+@pytest.mark.slow
 def test_a_mask_smooths_otherwise_than_none(folder: Path, tmp_path: Path) -> None:
     mask = mask_file(tmp_path / "mask.png")
     ways: list[dict[str, Any]] = [{}, {"method": {"smooth": 0.5, "grow": 1}, "saliency": mask}]
@@ -86,6 +88,7 @@ class Impatient(Silent):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.slow
 def test_it_stops_in_any_of_its_walks_and_leaves_nothing(folder: Path, tmp_path: Path, steps: int) -> None:
     with pytest.raises(Stopped):
         generate(asked(folder, method={"chunk": 2}), tmp_path / "clip.mkv", events=Impatient(steps))
@@ -105,6 +108,7 @@ def test_it_stops_in_any_of_its_walks_and_leaves_nothing(folder: Path, tmp_path:
         ({"reach": "all"}, "all say which frames are read"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     if fields.get("saliency") == "mask":
         fields = fields | {"saliency": mask_file(tmp_path / "mask.png")}

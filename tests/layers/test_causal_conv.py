@@ -68,6 +68,7 @@ def test_no_output_depends_on_a_later_frame(layer: nn.Module) -> None:
     kernel=st.integers(1, 4),
     stride=st.integers(1, 3),
 )
+@pytest.mark.slow
 def test_any_chunking_equals_the_whole_clip(lengths: list[int], kernel: int, stride: int) -> None:
     layer = CausalConv3d(CHANNELS, 2, (kernel, 1, 1), stride=(min(stride, kernel), 1, 1))
     x = torch.randn(1, CHANNELS, sum(lengths), 2, 2)

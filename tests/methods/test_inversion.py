@@ -77,6 +77,7 @@ def returned(diffusion: Diffusion, sampler: SamplerConfig, refine: int = 0) -> T
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
 @pytest.mark.parametrize(("path", "prediction"), CASES)
+@pytest.mark.slow
 def test_a_refined_inversion_comes_back_to_the_clip(path: str, prediction: str, sampler: str) -> None:
     back = returned(process(path, prediction), SamplerConfig(name=sampler, steps=12), refine=60)
     # The cosine's last step goes to noise of which 1/20,000 is the clip's: what noise is predicted there tells little.
@@ -84,6 +85,7 @@ def test_a_refined_inversion_comes_back_to_the_clip(path: str, prediction: str, 
 
 
 @pytest.mark.parametrize(("path", "prediction"), CASES)
+@pytest.mark.slow
 def test_its_error_halves_where_the_steps_are_doubled(path: str, prediction: str) -> None:
     """A step's error is of second order, and there are twice as many."""
     diffusion = process(path, prediction)

@@ -104,6 +104,7 @@ def test_every_denoiser_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_threshold_zero_is_exact_and_a_large_one_runs_the_ends_only(name: str) -> None:
     model = build(name)
     plain = sample(model, guidance=GUIDED)

@@ -39,6 +39,7 @@ def test_closed_forms() -> None:
     assert score(half, splits=1).value == pytest.approx(2.0, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_one_split_agrees_with_torchmetrics() -> None:
     inception = pytest.importorskip("torchmetrics.image.inception")
 
@@ -78,6 +79,7 @@ def test_order_and_batches_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("splits", [1, 10])
+@pytest.mark.slow
 def test_the_interval_holds_as_often_as_it_says(splits: int) -> None:
     values = [score(probabilities(80, seed=seed), splits=splits) for seed in range(120)]
     mean = np.mean([v.value for v in values])

@@ -113,6 +113,7 @@ def test_the_block_estimate_is_around_the_full_one() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
+@pytest.mark.slow
 def test_unbiased_and_as_sure_as_it_says(shift: float) -> None:
     generator = torch.Generator().manual_seed(0)
     values, intervals = [], []

@@ -66,6 +66,7 @@ def run(denoiser: Denoiser, told: Conditions, parts: dict[str, ModelPart], **opt
 
 
 @pytest.mark.parametrize("name", UNETS)
+@pytest.mark.slow
 def test_an_untrained_one_leaves_every_u_net_as_it_is(name: str) -> None:
     denoiser, (z, t, told) = random(build(UNETS[name])), clip()  # type: ignore[arg-type]
     with torch.no_grad():

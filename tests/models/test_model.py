@@ -133,6 +133,7 @@ def test_wrong_folders_are_explained(tmp_path: Path, folder: Path) -> None:
     assert load_autoencoder(tmp_path / "autoencoder").spec == load_autoencoder(folder).spec
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_list_every_key(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "m")
     weights = load_file(folder / "denoiser.safetensors")
@@ -160,6 +161,7 @@ def test_half_precision_storage_loads_as_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.wide)])
+@pytest.mark.slow
 def test_a_model_over_another_is_never_a_mix_of_both(tmp_path: Path, every: int) -> None:
     """Killed before or after any call to the system, the folder holds the old model or the new one, whole."""
     rows = (0.5, 2.0)

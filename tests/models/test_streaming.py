@@ -84,6 +84,7 @@ def test_a_prompt_changes_at_the_block_that_its_frame_lies_in(model: VideoModel)
     assert differs(changed[6], plain[6]).any()
 
 
+@pytest.mark.slow
 def test_noise_on_the_past_is_seen_and_repeatable() -> None:
     clean, noisy = tiny_causal(), tiny_causal(noise=0.3)
     first, again = (torch.stack(list(noisy.stream("a ball", frames=9))) for _ in range(2))

@@ -49,12 +49,11 @@ class Chase(Job):
 def test_a_recipe_names_it_and_it_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     JOBS.register("chase")(Chase)
     request.addfinalizer(lambda: JOBS.remove("chase"))
-    (tmp_path / "r.yaml").write_text("{kind: chase, name: chase, training: {steps: 7, log_every: 1}}")
-    run("train", tmp_path / "r.yaml", "--run", tmp_path / "a")
-    log = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
-    assert [k for k, line in enumerate(log) if '"tortoise_steps"' in line] == [0, 3, 6]
-    for words in ([tmp_path / "r.yaml", "--until", 4], ["--resume"]):
+    (recipe := tmp_path / "r.yaml").write_text("{kind: chase, name: chase, training: {steps: 7, log_every: 1}}")
+    run("train", recipe, "--run", tmp_path / "a")
+    log = enumerate((tmp_path / "a" / "log.jsonl").read_text().splitlines())
+    assert [k for k, line in log if '"tortoise_steps"' in line] == [0, 3, 6]
+    for words in ([recipe, "--until", 4], ["--resume"]):
         run("train", *words, "--run", tmp_path / "b")
     assert (tmp_path / "a/model/biases.txt").read_text() == (tmp_path / "b/model/biases.txt").read_text()
-    told = run("train", tmp_path / "r.yaml", "-s", "kind=x")
-    assert "or encoder or prior or " in told and "or chase, got" in told
+    assert "or encoder or prior or " in (told := run("train", recipe, "-s", "kind=x")) and "or chase, got" in told

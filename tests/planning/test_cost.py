@@ -37,6 +37,7 @@ def measure(recipe: dict[str, Any], tmp_path: Path, **values: Any) -> CostReport
     return measure_cost(recipe, steps=values.pop("steps", 2), run=tmp_path / "run", **values)
 
 
+@pytest.mark.slow
 def test_a_denoisers_run(autoencoder: Path, tmp_path: Path) -> None:
     recipe = denoiser_recipe(autoencoder, steps=10, save_every=4, evaluate_every=5, sample_every=4, keep=1)
     report = measure(recipe, tmp_path, price=3600.0, currency="EUR")
@@ -57,6 +58,7 @@ def test_a_denoisers_run(autoencoder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no run folder, no files"
 
 
+@pytest.mark.slow
 def test_steps_of_parts_that_step_at_their_own_pace_are_measured_by_themselves(
     autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def test_what_will_not_fit_is_not_run(autoencoder: Path, tmp_path: Path, monkeyp
     assert "nothing was run" in rendered(nothing) and json.loads(nothing.to_json())["seconds"] is None
 
 
+@pytest.mark.slow
 def test_a_batch_that_will_not_fit_is_measured_by_one_clip(
     autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ POSITIONS: dict[str, list[dict[str, str]]] = {
 @pytest.mark.parametrize(
     ("name", "changes"), [(name, changes) for name in DENOISERS for changes in POSITIONS.get(name, [{}])], ids=str
 )
+@pytest.mark.slow
 def test_denoisers(name: str, changes: dict[str, str]) -> None:
     """A clip longer and larger than in training, whose positions are made anew."""
     config: Any = DENOISERS.get(name)
@@ -159,6 +160,7 @@ def test_positions_are_made_in_float64_and_sent_in_float32() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "given", "steered", "pixels"])
+@pytest.mark.slow
 def test_a_model_generates_what_it_does_on_the_cpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from kinolab.methods import SteeringConfig
 

@@ -184,6 +184,7 @@ def test_what_is_no_pickle_is_one_line(program: bytes, why: str) -> None:
     assert len(str(raised.value)) < 300
 
 
+@pytest.mark.slow
 def test_deep_and_large_programs_end(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.perf_counter()
     deep = read(b")" + b"\x85" * 300_000 + b".")

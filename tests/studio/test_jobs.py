@@ -219,6 +219,7 @@ def test_a_damaged_file_is_of_its_job_alone(project: Project, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"order": 3}', "\ud800"])
+@pytest.mark.slow
 def test_a_damaged_queue_is_one_line_that_says_what_to_do(
     project: Project, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_student_begins_as_its_teacher_whatever_scale_it_is_told(base: Path, f
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_a_student_of_any_kind_begins_as_its_teacher(name: str) -> None:
     config: Any = KINDS[name]
     teacher = denoisers.build(config).eval()

@@ -109,6 +109,7 @@ def mmdit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_family_is_distilled(kind: str, family: str, tmp_path: Path) -> None:
     """Two steps change the student, and its folder knows how it is sampled and is sampled so."""
     job = job_of(kind, teacher(tmp_path / "teacher", family), {"steps": 2, "ema": 0.5}, steps=4)
@@ -278,6 +279,7 @@ def test_the_critic_has_its_own_pace(mmdit: Path, tmp_path: Path) -> None:
     assert stepped == [["denoiser", "critic"], ["critic"], ["critic"], ["denoiser", "critic"]]
 
 
+@pytest.mark.slow
 def test_a_plan_counts_three_networks(mmdit: Path, tmp_path: Path) -> None:
     gone = {"kind": "cache", "path": str(tmp_path / "gone")}  # random latents stand in for it
     recipe = recipe_of("matching", mmdit, {"steps": 9}, critic_updates=3, data=gone)
@@ -335,6 +337,7 @@ def test_micro_batches_draw_what_the_batch_does(kind: str, mmdit: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_equal(kind: str, mmdit: Path, tmp_path: Path) -> None:
     training = {"steps": 5, "save_every": 100, "ema": 0.9}
 

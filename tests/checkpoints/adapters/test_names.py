@@ -34,6 +34,7 @@ def target(folder: Path, form: str) -> Path:
 
 @pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
 @pytest.mark.parametrize("layout", CONFIGS)
+@pytest.mark.slow
 def test_a_file_changes_the_public_weights_by_the_papers_equation(tmp_path: Path, layout: str, form: str) -> None:
     model = build(layout)
     layers = random_layers(model, layout)
@@ -51,6 +52,7 @@ def test_a_file_changes_the_public_weights_by_the_papers_equation(tmp_path: Path
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
+@pytest.mark.slow
 def test_beside_the_layers_the_changes_give_what_they_give_in_the_weights(layout: str) -> None:
     model, beside = build(layout), build(layout)
     before = run(model)
@@ -119,6 +121,7 @@ def test_a_part_of_a_joined_layer_changes_its_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.slow
 def test_every_denoiser_is_changed_alike_beside_and_in_its_weights_by_every_layouts_names(name: str) -> None:
     def built() -> Denoiser:
         torch.manual_seed(0)
