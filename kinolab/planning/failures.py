@@ -118,7 +118,6 @@ def play(
     seed: int,
     *,
     gaps: Iterator[float] | None = None,
-    most: float = math.inf,
 ) -> Played:
     """A run played event by event: steps, checkpoints that become whole, and failures, each at its time.
 
@@ -126,7 +125,6 @@ def play(
         every: steps between checkpoints.
         gaps: seconds from each failure to the next, the first from the start; none = exponential draws with the mean
             `weather.between`.
-        most: seconds after which a run is given up; it then has `seconds` of that.
 
     Failures come also while it restarts. A step takes as long as the slowest of its processes. A checkpoint counts from
     when it is written; beside the steps, those go on meanwhile.
@@ -137,7 +135,7 @@ def play(
     kept: list[float] = []  # seconds of each step that stands
     now, whole, failures, fails = 0.0, 0, 0, next(gaps, math.inf)
     lost = saving = restarting = 0.0
-    while len(kept) < steps.count and now < most:
+    while len(kept) < steps.count:
         step, done = steps.seconds * _slowest(steps, draws), len(kept) + 1
         pause = weather.save if done % every == 0 or done == steps.count else 0.0
         while writing and writing[0][0] <= min(fails, now):
