@@ -20,8 +20,13 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from kinolab.errors import InputError
+
+NORMAL = NormalDist()
+MOST = math.nextafter(1, 0)
+"""A share below 1: what lies below all of it is infinite."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,7 @@ def slowest_factor(ranks: int, deviation: float) -> float:
     if ranks < 2 or deviation == 0:
         return 1.0
     share = (ranks - 0.375) / (ranks + 0.25)
-    return 1 + deviation * _normal_quantile(share)
-
-
-def _normal_quantile(share: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(share)
+    return 1 + deviation * NORMAL.inv_cdf(share)
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,8 @@ def _slowest(steps: Steps, draws: random.Random) -> float:
     if not steps.deviation:
         return 1.0
     # The largest of n uniform draws has the distribution u^(1/n), so that one draw serves any number of processes.
-    return max(0.1, 1 + steps.deviation * _normal_quantile(max(1e-12, draws.random()) ** (1 / steps.ranks)))
+    share = max(1e-12, draws.random()) ** (1 / steps.ranks)
+    return max(0.1, 1 + steps.deviation * NORMAL.inv_cdf(min(share, MOST)))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
