@@ -14,6 +14,8 @@ from kinolab.tables import DISTILLATION, JOBS
 if TYPE_CHECKING:
     from kinolab.planning.cost_report import CostReport
 
+METHOD_HELP = f"One of {JOBS.help(DISTILLATION)}; default consistency, or progressive for a model of few steps."
+
 
 @common(events=True)
 def distill(
@@ -21,12 +23,7 @@ def distill(
         str | None, typer.Argument(help="The teacher: a model folder, a run folder, or a model that ships.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps that the student is for; default 4.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {JOBS.help(DISTILLATION)}; default consistency, or progressive for a model of few steps."
-        ),
-    ] = None,
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
     guidance: Annotated[
         str | None,
         typer.Option(

@@ -24,7 +24,6 @@ from kinolab.cli.options import (
     watch,
 )  # fmt: skip
 from kinolab.errors import InputError
-from kinolab.runtime.remote import address, is_remote
 
 if TYPE_CHECKING:
     from kinolab.conditioning.text import TextEncoder
@@ -113,7 +112,7 @@ def in_place(out: Path, by_workers: bool) -> Iterator[tuple[Path, Mirror | None,
     """Where the cache is written on this machine, the store that it is put into, if any, and what puts it there."""
     from kinolab.contracts.events import Silent
     from kinolab.data.publishing import published
-    from kinolab.runtime.remote import Mirror
+    from kinolab.runtime.remote import Mirror, is_remote
 
     if not is_remote(out):
         yield out, None, Silent()
@@ -125,6 +124,8 @@ def in_place(out: Path, by_workers: bool) -> Iterator[tuple[Path, Mirror | None,
 
 def tell(out: Path, summary: EncodeSummary, encoder: TextEncoder | None, embedded: tuple[int, int] | None) -> None:
     """Print what was encoded, and what of it was left out."""
+    from kinolab.runtime.remote import address, is_remote
+
     poison = tuple(name.rpartition(" (")[0] for name in summary.poison)
     for window in (name for name in summary.unreadable if name not in poison):
         typer.echo(f"left out, can't be read any more: {window}", err=True)
@@ -248,6 +249,7 @@ def data_config(
     """
     from kinolab.config import load_config
     from kinolab.data import SOURCES, WorldSourceConfig
+    from kinolab.runtime.remote import is_remote
 
     model: Path | None = None
     values: dict[str, Any]

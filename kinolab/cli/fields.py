@@ -100,9 +100,10 @@ def described(file: str, *names: str) -> dict[str, Described]:
     """The fields of config classes in a file of the package, in order; of two of a name the later one's."""
     text, found = (ROOT / file).read_text(encoding="utf-8"), list[tuple[str, str, str]]()
     for name in names:
-        begin = text.index(f"\nclass {name}(")
-        end = LEFT.search(text, begin + 1)
-        found += FIELD.findall(text, begin, len(text) if end is None else end.start())
+        begin = re.search(rf"^class {name}\b", text, re.MULTILINE)
+        assert begin is not None
+        end = LEFT.search(text, begin.end())
+        found += FIELD.findall(text, begin.end(), len(text) if end is None else end.start())
     return {field: Described(" ".join(line.split()), _choices(kind, text)) for field, kind, line in found}
 
 

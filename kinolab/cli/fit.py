@@ -13,6 +13,8 @@ from kinolab.cli.prepared import device_told, show_plan, told_cost, train_prepar
 if TYPE_CHECKING:
     from kinolab.planning.cost_report import CostReport
 
+MODEL_HELP = "The image model: a model folder, as `kinolab convert` makes, or a run folder."
+
 
 @common(events=True)
 def fit(
@@ -26,10 +28,7 @@ def fit(
     label: Annotated[
         list[str] | None, typer.Option(help="Its class, for a model of classes, by number or name. Repeatable.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="The image model: a model folder, as `kinolab convert` makes, or a run folder."),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of training; default 500.")] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of each clip, from its beginning; default all, at most 24.")

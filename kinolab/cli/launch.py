@@ -11,7 +11,6 @@ import typer
 
 from kinolab.cli.options import common, pairs_of, show
 from kinolab.errors import InputError
-from kinolab.runtime.processes import hand_over
 
 app = typer.Typer(help="Train on several processes or machines, by a script that is shown before it runs.")
 
@@ -128,6 +127,8 @@ def _print(text: str, job: Any) -> None:
 
 def _hand_over(command: Sequence[str], text: str, only: bool) -> None:
     """Give a text to a program where it is there."""
+    from kinolab.runtime.processes import hand_over
+
     if only:
         return
     said = hand_over(command, text)

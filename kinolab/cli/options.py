@@ -135,14 +135,21 @@ class _Running:
     json = False
 
 
-def common(*, events: bool = False, json: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with the options that all have: `--events` where it takes long, `--json` where it prints a result."""
+def common(
+    *, events: bool = False, json: bool = True, extra: Mapping[str, tuple[Any, Any]] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the options that all have: `--events` where it takes long, `--json` where it prints a result.
+
+    extra: name -> annotation and default of more options, which it takes by its `**`.
+    """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-        own = [p.replace(annotation=hints.get(name, p.annotation)) for name, p in signature.parameters.items()]
+        named = {name: p for name, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+        own = [p.replace(annotation=hints.get(name, p.annotation)) for name, p in named.items()]
         kind = inspect.Parameter.KEYWORD_ONLY
-        more = [("events", Events, None)] * events + [("as_json", Json, False)] * json
+        more = [(name, given, default) for name, (given, default) in (extra or {}).items()]
+        more += [("events", Events, None)] * events + [("as_json", Json, False)] * json
         own += [inspect.Parameter(name, kind, annotation=given, default=default) for name, given, default in more]
 
         @functools.wraps(command)

@@ -7,15 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
+from kinolab.cli.fields import described
 from kinolab.cli.options import TrainingDevice, common, device_override, on_error, watch
 
-ONLY_AT_SCALE = (
-    "clips", "gpus", "epochs", "rate", "between", "restart", "bandwidth", "network", "deviation", "clip_bytes",
-    "egress_price", "storage_price", "beside",
-)  # fmt: skip
+SAYS = described("planning/scale.py", "Assumed")
 
 
-@common(events=True)
+AT_SCALE: dict[str, type] = {
+    "clips": float, "gpus": int, "epochs": float, "rate": float, "between": float, "restart": float,
+    "bandwidth": float, "network": float, "deviation": float, "clip_bytes": float, "egress_price": float,
+    "storage_price": float, "beside": bool,
+}  # fmt: skip
+"""The fields of it that are options."""
+
+
+def _assumption(name: str, kind: type) -> tuple[Any, None]:
+    """The option of a field: its annotation, and its default, by which the field has its own."""
+    flag, least = f"--{name.replace('_', '-')}", None if kind is bool else int(name in ("clips", "gpus"))
+    return Annotated[kind | None, typer.Option(flag, min=least, help=f"--scale: {SAYS[name].line}")], None
+
+
+@common(events=True, extra={name: _assumption(name, kind) for name, kind in AT_SCALE.items()})
 def plan(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that ships (`kinolab recipes`).")],
     setting: Annotated[
@@ -30,40 +42,7 @@ def plan(
     currency: Annotated[str, typer.Option(help="What the price is in: EUR, USD, ...")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     scale: Annotated[bool, typer.Option("--scale", help="Of a training on many accelerators, on paper.")] = False,
-    clips: Annotated[float | None, typer.Option(min=1, help="--scale: clips in the training set, as 10e6.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="--scale: accelerators.")] = None,
-    epochs: Annotated[float | None, typer.Option(min=0, help="--scale: how often each clip is seen (1).")] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0, help="--scale: clips per second of one accelerator; default as measured."),
-    ] = None,
-    between: Annotated[
-        float | None, typer.Option(min=0, help="--scale: mean hours between failures of one accelerator (50,700).")
-    ] = None,
-    restart: Annotated[
-        float | None, typer.Option(min=0, help="--scale: seconds until a run is back after a failure (300).")
-    ] = None,
-    bandwidth: Annotated[
-        float | None, typer.Option(min=0, help="--scale: GB/s with which all write a checkpoint together (10).")
-    ] = None,
-    network: Annotated[
-        float | None, typer.Option(min=0, help="--scale: GB/s of an accelerator's network (25).")
-    ] = None,
-    deviation: Annotated[
-        float | None, typer.Option(min=0, help="--scale: how much steps differ between accelerators, relative (0.01).")
-    ] = None,
-    clip_bytes: Annotated[
-        float | None, typer.Option(min=0, help="--scale: stored bytes of a clip; default as its data lies here.")
-    ] = None,
-    egress_price: Annotated[
-        float | None, typer.Option(min=0, help="--scale: price of a GB that leaves the store (0).")
-    ] = None,
-    storage_price: Annotated[
-        float | None, typer.Option(min=0, help="--scale: price of a GB and month in the store (0.023).")
-    ] = None,
-    beside: Annotated[
-        bool | None, typer.Option("--beside", help="--scale: checkpoints are written beside the steps.")
-    ] = None,
+    **assumed: Any,
 ) -> None:
     """Measure a few steps of a recipe, and say what the whole run takes: memory, disk, time and cost.
 
@@ -77,12 +56,10 @@ def plan(
     from kinolab.errors import InputError
     from kinolab.planning.cost import measure_cost
 
-    values = dict(zip(ONLY_AT_SCALE, (clips, gpus, epochs, rate, between, restart, bandwidth, network, deviation,
-                                      clip_bytes, egress_price, storage_price, beside), strict=True))  # fmt: skip
-    told = {name: value for name, value in values.items() if value is not None}
+    told = {name: assumed[name] for name in AT_SCALE if assumed[name] is not None}
     if told and not scale:
         raise InputError(f"--{next(iter(told)).replace('_', '-')} goes with --scale")
-    if scale and (clips is None or gpus is None):
+    if scale and not {"clips", "gpus"} <= set(told):
         raise InputError("plan --scale: expected --clips and --gpus, such as --clips 10e6 --gpus 256")
     if scale and run is not None:
         raise InputError("plan --scale: no disk of a run folder is looked at: leave --run out")
@@ -109,9 +86,6 @@ def _at_scale(
     from kinolab.planning.scale import Assumed, few_clips, measured_of, scale
     from kinolab.training.recipe import load_recipe
 
-    for name, field in (("bandwidth", "bandwidth"), ("network", "gpu_bandwidth")):
-        if name in told:
-            told[field] = told.pop(name) * 1e9
     assumed, config = Assumed(**told, price=price), load_recipe(recipe, overrides)
     with watch("measuring", notes=on_error) as events:
         few = [*overrides, *few_clips(config, assumed.rate is not None)]

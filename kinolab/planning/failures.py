@@ -20,8 +20,13 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from kinolab.errors import InputError
+
+NORMAL = NormalDist()
+MOST = math.nextafter(1, 0)
+"""A share below 1: what lies below all of it is infinite."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,7 @@ def slowest_factor(ranks: int, deviation: float) -> float:
     if ranks < 2 or deviation == 0:
         return 1.0
     share = (ranks - 0.375) / (ranks + 0.25)
-    return 1 + deviation * _normal_quantile(share)
-
-
-def _normal_quantile(share: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(share)
+    return 1 + deviation * NORMAL.inv_cdf(share)
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,6 @@ def play(
     seed: int,
     *,
     gaps: Iterator[float] | None = None,
-    most: float = math.inf,
 ) -> Played:
     """A run played event by event: steps, checkpoints that become whole, and failures, each at its time.
 
@@ -126,7 +124,6 @@ def play(
         every: steps between checkpoints.
         gaps: seconds from each failure to the next, the first from the start; none = exponential draws with the mean
             `weather.between`.
-        most: seconds after which a run is given up; it then has `seconds` of that.
 
     Failures come also while it restarts. A step takes as long as the slowest of its processes. A checkpoint counts from
     when it is written; beside the steps, those go on meanwhile.
@@ -137,7 +134,7 @@ def play(
     kept: list[float] = []  # seconds of each step that stands
     now, whole, failures, fails = 0.0, 0, 0, next(gaps, math.inf)
     lost = saving = restarting = 0.0
-    while len(kept) < steps.count and now < most:
+    while len(kept) < steps.count:
         step, done = steps.seconds * _slowest(steps, draws), len(kept) + 1
         pause = weather.save if done % every == 0 or done == steps.count else 0.0
         while writing and writing[0][0] <= min(fails, now):
@@ -174,7 +171,8 @@ def _slowest(steps: Steps, draws: random.Random) -> float:
     if not steps.deviation:
         return 1.0
     # The largest of n uniform draws has the distribution u^(1/n), so that one draw serves any number of processes.
-    return max(0.1, 1 + steps.deviation * _normal_quantile(max(1e-12, draws.random()) ** (1 / steps.ranks)))
+    share = max(1e-12, draws.random()) ** (1 / steps.ranks)
+    return max(0.1, 1 + steps.deviation * NORMAL.inv_cdf(min(share, MOST)))
 
 
 def quantile(values: Sequence[float], share: float) -> float:

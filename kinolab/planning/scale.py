@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HOUR, DAY, MONTH = 3600.0, 86400.0, 30 * 86400.0
+GB = 1e9
 LLAMA = 54 * DAY * 16384 / 419
 """Seconds between failures of one accelerator: 419 unexpected interruptions of 16,384 GPUs in 54 days (Grattafiori et
 al. 2024, arXiv:2407.21783, section 3.3.4), 50,700 hours."""
@@ -48,38 +49,45 @@ PLAYED = 2000
 
 @dataclass(frozen=True)
 class Assumed:
-    """What is assumed of the machines; every field is an option of `kinolab plan --scale`.
-
-    gpus: accelerators. clips: in the training set. epochs: how often each is seen. price: of an accelerator and hour.
-    rate: clips an accelerator trains on per second; None = as measured. between: mean hours between failures of one.
-    restart: seconds until a run is back after one. bandwidth: bytes per second that all processes together write a
-    checkpoint with. gpu_bandwidth: bytes per second that a step's gradients pass an accelerator's network with;
-    overlap: the share of that hidden behind the backward pass. deviation: standard deviation of a step among processes,
-    relative. clip_bytes: stored bytes of a clip. egress_price: of a GB that leaves the store. storage_price: of a GB
-    and month. beside: whether checkpoints are written beside the steps; pause: seconds that the copy then takes.
-    """
+    """What is assumed of the machines; all but the last two fields are options of `kinolab plan --scale`."""
 
     clips: float
+    """Clips in the training set, as 10e6."""
     gpus: int
+    """Accelerators."""
     price: float | None = None
+    """Price of an accelerator per hour."""
     epochs: float = 1.0
+    """How often each clip is seen (1)."""
     rate: float | None = None
+    """Clips per second of one accelerator; default as measured."""
     between: float = LLAMA / HOUR
+    """Mean hours between failures of one accelerator (50,700)."""
     restart: float = 300.0
-    bandwidth: float = 10e9
-    gpu_bandwidth: float = 25e9
-    overlap: float = 0.5
+    """Seconds until a run is back after a failure (300)."""
+    bandwidth: float = 10.0
+    """GB/s with which all write a checkpoint together (10)."""
+    network: float = 25.0
+    """GB/s of an accelerator's network, which a step's gradients pass (25)."""
     deviation: float = 0.01
+    """How much steps differ between accelerators: standard deviation, relative (0.01)."""
     clip_bytes: float | None = None
+    """Stored bytes of a clip; default as its data lies here."""
     egress_price: float = 0.0
+    """Price of a GB that leaves the store (0)."""
     storage_price: float = 0.023
+    """Price of a GB and month in the store (0.023)."""
     beside: bool = False
+    """Checkpoints are written beside the steps."""
+    overlap: float = 0.5
+    """Share of the gradients' exchange that is hidden behind the backward pass."""
     pause: float = 2.0
+    """Seconds that steps wait for the copy, where checkpoints are written beside them."""
 
     def __post_init__(self) -> None:
         positive = {
             "clips": self.clips, "gpus": self.gpus, "epochs": self.epochs, "hours between failures": self.between,
-            "bandwidth": self.bandwidth, "network": self.gpu_bandwidth, "rate": 1.0 if self.rate is None else self.rate,
+            "bandwidth": self.bandwidth, "network": self.network, "rate": 1.0 if self.rate is None else self.rate,
         }  # fmt: skip
         for name, value in positive.items():
             if not 0 < value < math.inf:
@@ -160,8 +168,8 @@ class ScaleReport:
             return None
         found = {
             "accelerators": self.assumed.price * self.assumed.gpus * self.played[1] / HOUR,
-            "egress": self.assumed.egress_price * self.egress / 1e9,
-            "storage": self.assumed.storage_price * (self.stored + 3 * self.measured.state) / 1e9
+            "egress": self.assumed.egress_price * self.egress / GB,
+            "storage": self.assumed.storage_price * (self.stored + 3 * self.measured.state) / GB
             * max(1.0, self.played[1] / MONTH),
         }  # fmt: skip
         return found | {"all": sum(found.values())}
@@ -185,7 +193,7 @@ class ScaleReport:
         yield "a step", f"{self.compute + self.exchange:.3g} s", f"{self.steps:,} of {m.batch:,} clips"
         slower = 100 * (self.compute / self.alone - 1)
         yield "", f"{self.compute:.3g} s", f"computing, {slower:.1f}% of it the slowest of {a.gpus}"
-        what = f"{size(12 * m.parameters)} of weights and gradients through {size(a.gpu_bandwidth)}/s"
+        what = f"{size(12 * m.parameters)} of weights and gradients through {size(a.network * GB)}/s"
         yield "", f"{self.exchange:.3g} s", f"waiting for {what}, {100 * a.overlap:.0f}% of it hidden"
 
     def _data_rows(self) -> Iterator[tuple[str, str, str]]:
@@ -196,7 +204,7 @@ class ScaleReport:
         else:
             yield "data", size(self.stored), f"{size(each)} a clip"
             yield "egress", size(self.egress), f"{size(self.egress / max(self.played[1], 1e-9))}/s on average"
-        shown = f"written in {self.weather.write:.3g} s at {size(a.bandwidth)}/s"
+        shown = f"written in {self.weather.write:.3g} s at {size(a.bandwidth * GB)}/s"
         yield "checkpoint", size(m.state), f"{shown}, steps wait {self.weather.save:.3g} s"
 
     def _failure_rows(self) -> Iterator[tuple[str, str, str]]:
@@ -257,8 +265,8 @@ def scale(measured: Measured, assumed: Assumed, seed: int = 0) -> ScaleReport:
     alone = m.batch / a.gpus / (a.rate or m.rate)
     compute = alone * slowest_factor(a.gpus, a.deviation)
     ring = 2 * (a.gpus - 1) / a.gpus * 4 * m.parameters * 1.5
-    exchange = (1 - a.overlap) * ring / a.gpu_bandwidth
-    write = m.state / a.bandwidth
+    exchange = (1 - a.overlap) * ring / (a.network * GB)
+    write = m.state / (a.bandwidth * GB)
     pause = min(write, a.pause) if a.beside else write
     weather = Weather(a.between * HOUR / a.gpus, a.restart, pause, write)
     step = compute + exchange

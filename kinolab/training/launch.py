@@ -79,6 +79,18 @@ class Launch:
         """The file that a run leaves that was stopped to be started again, as a shell reads it."""
         return shlex.quote(str(self.out / REQUEUE_FILE))
 
+    def ended_in(self, command: str) -> str:
+        """Lines of a shell that run a command and end with its status, or with that of a run to be started again."""
+        # Of several machines each has its own such script, and one that comes late must not take from another.
+        before = self.forgotten if self.nodes == 1 else ""
+        return before + waiting(command, f'[ -e {self.marker} ] && exit {REQUEUE}\nexit "$status"')
+
+    @property
+    def forgotten(self) -> str:
+        """A line of a shell for a script that no other machine runs: a run that fails before it has begun is not to be
+        started again for what the one before it left."""
+        return f"rm -f {self.marker}\n"
+
 
 def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launch:
     """The launch of a training by the words of `kinolab train` and what they mean.
@@ -103,7 +115,7 @@ def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launc
     ranks = Ranks(0, how["nodes"] * how["gpus"])
     layout(config.training.parallel, ranks)
     micro_positions(config.training, ranks)
-    told = ["--out" if word == "--run" else word for word in words]  # torchrun takes --run for one of its own
+    told = [re.sub(r"^--run(?==|$)", "--out", word) for word in words]  # torchrun takes --run for one of its own
     told += [] if out is not None else ["--out", str(folder)]
     told += [] if parsed.get("resume") or parsed.get("resume_auto") else ["--resume", "auto"]
     told += [] if parsed.get("requeue") else ["--requeue"]
@@ -146,7 +158,7 @@ def local_script(job: Launch, rendezvous: str | None = None) -> str:
 # {job.name}: {job.nodes} x {job.gpus} processes; status {REQUEUE} = stopped by a signal, to be started again.
 set -u
 {job.environment}
-""" + waiting(command, f'[ -e {job.marker} ] && exit {REQUEUE}\nexit "$status"')
+""" + job.ended_in(command)
 
 
 def slurm_script(job: Launch, time: str, options: Sequence[str] = (), python: str = "python") -> str:
@@ -163,7 +175,7 @@ def slurm_script(job: Launch, time: str, options: Sequence[str] = (), python: st
         f"--output={job.name}-%j.log", *options,
     ]  # fmt: skip
     told = "\n".join(f"#SBATCH {line}" for line in lines)
-    torchrun = job.torchrun(f'"$head:{job.port}"', python, '"$SLURM_JOB_ID"')
+    torchrun = job.torchrun(f'"$head:{job.port}"', shlex.quote(python), '"$SLURM_JOB_ID"')
     ended = f"""\
 if [ -e {job.marker} ]; then  # stopped by a signal: back into the queue
   scontrol requeue "$SLURM_JOB_ID" || exit {REQUEUE}
@@ -179,7 +191,7 @@ set -u
 {job.environment}
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export head
-""" + waiting(f"srun --kill-on-bad-exit=1 {torchrun}", ended)
+{job.forgotten}""" + waiting(f"srun --kill-on-bad-exit=1 {torchrun}", ended)
 
 
 def k8s_manifest(
@@ -198,10 +210,12 @@ def k8s_manifest(
         InputError: for a name that is none for Kubernetes.
     """
     name = job.name.lower().replace("_", "-")
-    if not name.replace("-", "").isalnum() or name[:1] == "-" or name[-1:] == "-" or len(name) > 50:
-        raise InputError(f"launch k8s: {job.name!r} is no name there: give --name in letters, digits and dashes")
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", name):  # a service's begin with a letter (RFC 1035)
+        raise InputError(
+            f"launch k8s: {job.name!r} is no name there: give --name in letters, digits and dashes, a letter the first"
+        )
     command = job.torchrun(f"{name}-0.{name}:{job.port}" if job.nodes > 1 else None, "python", name)
-    script = job.environment + "\n" + waiting(command, f'[ -e {job.marker} ] && exit {REQUEUE}\nexit "$status"')
+    script = job.environment + "\n" + job.ended_in(command)
     place: dict[str, Any] = {"name": name} | ({"namespace": namespace} if namespace else {})
     container: dict[str, Any] = {
         "name": "train", "image": image, "command": ["bash", "-c", script],

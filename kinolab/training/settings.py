@@ -12,7 +12,7 @@ from torch import nn
 
 from kinolab.config import Config
 from kinolab.runtime.precision import resolve
-from kinolab.training.mesh import MeshConfig
+from kinolab.training.mesh import MeshConfig, Parallel
 from kinolab.training.muon import Muon, is_hidden_matrix
 
 
@@ -71,7 +71,7 @@ class TrainingConfig(Config):
     """Processor threads for torch; None = torch's own choice."""
     compile: bool = False
     """Compile the model with torch.compile; pays off after some minutes."""
-    parallel: Literal["ddp", "fsdp"] | MeshConfig = "ddp"
+    parallel: Parallel = "ddp"
     """How torchrun's processes share the work: a copy each (DDP), everything sharded (FSDP2), or as a mesh of the two
     and of processes that compute a clip together, {replicate: 2, shard: 4, context: 2} (`kinolab.training.mesh`)."""
     answer_within: float | None = Field(None, gt=0)

@@ -8,7 +8,6 @@ draw (see `randomness`), so nothing else is needed.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -117,20 +116,17 @@ class RunState:
             OSError: where no folder can be made, or there is no room for the copy.
         """
         final, started = folder / f"step-{step:08d}", self._started
-        stack = ExitStack()
-        room = self.agree(lambda: stack.enter_context(files.new_folder(final)))
-        try:
+        with ExitStack() as stack:
+            room = self.agree(lambda: stack.enter_context(files.new_folder(final)))
             writing = sharded.save_beside(self._collect(started), room, group)
-        except BaseException:
-            stack.__exit__(*sys.exc_info())
-            raise
+            folder_open = stack.pop_all()
 
         def seal() -> None:
-            with stack:
+            with folder_open:
                 self._seal(room, step, started)
             self._leave(final, keep)
 
-        return Unsealed(final, writing, seal, lambda: stack.__exit__(Abandoned, Abandoned(), None))
+        return Unsealed(final, writing, seal, lambda: folder_open.__exit__(Abandoned, Abandoned(), None))
 
     @property
     def _started(self) -> list[str]:

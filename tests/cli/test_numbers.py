@@ -37,11 +37,7 @@ def numbers(function: Any) -> Iterator[tuple[str, type, Any]]:
             yield name, kinds[0], inspect.signature(function).parameters[name].default
 
 
-FOUND = [
-    (command, *number)
-    for command, function in registered(build(list(COMMANDS)))
-    for number in numbers(inspect.unwrap(function))
-]
+FOUND = [(command, *number) for command, function in registered(build(list(COMMANDS))) for number in numbers(function)]
 
 
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

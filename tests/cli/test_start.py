@@ -51,6 +51,12 @@ def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     assert not [name for name in UNUSED if name in found]
 
 
+def test_help_loads_nothing_that_work_is_done_with() -> None:
+    found = loaded("--help")
+    assert "kinolab.cli.launch" in found
+    assert not {"torch", "multiprocessing", "kinolab.runtime.remote", "kinolab.runtime.processes"} & set(found)
+
+
 @pytest.mark.parametrize("kind", [torch.nn.Embedding, torch.nn.Linear, torch.nn.Conv3d])
 def test_modules_without_memory_are_those_of_a_file(kind: type[torch.nn.Module]) -> None:
     arguments = (4, 6, 3) if kind is torch.nn.Conv3d else (4, 6)

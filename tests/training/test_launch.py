@@ -67,6 +67,24 @@ def test_the_same_words_start_and_restart(tmp_path: Path) -> None:
     assert "[ -e runs/recipe/requeue ] && exit 75" in local_script(job)
 
 
+def test_the_folder_is_told_by_a_word_that_torchrun_takes(tmp_path: Path) -> None:
+    for words in (["--run", "there"], ["--run=there"]):
+        job = made(tmp_path, *words, nodes=1)
+        assert torchrun_words(local_script(job))[4].partition("=")[0] == "--out"
+
+
+def test_what_fails_before_it_begins_is_not_started_again_for_what_the_run_before_left(tmp_path: Path) -> None:
+    left = tmp_path / "run" / "requeue"
+    left.parent.mkdir()
+    left.touch()
+    job = launch(["toy-latte"], {"recipe": "toy-latte", "run": left.parent}, nodes=1, gpus=1)
+    script = local_script(job).replace(shlex.quote(sys.executable), "false")  # a torchrun that can't start
+    assert subprocess.run(["bash", "-c", script], check=False).returncode == 1 and not left.exists()
+    assert slurm_script(job, "1:00:00").index("rm -f ") < slurm_script(job, "1:00:00").index("srun ")
+    several = launch(["toy-latte"], {"recipe": "toy-latte", "run": left.parent}, nodes=2, gpus=1)
+    assert "rm -f " not in local_script(several, "10.0.0.1:29500")
+
+
 def test_several_machines_meet_at_the_first(tmp_path: Path) -> None:
     job = made(tmp_path)
     assert torchrun_words(local_script(job, "10.0.0.1:29500"))[:3] == ["2", "4", "10.0.0.1:29500"]
@@ -96,8 +114,9 @@ def test_a_job_in_kubernetes_counts_no_pod_that_saved_as_failed(tmp_path: Path) 
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 4}}
     assert {"name": "runs", "mountPath": "/runs"} in container["volumeMounts"]
     assert torchrun_words(checked(container["command"][-1]))[2] == "tiny-0.tiny:29500"
-    with pytest.raises(InputError, match="give --name in letters"):
-        k8s_manifest(Launch((), Path("x"), name="a b"), "i", {})
+    for name in ("a b", "3d", "a-", "ä"):
+        with pytest.raises(InputError, match="give --name in letters"):
+            k8s_manifest(Launch((), Path("x"), name=name), "i", {})
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from kinolab import denoisers
 from kinolab.errors import InputError
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.batches import micro_positions
 from kinolab.training.mesh import MeshConfig, data_ranks, layout
+from kinolab.training.parallel import wrap
 from kinolab.training.settings import TrainingConfig
 from tests.processes import Child
 from tests.training.meshes import CONFIGS, work
@@ -64,6 +66,13 @@ def test_a_mesh_has_as_many_processes_as_there_are() -> None:
     assert layout(MeshConfig(replicate=7), Ranks()) == MeshConfig(replicate=1)  # one process is any mesh
     with pytest.raises(InputError, match=r"expected 4 x 2 x 2 processes .* and 8 run"):
         layout(MeshConfig(replicate=4, shard=2, context=2), Ranks(0, 8))
+
+
+def test_a_denoiser_that_can_not_be_shared_says_so_before_any_group_is_made() -> None:
+    small: dict[str, Any] = {"dim": 8, "dim_mults": (1, 2), "num_heads": 2, "head_dim": 4}
+    model = denoisers.build(denoisers.VdmConfig(**small, spatial_head_dim=4, input_size=4, num_frames=3))
+    with pytest.raises(InputError, match="context=2: Vdm can't be computed by several processes together"):
+        wrap(model, Ranks(0, 2), MeshConfig(context=2))
 
 
 def test_context_ranks_have_the_same_clips() -> None:
