@@ -167,5 +167,6 @@ def _add(store: Path, content: str, signals: Chosen, traces: Mapping[str, Trace]
         tensors = {name: file.tensor(name).clone() for name in sorted(names)}
     for name, columns in traces.items():
         for column, values in columns.items():
-            tensors[f"{name}-{signals[name].trace_hash()}/{column}"] = torch.from_numpy(np.ascontiguousarray(values))
+            # A copy: of a single row numpy calls any strides contiguous, and torch can't write all of them.
+            tensors[f"{name}-{signals[name].trace_hash()}/{column}"] = torch.from_numpy(values.copy())
     write_weights(path, tensors, {"damage": damage} if damage else None)

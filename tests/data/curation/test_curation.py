@@ -15,7 +15,7 @@ from kinolab.config import load_config
 from kinolab.contracts.events import Silent
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.curate.frames import Part
-from kinolab.data.curation import CurateConfig, CurateSummary, curate, decide
+from kinolab.data.curation import CurateConfig, CurateSummary, curate, decide, writing
 from kinolab.data.curation.items import Item, find_items
 from kinolab.data.curation.settings import Bounds, chosen
 from kinolab.data.curation.table import Row
@@ -93,6 +93,33 @@ def test_what_was_curated_is_trained_on_as_it_is(raw: Path, tmp_path: Path) -> N
     source = FolderSource(FolderConfig(path=tmp_path / "out", frames=8, size=32, index="none", split="all"))
     assert len(source) == 3
     assert sorted(str(source.record(k).caption) for k in range(3)) == ["None", "None", "two"]
+
+
+def test_what_all_signals_say_is_trained_on_as_it_is(raw: Path, tmp_path: Path) -> None:
+    """The score `text` and the caption that metadata calls so are two things."""
+    curate(raw, tmp_path, config(signals={"text": True}))
+    rows = {row["source"]: row for row in kept(tmp_path)}
+    assert rows["2.mkv"]["text"] == "two" and rows["1.mkv"]["text"] is None
+    assert rows["2.mkv"]["text_score"] == table(tmp_path)["2.mkv"]["text"]
+    source = FolderSource(FolderConfig(path=tmp_path, frames=8, size=32, index="none", split="all"))
+    assert sorted(str(source.record(k).caption) for k in range(len(source))) == ["None"] * 4 + ["two"]
+
+
+def test_clips_of_a_call_that_was_stopped_go_when_they_are_no_longer_wanted(raw: Path, tmp_path: Path) -> None:
+    class OneClip(Silent):
+        @property
+        def stopping(self) -> bool:
+            return (tmp_path / "clips").is_dir() and any((tmp_path / "clips").iterdir())
+
+    with pytest.raises(Stopped):
+        curate(raw, tmp_path, config(), events=OneClip())
+    [left] = (tmp_path / "clips").iterdir()
+    (tmp_path / "clips" / "mine.mkv").write_bytes(left.read_bytes())
+    (tmp_path / "clips-mine.tar").write_bytes(b"of somebody else's")
+    left.with_suffix(".txt").write_text("said", encoding="utf-8")
+    summary = curate(raw, tmp_path, config(keep={"brightness": {"min": 0.9}}))
+    assert summary.written is not None and summary.written.removed == 1
+    assert [p.name for p in (tmp_path / "clips").iterdir()] == ["mine.mkv"] and (tmp_path / "clips-mine.tar").exists()
 
 
 def row(k: int, **scores: float | None) -> Row:
@@ -180,6 +207,21 @@ def test_archives_out_and_in_again(kind: str, raw: Path, tmp_path: Path) -> None
     assert not list((tmp_path / "back" / ".scores" / ".unpacked").iterdir()), "nothing unpacked is left"
     fewer = curate(raw, out, config(keep={"brightness": {"max": 0.3}}, output=keep["output"]))
     assert fewer.written is not None and fewer.written.removed == 1 and not fewer.read
+
+
+def test_an_archive_of_which_no_clip_can_be_made_is_not_the_one_of_before(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curate(raw, tmp_path, config(output={"format": "webdataset"}))
+
+    def torn(*told: Any) -> None:
+        raise InputError("gone")
+
+    monkeypatch.setattr(writing, "write_clip", torn)
+    summary = curate(raw, tmp_path, config(output={"format": "webdataset", "quality": 50}))
+    assert summary.written is not None
+    assert (summary.written.written, summary.written.removed, len(summary.written.failed)) == (0, 1, 5)
+    assert not list(tmp_path.glob("clips-*"))
 
 
 def test_lists_of_paths_and_tables(raw: Path, tmp_path: Path) -> None:
