@@ -123,7 +123,7 @@ def _json(path: Path, text: str, rows: Rows) -> str:
 def _told(path: Path, entry: dict[str, Any], captions: Sequence[str]) -> dict[str, Any]:
     """An object with other captions, under the key that it has them by."""
     lower = {key.lower(): key for key in entry}
-    column = columns_of(path, {*lower, "file", "caption"} if "caption" in lower else {*lower, "file"})["caption"]
+    column = columns_of(path, {*lower, "file"})["caption"]
     return {**entry, lower[column]: _value(captions)}
 
 

@@ -127,10 +127,11 @@ def _check_out(out: Path) -> None:
 def _score(items: Sequence[Item], signals: Chosen, out: Path, engine: Engine | None, events: Events) -> list[Outcome]:
     """The outcome of every video, in order; what is known from before is looked up and not read."""
     known = _known(out / INDEX)
-    pieces = [(number, (item, known.get(_signature(item)))) for number, item in enumerate(items)]
+    signatures = [_signature(item) for item in items]
+    pieces = [(number, (item, known.get(signatures[number]))) for number, item in enumerate(items)]
     groups = [tuple(pieces[k : k + GROUP]) for k in range(0, len(pieces), GROUP)]
     job, found = ScoreJob(plain(signals), out / STORE), dict[int, Outcome]()
-    tasks = [Task(json_sha256([_signature(item) for _, (item, _) in group])[:24], group) for group in groups]
+    tasks = [Task(json_sha256([signatures[number] for number, _ in group])[:24], group) for group in groups]
     with Appender(out / INDEX, durable=False) as index:
         for done in _here(job, tasks, events) if engine is None else engine.run(job, tasks, events):
             results = dict(done.value or ())

@@ -17,8 +17,9 @@ import torch
 
 from kinolab import video
 from kinolab.data.curate.frames import Sampled, Trace, View
-from kinolab.data.curation.items import Item, content_hash
+from kinolab.data.curation.items import Item
 from kinolab.data.curation.settings import Chosen, built
+from kinolab.data.scan import hash_source
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import canonical
 from kinolab.runtime.lines import one_line
@@ -81,7 +82,7 @@ def score_item(item: Item, known: str | None, signals: Chosen, store: Path) -> O
         if known is not None and not _missing(store, known, signals):
             return Outcome(item.name, signature, known)
         with item.local(store / ROOM) as path:
-            content = content_hash(path)
+            content = hash_source(path)
             missing = _missing(store, content, signals)
             if missing:
                 traces, damage = trace(path, missing)
