@@ -32,7 +32,7 @@ from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real, visible
 from kinolab.runtime.reading import json_lines, read_text
 from kinolab.runtime.records import write_record
-from kinolab.runtime.remote import local
+from kinolab.runtime.remote import address, is_remote, local
 from kinolab.runtime.summed import summed
 
 STORE, INDEX, TABLE, RECORD = ".scores", ".scores/files.jsonl", "table.jsonl", "curation.json"
@@ -73,7 +73,7 @@ def curate(
     Args:
         source: a folder, a video, a list or a table of paths, .tar or .parquet files, or a folder of those; of a store
             too, as s3://bucket/raw.
-        out: the folder of the curation; made where it is missing.
+        out: the folder of the curation, on this machine; made where it is missing.
         config: signals, cutting, thresholds and output.
         engine: whose workers score; none = this process. What is written is the same, byte for byte.
         dry: write the table and no clip.
@@ -87,11 +87,11 @@ def curate(
     if config.output.format == "parquet" and not dry:
         parquet.need_pyarrow()
     told = events_of(events)
+    _check_out(out)
     source = local(source, told.progress)
     if source.is_dir() and real(out).is_relative_to(real(source)):
         raise InputError(f"{out}: lies inside {source}; choose a folder beside it")
     found = find_items(source)
-    _check_out(out)
     make_folder(out / STORE)
     with held(out / STORE / "lock", f"{out}: another kinolab data curate is at work there"):
         outcomes = _score(found.items, signals, out, engine, told)
@@ -117,7 +117,9 @@ def curate(
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that holds something else."""
+    """Refuse a folder that holds something else, or that of a store."""
+    if is_remote(out):
+        raise InputError(f"--out {address(out)}: curate writes to a folder of this machine; copy it to the store after")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; expected a folder for the curation")
     if out.is_dir() and visible(out) and not (out / STORE).is_dir():

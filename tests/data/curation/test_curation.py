@@ -262,6 +262,8 @@ def test_thresholds_that_say_nothing_or_keep_nothing() -> None:
 def test_places_that_can_not_be_read_or_written(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         curate(tmp_path / "none", tmp_path / "out", config())
+    with pytest.raises(InputError, match=r"--out s3://bucket/x: curate writes to a folder of this machine"):
+        curate(raw, Path("s3://bucket/x"), config())
     with pytest.raises(InputError, match="lies inside"):
         curate(raw, raw / "out", config())
     (tmp_path / "other").mkdir()
@@ -275,6 +277,19 @@ def test_places_that_can_not_be_read_or_written(raw: Path, tmp_path: Path) -> No
     (tmp_path / "cut.tar").write_bytes(b"x" * 700)
     with pytest.raises(InputError, match=r"no whole \.tar archive"):
         find_items(tmp_path / "cut.tar")
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11])
+@pytest.mark.parametrize("kind", [b"0", b"x"])
+def test_archives_whose_members_have_sizes_that_can_not_be(size: bytes, kind: bytes, tmp_path: Path) -> None:
+    with tars.new_archive(tmp_path / "a.tar") as archive:
+        archive.add("x.mp4", b"12345")
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[124:136], data[148:156], data[156:157] = size, b" " * 8, kind
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tar: no whole \.tar archive"):
+        tars.members(tmp_path / "a.tar")
 
 
 def test_a_changed_video_is_read_again_and_the_same_content_never(raw: Path, tmp_path: Path) -> None:
