@@ -50,6 +50,8 @@ def curate(
     if page is not None and page.suffix.lower() != ".html":
         raise InputError(f"--page {page}: expected the name of an .html file")
     config = load_config(CurateConfig, settings if settings is not None else {}, override or [], name="--set")
+    if page is not None and not config.keep:
+        raise InputError("--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min")
     crew = take_engine(engine, workers)
     with watch("curating", "videos") as seen, kept_in(out, "curating", "videos", crew) as kept:
         summary = run(source, out, config, engine=crew, dry=dry_run, events=Several(seen, kept))

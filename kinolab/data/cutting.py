@@ -304,8 +304,8 @@ def _copy(source: Path, target: Path, part: PartConfig | None, edit: EditConfig)
     else:
         start, end = (0.0, None) if part is None else (part.start, part.end)
         frames = video.iter_frames(source, start=start, end=end)
-        cropped = (_cropped(frame.image, edit.crop) for frame in frames)
-        video.write(target, cropped, video.probe(source).fps, quality=QUALITY)
+        shown = (cropped(frame.image, edit.crop) for frame in frames)
+        video.write(target, shown, video.probe(source).fps, quality=QUALITY)
 
 
 def _copy_caption(
@@ -319,8 +319,8 @@ def _copy_caption(
             record.write(summed({"copy": name, "made": {"caption": True}}))
 
 
-def _cropped(image: np.ndarray, crop: tuple[float, float, float, float] | None) -> np.ndarray:
-    """The part of a picture (H, W, 3), of whole pixels and at least one."""
+def cropped(image: np.ndarray, crop: tuple[float, float, float, float] | None) -> np.ndarray:
+    """The part of a picture (H, W, 3): left, top, width and height as shares, of whole pixels and at least one."""
     if crop is None:
         return image
     height, width = image.shape[:2]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.data.annotations import told_by_tables
-from kinolab.data.tables import LIMITS, columns_of, csv_table
+from kinolab.data.tables import CAPTION_COLUMNS, LIMITS, columns_of, csv_table
 from kinolab.errors import InputError
 from kinolab.runtime.files import write_text
 from kinolab.runtime.reading import parse_json
@@ -101,7 +101,7 @@ def _json_lines(path: Path, text: str, rows: Rows) -> str:
     pieces = re.split(ENDS, text)
     for where, told in rows.items():
         k = 2 * (int(where.removeprefix("line ")) - 1)
-        value = _told(path, parse_json(pieces[k], where, LIMITS, constants=True), told)
+        value = _told(parse_json(pieces[k], where, LIMITS, constants=True), told)
         pieces[k] = json.dumps(value, ensure_ascii=False)
     return "".join(pieces)
 
@@ -111,19 +111,21 @@ def _json(path: Path, text: str, rows: Rows) -> str:
     if isinstance(value, list):
         for where, told in rows.items():
             k = int(where.removeprefix("entry ")) - 1
-            value[k] = _told(path, value[k], told)
+            value[k] = _told(value[k], told)
     else:
         places = {f"the entry {name!r}": name for name in value}
         for where, told in rows.items():
             name = places[where]
-            value[name] = _told(path, value[name], told) if isinstance(value[name], dict) else _value(told)
+            value[name] = _told(value[name], told) if isinstance(value[name], dict) else _value(told)
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
-def _told(path: Path, entry: dict[str, Any], captions: Sequence[str]) -> dict[str, Any]:
-    """An object with other captions, under the key that it has them by."""
+def _told(entry: dict[str, Any], captions: Sequence[str]) -> dict[str, Any]:
+    """An object with other captions, under the key that it has them by; one that has none gets `caption`."""
     lower = {key.lower(): key for key in entry}
-    column = columns_of(path, {*lower, "file", "caption"} if "caption" in lower else {*lower, "file"})["caption"]
+    column = next((name for name in CAPTION_COLUMNS if name in lower), None)
+    if column is None:
+        return {**entry, "caption": _value(captions)} if captions else entry
     return {**entry, lower[column]: _value(captions)}
 
 

@@ -87,10 +87,9 @@ def _write(path: Path, row: Row) -> bool:
     try:
         with row.item.local(path.parent) as source:
             end = None if row.whole else row.part.end
-            found = video.iter_frames(source, start=row.part.start, end=end, fps=fps, threads=1)
-            short = min(video.probe(source).height, video.probe(source).width)
-            if short > SIDE:
-                found = video.iter_frames(source, start=row.part.start, end=end, fps=fps, size=SIDE, threads=1)
+            probed = video.probe(source)
+            size = SIDE if min(probed.height, probed.width) > SIDE else None
+            found = video.iter_frames(source, start=row.part.start, end=end, fps=fps, size=size, threads=1)
             video.write(path, (frame.image for frame in islice(found, MOST)), fps, quality=80)
     except InputError:  # it changed since it was scored; the rest of the page is worth having
         return False

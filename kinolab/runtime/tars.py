@@ -34,9 +34,10 @@ def members(path: Path) -> list[Member]:
     try:
         with open_plain(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             found = [Member(m.name, m.offset_data, m.size) for m in archive if m.isreg() and not m.issparse()]
-            file.seek(0, 2)
-            size = file.tell()
-    except tarfile.TarError as error:
+            size = file.seek(0, 2)
+        if any(min(member.offset, member.size) < 0 for member in found):
+            raise tarfile.ReadError("a negative size")
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # of sizes that no file has
         raise InputError(f"{path}: no whole .tar archive ({one_line(error, 80)}); packed ones are not read") from None
     for member in found:
         if member.offset + member.size > size:

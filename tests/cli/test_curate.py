@@ -61,6 +61,7 @@ def test_mistakes_are_one_line(words: list[str], said: str, raw: Path, capsys: P
     assert run("data", "curate", raw, "-o", raw.parent / "set", *words, *([] if "motion" in words[1] else OFF)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in error and error.startswith("kinolab: ")
+    assert not (raw.parent / "set" / "table.jsonl").exists(), "it is said before anything is read"
 
 
 def test_captions_by_a_command(raw: Path, capsys: Printed) -> None:

@@ -72,6 +72,15 @@ def test_a_clip_of_several_rows_has_a_caption_in_each(tmp_path: Path) -> None:
     assert path.read_text() == "file,caption\na.mp4,1\na.mp4,\n"
 
 
+def test_a_row_that_has_a_label_alone_gets_a_caption_where_there_is_one_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"file": "a.mp4", "text": "one"}\n{"file": "a.mp4", "label": "3"}\n')
+    retell(tmp_path, FILES, {"a.mp4": ["1"]})
+    assert path.read_text() == '{"file": "a.mp4", "text": "1"}\n{"file": "a.mp4", "label": "3"}\n'
+    retell(tmp_path, FILES, {"a.mp4": ["1", "2"]})
+    assert dict(annotate(tmp_path, FILES, "auto", "none").alternatives) == {"a.mp4": ("2",)}
+
+
 def test_a_bad_table_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
     path.write_text("file,caption\na.mp4,one\nb.mp4\n")

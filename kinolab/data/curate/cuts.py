@@ -49,16 +49,22 @@ class CutsConfig(FrameConfig):
     """Share of that change that the frame in the middle may be away from a mixture of the ends."""
 
 
-def thumbnail(view: View, side: int) -> np.ndarray:
-    """(side, side, 3) float32 in [0, 1]: means of equal areas."""
+def sums_of(view: View) -> np.ndarray:
+    """(h + 1, w + 1, 3) float64: the sum of all pixels above and to the left of each corner."""
     small = view.small(SIDE)
-    rows = np.linspace(0, small.shape[0], side + 1).astype(int)
-    columns = np.linspace(0, small.shape[1], side + 1).astype(int)
     sums = np.zeros((small.shape[0] + 1, small.shape[1] + 1, 3), np.float64)
     sums[1:, 1:] = small.cumsum(0, dtype=np.float64).cumsum(1)
+    return sums
+
+
+def thumbnail(sums: np.ndarray, side: int) -> np.ndarray:
+    """(side, side, 3) float32 in [0, 1]: means of equal areas, by a picture's sums (`sums_of`)."""
+    height, width = sums.shape[0] - 1, sums.shape[1] - 1
+    rows = np.linspace(0, height, side + 1).astype(int)
+    columns = np.linspace(0, width, side + 1).astype(int)
     low, high, left, right = rows[:-1], np.maximum(rows[1:], rows[:-1] + 1), columns[:-1], columns[1:]
     right = np.maximum(right, left + 1)
-    high, right = np.minimum(high, small.shape[0]), np.minimum(right, small.shape[1])
+    high, right = np.minimum(high, height), np.minimum(right, width)
     low, left = np.minimum(low, high - 1), np.minimum(left, right - 1)
     boxes = sums[high][:, right] - sums[low][:, right] - sums[high][:, left] + sums[low][:, left]
     area = (high - low)[:, None, None] * (right - left)[None, :, None]
@@ -104,7 +110,8 @@ class Watching(Watcher):
 
     def see(self, view: View) -> None:
         """Compare a frame with those before."""
-        now = (view.time, thumbnail(view, GRID), histograms(view), thumbnail(view, FINE))
+        sums = sums_of(view)
+        now = (view.time, thumbnail(sums, GRID), histograms(view), thumbnail(sums, FINE))
         past = self._past
         before = past[-1] if past else now
         over = change(past[-2][1:3], now[1:3]) if len(past) > 1 else 1.0

@@ -74,13 +74,13 @@ class Duplicates(FrameSignal):
         return {"duplicate": None}
 
     def print_of(self, trace: Trace, part: Part) -> np.ndarray:
-        """The bits of eight even moments of a part as numbers of those that are set; empty where nothing was seen."""
+        """The numbers of those bits of eight even moments of a part that are set; empty where nothing was seen."""
         found = inside(trace, part)
         if not len(found["time"]):
-            return np.zeros(0, np.int64)
+            return np.zeros(0, np.uint16)
         wanted = part.start + (np.arange(MOMENTS) + 0.5) / MOMENTS * (part.end - part.start)
         rows = np.abs(found["time"][None] - wanted[:, None]).argmin(1)
-        return np.flatnonzero(np.unpackbits(found["bits"][rows].ravel()))
+        return np.flatnonzero(np.unpackbits(found["bits"][rows].ravel())).astype(np.uint16)
 
 
 @cache

@@ -35,6 +35,7 @@ class View:
     def __init__(self, time: float, image: np.ndarray) -> None:
         self.time, self.image = time, image
         self._small: dict[int, np.ndarray] = {}
+        self._grey: dict[int | None, np.ndarray] = {}
 
     def small(self, side: int) -> np.ndarray:
         """(h, w, 3) uint8 with a shorter side of `side` pixels, by the mean of areas; a smaller frame as it is."""
@@ -50,7 +51,9 @@ class View:
 
     def grey(self, side: int | None = None) -> np.ndarray:
         """(h, w) float32 in [0, 255], of the frame as it is or with a shorter side of `side`."""
-        return (self.image if side is None else self.small(side)) @ LUMA
+        if side not in self._grey:
+            self._grey[side] = (self.image if side is None else self.small(side)) @ LUMA
+        return self._grey[side]
 
 
 @dataclass(frozen=True)

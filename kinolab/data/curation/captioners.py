@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import shlex
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -94,7 +96,8 @@ class Command(Captioner):
 
     def ask(self, clip: Path) -> str:
         """What it prints to standard output."""
-        words = [word.replace("{clip}", str(clip)) for word in self.words]
+        # Absolute, so that a clip whose name begins with a dash is no option of the program.
+        words = [word.replace("{clip}", str(clip.absolute())) for word in self.words]
         try:
             done = subprocess.run(words, capture_output=True, timeout=self.seconds, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
@@ -105,6 +108,14 @@ class Command(Captioner):
             last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise AskError(f"ended with status {done.returncode}: {one_line(last, 120)}")
         return done.stdout.decode("utf-8", "replace")
+
+
+class _Staying(urllib.request.HTTPRedirectHandler):
+    """Goes to no other address than the one that the user named, as the key would go there too."""
+
+    def redirect_request(self, *told: Any) -> None:
+        """None, which makes it an error."""
+        return None
 
 
 class Server(Captioner):
@@ -123,6 +134,8 @@ class Server(Captioner):
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise InputError(f"--server {url}: expected http://... or https://..., such as http://localhost:8000/v1")
+        if key is not None and not (key and key.isascii() and key.isprintable()):
+            raise InputError("--key-file: expected a key and nothing else: one line of letters, digits and signs")
         self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
         self.frames, self.side, self.seconds, self._key = frames, side, seconds, key
 
@@ -155,13 +168,12 @@ class Server(Captioner):
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(f"{self.url}/chat/completions", data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=self.seconds) as reply:
+            with urllib.request.build_opener(_Staying).open(request, timeout=self.seconds) as reply:
                 return bytes(reply.read(LONGEST))
         except urllib.error.HTTPError as error:
-            said = one_line(error.read(400).decode("utf-8", "replace"), 160)
-            gone = error.code in (401, 403, 404, 429) or error.code >= 500
-            raise AskError(f"status {error.code}: {said}", gone=gone) from None
-        except (OSError, ValueError) as error:  # no connection, no answer in time, no such host
+            gone = error.code < 400 or error.code in (401, 403, 404, 429) or error.code >= 500
+            raise AskError(f"status {error.code}: {_told_by(error)}", gone=gone) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:  # no connection, none in time, no HTTP
             cause = getattr(error, "reason", error)
             raise AskError(f"no answer ({one_line(cause, 100)})", gone=True) from None
 
@@ -172,6 +184,14 @@ class Server(Captioner):
         except (InputError, KeyError, IndexError, TypeError):
             raise AskError(f"an answer of another form: {one_line(data[:80].decode('utf-8', 'replace'), 80)}") from None
         return text if isinstance(text, str) else ""
+
+
+def _told_by(error: urllib.error.HTTPError) -> str:
+    """What a server says of an error: its words, or where it would send one to."""
+    words = b""
+    with suppress(OSError, http.client.HTTPException):
+        words = error.read(400)
+    return one_line(words.decode("utf-8", "replace") or error.headers.get("Location", ""), 160)
 
 
 class Model(Captioner):

@@ -10,7 +10,7 @@ from pathlib import Path
 from kinolab import video
 from kinolab.data.annotations import annotate
 from kinolab.data.curation import parquet
-from kinolab.data.scan import STILL_SUFFIXES, find_clips, hash_source
+from kinolab.data.scan import STILL_SUFFIXES, find_clips
 from kinolab.data.tables import TABLE_SUFFIXES, read_table
 from kinolab.errors import InputError
 from kinolab.runtime import tars
@@ -70,11 +70,6 @@ class Found:
 
     items: tuple[Item, ...]
     notes: tuple[str, ...] = field(default=())
-
-
-def content_hash(path: Path) -> str:
-    """sha256 of a video file's content, or of a folder of images."""
-    return hash_source(path)
 
 
 def find_items(source: Path) -> Found:

@@ -32,7 +32,7 @@ from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real, visible
 from kinolab.runtime.reading import json_lines, read_text
 from kinolab.runtime.records import write_record
-from kinolab.runtime.remote import local
+from kinolab.runtime.remote import address, is_remote, local
 from kinolab.runtime.summed import summed
 
 STORE, INDEX, TABLE, RECORD = ".scores", ".scores/files.jsonl", "table.jsonl", "curation.json"
@@ -73,7 +73,7 @@ def curate(
     Args:
         source: a folder, a video, a list or a table of paths, .tar or .parquet files, or a folder of those; of a store
             too, as s3://bucket/raw.
-        out: the folder of the curation; made where it is missing.
+        out: the folder of the curation, on this machine; made where it is missing.
         config: signals, cutting, thresholds and output.
         engine: whose workers score; none = this process. What is written is the same, byte for byte.
         dry: write the table and no clip.
@@ -87,11 +87,11 @@ def curate(
     if config.output.format == "parquet" and not dry:
         parquet.need_pyarrow()
     told = events_of(events)
+    _check_out(out)
     source = local(source, told.progress)
     if source.is_dir() and real(out).is_relative_to(real(source)):
         raise InputError(f"{out}: lies inside {source}; choose a folder beside it")
     found = find_items(source)
-    _check_out(out)
     make_folder(out / STORE)
     with held(out / STORE / "lock", f"{out}: another kinolab data curate is at work there"):
         outcomes = _score(found.items, signals, out, engine, told)
@@ -117,7 +117,9 @@ def curate(
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that holds something else."""
+    """Refuse a folder that holds something else, or that of a store."""
+    if is_remote(out):
+        raise InputError(f"--out {address(out)}: curate writes to a folder of this machine; copy it to the store after")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; expected a folder for the curation")
     if out.is_dir() and visible(out) and not (out / STORE).is_dir():
@@ -127,10 +129,11 @@ def _check_out(out: Path) -> None:
 def _score(items: Sequence[Item], signals: Chosen, out: Path, engine: Engine | None, events: Events) -> list[Outcome]:
     """The outcome of every video, in order; what is known from before is looked up and not read."""
     known = _known(out / INDEX)
-    pieces = [(number, (item, known.get(_signature(item)))) for number, item in enumerate(items)]
+    signatures = [_signature(item) for item in items]
+    pieces = [(number, (item, known.get(signatures[number]))) for number, item in enumerate(items)]
     groups = [tuple(pieces[k : k + GROUP]) for k in range(0, len(pieces), GROUP)]
     job, found = ScoreJob(plain(signals), out / STORE), dict[int, Outcome]()
-    tasks = [Task(json_sha256([_signature(item) for _, (item, _) in group])[:24], group) for group in groups]
+    tasks = [Task(json_sha256([signatures[number] for number, _ in group])[:24], group) for group in groups]
     with Appender(out / INDEX, durable=False) as index:
         for done in _here(job, tasks, events) if engine is None else engine.run(job, tasks, events):
             results = dict(done.value or ())

@@ -17,8 +17,9 @@ import torch
 
 from kinolab import video
 from kinolab.data.curate.frames import Sampled, Trace, View
-from kinolab.data.curation.items import Item, content_hash
+from kinolab.data.curation.items import Item
 from kinolab.data.curation.settings import Chosen, built
+from kinolab.data.scan import hash_source
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import canonical
 from kinolab.runtime.lines import one_line
@@ -81,7 +82,7 @@ def score_item(item: Item, known: str | None, signals: Chosen, store: Path) -> O
         if known is not None and not _missing(store, known, signals):
             return Outcome(item.name, signature, known)
         with item.local(store / ROOM) as path:
-            content = content_hash(path)
+            content = hash_source(path)
             missing = _missing(store, content, signals)
             if missing:
                 traces, damage = trace(path, missing)
@@ -167,5 +168,6 @@ def _add(store: Path, content: str, signals: Chosen, traces: Mapping[str, Trace]
         tensors = {name: file.tensor(name).clone() for name in sorted(names)}
     for name, columns in traces.items():
         for column, values in columns.items():
-            tensors[f"{name}-{signals[name].trace_hash()}/{column}"] = torch.from_numpy(np.ascontiguousarray(values))
+            # A copy: of a single row numpy calls any strides contiguous, and torch can't write all of them.
+            tensors[f"{name}-{signals[name].trace_hash()}/{column}"] = torch.from_numpy(values.copy())
     write_weights(path, tensors, {"damage": damage} if damage else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,5 @@ def make_table(videos: Iterable[tuple[int, Item, str]], store: Path, signals: Ch
 
 def _liked(row: Row, rows: list[Row], alike: float, which: int | None) -> Row:
     """The row with its likeness to an earlier one."""
-    from dataclasses import replace
-
     like = rows[which].name if which is not None else None
     return replace(row, scores={**row.scores, "duplicate": alike}, like=like)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kinolab import video
 from kinolab.contracts.events import Events, advance
@@ -21,7 +19,9 @@ from kinolab.data.curation import parquet
 from kinolab.data.curation.scoring import ROOM
 from kinolab.data.curation.settings import OutputConfig
 from kinolab.data.curation.table import Row, rounded
+from kinolab.data.cutting import cropped
 from kinolab.errors import InputError
+from kinolab.runtime import reading
 from kinolab.runtime.files import copy, make_folder, remove, scratch, write_text
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.paths import visible
@@ -30,8 +30,11 @@ from kinolab.runtime.records import write_record
 from kinolab.runtime.tars import new_archive
 from kinolab.runtime.text import read_text
 
-CLIPS, METADATA = "clips", "metadata.jsonl"
+CLIPS, METADATA, PLAN = "clips", "metadata.jsonl", ".scores/clips.txt"
 SHARDS = {"parquet": ".parquet", "webdataset": ".tar"}
+CLIP = re.compile(CLIPS + r"/[A-Za-z0-9_-]+-[0-9a-f]{12}\.\w+")
+"""A clip as `file_name` calls it; nothing else below `clips/` is touched."""
+SHARD = re.compile(r"clips-\d{5,}(\.parquet|\.tar)(\.json)?")
 LONGEST = 2**31
 """Bytes of a clip that goes into an archive."""
 
@@ -86,7 +89,7 @@ def write_clip(row: Row, path: Path, quality: int, room: Path) -> None:
             video.iter_frames(source, start=row.part.start, end=end, threads=1), lost if row.damage else _Refusing()
         )
         fps = row.scores.get("fps") or video.probe(source).fps
-        video.write(path, (_cropped(frame.image, row.crop) for frame in frames), fps, quality=quality)
+        video.write(path, (cropped(frame.image, row.crop) for frame in frames), fps, quality=quality)
 
 
 class _Refusing(list[str]):
@@ -96,21 +99,14 @@ class _Refusing(list[str]):
         raise InputError(f"{text}; it changed since it was scored: run the same command again")
 
 
-def _cropped(image: np.ndarray, crop: tuple[float, float, float, float] | None) -> np.ndarray:
-    """The part of a picture (H, W, 3) that is no bar, of whole pixels."""
-    if crop is None:
-        return image
-    height, width = image.shape[:2]
-    left, top = round(crop[0] * width), round(crop[1] * height)
-    right, bottom = max(left + 1, round((crop[0] + crop[2]) * width)), max(top + 1, round((crop[1] + crop[3]) * height))
-    return image[top:bottom, left:right]
-
-
 def metadata(name: str, row: Row) -> dict[str, Any]:
-    """What is said of a clip beside it, flat: its caption as `text`, where it comes from, and its scores."""
+    """What is said of a clip beside it, flat: its caption as `text`, where it comes from, and its scores.
+
+    A score whose name is taken is called NAME_score: `text` is what readers of metadata take for the caption.
+    """
     values: dict[str, Any] = {"file_name": name, "text": row.item.caption}
     values |= {"source": row.item.name, "start": rounded(row.part.start), "end": rounded(row.part.end)}
-    return values | {score: rounded(value) for score, value in row.scores.items()}
+    return values | {f"{n}_score" if n in values else n: rounded(value) for n, value in row.scores.items()}
 
 
 def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:
@@ -119,6 +115,7 @@ def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
     room, before = out / ".scores" / ROOM, listed(out)
     written, present, failed = 0, 0, list[str]()
     make_folder(out / CLIPS)
+    _plan(out, before | {f"{CLIPS}/{name}" for name in wanted})
     good: dict[str, Row] = {}
     for done, (name, row) in enumerate(wanted.items()):
         path = out / CLIPS / name
@@ -144,6 +141,7 @@ def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
         removed += (out / name).exists()
         remove(out / name)
         remove((out / name).with_suffix(".txt"))
+    _plan(out, {f"{CLIPS}/{name}" for name in good})
     return Written(written, present, removed, tuple(failed))
 
 
@@ -153,25 +151,36 @@ def beside(clip: Path) -> str | None:
     return (" ".join(read_text(path).split()) or None) if path.is_file() else None
 
 
+def _plan(out: Path, names: Set[str]) -> None:
+    """Note which clips may be there, before the first is written and after the last is gone."""
+    write_text(out / PLAN, "".join(f"{name}\n" for name in sorted(names)))
+
+
 def listed(out: Path) -> set[str]:
-    """The clips that the folder's metadata names, below `clips/`."""
-    path = out / METADATA
-    if not path.is_file():
-        return set()
-    names = [str(row.get("file_name")) for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
-    return {name for name in names if name.startswith(f"{CLIPS}/") and "/" not in name.removeprefix(f"{CLIPS}/")}
+    """The clips that earlier calls wrote below `clips/`, one that was stopped too."""
+    path, names = out / METADATA, list[str]()
+    if path.is_file():
+        names += [str(row.get("file_name")) for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
+    if (out / PLAN).is_file():
+        names += reading.read_text(out / PLAN, LONGEST).splitlines()
+    return {name for name in names if CLIP.fullmatch(name)}
 
 
 def clear_others(out: Path, kind: str) -> int:
     """Remove what an earlier call wrote in another format, so that a folder holds one set; how many files that were."""
-    old = [p for name, suffix in SHARDS.items() if name != kind for p in visible(out, f"clips-*{suffix}*")]
-    if kind != "folder" and (out / METADATA).is_file():
-        clips = [out / name for name in sorted(listed(out))]
-        old += [*clips, *(clip.with_suffix(".txt") for clip in clips), out / METADATA]
+    old = _shards(out, [suffix for name, suffix in SHARDS.items() if name != kind])
+    if kind != "folder" and (clips := [out / name for name in sorted(listed(out))]):
+        old += [*clips, *(clip.with_suffix(".txt") for clip in clips), out / METADATA, out / PLAN]
     there = [path for path in old if path.exists()]
     for path in there:
         remove(path)
     return sum(path.suffix not in (".json", ".jsonl", ".txt") for path in there)
+
+
+def _shards(out: Path, suffixes: Collection[str]) -> list[Path]:
+    """The archives or Parquet files that are there, and the records beside them."""
+    found = [(path, SHARD.fullmatch(path.name)) for path in visible(out, "clips-*")]
+    return [path for path, name in found if name and name[1] in suffixes]
 
 
 def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:
@@ -182,20 +191,24 @@ def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
     written, present, failed, names, done = 0, 0, list[str](), set[str](), 0
     for number, piece in enumerate(pieces):
         name = f"clips-{number:05d}{suffix}"
-        names |= {name, f"{name}.json"}
         made = json_sha256([metadata(clip, row) for clip, row in piece])
+        problems: list[str] = []
         if (out / name).is_file() and _made(out / f"{name}.json") == made:
             present += 1
         else:
             problems = _write_shard(out / name, piece, config, room)
             failed += problems
-            # With a clip missing it is tried again the next time.
-            write_record(out / f"{name}.json", {"made": "" if problems else made, "clips": len(piece) - len(problems)})
-            events.wrote(out / name, "shard")
-            written += 1
+            if len(problems) < len(piece):
+                # With a clip missing it is tried again the next time.
+                record = {"made": "" if problems else made, "clips": len(piece) - len(problems)}
+                write_record(out / f"{name}.json", record)
+                events.wrote(out / name, "shard")
+                written += 1
+        if len(problems) < len(piece):
+            names |= {name, f"{name}.json"}
         done += len(piece)
         advance(events, done, len(wanted))
-    old = [p for p in visible(out, f"clips-*{suffix}*") if p.name not in names]
+    old = [p for p in _shards(out, [suffix]) if p.name not in names]
     for path in old:
         remove(path)
     return Written(written, present, sum(p.suffix == suffix for p in old), tuple(failed))

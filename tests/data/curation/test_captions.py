@@ -87,6 +87,11 @@ def test_a_command_is_run_without_a_shell(clips: Path, tmp_path: Path) -> None:
     program = "import sys; print(len(sys.argv), sys.argv[1][-5:]); sys.exit(sys.argv[1].endswith('3.mkv'))"
     command = Command(f'{sys.executable} -c "{program}" {{clip}} "$HOME; true"')
     assert command.ask(clips / "1.mkv").strip() == "3 1.mkv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(clips)
+        assert Command(f"{sys.executable} -c 'import sys; print(*sys.argv[1:])' {{clip}}").ask(
+            Path("-c.mkv")
+        ).strip() == str(clips / "-c.mkv")
     with pytest.raises(AskError, match="status 1"):
         command.ask(clips / "3.mkv")
     for text, cause in (("mine clip", "one of them with"), ('mine "{clip}', "No closing quotation")):
@@ -106,7 +111,12 @@ class Answering(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append((self.path, self.headers["Authorization"], body))
         status, data = self.answers.pop(0) if self.answers else (200, good("a grey square"))
+        if not status:
+            self.wfile.write(data)
+            return
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "http://elsewhere.invalid/")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -155,6 +165,26 @@ def test_a_server_that_refuses_or_is_not_there(clips: Path, url: str) -> None:
         caption(clips, Server("http://127.0.0.1:1/v1", "tiny"))
     with pytest.raises(InputError, match="expected http://"):
         Server("localhost:8000", "tiny")
+
+
+def test_a_server_that_sends_elsewhere_gets_no_key_there_and_one_that_speaks_otherwise_is_told(
+    clips: Path, url: str
+) -> None:
+    Answering.answers = [(302, b"")] * 3
+    with pytest.raises(AskError, match=r"^status 302: http://elsewhere\.invalid/$"):
+        Server(url, "tiny", key="secret").ask(clips / "1.mkv")
+    Answering.answers = [(0, b"SSH-2.0-OpenSSH_9.6\r\n")] * 3
+    with pytest.raises(AskError, match=r"^no answer \(SSH-2\.0-OpenSSH_9\.6\)$"):
+        Server(url, "tiny").ask(clips / "1.mkv")
+    with pytest.raises(AskError, match=r"^no answer \(nonnumeric port: 'x9'\)$"):
+        Server("http://127.0.0.1:x9/v1", "tiny").ask(clips / "1.mkv")
+
+
+@pytest.mark.parametrize("key", ["", "sk-one\nsk-two", "sk-ö", "sk-\x00"])
+def test_a_key_that_no_request_can_hold_is_refused_and_not_printed(key: str) -> None:
+    with pytest.raises(InputError, match="--key-file: expected a key and nothing else") as refused:
+        Server("http://127.0.0.1:1/v1", "tiny", key=key)
+    assert "sk-" not in str(refused.value)
 
 
 def test_even_frames(clips: Path) -> None:

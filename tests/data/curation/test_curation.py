@@ -15,7 +15,7 @@ from kinolab.config import load_config
 from kinolab.contracts.events import Silent
 from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.curate.frames import Part
-from kinolab.data.curation import CurateConfig, CurateSummary, curate, decide
+from kinolab.data.curation import CurateConfig, CurateSummary, curate, decide, writing
 from kinolab.data.curation.items import Item, find_items
 from kinolab.data.curation.settings import Bounds, chosen
 from kinolab.data.curation.table import Row
@@ -93,6 +93,33 @@ def test_what_was_curated_is_trained_on_as_it_is(raw: Path, tmp_path: Path) -> N
     source = FolderSource(FolderConfig(path=tmp_path / "out", frames=8, size=32, index="none", split="all"))
     assert len(source) == 3
     assert sorted(str(source.record(k).caption) for k in range(3)) == ["None", "None", "two"]
+
+
+def test_what_all_signals_say_is_trained_on_as_it_is(raw: Path, tmp_path: Path) -> None:
+    """The score `text` and the caption that metadata calls so are two things."""
+    curate(raw, tmp_path, config(signals={"text": True}))
+    rows = {row["source"]: row for row in kept(tmp_path)}
+    assert rows["2.mkv"]["text"] == "two" and rows["1.mkv"]["text"] is None
+    assert rows["2.mkv"]["text_score"] == table(tmp_path)["2.mkv"]["text"]
+    source = FolderSource(FolderConfig(path=tmp_path, frames=8, size=32, index="none", split="all"))
+    assert sorted(str(source.record(k).caption) for k in range(len(source))) == ["None"] * 4 + ["two"]
+
+
+def test_clips_of_a_call_that_was_stopped_go_when_they_are_no_longer_wanted(raw: Path, tmp_path: Path) -> None:
+    class OneClip(Silent):
+        @property
+        def stopping(self) -> bool:
+            return (tmp_path / "clips").is_dir() and any((tmp_path / "clips").iterdir())
+
+    with pytest.raises(Stopped):
+        curate(raw, tmp_path, config(), events=OneClip())
+    [left] = (tmp_path / "clips").iterdir()
+    (tmp_path / "clips" / "mine.mkv").write_bytes(left.read_bytes())
+    (tmp_path / "clips-mine.tar").write_bytes(b"of somebody else's")
+    left.with_suffix(".txt").write_text("said", encoding="utf-8")
+    summary = curate(raw, tmp_path, config(keep={"brightness": {"min": 0.9}}))
+    assert summary.written is not None and summary.written.removed == 1
+    assert [p.name for p in (tmp_path / "clips").iterdir()] == ["mine.mkv"] and (tmp_path / "clips-mine.tar").exists()
 
 
 def row(k: int, **scores: float | None) -> Row:
@@ -182,6 +209,21 @@ def test_archives_out_and_in_again(kind: str, raw: Path, tmp_path: Path) -> None
     assert fewer.written is not None and fewer.written.removed == 1 and not fewer.read
 
 
+def test_an_archive_of_which_no_clip_can_be_made_is_not_the_one_of_before(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curate(raw, tmp_path, config(output={"format": "webdataset"}))
+
+    def torn(*told: Any) -> None:
+        raise InputError("gone")
+
+    monkeypatch.setattr(writing, "write_clip", torn)
+    summary = curate(raw, tmp_path, config(output={"format": "webdataset", "quality": 50}))
+    assert summary.written is not None
+    assert (summary.written.written, summary.written.removed, len(summary.written.failed)) == (0, 1, 5)
+    assert not list(tmp_path.glob("clips-*"))
+
+
 def test_lists_of_paths_and_tables(raw: Path, tmp_path: Path) -> None:
     listed, told = tmp_path / "list.txt", tmp_path / "table.jsonl"
     listed.write_text(f"# some\n{raw / '1.mkv'}\n\n{raw / '4.mkv'}\n", encoding="utf-8")
@@ -220,6 +262,8 @@ def test_thresholds_that_say_nothing_or_keep_nothing() -> None:
 def test_places_that_can_not_be_read_or_written(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         curate(tmp_path / "none", tmp_path / "out", config())
+    with pytest.raises(InputError, match=r"--out s3://bucket/x: curate writes to a folder of this machine"):
+        curate(raw, Path("s3://bucket/x"), config())
     with pytest.raises(InputError, match="lies inside"):
         curate(raw, raw / "out", config())
     (tmp_path / "other").mkdir()
@@ -233,6 +277,19 @@ def test_places_that_can_not_be_read_or_written(raw: Path, tmp_path: Path) -> No
     (tmp_path / "cut.tar").write_bytes(b"x" * 700)
     with pytest.raises(InputError, match=r"no whole \.tar archive"):
         find_items(tmp_path / "cut.tar")
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11])
+@pytest.mark.parametrize("kind", [b"0", b"x"])
+def test_archives_whose_members_have_sizes_that_can_not_be(size: bytes, kind: bytes, tmp_path: Path) -> None:
+    with tars.new_archive(tmp_path / "a.tar") as archive:
+        archive.add("x.mp4", b"12345")
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[124:136], data[148:156], data[156:157] = size, b" " * 8, kind
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tar: no whole \.tar archive"):
+        tars.members(tmp_path / "a.tar")
 
 
 def test_a_changed_video_is_read_again_and_the_same_content_never(raw: Path, tmp_path: Path) -> None:
