@@ -134,6 +134,7 @@ def kill(
     found, options = Figures(), ("--engine", engine, "--workers", str(workers))
     while found.kills.total() < kills:
         out = room / f"{command.name}-{engine}-{found.rounds}"
+        found.rounds += 1
         status = -1
         while status != 0:
             running = _begin(command, out, options)
@@ -147,8 +148,7 @@ def kill(
             status, said = running.wait()
             if status not in (0, -signal.SIGKILL):
                 found.unequal.append(f"{out.name}: ended with {status}: {said[-300:]}")
-                break
-        found.rounds += 1
+                return found  # as it would again
         there = files_of(out)
         if there != quiet:
             names = sorted(n for n in there.keys() | quiet.keys() if there.get(n) != quiet.get(n))

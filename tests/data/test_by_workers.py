@@ -11,8 +11,9 @@ import pytest
 
 from kinolab.contracts.engine import Done, Job, Task
 from kinolab.contracts.events import Events
-from kinolab.data.publishing import published
+from kinolab.data.publishing import OFTEN, SHORT, Publishing, published
 from kinolab.errors import InputError
+from kinolab.runtime.files import write_text
 from kinolab.runtime.processes import environment, packed, unpacked
 from kinolab.runtime.remote import Mirror
 from kinolab.tasks import CachedDraws, TasksConfig
@@ -104,6 +105,18 @@ def test_workers_of_another_machine_share_nothing_but_the_store(folder: Path, tm
     here = files_of(tmp_path / "a")
     assert {name: store.cat_file(f"/b/latents/{name}") for name in here} == here
     assert {"/b/latents/" + name for name in here} == {name for name in store.store if name.startswith("/b/latents")}
+
+
+def test_a_long_index_is_not_put_with_every_shard(store: Any) -> None:
+    now, mirror = [0.0], Mirror("memory://b/long")
+    for name in ("cache.json", "index.jsonl"):
+        write_text(mirror.path / name, "{}\n")
+    told = Publishing(mirror, shards=False, clock=lambda: now[0])
+    for size, seconds, put in ((9, 0, 9), (10, 0, 10), (SHORT, 1, 10), (SHORT + 9, OFTEN, SHORT + 9)):
+        write_text(mirror.path / "index.jsonl", "x" * size)
+        now[0] += seconds
+        told.wrote(mirror.path / "shards" / "a.safetensors", "shard")
+        assert store.info("/b/long/index.jsonl")["size"] == put
 
 
 def test_a_scan_is_the_same_and_names_what_ended_its_workers(folder: Path, tmp_path: Path) -> None:
