@@ -23,10 +23,11 @@ from benchmarks.measure import machine
 from kinolab.contracts.engine import Engine
 from kinolab.contracts.events import Silent
 from kinolab.data import FolderConfig, FolderSource, WorldSource, WorldSourceConfig, encode_to_cache
-from kinolab.engines import engine_of
+from kinolab.engines import ENGINES
 from kinolab.toyworld.clips import WorldConfig
 from kinolab.video import write
 from tests.data.clip_files import MeanAutoencoder
+from tests.engines.actors import actors_here
 
 FILES = 50
 """Different files that are checked."""
@@ -63,14 +64,7 @@ class Watching(Silent):
 
 def workers() -> list[int]:
     """The processes of the engines' workers."""
-    found = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if (place / "cmdline").read_bytes().startswith(b"ray::_Hand"):
-                found.append(int(place.name))
-        except OSError:
-            continue
-    return found
+    return [child.pid for child in multiprocessing.active_children() if child.pid is not None] + actors_here()
 
 
 def resident(process: int) -> float:
@@ -111,11 +105,7 @@ def measure(name: str, counts: Sequence[int], clips: dict[str, int], room: Path)
     rows, alone = list[Row](), dict[str, float]()
     for work, run in (("check", check), ("encode", encode)):
         for workers in (0, *counts):
-            engine = engine_of(name, workers) if workers else None
-            if workers == 1 and name == "embedded":
-                from kinolab.engines.embedded import Embedded
-
-                engine = Embedded(1)
+            engine = ENGINES.get(name)(workers) if workers else None
             events, began = Watching(clips[work]), time.perf_counter()
             run(room, clips[work], engine, events)
             seconds = time.perf_counter() - began

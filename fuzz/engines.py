@@ -21,13 +21,16 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from tests.engines.actors import ACTOR
+from tests.engines.folders import files_of
+
 PATIENCE = 300.0
 """Seconds that a command may take."""
 LOOK = 0.01
 VICTIMS = ("worker", "worker", "worker", "worker", "driver")
 """Who is killed, drawn; a command that was killed has to start again, which takes seconds."""
-RAY, FORKED = b"ray::_Hand", b"multiprocessing.forkserver"
-"""What the workers of the engines are called; a forked one is called as the server that it is forked from."""
+FORKED = b"multiprocessing.forkserver"
+"""What the embedded engine's workers are called: as the server that they are forked from."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def kill(
     found, options = Figures(), ("--engine", engine, "--workers", str(workers))
     while found.kills.total() < kills:
         out = room / f"{command.name}-{engine}-{found.rounds}"
+        found.rounds += 1
         status = -1
         while status != 0:
             running = _begin(command, out, options)
@@ -144,8 +148,7 @@ def kill(
             status, said = running.wait()
             if status not in (0, -signal.SIGKILL):
                 found.unequal.append(f"{out.name}: ended with {status}: {said[-300:]}")
-                break
-        found.rounds += 1
+                return found  # as it would again
         there = files_of(out)
         if there != quiet:
             names = sorted(n for n in there.keys() | quiet.keys() if there.get(n) != quiet.get(n))
@@ -179,7 +182,7 @@ class Running:
             below |= new
         leaves = below - {self.process.pid} - set(parents.values())
         for process in leaves:
-            actor = names[process].startswith(RAY)
+            actor = names[process].startswith(ACTOR)
             forked = FORKED in names[process] and FORKED in names.get(parents[process], b"")
             if actor or forked:
                 found.append(process)
@@ -219,10 +222,3 @@ def _kill(running: Running, victim: str, rng: Random) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its name; but for what says who worked on it last."""
-    names = (".lock", "lock", ".working.json")
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in names]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

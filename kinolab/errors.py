@@ -1,5 +1,7 @@
 """The one error a person's mistake raises."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """A person's mistake, in one line: what was expected, what came, what to do.
@@ -13,6 +15,11 @@ class MissingExtraError(InputError):
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {library}, which is not installed: pip install 'kinolab[{extra}]'")
+        self._given = library, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """As it is made: a worker's goes to the process that began it."""
+        return type(self), self._given
 
 
 class DamagedError(InputError):

@@ -19,6 +19,8 @@ from kinolab.training.recipe import load_recipe
 from kinolab.training.state import checkpoints
 
 State = Literal["running", "done", "stopped", "failed", "cut off"]
+SILENT = 600.0
+"""Seconds without a piece done after which the work of a process of another machine counts as cut off."""
 RECENT = 20
 """Lines of a log that a training's rate is measured over."""
 
@@ -87,7 +89,8 @@ def status(path: Path, clock: Callable[[], float] = time.time) -> Status:
 
 def _of_kept(path: Path, kept: Kept, now: float) -> Status:
     """What is kept, as it is now."""
-    working = kept.outcome is None and (kept.process.lives or _locked(path))
+    heard = not kept.process.here and now - kept.written < SILENT
+    working = kept.outcome is None and (kept.process.lives or heard or _locked(path))
     state: State = kept.outcome or ("running" if working else "cut off")
     found = Status(
         path, kept.what, kept.unit, state, kept.done, kept.total, failed=len(kept.failed), rate=kept.rate,

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kinolab.contracts.events import Several, Silent
-from kinolab.contracts.working import Working
-from kinolab.data import FolderConfig, FolderSource, encode_to_cache
+from kinolab.contracts.working import FILE, Kept, Working
+from kinolab.data import FolderSource, encode_to_cache
 from kinolab.errors import InputError
 from kinolab.runtime.locks import held
-from kinolab.status import status
+from kinolab.runtime.processes import Known
+from kinolab.runtime.records import write_record
+from kinolab.status import SILENT, status
 from kinolab.training.log import RunLog
 from tests.cli.every import run
-from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.data.clip_files import MeanAutoencoder
+from tests.engines.encoding import source as clips
+from tests.engines.encoding import write_clips
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
-    path = tmp_path_factory.mktemp("clips")
-    for mark in range(2):
-        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
-    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"}
-    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec)
+    return clips(write_clips(tmp_path_factory.mktemp("clips"), 2))
 
 
 def test_of_a_cache_while_it_is_written_and_afterwards(tmp_path: Path, source: FolderSource) -> None:
@@ -60,6 +61,17 @@ def test_of_a_cache_that_a_kill_cut_off(tmp_path: Path, source: FolderSource) ->
     found = status(out)
     assert (found.state, found.done, found.total) == ("cut off", 2, None)
     assert list(found.lines)[-1] == "  the same command goes on from here"
+
+
+def test_of_work_on_another_machine(tmp_path: Path) -> None:
+    """Whose processes can't be asked for: it is at work as long as it says so."""
+    kept = Kept("sampling", "videos", 0, 3, 9, 1000.0, 1030.0, 2, Known(7, "1", "another boot"))
+    write_record(tmp_path / FILE, kept.values())
+    found = status(tmp_path, lambda: 1040.0)
+    assert (found.state, found.running, found.left) == ("running", 2, pytest.approx(50.0))
+    assert status(tmp_path, lambda: 1030.0 + SILENT).state == "cut off"
+    write_record(tmp_path / FILE, replace(kept, process=Known(7, "1", Known.this().boot)).values())
+    assert status(tmp_path, lambda: 1040.0).state == "cut off", "of this one they can"
 
 
 def test_of_a_run(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ LITTLE_DISK = 5e9
 """Bytes with less than which a training soon ends."""
 LEAST_TORCH = (2, 11)
 EXTRAS = {
-    "text": "prompts", "train": "TensorBoard, scene cuts", "eval": "optical flow, independent metrics",
-    "interop": "models of diffusers and transformers", "codec": "another decoder of videos", "parquet": "Parquet files",
+    "text": "prompts", "train": "TensorBoard, scene cuts", "maps": "maps to control videos by",
+    "eval": "optical flow, independent metrics", "interop": "models of diffusers and transformers",
+    "codec": "another decoder of videos", "parquet": "Parquet files", "dist": "work by Ray's machines",
+    "storage": "clips and caches in object stores", "studio": "kinolab studio",
 }  # fmt: skip
 """The extras of the package, and what each is for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -25,14 +25,22 @@ from kinolab.cli.options import (
     watch,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from kinolab.generation.request import GenerateConfig
+
 Setting = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", help="Any field of the run, named below: -s reach=first. Repeatable."),
 ]
-
-
 TOGETHER_HELP = "Prompts of --prompts that are sampled at once: each such group is a request of its own."
 Lora = Annotated[list[str] | None, typer.Option(metavar="FILE:WEIGHT", help=f"{about('lora')} Repeatable.")]
+
+Motion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y", help="A clip by an image model (Text2Video-Zero) that moves X pixels right and Y down per frame."
+    ),
+]
 
 Stage = Annotated[
     list[str] | None,
@@ -92,13 +100,7 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="Scale of classifier-free guidance; 1 = off; none = the model's own.")
     ] = None,
-    motion: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y",
-            help="A clip by an image model (Text2Video-Zero) that moves X pixels right and Y down per frame.",
-        ),
-    ] = None,
+    motion: Motion = None,
     stream: Annotated[bool, typer.Option("--stream", help=about("stream"))] = False,
     prompt_at: Annotated[
         list[str] | None,
@@ -135,15 +137,10 @@ def run_prompts(out: Path, options: dict[str, Any]) -> None:
     from kinolab.contracts.events import Several
     from kinolab.errors import InputError
     from kinolab.generation.many import TOGETHER, generate_many
-    from kinolab.generation.request import request_of
 
     if options["prompts"] is None:
         raise InputError("--engine, --workers and --together are for --prompts FILE, which is shared out")
-    crew, asked = take_engine(options["engine"], options["workers"]), asked_values(options)
-    if "model" in asked:
-        asked["model"] = ready(asked["model"])
-    config = request_of(asked, options.get("setting") or [])
-    config = config.model_copy(update={"device": str(take_device(config.device))})
+    crew, config = take_engine(options["engine"], options["workers"]), asked_request(options)
     with (
         spoken_warnings(),
         watch("sampling", "videos") as told,
@@ -171,13 +168,8 @@ def run_request(
     done, and what its progress counts. keeps: what the first Ctrl-C leaves.
     """
     from kinolab.generation.generate import generate as run
-    from kinolab.generation.request import request_of
 
-    asked = asked_values(options) | (more or {})
-    if "model" in asked:
-        asked["model"] = ready(asked["model"])
-    config = request_of(asked, options.get("setting") or [])
-    config = config.model_copy(update={"device": str(take_device(config.device))})
+    config = asked_request(options, more)
     assert config.sampler is not None
     if config.stream:
         doing = (doing[0], "frames")
@@ -186,6 +178,17 @@ def run_request(
     with spoken_warnings(), watch(*doing, cheaper=cheaper, keeps=keeps) as events:
         files = run(config, out, events=events) if make is None else make(config, out, events)
     show({"files": files}, files)
+
+
+def asked_request(options: dict[str, Any], more: dict[str, Any] | None = None) -> GenerateConfig:
+    """The request of the options of `generate`, and of `more` fields, with a model and a device that are there."""
+    from kinolab.generation.request import request_of
+
+    asked = asked_values(options) | (more or {})
+    if "model" in asked:
+        asked["model"] = ready(asked["model"])
+    config = request_of(asked, options.get("setting") or [])
+    return config.model_copy(update={"device": str(take_device(config.device))})
 
 
 def ready(model: str) -> str:

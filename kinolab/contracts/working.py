@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +73,7 @@ class Working(Silent):
     ) -> None:
         self.path, self.what, self.unit, self.workers, self.clock = folder / FILE, what, unit, workers, clock
         self._kept: Kept | None = None
+        self._last = 0.0
         self._failed: tuple[str, ...] = ()
 
     def __enter__(self) -> Working:
@@ -80,25 +81,27 @@ class Working(Silent):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
-        self._write(outcome="done" if kind is None else "stopped" if stopped else "failed")
+        self._write("done" if kind is None else "stopped" if stopped else "failed")
 
     def progress(self, done: int, total: int) -> None:
         """At most every `EVERY` seconds, and the first and the last one."""
         now, kept = self.clock(), self._kept
         if kept is None or done < kept.done or total != kept.total:
-            self._kept = Kept(self.what, self.unit, done, done, total, now, now, self.workers, Known.this())
+            self._last = 0.0
+            kept = Kept(self.what, self.unit, done, done, total, now, now, self.workers, Known.this())
+        self._kept = replace(kept, done=done, written=now)
+        if done >= total or now - self._last >= EVERY:
             self._write()
-        elif done >= total or now - kept.written >= EVERY:
-            self._write(done=done, written=now)
 
     def left_out(self, names: tuple[str, ...]) -> None:
         """Say what was left out."""
         self._failed = names
 
-    def _write(self, **changed: Any) -> None:
+    def _write(self, outcome: Outcome | None = None) -> None:
         if self._kept is None:
             return
-        self._kept = Kept(**{**vars(self._kept), "failed": self._failed, **changed})
+        self._last = self._kept.written
+        self._kept = replace(self._kept, failed=self._failed, outcome=outcome)
         with suppress(OSError):
             write_record(self.path, self._kept.values())
 

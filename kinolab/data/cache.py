@@ -32,7 +32,7 @@ from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, json_lines, read_json
 from kinolab.runtime.records import Record
-from kinolab.runtime.remote import Mirror, is_remote
+from kinolab.runtime.remote import Mirror, mirror_of
 from kinolab.runtime.summed import summed
 from kinolab.runtime.weights import read_weights
 
@@ -229,7 +229,7 @@ class CacheSource(Source):
         return cls(config)
 
     def __init__(self, config: CacheConfig) -> None:
-        self.config, self._mirror = config, Mirror(config.path) if is_remote(config.path) else None
+        self.config, self._mirror = config, mirror_of(config.path)
         path = config.path if self._mirror is None else self._mirror.fetch(lambda name: not name.startswith("shards/"))
         self.cache: Path = path
         self.header = read_header(path)

@@ -248,10 +248,13 @@ class _Encoding:
                 self.encoder.write_draws(self.out, entry, draws, where)
             done += len(entry.items)
             advance(self.events, done, total)
-        for made in self.engine.run(DrawJob(self.job, draws), tasks, self.events) if self.engine is not None else ():
+        job = DrawJob(self.job, draws, {task.key: len(task.parts) for task in tasks})
+        for made in self.engine.run(job, tasks, self.events) if self.engine is not None else ():
             if made.left:
                 names = ", ".join(self.job.name((index, item.key)) for index, item in (e.part for e in made.left))
                 raise InputError(f"{names}: ended every worker that drew its masks; take it out and run with --update")
+            if self.job.store is not None:  # its worker may have been on another machine
+                self.job.store.need(f"shards/{given_file(made.task.key)}")
             done += len(made.task.parts)
             self.events.progress(done, total)
 

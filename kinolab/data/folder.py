@@ -31,7 +31,7 @@ from kinolab.data.tables import BadRows
 from kinolab.data.verdicts import Window, judge, with_facts
 from kinolab.data.windows import Reading, Resize, read_windows
 from kinolab.errors import InputError
-from kinolab.runtime.remote import local
+from kinolab.runtime.remote import mirror_of
 
 
 class FolderConfig(SourceConfig):
@@ -146,7 +146,8 @@ class FolderSource(ClipSource):
         self.buckets, self._notes = snapped(shapes, spec)
         self.frames, *size = self.buckets.largest
         self.size = (size[0], size[1])
-        root = local(config.path, events_of(events).progress)
+        self._store = mirror_of(config.path)
+        root = config.path if self._store is None else self._store.fetch(progress=events_of(events).progress)
         if not root.exists():
             raise InputError(f"{config.path}: no such folder of clips")
         self._base = root if root.is_dir() else root.parent
@@ -165,6 +166,7 @@ class FolderSource(ClipSource):
             image_fps=config.image_fps,
             events=events,
             engine=engine,
+            store=self._store,
         )
         self.poison = tuple(f"{file.name} ({file.damage})" for file in files if file.poison)
         self._unread: InputError | None = None
@@ -256,7 +258,9 @@ class FolderSource(ClipSource):
     def _read(self, windows: Sequence[Window]) -> Iterator[np.ndarray]:
         """The frames of windows of one file and one size."""
         file, index = windows[0].file, [window.index for window in windows]
-        path, times, c = self._base / file.name, np.asarray(file.times), self.config
+        # A worker of another machine has its own mirror, and not yet all that lies in it.
+        path = self._base / file.name if self._store is None else self._store.need(file.name)
+        times, c = np.asarray(file.times), self.config
         return read_windows(
             path, times, index, Reading(windows[0].size, c.resize, c.image_fps, c.deinterlace, file.seek)
         )

@@ -7,7 +7,8 @@ goes on from any machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +16,21 @@ from kinolab.contracts.events import Silent
 from kinolab.runtime.remote import Mirror
 
 HEADER, INDEX = "cache.json", "index.jsonl"
+SHORT = 2**20
+"""Bytes up to which an index is put with every shard."""
+OFTEN = 60.0
+"""Seconds after which a longer one is put: as much work is lost where an encoding is cut off."""
 
 
 class Publishing(Silent):
-    """Puts every shard into the store when it is written, and the index behind it.
+    """Puts every shard into the store when it is written, and the index behind it: a long one not with each of them.
 
     shards: whether the shards are still to be put; workers do that themselves.
     """
 
-    def __init__(self, mirror: Mirror, shards: bool) -> None:
-        self.mirror, self.shards, self._begun = mirror, shards, False
+    def __init__(self, mirror: Mirror, shards: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.mirror, self.shards, self.clock, self._begun = mirror, shards, clock, False
+        self._last = clock()
 
     def wrote(self, path: Path, what: str = "file") -> None:
         """A shard is whole, and the index names it."""
@@ -35,7 +41,9 @@ class Publishing(Silent):
             self._begun = True
         if self.shards:
             self.mirror.put(f"shards/{path.name}")
-        self.mirror.put(INDEX)
+        if (self.mirror.path / INDEX).stat().st_size < SHORT or self.clock() - self._last >= OFTEN:
+            self.mirror.put(INDEX)
+            self._last = self.clock()
 
 
 @contextmanager

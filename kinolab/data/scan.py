@@ -24,6 +24,7 @@ from kinolab.layers.scene_cuts import detector_cuts
 from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import Sha256, file_sha256, json_sha256
 from kinolab.runtime.reading import json_lines
+from kinolab.runtime.remote import Mirror
 from kinolab.runtime.summed import summed
 
 STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
@@ -119,6 +120,7 @@ def scan(
     image_fps: float = video.IMAGE_FPS,
     events: Listener = None,
     engine: Engine | None = None,
+    store: Mirror | None = None,
 ) -> list[ScannedFile]:
     """Scan files of a folder, several at once.
 
@@ -130,6 +132,7 @@ def scan(
         image_fps: the rate of folders of numbered images.
         events: counts files; a stopped call keeps what it found in the index, if there is one.
         engine: whose workers read; none = threads of this process. A file that ends every worker counts as damaged.
+        store: the folder of a store that `root` is the mirror of.
     """
     known = _read_index(index) if index is not None else {}
     base = root.parent if root.is_file() else root
@@ -141,7 +144,7 @@ def scan(
         if stored is not None and not (scenes and stored.cuts is None and len(stored.times) > 1):
             found[signature] = stored
     missing = [signature for signature in signatures if signature not in found]
-    job, kept = ScanJob(base, scenes, image_fps), began
+    job, kept = ScanJob(base, scenes, image_fps, store), began
     reading = _by_threads(job, missing, told) if engine is None else _by_workers(job, missing, told, engine)
     try:
         for signature, scanned in reading:
@@ -167,6 +170,8 @@ class ScanJob:
     base: Path
     scenes: bool
     image_fps: float
+    store: Mirror | None = None
+    """Where the files lie, if in a store; `base` is its mirror on the machine that asks."""
 
     def worker(self, number: int) -> ScanJob:
         """Itself."""
@@ -182,7 +187,8 @@ class ScanJob:
 
     def one(self, name: str) -> ScannedFile:
         """Scan a file."""
-        return scan_file(self.base / name, name, scenes=self.scenes, image_fps=self.image_fps)
+        path = self.base / name if self.store is None else self.store.need(name)
+        return scan_file(path, name, scenes=self.scenes, image_fps=self.image_fps)
 
     def name(self, part: str) -> str:
         """The file's own."""

@@ -236,6 +236,8 @@ class DrawJob:
 
     encoding: EncodeJob
     draws: Draws
+    windows: Mapping[str, int]
+    """How many each shard has."""
 
     @property
     def device(self) -> str:
@@ -244,7 +246,7 @@ class DrawJob:
 
     def worker(self, number: int) -> DrawWorker:
         """As of the encoding."""
-        return DrawWorker(self.encoding.worker(number), self.draws)
+        return DrawWorker(self.encoding.worker(number), self.draws, self.windows)
 
     def name(self, part: tuple[int, CacheItem]) -> str:
         """File and time of a window."""
@@ -257,12 +259,18 @@ class DrawWorker:
 
     encoding: EncodeWorker
     draws: Draws
+    windows: Mapping[str, int]
 
     def run(self, task: Task) -> None:
-        """Write the draws of the shard that the task is called by."""
+        """Write the draws of the shard that the task is called by; nothing where windows were left out of it, as the
+        next encoding would take their rows for drawn."""
+        if len(task.parts) < self.windows[task.key]:
+            return
         entry = ShardEntry(task.key, tuple(item for _, item in task.parts))
         where = {item.key: index for index, item in task.parts}
         self.encoding.encoder.write_draws(self.encoding.out, entry, self.draws, where)
+        if self.encoding.store is not None:
+            self.encoding.store.put(f"shards/{given_file(entry.shard)}")
 
     def probe(self, part: tuple[int, CacheItem]) -> None:
         """Draw one window's."""

@@ -33,8 +33,7 @@ class Ray(Engine):
     def __init__(self, workers: int, place: str = "") -> None:
         super().__init__(workers, place)
         ray = _ray()
-        began = not ray.is_initialized()
-        if began:
+        if not ray.is_initialized():
             _begin(ray, place, workers)
         if not self.workers:
             self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))

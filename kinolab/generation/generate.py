@@ -6,7 +6,7 @@ the same machine with the same number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +101,32 @@ def generate(
     prepared = None if settled.given is None else prepare_given(settled, model)
     if prepared is not None:
         fps = settled.fps if config.fps is not None and settled.fps is not None else prepared.fps
-        for note in prepared.notes:
-            told.note(note)
-    if settled.source is not None and settled.frames is not None and settled.size is not None:
-        for note in source_notes(settled.source, settled.frames, fps, settled.size):
-            told.note(note)
+    for note in notes_of(settled, prepared, fps, out):
+        told.note(note)
     keeper = KeptStages(out, settled, model, inputs, told) if model.stages and prepared is None else None
     frames_of = made_frames(model, settled, requests, prepared, told, keeper)
-    lossless = settled.given is not None and settled.given.keep == "exact" and out.suffix.lower() in LOSSLESS
-    if settled.given is not None and settled.given.keep == "exact" and not lossless:
-        told.note(f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder")
+    lossless = kept_exactly(settled) and out.suffix.lower() in LOSSLESS
     for k, (request, path) in enumerate(zip(requests, files, strict=True)):
         write_with_provenance(path, frames_of(k), settled.model_copy(update={"fps": fps}), k, request, inputs, lossless)
         told.wrote(path)
     if keeper is not None:
         keeper.done()
     return files
+
+
+def kept_exactly(settled: GenerateConfig) -> bool:
+    """Whether given pixels are to stay as they are, bit for bit."""
+    return settled.given is not None and settled.given.keep == "exact"
+
+
+def notes_of(settled: GenerateConfig, prepared: Prepared | None, fps: float, out: Path) -> Iterator[str]:
+    """What is to be known of a request before its videos are made; out: their name, whose ending says their kind."""
+    if prepared is not None:
+        yield from prepared.notes
+    if settled.source is not None and settled.frames is not None and settled.size is not None:
+        yield from source_notes(settled.source, settled.frames, fps, settled.size)
+    if kept_exactly(settled) and out.suffix.lower() not in LOSSLESS:
+        yield f"{out.suffix} stores pixels with loss; for the given ones bit for bit write .mkv, .webp or a folder"
 
 
 def made_frames(
@@ -194,7 +204,7 @@ def rerun(
         return out, _changed(record, out, then, config.device)
     prepared = None if config.given is None else prepare_given(config, model)
     frames_of = made_frames(model, config, requests, prepared, told)
-    lossless = config.given is not None and config.given.keep == "exact" and out.suffix.lower() in LOSSLESS
+    lossless = kept_exactly(config) and out.suffix.lower() in LOSSLESS
     fps = config.fps or model.output.config.fps
     write_with_provenance(out, frames_of(k), config, k, requests[k], record.get("inputs_sha256"), lossless, fps)
     return out, _changed(record, out, then, config.device)
@@ -207,9 +217,9 @@ def _changed(record: Mapping[str, Any], out: Path, then: str, device: str) -> li
     return [*([] if device == then else [f"device: {then} then, {device} now"]), *changed]
 
 
-def numbered(out: Path, count: int) -> list[Path]:
-    """`out` itself for one video; else `out` with -0, -1, ... before its ending."""
+def numbered(out: Path, count: int, which: Sequence[int] | None = None) -> list[Path]:
+    """`out` itself for one video; else `out` with -0, -1, ... before its ending. which: of them; none = all."""
     if count == 1:
         return [out]
     width = len(str(count - 1))
-    return [out.with_name(f"{out.stem}-{k:0{width}d}{out.suffix}") for k in range(count)]
+    return [out.with_name(f"{out.stem}-{k:0{width}d}{out.suffix}") for k in (range(count) if which is None else which)]

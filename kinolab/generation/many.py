@@ -69,7 +69,7 @@ def generate_many(
     job = PromptJob(config.model_copy(update={"precision": settled}), out)
     prompts, told = list(range(len(config.prompts))), events_of(events)
     groups = [tuple(prompts[start : start + together]) for start in range(0, len(prompts), together)]
-    tasks = [Task(json_sha256([job.config.model_dump(mode="json"), group])[:24], group) for group in groups]
+    tasks = [Task(json_sha256([job.asked(group).model_dump(mode="json"), group])[:24], group) for group in groups]
     made, done, files, poison = 0, 0, dict[int, list[Path]](), list[str]()
     for each in _here(job, tasks, told) if engine is None else engine.run(job, tasks, told):
         made += each.value or 0
@@ -120,8 +120,8 @@ class PromptJob:
     def targets(self, prompts: Sequence[int]) -> list[Path]:
         """The videos of prompts."""
         count = self.config.count
-        named = numbered(self.out, len(self.config.prompts) * count)
-        return [path for k in prompts for path in named[k * count : (k + 1) * count]]
+        which = [k * count + n for k in prompts for n in range(count)]
+        return numbered(self.out, len(self.config.prompts) * count, which)
 
 
 @dataclass

@@ -130,8 +130,15 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     """A tensor's bytes in the order of its elements; no copy of one that is contiguous and on the CPU."""
     import torch
 
-    flat = tensor.detach().cpu().contiguous().flatten()
+    flat = _flat(tensor)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A tensor's elements in a row, on the CPU. Of a single element every stride counts as contiguous, and most of them
+    can't be looked at as bytes."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.as_strided((flat.numel(),), (1,))
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def scan(tensor: Tensor, search: bool = True) -> Scan:
     """
     import torch
 
-    flat = tensor.detach().cpu().contiguous().flatten()
+    flat = _flat(tensor)
     if not flat.numel():
         return Scan(f"{0:08x}", False)
     data = flat.view(torch.uint8)

@@ -60,10 +60,14 @@ class Known:
         return asdict(self)
 
     @property
+    def here(self) -> bool:
+        """Whether it is, or was, one of this machine since it was started."""
+        return self.boot == leftovers.this_process().boot
+
+    @property
     def lives(self) -> bool:
         """Whether it still runs, here."""
-        me = leftovers.this_process()
-        return self.boot == me.boot and leftovers.start_of(self.process) == self.start != leftovers.UNKNOWN
+        return self.here and leftovers.start_of(self.process) == self.start != leftovers.UNKNOWN
 
     def interrupt(self) -> bool:
         """Send it what Ctrl-C sends; whether it was there."""

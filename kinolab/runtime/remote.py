@@ -29,6 +29,7 @@ from kinolab.errors import InputError, MissingExtraError
 from kinolab.runtime import files
 from kinolab.runtime.leftovers import remove, start_of, this_process
 from kinolab.runtime.lines import one_line
+from kinolab.runtime.locks import held, is_held
 from kinolab.runtime.paths import inside, is_passed_over
 
 ADDRESS = re.compile(r"^(s3a?|gs|gcs|https?|memory|abfss?|az):/+(?=[^/])")
@@ -66,13 +67,19 @@ def address(path: Path | str) -> str:
     return f"{found[1]}://{str(path)[found.end() :].rstrip('/')}"
 
 
+def mirror_of(path: Path) -> Mirror | None:
+    """The mirror of an address; None for a path of this machine."""
+    return Mirror(path) if is_remote(path) else None
+
+
 def local(path: Path, progress: Callable[[int, int], object] = lambda done, total: None) -> Path:
     """The mirror of an address, fetched; a path of this machine is itself.
 
     Raises:
         InputError: as `Mirror.fetch`.
     """
-    return Mirror(path).fetch(progress=progress) if is_remote(path) else path
+    mirror = mirror_of(path)
+    return path if mirror is None else mirror.fetch(progress=progress)
 
 
 class Mirror:
@@ -92,6 +99,8 @@ class Mirror:
             self.root = self.url
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.path = _cache() / "kinolab" / "objects" / name / (self.root.rpartition("/")[2] or "root")
+        self._lock = self.path.parent / ".lock"
+        self._writes = False
         self._own: tuple[int, Any] | None = None
 
     def __getstate__(self) -> str:
@@ -137,11 +146,17 @@ class Mirror:
     ) -> Path:
         """Have the copies of objects here, as they are in the store now; those of objects that are gone, go.
 
-        wanted: which, by name; the copies of others stay as they are. new: there may be none yet.
+        While another process of this machine writes the folder, its copies are what is read: they are ahead of the
+        store, and not to be touched.
+
+        wanted: which, by name; of others, copies that are not the store's any more go, for `need` to fetch them anew.
+        new: there may be none yet.
 
         Raises:
             InputError: as `listed`, and for an object that can't be read.
         """
+        if not self._writes and is_held(self._lock):
+            return self.path
         listed = self.listed(new=new)
         names = [name for name in listed if wanted(name)]
         stale = [name for name in names if not self._is_here(name, listed[name])]
@@ -149,22 +164,25 @@ class Mirror:
             for done, _ in enumerate(pool.map(lambda name: self._get(name, listed[name]), stale), 1):
                 progress(done, len(stale))
         for name in self.here():
-            if name not in listed and wanted(name):
+            if wanted(name) if name not in listed else not (wanted(name) or self._is_here(name, listed[name])):
                 remove(self.path / name)
         only = list(listed) == [self.path.name] and self.store.isfile(self.root)
         return self.path / self.path.name if only else self.path
 
     def need(self, name: str) -> Path:
-        """The copy of one object, fetched where it is not here.
+        """The copy of one object, or of all below a folder of that name, fetched where it is not here.
 
         Raises:
             InputError: where there is no such object, or the store doesn't answer.
         """
         copy = inside(self.path, name)
-        if not copy.is_file():
+        if not copy.exists():
             with _told(f"{self.url}/{name}"):
-                info = self.store.info(f"{self.root}/{name}")
-            self._get(name, _entry(info))
+                info = self.store.info(self._place(name))
+            if info.get("type") == "directory":
+                self.fetch(lambda other: other.startswith(f"{name}/"))
+            else:
+                self._get(name, _entry(info))
         return copy
 
     def read(self, name: str, begin: int, end: int) -> bytes:
@@ -224,13 +242,13 @@ class Mirror:
 
     def _get(self, name: str, entry: Entry) -> None:
         with files.handed(inside(self.path, name)) as aside, _told(f"{self.url}/{name}"):
-            self.store.get_file(f"{self.root}/{name}" if name != self.path.name or not self._is_file(name)
-                                else self.root, str(aside))  # fmt: skip
+            self.store.get_file(self._place(name), str(aside))
             os.utime(aside, ns=(entry.moment, entry.moment))
 
-    def _is_file(self, name: str) -> bool:
-        """Whether the address is that of the one object itself."""
-        return self.root.rpartition("/")[2] == name and not self.store.exists(f"{self.root}/{name}")
+    def _place(self, name: str) -> str:
+        """Where an object lies in the store; the address may be that of the one object itself."""
+        place = f"{self.root}/{name}"
+        return self.root if name == self.path.name and not self.store.exists(place) else place
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -241,15 +259,16 @@ class Mirror:
         Raises:
             InputError: where another has it; says who, and what to do where that one is gone.
         """
-        from kinolab.runtime.locks import held
-
-        with held(self.path.parent / ".lock"):  # of this machine's processes one at a time looks who is gone
+        # Of this machine's processes one at a time looks who is gone, and all leave the copies alone (`fetch`).
+        with held(self._lock, f"{self.url}: another kinolab is writing there"):
             self._take(f"{self.root}/{LOCK}")
-        try:
-            yield
-        finally:
-            with suppress(InputError):
-                self.drop([LOCK])
+            self._writes = True
+            try:
+                yield
+            finally:
+                self._writes = False
+                with suppress(InputError):
+                    self.drop([LOCK])
 
     def _take(self, name: str) -> None:
         """Create the object that says who writes, in place of one of a process that is gone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,11 @@ def test_what_is_said_is_what_is_there(here: list[doctor.Finding]) -> None:
     for packages in extras["installed"].values():
         assert all(importlib.metadata.version(name) == version for name, version in packages.items())
     assert found["weights"].says == "pixels, world, world-image, world-text, encoder: whole"
+
+
+def test_every_extra_is_told_of() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
 
 
 def test_as_json_and_in_words(

@@ -38,9 +38,10 @@ def test_what_is_kept_says_how_far_it_is_and_how_fast(tmp_path: Path) -> None:
 def test_how_it_ended_is_kept(tmp_path: Path, error: type[BaseException], outcome: str) -> None:
     with pytest.raises(error), Working(tmp_path, "encoding", "windows") as working:
         working.progress(1, 4)
+        working.progress(2, 4)
         raise error
     kept = read_working(tmp_path)
-    assert kept is not None and kept.outcome == outcome
+    assert kept is not None and (kept.outcome, kept.done) == (outcome, 2)
 
 
 def test_nothing_is_written_before_the_work_has_begun(tmp_path: Path) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
-from kinolab.contracts.engine import Engine
-from kinolab.data import FolderConfig, FolderSource, encode_to_cache
+from kinolab.contracts.engine import Done, Job, Task
+from kinolab.contracts.events import Events
+from kinolab.data.publishing import OFTEN, SHORT, Publishing, published
+from kinolab.errors import InputError
+from kinolab.runtime.files import write_text
+from kinolab.runtime.processes import environment, packed, unpacked
+from kinolab.runtime.remote import Mirror
 from kinolab.tasks import CachedDraws, TasksConfig
 from tests.cli.every import run
-from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.encoding import encode, source, write_clips
 from tests.engines.folders import files_of
 from tests.engines.inside import Inside
 from tests.tiny_model import save_tiny_model
@@ -22,44 +29,94 @@ Printed = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "clips"
-    for mark in range(4):
-        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
-    return path
+    return write_clips(tmp_path_factory.mktemp("clips") / "clips", 4)
 
 
-def source(path: Path, by: Engine | None = None, **settings: Any) -> FolderSource:
-    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"} | settings
-    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec, allow_empty=True, engine=by)
+@pytest.fixture
+def store(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A store in memory, with the clips in it, as `memory://b/clips`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = fsspec.filesystem("memory")
+    found.store.clear()
+    for path in folder.iterdir():
+        found.pipe_file(f"/b/clips/{path.name}", path.read_bytes())
+    yield found
+    found.store.clear()
 
 
-def encode(path: Path, out: Path, by: Engine | None = None, **more: Any) -> Any:
-    return encode_to_cache(source(path), MeanAutoencoder(), out, batch=2, shard_size=5, engine=by, **more)
+class Elsewhere(Inside):
+    """Works on another machine: with what can be sent there, and a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.home = {"HOME": str(home)}
+
+    def run(self, job: Job, tasks: Sequence[Task], events: Events) -> Iterator[Done]:
+        for task in tasks:
+            with environment(self.home):
+                [done] = list(super().run(unpacked(packed(job)), [task], events))
+            yield done
 
 
 def test_the_index_has_the_order_of_one_process(folder: Path, tmp_path: Path) -> None:
     draws = CachedDraws(TasksConfig(predict=1), 1)
-    encode(folder, tmp_path / "a", draws=draws)
+    encode(folder, tmp_path / "a", draws=draws, shard_size=5)
     by = Inside()
-    summary = encode(folder, tmp_path / "b", by, draws=draws)
+    summary = encode(folder, tmp_path / "b", by, draws=draws, shard_size=5)
     assert summary.encoded == 12 and files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert len(by.tasks) == 6 and len({task.key for task in by.tasks}) == 6, "three shards, and their draws"
 
 
 def test_a_window_that_ends_its_workers_is_left_out_as_one_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
-    summary = encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 6))
+    summary = encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 6), shard_size=5)
     assert summary.items == 11 and summary.encoded == 11 and len(summary.unreadable) == 1
     assert summary.poison == (f"{summary.unreadable[0]} (killed by SIGSEGV)",)
-    again = encode(folder, tmp_path / "b")
+    again = encode(folder, tmp_path / "b", shard_size=5)
     assert (again.encoded, again.items, again.poison) == (1, 12, ()), "and is tried again the next time"
 
 
 def test_shards_that_are_whole_keep_their_windows_when_others_lack_some(folder: Path, tmp_path: Path) -> None:
     """Whatever of a shard can't be read, the next ones are those of a whole encoding."""
-    encode(folder, tmp_path / "a")
-    encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 1))
+    encode(folder, tmp_path / "a", shard_size=5)
+    encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 1), shard_size=5)
     names = [{p.name for p in (tmp_path / name / "shards").iterdir()} for name in "ab"]
     assert len(names[0] & names[1]) == 2
+
+
+def test_draws_that_lack_a_window_are_not_taken_for_whole(folder: Path, tmp_path: Path) -> None:
+    draws = CachedDraws(TasksConfig(predict=1), 1)
+    for out in (tmp_path / "a", tmp_path / "b"):
+        encode(folder, out)
+    with pytest.raises(InputError, match="ended every worker that drew its masks"):
+        encode(folder, tmp_path / "b", Inside(lambda part: part[0] == 2), draws=draws)
+    for out in (tmp_path / "a", tmp_path / "b"):
+        encode(folder, out, draws=draws)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_workers_of_another_machine_share_nothing_but_the_store(folder: Path, tmp_path: Path, store: Any) -> None:
+    draws, by = CachedDraws(TasksConfig(predict=1), 1), Elsewhere(tmp_path / "other")
+    encode(folder, tmp_path / "a", draws=draws)
+    assert source("memory://b/clips", by).verdicts() == source(folder).verdicts()
+    mirror = Mirror("memory://b/latents")
+    with published(mirror, by_workers=True) as publishing:
+        summary = encode("memory://b/clips", mirror.path, by, draws=draws, events=publishing, store=mirror)
+    assert summary.encoded == 12 and summary.unreadable == ()
+    here = files_of(tmp_path / "a")
+    assert {name: store.cat_file(f"/b/latents/{name}") for name in here} == here
+    assert {"/b/latents/" + name for name in here} == {name for name in store.store if name.startswith("/b/latents")}
+
+
+def test_a_long_index_is_not_put_with_every_shard(store: Any) -> None:
+    now, mirror = [0.0], Mirror("memory://b/long")
+    for name in ("cache.json", "index.jsonl"):
+        write_text(mirror.path / name, "{}\n")
+    told = Publishing(mirror, shards=False, clock=lambda: now[0])
+    for size, seconds, put in ((9, 0, 9), (10, 0, 10), (SHORT, 1, 10), (SHORT + 9, OFTEN, SHORT + 9)):
+        write_text(mirror.path / "index.jsonl", "x" * size)
+        now[0] += seconds
+        told.wrote(mirror.path / "shards" / "a.safetensors", "shard")
+        assert store.info("/b/long/index.jsonl")["size"] == put
 
 
 def test_a_scan_is_the_same_and_names_what_ended_its_workers(folder: Path, tmp_path: Path) -> None:

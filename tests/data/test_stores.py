@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
+from kinolab.data import CacheConfig, CacheSource
 from kinolab.data.publishing import published
 from kinolab.errors import InputError
 from kinolab.models import save_autoencoder
 from kinolab.runtime.remote import Mirror
 from tests.cli.every import run
-from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.encoding import encode, source, write_clips
 from tests.engines.folders import files_of
 from tests.tiny_model import save_tiny_model, tiny_model
 from tests.training.tiny import denoiser_recipe
@@ -48,19 +48,12 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     if store.exists("test"):
         store.rm("test", recursive=True)
     store.mkdir("test")
-    for mark in range(2):
-        path = tmp_path / "clips" / f"{mark}.mkv"
-        write_numbered(path, 17, mark=40 * mark)
-        (path.with_suffix(".txt")).write_text(f"clip {mark}")
+    for path in sorted(write_clips(tmp_path / "clips", 2).iterdir()):
+        (path.with_suffix(".txt")).write_text(f"clip {path.stem}")
         for file in (path, path.with_suffix(".txt")):
             store.put_file(str(file), f"test/clips/{file.name}")
     store.invalidate_cache()
     return store
-
-
-def folder(path: Path | str) -> FolderSource:
-    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"}
-    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec)
 
 
 def objects(store: Any, root: str) -> dict[str, bytes]:
@@ -69,16 +62,14 @@ def objects(store: Any, root: str) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.startswith(".")}
 
 
-def published_cache(**more: Any) -> Any:
+def published_cache() -> Any:
     mirror = Mirror("s3://test/latents")
     with published(mirror, by_workers=False) as publishing:
-        return encode_to_cache(
-            folder("s3://test/clips"), MeanAutoencoder(), mirror.path, batch=2, shard_size=2, events=publishing, **more
-        )
+        return encode("s3://test/clips", mirror.path, events=publishing)
 
 
 def test_a_cache_in_a_store_is_the_one_on_a_disk(bucket: Any, tmp_path: Path) -> None:
-    encode_to_cache(folder(tmp_path / "clips"), MeanAutoencoder(), tmp_path / "c", batch=2, shard_size=2)
+    encode(tmp_path / "clips", tmp_path / "c")
     assert published_cache().encoded == 6
     assert objects(bucket, "test/latents") == files_of(tmp_path / "c")
     there = CacheSource(CacheConfig(path=Path("s3://test/latents"), split="all"))
@@ -113,7 +104,7 @@ def test_an_encoding_that_was_cut_off_goes_on_from_another_machine(
     assert len(part) == 4 and "was interrupted" in part.notes()[0], "what is there can be read"
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
     assert published_cache().encoded == 2
-    encode_to_cache(folder(tmp_path / "clips"), MeanAutoencoder(), tmp_path / "c", batch=2, shard_size=2)
+    encode(tmp_path / "clips", tmp_path / "c")
     assert objects(bucket, "test/latents") == files_of(tmp_path / "c")
 
 
@@ -165,5 +156,5 @@ def test_a_server_that_does_not_answer_is_one_line(bucket: Any, monkeypatch: pyt
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("kinolab.runtime.remote.PATIENCE", {"connect_timeout": 1, "retries": {"max_attempts": 0}})
     with pytest.raises(InputError, match=r"s3://test/clips: "):
-        folder("s3://test/clips")
+        source("s3://test/clips")
     assert os.environ["AWS_ENDPOINT_URL"].endswith(":9")

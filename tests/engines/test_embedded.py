@@ -14,10 +14,9 @@ import pytest
 
 from kinolab.contracts.engine import Engine, Task
 from kinolab.contracts.events import Silent
-from kinolab.data import FolderConfig, FolderSource, encode_to_cache
 from kinolab.engines import engine_of
 from kinolab.errors import InputError
-from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.encoding import encode, source, write_clips
 from tests.engines.folders import files_of
 from tests.processes import Child
 
@@ -32,19 +31,7 @@ def engine(workers: int = 2) -> Engine:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "clips"
-    for mark in range(5):
-        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
-    return path
-
-
-def source(path: Path, by: Engine | None = None, **settings: Any) -> FolderSource:
-    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"} | settings
-    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec, engine=by)
-
-
-def encode(path: Path, out: Path, by: Engine | None = None, **more: Any) -> Any:
-    return encode_to_cache(source(path), MeanAutoencoder(), out, batch=2, shard_size=2, engine=by, **more)
+    return write_clips(tmp_path_factory.mktemp("clips") / "clips", 5)
 
 
 @pytest.fixture(scope="module")

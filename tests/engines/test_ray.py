@@ -6,16 +6,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kinolab.contracts.engine import Engine, Task
 from kinolab.contracts.events import Silent
-from kinolab.data import FolderConfig, FolderSource, encode_to_cache
 from kinolab.engines import engine_of
 from kinolab.errors import InputError
-from tests.data.clip_files import MeanAutoencoder, write_numbered
+from tests.engines.actors import actors_here
+from tests.engines.encoding import encode, source, write_clips
 from tests.engines.folders import files_of
 from tests.engines.test_embedded import Doing
 
@@ -35,19 +34,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "clips"
-    for mark in range(5):
-        write_numbered(path / f"{mark}.mkv", 17, mark=40 * mark)
-    return path
-
-
-def source(path: Path, by: Engine | None = None) -> FolderSource:
-    values = {"path": path, "size": 16, "frames": 5, "split": "all", "index": "none"}
-    return FolderSource(FolderConfig.model_validate(values), MeanAutoencoder().spec, engine=by)
-
-
-def encode(path: Path, out: Path, by: Engine | None = None, **more: Any) -> Any:
-    return encode_to_cache(source(path), MeanAutoencoder(), out, batch=2, shard_size=2, engine=by, **more)
+    return write_clips(tmp_path_factory.mktemp("clips") / "clips", 5)
 
 
 class Killing(Silent):
@@ -61,18 +48,6 @@ class Killing(Silent):
         if actors and self.killed < 3:
             os.kill(actors[0], signal.SIGKILL)
             self.killed += 1
-
-
-def actors_here() -> list[int]:
-    """The process numbers of this Ray's actors, which bear their names."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if (place / "cmdline").read_bytes().startswith(b"ray::_Hand"):
-                found.append(int(place.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_cache_is_the_same_by_actors_and_by_actors_that_are_killed(

@@ -24,7 +24,7 @@ from kinolab.runtime.hashes import (
     sha256,
     tensor_bytes,
 )
-from kinolab.runtime.weights import DTYPES, write_weights
+from kinolab.runtime.weights import DTYPES, read_weights, write_weights
 
 
 def slow_sum(data: bytes) -> str:
@@ -124,6 +124,14 @@ def test_tensors_are_not_copied() -> None:
     assert view.nbytes == 48 and bytes(view[:4]) == bytes(tensor_bytes(torch.tensor(7.0)))
     assert Sha256().tensor(value.t()).hex() == hashlib.sha256(value.t().contiguous().numpy().tobytes()).hexdigest()
     assert bytes(tensor_bytes(torch.zeros(0, 3))) == b""
+
+
+def test_one_element_may_have_any_stride(tmp_path: Path) -> None:
+    one = torch.arange(4.0).view(2, 2)[:1, 1]
+    assert one.stride() == (2,) and bytes(tensor_bytes(one)) == bytes(tensor_bytes(torch.tensor(1.0)))
+    assert scan(one) == scan(torch.ones(1))
+    write_weights(tmp_path / "x.safetensors", {"one": one})
+    assert read_weights(tmp_path / "x.safetensors").tensors["one"].tolist() == [1.0]
 
 
 def test_the_head_of_a_file_of_tensors_stands_for_all_of_it(tmp_path: Path) -> None:

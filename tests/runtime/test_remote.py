@@ -74,6 +74,29 @@ def test_one_object_is_fetched_when_it_is_needed_and_a_range_of_it_is_read(store
         mirror.need("../x")
 
 
+def test_a_folder_is_fetched_when_it_is_needed(store: Any) -> None:
+    mirror = Mirror("memory://b/clips")
+    assert (mirror.need("deep") / "b.mp4").read_bytes() == b"two two" and mirror.here() == ["deep/b.mp4"]
+
+
+def test_a_copy_that_is_not_the_stores_any_more_is_fetched_anew_when_it_is_needed(store: Any) -> None:
+    mirror = Mirror("memory://b/clips")
+    mirror.fetch()
+    store.pipe_file("/b/clips/deep/b.mp4", b"another")
+    mirror.fetch(lambda name: name == "a.mp4")
+    assert mirror.here() == ["a.mp4"] and mirror.need("deep/b.mp4").read_bytes() == b"another"
+
+
+def test_who_reads_while_this_machine_writes_leaves_the_copies_alone(store: Any) -> None:
+    mirror = Mirror("memory://b/clips")
+    with mirror.writing():
+        mirror.fetch()
+        (mirror.path / "a.mp4").write_bytes(b"ahead of the store")
+        assert (Mirror("memory://b/clips").fetch() / "a.mp4").read_bytes() == b"ahead of the store"
+        mirror.fetch()
+    assert contents(mirror)["a.mp4"] == b"one"
+
+
 def test_a_folder_that_is_not_there_is_one_line(store: Any) -> None:
     with pytest.raises(InputError, match=r"memory://b/gone: no such bucket or folder"):
         Mirror("memory://b/gone").fetch()
