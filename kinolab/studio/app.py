@@ -176,7 +176,7 @@ async def respond(run: Callable[[], Any]) -> Response:
 
 
 def as_json(value: Any) -> str:
-    """JSON as browsers read it: NaN and infinities, as of a training that went wrong, are null; a recipe's date is text."""
+    """JSON as browsers read it: NaN and infinities, as of a training that went wrong, are null; a date is text."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
     except ValueError:
