@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ escape = html.escape
 
 def link(name: str) -> str:
     """A relative file name as an address: what a browser would read as more than a name is coded."""
-    name = name.replace("%", "%25").replace("#", "%23").replace("?", "%3F").replace("\\", "%5C")
+    name = re.sub(r"[\x00-\x1f%#?\\]", lambda found: f"%{ord(found[0]):02X}", name)
     return f"./{name}" if ":" in name.split("/")[0] else name
 
 

@@ -7,24 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kinolab.evaluation.heatmap import css_gradient
+from kinolab.reports import blocks
 from kinolab.reports.axes import Axis, bins_of, drawable, tick_label
-from kinolab.reports.blocks import (
-    Block,
-    Card,
-    Cell,
-    Curves,
-    Facts,
-    Fold,
-    Gallery,
-    Histogram,
-    Report,
-    ScoredClip,
-    SyncedVideos,
-    Table,
-    Text,
-    WorstFirst,
-    figures,
-)
+from kinolab.reports.blocks import figures
 from kinolab.reports.charts import notes_of, thinned
 from kinolab.reports.html import link
 
@@ -32,7 +17,7 @@ MOST_POINTS = 2000
 """Points of a line that a page holds; of longer ones the lowest and the highest of each stretch."""
 
 
-def plain(report: Report) -> dict[str, Any]:
+def plain(report: blocks.Report) -> dict[str, Any]:
     """A report as dicts, lists, words and finite numbers, which JSON holds as they are."""
     return {
         "title": report.title, "text": report.text, "facts": _pairs(report.facts), "footer": report.footer,
@@ -40,31 +25,31 @@ def plain(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _blocks(blocks: Sequence[Block]) -> list[dict[str, Any]]:
-    return [_block(block) for block in blocks]
+def _blocks(found: Sequence[blocks.Block]) -> list[dict[str, Any]]:
+    return [_block(block) for block in found]
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(block: blocks.Block) -> dict[str, Any]:
     """A block and its kind."""
     match block:
-        case Text():
+        case blocks.Text():
             return {"kind": "text", "title": block.title, "text": block.text, "code": block.code}
-        case Facts():
+        case blocks.Facts():
             return {"kind": "facts", "title": block.title, "values": _pairs(block.values)}
-        case Table():
+        case blocks.Table():
             return _table(block)
-        case Curves():
+        case blocks.Curves():
             return _curves(block)
-        case Histogram():
+        case blocks.Histogram():
             return _histogram(block)
-        case SyncedVideos():
+        case blocks.SyncedVideos():
             return _videos(block)
-        case WorstFirst():
+        case blocks.WorstFirst():
             clips = [_clip(clip) for clip in block.clips]
             return {"kind": "worst", "title": block.title, "text": block.text, "clips": clips}
-        case Gallery():
+        case blocks.Gallery():
             return {"kind": "gallery", "cards": [_card(card) for card in block.cards]}
-        case Fold():
+        case blocks.Fold():
             return {"kind": "fold", "title": block.title, "blocks": _blocks(block.blocks)}
 
 
@@ -78,7 +63,7 @@ def _number(value: float | None) -> float | None:
     return float(value) if value is not None and drawable(value) else None
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: blocks.Table) -> dict[str, Any]:
     cells = table.cells
     numeric = [any(row[c].number is not None for row in cells) for c in range(len(table.columns))]
     columns = [{"name": n, "number": k} for n, k in zip(table.columns, numeric, strict=True)]
@@ -86,7 +71,7 @@ def _table(table: Table) -> dict[str, Any]:
     return {"kind": "table", "caption": table.caption, "columns": columns, "rows": rows}
 
 
-def _cell(cell: Cell, numeric: bool) -> dict[str, Any]:
+def _cell(cell: blocks.Cell, numeric: bool) -> dict[str, Any]:
     """A cell; `key` is what its column is sorted by, None for a number that is not there."""
     found: dict[str, Any] = {"text": cell.text, "key": _number(cell.number) if numeric else cell.text.lower()}
     if cell.interval is not None:
@@ -101,7 +86,7 @@ def _like(value: float, text: str) -> str:
     return f"{value:.{len(decimals)}f}" if point and (whole.lstrip("-") + decimals).isdigit() else figures(value, 3)
 
 
-def _curves(curves: Curves) -> dict[str, Any]:
+def _curves(curves: blocks.Curves) -> dict[str, Any]:
     """Lines of points; what has no place on the scale is a gap."""
     series = []
     for name, points in curves.series.items():
@@ -122,7 +107,7 @@ def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, 
     return sorted([*known, *((x, y) for x, y in points if y is None)], key=lambda point: point[0])
 
 
-def _histogram(histogram: Histogram) -> dict[str, Any]:
+def _histogram(histogram: blocks.Histogram) -> dict[str, Any]:
     """Bins, marked values and the ticks of both axes."""
     bins = bins_of(histogram.values)
     marked = {n: v for n, v in histogram.markers.items() if math.isfinite(v)}
@@ -147,7 +132,7 @@ def _axis(values: Sequence[float], whole: bool = False) -> dict[str, Any]:
     return {"low": axis.low, "high": axis.high, "ticks": [[tick, tick_label(tick)] for tick in ticks]}
 
 
-def _videos(block: SyncedVideos) -> dict[str, Any]:
+def _videos(block: blocks.SyncedVideos) -> dict[str, Any]:
     shown: list[dict[str, Any]] = [{"caption": caption, "url": link(name)} for caption, name in block.videos]
     if block.heatmap is not None:
         scale = {"low": "0", "high": f"{figures(block.heatmap_scale)} of 255", "colours": css_gradient()}
@@ -158,14 +143,14 @@ def _videos(block: SyncedVideos) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _clip(clip: ScoredClip) -> dict[str, Any]:
+def _clip(clip: blocks.ScoredClip) -> dict[str, Any]:
     return {
         "name": clip.name, "text": clip.text, "url": None if clip.video is None else link(clip.video),
         "scores": [[name, figures(value)] for name, value in clip.scores.items()],
     }  # fmt: skip
 
 
-def _card(card: Card) -> dict[str, Any]:
+def _card(card: blocks.Card) -> dict[str, Any]:
     return {
         "title": card.title, "url": link(card.video), "poster": None if card.poster is None else link(card.poster),
         "wide": card.wide, "captions": [*card.captions], "checks": [[name, ok] for name, ok in card.checks.items()],

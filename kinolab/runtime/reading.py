@@ -195,6 +195,19 @@ def json_lines(
             say(f"{path}: line {number}, the last, {TORN}")
 
 
+def lines_behind(path: Path, begin: int, most: int = 64 * MIB) -> tuple[list[bytes], int]:
+    """The whole lines among the `most` bytes behind byte `begin` of a file that grows, and the byte behind the last.
+
+    Raises:
+        OSError: where it can't be read.
+    """
+    with open(path, "rb", opener=_quickly) as file:
+        file.seek(begin)
+        data = file.read(most)
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    return lines, begin + sum(len(line) + 1 for line in lines)
+
+
 def check_value(value: Any, name: str, limits: Limits = Limits()) -> None:
     """Check plain values (of JSON, YAML) against the limits: depth, how many, and integers of 64 bits.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -161,15 +162,34 @@ async def static(request: Request) -> Response:
 async def respond(run: Callable[[], Any]) -> Response:
     """What an answer becomes: JSON, or one line that says what is wrong."""
     try:
-        return JSONResponse(await run(), headers={"cache-control": "no-store"})
+        return Response(as_json(await run()), media_type="application/json", headers={"cache-control": "no-store"})
     except TooLargeError:
         return JSONResponse({"error": "larger than what may be sent here"}, 413)
     except ClientDisconnect:
         return Response(status_code=499)
     except NotThereError as error:
         return JSONResponse({"error": one_line(error)}, 404)
+    except UnicodeEncodeError:
+        return JSONResponse({"error": "a text with half a character, which no file can hold"}, 400)
     except (InputError, OSError) as error:
         return JSONResponse({"error": one_line(error)}, 400)
+
+
+def as_json(value: Any) -> str:
+    """JSON as browsers read it: NaN and infinities, as of a training that went wrong, are null; a date is text."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
+    except ValueError:
+        return json.dumps(finite(value), separators=(",", ":"), default=str)
+
+
+def finite(value: Any) -> Any:
+    """Plain values without NaN and infinities, which JSON of a browser doesn't know."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _limits(path: str) -> Limits:
@@ -241,7 +261,7 @@ class Changes:
                     for name, value in self._state.items():
                         if known.get(name, ...) != value:
                             known[name] = value
-                            yield f"event: {name}\ndata: {json.dumps(value)}\n\n"
+                            yield f"event: {name}\ndata: {as_json(value)}\n\n"
                     if not await self._changed_since(seen):
                         yield ": here\n\n"
             finally:

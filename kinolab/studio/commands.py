@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
+from kinolab.runtime.remote import is_remote
 from kinolab.studio.project import Project
 
 Kind = Literal["flag", "int", "float", "text", "path", "choice"]
@@ -34,8 +35,9 @@ RUNNABLE = (
 """What a page may run. Commands that install, download or serve are not among them."""
 FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
 """Options that take words for a model or a person, and no path."""
-OURS = frozenset({"events", "as_json", "resume_auto"})
-"""Options that the studio sets itself."""
+OURS = frozenset({"events", "as_json", "resume_auto", "engine"})
+"""Options that the studio sets itself or leaves as they are: a cluster (`ray:HOST`) runs what it is sent, and answers
+with what runs here."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,15 @@ def copied(project: Project, given: Sequence[str]) -> str:
 
 
 def check_path(project: Project, text: str, what: str) -> None:
-    """Refuse a text that names something outside the project, as a path or through a link, also one inside a folder.
+    """Refuse a text that names something outside the project, as a path, an address of a store, or through a link, also
+    one inside a folder.
 
     Raises:
         InputError: where it does.
     """
     windows = PureWindowsPath(text)
     absolute = PurePosixPath(text).is_absolute() or windows.drive or windows.root or text.startswith("~")
-    if absolute or ".." in text.replace("\\", "/").split("/"):
+    if absolute or is_remote(text) or ".." in text.replace("\\", "/").split("/"):
         raise InputError(f"{what}: {shown(text)} leads out of the project; name something inside {project.folder}")
     if text:
         project.refuse_links(project.folder if text == "." else project.path(text))

@@ -166,6 +166,11 @@ def test_cards_have_their_files_checks_and_command() -> None:
     assert found["checks"] == [["colours", True], [NASTY, False]] and found["command"] == NASTY
 
 
+def test_what_a_browser_leaves_out_of_an_address_is_coded() -> None:
+    reader = Reader(render(report_of(Gallery((Card("t", "\t//far/a\nb.mp4"),)))))
+    assert reader.files == ["%09//far/a%0Ab.mp4"]
+
+
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(InputError, match="2 columns, but a row of 1 cells"):
         Table(("a", "b"), (("x",),))

@@ -21,6 +21,7 @@ from kinolab import video
 from kinolab.runtime.locks import held
 from kinolab.studio import jobs, painting
 from kinolab.studio.api import footage, judged, routes
+from kinolab.studio.api.work import told_by
 from kinolab.studio.project import Project
 from tests.studio.asking import client, ok, refused
 
@@ -210,6 +211,38 @@ def test_a_log_is_told_from_a_line_on_and_anew_where_it_was_cut(page: TestClient
     assert ok(page.get("/api/runs/a/log?after=4")) == {"rows": rows[:2], "next": 2, "restarted": True}
     refused(page.get("/api/runs/a/log?after=x"))
     refused(page.get("/api/runs/none/log"), 404)
+
+
+def test_what_no_browser_can_read_of_a_log_a_recipe_or_a_caption_is_told_otherwise(
+    page: TestClient, folder: Path
+) -> None:
+    run = folder / "runs" / "diverged"
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"step": 1, "kind": "train", "seconds": 1.0, "loss": NaN, "all": [1, -Infinity]}\n')
+    (run / "recipe.yaml").write_text("data: {fps: .inf, since: 2020-01-01}\n")
+    (row,) = ok(page.get("/api/runs/diverged/log"))["rows"]
+    assert row["loss"] is None and row["all"] == [1, None] and row["step"] == 1
+    assert ok(page.get("/api/runs/diverged"))["recipe"] == {"data": {"fps": None, "since": "2020-01-01"}}
+    ok(page.delete("/api/runs/diverged"))
+    (folder / "clips" / "half.mp4").write_bytes(b"x")
+    said = {"content": b'{"name": "half.mp4", "text": "\\ud800"}', "headers": {"content-type": "application/json"}}
+    assert "half a character" in refused(page.put("/api/clips/caption", **said))
+    ok(page.delete("/api/clips/half.mp4"))
+
+
+def test_what_a_job_tells_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert told_by(path) == {}
+    first = [{"kind": "stage", "title": "training", "time": 1}, {"kind": "progress", "done": 1, "total": 9, "time": 2}]
+    text = "".join(json.dumps(event) + "\n" for event in first)
+    path.write_text(text + '{"kind": "note", "te')
+    before = told_by(path)
+    assert before["progress"]["done"] == 1 and "note" not in before
+    later = '{"kind": "note", "text": "slow"}\nnone\n{"kind": "progress", "done": 5, "total": 9, "time": 4}\n'
+    path.write_text(" " * (len(text) - 1) + "\n" + later)  # what was read is not read again
+    after = told_by(path)
+    assert after["stage"] == "training" and after["note"] == "slow" and after["progress"]["done"] == 5
+    assert after["first"]["done"] == before["progress"]["done"] == 1 and told_by(path) == after
 
 
 def test_a_run_is_running_while_its_lock_is_held_whoever_began_it(page: TestClient, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,16 @@ import pytest
 
 from kinolab import video
 from kinolab.runtime.yaml_files import read_yaml, to_yaml
+from kinolab.studio import jobs
+from kinolab.studio.project import Project
 from tests.studio.browsing import WAIT, Watched, chromium, served
 
 pytestmark = pytest.mark.wide("chromium")
+WATCH_TEXT = """() => {
+  const own = CanvasRenderingContext2D.prototype, draw = own.fillText;
+  own.fillText = function (text, ...at) { told(String(text)); return draw.call(this, text, ...at); };
+}"""
+"""Has every text that is drawn on a canvas told to `told`."""
 COLOURS = ((220, 40, 40), (40, 60, 220))
 
 
@@ -186,3 +194,61 @@ def test_what_a_recipe_needs_is_made_from_the_page(folder: Path) -> None:
         expect(page.locator("main .badge", has_text=re.compile(r"^\s*finished"))).to_be_visible(timeout=4 * WAIT)
         page.get_by_role("link", name="Sample from it").click()
         expect(page.get_by_label("Model", exact=True)).to_have_value("runs/mine")
+
+
+def test_an_adapter_is_extracted_and_weights_are_converted_beside_an_open_pack(folder: Path, tiny_model: Path) -> None:
+    from playwright.sync_api import expect
+
+    for name in ("one", "two"):
+        shutil.copytree(tiny_model, folder / "models" / name)
+    project = Project.open(folder)
+    jobs.pause(project, True)  # what is asked for is looked at, and not done
+    with opened(folder, "Models") as page:
+        card = page.locator("article[data-adapters]")
+        card.get_by_role("button", name="Extract", exact=True).click()
+        form = card.locator("[data-form='lora extract']")
+        form.locator("[data-option=base] select").select_option("models/one")
+        form.locator("[data-option=tuned] select").select_option("models/two")
+        form.locator("[data-option=rank] input").fill("2")
+        expect(form.locator("pre")).to_contain_text("--rank=2 -- models/one models/two")
+        form.get_by_role("button", name="Extract", exact=True).click()
+        expect(form).to_have_count(0)
+        page.locator("[data-model='models/one']").get_by_role("button", name="Pack").click()
+        page.locator("summary", has_text="Convert public weights").click()
+        form = page.locator("[data-form=convert]")
+        form.locator("[data-option=source] textarea").fill("models/two")
+        form.locator("summary").click()
+        form.locator("[data-option=to] select").select_option("public")
+        expect(form.locator("pre")).to_contain_text("kinolab convert --out=models/converted --to=public -- models/two")
+        form.get_by_role("button", name="Convert").click()
+        expect(page.get_by_text("Asked for: it begins")).to_have_count(2)
+    asked = [(job.command, job.values) for job in jobs.all_jobs(project)]
+    assert asked == [
+        ("lora extract", {"base": "models/one", "tuned": "models/two", "out": "models/adapter", "rank": 2}),
+        ("convert", {"source": ["models/two"], "out": "models/converted", "to": "public"}),
+    ]  # fmt: skip
+
+
+def test_a_curve_tells_its_last_value_as_it_grows_and_small_ones_as_they_are(folder: Path) -> None:
+    from playwright.sync_api import expect
+
+    run = folder / "runs" / "a"
+    run.mkdir(parents=True)
+
+    def write(losses: list[float]) -> None:
+        rows = [{"step": k, "kind": "train", "seconds": float(k), "loss": loss} for k, loss in enumerate(losses, 1)]
+        (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write([4e-6, 3e-6])
+    with opened(folder, "Train") as page:
+        legend = page.locator(".u-legend")
+        expect(legend).to_contain_text("0.000003000")
+        write([4e-6, 3e-6, 2e-6])
+        expect(legend).to_contain_text("0.000002000")
+        texts: list[str] = []
+        page.expose_function("told", texts.append)
+        page.evaluate(WATCH_TEXT)
+        page.get_by_role("button", name="log", exact=True).click()
+        page.get_by_role("button", name="log", exact=True).click()
+        page.wait_for_timeout(500)
+        assert "4e-6" in texts and "2e-6" in texts

@@ -29,7 +29,7 @@ def scores(studio: Studio, asked: Asked) -> Any:
         except (InputError, OSError) as error:
             found.append({"path": studio.project.shown(path), "problem": str(error)})
             continue
-        found.append({"path": studio.project.shown(path), "values": _finite(value)})
+        found.append({"path": studio.project.shown(path), "values": value})
     return {"scores": found}
 
 
@@ -90,12 +90,3 @@ def _rows(project: Project) -> list[dict[str, Any]]:
         return []
     rows = [row for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
     return [row for row in rows if isinstance(row.get("a"), str) and isinstance(row.get("b"), str)]
-
-
-def _finite(value: Any) -> Any:
-    """A value without NaN and infinities, which JSON of a browser doesn't know."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -76,11 +76,10 @@ def log(studio: Studio, asked: Asked) -> Any:
     The log is cut where a run goes on from an earlier checkpoint: `restarted` is then true, and `rows` are all of it.
     """
     path, after = _folder(studio, asked) / "log.jsonl", asked.number("after", 0)
-    rows, last = read_lines(path, 0)
-    if last < after:
-        return {"rows": rows, "next": last, "restarted": True}
     found, last = read_lines(path, after)
-    return {"rows": found, "next": max(last, after), "restarted": False}
+    if last < after:
+        return {"rows": read_lines(path, 0)[0], "next": last, "restarted": True}
+    return {"rows": found, "next": last, "restarted": False}
 
 
 def remove(studio: Studio, asked: Asked) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from kinolab.errors import InputError
 from kinolab.runtime import processes
-from kinolab.runtime.reading import json_lines
+from kinolab.runtime.reading import json_lines, lines_behind, parse_json
 from kinolab.studio import commands, jobs, runner
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
 from kinolab.studio.project import Project
@@ -112,15 +113,12 @@ def start_queue(project: Project) -> None:
 
 
 def read_lines(path: Any, after: int) -> tuple[list[Any], int]:
-    """The values of JSON lines behind line `after`, and the number of the last one."""
-    found, last = [], after
-    try:
-        for number, value in json_lines(path, damaged="skip", constants=True):
-            if number > after:
+    """The values of JSON lines behind line `after`, and the number of the last line, which may be an earlier one."""
+    found, last = [], 0
+    with suppress(FileNotFoundError):
+        for last, value in json_lines(path, damaged="skip", constants=True):
+            if last > after:
                 found.append(value)
-                last = number
-    except FileNotFoundError:
-        return [], 0
     return found, last
 
 
@@ -140,20 +138,24 @@ def facts(project: Project, job: jobs.Job) -> dict[str, Any]:
 
 
 _TOLD: dict[str, tuple[int, dict[str, Any]]] = {}
-"""Of each file of events: its size when it was read, and what it told; a job's file only grows."""
+"""Of each file of events: the bytes that were read, and what they told; a job's file only grows."""
 
 
 def told_by(path: Any) -> dict[str, Any]:
     """The last stage, progress, note and expectation in a file of events, and the files that it names."""
+    key = str(path)
+    read, found = _TOLD.get(key, (0, {"files": []}))
     try:
-        size = path.stat().st_size
+        lines, end = lines_behind(path, read)
     except OSError:
         return {}
-    key = str(path)
-    if _TOLD.get(key, (-1, {}))[0] == size:
-        return _TOLD[key][1]
-    found: dict[str, Any] = {"files": []}
-    for event in read_lines(path, 0)[0]:
+    if end == read:
+        return found
+    found = dict(found)  # another thread may look at the one before
+    for line in lines:
+        event: Any = None
+        with suppress(InputError):
+            event = parse_json(line, "an event", constants=True)
         kind = event.get("kind") if isinstance(event, dict) else None
         if kind == "begin":
             found["began"] = event.get("time")
@@ -170,7 +172,7 @@ def told_by(path: Any) -> dict[str, Any]:
             found["note"] = event.get("text")
         elif kind == "file":
             found["files"] = [*found["files"], {"path": event.get("path"), "what": event.get("what")}][-50:]
-    _TOLD[key] = size, found
+    _TOLD[key] = end, found
     return found
 
 

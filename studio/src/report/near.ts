@@ -9,7 +9,21 @@ export function near(video: HTMLVideoElement) {
   return () => seen.disconnect();
 }
 
-export const turn = (video: HTMLVideoElement) => void (video.paused ? video.play().catch(() => {}) : video.pause());
+/** A video that a click, Enter or space plays and stops. */
+export function turned(video: HTMLVideoElement) {
+  const turn = () => void (video.paused ? video.play().catch(() => {}) : video.pause());
+  const key = (event: KeyboardEvent) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    turn();
+  };
+  video.addEventListener("click", turn);
+  video.addEventListener("keydown", key);
+  return () => {
+    video.removeEventListener("click", turn);
+    video.removeEventListener("keydown", key);
+  };
+}
 
 /** Small frames are enlarged without smoothing. */
 export const small = (event: Event) => {
