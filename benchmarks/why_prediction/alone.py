@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import processor_name
 from benchmarks.why_prediction.drift import SAMPLING, heldout, match, predict, summary
-from kinolab import cli
 from kinolab.models import VideoModel
 from kinolab.training.run import train
 
@@ -68,8 +69,9 @@ def cache(row: Row, runs: Path, clips: int) -> Path:
     weights = "{" + ", ".join(f"{name}: 1.0" for name in row.scenarios.split(",")) + "}"
     settings = [f"data.world.scenarios={weights}", f"data.world.max_objects={row.objects}"]
     options = [word for s in settings for word in ("-s", s)]
-    cli.main(["encode", "world", "-a", row.autoencoder, "--count", str(clips), "--out", str(out), "--batch", "16",
-              "--precision", "auto", "--tasks", RECIPE, "--draws", "1", *options], )  # fmt: skip
+    command = ["encode", "world", "-a", row.autoencoder, "--count", str(clips), "--out", str(out), "--batch", "16",
+               "--precision", "auto", "--tasks", RECIPE, "--draws", "1", *options]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "kinolab", *command], check=True)
     return out
 
 
