@@ -28,7 +28,7 @@ from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import json_lines, read_bytes, read_json
 from kinolab.runtime.records import write_record
 from kinolab.runtime.tars import new_archive
-from kinolab.runtime.text import read_text
+from kinolab.runtime.text import read_text, split_lines
 
 CLIPS, METADATA, PLAN = "clips", "metadata.jsonl", ".scores/clips.txt"
 SHARDS = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -162,7 +162,7 @@ def listed(out: Path) -> set[str]:
     if path.is_file():
         names += [str(row.get("file_name")) for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
     if (out / PLAN).is_file():
-        names += reading.read_text(out / PLAN, LONGEST).splitlines()
+        names += split_lines(reading.read_text(out / PLAN, LONGEST))
     return {name for name in names if CLIP.fullmatch(name)}
 
 
