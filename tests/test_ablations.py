@@ -13,6 +13,7 @@ from kinolab.models import autoencoder_config, find_autoencoder, save_autoencode
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ablations.cells(), ids=lambda c: c.name)
 def test_every_row_is_a_model_of_its_own(cell: ablations.Cell) -> None:
     recipe = load_recipe(ablations.RECIPE, cell.overrides)

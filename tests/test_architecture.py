@@ -65,6 +65,7 @@ def imports(path: Path) -> set[str]:
     return {f for f in found if f in ROOM}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent != PACKAGE or p.stem != "__init__"],
                          ids=lambda p: str(p.relative_to(PACKAGE)))  # fmt: skip
 def test_imports_point_one_way(path: Path) -> None:
@@ -101,6 +102,7 @@ def unknown_modules(path: Path) -> list[str]:
     return missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_find_what_they_name_inside_functions_too(folder: str) -> None:
     missing = {str(p.relative_to(ROOT)): unknown_modules(p) for p in sorted((ROOT / folder).rglob("*.py"))}
@@ -161,6 +163,7 @@ def normalized(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
+@pytest.mark.slow
 def test_the_commands_start_without_torch() -> None:
     """`kinolab --help` and a usage error must not take seconds."""
     code = "import sys; import kinolab.cli as c; c.build(list(c.COMMANDS)); print('torch' in sys.modules)"
@@ -168,6 +171,7 @@ def test_the_commands_start_without_torch() -> None:
     assert result.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_text_is_cut_into_lines_in_one_place() -> None:
     """str.splitlines ends a line at U+0085, U+2028 and more, which captions and JSON may hold; readlines hides that a
     file was opened in some encoding."""

@@ -206,6 +206,7 @@ def test_the_plain_vdt_computes_what_vdt_does() -> None:
     assert [aim.what.split(":")[0] for aim in result.aims][:2] == [vdt.FLOAT32, vdt.COMPILED]
 
 
+@pytest.mark.slow
 def test_the_step_cache_is_timed_with_its_drift_beside_it() -> None:
     result = step_cache.sampling(1, quiet, 6, (tiny_model(text=False), "a tiny model"))
     assert result.columns == ["", "median", "faster", "PSNR", "worst", "reused"]

@@ -236,6 +236,7 @@ def test_sources_give_the_same_typed_examples_every_time(name: str, places: dict
         train[len(train)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", conditioning.TEXT_ENCODERS)
 def test_text_encoders_do_not_mix_prompts(name: str, tmp_path: Path) -> None:
     config: Any = conditioning.MiniLmConfig()

@@ -24,6 +24,7 @@ def test_points_are_those_of_requests_that_both_have() -> None:
     assert lost([None], [True]) == {"points": 0.0, "low": 0.0, "high": 0.0}
 
 
+@pytest.mark.slow
 def test_a_student_stands_beside_its_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     pixels = ImageConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_attention=False)

@@ -231,6 +231,7 @@ def names_of(cases: Any) -> set[str]:
     return {case.name for case in cases}
 
 
+@pytest.mark.slow
 def test_every_family_is_compared() -> None:
     """A new denoiser, autoencoder, variant, sampler or network of metrics has to get a case."""
     denoisers, autoencoders = names_of(cases_models.denoisers(True)), names_of(cases_models.autoencoders(True))
@@ -253,6 +254,7 @@ def test_every_family_is_compared() -> None:
     assert {"world: denoiser", "world-text: autoencoder", "encoder"} <= names_of(cases_networks.shipped(True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [
     "vdt: given: channels", "mmdit: 2d+3d, labels, fps, dual", "image, decode", "tats: group norm, before its codes",
     "loss: ddpm", "step cache", "minilm",

@@ -79,6 +79,7 @@ def test_every_rule_is_the_models_own_but_for_what_it_is_about(model: DpVae) -> 
         key_frames.rules(model, threshold=2.0)
 
 
+@pytest.mark.slow
 def test_rows_count_groups_and_every_latent(model: DpVae) -> None:
     clip = colours((6, 13, 7))
     rows = key_frames.measured(model, [clip, clip], key_frames.rules(model), quiet)
@@ -130,6 +131,7 @@ def test_the_command_writes_tables_and_a_picture(
     assert (width, height) == (90 + 6 * (32 + 4) + 16, 4 * (32 + 4) + 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

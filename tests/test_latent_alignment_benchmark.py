@@ -18,6 +18,7 @@ IMAGE = ImageConfig(
 )
 
 
+@pytest.mark.slow
 def test_distances_are_zero_for_image_latents_and_grow_with_a_shift(tmp_path: Path) -> None:
     torch.manual_seed(0)
     image = ImageAutoencoder(IMAGE).eval()
@@ -41,6 +42,7 @@ def test_distances_are_zero_for_image_latents_and_grow_with_a_shift(tmp_path: Pa
         latent_alignment.main([str(tmp_path / "dpvae"), str(tmp_path / "dpvae")], said.append)
 
 
+@pytest.mark.slow
 def test_latents_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     image = ImageAutoencoder(IMAGE).eval()
     save_autoencoder(image, tmp_path / "image")

@@ -56,6 +56,7 @@ def test_a_forked_process_has_all_of_it_and_what_it_is_given(tmp_path: Path, mon
         monkeypatch.delenv("OTHER", raising=False)
 
 
+@pytest.mark.slow
 def test_a_command_in_a_forked_process_ends_with_its_status_and_words() -> None:
     status, said = kinolab(["probe", "nowhere.mp4"]).wait()
     assert status == 2 and "nowhere.mp4" in said

@@ -118,6 +118,7 @@ def test_what_is_whole_is_whole(model: Path, run: Path, cache: Path, clip: Path,
     assert not notes(model) and not notes(run) and not notes(clip)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_model_is_noticed(model: Path) -> None:
     assert not missed(model, model / "autoencoder.safetensors", 100)
     assert not missed(model, model / "manifest.json", 30)
@@ -128,6 +129,7 @@ def test_every_flipped_bit_of_weights_alone_is_noticed(tmp_path: Path) -> None:
     assert not missed(tmp_path / "a.safetensors", tmp_path / "a.safetensors", 100)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(run: Path) -> None:
     for path in sorted((run / "checkpoints" / "step-00000003").iterdir()):
         assert not missed(run, path, 100 if path.suffix == ".safetensors" else 15), path.name

@@ -45,6 +45,7 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]])
 def test_a_skip_where_the_tool_is_there_is_a_failure(suite: pytest.Pytester, processes: list[str]) -> None:
     result = suite.runpytest("-p", "tests.wide_report", "-p", "no:cacheprovider", *processes)

@@ -167,6 +167,7 @@ def test_the_spread_is_scaled_with_the_mean(case: str, tmp_path: Path) -> None:
     assert_close(deviation, (raw[:, :, None] if case == "sd3" else raw) * columns(ours.latent_scale), within=NETWORK)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_hunyuan_is_not_cut_in_time(tmp_path: Path) -> None:
     """The class cuts clips of more than 16 frames into blended pieces of its own accord."""

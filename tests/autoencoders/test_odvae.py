@@ -36,6 +36,7 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [("odvae_v11", {"variant": "all3d", "resampling": "separate"}), ("odvae_v12", {"variant": "encoder_outer2d"})],

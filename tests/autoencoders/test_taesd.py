@@ -98,6 +98,7 @@ def test_long_clips_go_through_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert_close(model.decode(latents), decoded, within=NETWORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VIDEO)
 @pytest.mark.parametrize("ratio", [1, 2, 4])
 @torch.no_grad()

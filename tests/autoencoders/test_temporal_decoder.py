@@ -123,6 +123,7 @@ def test_frames_see_their_neighbours_and_chunks_do_not() -> None:
     assert changed.tolist() == [True] * 3 + [False] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[7], [1] * 7, [2, 5], [5, 2]])
 @torch.no_grad()
 def test_a_stream_is_what_decoding_all_at_once_gives(sizes: list[int]) -> None:

@@ -62,6 +62,7 @@ def compare(ours: ImageAutoencoder, theirs: Any, shift: Tensor, scale: Tensor) -
     assert_close(video, theirs.decode(raw.mean).sample, within=NETWORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -114,6 +115,7 @@ def test_a_scale_by_channel_survives_the_round_trip(tmp_path: Path) -> None:
     assert load(tmp_path / "vae", latent_scale=3.0).latent_scale.tolist() == [3.0] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "scale", "shift"), [(4, 0.18215, 0.0), (16, 1.5305, 0.0609), (8, 1.0, 0.0)])
 def test_a_file_alone_gets_the_scale_of_the_known_models(
     tmp_path: Path, channels: int, scale: float, shift: float

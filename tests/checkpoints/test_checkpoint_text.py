@@ -118,6 +118,7 @@ def test_a_checkpoint_becomes_a_model_that_reads_prompts(
     assert not torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_said(checkpoint: Path, tokenizer: Path, tmp_path: Path) -> None:
     asked = ("convert", checkpoint, "-s", "num_heads=2", "-o", tmp_path / "x")
     with pytest.raises(InputError, match="no tokenizer; expected a folder with one of"):

@@ -109,6 +109,7 @@ def test_what_the_modules_are_not_for_is_refused(whole: AnimateDiff) -> None:
         modules.under(ModelScope(ModelScopeConfig(**FIELDS)))
 
 
+@pytest.mark.slow
 def test_a_layout_whose_code_normalises_otherwise_is_refused(tmp_path: Path, whole: AnimateDiff) -> None:
     modules = MotionModules.of(whole)
     with pytest.raises(InputError, match="over all frames"):

@@ -82,6 +82,7 @@ def test_the_padding_of_a_prompt_is_attended_to(pipeline: Path) -> None:
     assert plain.fingerprint != padded.fingerprint
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_all_parts_becomes_a_model_folder(pipeline: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "attention_levels": (0,)}
     unet = Unet(UnetConfig(**fields, num_heads=2, text_dim=8, null="prompt"))

@@ -60,6 +60,7 @@ def test_heads_of_published_widths_are_known_and_marked_as_assumed(tmp_path: Pat
     assert found.config["num_heads"] == 6 and "num_heads" in found.assumed and not found.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -58,6 +58,7 @@ def test_a_pipeline_that_has_changed_is_converted_anew(pipeline: Path, tmp_path:
     assert ready_model(mine, heard, place=tmp_path / "made") != before and len(heard.notes) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_needs_what_it_does_not_hold(
     checkpoint: Path,
     tokenizer: Path,
@@ -98,6 +99,7 @@ def test_measuring_commands_find_it_too(pipeline: Path, tmp_path: Path, capsys: 
     assert "converted once into" in said and "no clips" in said  # it is the clips that are missing, not the model
 
 
+@pytest.mark.slow
 def test_the_library_converts_too(pipeline: Path, tmp_path: Path) -> None:
     heard = Listening()
     asked = {"model": str(pipeline), "prompts": ["a cat"], "sampler": {"steps": 1}, "precision": "float32"}

@@ -72,6 +72,7 @@ def of_theirs(model: Any, z: Tensor, t: Tensor, text: Tensor, pooled: Tensor) ->
         return model(z, text, pooled, t, return_dict=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, classes: Any, variant: str) -> None:
     theirs = randomize(classes(**{**ARGUMENTS, **VARIANTS[variant]}))

@@ -44,6 +44,7 @@ def equal(ours: Taesd, theirs: Taesd) -> bool:
     return ours.config == theirs.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_two_files_tell_every_member_of_the_family(tmp_path: Path, name: str) -> None:
     ours = tiny(name)
@@ -95,6 +96,7 @@ def compare(ours: Taesd, theirs: Any, shift: float = 0.0, scale: float = 1.0) ->
     assert_close(video, theirs.decode(far).sample, within=NETWORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

@@ -44,6 +44,7 @@ def _header(path: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_public_folder_is_told_from_its_image_model_and_written_as_it_was(tmp_path: Path) -> None:
     folder = public_folder(tmp_path / "unet")
     found = inspect(folder)
@@ -88,6 +89,7 @@ def test_what_the_public_code_has_not_is_refused(tmp_path: Path, field: str, val
         save(model, tmp_path / "x", "tuneavideo")
 
 
+@pytest.mark.slow
 def test_a_whole_public_pipeline_becomes_a_model(tmp_path: Path) -> None:
     """As the released ones are: unet, vae and scheduler, the first a class of the public code's own."""
     public_folder(tmp_path / "unet")

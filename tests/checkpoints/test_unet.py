@@ -63,6 +63,7 @@ def of_theirs(model: Any, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
     return model(z, t, encoder_hidden_states=text, return_dict=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASS)
 def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffusers: Any, name: str) -> None:
     theirs = randomized(diffusers.UNet2DConditionModel(**CLASS[name]))
@@ -73,6 +74,7 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffu
     assert_close(of_ours(module, *inputs()), of_theirs(theirs, *inputs()), STORED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OURS)
 def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, diffusers: Any, name: str) -> None:
     ours = randomized(Unet(OURS[name]))
@@ -81,6 +83,7 @@ def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, d
     assert_close(of_theirs(theirs, *inputs()), of_ours(ours, *inputs()), STORED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASS)
 def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any, name: str) -> None:
     theirs = randomized(diffusers.UNet2DConditionModel(**CLASS[name]))
@@ -91,6 +94,7 @@ def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OURS)
 def test_the_original_layout_comes_back(tmp_path: Path, name: str) -> None:
     ours = randomized(Unet(OURS[name]))
@@ -129,6 +133,7 @@ def test_missing_and_unexpected_names_are_all_listed(tmp_path: Path) -> None:
     assert all(name in str(error.value) for name in (*gone, "extra.weight", "more"))
 
 
+@pytest.mark.slow
 def test_what_no_file_tells_is_asked_for_or_assumed(tmp_path: Path) -> None:
     save(Unet(OURS["sd1"]), tmp_path, "unet_diffusers")
     file = tmp_path / "diffusion_pytorch_model.safetensors"

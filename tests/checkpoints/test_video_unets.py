@@ -80,6 +80,7 @@ def of_theirs(model: Any, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
     return model(z, t, encoder_hidden_states=text, return_dict=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffusers: Any, name: str) -> None:
     reference = theirs(diffusers, name)
@@ -89,6 +90,7 @@ def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, diffu
     assert_close(of_ours(module, *inputs()), of_theirs(reference, *inputs()), STORED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OURS)
 def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, diffusers: Any, name: str) -> None:
     ours = randomized(denoisers.build(OURS[name]))
@@ -97,6 +99,7 @@ def test_a_folder_that_we_write_computes_the_same_in_diffusers(tmp_path: Path, d
     assert_close(of_theirs(reference, *inputs()), of_ours(ours, *inputs()), STORED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any, name: str) -> None:
     reference, (z, t, text) = theirs(diffusers, name), inputs()
@@ -105,6 +108,7 @@ def test_a_golden_file_of_diffusers_class_is_run(tmp_path: Path, diffusers: Any,
     golden_kinds.check(golden_kinds.write(path, KINDS[name], CLASSES[name][1], reference.state_dict(), tensors))
 
 
+@pytest.mark.slow
 def test_the_names_of_modelscopes_first_code_are_written_as_they_were_read(tmp_path: Path) -> None:
     path = GOLDEN.with_name("modelscope_unet_sd.safetensors")
     model = load(path, prefix="weights.")
@@ -157,6 +161,7 @@ def test_what_no_file_of_motion_modules_tells_is_assumed_and_said(tmp_path: Path
     assert set(found.assumed) >= {"motion_positions", "motion_heads", "norm_scope"}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_frame_passes_by_the_motion_modules() -> None:
     model: AnimateDiff = randomized(AnimateDiff(OURS["animatediff"]))

@@ -25,6 +25,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert build(list(COMMANDS)) is not None
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_alone_keeps_the_guidance(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.mp4"
     options = ("--model", folder, "--out", out, "--steps", 2, "--precision", "float32")
@@ -33,6 +34,7 @@ def test_a_negative_prompt_alone_keeps_the_guidance(folder: Path, tmp_path: Path
     assert (request["negative"], request["guidance"]["scale"]) == ("a blue box", 2.0)
 
 
+@pytest.mark.slow
 def test_generate_then_rerun(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.mp4"
     assert run("generate", "a ball", "--model", folder, "--out", out, "--steps", 2, "--precision", "float32") == 0
@@ -72,6 +74,7 @@ def test_a_size_that_is_none(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert "96x160" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_prompts_come_from_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One on each line; U+2028 is part of a prompt, and one that the encoder knows nothing of is named."""
     prompts = tmp_path / "p.txt"
@@ -104,6 +107,7 @@ def test_a_file_that_holds_no_prompts_is_one_line(
     assert said in error and error.count("\n") == 1 and not list(tmp_path.glob("x*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["3", "-1", "1.0", "a dog", "99999999999999999999"])
 def test_a_label_out_of_range_is_one_line(
     label: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -32,6 +32,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> list[doctor.Finding]:
     return doctor.examine(tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_a_dozen_lines_for_a_dozen_checks(
     here: list[doctor.Finding], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

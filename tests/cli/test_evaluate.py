@@ -95,6 +95,7 @@ def test_the_grammar_of_a_run_is_that_of_the_commands_that_measure(model: Path, 
         run(*words, "-s", "counts=1")
 
 
+@pytest.mark.slow
 def test_reconstruct_prints_what_the_autoencoder_costs(model: Path, tmp_path: Path) -> None:
     clip, out = tmp_path / "clip.mp4", tmp_path / "r.mp4"
     video.write(clip, make_clip(WorldConfig(size=32, frames=19), 0).frames, fps=8)

@@ -33,6 +33,7 @@ def test_fetch_checks_a_file_that_is_there(tmp_path: Path, capsys: pytest.Captur
     assert "did you mean 'i3d'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_vbench_writes_its_layout_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_tiny_model(tmp_path / "model")
     prompts = tmp_path / "prompts.txt"

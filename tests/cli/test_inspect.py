@@ -111,6 +111,7 @@ def test_inspect_names_the_groups_of_an_unknown_file_and_what_does_not_fit(tmp_p
     assert found[0]["groups"] == {"a": 2} and found[0]["format"] is None and found[0]["dtypes"] == {"float32": 2}
 
 
+@pytest.mark.slow
 def test_a_denoiser_becomes_a_whole_model_and_comes_back(tmp_path: Path, vae: Path, latte: Path) -> None:
     run("convert", vae, "--out", tmp_path / "pixels")
     run("convert", latte, "--out", tmp_path / "model", "-a", tmp_path / "pixels", "-s", "num_heads=3")
@@ -131,6 +132,7 @@ def test_a_denoiser_becomes_a_whole_model_and_comes_back(tmp_path: Path, vae: Pa
     assert same(load(tmp_path / "vae2"), load(vae))
 
 
+@pytest.mark.slow
 def test_a_latte_with_text_is_written_as_the_class_of_diffusers(tmp_path: Path, vae: Path) -> None:
     config = LatteConfig(hidden_size=24, depth=2, num_heads=3, input_size=8, num_frames=4, adaln="single", text_dim=12)
     torch.manual_seed(0)
@@ -142,6 +144,7 @@ def test_a_latte_with_text_is_written_as_the_class_of_diffusers(tmp_path: Path, 
     assert same(load(tmp_path / "back"), load(tmp_path / "public"))
 
 
+@pytest.mark.slow
 def test_a_converted_vdt_is_told_of_its_only_class(tmp_path: Path, vae: Path) -> None:
     run("convert", vae, "--out", tmp_path / "pixels")
     file, out = GOLDEN / "vdt.safetensors", tmp_path / "model"
@@ -150,6 +153,7 @@ def test_a_converted_vdt_is_told_of_its_only_class(tmp_path: Path, vae: Path) ->
     assert told.label is not None and told.label.tolist() == [0, 0] and told.null is None
 
 
+@pytest.mark.slow
 def test_overwriting_with_what_cannot_be_written_keeps_what_is_there(tmp_path: Path, vae: Path, latte: Path) -> None:
     run("convert", vae, "--out", tmp_path / "pixels")
     run("convert", latte, "--out", tmp_path / "model", "-a", tmp_path / "pixels", "-s", "num_heads=3")
@@ -160,6 +164,7 @@ def test_overwriting_with_what_cannot_be_written_keeps_what_is_there(tmp_path: P
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_golden_weights_become_a_model_folder(tmp_path: Path) -> None:
     """The converted autoencoder still gives the reference's latents."""
     file = GOLDEN / "odvae_v12.safetensors"
@@ -170,6 +175,7 @@ def test_golden_weights_become_a_model_folder(tmp_path: Path) -> None:
     assert_close(image, stored["image_latent_mean"], within=STORED)
 
 
+@pytest.mark.slow
 def test_what_convert_cannot_do_it_says(tmp_path: Path, vae: Path, latte: Path) -> None:
     heads, out = ("-s", "num_heads=3"), ("--out", tmp_path / "out")
     cases: list[tuple[tuple[object, ...], str]] = [

@@ -52,6 +52,7 @@ def test_vbenchs_videos_are_those_of_generate(place: Path, tmp_path: Path) -> No
     assert run("vbench", tmp_path / "list.txt", "--videos", 1, "-o", tmp_path / "v", *bare) == 2
 
 
+@pytest.mark.slow
 def test_tune_says_the_adapter_in_its_record_and_in_the_options(place: Path, tmp_path: Path, capsys: Printed) -> None:
     use, out = f"{place / 'style.safetensors'}:-1", tmp_path / "t.json"
     lists = ("--steps", "1", "--full-steps", 2, "--samplers", "euler", "--thresholds", "0.5", "--precisions", "float32")

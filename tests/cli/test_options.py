@@ -36,6 +36,7 @@ def test_every_device_is_the_same_option_and_auto_by_default() -> None:
     assert {default for name, default in found.items() if name not in BY_ITSELF} == {"auto"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -72,6 +73,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny"), text=False)
 
 
+@pytest.mark.slow
 def test_what_was_taken_is_said_once_and_recorded(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

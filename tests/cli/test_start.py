@@ -44,6 +44,7 @@ def loaded(*arguments: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "m")
     found = loaded("generate", "a ball falls", "--model", str(model), "--steps", "1", "--out", str(tmp_path / "a.mkv"))
@@ -51,6 +52,7 @@ def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     assert not [name for name in UNUSED if name in found]
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_that_work_is_done_with() -> None:
     found = loaded("--help")
     assert "kinolab.cli.launch" in found

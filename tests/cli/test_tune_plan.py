@@ -61,6 +61,7 @@ def test_tune_prints_the_frontier_and_the_options_work(model: Path, tmp_path: Pa
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -101,6 +102,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_plan_prints_what_a_run_needs_and_makes_none(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
@@ -129,6 +131,7 @@ def test_generate_with_a_cache_is_recorded_and_made_again(model: Path, tmp_path:
     assert "identical" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tasks_take_a_cache_window_by_window(vdt: Path, tmp_path: Path, capsys: Printed) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), dtype=np.uint8)
     video.write(tmp_path / "clip.mkv", frames, fps=8)

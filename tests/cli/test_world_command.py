@@ -25,6 +25,7 @@ def run(*args: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_written_clips_carry_what_training_needs_and_check_out(tmp_path: Path) -> None:
     run(tmp_path / "w", "--count", 4, "--seed", 30, "--scenario", "throw", "--scenario", "float")
     rows = [json.loads(line) for line in (tmp_path / "w" / "captions.jsonl").read_text().splitlines()]

@@ -56,6 +56,7 @@ def test_draws_stand_beside_their_clips(tmp_path: Path, source: WorldSource) -> 
     assert len({m.numpy().tobytes() for m in masks.flatten(0, 1)}) > 4, "clips have masks of their own"
 
 
+@pytest.mark.slow
 def test_draws_do_not_depend_on_interruption_or_on_when_they_were_made(tmp_path: Path, source: WorldSource) -> None:
     encode(tmp_path / "one", source)
     encode(tmp_path / "later", source, tasks=None)

@@ -163,6 +163,7 @@ def test_no_block_sees_a_later_one_and_each_sees_the_one_before(name: str) -> No
     assert differs(after[:, :, 4:], before[:, :, 4:]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mmdit", "mmdit, two attentions", "vdt", "vdt, joint", "latte"])
 def test_layers_that_are_run_again_for_gradients_read_what_was_kept_then(name: str) -> None:
     """Blocks that all learn at the end, when the stream has gone on (Self Forcing)."""

@@ -68,6 +68,7 @@ def test_frames_are_the_image_models(kind: str, layout: str) -> None:
     assert all(video.models_time(name) for name in report.fresh) and report.fresh
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["video_ldm", "svd", "makeavideo", "imagen_video", "tuneavideo"])
 def test_with_the_image_only_flag_they_are_it_after_training_too(kind: str) -> None:
@@ -83,6 +84,7 @@ def test_with_the_image_only_flag_they_are_it_after_training_too(kind: str) -> N
     assert_close(video(z, T2, told(image), ForwardOptions(image_only=flags)), image(z, T2, told(image)), ONE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     "fields",

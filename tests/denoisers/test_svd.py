@@ -82,6 +82,7 @@ def test_diffusers_class_both_ways(tmp_path: Path, size: tuple[int, int]) -> Non
     assert inspect(tmp_path / "ours").format == "svd_diffusers" and load(tmp_path / "ours").config == ours.config
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_first_codes_layout_both_ways(tmp_path: Path) -> None:
     path = Path(golden_kinds.__file__).parents[1] / "golden" / "svd_unet_sgm.safetensors"
@@ -93,6 +94,7 @@ def test_the_first_codes_layout_both_ways(tmp_path: Path) -> None:
     assert load(tmp_path / "x.safetensors").config == ours.config
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_layout_becomes_the_other(tmp_path: Path) -> None:
     ours, (z, t, told) = tiny(**PUBLIC, eps="original"), inputs()
@@ -133,6 +135,7 @@ def test_what_is_null_is_zeros() -> None:
     assert float((null - ours(z, t, told))[0].abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fps", "motion_bucket", "noise_augmentation", IMAGE, IMAGE_TOKENS])
 @torch.no_grad()
 def test_everything_that_is_told_counts(name: str) -> None:

@@ -36,6 +36,7 @@ def told(**more: Any) -> Conditions:
     return Conditions(label=torch.tensor([1, 2]), text=text, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 4), (5, 7), (1, 1), (16, 18)])
 @torch.no_grad()
 def test_every_frame_is_an_image_of_any_size(size: tuple[int, int]) -> None:

@@ -60,6 +60,7 @@ def test_a_condition_that_is_not_told_is_the_null_one() -> None:
     assert bool(differs(out, run(model, stored["x"], Conditions(pooled=stored["cond"]))).any())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_the_public_layout_is_written_as_it_is_read(name: str, tmp_path: Path) -> None:
     stored = load_file(GOLDEN / f"{name}.safetensors")

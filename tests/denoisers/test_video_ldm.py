@@ -188,6 +188,7 @@ def test_a_config_that_cannot_be_built_says_why() -> None:
         VideoLdmConfig(**SMALL, alpha=1.0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 def test_context_guidance_is_from_no_context_towards_it(scale: float) -> None:

@@ -80,6 +80,7 @@ def test_ddpm(schedulers: Any, noise: Tensor, prediction: str, variance: str) ->
     assert_same(ours(config, sampler, noise, 7), expected, 3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", KINDS)
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])

@@ -76,6 +76,7 @@ def test_the_names_and_places_of_protocol_and_data_do_not_matter(encoder: Path, 
     assert cached(tmp_path / "b", encoder, tmp_path / "cache", name="other", description="other")[1]
 
 
+@pytest.mark.slow
 def test_changed_data_protocol_or_weights_miss(encoder: Path, tmp_path: Path) -> None:
     folder, cache = write_videos(tmp_path / "clips", 3), tmp_path / "cache"
     before, _ = cached(folder, encoder, cache)

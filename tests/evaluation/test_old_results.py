@@ -88,6 +88,7 @@ MAKERS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_both_forms_hold_the_same_scores(kind: str) -> None:
     record = json.loads(MAKERS[kind]().to_json())
@@ -106,6 +107,7 @@ def test_both_forms_hold_the_same_scores(kind: str) -> None:
     assert compared >= len(record["metrics"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_every_score_is_of_the_table_and_has_an_interval(kind: str) -> None:
     report = MAKERS[kind]().scores()

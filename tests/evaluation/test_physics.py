@@ -42,6 +42,7 @@ def seer(tiny_config: TinyConfig) -> Make:
     return make
 
 
+@pytest.mark.slow
 def test_the_truth_has_no_error_and_standing_still_has_that_of_the_baseline(seer: Make) -> None:
     report = evaluate_physics(seer(0), {"given": [8, 1], "count": 6}, batch=3)
     assert report.error("model", 8) < 0.25 and report.mean("model", 8, "identity") == 1
@@ -55,6 +56,7 @@ def test_the_truth_has_no_error_and_standing_still_has_that_of_the_baseline(seer
     assert report.error("model", 8) < late.error("model", 8) < still.error("model", 8)
 
 
+@pytest.mark.slow
 def test_the_baselines_are_what_they_say(seer: Make) -> None:
     report = evaluate_physics(seer(0), {"given": [8, 1], "count": 6, "scenarios": ["float"]})
     assert report.error("constant velocity", 8) < 0.3, "nothing changes its velocity where nothing acts"
@@ -63,6 +65,7 @@ def test_the_baselines_are_what_they_say(seer: Make) -> None:
     assert falls.error("constant velocity", 4, 1) < falls.error("constant velocity", 4, 8)
 
 
+@pytest.mark.slow
 def test_the_report_is_whole_and_json(seer: Make) -> None:
     report = evaluate_physics(seer(0), {"given": [4], "count": 7}, batch=4)
     record = json.loads(report.to_json())

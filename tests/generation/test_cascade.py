@@ -185,6 +185,7 @@ def test_what_is_damaged_or_of_another_request_is_made_again(room: Path, tmp_pat
     assert heard.notes[0].startswith("stage base (1 of 3)") and not kept.parent.exists()
 
 
+@pytest.mark.slow
 def test_a_stage_is_exchanged_by_the_command_and_the_video_made_again(room: Path, tmp_path: Path) -> None:
     other = tiny_pixels(size=16, frames=9, fps=8, low={"factor": 2})
     with torch.no_grad():
@@ -212,6 +213,7 @@ def test_a_stage_is_exchanged_by_the_command_and_the_video_made_again(room: Path
         rerun(tmp_path / "clip.webp", tmp_path / "again.webp")
 
 
+@pytest.mark.slow
 def test_a_cascade_is_put_together_on_the_way(room: Path, tmp_path: Path) -> None:
     """Models of one stage behind a model of one stage are what packing them makes."""
     stages = {"tsr": str(room / "tsr"), "sr": str(room / "sr")}
@@ -224,6 +226,7 @@ def test_a_cascade_is_put_together_on_the_way(room: Path, tmp_path: Path) -> Non
     assert (video.read(other).frames == video.read(packed).frames).all()
 
 
+@pytest.mark.slow
 def test_a_stage_that_does_not_fit_is_refused_in_a_line(room: Path, tmp_path: Path) -> None:
     bad = {
         "small": tiny_pixels(size=4, frames=9, fps=8, low={"factor": 2}),

@@ -71,6 +71,7 @@ def test_a_sampler_that_can_not_smooth_gives_way_to_ddim_and_only_then(place: Pa
     assert settled(place, model).sampler.name == "euler"
 
 
+@pytest.mark.slow
 def test_a_clip_is_followed_recorded_and_made_again(place: Path, tmp_path: Path, capsys: Printed) -> None:
     out, events = tmp_path / "made", tmp_path / "events.jsonl"  # a folder of images: without loss
     asked = ["control", place / "clip.mkv", "--model", place / "model", "--precision", "float32"]
@@ -113,6 +114,7 @@ def test_a_control_network_is_put_beside_an_image_model_for_one_run(place: Path,
     assert_same(video.read(tmp_path / "again").frames, video.read(tmp_path / "made").frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -223,6 +223,7 @@ def test_noise_is_a_function_of_the_frame_and_of_unit_variance(tmp_path: Path, k
     assert_within(beside, torch.full((5,), shared), 0.06, "correlation of neighbours, by 12,288 draws")
 
 
+@pytest.mark.slow
 def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
     """A clip in which nothing changes, without noise: all that changes is made by where windows and tiles lie."""
     model = tiny_convolutions(low={"factor": 2})
@@ -239,6 +240,7 @@ def test_there_is_no_seam_between_windows_and_tiles(tmp_path: Path) -> None:
     assert max(found[2].values()) < 1.1
 
 
+@pytest.mark.slow
 def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -> None:
     clip, out = write_clip(tmp_path / "clip.mkv", 3), tmp_path / "no.mkv"
     for values, message in (
@@ -269,6 +271,7 @@ def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mkv"]
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_size_and_frames_is_made(room: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", 12, 8, 12)
     [path] = generate(asked(room, clip, side=20, start=0.5) | {"frames": 9, "fps": 30.0}, tmp_path / "a.mkv")
@@ -307,6 +310,7 @@ def test_what_is_stopped_keeps_the_frames_so_far(room: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("none*"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_stopped_leaves_what_was_there(room: Path, tmp_path: Path) -> None:
     clip, out = write_clip(tmp_path / "clip.mkv", 30), tmp_path / "large"
     [whole] = generate(asked(room, clip), out)

@@ -75,6 +75,7 @@ def test_any_chunking_equals_the_whole_clip(lengths: list[int], kernel: int, str
     assert_close(run_stream(layer, x, lengths), layer(x))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=5))
 @pytest.mark.parametrize("interpolation", ["nearest", "trilinear"])

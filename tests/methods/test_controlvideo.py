@@ -246,6 +246,7 @@ def test_key_frames_by_the_length_of_a_clip() -> None:
     assert key_frames(16) == [0, 3, 6, 9, 12, 15] and key_frames(2) == [0, 1] and key_frames(1) == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_controlvideo_is_its_parts(name: str) -> None:
     model, z = build(name), noise(5, 2)
@@ -262,6 +263,7 @@ def test_controlvideo_is_its_parts(name: str) -> None:
     assert difference(sample(model, z, **told), alone) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "dit"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_of_equal_noise_every_frame_is_the_image_models_picture(name: str, window: int | None) -> None:

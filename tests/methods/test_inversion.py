@@ -106,6 +106,7 @@ def read_at_s(diffusion: Diffusion, times: Tensor) -> Tensor:
     return z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["linear", "scaled_linear", "zero_snr"])
 def test_a_velocity_read_at_the_noisy_end_of_a_step_comes_back_closer(path: str) -> None:
     diffusion, sampler = process(path, "v"), SamplerConfig(name="ddim", steps=50)
@@ -114,6 +115,7 @@ def test_a_velocity_read_at_the_noisy_end_of_a_step_comes_back_closer(path: str)
     assert difference(returned(diffusion, sampler), data()) < theirs / 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["linear", "flow", "edm"])
 def test_each_refinement_comes_closer(path: str) -> None:
     diffusion = process(path, "v")
@@ -121,6 +123,7 @@ def test_each_refinement_comes_closer(path: str) -> None:
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 30, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["linear", "flow", "edm"])
 def test_the_noise_of_the_data_is_unit_gaussian(path: str) -> None:
     """The flow carries the data's distribution to the noise's, so what comes out can be sampled from."""
@@ -168,6 +171,7 @@ def told(diffusion: Diffusion, clean: Tensor, **fields: Any) -> Inversion:
     return Inversion(InversionConfig(**fields), clean=clean, conditions=None, diffusion=diffusion)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
 def test_a_run_that_begins_in_the_middle_makes_the_last_steps_alone(strength: float) -> None:
     diffusion, steps = process("flow", "flow"), list[tuple[int, int]]()

@@ -49,6 +49,7 @@ def test_many_steps_settle_where_the_equation_says(size: float) -> None:
     assert_within(z.var(), 1 / (1 - d / 4), 0.06, "of the variance")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "heun"])
 def test_it_mends_what_reconstruction_guidance_leaves_wrong(name: Any) -> None:
     """On the Gaussian whose conditional mean is known, with the paper's step size."""

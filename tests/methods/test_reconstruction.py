@@ -64,6 +64,7 @@ def sampled(schedule: Any, sampler: Any, config: SteeringConfig) -> torch.Tensor
     ).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "flow"])
 @pytest.mark.parametrize("sampler", ["ddpm", "euler", "heun"])
 def test_replacement_is_wrong_and_reconstruction_guidance_comes_close(schedule: str, sampler: str) -> None:

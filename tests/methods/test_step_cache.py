@@ -117,6 +117,7 @@ def test_threshold_zero_is_exact_and_a_large_one_runs_the_ends_only(name: str) -
     assert torch.equal(sample(model, guidance=GUIDED), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_each_sampler_is_exact_where_every_step_runs(name: str) -> None:
     model = build("vdt")

@@ -74,6 +74,7 @@ def test_each_frame_that_reads_itself_is_the_image_models(networks: dict[str, De
     assert_close(made, image.expand_as(made), NETWORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("diffusion", SCHEDULES)
 def test_the_first_frame_is_the_image_models_and_the_others_are_not(
@@ -90,6 +91,7 @@ def test_frames_that_stand_still_and_read_themselves_are_the_first_one(networks:
     assert_close(made, made[:, :, :1].expand_as(made), NETWORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [2, 3, 5])
 def test_chunks_make_the_same_frames(networks: dict[str, Denoiser], chunk: int) -> None:
     fields = {"motion": [1, 2], "t0": 0.5, "t1": 0.8, "smooth": 0.5, "grow": 1}
@@ -116,6 +118,7 @@ def test_a_clip_does_not_depend_on_the_batch_it_is_made_in(networks: dict[str, D
     assert_close(both[1:], alone, NETWORK)
 
 
+@pytest.mark.slow
 def test_maps_that_are_told_frame_by_frame_move_what_begins_with_the_same_noise(networks: dict[str, Denoiser]) -> None:
     field = torch.randn(2, 4, 6, 4, 4, generator=torch.Generator().manual_seed(4))
     told = LABELS.told(Conditions(control=Value("field", field)))
@@ -132,6 +135,7 @@ def test_maps_that_are_told_frame_by_frame_move_what_begins_with_the_same_noise(
     assert_close(moving[:, :, :1], sample(networks["unet"], told=first, noise=NOISE[:, :, :1]), NETWORK)
 
 
+@pytest.mark.slow
 def test_an_instruction_edits_each_frame_of_a_clip_by_three_branches() -> None:
     model = tiny_image_model(concatenated={"image": 4})
     clip = torch.rand(3, 4, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
@@ -209,6 +213,7 @@ def test_repeated_edges_are_the_estimates_and_their_noise_is_not(sampling: str) 
     assert_close(clean[:, :, 0, :, 3], share * x[:, :, 0, :, 0] + (1 - share) * x[:, :, 0, :, 1])
 
 
+@pytest.mark.slow
 def test_the_estimate_of_repeated_edges_is_the_runs_own(networks: dict[str, Denoiser]) -> None:
     fields = {"motion": [1, 0], "t0": 0.5, "t1": 0.8}
     made, mirrored = (sample(networks["unet"], zero(**fields, **edge)) for edge in ({"edges": "repeat"}, {}))
@@ -234,6 +239,7 @@ def test_backgrounds_are_mixed_where_neither_frame_shows_what_is_salient() -> No
         assert_close(found[:, :, frame, 2:], expected[:, :, frame, 2:])
 
 
+@pytest.mark.slow
 def test_without_a_mask_all_frames_are_sampled_twice_and_progress_says_so(networks: dict[str, Denoiser]) -> None:
     told: list[tuple[int, int]] = []
     heard: dict[str, Any] = {"callback": lambda step, steps, *_: told.append((step, steps))}

@@ -70,6 +70,7 @@ def test_the_interval_has_the_variance_of_the_mean_over_subsets(monkeypatch: pyt
     assert value.interval.high - value.interval.low > whole.interval.high - whole.interval.low
 
 
+@pytest.mark.slow
 def test_agrees_with_torchmetrics() -> None:
     kid = pytest.importorskip("torchmetrics.image.kid")
 

@@ -104,6 +104,7 @@ def test_shares_at_the_ends_still_have_an_interval() -> None:
     assert interval is not None and interval.high == 1.0 and 0.9 < interval.low < 0.99
 
 
+@pytest.mark.slow
 def test_intervals_hold_as_often_as_they_say() -> None:
     found = [scores(noise(60, 4, 2 * s), noise(60, 4, 2 * s + 1) + 0.5) for s in range(60)]
     for name in found[0]:

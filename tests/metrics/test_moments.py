@@ -150,6 +150,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         GroupedMoments.load(tmp_path / "single.safetensors")
 
 
+@pytest.mark.slow
 def test_the_bank_keeps_a_fair_choice() -> None:
     x = torch.arange(1000, dtype=torch.float64)[:, None]
     bank, other = FeatureBank(100, 5), FeatureBank(100, 5)

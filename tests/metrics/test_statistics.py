@@ -27,6 +27,7 @@ def holds(interval: Interval | None, value: float) -> bool:
     return interval.low <= value <= interval.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("passed", "count"), [(0, 5), (5, 5), (3, 10), (99, 100), (1, 1)])
 def test_wilson_agrees_with_scipy(passed: int, count: int) -> None:
     stats = pytest.importorskip("scipy.stats")

@@ -91,6 +91,7 @@ def normalised(clip: Tensor) -> Tensor:
     return (((clip + 1) / 2 - torch.tensor(MEAN).view(shape)) / torch.tensor(STD).view(shape)).transpose(0, 1)
 
 
+@pytest.mark.slow
 def test_clipsim_is_the_mean_over_frames_of_the_cosine(clip: tuple[Path, Any]) -> None:
     folder, model = clip
     metric = PromptAgreement(folder)

@@ -204,6 +204,7 @@ def of_theirs(net: Any, scale: float = 1.0) -> list[Tensor]:
     return [*down, middle]
 
 
+@pytest.mark.slow
 def test_a_folder_of_diffusers_loads_and_computes_the_same(tmp_path: Path, classes: Any) -> None:
     theirs = random(classes.ControlNetModel(**CLASS, **WIDTHS))
     theirs.save_pretrained(tmp_path)

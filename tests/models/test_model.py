@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.slow
 def test_a_saved_model_generates_what_the_original_did(folder: Path) -> None:
     loaded = VideoModel.load(folder, precision="float32")
     ours = tiny_model().generate("a red ball", label="throw", seed=3)
@@ -33,6 +34,7 @@ def test_a_saved_model_generates_what_the_original_did(folder: Path) -> None:
     assert_same(loaded.generate("a red ball", label="throw", seed=3), ours)
 
 
+@pytest.mark.slow
 def test_prompt_label_and_seed_each_change_the_video(folder: Path) -> None:
     model = VideoModel.load(folder, precision="float32")
     base = model.generate("a red ball", label=0, seed=0)
@@ -63,6 +65,7 @@ def test_a_negative_prompt_changes_the_video_and_none_does_not(folder: Path) -> 
     assert_close(together[1:], model.sample_latents([replace(towards, seed=1)]), within=NETWORK)
 
 
+@pytest.mark.slow
 def test_an_empty_prompt_may_stand_for_none(folder: Path) -> None:
     learned = VideoModel.load(folder, precision="float32")
     config = learned.config.model_copy(update={"null_prompt": "empty"})
@@ -98,6 +101,7 @@ def test_other_lengths_and_sizes_warn(folder: Path) -> None:
         assert model.generate("a ball", frames=9, size=(32, 48)).shape == (1, 3, 9, 32, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -151,6 +155,7 @@ def test_weights_that_do_not_fit_list_every_key(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_half_precision_storage_loads_as_float32(tmp_path: Path) -> None:
     model = tiny_model()
     model.save(tmp_path / "half", dtype=torch.float16)

@@ -83,6 +83,7 @@ def test_the_step_cache_keeps_the_features_of_experts_apart() -> None:
     assert ran == [0, 1, 1], "the first step, the other's first, and the last step"
 
 
+@pytest.mark.slow
 def test_a_folder_of_format_2_is_what_was_saved(tmp_path: Path) -> None:
     model = with_adapter(two_experts())
     model.save(tmp_path / "model")

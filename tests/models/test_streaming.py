@@ -25,6 +25,7 @@ def model() -> VideoModel:
     return tiny_causal()
 
 
+@pytest.mark.slow
 def test_a_stream_is_a_clip_that_goes_on(model: VideoModel) -> None:
     frames = torch.stack(list(model.stream("a red ball falls", frames=14, seed=3)), 1)
     assert frames.shape == (3, 14, 32, 32)

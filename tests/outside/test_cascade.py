@@ -36,6 +36,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return room / "packed"
 
 
+@pytest.mark.slow
 def test_the_second_stage_refines_the_first(packed: Path) -> None:
     model = VideoModel.load(packed, precision="float32")
     (stage,), told = model.stages, list[Conditions]()
@@ -50,6 +51,7 @@ def test_the_second_stage_refines_the_first(packed: Path) -> None:
         assert_close(conditions[name].value, value.value, NETWORK)
 
 
+@pytest.mark.slow
 def test_it_is_sampled_and_made_again(packed: Path, tmp_path: Path) -> None:
     asked = ("-s", "stages.sr.sampler.steps=3", "-s", "conditions.noise_level=0.3")
     run("generate", "--model", packed, "--label", 1, "--count", 2, "--out", tmp_path / "clip.webp", *asked)

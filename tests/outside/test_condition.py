@@ -34,6 +34,7 @@ def command(*words: object) -> None:
         assert not stop.code
 
 
+@pytest.mark.slow
 def test_a_condition_from_outside(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:

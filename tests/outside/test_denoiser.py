@@ -40,6 +40,7 @@ class Line(Denoiser):
         return self.mix(z)
 
 
+@pytest.mark.slow
 def test_a_recipe_names_it(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     DENOISERS.register("line")(Line)
     request.addfinalizer(lambda: DENOISERS.remove("line"))

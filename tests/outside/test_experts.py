@@ -38,6 +38,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return room / "packed"
 
 
+@pytest.mark.slow
 def test_each_expert_has_its_times(packed: Path) -> None:
     model, clean = VideoModel.load(packed), VideoModel.load(packed.parent / "clean")
     network, (expert,) = model.network, model.experts
@@ -50,6 +51,7 @@ def test_each_expert_has_its_times(packed: Path) -> None:
             assert_close(found[row], denoiser(z, torch.tensor(times), conditions)[row], NETWORK)
 
 
+@pytest.mark.slow
 def test_it_is_sampled_and_made_again(packed: Path, tmp_path: Path) -> None:
     others = (("noisy", packed.parent / "noisy"), ("cached", packed, "--cache", 0.2))
     for name, model, *more in (("both", packed), *others):

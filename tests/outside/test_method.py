@@ -41,6 +41,7 @@ def kinolab(*words: object) -> int | str | None:
     return stop.value.code
 
 
+@pytest.mark.slow
 def test_a_method_is_named_by_a_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     METHODS.register("pinned")(Pinned)
     folder, out = save_tiny_model(tmp_path / "model", text=False), tmp_path / "clip"  # a folder of images: without loss

@@ -42,6 +42,7 @@ class Side(ModelPart):
         return inner(z, t, options) + self.conv(conditions["control"].value)
 
 
+@pytest.mark.slow
 def test_a_part_from_outside(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     PARTS.register("side")(Side)
     request.addfinalizer(lambda: PARTS.remove("side"))

@@ -46,6 +46,7 @@ class Greys(ClipSource):
         return {"kind": "greys"}
 
 
+@pytest.mark.slow
 def test_a_recipe_names_it(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     SOURCES.register("greys")(Greys)
     request.addfinalizer(lambda: SOURCES.remove("greys"))

@@ -42,6 +42,7 @@ class Painter(Denoiser):
         return z if told is None else z + self.read(told).mean(1)[:, :, None, None, None]
 
 
+@pytest.mark.slow
 def test_tokens_from_outside(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     CONDITIONS.register("colours")(Colours)
     DENOISERS.register("painter")(Painter)

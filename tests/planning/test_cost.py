@@ -127,6 +127,7 @@ def test_missing_data_and_weights_are_stood_in_for(autoencoder: Path, tmp_path: 
     assert "random data" in clips.notes[0] and clips.phases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["none", "channels"])
 def test_a_cache_and_an_autoencoder_that_are_not_there_yet(given: str, tmp_path: Path) -> None:
     recipe = tasks_recipe(Path("runs/not-yet"), "channels") if given != "none" else denoiser_recipe(Path("not-yet"))
@@ -151,6 +152,7 @@ def test_a_recipe_that_is_wrong_stays_an_error(autoencoder: Path, tmp_path: Path
         measure(denoiser_recipe(autoencoder), tmp_path, price=-1.0)
 
 
+@pytest.mark.slow
 def test_what_will_not_fit_is_not_run(autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = denoiser_recipe(autoencoder)
     static = 5 * 4 * measure(recipe, tmp_path, steps=1).parameters["denoiser"]
@@ -174,6 +176,7 @@ def test_a_batch_that_will_not_fit_is_measured_by_one_clip(
     assert one.phases[0].flops == pytest.approx(whole.phases[0].flops, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_memory_and_disk_that_run_out_are_warned_of(
     autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +263,7 @@ def test_the_machine_says_what_it_has(tmp_path: Path) -> None:
     assert disk_left(tmp_path / "not" / "there") > 0
 
 
+@pytest.mark.slow
 def test_a_compiled_recipe_is_counted_as_it_is_written(autoencoder: Path) -> None:
     """Compiled operations are invisible to the counter: a budget of them would never end."""
     counts = [flops_per_step(load_recipe(denoiser_recipe(autoencoder, compile=c))) for c in (False, True)]

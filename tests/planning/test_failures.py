@@ -49,6 +49,7 @@ def test_without_failures_a_run_takes_its_steps_and_its_checkpoints() -> None:
     assert expected_seconds(300.0, 30.0, calm) == pytest.approx(500.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [2, 6, 24])
 def test_runs_that_are_played_take_what_dalys_formula_says(every: int) -> None:
     """600 runs of 24 hours of work each: within 1% of the expectation, whose standard error is below 0.4%."""

@@ -79,6 +79,7 @@ def test_the_grid_is_every_combination(own: ModelConfig) -> None:
     assert {s.title for s in found} >= {"heun 3, cache 0.1, guided 1/2, guided 0.2-1", "euler 6"}
 
 
+@pytest.mark.slow
 def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every candidate's options, parsed by the command line, ask for exactly that candidate."""
     from typer.testing import CliRunner
@@ -110,6 +111,7 @@ def test_options_are_those_of_generate(own: ModelConfig, monkeypatch: pytest.Mon
         assert (made.compile, made.cache, made.reach) == (setting.compile, setting.cache, setting.reach)
 
 
+@pytest.mark.slow
 def test_a_report_holds_what_a_direct_run_gives() -> None:
     """PSNR and latents against clips that are made here, from the same seeds."""
     model = tiny_model(text=False)
@@ -130,6 +132,7 @@ def test_a_report_holds_what_a_direct_run_gives() -> None:
     assert report.protocol["labels"] == [0, 1] and report.protocol["seeds"] == [7, 8]
 
 
+@pytest.mark.slow
 def test_every_setting_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[int] = []
     sample = VideoModel.sample_latents
@@ -146,6 +149,7 @@ def test_every_setting_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> Non
     assert report.protocol["asked_with"] == "nothing" and report.protocol["full_run"]["guidance"]["scale"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_toy_worlds_clips_are_judged() -> None:
     made = tiny_model()
     assert made.config.denoiser is not None
@@ -179,6 +183,7 @@ def test_the_fastest_within_the_drift_is_chosen(own: ModelConfig) -> None:
     assert len(report.table().rows) == 4
 
 
+@pytest.mark.slow
 def test_what_is_varied_may_be_another_way_to_sample() -> None:
     lists = {"steps": [2], "samplers": ["heun"], "thresholds": [], "cache_every": [], "guidance_every": []}
     asked = {"sampler": {"name": "heun"}, "guidance": 5.0, "reach": "first"}

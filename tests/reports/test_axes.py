@@ -34,6 +34,7 @@ def test_logarithmic_ticks_are_decades_and_what_lies_between_where_these_are_few
     assert len(log_ticks(1e-9, 1e9)) <= 8
 
 
+@pytest.mark.slow
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_lie_within_the_axis_and_are_few(low: float, span: float) -> None:
     ticks = nice_ticks(low, low + span)

@@ -166,6 +166,7 @@ def test_any_other_json_is_a_table_of_its_numbers(tmp_path: Path) -> None:
     assert table.rows == (("20 steps", 2.5, "no"), ("full", None, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["world", "physics", "tasks", "tune", "sensitivity", "plan"])
 def test_every_kind_is_a_score_of_a_protocol_with_a_hash(kind: str, net: Path) -> None:
     """What 0.1.0 wrote, each kind in a form of its own, is read as scores like any other."""

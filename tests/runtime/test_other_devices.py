@@ -59,6 +59,7 @@ def moved(conditions: Conditions) -> Conditions:
     return conditions.to(MPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in AUTOENCODERS if name != "diffusers"])  # those are not ours
 def test_autoencoders(name: str) -> None:
     model = built(name)
@@ -116,6 +117,7 @@ def test_denoisers(name: str, changes: dict[str, str]) -> None:
         assert all(p.grad is None or p.grad.device == MPS for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "flow"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name: str, schedule: Any) -> None:
@@ -183,6 +185,7 @@ def test_a_model_generates_what_it_does_on_the_cpu(kind: str, monkeypatch: pytes
         assert_close(clips.cpu(), expected, 10 * OTHER if kind in ("steered", "pixels") else OTHER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metric",
     [Psnr, Ssim, Ssim3d, Flicker, FrameDifference, WarpError, FrequencyProfile, lambda: GridArtefacts(4),

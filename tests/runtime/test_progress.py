@@ -136,6 +136,7 @@ def test_the_next_part_of_the_work_is_counted_from_its_own_start() -> None:
     assert lines(report)[-1] == "encoding: about 30 s for 10 windows"
 
 
+@pytest.mark.slow
 def test_the_thread_speaks_while_the_work_is_silent_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     monkeypatch.setattr("kinolab.runtime.progress.EVERY", 0.0)

@@ -150,6 +150,7 @@ def test_another_state_is_no_damage(form: str, stored: Path) -> None:
         assert not isinstance(raised.value, DamagedError)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed(stored: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
     folder = copy(stored, "new", tmp_path)

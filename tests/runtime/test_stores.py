@@ -138,6 +138,7 @@ def test_bad_keys_and_empty_sets_are_refused(store: Store) -> None:
     assert store.find("a") is None
 
 
+@pytest.mark.slow
 def test_a_folder_holds_the_old_or_the_new_set_after_every_crash(tmp_path: Path) -> None:
     def act(root: Path) -> None:
         LocalStore(root).commit("a", texts(x="new", z="new"))

@@ -202,6 +202,7 @@ def test_a_tensor_stays_inside_its_storage(tmp_path: Path) -> None:
         assert len(str(raised.value)) < 300, str(raised.value)
 
 
+@pytest.mark.slow
 def test_containers_that_hold_themselves_or_too_much_are_refused(tmp_path: Path) -> None:
     endless: dict[str, Any] = {"a": torch.ones(2)}
     endless["self"] = endless

@@ -123,6 +123,7 @@ def test_a_caption_of_two_clips_is_changed_once_and_goes_with_the_last(page: Tes
     assert not caption.exists()
 
 
+@pytest.mark.slow
 def test_two_tabs_that_edit_at_once_lose_no_edit(
     page: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def hostile(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", ":"])
 def test_no_code_of_a_projects_folder_is_run(hostile: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
     root = str(Path(kinolab.__file__).parents[1])

@@ -107,6 +107,7 @@ def test_the_drawn_area_is_the_true_one() -> None:
     assert_within(coverage.sum((1, 2)) / area, 1, 0.01, "of the true area")
 
 
+@pytest.mark.slow
 def test_objects_stay_inside_and_never_overlap() -> None:
     for clip in clips():
         for o in clip.state:

@@ -65,12 +65,14 @@ def test_true_clips_at_64_px_read_right() -> None:
     assert np.median(errors) < 0.05
 
 
+@pytest.mark.slow
 def test_true_clips_at_32_px_read_right() -> None:
     right, errors, _ = rates(32, range(60))
     assert min(right.values()) >= 0.98, right
     assert np.mean(np.array(errors) <= 0.5) >= 0.99
 
 
+@pytest.mark.slow
 def test_true_clips_at_128_px_read_right() -> None:
     right, errors, _ = rates(128, range(12))
     assert min(right.values()) == 1, right
@@ -204,6 +206,7 @@ def test_a_mirrored_clip_is_the_wrong_direction() -> None:
     assert wrong(result) == {"direction"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shown", "asked"),
     [("fall", "bounce"), ("bounce", "fall"), ("fall", "float"), ("float", "ramp")],

@@ -276,6 +276,7 @@ def test_recipes_that_can_not_be(base: Path, fields: dict[str, Any], said: str) 
         make_job(load_recipe(values(base, **fields)))
 
 
+@pytest.mark.slow
 def test_teachers_that_lack_what_is_needed(base: Path, tmp_path: Path) -> None:
     config = read_model_config(base)
     model = VideoModel.load(base, device="cpu")

@@ -88,6 +88,7 @@ def test_two_processes_train_it_with_images_in_the_batch(tmp_path: Path, image_r
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
 
 
+@pytest.mark.slow
 def test_the_weighted_terms_are_in_the_loss(image_run: Path) -> None:
     with_terms, without = dpvae_recipe(image_run), dpvae_recipe(image_run)
     without["autoencoder"]["regularisation"] = {"moments_weight": 0, "samples_weight": 0, "image_decoder_weight": 0}

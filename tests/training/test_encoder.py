@@ -85,6 +85,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_writes_an_encoder_that_can_be_read(clips: Path, tmp_path: Path) -> None:
     report = train(write(tmp_path, recipe(clips, evaluate_every=2)), tmp_path / "run")
     assert report.finished
@@ -102,6 +103,7 @@ def test_a_run_writes_an_encoder_that_can_be_read(clips: Path, tmp_path: Path) -
     assert {v.dtype for v in stored.values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(clips: Path, tmp_path: Path) -> None:
     path = write(tmp_path, recipe(clips, save_every=2, evaluate_every=2, ema=0.9))
     train(path, tmp_path / "whole")

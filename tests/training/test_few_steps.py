@@ -226,6 +226,7 @@ def test_the_critic_learns_the_students_samples_and_not_the_clips(mmdit: Path) -
     assert_same(job.critic_error(job.critic, other, 1), first)
 
 
+@pytest.mark.slow
 def test_the_adversarial_loss_goes_through_the_critic(mmdit: Path, tmp_path: Path) -> None:
     """Off by default; with it the critic sees the clips too, and the student's gradient has a part that is not of the
     scores and leaves no gradient in the critic."""
@@ -357,6 +358,7 @@ def test_a_resumed_run_is_bit_equal(kind: str, mmdit: Path, tmp_path: Path) -> N
             assert_same(other.ema.shadow, part.ema.shadow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_may_be_low_rank_changes(kind: str, mmdit: Path, tmp_path: Path) -> None:
     job = job_of(kind, mmdit, {"ema": 0.5}, trained="adapter", lora_rank=2, guidance=2.0)

@@ -76,6 +76,7 @@ def test_hidden_matrices_are_the_weights_of_wide_linear_layers_and_convolutions(
     assert not is_hidden_matrix(nn.Embedding(64, 64), "weight")
 
 
+@pytest.mark.slow
 def test_a_narrow_valley_is_left_faster_than_with_adamw() -> None:
     """Features from strong to a hundred times weaker: what the optimiser is there for. Same steps and learning rate."""
     generator = torch.Generator().manual_seed(0)

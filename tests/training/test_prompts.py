@@ -28,6 +28,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_encoders_rounded_to_half(tmp_path: Path) -> None:
     expected = MiniLm().encode(CAPTIONS)
     for cache in (None, tmp_path):

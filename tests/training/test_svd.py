@@ -186,6 +186,7 @@ def test_motion_buckets() -> None:
     assert bucket_of(moving, 0.1) == round(255 * 0.4) and bucket_of(moving * 9, 0.1) == 255
 
 
+@pytest.mark.slow
 def test_what_needs_pixels_says_so(image: Path) -> None:
     setting = setting_of(image)
     latents = [Example(torch.zeros(4, 3, 4, 4), 8.0, None, None, "x", (0.0, 1.0), encoded=True)]

@@ -21,6 +21,7 @@ from tests.closeness import assert_within
 from tests.video.clips import CASES, FRAMES, MATRIX, RATE, copy, encode, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "container"), [pair for pair in MATRIX if pair[1] in ("avi", "webm", "mp4")])
 def test_packets_count_what_decoding_counts(tmp_path: Path, codec: str, container: str) -> None:
     path = encode(tmp_path / f"a.{container}", codec, numbers=range(20))

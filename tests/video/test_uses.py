@@ -164,6 +164,7 @@ def rebuilt(
     return reconstruct(path, out, network, config).notes
 
 
+@pytest.mark.slow
 def test_a_reconstruction_lasts_as_long_as_its_source(
     tmp_path: Path, autoencoder: OdVae, monkeypatch: pytest.MonkeyPatch
 ) -> None:

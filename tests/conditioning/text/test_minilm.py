@@ -50,6 +50,7 @@ def test_equals_transformers(encoder: MiniLm) -> None:
     assert_close(text.pooled, torch.nn.functional.normalize(mean), within=NETWORK)
 
 
+@pytest.mark.slow
 def test_a_prompt_does_not_feel_its_batch() -> None:
     together = MiniLm().encode(PROMPTS)
     for i, prompt in enumerate(PROMPTS):

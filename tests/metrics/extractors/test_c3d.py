@@ -101,6 +101,7 @@ def test_its_protocol_states_layer_mean_and_hash(path: Path) -> None:
     assert_close(extractor(white_blue), expected, within=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [15, 17])
 def test_only_clips_of_16_frames(path: Path, frames: int) -> None:
     with pytest.raises(InputError, match=f"16 frames, got {frames}"):

@@ -153,6 +153,7 @@ def test_it_states_its_hash_and_is_frozen(extractor: I3dExtractor, weights: tupl
         extractor(torch.zeros(1, 3, 8, 32, 32))
 
 
+@pytest.mark.slow
 def test_a_file_without_counters_of_batches_is_read(tmp_path: Path) -> None:
     """rgb_imagenet.pt is older than they are."""
     state = {k: v for k, v in drawn()[0].items() if not k.endswith("num_batches_tracked")}
@@ -161,6 +162,7 @@ def test_a_file_without_counters_of_batches_is_read(tmp_path: Path) -> None:
     assert torch.equal(network.get_parameter("Mixed_5c.b0.bn.weight"), state["Mixed_5c.b0.bn.weight"])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named_in_one_line(tmp_path: Path) -> None:
     state = drawn()[0]
     del state["Mixed_3b.b0.conv3d.weight"]

@@ -150,6 +150,7 @@ def test_one_vector_per_frame_in_the_order_of_the_clips() -> None:
     assert_close(features[:, 0], torch.arange(40.0) / 40)
 
 
+@pytest.mark.slow
 def test_the_two_files_are_not_mixed_up(tmp_path: Path) -> None:
     torch.save(layout_of(1008), tmp_path / "fid.pth")
     with pytest.raises(InputError, match=r"fc\.weight \(1008, 2048\) instead of \(1000, 2048\)"):
