@@ -226,8 +226,8 @@ def test_what_no_browser_can_read_of_a_log_a_recipe_or_a_caption_is_told_otherwi
     assert ok(page.get("/api/runs/diverged"))["recipe"] == {"data": {"fps": None, "since": "2020-01-01"}}
     ok(page.delete("/api/runs/diverged"))
     (folder / "clips" / "half.mp4").write_bytes(b"x")
-    said = {"content": b'{"name": "half.mp4", "text": "\\ud800"}', "headers": {"content-type": "application/json"}}
-    assert "half a character" in refused(page.put("/api/clips/caption", **said))
+    said, kind = b'{"name": "half.mp4", "text": "\\ud800"}', {"content-type": "application/json"}
+    assert "half a character" in refused(page.put("/api/clips/caption", content=said, headers=kind))
     ok(page.delete("/api/clips/half.mp4"))
 
 
