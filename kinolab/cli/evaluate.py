@@ -174,7 +174,9 @@ def physics(
         report = evaluate_physics(
             loaded, asked, batch=batch, sampling=how, steering=steering(method, weight), name=chosen, events=events
         )
-    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+    show_report(
+        [report.table(), report.matching_table(), report.scenario_table()], summary_lines(report), report.to_json(), out
+    )
 
 
 @common(events=True)
