@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinolab.cli.engines import POISONED, EngineName, Workers, kept_in, take_engine
+from kinolab.cli.engines import POISONED, EachGiven, EngineName, Workers, kept_in, take_engine
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
 
@@ -33,6 +33,7 @@ def curate(
     ] = False,
     engine: EngineName = "embedded",
     workers: Workers = None,
+    each: EachGiven = None,
     page: Annotated[
         Path | None, typer.Option(help="Also write a page (.html) with the clips at each threshold's edge.")
     ] = None,
@@ -52,7 +53,7 @@ def curate(
     config = load_config(CurateConfig, settings if settings is not None else {}, override or [], name="--set")
     if page is not None and not config.keep:
         raise InputError("--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min")
-    crew = take_engine(engine, workers)
+    crew = take_engine(engine, workers, each)
     with watch("curating", "videos") as seen, kept_in(out, "curating", "videos", crew) as kept:
         summary = run(source, out, config, engine=crew, dry=dry_run, events=Several(seen, kept))
         kept.left_out(tuple(f"{name}: {problem}" for name, problem in summary.problems))

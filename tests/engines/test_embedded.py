@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.engine import Each, Engine, Task
 from kinolab.contracts.events import Silent
 from kinolab.engines import engine_of
 from kinolab.errors import InputError
@@ -143,6 +143,13 @@ def test_clips_that_crash_their_process_are_left_out(tmp_path: Path) -> None:
         "t1": (["c"], [("raise", "ZeroDivisionError: of no use")]),
         "t2": (["d"], []),
     }
+
+
+def test_a_worker_that_hangs_counts_as_one_that_died(tmp_path: Path) -> None:
+    found = engine_of("embedded", 2, Each(cpus=1, seconds=1.0))
+    assert found is not None
+    [done] = list(found.run(Doing(tmp_path), [Task("t", ("wait",))], Silent()))
+    assert done.value is None and [(x.part, x.why) for x in done.left] == [("wait", "no answer for 1 s")]
 
 
 @pytest.mark.parametrize(("part", "error"), [("mistake", InputError), ("full", OSError)])

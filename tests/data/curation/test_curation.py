@@ -188,8 +188,6 @@ def test_a_video_that_ends_every_process_is_listed(raw: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet"])
 def test_archives_out_and_in_again(kind: str, raw: Path, tmp_path: Path) -> None:
-    if kind == "parquet":
-        pytest.importorskip("pyarrow")
     out = tmp_path / "out"
     keep = {"keep": {"brightness": {"max": 0.8}}, "output": {"format": kind, "shard": 2}}
     summary = curate(raw, out, config(**keep))
