@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from kinolab.contracts.engine import Answer, Crew, Each, Engine, Job
+from kinolab.contracts.engine import STARTS, Answer, Crew, Each, Engine, Job
 from kinolab.engines.serving import served, started
 from kinolab.errors import InputError
 from kinolab.runtime.processes import forks, packed, unpacked
@@ -65,8 +65,14 @@ class Processes(Crew):
         """Begin a process."""
         pipe, theirs = self.context.Pipe()
         ended, life = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_serve, args=(theirs, ended, number, self.threads), daemon=True)
-        process.start()
+        for left in reversed(range(STARTS)):
+            process = self.context.Process(target=_serve, args=(theirs, ended, number, self.threads), daemon=True)
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):  # the server that they are forked from was killed: another begins
+                if not left:
+                    raise InputError("no process can be begun here (out of memory?); try one: --workers 1") from None
         theirs.close()
         ended.close()
         self.processes[number] = _Process(process, pipe, life)

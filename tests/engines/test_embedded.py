@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,14 @@ def test_clips_that_crash_their_process_are_left_out(tmp_path: Path) -> None:
         "t1": (["c"], [("raise", "ZeroDivisionError: of no use")]),
         "t2": (["d"], []),
     }
+
+
+def test_workers_begin_where_the_server_that_forks_them_was_killed(tmp_path: Path) -> None:
+    assert done(tmp_path, ("a",)) == {"t0": (["a"], [])}
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    assert done(tmp_path, ("b",), ("c",)) == {"t0": (["b"], []), "t1": (["c"], [])}
+    assert forkserver._forkserver._forkserver_pid != server
 
 
 def test_a_worker_that_hangs_counts_as_one_that_died(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from kinolab.runtime.lines import one_line
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.reading import json_lines
+from kinolab.runtime.remote import address, is_remote
 from kinolab.runtime.summed import summed
 from kinolab.runtime.text import read_text
 
@@ -69,6 +70,8 @@ def caption(
     Raises:
         InputError: where there is no clip, another process is at work there, or the captioner stops answering.
     """
+    if is_remote(folder):
+        raise InputError(f"{address(folder)}: captions are written beside clips of this machine; copy the folder here")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of clips")
     names = find_clips(folder)[0]
