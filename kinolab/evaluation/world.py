@@ -8,15 +8,18 @@ through the autoencoder (what the autoencoder costs, whatever the denoiser does)
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.contracts.events import Listener, Share, advance, events_of
+from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.events import Events, Listener, Share, Silent, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import groups, in_order, own_device, settled
 from kinolab.evaluation.toy_protocols import WorldProtocol, protocol_of
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generation.matching import matching_world
@@ -43,6 +46,7 @@ def evaluate_world(
     batch: int = 16,
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> WorldReport:
     """Generate a clip for each of `count` held-out requests, and read all of them.
@@ -53,6 +57,7 @@ def evaluate_world(
         batch: clips generated at once.
         sampling: the model's own where left out.
         name: the folder or shipped name of the model, to record it and the hash of its weights.
+        engine: whose workers generate; none = this process.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
@@ -71,29 +76,84 @@ def evaluate_world(
     if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
         sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
         said = [*said, "guidance is off: there is nothing to guide towards"]
+    if engine is not None:
+        model.precision = settled(model.precision, model.device)
     record = _record(model, name, source, asked, asks, sampling, batch)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
-    for start in range(first, first + count, batch):
-        numbers = range(start, min(start + batch, first + count))
+    job, parts = AskJob(model, source, asks, seed, sampling), groups(count, batch, first)
+    if engine is None:
+        answers: Iterable[Asked] = (job.ask(p, Share(told, p.start - first, len(p) - 1, count)) for p in parts)
+    else:
+        answers = in_order(engine, job, parts, told)
+    for numbers, made in zip(parts, answers, strict=True):
         clips = [make_clip(source.world, source.seed(i)) for i in numbers]
-        requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
-        # Decoding makes the last clip of the batch whole.
-        sampled = Share(told, numbers.start - first, len(numbers) - 1, count)
-        began = time.perf_counter()
-        latents = model.sample_latents(requests, events=sampled, **sampling.arguments)
-        generated = video.to_uint8(model.decode(latents))
-        seconds += time.perf_counter() - began
+        seconds += made.seconds
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
-        rebuilt = autoencode(model, original)
-        psnr.update(original, rebuilt)
-        ssim.update(original, rebuilt)
-        for i, clip, made, decoded in zip(numbers, clips, generated, video.to_uint8(rebuilt), strict=True):
-            for subject, frames in zip(SUBJECTS, (made, decoded, clip.frames), strict=True):
-                results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
+        psnr.update(original, made.rebuilt)
+        ssim.update(original, made.rebuilt)
+        for i, clip, frames, decoded in zip(numbers, clips, made.frames, video.to_uint8(made.rebuilt), strict=True):
+            for subject, shown in zip(SUBJECTS, (frames, decoded, clip.frames), strict=True):
+                results.append(_judge(subject, shown, clip, source.seed(i), seed + i, asks))
         advance(told, numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(record, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model made of some requests (B, T, H, W, 3) uint8, the seconds that took, and their true clips put through
+    its autoencoder (B, 3, T, H, W)."""
+
+    frames: np.ndarray
+    seconds: float
+    rebuilt: torch.Tensor
+
+
+@dataclass(frozen=True)
+class AskJob:
+    """The requests of an evaluation, as a job of an engine: a task is a batch, a part the number of a request."""
+
+    model: VideoModel
+    source: WorldSource
+    asks: Asks
+    seed: int
+    sampling: SamplingConfig
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self.model.device)
+
+    def worker(self, number: int) -> AskJob:
+        """One whose model is on a device of its own."""
+        self.model.to(own_device(self.device, number))
+        return self
+
+    @torch.no_grad()
+    def ask(self, numbers: range, events: Events) -> Asked:
+        """Make the clips of a batch."""
+        clips = [make_clip(self.source.world, self.source.seed(i)) for i in numbers]
+        frames, seed = self.source.frames, self.seed
+        requests = [_request(self.model, self.asks, c, seed + i, frames) for i, c in zip(numbers, clips, strict=True)]
+        began = time.perf_counter()
+        latents = self.model.sample_latents(requests, events=events, **self.sampling.arguments)
+        made = video.to_uint8(self.model.decode(latents))  # which makes the last clip of the batch whole
+        seconds = time.perf_counter() - began
+        rebuilt = autoencode(self.model, torch.stack([video.to_tensor(clip.frames) for clip in clips]))
+        return Asked(made, seconds, rebuilt)
+
+    def run(self, task: Task) -> Asked:
+        """The same of a task."""
+        return self.ask(range(task.parts[0], task.parts[-1] + 1), Silent())
+
+    def probe(self, part: int) -> None:
+        """Make one clip."""
+        self.ask(range(part, part + 1), Silent())
+
+    def name(self, part: int) -> str:
+        """Its number."""
+        return f"request {part}"
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:
