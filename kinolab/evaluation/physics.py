@@ -285,7 +285,7 @@ def _measure(clip: WorldClip, clip_seed: int, given: int, videos: dict[str, np.n
     ]
     true = np.stack([o.position for o in objects])
     said: dict[str, tuple[np.ndarray, bool | None]] = {}
-    matched: dict[str, dict[str, float]] = {}
+    matched: dict[str, dict[str, Any]] = {}
     for subject, shown in videos.items():
         reading = read_world(shown)
         found = find_objects(reading, objects)
