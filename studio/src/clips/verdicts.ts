@@ -1,5 +1,5 @@
 // What `kinolab data check` says of a clip, as a badge.
-import type { Verdict } from "../lib/api";
+import type { Like, Verdict } from "../lib/api";
 
 export interface Badge {
   kind: "yes" | "warn" | "no" | "";
@@ -19,3 +19,6 @@ export function badge(verdict: Verdict | undefined, use: boolean): Badge {
   const word = verdict.kept === 1 ? "1 window" : `${verdict.kept} windows`;
   return { kind: serious ? "warn" : "yes", word, reason: reason || "all of it is used" };
 }
+
+/** What a clip is to another that it is like. */
+export const alikeness = (like: Like): string => (like.same ? "the same file as" : `${Math.round(100 * like.share)} % alike to`);

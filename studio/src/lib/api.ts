@@ -193,6 +193,13 @@ export interface Checked {
   verdicts: Verdict[];
 }
 
+/** A clip that looks as an earlier one does: which, by what share, and whether it is the same file. */
+export interface Like {
+  of: string;
+  share: number;
+  same?: boolean;
+}
+
 export interface Recipe {
   name: string;
   about: string;
