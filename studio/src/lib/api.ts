@@ -53,6 +53,9 @@ export const fileUrl = (path: string, mark?: number) => `/files/${coded(path)}${
 /** The names, FOLDER/NAME, of files that came in a folder: a file itself knows none. */
 export const placed = new WeakMap<File, string>();
 
+/** The folder that a file was dropped in with. */
+export const home = new WeakMap<File, string>();
+
 /** Send a file as it is; `told` hears how much of it has gone. */
 export function upload<T>(path: string, file: File, told?: (share: number) => void): Promise<T> {
   return new Promise((resolve, reject) => {
