@@ -55,6 +55,7 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("PUT", "/api/clips/edit"): footage.edit,
     ("DELETE", "/api/clips/{name:path}"): footage.remove,
     ("GET", "/api/recipes"): training.recipes,
+    ("GET", "/api/folders"): training.folders,
     ("POST", "/api/recipes/form"): training.form,
     ("GET", "/api/runs"): training.runs,
     ("GET", "/api/runs/{name}"): training.run,

@@ -231,11 +231,14 @@ export interface Need {
   encode?: Record<string, unknown>;
 }
 
-export interface Recipes {
-  recipes: Recipe[];
-  /** Folders of clips, and latent caches, in the project. */
+/** Folders of clips, and latent caches, in the project. */
+export interface Folders {
   clips: string[];
   caches: string[];
+}
+
+export interface Recipes extends Folders {
+  recipes: Recipe[];
 }
 
 export interface Form {
