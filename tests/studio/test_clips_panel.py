@@ -94,7 +94,7 @@ def test_copies_are_told_and_odd_names_and_two_tabs_lose_nothing(tmp_path: Path)
         other = page.context.new_page()  # a second tab sees what the first does, and takes nothing of it back
         other.goto(page.url)
         other.locator("[data-clip]", has_text="100%").click()
-        expect(other.get_by_label("Caption")).to_have_value("an odd one")
+        expect(other.locator("[data-editor]").get_by_label("Caption")).to_have_value("an odd one")
         expect(other.get_by_text("of 8 frames")).to_be_visible()
         editor.get_by_role("slider").focus()
         page.keyboard.press("k")
@@ -107,7 +107,7 @@ def test_copies_are_told_and_odd_names_and_two_tabs_lose_nothing(tmp_path: Path)
         other.get_by_label("Choose what is kept").check()
         expect(page.locator("[data-crop]")).to_be_visible()
         editor.get_by_label("Caption").fill("an odd one, told anew")
-        expect(other.get_by_label("Caption")).to_have_value("an odd one, told anew")
+        expect(other.locator("[data-editor]").get_by_label("Caption")).to_have_value("an odd one, told anew")
     kept = read_yaml(folder / "data.yaml")["clips"][ODD]
     assert len(kept["parts"]) == 2 and len(kept["crop"]) == 4
 
