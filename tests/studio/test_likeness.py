@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,12 @@ def test_clips_are_read_bit_by_bit_once_and_forgotten_when_they_are_gone(
     """Each call reads at least one further clip, also where one can't be read; and none twice."""
     read: list[str] = []
     trace = scoring.trace
-    monkeypatch.setattr(scoring, "trace", lambda path, signals: read.append(path.name) or trace(path, signals))
+
+    def noted(path: Path, signals: Any) -> Any:
+        read.append(path.name)
+        return trace(path, signals)
+
+    monkeypatch.setattr(scoring, "trace", noted)
     counts = [alike(str(folder), names(folder), seconds=0)["done"] for _ in range(5)]
     assert counts == [1, 2, 3, 4, 5] and sorted(read) == names(folder)
     assert list(alike(str(folder), names(folder))["alike"]) == ["shrunk.mp4"] and len(read) == 5
