@@ -143,10 +143,10 @@ def test_the_text_model_shows_what_prompts_ask_for(
 
 
 @pytest.mark.slow
-def test_prompts_go_to_the_text_model_and_the_rest_to_world(tmp_path: Path) -> None:
-    """`world-text` takes no labels and was trained on no task, so it is no default for them."""
+def test_labels_go_to_world_and_the_rest_to_the_text_model(tmp_path: Path) -> None:
+    """`world-text` takes no labels, so it is no default for them."""
     text, world = (read_model_config(find_model(name)) for name in ("world-text", "world"))
-    assert not text.class_names and text.tasks is None
+    assert not text.class_names and text.tasks is not None
     assert world.class_names == CLASSES and world.tasks is not None
     clip, common = tmp_path / "clip.mp4", ["--steps", "1", "--precision", "float32", "--out"]
     video.write(clip, make_clip(WorldConfig(), HELDOUT_SEEDS).frames, fps=8)
@@ -162,7 +162,7 @@ def test_prompts_go_to_the_text_model_and_the_rest_to_world(tmp_path: Path) -> N
             main([*words, *common, str(tmp_path / f"{name}.mp4")])
         assert not end.value.code
         chosen[name] = read_provenance(tmp_path / f"{name}.mp4")["request"]["model"]
-    assert chosen == {"prompt": "world-text", "label": "world", "both": "world", "task": "world"}
+    assert chosen == {"prompt": "world-text", "label": "world", "both": "world", "task": "world-text"}
 
 
 def test_the_text_model_refuses_labels(text_model: VideoModel) -> None:

@@ -31,7 +31,7 @@ def demo(
     from kinolab.generation.request import default_model
     from kinolab.reports.demo import run_demo
 
-    chosen = model if model is not None else default_model(prompts=True)
+    chosen = model if model is not None else default_model()
     with watch("showing", "videos", notes=say) as events:
         result = run_demo(out, chosen, seed=seed, steps=steps, device=take_device(device), events=events)
     right = sum(all(v.checks.values()) for v in result.videos)

@@ -131,7 +131,7 @@ def world(
     asked, ours = toy_protocol(
         WorldProtocol, protocol, {"count": count, "first": first, "seed": seed, "label": label}, setting
     )
-    chosen, loaded = load_model(model, device, precision, prompts=True, lora=lora)
+    chosen, loaded = load_model(model, device, precision, lora=lora)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
         report = evaluate_world(loaded, asked, batch=batch, sampling=how, name=chosen, engine=crew, events=events)

@@ -62,7 +62,7 @@ def edits(
         asked = asked.only(way)
     if fit is not None:
         asked = asked.with_fitted()
-    chosen, loaded = load_model(model, device, precision, prompts=True)
+    chosen, loaded = load_model(model, device, precision)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("editing", "clips", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         tuned = None if fit is None else tuned_on(chosen, fit, edit_world(loaded, asked)[0].fps, loaded=loaded)

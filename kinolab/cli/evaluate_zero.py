@@ -54,7 +54,7 @@ def zero(
 
     changes = {"count": count, "first": first, "seed": seed, "frames": frames}
     asked, ours = toy_protocol(ZeroProtocol, protocol, changes, setting)
-    chosen, loaded = load_model(model, device, precision, prompts=True)
+    chosen, loaded = load_model(model, device, precision)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
         report = evaluate_zero(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)

@@ -75,10 +75,9 @@ def load_model(
     device: str | torch.device,
     precision: Literal["auto", "float32", "bfloat16"],
     *,
-    prompts: bool = False,
     lora: Sequence[str] | None = None,
 ) -> tuple[str, VideoModel]:
-    """The model named on the command line, or the shipped one (with `prompts`, that for prompts), and its name.
+    """The model named on the command line, or the shipped one, and its name.
 
     Says which device a word means; one that was taken already is not said again. lora: adapters to put on it, as
     `FILE:WEIGHT`.
@@ -87,7 +86,7 @@ def load_model(
     from kinolab.generation.request import default_model
     from kinolab.models import VideoModel
 
-    chosen = ready(model) if model is not None else default_model(prompts=prompts)
+    chosen = ready(model) if model is not None else default_model()
     where = take_device(device) if isinstance(device, str) else device
     loaded = VideoModel.load(chosen, device=where, precision=precision)
     if lora:

@@ -68,7 +68,7 @@ def reconstruct(
     from kinolab.runtime.reading import parse_json
 
     values = {
-        "autoencoder": autoencoder if autoencoder is not None else default_model(),
+        "autoencoder": autoencoder if autoencoder is not None else default_model("world"),
         "size": parse_size(size),
         "frames": frames,
         "fps": fps,

@@ -84,7 +84,7 @@ def tune(
     values |= {"all": all, "prompts": _prompts(prompt or [], prompts)}
     values["lists"] = {k: v for k, v in lists.items() if v is not None}
     config = load_config(TuneConfig, values, name="tune")
-    chosen, loaded = load_model(model, device, "float32", prompts=True, lora=lora)
+    chosen, loaded = load_model(model, device, "float32", lora=lora)
     how = sampling(loaded.config, setting=setting or ())
     with watch("trying", "runs", cheaper=less("--count ", count), notes=on_error) as events:
         report = run(loaded, config, name=chosen, sampling=how, events=events)

@@ -53,7 +53,7 @@ def vbench(
     """Generate VBench's prompts and name the videos as VBench finds them, to be judged by VBench itself."""
     from kinolab.generation.vbench import prompts_of_world, write_vbench
 
-    chosen, loaded = load_model(model, device, precision, prompts=True, lora=lora)
+    chosen, loaded = load_model(model, device, precision, lora=lora)
     how = sampling(loaded.config, sampler, steps, guidance, setting or ())
     source = prompts_of_world(loaded, out / "prompts", count=count) if prompts == "world" else Path(prompts)
     with watch("generating", "videos", cheaper=less("--videos ", videos)) as events:

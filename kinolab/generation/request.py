@@ -165,7 +165,7 @@ def request_of(values: Mapping[str, Any], overrides: Sequence[str] = (), events:
     if "model" not in asked and "refine" in asked:
         raise InputError("no super-resolution model ships: name one with --model, such as the run of a recipe *-sr")
     if "model" not in asked:
-        asked["model"] = default_model(prompts="given" not in asked and "label" not in asked)
+        asked["model"] = default_model("world" if "label" in asked else "world-text")
     asked["model"] = ready(str(asked["model"]), events)
     trained = exchanged_config(read_model_config(find_model(asked["model"])), asked.get("exchange") or {})
     uses = [use if isinstance(use, AdapterUse) else load_config(AdapterUse, use) for use in asked.get("lora") or ()]
@@ -387,8 +387,10 @@ def ready(model: str, events: Listener = None) -> str:
     return str(ready_model(model, events))
 
 
-def default_model(*, prompts: bool = False) -> str:
-    """The shipped model that is used where none is named: with `prompts`, for what prompts alone ask for.
+def default_model(first: str = "world-text") -> str:
+    """The shipped model that is used where none is named: `first`, or another one where that is not installed.
+
+    `world-text` takes prompts and any given part of a video, `world` labels too.
 
     Raises:
         InputError: where none is installed.
@@ -396,5 +398,4 @@ def default_model(*, prompts: bool = False) -> str:
     names = [name for name, folder in shipped_models().items() if read_model_config(folder).denoiser is not None]
     if not names:
         raise InputError("no shipped model is installed; name one with --model")
-    wanted = ("world-text", "world") if prompts else ("world",)
-    return next((name for name in wanted if name in names), names[0])
+    return next((name for name in (first, "world") if name in names), names[0])
