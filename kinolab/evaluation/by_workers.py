@@ -46,6 +46,12 @@ def in_order(engine: Engine, job: Job, parts: Sequence[Sequence[Any]], events: E
             wanted = next(next_up, None)
 
 
+def numbers_of(task: Task) -> range | None:
+    """The clips of a task, which are neighbours; None where one was left out of their midst: the evaluation ends."""
+    found = range(task.parts[0], task.parts[-1] + 1)
+    return found if len(found) == len(task.parts) else None
+
+
 def settled(policy: PrecisionPolicy, device: torch.device) -> PrecisionPolicy:
     """The precision as one word for all: workers that measure for themselves could choose differently."""
     return "bfloat16" if resolve(policy, device) == torch.bfloat16 else "float32"
@@ -89,7 +95,8 @@ class ModelJob:
     @torch.no_grad()
     def run(self, task: Task) -> Any:
         """A batch."""
-        return self.work(self.model, self.context, range(task.parts[0], task.parts[-1] + 1), Silent())
+        numbers = numbers_of(task)
+        return None if numbers is None else self.work(self.model, self.context, numbers, Silent())
 
     def probe(self, part: int) -> None:
         """One clip."""
