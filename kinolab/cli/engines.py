@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 POISONED = 3
 """The exit status where all is done but what ended every worker that tried it."""
+MOST = 1024
+"""Processors, or GPUs, of one worker."""
 SHOWN = 20
 """Clips that are named, of more the number."""
 
@@ -59,8 +61,8 @@ def parse_each(text: str) -> Each:
     from kinolab.contracts.engine import Each
 
     fits: dict[str, Callable[[float], bool]] = {
-        "cpus": lambda value: value >= 1 and value == int(value),
-        "gpus": lambda value: 0 <= value <= 1 or (value > 1 and value == int(value)),
+        "cpus": lambda value: 1 <= value <= MOST and value == int(value),
+        "gpus": lambda value: 0 <= value <= 1 or (value <= MOST and value == int(value)),
         "seconds": lambda value: value > 0,
     }
     known: dict[str, Any] = {}

@@ -163,6 +163,9 @@ def physics(
     out: ReportFile = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
 
@@ -175,11 +178,19 @@ def physics(
     frames = whole_numbers(given, "--given") if given is not None else None
     changes = {"given": frames, "count": count, "first": first, "seed": seed, "scenarios": scenario or None}
     asked, ours = toy_protocol(PhysicsProtocol, protocol, changes, setting)
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision, lora=lora)
     how = sampling(loaded.config, sampler, steps, setting=ours)
     with watch("predicting", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_physics(
-            loaded, asked, batch=batch, sampling=how, steering=steering(method, weight), name=chosen, events=events
+            loaded,
+            asked,
+            batch=batch,
+            sampling=how,
+            steering=steering(method, weight),
+            name=chosen,
+            engine=crew,
+            events=events,
         )
     show_report(
         [report.table(), report.matching_table(), report.scenario_table()], summary_lines(report), report.to_json(), out
@@ -208,6 +219,9 @@ def tasks(
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
 
@@ -217,8 +231,11 @@ def tasks(
     from kinolab.evaluation.tasks import TasksProtocol, evaluate_tasks
 
     asked, ours = toy_protocol(TasksProtocol, protocol, {"count": count, "first": first}, setting)
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision, lora=lora)
     how, held = sampling(loaded.config, sampler, steps, setting=ours), steering(method, weight, error)
     with watch("generating", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
-        report = evaluate_tasks(loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, events=events)
+        report = evaluate_tasks(
+            loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, engine=crew, events=events
+        )
     show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)

@@ -223,14 +223,8 @@ class _Foreman:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.crew, self.job, self.events, self.count, self.seconds, self.clock = (
-            crew,
-            job,
-            events,
-            count,
-            seconds,
-            clock,
-        )
+        self.crew, self.job, self.events, self.count = crew, job, events, count
+        self.seconds, self.clock = seconds, clock
         self.waiting = deque(_Piece(_State(task)) for task in tasks)
         self.open = len(tasks)
         self.busy: dict[int, _Piece | None] = {}

@@ -7,11 +7,12 @@ folder that they share, or an object store.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
 
-from kinolab.contracts.engine import Answer, Crew, Each, Engine, Job
+from kinolab.contracts.engine import STARTS, Answer, Crew, Each, Engine, Job
 from kinolab.engines.serving import served, started
 from kinolab.errors import InputError, MissingExtraError
 from kinolab.runtime.lines import one_line
@@ -25,6 +26,8 @@ QUIET = {
 """Nothing is sent to Ray's makers, no device is hidden from an actor that asks for none, and nothing is measured that
 nobody looks at."""
 GPU = "cuda"
+SLOW = "timed out"
+"""In what Ray says where it took more than 30 s to begin, as on a busy machine."""
 
 
 class Ray(Engine):
@@ -84,20 +87,29 @@ def _ray() -> Any:
     return ray
 
 
-def _begin(ray: Any, place: str, cpus: int) -> None:
-    """Join the cluster at a place, or begin one here that ends with this process; 0 cpus = those of this machine."""
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+def _begin(ray: Any, place: str, cpus: int, **more: Any) -> None:
+    """Join the cluster at a place, or begin one here that ends with this process.
+
+    cpus: of one that is begun; 0 = those of this machine.
+    """
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, **more}
     if place:
         how["address"] = place if place == "auto" or "://" in place or ":" in place else f"{place}:6379"
     else:
         how |= {"address": "local", "include_dashboard": False}
         how |= {"num_cpus": cpus} if cpus else {}
-    with environment(QUIET):
-        try:
-            ray.init(**how)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = f"no cluster answers at {place}" if place else "it can't be begun here"
-            raise InputError(f"--engine ray: {where} ({one_line(error, 120)})") from None
+    for left in reversed(range(STARTS)):
+        with environment(QUIET):
+            try:
+                ray.init(**how)
+                return
+            except Exception as error:  # Ray raises plain ones too
+                with suppress(Exception):
+                    ray.shutdown()
+                if left and not place and SLOW in str(error):
+                    continue
+                where = f"no cluster answers at {place}" if place else "it can't be begun here"
+                raise InputError(f"--engine ray: {where} ({one_line(error, 120)})") from None
 
 
 class _Hand:

@@ -19,7 +19,7 @@ from kinolab.contracts.engine import Engine, Task
 from kinolab.contracts.events import Events, Listener, Silent, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
-from kinolab.evaluation.by_workers import groups, in_order, own_device, settled
+from kinolab.evaluation.by_workers import groups, in_order, numbers_of, own_device, settled
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.measured import Measured
@@ -223,9 +223,10 @@ class SampleJob:
         """A batch, the seconds it took, and the threads that torch computed with."""
         return *self.clips.some(numbers), torch.get_num_threads()
 
-    def run(self, task: Task) -> tuple[Batch, float, int]:
+    def run(self, task: Task) -> tuple[Batch, float, int] | None:
         """The same of a task."""
-        return self.make(range(task.parts[0], task.parts[-1] + 1))
+        numbers = numbers_of(task)
+        return None if numbers is None else self.make(numbers)
 
     def probe(self, part: int) -> None:
         """Make one clip."""

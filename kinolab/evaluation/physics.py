@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from kinolab import video
-from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import PhysicsProtocol, protocol_of
@@ -215,6 +217,7 @@ def evaluate_physics(
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> PhysicsReport:
     """Predict held-out clips from each number of given frames, and compare with the simulator.
@@ -226,6 +229,7 @@ def evaluate_physics(
             Noise of clip k comes from seed + k.
         sampling: the model's own where left out, without guidance.
         steering: how a model that takes nothing given is held to the given frames.
+        engine: whose workers predict; none = this process.
 
     Raises:
         InputError: for a protocol or a batch that can't be, or a model whose clips are too short.
@@ -240,20 +244,10 @@ def evaluate_physics(
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
     sampling = sampling_of(model.config, sampling).model_copy(update={"guidance": GuidanceConfig()})
     results: list[Motion] = []
-    total, done = count * len(given), 0
-    for start in range(first, first + count, batch):
-        numbers = range(start, min(start + batch, first + count))
-        clips = [_clip(worlds[i % len(worlds)], model, i // len(worlds)) for i in numbers]
-        original = torch.stack([video.to_tensor(clip.frames) for _, clip in clips])
-        rebuilt = video.to_uint8(autoencode(model, original))
-        for n in given:
-            mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
-            requests = [Request(seed=seed + i) for i in numbers]
-            made = model.complete(original, mask, requests, steering=steering, **sampling.arguments)
-            for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
-                results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
-            done += len(clips)
-            advance(told, done, total)
+    context = Predicting(world, tuple(worlds), tuple(given), seed, sampling, steering)
+    for numbers, found in batches(ModelJob(model, _predict, context), groups(count, batch, first), engine, told):
+        results += found
+        advance(told, numbers.stop - first, count)
     record = made_by(model, name) | {
         "protocol": asked.name, "given": list(given), "count": count, "first": first, "scenarios": list(scenarios),
         "frames": world.frames, "size": world.size, "fps": world.fps, "batch": batch,
@@ -263,6 +257,34 @@ def evaluate_physics(
         "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",
     }  # fmt: skip
     return PhysicsReport(record, tuple(results), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """What is predicted: the world, that of each scenario in turn, how many frames are given, and how it is sampled."""
+
+    world: WorldConfig
+    worlds: tuple[WorldConfig, ...]
+    given: tuple[int, ...]
+    seed: int
+    sampling: SamplingConfig
+    steering: SteeringConfig | None
+
+
+def _predict(model: VideoModel, how: Predicting, numbers: range, events: Events) -> list[Motion]:
+    """Predict some clips from each number of given frames, and look at them."""
+    world, results = how.world, list[Motion]()
+    clips = [_clip(how.worlds[i % len(how.worlds)], model, i // len(how.worlds)) for i in numbers]
+    original = torch.stack([video.to_tensor(clip.frames) for _, clip in clips])
+    rebuilt = video.to_uint8(autoencode(model, original))
+    requests = [Request(seed=how.seed + i) for i in numbers]
+    for turn, n in enumerate(how.given):
+        mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
+        made = model.complete(original, mask, requests, steering=how.steering, **how.sampling.arguments)
+        for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
+            results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
+        advance(events, turn + 1, len(how.given))
+    return results
 
 
 def _clip(world: WorldConfig, model: VideoModel, number: int) -> tuple[int, WorldClip]:

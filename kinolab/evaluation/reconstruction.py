@@ -22,7 +22,7 @@ from kinolab.contracts.engine import Engine, Task
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import check_pairs
-from kinolab.evaluation.by_workers import groups, in_order, own_device, settled
+from kinolab.evaluation.by_workers import groups, in_order, numbers_of, own_device, settled
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
 from kinolab.evaluation.features import Extractors
 from kinolab.evaluation.measured import Measured
@@ -210,9 +210,11 @@ class RebuildJob:
         for group in self.clips.batches(batch):
             yield self.rebuild(group, generator)
 
-    def run(self, task: Task) -> Rebuilt:
+    def run(self, task: Task) -> Rebuilt | None:
         """A batch; the posterior's mean, which needs no noise."""
-        numbers = range(task.parts[0], task.parts[-1] + 1)
+        numbers = numbers_of(task)
+        if numbers is None:
+            return None
         return self.rebuild(self.clips.some(numbers), torch.Generator().manual_seed(self.protocol.seed))
 
     def probe(self, part: int) -> None:

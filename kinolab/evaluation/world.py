@@ -8,7 +8,7 @@ through the autoencoder (what the autoencoder costs, whatever the denoiser does)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.contracts.engine import Engine, Task
-from kinolab.contracts.events import Events, Listener, Share, Silent, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
-from kinolab.evaluation.by_workers import groups, in_order, own_device, settled
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.toy_protocols import WorldProtocol, protocol_of
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generation.matching import matching_world
@@ -76,17 +76,10 @@ def evaluate_world(
     if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
         sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
         said = [*said, "guidance is off: there is nothing to guide towards"]
-    if engine is not None:
-        model.precision = settled(model.precision, model.device)
-    record = _record(model, name, source, asked, asks, sampling, batch)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
-    job, parts = AskJob(model, source, asks, seed, sampling), groups(count, batch, first)
-    if engine is None:
-        answers: Iterable[Asked] = (job.ask(p, Share(told, p.start - first, len(p) - 1, count)) for p in parts)
-    else:
-        answers = in_order(engine, job, parts, told)
-    for numbers, made in zip(parts, answers, strict=True):
+    job = ModelJob(model, _ask, Asking(source, asks, seed, sampling))
+    for numbers, made in batches(job, groups(count, batch, first), engine, told):
         clips = [make_clip(source.world, source.seed(i)) for i in numbers]
         seconds += made.seconds
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
@@ -96,6 +89,7 @@ def evaluate_world(
             for subject, shown in zip(SUBJECTS, (frames, decoded, clip.frames), strict=True):
                 results.append(_judge(subject, shown, clip, source.seed(i), seed + i, asks))
         advance(told, numbers.stop - first, count)
+    record = _record(model, name, source, asked, asks, sampling, batch)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(record, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
 
@@ -111,49 +105,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class AskJob:
-    """The requests of an evaluation, as a job of an engine: a task is a batch, a part the number of a request."""
+class Asking:
+    """How a model is asked: the held-out clips, in which way, with which first seed, and how it samples."""
 
-    model: VideoModel
     source: WorldSource
     asks: Asks
     seed: int
     sampling: SamplingConfig
 
-    @property
-    def device(self) -> str:
-        """Where it computes."""
-        return str(self.model.device)
 
-    def worker(self, number: int) -> AskJob:
-        """One whose model is on a device of its own."""
-        self.model.to(own_device(self.device, number))
-        return self
-
-    @torch.no_grad()
-    def ask(self, numbers: range, events: Events) -> Asked:
-        """Make the clips of a batch."""
-        clips = [make_clip(self.source.world, self.source.seed(i)) for i in numbers]
-        frames, seed = self.source.frames, self.seed
-        requests = [_request(self.model, self.asks, c, seed + i, frames) for i, c in zip(numbers, clips, strict=True)]
-        began = time.perf_counter()
-        latents = self.model.sample_latents(requests, events=events, **self.sampling.arguments)
-        made = video.to_uint8(self.model.decode(latents))  # which makes the last clip of the batch whole
-        seconds = time.perf_counter() - began
-        rebuilt = autoencode(self.model, torch.stack([video.to_tensor(clip.frames) for clip in clips]))
-        return Asked(made, seconds, rebuilt)
-
-    def run(self, task: Task) -> Asked:
-        """The same of a task."""
-        return self.ask(range(task.parts[0], task.parts[-1] + 1), Silent())
-
-    def probe(self, part: int) -> None:
-        """Make one clip."""
-        self.ask(range(part, part + 1), Silent())
-
-    def name(self, part: int) -> str:
-        """Its number."""
-        return f"request {part}"
+def _ask(model: VideoModel, how: Asking, numbers: range, events: Events) -> Asked:
+    """Make the clips of some requests."""
+    clips = [make_clip(how.source.world, how.source.seed(i)) for i in numbers]
+    frames, seed = how.source.frames, how.seed
+    requests = [_request(model, how.asks, c, seed + i, frames) for i, c in zip(numbers, clips, strict=True)]
+    began = time.perf_counter()
+    latents = model.sample_latents(requests, events=events, **how.sampling.arguments)
+    made = video.to_uint8(model.decode(latents))  # which makes the last clip of the batch whole
+    seconds = time.perf_counter() - began
+    return Asked(made, seconds, autoencode(model, torch.stack([video.to_tensor(clip.frames) for clip in clips])))
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:

@@ -25,6 +25,8 @@ from tests.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 Printed = pytest.CaptureFixture[str]
+EACH = ("cpus=0", "cpus=1.5", "cpus=1e30", "hats=1", "seconds=x", "cpus=1,cpus=2", "gpus=1.5", "")
+"""What no worker can be given."""
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +161,7 @@ def test_a_command_that_left_poison_out_ends_with_status_3(
     (("--workers", 0), "--workers"),
     (("--each", "seconds=9"), "is for workers; expected --workers of at least 2"),
     (("--workers", 2, "--each", "gpus=1"), "is for --engine ray"),
-    *(((("--workers", 2, "--each", text), "expected cpus=N")) for text in ("cpus=0", "cpus=1.5", "hats=1", "seconds=x",
-                                                                           "cpus=1,cpus=2", "gpus=1.5", "")),
+    *((("--workers", 2, "--each", text), "expected cpus=N") for text in EACH),
 ])  # fmt: skip
 def test_what_is_no_engine_is_one_line(folder: Path, words: tuple[Any, ...], said: str, capsys: Printed) -> None:
     assert run("data", "check", folder, *words) == 2

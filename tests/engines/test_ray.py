@@ -16,7 +16,9 @@ import torch
 from kinolab.contracts.engine import Each, Engine, Task
 from kinolab.contracts.events import Silent
 from kinolab.engines import engine_of
+from kinolab.engines.ray import _begin
 from kinolab.errors import InputError
+from kinolab.runtime.processes import environment
 from tests.engines.actors import actors_here
 from tests.engines.encoding import encode, source, write_clips
 from tests.engines.folders import files_of
@@ -30,7 +32,8 @@ def engine() -> Iterator[Engine]:
     """Two actors of a Ray that ends with the module; it says of itself that it has four processors and a GPU."""
     import ray
 
-    ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    with environment({"CUDA_VISIBLE_DEVICES": "0"}):
+        _begin(ray, "", 4, num_gpus=1)
     found = engine_of("ray", 2)
     assert found is not None
     yield found

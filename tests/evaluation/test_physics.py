@@ -14,6 +14,7 @@ import torch
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import SUBJECTS, evaluate_physics, summary_lines
 from kinolab.models import VideoModel
+from tests.engines.inside import Inside
 from tests.evaluation.conftest import TinyConfig
 from tests.evaluation.test_evaluate_world import Oracle
 
@@ -72,6 +73,7 @@ def test_the_baselines_are_what_they_say(seer: Make) -> None:
 @pytest.mark.slow
 def test_the_report_is_whole_and_json(seer: Make) -> None:
     report = evaluate_physics(seer(0), {"given": [4], "count": 7}, batch=4)
+    assert evaluate_physics(seer(0), {"given": [4], "count": 7}, batch=4, engine=Inside()).to_json() == report.to_json()
     record = json.loads(report.to_json())
     assert set(record["means"]["4"]) == set(SUBJECTS) and len(record["clips"]) == 7 * len(SUBJECTS)
     assert list(report.scenarios) == ["fall", "throw", "bounce", "collide", "ramp", "float"]
