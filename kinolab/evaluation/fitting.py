@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +15,19 @@ from kinolab.evaluation.edits import Fit
 from kinolab.models import VideoModel
 from kinolab.training.fit import FitConfig, prepare
 from kinolab.training.run import train
+
+
+@contextmanager
+def prepared_on(
+    model: str, steps: int, fps: float, clip: Tensor, caption: str, *, loaded: VideoModel, settings: Sequence[str] = ()
+) -> Iterator[tuple[Path, Path]]:
+    """The recipe by which a model is tuned on a clip (3, T, H, W), and the folder of its run; both are temporary."""
+    with tempfile.TemporaryDirectory() as room:
+        path, folder = Path(room) / "clip.mkv", Path(room) / "run"
+        video.write(path, video.to_uint8(clip[None])[0], fps=fps, lossless=True)
+        config = FitConfig(clips=(path,), prompts=(caption,), model=model, steps=steps)
+        device = f"training.device={loaded.device}"
+        yield prepare(config, folder, [*settings, device], device=loaded.device).recipe, folder
 
 
 def tuned_on(model: str, steps: int, fps: float, *, loaded: VideoModel, settings: Sequence[str] = ()) -> Fit:
@@ -28,13 +42,9 @@ def tuned_on(model: str, steps: int, fps: float, *, loaded: VideoModel, settings
     """
 
     def fit(clip: Tensor, caption: str) -> VideoModel:
-        with tempfile.TemporaryDirectory() as room, torch.enable_grad():
-            path, folder = Path(room) / "clip.mkv", Path(room) / "run"
-            video.write(path, video.to_uint8(clip[None])[0], fps=fps, lossless=True)
-            config = FitConfig(clips=(path,), prompts=(caption,), model=model, steps=steps)
-            device = f"training.device={loaded.device}"
-            prepared = prepare(config, folder, [*settings, device], device=loaded.device)
-            train(prepared.recipe, folder)
+        made = prepared_on(model, steps, fps, clip, caption, loaded=loaded, settings=settings)
+        with made as (recipe, folder), torch.enable_grad():
+            train(recipe, folder)
             return VideoModel.load(folder, device=loaded.device, precision=loaded.precision)
 
     return fit

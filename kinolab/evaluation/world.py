@@ -8,8 +8,8 @@ through the autoencoder (what the autoencoder costs, whatever the denoiser does)
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from kinolab.toyworld.reader import WorldReading, check, read_world, roughness
 from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.toyworld.words import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
+if TYPE_CHECKING:
+    from kinolab.evaluation.shown import Shown
+
 Asks = Literal["prompt", "prompt and label", "label", "nothing"]
 
 
@@ -43,6 +46,7 @@ def evaluate_world(
     batch: int = 16,
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
+    shown: Shown | None = None,
     events: Listener = None,
 ) -> WorldReport:
     """Generate a clip for each of `count` held-out requests, and read all of them.
@@ -53,6 +57,8 @@ def evaluate_world(
         batch: clips generated at once.
         sampling: the model's own where left out.
         name: the folder or shipped name of the model, to record it and the hash of its weights.
+        shown: a method that is shown the held-out clip beside the prompt, and may be asked for another of the same
+            motion, which is the true one then.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
@@ -76,13 +82,15 @@ def evaluate_world(
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
     for start in range(first, first + count, batch):
         numbers = range(start, min(start + batch, first + count))
-        clips = [make_clip(source.world, source.seed(i)) for i in numbers]
+        held = [make_clip(source.world, source.seed(i)) for i in numbers]
+        clips = held
+        if shown is not None:
+            clips = [shown.asked(source.world, source.seed(i), c) for i, c in zip(numbers, held, strict=True)]
         requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
         # Decoding makes the last clip of the batch whole.
         sampled = Share(told, numbers.start - first, len(numbers) - 1, count)
         began = time.perf_counter()
-        latents = model.sample_latents(requests, events=sampled, **sampling.arguments)
-        generated = video.to_uint8(model.decode(latents))
+        generated = _generated(model, requests, sampling, sampled, shown, held, clips)
         seconds += time.perf_counter() - began
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
         rebuilt = autoencode(model, original)
@@ -94,6 +102,16 @@ def evaluate_world(
         advance(told, numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(record, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
+
+
+def _generated(
+    model: VideoModel, requests: Sequence[Request], sampling: SamplingConfig, events: Listener, shown: Shown | None,
+    held: Sequence[WorldClip], asked: Sequence[WorldClip],
+) -> np.ndarray:  # fmt: skip
+    """Clips (B, T, H, W, 3) uint8 of requests; held-out clips are looked at by a method that is shown them."""
+    if shown is not None:
+        return video.to_uint8(shown.make(model, held, asked, requests, sampling, events))
+    return video.to_uint8(model.decode(model.sample_latents(requests, events=events, **sampling.arguments)))
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:
