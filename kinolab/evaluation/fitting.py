@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from kinolab import video
+from kinolab.contracts.events import Stopped
 from kinolab.evaluation.edits import Fit
 from kinolab.models import VideoModel
 from kinolab.training.fit import FitConfig, prepare
 from kinolab.training.run import train
+
+ALONE = tuple(f"training.{name}={10**9}" for name in ("save_every", "evaluate_every", "sample_every"))
+"""Settings of a run of which nothing but the tuned model is kept; they decide none of its bits."""
 
 
 @contextmanager
@@ -26,8 +30,8 @@ def prepared_on(
         path, folder = Path(room) / "clip.mkv", Path(room) / "run"
         video.write(path, video.to_uint8(clip[None])[0], fps=fps, lossless=True)
         config = FitConfig(clips=(path,), prompts=(caption,), model=model, steps=steps)
-        device = f"training.device={loaded.device}"
-        yield prepare(config, folder, [*settings, device], device=loaded.device).recipe, folder
+        own = [*ALONE, "training.evaluate_first=false", f"training.device={loaded.device}"]
+        yield prepare(config, folder, [*own, *settings], device=loaded.device).recipe, folder
 
 
 def tuned_on(model: str, steps: int, fps: float, *, loaded: VideoModel, settings: Sequence[str] = ()) -> Fit:
@@ -44,7 +48,8 @@ def tuned_on(model: str, steps: int, fps: float, *, loaded: VideoModel, settings
     def fit(clip: Tensor, caption: str) -> VideoModel:
         made = prepared_on(model, steps, fps, clip, caption, loaded=loaded, settings=settings)
         with made as (recipe, folder), torch.enable_grad():
-            train(recipe, folder)
+            if not train(recipe, folder).finished:
+                raise Stopped
             return VideoModel.load(folder, device=loaded.device, precision=loaded.precision)
 
     return fit
