@@ -4,7 +4,8 @@ MODEL is a run of an image model that is told the embedding of a picture (`toy-m
 of the toy world it measures both halves of the way by themselves:
 
 - the prior: the cosine of what it imagines of a caption with the embedding of that caption's picture, beside that of
-  pictures of the nearest other caption, and how many are closer to their own;
+  pictures of the nearest other caption, and how many are closer to their own; of whole captions, as it is trained on
+  them, and of the names of the objects alone;
 - the decoder: its loss, and what the reader finds in the pictures that it draws, told nothing, the picture's own
   embedding, the one that the prior imagines, another picture's, or the words.
 
@@ -43,6 +44,8 @@ PORT = "image_embedding"
 BATCH = 16
 TIMES = (0.5, 0.7, 0.9)
 """Early times of sampling, at which it is decided what a picture shows."""
+PICTURES = {"frames": 5, "fps": 2.0}
+"""Pictures are single frames of clips as those that the recipes are trained on, with their captions."""
 WAYS = ("nothing", "its own embedding", "the prior's", "another picture's", "words")
 
 
@@ -67,17 +70,20 @@ def measure(model: VideoModel, count: int, seed: int = 0) -> dict[str, Any]:
     encoder = model.image_encoder
     if PORT not in model.spec.ports or encoder is None or not encoder.imagines:
         raise InputError(f"expected an image model that is told {PORT}, by an image encoder with a prior")
-    world, _ = matching_world(model)
+    world = matching_world(model)[0].model_copy(update=PICTURES)
     source = WorldSource(
         WorldSourceConfig(world=world, heldout_count=count, split="heldout"), model.output.autoencoder.spec
     )
     clips = [make_clip(source.world, source.seed(k)) for k in range(count)]
-    captions = [phrasings(WorldRequest(clip.request.objects))[0] for clip in clips]
-    pictures = torch.stack([video.to_tensor(clip.frames)[:, 0] for clip in clips])
-    own = encoder.encode(pictures)[:, 0]
-    imagined = encoder.imagine(captions, [torch.Generator().manual_seed(seed + k) for k in range(count)])
+    captions = [clip.caption for clip in clips]
+    pictures = torch.stack([video.to_tensor(c.frames)[:, k % len(c.frames)] for k, c in enumerate(clips)])
+    own, prior = encoder.encode(pictures)[:, 0], dict[str, Any]()
+    names = [phrasings(WorldRequest(clip.request.objects))[0] for clip in clips]
+    for called, texts in (("captions", captions), ("names", names)):
+        imagined = encoder.imagine(texts, [torch.Generator().manual_seed(seed + k) for k in range(count)])
+        prior[called] = cosines(own, imagined, texts)
     told = [_told(model, way, captions, clips, pictures, seed) for way in WAYS]
-    return {"pictures": count, "prior": cosines(own, imagined, captions), "decoder": [asdict(t) for t in told]}
+    return {"pictures": count, "prior": prior, "decoder": [asdict(t) for t in told]}
 
 
 def cosines(own: Tensor, imagined: Tensor, captions: Sequence[str]) -> dict[str, float]:
@@ -129,11 +135,15 @@ def _told(
 
 def markdown(found: dict[str, Any]) -> str:
     """The two halves, in words and as a table."""
-    prior, count = found["prior"], found["pictures"]
-    lines = [
-        f"{count} held-out pictures. The prior's embedding of a caption: cosine {prior['own']:.3f} with its picture's, "
-        f"{prior['nearest_other']:.3f} with the nearest other caption's; closer to its own in "
-        f"{prior['closer_to_own']:.0%}.",
+    count = found["pictures"]
+    lines = [f"{count} held-out pictures.", ""]
+    lines += ["| the prior is told | cosine with its own picture | with the nearest other | closer to its own |"]
+    lines += ["| --- | ---: | ---: | ---: |"]
+    for called, row in found["prior"].items():
+        around = wilson(row["closer_to_own"] * count, count)
+        share = f"{row['closer_to_own']:.0%} ({around.low:.0%} to {around.high:.0%})"
+        lines.append(f"| {called} | {row['own']:.3f} | {row['nearest_other']:.3f} | {share} |")
+    lines += [
         "",
         "| the decoder is told | loss | right colours | right objects |",
         "| --- | ---: | ---: | ---: |",

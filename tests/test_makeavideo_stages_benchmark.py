@@ -53,9 +53,9 @@ def test_an_embedding_is_held_against_pictures_of_other_captions() -> None:
     found = embedding_use.cosines(own, own.flip(0), ["a", "b", "c", "d"])
     assert found == {"own": 0, "nearest_other": 1, "closer_to_own": 0}
     assert embedding_use.cosines(own, own, ["a", "a", "b", "b"]) == {"own": 1, "nearest_other": 0, "closer_to_own": 1}
-    text = embedding_use.markdown({
-        "pictures": 4, "prior": found, "decoder": [{"way": "words", "loss": 0.5, "colours": 2, "objects": 4}],
-    })  # fmt: skip
+    told = {"way": "words", "loss": 0.5, "colours": 2, "objects": 4}
+    text = embedding_use.markdown({"pictures": 4, "prior": {"names": found}, "decoder": [told]})
+    assert text.splitlines()[4] == "| names | 0.000 | 1.000 | 0% (0% to 49%) |"
     assert text.splitlines()[-1] == "| words | 0.5000 | 50% (15% to 85%) | 100% (51% to 100%) |"
 
 
@@ -65,9 +65,7 @@ def test_tables_and_models_that_do_something_else(tmp_path_factory: pytest.TempP
     assert text.splitlines()[2] == "| repeated | 20.00 (18.00 to 22.00) | 100% | 0.50 |"
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_model(folder, text=False)
-    with pytest.raises(
-        InputError, match="takes nothing of what larger gives; expected a run such as"
-    ):
+    with pytest.raises(InputError, match="takes nothing of what larger gives; expected a run such as"):
         makeavideo_stages.main(["larger", str(folder)])
     with pytest.raises(InputError, match="expected an image model that is told image_embedding"):
         embedding_use.main([str(folder)])
