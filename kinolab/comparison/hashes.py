@@ -83,8 +83,8 @@ def _weights_hash(name: str, path: Path) -> str:
 LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
 """Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
 LATER_DENOISER_FIELDS: dict[str, dict[str, Any]] = {
-    "": {"vectors": {}, "fields": {}}, "vdt": {"qk_norm": False}, "latte": {"reach": "own"}, "mmdit": {"reach": "own"},
-    "imagen_video": {"deviation": None},
+    "": {"vectors": {}, "fields": {}}, "vdt": {"qk_norm": False}, "latte": {"reach": "own"},
+    "mmdit": {"reach": "own", "given": "none", "mask_channels": 1}, "imagen_video": {"deviation": None},
 }  # fmt: skip
 """The same of denoisers: of all, and by kind."""
 LATER_ENTRY_FIELDS: dict[str, Any] = {"untrained": False, "weights_of": None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kinolab import video
-from kinolab.contracts.events import Listener
+from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.events import Events, Listener, Silent, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
+from kinolab.evaluation.by_workers import groups, in_order, own_device, settled
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.measured import Measured
@@ -96,7 +98,7 @@ class ModelClips:
         guided = self.sampling.guidance
         if self.asked == "nothing" and guided is not None and guided.active:
             self.sampling = self.sampling.model_copy(update={"guidance": GuidanceConfig()})
-        self.seconds = 0.0
+        self.seconds, self.threads = 0.0, torch.get_num_threads()
         self.prompts: list[str | None] = []
 
     def _what_to_ask(self) -> str:
@@ -169,21 +171,25 @@ class ModelClips:
         clip = make_clip(source.world, seed)
         return clip, clip if self.shown is None else self.shown.asked(source.world, seed, clip)
 
+    def batches(self, size: int, engine: Engine | None = None, events: Events | None = None) -> Iterator[Batch]:
+        """Generate all clips, by an engine's workers where there is one; they come in the same order."""
+        parts, here = groups(len(self), size), SampleJob(self, str(self.model.device))
+        made = map(here.make, parts) if engine is None else in_order(engine, here, parts, events or Silent())
+        for batch, seconds, self.threads in made:
+            self.seconds += seconds
+            self.prompts += batch.captions
+            yield batch
+
     @torch.no_grad()
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Generate all clips."""
-        real = self.clips.batches(size) if self.given_frames else None
-        for start in range(0, len(self.clips), size):
-            numbers = range(start, min(start + size, len(self.clips)))
-            requests = self.requests(numbers)
-            given = None if real is None else next(real).video
-            began = time.perf_counter()
-            made = self._generate(requests, given) if self.shown is None else self._shown(self.shown, numbers, requests)
-            self.seconds += time.perf_counter() - began
-            self.prompts += [r.prompt for r in requests]
-            names = tuple(f"{k:05d}" for k in numbers)
-            captions = tuple(r.prompt for r in requests)
-            yield Batch(names, self._shaped(made), captions)
+    def some(self, numbers: range) -> tuple[Batch, float]:
+        """The clips of these numbers, and the seconds that they took to generate."""
+        requests = self.requests(numbers)
+        given = self.clips.some(numbers).video if self.given_frames else None
+        began = time.perf_counter()
+        made = self._generate(requests, given) if self.shown is None else self._shown(self.shown, numbers, requests)
+        seconds = time.perf_counter() - began
+        names, captions = tuple(f"{k:05d}" for k in numbers), tuple(r.prompt for r in requests)
+        return Batch(names, self._shaped(made), captions), seconds
 
     def _generate(self, requests: list[Request], given: Tensor | None) -> Tensor:
         if given is None:
@@ -221,6 +227,35 @@ class ModelClips:
         }
 
 
+@dataclass(frozen=True)
+class SampleJob:
+    """The clips of a model, as a job of an engine: a task is a batch, a part the number of a clip."""
+
+    clips: ModelClips
+    device: str
+
+    def worker(self, number: int) -> SampleJob:
+        """One whose model is on a device of its own."""
+        self.clips.model.to(own_device(self.device, number))
+        return self
+
+    def make(self, numbers: range) -> tuple[Batch, float, int]:
+        """A batch, the seconds it took, and the threads that torch computed with."""
+        return *self.clips.some(numbers), torch.get_num_threads()
+
+    def run(self, task: Task) -> tuple[Batch, float, int]:
+        """The same of a task."""
+        return self.make(range(task.parts[0], task.parts[-1] + 1))
+
+    def probe(self, part: int) -> None:
+        """Make one clip."""
+        self.make(range(part, part + 1))
+
+    def name(self, part: int) -> str:
+        """Its number."""
+        return f"clip {part}"
+
+
 def fitted(video: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
     """Clips (B, 3, T, H, W) brought to `size` as a folder's are when they are read: cropped, padded or stretched."""
     (H, W), (h, w) = video.shape[3:], size
@@ -248,6 +283,7 @@ def evaluate_generated(
     videos: Path | None = None,
     keep: int = 8,
     device: torch.device | str = "auto",
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> ScoreReport:
     """Measure generated clips against real ones.
@@ -255,6 +291,7 @@ def evaluate_generated(
     cache: a folder where features of the real clips are kept, by content; none = they are not kept.
     videos: a folder for the first `keep` generated clips; none = none are written.
     device: where the networks that features come from compute.
+    engine: whose workers sample a model's clips; none = this process.
 
     Raises:
         InputError: where there are fewer clips than the protocol's minimum; nothing was generated then.
@@ -278,11 +315,17 @@ def evaluate_generated(
     scores = GenerationScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
                               else generated.model.output.config.fps)  # fmt: skip
     keeper = _Keeper(videos, keep, scores.fps)
-    features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), events)
+    told = events_of(events)
+    if engine is not None and isinstance(generated, ModelClips):
+        generated.model.precision = settled(generated.model.precision, generated.model.device)
+        made = generated.batches(batch, engine, told)
+    else:
+        made = generated.batches(batch)
+    features = extract(scores.watch(keeper.watch(made)), extractors, len(generated), told)
     metrics = scores.values(reference, features, notes)
     facts: dict[str, Any] = {"real_clips": len(real), "generated_clips": len(generated)}
     if isinstance(generated, ModelClips):
-        facts |= {"seconds_per_clip": generated.seconds / len(generated), "threads": torch.get_num_threads()}
+        facts |= {"seconds_per_clip": generated.seconds / len(generated), "threads": generated.threads}
         facts |= generated.describe()
     ordered = {m: metrics[m] for m in protocol.metrics if m in metrics}
     return ScoreReport(

@@ -8,15 +8,18 @@ through the autoencoder (what the autoencoder costs, whatever the denoiser does)
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.contracts.events import Listener, Share, advance, events_of
+from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.events import Events, Listener, Share, Silent, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import groups, in_order, own_device, settled
 from kinolab.evaluation.toy_protocols import WorldProtocol, protocol_of
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generation.matching import matching_world
@@ -47,6 +50,7 @@ def evaluate_world(
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
     shown: Shown | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> WorldReport:
     """Generate a clip for each of `count` held-out requests, and read all of them.
@@ -59,10 +63,12 @@ def evaluate_world(
         name: the folder or shipped name of the model, to record it and the hash of its weights.
         shown: a method that is shown the held-out clip beside the prompt, and may be asked for another of the same
             motion, which is the true one then.
+        engine: whose workers generate; none = this process.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
-        InputError: for a protocol or a batch that can't be, or a request that the model refuses.
+        InputError: for a protocol or a batch that can't be, a request that the model refuses, and an engine where clips
+            are shown.
     """
     asked, told = protocol_of(WorldProtocol, protocol), events_of(events)
     if batch < 1:
@@ -77,41 +83,102 @@ def evaluate_world(
     if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
         sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
         said = [*said, "guidance is off: there is nothing to guide towards"]
+    if engine is not None:
+        model.precision = settled(model.precision, model.device)
     record = _record(model, name, source, asked, asks, sampling, batch)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
-    for start in range(first, first + count, batch):
-        numbers = range(start, min(start + batch, first + count))
-        held = [make_clip(source.world, source.seed(i)) for i in numbers]
-        clips = held
-        if shown is not None:
-            clips = [shown.asked(source.world, source.seed(i), c) for i, c in zip(numbers, held, strict=True)]
-        requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
-        # Decoding makes the last clip of the batch whole.
-        sampled = Share(told, numbers.start - first, len(numbers) - 1, count)
-        began = time.perf_counter()
-        generated = _generated(model, requests, sampling, sampled, shown, held, clips)
-        seconds += time.perf_counter() - began
+    job, parts = AskJob(model, source, asks, seed, sampling, shown), groups(count, batch, first)
+    for numbers, made in zip(parts, _answers(job, parts, engine, told), strict=True):
+        clips = job.clips(numbers)[1]
+        seconds += made.seconds
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
-        rebuilt = autoencode(model, original)
-        psnr.update(original, rebuilt)
-        ssim.update(original, rebuilt)
-        for i, clip, made, decoded in zip(numbers, clips, generated, video.to_uint8(rebuilt), strict=True):
-            for subject, frames in zip(SUBJECTS, (made, decoded, clip.frames), strict=True):
-                results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
+        psnr.update(original, made.rebuilt)
+        ssim.update(original, made.rebuilt)
+        for i, clip, frames, decoded in zip(numbers, clips, made.frames, video.to_uint8(made.rebuilt), strict=True):
+            for subject, video_of in zip(SUBJECTS, (frames, decoded, clip.frames), strict=True):
+                results.append(_judge(subject, video_of, clip, source.seed(i), seed + i, asks))
         advance(told, numbers.stop - first, count)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(record, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
 
 
-def _generated(
-    model: VideoModel, requests: Sequence[Request], sampling: SamplingConfig, events: Listener, shown: Shown | None,
-    held: Sequence[WorldClip], asked: Sequence[WorldClip],
-) -> np.ndarray:  # fmt: skip
-    """Clips (B, T, H, W, 3) uint8 of requests; held-out clips are looked at by a method that is shown them."""
-    if shown is not None:
-        return video.to_uint8(shown.make(model, held, asked, requests, sampling, events))
-    return video.to_uint8(model.decode(model.sample_latents(requests, events=events, **sampling.arguments)))
+@dataclass(frozen=True)
+class Asked:
+    """What a model made of some requests (B, T, H, W, 3) uint8, the seconds that took, and their true clips put through
+    its autoencoder (B, 3, T, H, W)."""
+
+    frames: np.ndarray
+    seconds: float
+    rebuilt: torch.Tensor
+
+
+@dataclass(frozen=True)
+class AskJob:
+    """The requests of an evaluation, as a job of an engine: a task is a batch, a part the number of a request."""
+
+    model: VideoModel
+    source: WorldSource
+    asks: Asks
+    seed: int
+    sampling: SamplingConfig
+    shown: Shown | None = None
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self.model.device)
+
+    def worker(self, number: int) -> AskJob:
+        """One whose model is on a device of its own."""
+        self.model.to(own_device(self.device, number))
+        return self
+
+    def clips(self, numbers: range) -> tuple[list[WorldClip], list[WorldClip]]:
+        """The held-out clips of these numbers, and those that are asked for."""
+        world, seeds = self.source.world, [self.source.seed(i) for i in numbers]
+        held = [make_clip(world, seed) for seed in seeds]
+        if self.shown is None:
+            return held, held
+        return held, [self.shown.asked(world, seed, clip) for seed, clip in zip(seeds, held, strict=True)]
+
+    @torch.no_grad()
+    def ask(self, numbers: range, events: Events) -> Asked:
+        """Make the clips of a batch."""
+        held, clips = self.clips(numbers)
+        frames, seed = self.source.frames, self.seed
+        requests = [_request(self.model, self.asks, c, seed + i, frames) for i, c in zip(numbers, clips, strict=True)]
+        began = time.perf_counter()
+        if self.shown is None:
+            latents = self.model.sample_latents(requests, events=events, **self.sampling.arguments)
+            made = video.to_uint8(self.model.decode(latents))  # which makes the last clip of the batch whole
+        else:
+            made = video.to_uint8(self.shown.make(self.model, held, clips, requests, self.sampling, events))
+        seconds = time.perf_counter() - began
+        rebuilt = autoencode(self.model, torch.stack([video.to_tensor(clip.frames) for clip in clips]))
+        return Asked(made, seconds, rebuilt)
+
+    def run(self, task: Task) -> Asked:
+        """The same of a task."""
+        return self.ask(range(task.parts[0], task.parts[-1] + 1), Silent())
+
+    def probe(self, part: int) -> None:
+        """Make one clip."""
+        self.ask(range(part, part + 1), Silent())
+
+    def name(self, part: int) -> str:
+        """Its number."""
+        return f"request {part}"
+
+
+def _answers(job: AskJob, parts: Sequence[range], engine: Engine | None, events: Events) -> Iterable[Asked]:
+    """What is made of each batch, in order, here or by an engine's workers."""
+    if engine is None:
+        first, count = parts[0].start, parts[-1].stop - parts[0].start
+        return (job.ask(p, Share(events, p.start - first, len(p) - 1, count)) for p in parts)
+    if job.shown is not None:
+        raise InputError("a method that is shown clips notes what came of them in this process: leave the engine out")
+    return in_order(engine, job, parts, events)
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:

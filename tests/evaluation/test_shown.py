@@ -120,3 +120,9 @@ def test_a_tuned_edit_is_made_once(tiny_config: TinyConfig) -> None:
 def test_a_clip_is_shown_in_one_way(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config(ShownConfig, fields)
+
+
+def test_clips_are_shown_in_this_process(tiny_config: TinyConfig) -> None:
+    shown, engine = Shown(ShownConfig(map="depth")), object()
+    with pytest.raises(InputError, match="leave the engine out"):
+        evaluate_world(Oracle(tiny_config()), {"count": 1}, shown=shown, engine=engine)  # type: ignore[arg-type]

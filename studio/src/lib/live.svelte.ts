@@ -14,10 +14,13 @@ class Live {
   /** Seconds since 1970, once a second, for times that are left. */
   now = $state(Date.now() / 1000);
 
+  private news = new Map<"jobs" | Mark, string>();
   private source: EventSource | null = null;
 
   begin() {
-    setInterval(() => (this.now = Date.now() / 1000), 1000);
+    const tick = () => { if (!document.hidden) this.now = Date.now() / 1000; };
+    setInterval(tick, 1000);
+    document.addEventListener("visibilitychange", () => { tick(); if (!document.hidden) this.take(); });
     this.ask();
     this.listen();
   }
@@ -51,10 +54,21 @@ class Live {
         }, 2000);
       }
     };
-    source.addEventListener("jobs", (event) => (this.queue = JSON.parse(event.data) as Queue));
-    for (const name of MARKS) {
-      source.addEventListener(name, (event) => (this.marks[name] = JSON.parse(event.data) ?? ""));
+    for (const name of ["jobs", ...MARKS] as const) {
+      source.addEventListener(name, (event) => {
+        this.news.set(name, event.data as string);
+        if (!document.hidden) this.take();
+      });
     }
+  }
+
+  /** Of a page that nobody sees only the last news are kept: it does nothing until it is looked at again. */
+  private take() {
+    for (const [name, data] of this.news) {
+      if (name === "jobs") this.queue = JSON.parse(data) as Queue;
+      else this.marks[name] = (JSON.parse(data) as string | null) ?? "";
+    }
+    this.news.clear();
   }
 }
 
