@@ -15,7 +15,7 @@ from tests.studio.browsing import WAIT
 from tests.studio.test_likeness import scene
 from tests.studio.test_panels import clip, opened
 
-pytestmark = pytest.mark.wide("chromium")
+pytestmark = [pytest.mark.wide("chromium"), pytest.mark.timeout(600)]
 ODD = "100% #1 & 'café' \"two\" ?.mp4"
 """A name that an address, a shell and a page would each read otherwise."""
 
@@ -121,6 +121,7 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
     with opened(folder, "Clips", **looks) as page:
         expect(page.locator("[data-clip] img")).to_be_visible()
         expect(page.locator("[data-clip] video")).to_have_count(0)
+        page.get_by_label("Size", exact=True).fill("64")
         page.locator("[data-clip='clip.mp4']").tap()
         editor = page.locator("[data-editor]")
         expect(editor.get_by_text("of 24 frames")).to_be_visible()
@@ -129,6 +130,7 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
         crop = page.locator("[data-crop]")
         crop.scroll_into_view_if_needed()
         box = crop.bounding_box()
+        expect(editor.get_by_text("50 % of the picture is lost")).to_be_visible()
         touch(page, (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), (-200, 0))
         expect(crop).to_have_css("left", "0px")
         corner = crop.locator(".corner").bounding_box()
