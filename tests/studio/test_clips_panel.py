@@ -141,3 +141,20 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     left, top, width, height = read_yaml(folder / "data.yaml")["clips"]["clip.mp4"]["crop"]
     assert left == top == 0 and 0.1 < width < 0.45 and height == pytest.approx(2 * width, rel=0.02)
+
+
+def test_nothing_plays_where_nobody_is_at_the_page(tmp_path: Path) -> None:
+    """What loops by itself stands after a minute without a sign of anybody, and goes on at the next one."""
+    from playwright.sync_api import expect
+
+    folder = tmp_path / "p"
+    clip(folder / "clips" / "clip.mp4")
+    with opened(folder, "Clips") as page:
+        page.clock.install()
+        page.reload()
+        loops = page.locator("[data-clip] video")
+        expect(loops).to_have_count(1)
+        page.clock.fast_forward(61_000)
+        expect(loops).to_have_count(0)
+        page.mouse.move(200, 300)
+        expect(loops).to_have_count(1)
