@@ -35,7 +35,6 @@ from kinolab.errors import InputError
 from kinolab.evaluation.control import followed
 from kinolab.evaluation.world import autoencode
 from kinolab.layers.resizing import enlarge, shrink
-from kinolab.methods import MethodsConfig
 from kinolab.methods import build as build_methods
 from kinolab.metrics.statistics import mean_interval
 from kinolab.models import Request, VideoModel, find_model
@@ -99,7 +98,8 @@ def of_larger(made: Tensor, true: Tensor) -> dict[str, float]:
 
 
 def _completed(model: VideoModel, clips: Tensor, given: Sequence[int], *, picture: bool) -> Tensor:
-    mask = keyframe_mask(*clips.shape[2:], keyframes=given)[None, None].expand(len(clips), -1, -1, -1, -1)
+    _, _, frames, height, width = clips.shape
+    mask = keyframe_mask(frames, height, width, given)[None, None].expand(len(clips), -1, -1, -1, -1)
     shown = [{"image_embedding": clip[:, 0]} if picture else {} for clip in clips]
     requests = [Request(seed=k, conditions=told) for k, told in enumerate(shown)]
     return model.complete(clips, mask.contiguous(), requests, exact=True).cpu()
@@ -112,7 +112,7 @@ def _refined(model: VideoModel, clips: Tensor, kind: str) -> Tensor:
         Request(seed=k, frames=clip.shape[1], size=size, conditions={"low_resolution": clip})
         for k, clip in enumerate(low)
     ]
-    noise = build_methods(MethodsConfig.model_validate({"noise": {"kind": kind}}))
+    noise = build_methods({"noise": {"kind": kind}})
     return model.decode(model.sample_latents(requests, methods=noise)).cpu()
 
 

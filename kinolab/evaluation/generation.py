@@ -35,7 +35,7 @@ from kinolab.toyworld.clips import WorldClip, make_clip
 from kinolab.video import Resize
 
 if TYPE_CHECKING:
-    from kinolab.evaluation.shown import Shown
+    from kinolab.evaluation.shown import Shown as ShownTo
 
 
 class Generated(Interface):
@@ -80,7 +80,7 @@ class ModelClips:
         *,
         sampling: SamplingConfig | None = None,
         given_frames: int = 0,
-        shown: Shown | None = None,
+        shown: ShownTo | None = None,
     ) -> None:
         if model.output.config.frames < protocol.frames:
             raise InputError(
@@ -203,7 +203,7 @@ class ModelClips:
         made = self.model.complete(given, mask, requests, exact=True, **self.sampling.arguments)
         return made.cpu()
 
-    def _shown(self, shown: Shown, numbers: range, requests: list[Request]) -> Tensor:
+    def _shown(self, shown: ShownTo, numbers: range, requests: list[Request]) -> Tensor:
         """Clips of a method that is shown the real ones."""
         config = self.model.output.config
         real, asked = zip(*(self._asked(k) for k in numbers), strict=True)

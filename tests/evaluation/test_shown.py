@@ -82,7 +82,7 @@ def test_a_map_is_told_beside_the_prompt(tiny_config: TinyConfig) -> None:
         def spec(self) -> Any:
             return type("Spec", (), {"ports": {"depth": None}})()
 
-        def sample_latents(self, requests: Sequence[Request], **given: Any) -> Tensor:  # type: ignore[override]
+        def sample_latents(self, requests: Sequence[Request], **given: Any) -> Tensor:
             told.extend(requests)
             return super().sample_latents(requests)
 
