@@ -15,7 +15,7 @@ from tests.studio.browsing import WAIT
 from tests.studio.test_likeness import scene
 from tests.studio.test_panels import clip, opened
 
-pytestmark = pytest.mark.wide("chromium")
+pytestmark = [pytest.mark.wide("chromium"), pytest.mark.timeout(600)]
 ODD = "100% #1 & 'café' \"two\" ?.mp4"
 """A name that an address, a shell and a page would each read otherwise."""
 
@@ -121,6 +121,7 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
     with opened(folder, "Clips", **looks) as page:
         expect(page.locator("[data-clip] img")).to_be_visible()
         expect(page.locator("[data-clip] video")).to_have_count(0)
+        page.get_by_label("Size", exact=True).fill("64")
         page.locator("[data-clip='clip.mp4']").tap()
         editor = page.locator("[data-editor]")
         expect(editor.get_by_text("of 24 frames")).to_be_visible()
@@ -129,6 +130,7 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
         crop = page.locator("[data-crop]")
         crop.scroll_into_view_if_needed()
         box = crop.bounding_box()
+        expect(editor.get_by_text("50 % of the picture is lost")).to_be_visible()
         touch(page, (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), (-200, 0))
         expect(crop).to_have_css("left", "0px")
         corner = crop.locator(".corner").bounding_box()
@@ -139,3 +141,20 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     left, top, width, height = read_yaml(folder / "data.yaml")["clips"]["clip.mp4"]["crop"]
     assert left == top == 0 and 0.1 < width < 0.45 and height == pytest.approx(2 * width, rel=0.02)
+
+
+def test_nothing_plays_where_nobody_is_at_the_page(tmp_path: Path) -> None:
+    """What loops by itself stands after a minute without a sign of anybody, and goes on at the next one."""
+    from playwright.sync_api import expect
+
+    folder = tmp_path / "p"
+    clip(folder / "clips" / "clip.mp4")
+    with opened(folder, "Clips") as page:
+        page.clock.install()
+        page.reload()
+        loops = page.locator("[data-clip] video")
+        expect(loops).to_have_count(1)
+        page.clock.fast_forward(61_000)
+        expect(loops).to_have_count(0)
+        page.mouse.move(200, 300)
+        expect(loops).to_have_count(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def done(page: Any, command: str) -> None:
     from playwright.sync_api import expect
 
     job = page.locator(f"#queue [data-job*='{command}']").first
-    expect(job).to_have_attribute("data-state", "done", timeout=4 * WAIT)
+    expect(job).to_have_attribute("data-state", re.compile("done|failed"), timeout=4 * WAIT)
+    assert job.get_attribute("data-state") == "done", job.inner_text()
 
 
 def write(form: Any, option: str, text: str) -> None:
@@ -100,7 +102,7 @@ def test_a_model_is_tuned_on_a_clip_and_one_is_made_for_fewer_steps(folder: Path
         write(form, "steps", "1")
         write(form, "out", "runs/student")
         form.locator("summary").click()
-        write(form, "setting", f"{QUICK}\ntraining.steps=2\ntraining.batch_size=1")
+        write(form, "setting", f"{QUICK}\ntraining.steps=5\ntraining.batch_size=1")
         form.get_by_role("button", name="Distil", exact=True).click()
         done(page, "distill")
         expect(page.locator("main .badge", has_text="finished")).to_be_visible()

@@ -1,6 +1,9 @@
 // What the server tells by itself: the queue, and marks that are others where clips, runs, samples or models changed.
 import { get, type Project, type Queue } from "./api";
 
+import { rest } from "./rest.svelte";
+
+const SELDOM = 5; // seconds
 const MARKS = ["clips", "runs", "samples", "models", "scores"] as const;
 export type Mark = (typeof MARKS)[number];
 
@@ -18,9 +21,8 @@ class Live {
   private source: EventSource | null = null;
 
   begin() {
-    const tick = () => { if (!document.hidden) this.now = Date.now() / 1000; };
-    setInterval(tick, 1000);
-    document.addEventListener("visibilitychange", () => { tick(); if (!document.hidden) this.take(); });
+    setInterval(() => this.take(), 1000);
+    document.addEventListener("visibilitychange", () => this.take());
     this.ask();
     this.listen();
   }
@@ -57,13 +59,17 @@ class Live {
     for (const name of ["jobs", ...MARKS] as const) {
       source.addEventListener(name, (event) => {
         this.news.set(name, event.data as string);
-        if (!document.hidden) this.take();
+        if (!rest.resting) this.take();
       });
     }
   }
 
-  /** Of a page that nobody sees only the last news are kept: it does nothing until it is looked at again. */
+  /** Show the news. Of a page that nobody sees the last ones are kept until it is looked at again; where nobody did
+   * anything for a while they are shown now and then. */
   private take() {
+    const now = Date.now() / 1000;
+    if (document.hidden || (rest.resting && now - this.now < SELDOM)) return;
+    this.now = now;
     for (const [name, data] of this.news) {
       if (name === "jobs") this.queue = JSON.parse(data) as Queue;
       else this.marks[name] = (JSON.parse(data) as string | null) ?? "";
