@@ -192,7 +192,9 @@ def physics(
             engine=crew,
             events=events,
         )
-    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+    show_report(
+        [report.table(), report.matching_table(), report.scenario_table()], summary_lines(report), report.to_json(), out
+    )
 
 
 @common(events=True)

@@ -7,9 +7,9 @@ one of other clips.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -65,10 +65,8 @@ def own_device(device: str, number: int) -> torch.device:
     return found
 
 
-class Work(Protocol):
-    """A function of a module that does a batch: the numbers of its clips -> a plain value."""
-
-    def __call__(self, model: VideoModel, context: Any, numbers: range, events: Events) -> Any: ...
+Work = Callable[[VideoModel, Any, range, Events], Any]
+"""A function of a module that does a batch: a model, what it has to know, the numbers of its clips -> a plain value."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 import torch
@@ -31,8 +31,11 @@ from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.models import Request, VideoModel
 from kinolab.runtime.precision import resolve
-from kinolab.toyworld.clips import make_clip
+from kinolab.toyworld.clips import WorldClip, make_clip
 from kinolab.video import Resize
+
+if TYPE_CHECKING:
+    from kinolab.evaluation.shown import Shown as ShownTo
 
 
 class Generated(Interface):
@@ -61,6 +64,7 @@ class ModelClips:
         protocol: how many, of how many frames, from which seed.
         sampling: the model's own where left out.
         given_frames: so many first frames of each real clip are given.
+        shown: a method that is shown each real clip, of the toy world, and may be asked for another of its motion.
 
     Raises:
         InputError: for a model that makes fewer frames than the protocol looks at, or given frames that leave nothing
@@ -76,6 +80,7 @@ class ModelClips:
         *,
         sampling: SamplingConfig | None = None,
         given_frames: int = 0,
+        shown: ShownTo | None = None,
     ) -> None:
         if model.output.config.frames < protocol.frames:
             raise InputError(
@@ -84,7 +89,9 @@ class ModelClips:
             )
         self.model, self.name, self.clips, self.protocol = model, name, clips, protocol
         self.sampling = sampling_of(model.config, sampling)
-        self.given_frames = given_frames
+        self.given_frames, self.shown = given_frames, shown
+        if shown is not None and not hasattr(clips.source, "world"):
+            raise InputError(f"{clips.name}: what is shown is made of clips of the toy world; expected its own")
         self.notes: list[str] = []
         self._check_given()
         self.asked = self._what_to_ask()
@@ -147,8 +154,7 @@ class ModelClips:
             record = self.clips.record(k)
             caption, label = record.caption, record.label
             if not record.annotated and self.asked != "nothing":
-                source = self.clips.source
-                made = make_clip(source.world, source.seed(self.clips.indices[k]))
+                made = self._asked(k)[1]
                 caption, label = made.caption, made.label
             prompt = caption if self.asked == "prompt" else None
             wanted: int | str | None = None
@@ -157,6 +163,13 @@ class ModelClips:
                 wanted = self.clips.source.classes[label] if self.model.config.class_names else label
             found.append(Request(prompt, wanted, seed=self.protocol.seed + k))
         return found
+
+    def _asked(self, k: int) -> tuple[WorldClip, WorldClip]:
+        """Real clip k of the toy world, and the one that is asked for."""
+        source = self.clips.source
+        seed = source.seed(self.clips.indices[k])
+        clip = make_clip(source.world, seed)
+        return clip, clip if self.shown is None else self.shown.asked(source.world, seed, clip)
 
     def batches(self, size: int, engine: Engine | None = None, events: Events | None = None) -> Iterator[Batch]:
         """Generate all clips, by an engine's workers where there is one; they come in the same order."""
@@ -173,7 +186,7 @@ class ModelClips:
         requests = self.requests(numbers)
         given = self.clips.some(numbers).video if self.given_frames else None
         began = time.perf_counter()
-        made = self._generate(requests, given)
+        made = self._generate(requests, given) if self.shown is None else self._shown(self.shown, numbers, requests)
         seconds = time.perf_counter() - began
         names, captions = tuple(f"{k:05d}" for k in numbers), tuple(r.prompt for r in requests)
         return Batch(names, self._shaped(made), captions), seconds
@@ -189,6 +202,13 @@ class ModelClips:
         mask[:, :, : self.given_frames] = 0
         made = self.model.complete(given, mask, requests, exact=True, **self.sampling.arguments)
         return made.cpu()
+
+    def _shown(self, shown: ShownTo, numbers: range, requests: list[Request]) -> Tensor:
+        """Clips of a method that is shown the real ones."""
+        config = self.model.output.config
+        real, asked = zip(*(self._asked(k) for k in numbers), strict=True)
+        whole = [replace(r, frames=config.frames, size=config.size) for r in requests]
+        return shown.make(self.model, real, asked, whole, self.sampling)
 
     def _shaped(self, made: Tensor) -> Tensor:
         """The frames and size that the protocol looks at."""

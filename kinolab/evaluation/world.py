@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from kinolab.toyworld.reader import WorldReading, check, read_world, roughness
 from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.toyworld.words import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
+if TYPE_CHECKING:
+    from kinolab.evaluation.shown import Shown
+
 Asks = Literal["prompt", "prompt and label", "label", "nothing"]
 
 
@@ -46,6 +49,7 @@ def evaluate_world(
     batch: int = 16,
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
+    shown: Shown | None = None,
     engine: Engine | None = None,
     events: Listener = None,
 ) -> WorldReport:
@@ -57,11 +61,14 @@ def evaluate_world(
         batch: clips generated at once.
         sampling: the model's own where left out.
         name: the folder or shipped name of the model, to record it and the hash of its weights.
+        shown: a method that is shown the held-out clip beside the prompt, and may be asked for another of the same
+            motion, which is the true one then.
         engine: whose workers generate; none = this process.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
-        InputError: for a protocol or a batch that can't be, or a request that the model refuses.
+        InputError: for a protocol or a batch that can't be, a request that the model refuses, and an engine where clips
+            are shown.
     """
     asked, told = protocol_of(WorldProtocol, protocol), events_of(events)
     if batch < 1:
@@ -78,16 +85,19 @@ def evaluate_world(
         said = [*said, "guidance is off: there is nothing to guide towards"]
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
-    job = ModelJob(model, _ask, Asking(source, asks, seed, sampling))
+    if shown is not None and engine is not None:
+        raise InputError("a method that is shown clips notes what came of them in this process: leave the engine out")
+    asking = Asking(source, asks, seed, sampling, shown)
+    job = ModelJob(model, _ask, asking)
     for numbers, made in batches(job, groups(count, batch, first), engine, told):
-        clips = [make_clip(source.world, source.seed(i)) for i in numbers]
+        clips = asking.clips(numbers)[1]
         seconds += made.seconds
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
         psnr.update(original, made.rebuilt)
         ssim.update(original, made.rebuilt)
         for i, clip, frames, decoded in zip(numbers, clips, made.frames, video.to_uint8(made.rebuilt), strict=True):
-            for subject, shown in zip(SUBJECTS, (frames, decoded, clip.frames), strict=True):
-                results.append(_judge(subject, shown, clip, source.seed(i), seed + i, asks))
+            for subject, video_of in zip(SUBJECTS, (frames, decoded, clip.frames), strict=True):
+                results.append(_judge(subject, video_of, clip, source.seed(i), seed + i, asks))
         advance(told, numbers.stop - first, count)
     record = _record(model, name, source, asked, asks, sampling, batch)
     notes = [*notes, *source.notes(), *said]
@@ -112,16 +122,28 @@ class Asking:
     asks: Asks
     seed: int
     sampling: SamplingConfig
+    shown: Shown | None = None
+
+    def clips(self, numbers: range) -> tuple[list[WorldClip], list[WorldClip]]:
+        """The held-out clips of these numbers, and those that are asked for."""
+        world, seeds = self.source.world, [self.source.seed(i) for i in numbers]
+        held = [make_clip(world, seed) for seed in seeds]
+        if self.shown is None:
+            return held, held
+        return held, [self.shown.asked(world, seed, clip) for seed, clip in zip(seeds, held, strict=True)]
 
 
 def _ask(model: VideoModel, how: Asking, numbers: range, events: Events) -> Asked:
     """Make the clips of some requests."""
-    clips = [make_clip(how.source.world, how.source.seed(i)) for i in numbers]
+    held, clips = how.clips(numbers)
     frames, seed = how.source.frames, how.seed
     requests = [_request(model, how.asks, c, seed + i, frames) for i, c in zip(numbers, clips, strict=True)]
     began = time.perf_counter()
-    latents = model.sample_latents(requests, events=events, **how.sampling.arguments)
-    made = video.to_uint8(model.decode(latents))  # which makes the last clip of the batch whole
+    if how.shown is None:
+        latents = model.sample_latents(requests, events=events, **how.sampling.arguments)
+        made = video.to_uint8(model.decode(latents))  # which makes the last clip of the batch whole
+    else:
+        made = video.to_uint8(how.shown.make(model, held, clips, requests, how.sampling, events))
     seconds = time.perf_counter() - began
     return Asked(made, seconds, autoencode(model, torch.stack([video.to_tensor(clip.frames) for clip in clips])))
 

@@ -133,6 +133,11 @@ class DistilRecipe(DenoiserRecipe):
         return model.guidance.active if self.guidance is None else self.guidance != 1
 
     @property
+    def begun(self) -> Path:
+        """The model whose weights the student begins with: its teacher, or another student that `initial` names."""
+        return self.teacher if self.initial is None else Path(self.initial.path)
+
+    @property
     def ranged(self) -> bool:
         """Whether the student is told the scale of guidance."""
         return GUIDANCE in self.conditions

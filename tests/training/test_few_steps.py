@@ -368,7 +368,8 @@ def test_a_student_may_be_low_rank_changes(kind: str, mmdit: Path, tmp_path: Pat
     student, first = (VideoModel.load(f, device="cpu").denoiser.state_dict() for f in (tmp_path / "run", mmdit))
     changed = [name for name in first if difference(student[name], first[name]) > 0]
     assert changed and all("attn" in name for name in changed)
-    assert (tmp_path / "run" / "adapter").is_dir()
+    assert (tmp_path / "run" / "adapter" / "distilled.yaml").is_file()
+    assert not any("adapter will hold" in note for note in job.notes)
 
 
 def test_a_student_may_begin_as_another(mmdit: Path, tmp_path: Path) -> None:
@@ -382,6 +383,14 @@ def test_a_student_may_begin_as_another(mmdit: Path, tmp_path: Path) -> None:
     assert_same(job.network.state_dict(), other.denoiser.state_dict())
     critic = {n: v for n, v in job.critic.denoiser.state_dict().items() if "steps_walked" not in n}
     assert_same(critic, VideoModel.load(mmdit, device="cpu").denoiser.state_dict())
+    # An adapter's changes are of what it began as, so that no record says that it makes the teacher a student.
+    job = job_of("matching", mmdit, initial={"path": str(tmp_path / "student")}, trained="adapter", lora_rank=2)
+    assert f"changes of {tmp_path / 'student'}" in job.notes[-1] and f"lora extract {mmdit}" in job.notes[-1]
+    Trainer(job, job.recipe.training, tmp_path / "run", Ranks()).run()
+    assert {path.name for path in (tmp_path / "run" / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
 
 def test_bad_input_says_what_to_do(mmdit: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def _put_in_order(path: Path, protocol: str, order: Sequence[str]) -> None:
     """Give what this captioner said the order of the clips, whoever asked about which when; behind what others said."""
     rows = [row for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
     place = {content: number for number, content in enumerate(order)}
-    rows.sort(key=lambda row: place.get(row.get("content"), -1) if row.get("protocol") == protocol else -1)
+    rows.sort(key=lambda row: place.get(str(row.get("content")), -1) if row.get("protocol") == protocol else -1)
     names = ("content", "protocol", "caption")
     text = "".join(summed({name: row.get(name) for name in names}) + "\n" for row in rows)
     if text != reading.read_text(path, MOST):

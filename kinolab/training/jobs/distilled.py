@@ -55,6 +55,13 @@ class DistilJob(DenoiserJob):
                 "the adapter will hold changes of layers alone, and not what reads guidance_scale: use the model folder"
             )
             self.notes = (*self.notes, note)
+        if recipe.trained in ("lora", "adapter") and recipe.begun != recipe.teacher:
+            note = (
+                f"the adapter will hold changes of {recipe.begun}, which the student begins with, and not of "
+                f"{recipe.teacher}: put it on that model alone, or make one of all changes with: kinolab lora extract "
+                f"{recipe.teacher} RUN --rank R"
+            )
+            self.notes = (*self.notes, note)
         self.parts = {"denoiser": Part(self.network, frozen_elsewhere=recipe.trained != "all")}
 
     def first_teacher(self) -> Teacher:
@@ -115,10 +122,11 @@ class DistilJob(DenoiserJob):
         return super().batches(first_step, ranks)
 
     def export(self, folder: Path, step: int, ranks: Ranks) -> None:
-        """Write the model folder, and beside an adapter that is the whole student what it was made for."""
+        """Write the model folder, and beside an adapter that makes the whole student of its teacher what it is for."""
         super().export(folder, step, ranks)
         adapter = folder.parent / "adapter"
-        if ranks.first and adapter.is_dir() and not self.recipe.ranged:
+        whole = not self.recipe.ranged and self.recipe.begun == self.recipe.teacher
+        if ranks.first and adapter.is_dir() and whole:
             write_adapter_record(adapter, self.model().config)
 
     def model(self) -> VideoModel:

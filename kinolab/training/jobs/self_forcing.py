@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -40,6 +41,11 @@ class SelfForcingRecipe(MatchingRecipe):
     """A causal form of the teacher to begin with, from a recipe of kind: causal; none = the teacher's own weights, with
     which a student of short blocks first has to learn to read the past alone."""
     method: ClassVar[str] = "self_forcing"
+
+    @property
+    def begun(self) -> Path:
+        """The causal form that it begins with, or as of any student."""
+        return super().begun if self.start is None else Path(self.start)
 
     @classmethod
     def filled(cls, values: Mapping[str, Any]) -> dict[str, Any]:
