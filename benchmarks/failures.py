@@ -6,8 +6,10 @@ Two processes train a tiny autoencoder on this machine. A first run is left alon
 numbers of the model (`kinolab.planning.failures`): seconds of a step and of a checkpoint, of the start and the end, and
 from a kill to the next step. Then in each of some runs a process is killed again and again, at exponential times with
 the mean `--between`, until the run is done. Held against each are the model played with the same times between
-failures, and the range of 1000 runs that it plays with times of its own. What is measured is kept in the folder, and
-only what is missing is measured when the words are given again.
+failures, and the range of 1000 runs that it plays with times of its own. Where other work comes and goes, a step and a
+restart take other seconds in a run than in the calibration; so the model is also played with the seconds of each step
+and each restart of that very run, which leaves what the model itself says wrong. What is measured is kept in the
+folder, and only what is missing is measured when the words are given again.
 """
 
 from __future__ import annotations
@@ -174,30 +176,40 @@ def calibrated(out: Path, steps: int, every: int) -> dict[str, float]:
 
 def broken(out: Path, number: int, steps: int, every: int, between: float) -> dict[str, Any]:
     """A run whose processes are killed again and again: its seconds, the times between failures, the seconds from each
-    to the next step (less that step; of those that were not cut off by another), and of a step."""
+    to the next step (less that step; None of one that was cut off by another), and of every step that was kept."""
     draws, run = random.Random(1000 + number), Training(out, f"run-{number}", steps, every)
     first = last = run.until_step(1)
     gaps: list[float] = []
-    restarts: list[float] = []
+    restarts: list[float | None] = []
+    load = [os.getloadavg()[0]]
     while not run.done:
         wait, watched = draws.expovariate(1 / between), Restart(run) if gaps else None
         while run.seconds < last + wait and not run.done:
             if watched is not None and watched.over():
-                restarts.append(run.seconds - last)
-                watched = None
+                restarts[-1], watched = run.seconds - last, None
             time.sleep(0.02)
         rows = run.rows()
         if run.done or (rows and rows[-1]["step"] >= steps):
             break
         run.kill(draws)
         gaps.append(run.seconds - last)
+        restarts.append(None)
+        load.append(os.getloadavg()[0])
         last = run.seconds
     run.process.wait()
     if run.process.returncode:
         raise RuntimeError(f"torchrun ended with status {run.process.returncode}")
-    step = statistics.fmean(row["step_seconds"] for row in run.rows())
-    waited = [seconds - step for seconds in restarts]
-    return {"seconds": run.seconds, "first": first, "gaps": gaps, "restarts": waited, "step": step}
+    rows = run.rows()
+    # The log's own clock: a step is what passes from the one before it to it, but behind a checkpoint or a restart,
+    # where that holds more than the step.
+    each = [row["step_seconds"] for row in rows]
+    for k in range(1, len(rows)):
+        passed = rows[k]["seconds"] - rows[k - 1]["seconds"]
+        if rows[k - 1]["step"] % every and 0 < passed < 10 * rows[k]["step_seconds"]:
+            each[k] = passed
+    step = statistics.fmean(each)
+    waited = [None if seconds is None else max(0.0, seconds - step) for seconds in restarts]
+    return {"seconds": run.seconds, "first": first, "gaps": gaps, "restarts": waited, "each": each, "load": load}
 
 
 def held_against(told: dict[str, float], real: Sequence[dict[str, Any]], asked: argparse.Namespace) -> None:
@@ -208,16 +220,21 @@ def held_against(told: dict[str, float], real: Sequence[dict[str, Any]], asked: 
     work, beside = Steps(steps, told["step"]), told["end"]
     print(", ".join(f"{name} {value:.3g} s" for name, value in told.items()))
     print(f"{steps} steps, saved every {every}, a failure in {between:g} s")
-    print("run  failures  real s  its step s  its restarts s  played with the same failures s; with its own seconds")
+    print(
+        "run  failures  load  real s  its step s  its restarts s  played with the same failures s; with its own seconds"
+    )
     for number, run in enumerate(real):
         # The clock of the model starts with the first step, that of the failures a step later.
         modelled = run["first"] - told["step"] + play(work, every, weather, 0, gaps=iter(run["gaps"])).seconds + beside
-        restart = statistics.fmean(run["restarts"]) if run["restarts"] else told["restart"]
-        own = Weather(between, restart, told["save"], told["save"])
-        same = run["first"] + play(Steps(steps, run["step"]), every, own, 0, gaps=iter(run["gaps"])).seconds
-        same += beside - run["step"]
+        known = [seconds for seconds in run["restarts"] if seconds is not None]
+        restart, step = statistics.fmean(known) if known else told["restart"], statistics.fmean(run["each"])
+        own, each = Weather(between, restart, told["save"], told["save"]), Steps(steps, step, each=tuple(run["each"]))
+        restarts = iter([restart if seconds is None else seconds for seconds in run["restarts"]])
+        same = run["first"] + play(each, every, own, 0, gaps=iter(run["gaps"]), restarts=restarts).seconds
+        same += beside - step
         apart = [f"{seconds:.1f} ({100 * (seconds / run['seconds'] - 1):+.1f}%)" for seconds in (modelled, same)]
-        print(f"{number:3}  {len(run['gaps']):8}  {run['seconds']:6.1f}  {run['step']:10.3f}  {restart:14.1f}  "
+        load = statistics.fmean(run["load"])
+        print(f"{number:3}  {len(run['gaps']):8}  {load:4.1f}  {run['seconds']:6.1f}  {step:10.3f}  {restart:14.1f}  "
               f"{apart[0]}; {apart[1]}")  # fmt: skip
     start = told["start"] + beside
     runs = [start + play(work, every, weather, seed).seconds for seed in range(1000)]

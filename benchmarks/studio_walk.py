@@ -22,7 +22,7 @@ from tests.studio.browsing import Watched, chromium, served
 STEPS = {"autoencoder": 250, "video": 150}
 """Steps of the trainings here, where a minute or two is to be enough."""
 FINISHED = re.compile(r"^\s*finished")
-PATIENCE = 600_000
+PATIENCE = 1_800_000
 """Milliseconds that a job may take."""
 
 

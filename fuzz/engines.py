@@ -25,7 +25,7 @@ from tests.engines.actors import ACTOR
 from tests.engines.folders import files_of
 
 PATIENCE = 300.0
-"""Seconds that a command may take."""
+"""Seconds that a command may take, unless another number is asked for."""
 LOOK = 0.01
 VICTIMS = ("worker", "worker", "worker", "worker", "driver")
 """Who is killed, drawn; a command that was killed has to start again, which takes seconds."""
@@ -62,6 +62,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--clips", type=int, default=40, help="clips, and prompts")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds that a command may take")
     options = parser.parse_args(words)
     rng, wrong = Random(options.seed), 0
     print(f"{'command':10}{'engine':10}{'workers killed':>16}{'drivers killed':>16}{'given':>7}{'sets':>6}{'equal':>7}"
@@ -70,10 +71,11 @@ def main(words: Sequence[str]) -> int:
         for command in commands(Path(made), options.clips):
             if options.command and command.name not in options.command:
                 continue
-            quiet = _quiet(command, Path(made) / "quiet" / command.name)
+            quiet = _quiet(command, Path(made) / "quiet" / command.name, options.patience)
             for engine in options.engine or ("embedded", "ray"):
                 began = time.perf_counter()
-                found = kill(command, engine, options.workers, options.kills, quiet, Path(made) / "killed", rng)
+                room = Path(made) / "killed"
+                found = kill(command, engine, options.workers, options.kills, quiet, room, rng, options.patience)
                 wrong += len(found.unequal)
                 print(f"{command.name:10}{engine:10}{found.kills['worker']:16}{found.kills['driver']:16}"
                       f"{found.given:7}{found.rounds:6}{found.rounds - len(found.unequal):7}"
@@ -120,15 +122,22 @@ def _videos(out: Path) -> int:
     return sum(1 for _ in out.glob("v-*.json"))
 
 
-def _quiet(command: Command, out: Path) -> dict[str, bytes]:
-    status, said = _begin(command, out, ()).wait()
+def _quiet(command: Command, out: Path, patience: float = PATIENCE) -> dict[str, bytes]:
+    status, said = _begin(command, out, ()).wait(patience)
     if status:
         raise SystemExit(f"{command.name}: ended with {status}, and nobody killed it: {said}")
     return files_of(out)
 
 
 def kill(
-    command: Command, engine: str, workers: int, kills: int, quiet: dict[str, bytes], room: Path, rng: Random
+    command: Command,
+    engine: str,
+    workers: int,
+    kills: int,
+    quiet: dict[str, bytes],
+    room: Path,
+    rng: Random,
+    patience: float = PATIENCE,
 ) -> Figures:
     """Give a command until so many kills were made, each set of output begun when the last one is whole."""
     found, options = Figures(), ("--engine", engine, "--workers", str(workers))
@@ -139,13 +148,13 @@ def kill(
         while status != 0:
             running = _begin(command, out, options)
             found.given += 1
-            while found.kills.total() < kills and _until(running, command, out, rng.randint(1, 4)):
+            while found.kills.total() < kills and _until(running, command, out, rng.randint(1, 4), patience):
                 victim = rng.choice(VICTIMS)
                 if _kill(running, victim, rng):
                     found.kills[victim] += 1
                 if victim == "driver":
                     break
-            status, said = running.wait()
+            status, said = running.wait(patience)
             if status not in (0, -signal.SIGKILL):
                 found.unequal.append(f"{out.name}: ended with {status}: {said[-300:]}")
                 return found  # as it would again
@@ -188,10 +197,10 @@ class Running:
                 found.append(process)
         return found
 
-    def wait(self) -> tuple[int, str]:
+    def wait(self, patience: float) -> tuple[int, str]:
         """Its exit status and what it said."""
         try:
-            status = self.process.wait(PATIENCE)
+            status = self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = 1
@@ -202,9 +211,9 @@ def _begin(command: Command, out: Path, options: Sequence[str]) -> Running:
     return Running([*command.words, str(command.out(out)), *options], out.with_name(f"{out.name}.log"))
 
 
-def _until(running: Running, command: Command, out: Path, more: int) -> bool:
+def _until(running: Running, command: Command, out: Path, more: int, patience: float) -> bool:
     """Wait for so many more pieces; whether the command is still at work then."""
-    wanted, deadline = command.pieces(out) + more, time.monotonic() + PATIENCE
+    wanted, deadline = command.pieces(out) + more, time.monotonic() + patience
     while running.process.poll() is None and time.monotonic() < deadline:
         if command.pieces(out) >= wanted:
             return True

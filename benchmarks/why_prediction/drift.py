@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,14 @@ from benchmarks.measure import processor_name
 from kinolab import video
 from kinolab.diffusion import SamplerConfig
 from kinolab.methods import GuidanceConfig
+from kinolab.metrics.physics import AtPlace, TrueObject, at_places
 from kinolab.models import Request, VideoModel
 from kinolab.tasks import predict_mask
 from kinolab.tasks.mask import encode_given
 from kinolab.toyworld.clips import CLASSES, WorldClip, WorldConfig, make_clip
-from kinolab.toyworld.reader import read_spots
+from kinolab.toyworld.scenes import FRAME
 from kinolab.toyworld.source import HELDOUT_SEEDS
 
-REACH = 8.0
-"""Pixels of 64 within which a spot is taken for the object that ought to be there."""
-BOX = 0.45
-"""The fourth moment that parts boxes (1) from balls (0) in the reader."""
 SAMPLING: dict[str, tuple[SamplerConfig, float]] = {
     "euler 10": (SamplerConfig(name="euler", steps=10), 1.0),
     "euler 25": (SamplerConfig(name="euler", steps=25), 1.0),
@@ -45,35 +41,21 @@ SAMPLING: dict[str, tuple[SamplerConfig, float]] = {
 }
 
 
-def match(frames: np.ndarray, clip: WorldClip, given: int) -> dict[int, list[tuple[float, bool, bool]]]:
-    """For each frame ahead, of each true object: distance in px (infinite without a spot), own colour, own shape."""
-    spots = defaultdict(list)
-    for spot in read_spots(frames):
-        spots[spot.time].append(spot)
-    rows: dict[int, list[tuple[float, bool, bool]]] = defaultdict(list)
-    for t in range(given, len(frames)):
-        for o in clip.state:
-            x, y = o.position[t]
-            near = min(spots[t], key=lambda s: math.hypot(s.x - x, s.y - y), default=None)
-            distance = math.inf if near is None else math.hypot(near.x - x, near.y - y)
-            if near is None or distance > REACH:
-                rows[t - given + 1].append((math.inf, False, False))
-            else:
-                shape = "box" if near.squareness > BOX else "ball"
-                rows[t - given + 1].append((distance, near.colour == o.colour, shape == o.shape))
-    return rows
+def match(frames: np.ndarray, clip: WorldClip, given: int) -> AtPlace:
+    """What shows at the places of a clip's objects after the given frames, in pixels of 64."""
+    scale = FRAME / min(frames.shape[1:3])
+    return at_places(frames, [TrueObject(o.colour, o.shape, o.position * scale, 0.0) for o in clip.state], given)
 
 
-def summary(rows: Sequence[dict[int, list[tuple[float, bool, bool]]]], ahead: Sequence[int]) -> dict[str, list[float]]:
+def summary(rows: Sequence[AtPlace], ahead: Sequence[int]) -> dict[str, list[float]]:
     """Means over clips and objects, one value for each number of frames ahead."""
     found: dict[str, list[float]] = {"there": [], "px": [], "own colour": [], "own shape": []}
     for k in ahead:
-        here = [r for clip in rows for r in clip[k]]
-        there = [r for r in here if math.isfinite(r[0])]
-        found["there"].append(len(there) / len(here))
-        found["px"].append(float(np.mean([r[0] for r in there])) if there else math.nan)
-        found["own colour"].append(float(np.mean([r[1] for r in there])) if there else math.nan)
-        found["own shape"].append(float(np.mean([r[2] for r in there])) if there else math.nan)
+        there = np.concatenate([row.there[:, k - 1] for row in rows])
+        found["there"].append(float(there.mean()))
+        for name, what in {"px": "distance", "own colour": "colour", "own shape": "shape"}.items():
+            values = np.concatenate([getattr(row, what)[:, k - 1] for row in rows])[there]
+            found[name].append(float(values.mean()) if len(values) else math.nan)
     return {name: [round(v, 3) for v in values] for name, values in found.items()}
 
 

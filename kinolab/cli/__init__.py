@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any, NamedTuple
 
 
@@ -28,6 +33,9 @@ HEADINGS = {
     "weights": "Weights and models",
 }
 """The headings of the help, in order."""
+
+OWN_SIGTERM = ("train", "launch", "studio")
+"""Commands that take SIGTERM in a way of their own."""
 
 COMING: dict[str, str] = {}
 """The headings of commands that are to come."""
@@ -134,7 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     options.forget()
     try:
-        status = _run(app, words)
+        with nullcontext() if first in OWN_SIGTERM else sigterm_as_ctrl_c():
+            status = _run(app, words)
         if not status:
             options.tell()
         sys.exit(status)
@@ -152,6 +161,27 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"kinolab: {stop if isinstance(stop, Stopped) else 'interrupted'}", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM, as supervisors and schedulers send it, does inside what Ctrl-C does: a line, what is done stays."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(number, frame)
+        else:  # a shell has those that it runs behind its back ignore Ctrl-C
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(app: Any, words: list[str]) -> int:

@@ -13,7 +13,7 @@ import typer
 from kinolab.cli.data_caption import caption
 from kinolab.cli.data_curate import curate
 from kinolab.cli.data_maps import maps
-from kinolab.cli.engines import EngineName, Workers, ends_with, take_engine
+from kinolab.cli.engines import EachGiven, EngineName, Workers, ends_with, take_engine
 from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
 from kinolab.errors import InputError
 
@@ -48,6 +48,7 @@ def check(
     override: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value of the recipe.")] = None,
     engine: EngineName = "embedded",
     workers: Workers = None,
+    each: EachGiven = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per clip.")] = False,
 ) -> None:
     """Print a verdict per clip: the windows it gives, what is dropped and why, and what happens to the picture.
@@ -58,7 +59,7 @@ def check(
     from kinolab.data import FolderSource, summarise
 
     config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
-    crew, config = take_engine(engine, workers), config.model_copy(update={"split": "all"})
+    crew, config = take_engine(engine, workers, each), config.model_copy(update={"split": "all"})
     with watch("reading", "clips") as events:
         source = FolderSource(config, spec, events, allow_empty=True, signals=True, engine=crew)
     if json_lines:

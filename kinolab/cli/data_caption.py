@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinolab.cli.engines import POISONED
+from kinolab.cli.engines import POISONED, EachGiven, EngineName, take_engine
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
 
@@ -33,7 +33,9 @@ def caption(
     key_file: Annotated[
         Path | None, typer.Option(help="With --server: a file that holds the key to it; never printed or stored.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Clips that are asked about at once.")] = 1,
+    engine: EngineName = "embedded",
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Clips that are asked about at once.")] = None,
+    each: EachGiven = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace captions that somebody else wrote.")] = False,
 ) -> None:
     """Write a caption beside every clip that has none, by a command, a server or a model that you name.
@@ -44,8 +46,13 @@ def caption(
     from kinolab.data.curation.captions import caption as run
 
     captioner = chosen(command, server, model, model_folder, prompt, frames, key_file)
+    # Of this machine, threads are enough to wait for a program or a server; a model computes in processes.
+    waiting = captioner.many and engine == "embedded"
+    if waiting and each is not None:
+        raise InputError(f"--each {each}: is for --engine ray or --model-folder; a server has limits of its own")
+    crew = None if waiting else take_engine(engine, workers, each)
     with watch("captioning", "clips") as events:
-        summary = run(folder, captioner, overwrite=overwrite, workers=workers, events=events)
+        summary = run(folder, captioner, overwrite=overwrite, workers=workers or 1, engine=crew, events=events)
     line = f"{folder}: {summary.asked} clips captioned, {summary.known} known already, {summary.others} have captions"
     show({"folder": folder} | vars(summary), [line])
     for cause in summary.failed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinolab.cli.engines import POISONED, EngineName, Workers, kept_in, take_engine
+from kinolab.cli.engines import POISONED, EachGiven, EngineName, Workers, kept_in, take_engine
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
 
@@ -21,7 +21,7 @@ def curate(
     source: Annotated[
         Path, typer.Argument(help="Folder, list, table, .tar or .parquet of raw videos, or a folder of archives.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the curation.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the curation; of a store too: s3://...")],
     settings: Annotated[
         Path | None, typer.Option("--settings", help="YAML with signals, clips, keep and output; see docs/curation.md.")
     ] = None,
@@ -33,6 +33,7 @@ def curate(
     ] = False,
     engine: EngineName = "embedded",
     workers: Workers = None,
+    each: EachGiven = None,
     page: Annotated[
         Path | None, typer.Option(help="Also write a page (.html) with the clips at each threshold's edge.")
     ] = None,
@@ -46,27 +47,29 @@ def curate(
     from kinolab.contracts.events import Several
     from kinolab.data.curation import CurateConfig
     from kinolab.data.curation import curate as run
+    from kinolab.runtime.remote import Mirror, address, is_remote
 
     if page is not None and page.suffix.lower() != ".html":
         raise InputError(f"--page {page}: expected the name of an .html file")
     config = load_config(CurateConfig, settings if settings is not None else {}, override or [], name="--set")
     if page is not None and not config.keep:
         raise InputError("--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min")
-    crew = take_engine(engine, workers)
-    with watch("curating", "videos") as seen, kept_in(out, "curating", "videos", crew) as kept:
+    crew, here = take_engine(engine, workers, each), Mirror(out).path if is_remote(out) else out
+    with watch("curating", "videos") as seen, kept_in(here, "curating", "videos", crew) as kept:
         summary = run(source, out, config, engine=crew, dry=dry_run, events=Several(seen, kept))
         kept.left_out(tuple(f"{name}: {problem}" for name, problem in summary.problems))
     for note in summary.notes:
         typer.echo(note, err=True)
     for name, problem in summary.problems:
         typer.echo(f"left out: {name}: {problem}", err=True)
-    lines = list(told(summary, out))
+    folder = address(out) if is_remote(out) else str(out)
+    lines = list(told(summary, folder))
     if page is not None:
         from kinolab.reports.curation import write_curation
 
         shown = write_curation(page, summary.decision, summary.protocol)
         lines.append(f"{page}: {shown} clips at the edges")
-    show(values_of(summary, out), lines)
+    show(values_of(summary, folder), lines)
     failed = summary.written.failed if summary.written is not None else ()
     for cause in failed:
         typer.echo(f"left out: {cause}", err=True)
@@ -74,7 +77,7 @@ def curate(
         raise typer.Exit(POISONED)
 
 
-def told(summary: CurateSummary, out: Path) -> Iterator[str]:
+def told(summary: CurateSummary, folder: str) -> Iterator[str]:
     """What a curation did, in lines."""
     decision = summary.decision
     hours, kept = (sum(r.part.end - r.part.start for r in rows) / 3600 for rows in (decision.rows, decision.kept))
@@ -85,19 +88,19 @@ def told(summary: CurateSummary, out: Path) -> Iterator[str]:
         for cost in decision.costs:
             alone, more = f"{cost.clips} clips, {cost.hours:.3g} h", f"{cost.more_clips} clips, {cost.more_hours:.3g} h"
             yield f"{cost.bound:<{width}}  {alone:>22}  {more:>22}"
-    yield f"kept: {len(decision.kept)} clips of {kept:.3g} hours; the table: {out / 'table.jsonl'}"
+    yield f"kept: {len(decision.kept)} clips of {kept:.3g} hours; the table: {folder}/table.jsonl"
     if summary.written is not None:
         w = summary.written
         gone = f", {w.removed} removed that are no longer wanted" if w.removed else ""
-        yield f"{out}: {w.written} files written, {w.present} there already{gone}"
+        yield f"{folder}: {w.written} files written, {w.present} there already{gone}"
 
 
-def values_of(summary: CurateSummary, out: Path) -> dict[str, object]:
+def values_of(summary: CurateSummary, folder: str) -> dict[str, object]:
     """What a curation did, as values."""
     decision = summary.decision
     return {
-        "folder": out,
-        "table": out / "table.jsonl",
+        "folder": folder,
+        "table": f"{folder}/table.jsonl",
         "protocol": summary.protocol,
         "videos": summary.videos,
         "read": summary.read,

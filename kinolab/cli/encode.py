@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinolab.cli.data import data_overrides
-from kinolab.cli.engines import EngineName, Workers, ends_with, kept_in, take_engine
+from kinolab.cli.engines import EachGiven, EngineName, Workers, ends_with, kept_in, take_engine
 from kinolab.cli.options import (
     Device,
     common,
@@ -69,8 +69,12 @@ def encode(
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
     text: Text = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
+    decoders: Annotated[
+        int, typer.Option(min=1, max=64, help="Threads that read and decode clips for each worker while it encodes.")
+    ] = 1,
     engine: EngineName = "embedded",
     workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Encode clips into a latent cache that `kinolab train` reads; run it again to go on after an interruption."""
     from kinolab.contracts.events import Several
@@ -82,7 +86,7 @@ def encode(
     model = autoencoder if autoencoder is not None else default
     if model is None:
         raise InputError("expected --autoencoder with the model folder that encodes")
-    where, crew = take_device(device), take_engine(engine, workers)
+    where, crew = take_device(device), take_engine(engine, workers, each)
     network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="train" if config.kind == "world" else "all")
@@ -99,7 +103,7 @@ def encode(
             summary = encode_to_cache(
                 source, network, place, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,
                 precision=precision, device=where, update=update, draws=masks,
-                events=Several(told, kept, publishing), engine=crew, store=store,
+                events=Several(told, kept, publishing), engine=crew, store=store, decoders=decoders,
             )  # fmt: skip
             kept.left_out(summary.unreadable)
         embedded = None if encoder is None else embed_captions(place, encoder.to(where))

@@ -2,42 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinolab.cli.options import on_error
+from kinolab.cli.options import on_error, real_number
+from kinolab.errors import InputError
 
 if TYPE_CHECKING:
-    from kinolab.contracts.engine import Engine
+    from kinolab.contracts.engine import Each, Engine
     from kinolab.contracts.working import Working
 
 POISONED = 3
 """The exit status where all is done but what ended every worker that tried it."""
+MOST = 1024
+"""Processors, or GPUs, of one worker."""
 SHOWN = 20
 """Clips that are named, of more the number."""
 
 ENGINE_HELP = "Who does the work: embedded (this machine), ray (a Ray begun here), or ray:HOST:PORT."
 WORKERS_HELP = "Processes that do the work; default 1, of Ray as many as it has processors for."
+EACH_HELP = (
+    "What each worker is given, as cpus=2,gpus=0.5,seconds=600: threads (Ray: processors), GPUs of Ray's, and seconds "
+    "for a clip (default 1800) before it counts as hanging and another tries again."
+)
 EngineName = Annotated[str, typer.Option("--engine", help=ENGINE_HELP)]
 """Of a command; hand it to `take_engine`."""
 Workers = Annotated[int | None, typer.Option(min=1, help=WORKERS_HELP)]
 """Of a command; hand it to `take_engine`."""
+EachGiven = Annotated[str | None, typer.Option("--each", help=EACH_HELP)]
+"""Of a command; hand it to `take_engine`."""
 
 
-def take_engine(engine: str, workers: int | None) -> Engine | None:
+def take_engine(engine: str, workers: int | None, each: str | None = None) -> Engine | None:
     """The engine that options name; none = this process does the work.
 
     Raises:
-        InputError: for an unknown name, or a place where none is.
+        InputError: for an unknown name, a place where none is, or what no worker can be given.
     """
     if engine == "embedded" and workers in (None, 1):  # the most frequent case, and torch is not needed for it
+        if each is not None:
+            raise InputError(f"--each {each}: is for workers; expected --workers of at least 2, or --engine ray")
         return None
     from kinolab.engines import engine_of
 
-    return engine_of(engine, workers)
+    return engine_of(engine, workers, None if each is None else parse_each(each))
+
+
+def parse_each(text: str) -> Each:
+    """What `--each` says.
+
+    Raises:
+        InputError: for another name, or a number that can't be.
+    """
+    from kinolab.contracts.engine import Each
+
+    fits: dict[str, Callable[[float], bool]] = {
+        "cpus": lambda value: 1 <= value <= MOST and value == int(value),
+        "gpus": lambda value: 0 <= value <= 1 or (value <= MOST and value == int(value)),
+        "seconds": lambda value: value > 0,
+    }
+    known: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, number = (word.strip() for word in part.partition("="))
+        with suppress(ValueError):
+            value = real_number(number)
+            if name in fits and name not in known and fits[name](value):
+                known[name] = int(value) if name == "cpus" else value
+                continue
+        raise InputError(
+            f"--each {part.strip() or text}: expected cpus=N, gpus=N (or a share of one, as 0.5) or seconds=N, "
+            "each once, with commas between"
+        )
+    return Each(**known)
 
 
 def kept_in(folder: Path, what: str, unit: str, engine: Engine | None) -> Working:

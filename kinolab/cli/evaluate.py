@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from kinolab.cli.engines import EachGiven, EngineName, Workers, take_engine
 from kinolab.cli.measuring import (
     Batch,
     First,
@@ -97,6 +98,9 @@ def world(
     out: ReportFile = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Ask for held-out clips of the toy world, and count from the pixels how many show what was asked.
 
@@ -113,6 +117,8 @@ def world(
 
         if model is not None:
             raise InputError("expected a model or --videos, not both")
+        if engine != "embedded" or workers is not None or each is not None:
+            raise InputError("--engine, --workers and --each are for a model; --videos are generated already")
         if device != "auto":
             raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
         if lora:
@@ -121,13 +127,14 @@ def world(
             report = evaluate_videos(videos, events)
         show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
         return
+    crew = take_engine(engine, workers, each)
     asked, ours = toy_protocol(
         WorldProtocol, protocol, {"count": count, "first": first, "seed": seed, "label": label}, setting
     )
     chosen, loaded = load_model(model, device, precision, prompts=True, lora=lora)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
-        report = evaluate_world(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
+        report = evaluate_world(loaded, asked, batch=batch, sampling=how, name=chosen, engine=crew, events=events)
     tables = [report.table(), report.scenario_table(), report.objects_table()]
     show_report(tables, summary_lines(report), report.to_json(), out)
 
@@ -156,6 +163,9 @@ def physics(
     out: ReportFile = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Predict held-out clips of the toy world from their first frames, and compare with the simulator.
 
@@ -168,13 +178,23 @@ def physics(
     frames = whole_numbers(given, "--given") if given is not None else None
     changes = {"given": frames, "count": count, "first": first, "seed": seed, "scenarios": scenario or None}
     asked, ours = toy_protocol(PhysicsProtocol, protocol, changes, setting)
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision, lora=lora)
     how = sampling(loaded.config, sampler, steps, setting=ours)
     with watch("predicting", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         report = evaluate_physics(
-            loaded, asked, batch=batch, sampling=how, steering=steering(method, weight), name=chosen, events=events
+            loaded,
+            asked,
+            batch=batch,
+            sampling=how,
+            steering=steering(method, weight),
+            name=chosen,
+            engine=crew,
+            events=events,
         )
-    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+    show_report(
+        [report.table(), report.matching_table(), report.scenario_table()], summary_lines(report), report.to_json(), out
+    )
 
 
 @common(events=True)
@@ -199,6 +219,9 @@ def tasks(
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Give a part of held-out clips of the toy world, task by task, and measure the given and the generated rest.
 
@@ -208,8 +231,11 @@ def tasks(
     from kinolab.evaluation.tasks import TasksProtocol, evaluate_tasks
 
     asked, ours = toy_protocol(TasksProtocol, protocol, {"count": count, "first": first}, setting)
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision, lora=lora)
     how, held = sampling(loaded.config, sampler, steps, setting=ours), steering(method, weight, error)
     with watch("generating", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
-        report = evaluate_tasks(loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, events=events)
+        report = evaluate_tasks(
+            loaded, asked, batch=batch, sampling=how, steering=held, name=chosen, engine=crew, events=events
+        )
     show_report([report.table()], [f"left out: {note}" for note in report.notes], report.to_json(), out)

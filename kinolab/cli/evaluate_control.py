@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.engines import EachGiven, EngineName, Workers, take_engine
 from kinolab.cli.measuring import (
     Batch,
     First,
@@ -42,6 +43,9 @@ def control(
     out: ReportFile = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Generate held-out clips of the toy world from maps of them, and compare positions with the simulator.
 
@@ -53,8 +57,9 @@ def control(
 
     changes = {"map": map, "count": count, "first": first, "frames": frames, "seed": seed}
     asked, ours = toy_protocol(ControlProtocol, protocol, changes, setting)
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
-        report = evaluate_control(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
+        report = evaluate_control(loaded, asked, batch=batch, sampling=how, name=chosen, engine=crew, events=events)
     show_report([report.table()], summary_lines(report), report.to_json(), out)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.engines import EachGiven, EngineName, Workers, take_engine
 from kinolab.cli.measuring import (
     Guidance,
     Precision,
@@ -47,6 +48,9 @@ def edits(
     out: Annotated[Path | None, typer.Option(help="Write the report, every edit's result included, as JSON.")] = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Change the colour, the shape or both of the object in held-out clips of the toy world, and read what came of it.
 
@@ -62,9 +66,12 @@ def edits(
         asked = asked.only(way)
     if fit is not None:
         asked = asked.with_fitted()
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("editing", "clips", cheaper=less("--count ", asked.count)) as events, spoken_warnings():
         tuned = None if fit is None else tuned_on(chosen, fit, edit_world(loaded, asked)[0].fps, loaded=loaded)
-        report = evaluate_edits(loaded, asked, batch=batch, sampling=how, fit=tuned, name=chosen, events=events)
+        report = evaluate_edits(
+            loaded, asked, batch=batch, sampling=how, fit=tuned, name=chosen, engine=crew, events=events
+        )
     show_report([report.table(), report.edits_table()], summary_lines(report), report.to_json(), out)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kinolab.cli.engines import EachGiven, EngineName, Workers, take_engine
 from kinolab.cli.generate import ready
 from kinolab.cli.measuring import Guidance, Lora, Sampler, Steps, load_model, sampling, show_report, split
 from kinolab.cli.options import Device, check_out, common, less, spoken_warnings, take_device, watch
 
 if TYPE_CHECKING:
+    from kinolab.contracts.engine import Engine
     from kinolab.evaluation.scores import ScoreReport
 
 Changes = Annotated[
@@ -41,6 +43,9 @@ def reconstruction(
     videos: Videos = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Measure how much of a clip comes back from an autoencoder, with compression and speed beside it.
 
@@ -54,6 +59,7 @@ def reconstruction(
     chosen = load_protocol(protocol, setting, kind="reconstruction")
     check_out(out, videos)
     folder, where = video_folder(subject), take_device(device)
+    crew = engine_for(folder, engine, workers, each)
     fewer = "fewer clips take less: -s samples=16"
     with watch("measuring", "clips", cheaper=lambda seconds: fewer) as events, spoken_warnings():
         if folder is not None:
@@ -66,7 +72,7 @@ def reconstruction(
             made_by = {"name": subject, "kind": "autoencoder", "sha256": file_hash(find_autoencoder(subject))}
             report = evaluate_autoencoder(
                 autoencoder, clips, chosen, subject=made_by, batch=batch, precision=precision, device=where,
-                videos=videos, events=events,
+                videos=videos, engine=crew, events=events,
             )  # fmt: skip
     show(report, out)
 
@@ -90,6 +96,9 @@ def generation(
     videos: Videos = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Measure generated videos against real ones: distances of distributions, and how steady each video is.
 
@@ -113,6 +122,7 @@ def generation(
     for option, value in idle.items():
         if folder is not None and value is not None:
             raise InputError(f"{option} is for a model; {subject} is a folder of videos that are generated already")
+    crew = engine_for(folder, engine, workers, each)
     real, where = ProtocolClips(data, chosen), take_device(device)
     made: ModelClips | GeneratedClips
     if folder is not None:
@@ -126,9 +136,24 @@ def generation(
     with watch("measuring", "clips", cheaper=less("-s samples=", len(real))) as events, spoken_warnings():
         report = evaluate_generated(
             made, real, chosen, subject=made_by, batch=batch, cache=cache or default_cache(), videos=videos,
-            device=where, events=events,
+            device=where, engine=crew, events=events,
         )  # fmt: skip
     show(report, out)
+
+
+def engine_for(folder: Path | None, engine: str, workers: int | None, each: str | None) -> Engine | None:
+    """The engine that options name, for a model.
+
+    Raises:
+        InputError: for options of workers where a folder of videos is measured, in which they would have nothing to do.
+    """
+    from kinolab.errors import InputError
+
+    if folder is not None and (engine != "embedded" or workers is not None or each is not None):
+        raise InputError(
+            f"--engine, --workers and --each are for a model; {folder} is a folder of videos that are made"
+        )
+    return take_engine(engine, workers, each)
 
 
 def video_folder(subject: str) -> Path | None:

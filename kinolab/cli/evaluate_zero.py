@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kinolab.cli.engines import EachGiven, EngineName, Workers, take_engine
 from kinolab.cli.measuring import (
     Batch,
     Guidance,
@@ -43,6 +44,9 @@ def zero(
     out: ReportFile = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: EngineName = "embedded",
+    workers: Workers = None,
+    each: EachGiven = None,
 ) -> None:
     """Make clips of the toy world by an image model without training (Text2Video-Zero), and read them from the pixels.
 
@@ -54,8 +58,9 @@ def zero(
 
     changes = {"count": count, "first": first, "seed": seed, "frames": frames}
     asked, ours = toy_protocol(ZeroProtocol, protocol, changes, setting)
+    crew = take_engine(engine, workers, each)
     chosen, loaded = load_model(model, device, precision, prompts=True)
     how = sampling(loaded.config, sampler, steps, guidance, ours)
     with watch("generating", "clips", cheaper=less("--count ", asked.count)) as events:
-        report = evaluate_zero(loaded, asked, batch=batch, sampling=how, name=chosen, events=events)
+        report = evaluate_zero(loaded, asked, batch=batch, sampling=how, name=chosen, engine=crew, events=events)
     show_report([report.table()], summary_lines(report), report.to_json(), out)

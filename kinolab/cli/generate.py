@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from kinolab.cli.engines import ENGINE_HELP, WORKERS_HELP, ends_with, kept_in, take_engine
+from kinolab.cli.engines import EACH_HELP, ENGINE_HELP, WORKERS_HELP, ends_with, kept_in, take_engine
 from kinolab.cli.fields import about, names_of, settable
 from kinolab.cli.options import (
     Device,
@@ -121,6 +121,7 @@ def generate(
     together: Annotated[int | None, typer.Option(min=1, hidden=True, help=TOGETHER_HELP)] = None,
     engine: Annotated[str, typer.Option("--engine", hidden=True, help=ENGINE_HELP)] = "embedded",
     workers: Annotated[int | None, typer.Option(min=1, hidden=True, help=WORKERS_HELP)] = None,
+    each: Annotated[str | None, typer.Option("--each", hidden=True, help=EACH_HELP)] = None,
 ) -> None:
     """Generate videos. Beside each stands a .json with everything that made it; `kinolab rerun` makes it again.
 
@@ -128,7 +129,7 @@ def generate(
     stages.sr.sampler.steps=10, and --stage sr=FOLDER puts another model in a stage's place.
     """
     options = dict(locals())
-    alone = together is None and engine == "embedded" and workers is None
+    alone = together is None and engine == "embedded" and workers is None and each is None
     (run_request if alone else run_prompts)(out, options)
 
 
@@ -139,8 +140,8 @@ def run_prompts(out: Path, options: dict[str, Any]) -> None:
     from kinolab.generation.many import TOGETHER, generate_many
 
     if options["prompts"] is None:
-        raise InputError("--engine, --workers and --together are for --prompts FILE, which is shared out")
-    crew, config = take_engine(options["engine"], options["workers"]), asked_request(options)
+        raise InputError("--engine, --workers, --each and --together are for --prompts FILE, which is shared out")
+    crew, config = take_engine(options["engine"], options["workers"], options["each"]), asked_request(options)
     with (
         spoken_warnings(),
         watch("sampling", "videos") as told,

@@ -22,7 +22,7 @@ from kinolab.data import CacheConfig, FolderConfig, WorldSourceConfig, build, en
 from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.trained import LowRank, trainable_parameters
 from kinolab.errors import InputError
-from kinolab.models import build_part, load_autoencoder
+from kinolab.models import build_part, find_model, load_autoencoder
 from kinolab.runtime.files import make_folder, write_text
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.locks import held
@@ -38,18 +38,22 @@ from kinolab.training.state import checkpoints
 
 
 def model_of(plan: ComparePlan, cell: Cell, out: Path) -> Path:
-    """The model folder of a trained cell, or that of an autoencoder which is taken as it is."""
-    path = plan.autoencoders[cell.autoencoder].path
-    if cell.kind == "autoencoder" and path is not None:
-        return Path(path)
+    """The model folder of a trained cell, or that of a model which is taken as it is."""
+    finished = _finished(plan, cell)
+    if finished is not None:
+        return find_model(finished) if cell.kind == "denoiser" else Path(finished)
     return cell_folder(plan, owner_of(plan, cell), out) / "run" / "model"
 
 
 def is_trained(plan: ComparePlan, cell: Cell, out: Path) -> bool:
     """Whether there is nothing left to train."""
-    if cell.kind == "autoencoder" and plan.autoencoders[cell.autoencoder].path is not None:
-        return True
-    return training_path(plan, cell, out).exists()
+    return _finished(plan, cell) is not None or training_path(plan, cell, out).exists()
+
+
+def _finished(plan: ComparePlan, cell: Cell) -> str | None:
+    """The place of a model that is taken as it is; none for one that the plan makes."""
+    cell = owner_of(plan, cell)
+    return plan.autoencoders[cell.autoencoder].path if cell.denoiser is None else plan.denoisers[cell.denoiser].path
 
 
 def training_path(plan: ComparePlan, cell: Cell, out: Path) -> Path:
@@ -141,6 +145,19 @@ def training_record(run: Path, recipe: AutoencoderRecipe | DenoiserRecipe) -> di
         "trained_parameters": trained_parameters(recipe),
         "heldout": last,
     }
+
+
+def finished_training(path: str) -> tuple[dict[str, Any], DenoiserRecipe] | None:
+    """What the run of a finished model says of its training, and its recipe; none where the model is no run's.
+
+    Its held-out loss is left out: it is of the run's own clips.
+    """
+    run = Path(path)
+    if not (run / "recipe.yaml").is_file() or not (run / "log.jsonl").is_file():
+        return None
+    recipe = load_recipe(run / "recipe.yaml")
+    assert isinstance(recipe, DenoiserRecipe)
+    return training_record(run, recipe) | {"heldout": {}}, recipe
 
 
 def on_device(

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 
 from kinolab.comparison import stored
-from kinolab.comparison.cells import clip_shape, make_recipe, model_of, on_device
+from kinolab.comparison.cells import clip_shape, finished_training, make_recipe, model_of, on_device
 from kinolab.comparison.hashes import cell_folder
 from kinolab.comparison.matrix import Cell, owner_of
 from kinolab.comparison.measure import load_cell
 from kinolab.comparison.plan import ComparePlan
+from kinolab.comparison.showing import sampled, tuning_cost
 from kinolab.data import build
 from kinolab.evaluation.reconstruction import median_seconds, speed_facts
+from kinolab.evaluation.shown import shown_record
 from kinolab.generation.request import sampling_of
 from kinolab.models import Request, load_autoencoder
 from kinolab.planning.cost import flops_per_step
@@ -53,6 +55,8 @@ def read_cost(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | None
     record = stored.read_costs(path)
     if cell.denoiser is None or record.get("sampler") is None:
         return record
+    if not stored.same_shown(record, plan.denoisers[cell.denoiser].shown):
+        return None
     return record if stored.same_sampling(record, plan.sampling(cell.denoiser)) else None
 
 
@@ -82,7 +86,12 @@ def _denoiser_training(plan: ComparePlan, cell: Cell, out: Path, device: torch.d
     """What the training of a denoiser's weights costs; none for weights that are taken as they are."""
     owner = owner_of(plan, cell)
     assert owner.denoiser is not None
-    if plan.denoisers[owner.denoiser].untrained:
+    entry, shown = plan.denoisers[owner.denoiser], plan.denoisers[cell.denoiser or ""].shown
+    if shown is not None and shown.fit is not None:
+        return tuning_cost(plan, cell, out, load_cell(plan, cell, out, device))
+    if entry.path is not None:
+        return _finished_training(entry.path)
+    if entry.untrained:
         return {"training_seconds": 0.0, "training_flops": 0.0}
     known = None if owner == cell else read_cost(plan, owner, out)
     if known is not None:
@@ -91,6 +100,17 @@ def _denoiser_training(plan: ComparePlan, cell: Cell, out: Path, device: torch.d
     steps = recipe.training.steps
     whole = {"training_seconds": steps * record["step_seconds"], "training_flops": steps * flops_per_step(recipe)}
     return record | whole
+
+
+def _finished_training(path: str) -> dict[str, Any]:
+    """What the run of a finished model took, by its log: its memory is not in there. Nothing of a model that is no
+    run's."""
+    found = finished_training(path)
+    if found is None:
+        return {}
+    record, recipe = found
+    whole = {"training_seconds": record["steps"] * record["step_seconds"]}
+    return whole | {"training_flops": record["steps"] * flops_per_step(recipe)}
 
 
 def training_cost(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str = "auto") -> dict[str, Any]:
@@ -143,6 +163,9 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | s
             return model.complete(video, mask, requests, **sampling.arguments)
         return model.decode(model.sample_latents(requests, **sampling.arguments))
 
+    if (shown := plan.denoisers[cell.denoiser].shown) is not None:
+        sample = sampled(plan, cell, out, model, CLIPS, sampling)
     seconds = median_seconds(sample, model.device) / CLIPS
     record = {"seconds_per_clip": seconds, "clips_at_once": CLIPS, "sampler": sampling.record()["sampler"]}
-    return record | {"sampling_memory": training_memory(model.device)} | stored.sampling_record(asked)
+    record |= {"sampling_memory": training_memory(model.device)} | shown_record(shown)
+    return record | stored.sampling_record(asked)

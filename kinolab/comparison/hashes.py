@@ -40,8 +40,10 @@ def cell_hash(plan: ComparePlan, cell: Cell) -> str:
             "training": plan.denoiser_training,
             "cached_clips": plan.cached_clips,
         }
-        if denoiser.untrained or denoiser.weights_of is not None:
+        if denoiser.untrained or denoiser.denoiser is None:
             values |= {"seed": None, "budget": None}
+        if denoiser.path is not None:
+            values |= {"training": None, "cached_clips": None, "weights": _model_hash(cell.denoiser, denoiser.path)}
     else:
         autoencoder = plan.autoencoders[cell.autoencoder]
         values |= {"entry": autoencoder.model_dump(mode="json"), "training": plan.autoencoder_training}
@@ -60,6 +62,14 @@ def _autoencoder_hash(name: str, path: str) -> str:
         raise InputError(f"autoencoders.{name}.path: {error}") from None
 
 
+def _model_hash(name: str, path: str) -> str:
+    """sha256 of a finished model that is taken as it is."""
+    try:
+        return model_hash(path)
+    except InputError as error:
+        raise InputError(f"denoisers.{name}.path: {error}") from None
+
+
 def _weights_hash(name: str, path: Path) -> str:
     """sha256 of the weights that a denoiser starts from: a run or model folder's, or public weights, file or folder."""
     try:
@@ -73,13 +83,16 @@ def _weights_hash(name: str, path: Path) -> str:
 LATER_FIELDS: dict[str, Any] = {"bad_rows": "error", "deinterlace": False}
 """Fields of clips that joined later, with the values that change nothing: the cells of before keep their hashes."""
 LATER_DENOISER_FIELDS: dict[str, dict[str, Any]] = {
-    "": {"vectors": {}, "fields": {}}, "vdt": {"qk_norm": False}, "latte": {"reach": "own"}, "mmdit": {"reach": "own"},
-    "imagen_video": {"deviation": None},
+    "": {"vectors": {}, "fields": {}}, "vdt": {"qk_norm": False}, "latte": {"reach": "own"},
+    "mmdit": {"reach": "own", "given": "none", "mask_channels": 1}, "imagen_video": {"deviation": None},
 }  # fmt: skip
 """The same of denoisers: of all, and by kind."""
 LATER_ENTRY_FIELDS: dict[str, Any] = {"untrained": False, "weights_of": None}
 """The same of a plan's entries of denoisers."""
-NO_WEIGHTS: Any = {"autoencoders": True, "initial": {"path"}, "start": True, "sampling": True, "frames": True}
+NO_WEIGHTS: Any = {
+    "autoencoders": True, "initial": {"path"}, "path": True, "start": True, "sampling": True, "frames": True,
+    "shown": True,
+}  # fmt: skip
 """Fields of a denoiser's entry that say nothing of its weights, or are counted by what they name."""
 LATER_BUDGET_FIELDS: dict[str, Any] = {"seconds": None}
 """The same of budgets."""

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from kinolab.comparison import stored
-from kinolab.comparison.cells import is_trained, model_of, training_path
+from kinolab.comparison.cells import finished_training, is_trained, model_of, training_path
 from kinolab.comparison.hashes import cell_folder
-from kinolab.comparison.matrix import Cell
+from kinolab.comparison.matrix import Cell, base_of, owner_of
 from kinolab.comparison.plan import ComparePlan
+from kinolab.comparison.showing import shown_of, tuning_record
 from kinolab.config import load_config
 from kinolab.data import WorldSourceConfig
 from kinolab.errors import InputError
@@ -21,6 +22,7 @@ from kinolab.evaluation.features import default_cache
 from kinolab.evaluation.generation import ModelClips, evaluate_generated
 from kinolab.evaluation.protocol import Protocol, file_hash, load_protocol
 from kinolab.evaluation.reconstruction import evaluate_autoencoder
+from kinolab.evaluation.shown import shown_record
 from kinolab.evaluation.world import evaluate_world
 from kinolab.evaluation.world_report import WorldReport
 from kinolab.generation.provenance import model_hash
@@ -76,6 +78,8 @@ def read_score(plan: ComparePlan, cell: Cell, out: Path) -> dict[str, Any] | Non
             return None
         if facts.get("world_requests", 0) != _requests(plan, cell):
             return None
+        if not stored.same_shown(facts, plan.denoisers[cell.denoiser].shown):
+            return None
     return record
 
 
@@ -96,10 +100,24 @@ def measure_cell(
     autoencoder = cell.kind == "autoencoder"
     report = _autoencoder(plan, cell, out, where) if autoencoder else _denoiser(plan, cell, out, where, cache)
     record = parse_json(report.to_json(folder), cell.id) | {"cell": cell.id}
-    trained = training_path(plan, cell, out)
-    record["training"] = read_json(trained, constants=True) if trained.exists() else None
+    record["training"] = _training(plan, cell, out, where)
     record["facts"]["peak_memory_bytes"] = peak_memory()
     write_record(scores_path(plan, cell, out), record)
+
+
+def _training(plan: ComparePlan, cell: Cell, out: Path, device: torch.device) -> dict[str, Any] | None:
+    """What a training says of itself: that of the cell's weights, that of a finished model's run, or a tuning on a
+    clip."""
+    entry = None if cell.denoiser is None else plan.denoisers[cell.denoiser]
+    if entry is not None and entry.shown is not None and entry.shown.fit is not None:
+        return tuning_record(plan, cell, out, load_cell(plan, cell, out, device))
+    owner = owner_of(plan, cell)
+    finished = None if owner.denoiser is None else plan.denoisers[owner.denoiser].path
+    if finished is not None:
+        found = finished_training(finished)
+        return None if found is None else found[0]
+    trained = training_path(plan, cell, out)
+    return dict(read_json(trained, constants=True)) if trained.exists() else None
 
 
 def _autoencoder(plan: ComparePlan, cell: Cell, out: Path, device: torch.device) -> Any:
@@ -118,9 +136,10 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, ca
     protocol, path = protocol_of(plan, cell), model_of(plan, cell, out)
     model, asked = load_cell(plan, cell, out, device), plan.sampling(cell.denoiser)
     real = ProtocolClips(plan.data[cell.data], protocol, name=cell.data)
-    sampling = sampling_of(model.config, asked)
+    sampling, shown = sampling_of(model.config, asked), shown_of(plan, cell, out, model)
     made = ModelClips(
-        model, str(path), real, protocol, sampling=sampling, given_frames=plan.tasks[cell.task].given_frames
+        model, str(path), real, protocol, sampling=sampling, given_frames=plan.tasks[cell.task].given_frames,
+        shown=shown,
     )  # fmt: skip
     subject = {
         "name": f"{cell.denoiser} on {cell.autoencoder}", "kind": "model", "model_sha256": model_hash(str(path)),
@@ -134,9 +153,10 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, ca
     facts = (
         dict(report.facts)
         | stored.sampling_record(asked)
+        | shown_record(plan.denoisers[cell.denoiser].shown)
         | {
             "asked_frames": plan.denoisers[cell.denoiser].frames,
-            "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+            "parameters": sum(p.numel() for p in model.network.parameters()),
             "latents": list(spec.latent_shape(*shape)),
             "latent_channels": spec.latent_channels,
             "total_compression": float(model.autoencoder.compression(*shape)),
@@ -145,17 +165,31 @@ def _denoiser(plan: ComparePlan, cell: Cell, out: Path, device: torch.device, ca
     )
     metrics = dict(report.metrics)
     if facts["world_requests"]:
-        world = evaluate_world(model, {"count": facts["world_requests"]}, sampling=sampling)
-        metrics |= world_scores(world)
+        if shown is not None:
+            shown.followed.clear()  # of the requests alone
+        world = evaluate_world(model, {"count": facts["world_requests"]}, sampling=sampling, shown=shown)
+        metrics |= world_scores(world) | ({} if shown is None else shown.scores())
         # What the reader finds of the true clips: no model's clips can be expected to read better.
         facts["true_clips"] = {name: score.value for name, score in world.scores().groups["true"].items()}
     return dataclasses.replace(report, facts=facts, metrics=metrics)
 
 
 def load_cell(plan: ComparePlan, cell: Cell, out: Path, device: torch.device | str) -> VideoModel:
-    """The model of a trained denoiser's cell, that makes clips of as many frames as it is asked for."""
+    """The model of a trained denoiser's cell, that makes clips of as many frames as it is asked for.
+
+    Raises:
+        InputError: for a finished model with another autoencoder than that which it stands in front of.
+    """
     assert cell.denoiser is not None
     model, frames = VideoModel.load(model_of(plan, cell, out), device=device), plan.denoisers[cell.denoiser].frames
+    if plan.denoisers[owner_of(plan, cell).denoiser or ""].path is not None:
+        ours = load_autoencoder(model_of(plan, base_of(cell), out), device="cpu").config
+        if model.autoencoder.config != ours:
+            raise InputError(f"denoisers.{cell.denoiser}.path: its autoencoder is not {cell.autoencoder}")
+        clips = plan.data[cell.data]
+        if model.config.frames == 1 and isinstance(clips, WorldSourceConfig):
+            whole = {"frames": clips.world.frames, "fps": clips.world.fps}
+            model.config = model.config.model_copy(update=whole)
     if frames is not None:
         model.config = model.config.model_copy(update={"frames": frames})
     return model

@@ -22,6 +22,7 @@ from kinolab.data import FolderConfig, WorldSourceConfig
 from kinolab.denoisers import DenoiserConfig
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
+from kinolab.evaluation.shown import ShownConfig
 from kinolab.generation.request import SamplingConfig
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import single
@@ -104,7 +105,11 @@ class DenoiserEntry(Config):
 
     denoiser: DenoiserConfig | None = None
     """The model; channels, latent size, frames and mask channels are fitted to each autoencoder. None = `weights_of`
-    names another entry, whose model it is."""
+    names another entry, whose model it is, or `path` one that is finished."""
+    path: str | None = None
+    """A finished model, taken as it is with all that stands beside its denoiser, such as a control network: a model
+    folder, or a run folder, whose training then counts as the row's. Its autoencoder has to be the one it stands in
+    front of. An image model makes clips of the plan's length and rate."""
     weights_of: str | None = None
     """Another entry whose weights it has, to be sampled otherwise: nothing is trained for it."""
     autoencoders: tuple[str, ...] = ()
@@ -120,6 +125,9 @@ class DenoiserEntry(Config):
     frames: int | None = Field(None, ge=1)
     """Frames that it is asked for, where it is trained on others (single ones, by `frames_per_clip` in `recipe`); none
     = as trained."""
+    shown: ShownConfig | None = None
+    """What of each held-out clip of the toy world it is shown beside the prompt: a control map, or the clip itself, to
+    be edited; none = nothing."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Fields of its recipe that differ from `denoiser_training`, such as `trained: temporal`; of `training`, those that
     are named differ."""
@@ -133,10 +141,15 @@ class DenoiserEntry(Config):
 
     @model_validator(mode="after")
     def _one(self) -> DenoiserEntry:
-        if (self.denoiser is None) == (self.weights_of is None):
-            raise ValueError("expected either `denoiser` (a model), or `weights_of` (another entry, sampled otherwise)")
-        if self.weights_of is not None and (self.initial is not None or self.untrained or self.recipe):
-            raise ValueError("weights_of has the weights of another entry: leave initial, untrained and recipe out")
+        given = [name for name in ("denoiser", "weights_of", "path") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "expected either `denoiser` (a model), or `weights_of` (another entry, sampled otherwise), or `path` "
+                "(a finished model)"
+            )
+        if self.denoiser is None and (self.initial is not None or self.untrained or self.recipe):
+            whose = "a finished model" if self.path is not None else "another entry"
+            raise ValueError(f"{given[0]} has the weights of {whose}: leave initial, untrained and recipe out")
         if self.untrained and self.initial is None:
             raise ValueError("untrained: takes the weights of `initial` as they are; name them")
         idle = [name for name in self.recipe if name in ONLY_TRAINING]
@@ -219,6 +232,7 @@ class ComparePlan(Config):
             if unknown:
                 raise ValueError(f"denoisers.{name} stands in front of {unknown[0]!r}, which the plan does not have")
             _check_weights_of(self, name)
+            _check_shown(self, name)
         _check_recipe("autoencoder_training", self.autoencoder_training, AutoencoderRecipe)
         _check_recipe("denoiser_training", self.denoiser_training, DenoiserRecipe)
         for name, denoiser in self.denoisers.items():
@@ -247,6 +261,19 @@ def _check_weights_of(plan: ComparePlan, name: str) -> None:
     apart = [n for n in entry.autoencoders if other.autoencoders and n not in other.autoencoders]
     if apart:
         raise ValueError(f"denoisers.{name} stands in front of {apart[0]!r}, and {entry.weights_of!r} does not")
+
+
+def _check_shown(plan: ComparePlan, name: str) -> None:
+    """Raises ValueError where an entry is shown clips of which it is not known what they show, or frames of them
+    too."""
+    if plan.denoisers[name].shown is None:
+        return
+    others = [n for n, clips in plan.data.items() if not isinstance(clips, WorldSourceConfig)]
+    if others:
+        raise ValueError(f"denoisers.{name}.shown: of clips of the toy world; data.{others[0]} is a folder")
+    given = [n for n, task in plan.tasks.items() if task.given_frames]
+    if given:
+        raise ValueError(f"denoisers.{name}.shown: a clip is shown whole; tasks.{given[0]} gives frames of it too")
 
 
 def _check_recipe(where: str, fields: Mapping[str, Any], recipe: type[Config]) -> None:

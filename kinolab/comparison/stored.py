@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kinolab.config import load_config
 from kinolab.diffusion import SamplerConfig
+from kinolab.evaluation.shown import ShownConfig
 from kinolab.generation.request import SamplingConfig
 from kinolab.runtime.records import as_model, read_record
 
@@ -55,6 +56,7 @@ class _Facts(_Stored):
     sampler: dict[str, Any] | None = None
     sampling: dict[str, Any] = {}
     asked_frames: int | None = None
+    shown: dict[str, Any] | None = None
 
 
 class _Heldout(_Stored):
@@ -102,6 +104,7 @@ class _Costs(_Stored):
     seconds_per_clip: float | None = None
     sampler: dict[str, Any] | None = None
     sampling: dict[str, Any] = {}
+    shown: dict[str, Any] | None = None
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -136,6 +139,12 @@ def same_sampling(record: Mapping[str, Any], sampling: Mapping[str, Any]) -> boo
     rest = {name: value for name, value in sampling.items() if name != "sampler"}
     asked, kept = (load_config(SamplingConfig, dict(values)) for values in (rest, record.get("sampling", {})))
     return same_sampler(record.get("sampler"), load_config(SamplerConfig, sampling["sampler"])) and asked == kept
+
+
+def same_shown(record: Mapping[str, Any], shown: ShownConfig | None) -> bool:
+    """Whether a record was made as an entry of the plan is shown clips."""
+    kept = record.get("shown")
+    return shown is None if kept is None else load_config(ShownConfig, kept) == shown
 
 
 def sampling_record(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ workers.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,22 @@ STARTS = 3
 """Workers that may end one after the other before any of them did anything."""
 LOOK = 0.2
 """Seconds between two looks at whether to stop."""
+STARTING = 3600.0
+"""Seconds that a worker may start in: a cluster may have to get a machine for it first."""
+
+
+@dataclass(frozen=True)
+class Each:
+    """What each worker is given.
+
+    cpus: processors: threads of torch in a process of this machine, what a cluster reserves for an actor; None = the
+    engine's own choice. gpus: that a cluster reserves for an actor, also a share of one; None = one where the work
+    computes on cuda. seconds: that it may take for one clip before it counts as hanging.
+    """
+
+    cpus: int | None = None
+    gpus: float | None = None
+    seconds: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,15 @@ class Engine(ABC):
     """
 
     def __init__(self, workers: int, place: str = "") -> None:
-        self.workers, self.place = workers, place
+        self.workers, self.place, self.each = workers, place, Each()
+
+    def give_each(self, each: Each) -> None:
+        """Have every worker given so much.
+
+        Raises:
+            InputError: for what this engine can't give.
+        """
+        self.each = each
 
     @abstractmethod
     def crew(self, job: Job, workers: int) -> Crew:
@@ -160,7 +185,7 @@ class Engine(ABC):
         count = min(self.workers, len(tasks))
         crew = self.crew(job, count)
         try:
-            yield from _Foreman(crew, job, tasks, events, count).work()
+            yield from _Foreman(crew, job, tasks, events, count, self.each.seconds).work()
         finally:
             crew.close()
 
@@ -188,12 +213,24 @@ class _Piece:
 class _Foreman:
     """Hands tasks to workers, and settles what becomes of those that end their workers."""
 
-    def __init__(self, crew: Crew, job: Job, tasks: Sequence[Task], events: Events, count: int) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        job: Job,
+        tasks: Sequence[Task],
+        events: Events,
+        count: int,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.crew, self.job, self.events, self.count = crew, job, events, count
+        self.seconds, self.clock = seconds, clock
         self.waiting = deque(_Piece(_State(task)) for task in tasks)
         self.open = len(tasks)
         self.busy: dict[int, _Piece | None] = {}
         """By worker: what it is at; None = it is starting."""
+        self.until: dict[int, float] = {}
+        """By worker: the moment after which it counts as hanging."""
         self.idle: list[int] = []
         self.begun = self.failed_starts = 0
 
@@ -201,8 +238,11 @@ class _Foreman:
         """All tasks, as they are done."""
         while self.open:
             self._hand_out()
+            before = self.clock()  # what had come by then is among the answers, however long the caller takes for each
             for answer in self.crew.wait(LOOK):
                 yield from self._take(answer)
+            for number in [n for n in self.busy if self.until[n] < before]:
+                yield from self._hangs(number)
             if self.open:
                 proceed(self.events)
 
@@ -210,16 +250,28 @@ class _Foreman:
         """Give every worker that waits something to do, and begin workers where there is more to do than of them."""
         while self.waiting and self.idle:
             number, piece = self.idle.pop(0), self.waiting.popleft()
-            self.busy[number] = piece
+            self.busy[number], self.until[number] = piece, self.clock() + self._limit(piece)
             if piece.part is None:
                 self.crew.give(number, "run", piece.state.task)
             else:
                 self.crew.give(number, "probe", piece.state.task.parts[piece.part])
         starting = sum(piece is None for piece in self.busy.values())
         for _ in range(min(self.count - len(self.busy), len(self.waiting) - starting)):
-            self.busy[self.begun] = None
+            self.busy[self.begun], self.until[self.begun] = None, self.clock() + self._limit(None)
             self.crew.begin(self.begun)
             self.begun += 1
+
+    def _limit(self, piece: _Piece | None) -> float:
+        """Seconds that a worker may take over a piece, or to start."""
+        if piece is None:
+            return max(STARTING, self.seconds)
+        return self.seconds * (len(piece.state.task.parts) if piece.part is None else 1)
+
+    def _hangs(self, number: int) -> Iterator[Done]:
+        """End a worker that gives no answer; its piece is one that ended its worker."""
+        piece = self.busy.pop(number)
+        self.crew.dismiss(number)
+        yield from self._ended(piece, f"no answer for {self._limit(piece):g} s")
 
     def _take(self, answer: Answer) -> Iterator[Done]:
         """What an answer means."""

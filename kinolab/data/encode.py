@@ -86,6 +86,7 @@ def encode_to_cache(
     events: Listener = None,
     engine: Engine | None = None,
     store: Mirror | None = None,
+    decoders: int = 1,
 ) -> EncodeSummary:
     """Encode every window of a source into the cache at `out`; what is there already is not encoded again.
 
@@ -104,6 +105,7 @@ def encode_to_cache(
         events: counts windows, once more from the start for the draws; a stopped call keeps the shards that are whole.
         engine: whose workers encode; none = this process. The cache is the same, byte for byte.
         store: the folder of a store that `out` is the mirror of, where the workers put their shards.
+        decoders: threads that read windows for each process that encodes; the cache is the same.
 
     Raises:
         InputError: where `out` holds something else, another process is writing it, or it was made from other
@@ -119,8 +121,8 @@ def encode_to_cache(
         plan = CachePlan(source, autoencoder_hash(autoencoder), encoding, draws)
         unfinished = not (out / "cache.json").exists() or not read_header(out).get("complete")
         kept, removed = reconcile(out, plan, update)
-        job = EncodeJob(source, autoencoder, out, batch, dtype, keep_posterior, settled, str(where), store)
-        encoder = ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, settled, where)
+        job = EncodeJob(source, autoencoder, out, batch, dtype, keep_posterior, settled, str(where), store, decoders)
+        encoder = ShardEncoder(source, autoencoder, batch, dtype, keep_posterior, settled, where, decoders)
         work = _Encoding(out, plan, kept, encoder, told, engine, job)
         missing = work.missing()
         work.run(missing, shard_size, draws, in_order=not missing and not unfinished)

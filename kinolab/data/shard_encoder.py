@@ -6,8 +6,9 @@ same bytes under the same name. Its line in the index is written by `kinolab.dat
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,10 @@ class Encoder(Protocol):
 
 
 class ShardEncoder:
-    """Reads, encodes and writes one shard at a time; the next batch is read while one is encoded."""
+    """Reads, encodes and writes one shard at a time; the next batch is read while one is encoded.
+
+    decoders: threads that read.
+    """
 
     def __init__(
         self,
@@ -78,8 +82,9 @@ class ShardEncoder:
         keep_posterior: bool,
         precision: PrecisionPolicy,
         device: torch.device,
+        decoders: int = 1,
     ) -> None:
-        self.source, self.autoencoder, self.batch = source, autoencoder, batch
+        self.source, self.autoencoder, self.batch, self.decoders = source, autoencoder, batch, decoders
         self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.keep_posterior, self.precision, self.device = keep_posterior, precision, device
 
@@ -115,7 +120,7 @@ class ShardEncoder:
         """
         parts: dict[str, list[Tensor]] = {}
         items: list[CacheItem] = []
-        for examples in _ahead(_batched(self.source.walk(indices), self.batch)):
+        for examples in _ahead(_batched(self.walk(indices), self.batch)):
             latents = self.encode(torch.stack([example.video for _, example in examples]))
             for name, tensor in latents.items():
                 parts.setdefault(name, []).append(tensor)
@@ -134,6 +139,34 @@ class ShardEncoder:
         write_weights(out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()})
         return ShardEntry(name, tuple(items)), failed
 
+    def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, Example]]:
+        """The source's `walk`, by as many threads as there are decoders; the same windows in the same order."""
+        if self.decoders == 1:
+            yield from self.source.walk(indices)
+            return
+        pool, waiting = ThreadPoolExecutor(self.decoders), deque[Future[list[tuple[int, Example]]]]()
+        try:
+            for piece in self._pieces(indices):
+                waiting.append(pool.submit(lambda part: list(self.source.walk(part)), piece))
+                if len(waiting) > self.decoders:  # no further ahead: what is read is held in memory
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _pieces(self, indices: Sequence[int]) -> Iterator[list[int]]:
+        """Runs of windows of one file, which are read in one pass, of a batch at most."""
+        piece: list[int] = []
+        for index in indices:
+            record = self.source.record
+            if piece and (len(piece) == self.batch or record(index).source != record(piece[-1]).source):
+                yield piece
+                piece = []
+            piece.append(index)
+        if piece:
+            yield piece
+
     @torch.no_grad()
     def draw(self, draws: Draws, indices: Sequence[int], keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Given latents (N, D, C, T, H, W) and masks (N, D, R, T, H, W) of the windows `indices`, as stored.
@@ -142,7 +175,7 @@ class ShardEncoder:
             InputError: where a window can't be read any more.
         """
         given, masks, left = [], [], dict(zip(indices, keys, strict=True))
-        for examples in _ahead(_batched(self.source.walk(indices), self.batch)):
+        for examples in _ahead(_batched(self.walk(indices), self.batch)):
             video = torch.stack([example.video for _, example in examples]).to(self.device)
             with autocast(self.precision, self.device):
                 latents, mask = draws.encode(self.autoencoder, video, [left.pop(i) for i, _ in examples])
@@ -189,6 +222,8 @@ class EncodeJob:
     device: str
     store: Mirror | None = None
     """Where shards are put, of a cache in a store; `out` is its mirror on each machine."""
+    decoders: int = 1
+    """Threads that read for each worker."""
 
     def worker(self, number: int) -> EncodeWorker:
         """One that computes on this job's device; where it has several accelerators, each worker takes its own."""
@@ -199,7 +234,9 @@ class EncodeJob:
         if hasattr(network, "to"):
             network = network.to(device)
         return EncodeWorker(
-            ShardEncoder(self.source, network, self.batch, self.dtype, self.keep_posterior, self.precision, device),
+            ShardEncoder(
+                self.source, network, self.batch, self.dtype, self.keep_posterior, self.precision, device, self.decoders
+            ),
             self.out if self.store is None else self.store.path,
             self.store,
         )
@@ -243,6 +280,11 @@ class DrawJob:
     def device(self) -> str:
         """Where it computes."""
         return self.encoding.device
+
+    @property
+    def decoders(self) -> int:
+        """Threads that read for each worker."""
+        return self.encoding.decoders
 
     def worker(self, number: int) -> DrawWorker:
         """As of the encoding."""

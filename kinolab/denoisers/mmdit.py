@@ -72,7 +72,7 @@ from kinolab.layers.initialization import initialize_transformer
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.patchify import PatchEmbed, unpatchify
-from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
+from kinolab.layers.ports import ConditionPorts, FieldPort, check_port_names, named_ports
 from kinolab.layers.sharing import SharedPlaces
 
 Rotary = tuple[Tensor, Tensor]
@@ -139,6 +139,11 @@ class MmditConfig(BaseDenoiserConfig):
     """Bring pooled embeddings to unit mean square first, so that encoders of any scale fit (SD3: no)."""
     fps_condition: bool = False
     """Take the frame rate, embedded like the time; its last layer starts at zero, so that it changes nothing then."""
+    given: Literal["none", "channels"] = "none"
+    """How a part of the clip that is given is taken: not at all, or as further channels beside the noisy latents, its
+    latents and what is to be generated of each (`VdtConfig.given`). Their weights start at zero."""
+    mask_channels: int = Field(1, ge=1)
+    """Channels R of the mask of what is given: the autoencoder's temporal ratio."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more time."""
     vectors: dict[str, int] = Field(default_factory=dict)
@@ -171,8 +176,8 @@ class MmditConfig(BaseDenoiserConfig):
                 raise ValueError("pos_embed_max_size is for a table: leave it out with spatial_position rotary")
             if self.pos_embed_max_size < max(self.latent_size) // self.patch_size:
                 raise ValueError(f"pos_embed_max_size {self.pos_embed_max_size} is smaller than the grid of input_size")
-        if self.fields and self.temporal_patch == 2:
-            raise ValueError("fields need temporal_patch 1: a pair of frames has no token of each")
+        if (self.fields or self.given != "none") and self.temporal_patch == 2:
+            raise ValueError("fields and given need temporal_patch 1: a pair of frames has no token of each")
         return self
 
     def token_frames(self, frames: int) -> int:
@@ -426,7 +431,9 @@ class Mmdit(FixedTables, NullPromptDenoiser):
             config.num_classes,
             config.text_dim,
             config.pooled_dim,
-            fps=config.fps_condition,
+            config.given,
+            config.mask_channels,
+            config.fps_condition,
             more=named_ports(config.vectors, config.fields),
         )
         self.x_embedder = PatchEmbed(C, D, p)
@@ -442,6 +449,8 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         if config.fps_condition:
             self.fps_embedder = TimestepEmbedder(D)
         self.ports = ConditionPorts(config.vectors, config.fields, D, p)
+        if config.given == "channels":
+            self.given_port = FieldPort(C + config.mask_channels, D, p)
         self._add_blocks()
         if config.temporal_patch == 2:
             self.pair_embedder = PatchEmbed(C, D, p, 2)
@@ -577,7 +586,10 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         else:  # the table that is added to the tokens rolls
             times = torch.tensor(plan.places(self.length), dtype=torch.float64)
         # Both residual streams keep their float32 under autocast.
-        x = self.ports.add_fields(self._embed(z), conditions).to(z.dtype) + self._positions(grid, times)
+        x = self.ports.add_fields(self._embed(z), conditions)
+        if self.config.given != "none":
+            x = x + self.given_port(self._given(z, conditions), None)
+        x = x.to(z.dtype) + self._positions(grid, times)
         c = told_frames(t, conditions, self._condition)
         text, mask = self._prompt(conditions, len(t))
         context = replace(
@@ -617,6 +629,13 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         parts = [self.x_embedder(z[:, :, :single])] if single else []
         parts += [self.pair_embedder(z[:, :, single:])] if single < frames else []
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _given(self, z: Tensor, conditions: Conditions) -> Tensor:
+        """What is given and its mask (B, C + R, T, H, W); where nothing is, zeros and a mask of ones."""
+        given, mask = conditions.given, conditions.mask
+        if given is None or mask is None:
+            given, mask = torch.zeros_like(z), z.new_ones(len(z), self.config.mask_channels, *z.shape[2:])
+        return torch.cat([given.to(z.dtype), mask.to(z.dtype)], dim=1)
 
     def _output(self, x: Tensor, c: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, T, S, D) -> prediction (B, C, frames, H, W)."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from kinolab.contracts.engine import Answer, Crew, Engine, Job
+from kinolab.contracts.engine import STARTS, Answer, Crew, Each, Engine, Job
 from kinolab.engines.serving import served, started
 from kinolab.errors import InputError
 from kinolab.runtime.processes import forks, packed, unpacked
@@ -31,9 +31,17 @@ class Embedded(Engine):
         if place:
             raise InputError(f"--engine embedded:{place}: runs on this machine; leave out what is behind the colon")
 
+    def give_each(self, each: Each) -> None:
+        """Threads and time; a GPU is no matter of this engine."""
+        if each.gpus is not None:
+            raise InputError(
+                f"--each gpus={each.gpus:g}: is for --engine ray; here each worker takes the next GPU in turn"
+            )
+        super().give_each(each)
+
     def crew(self, job: Job, workers: int) -> Crew:
-        """Processes, each with its share of this one's threads."""
-        return Processes(job, max(1, torch.get_num_threads() // workers))
+        """Processes, each with its share of this one's threads, or as many as each is given."""
+        return Processes(job, self.each.cpus or max(1, torch.get_num_threads() // workers))
 
 
 @dataclass
@@ -57,8 +65,14 @@ class Processes(Crew):
         """Begin a process."""
         pipe, theirs = self.context.Pipe()
         ended, life = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_serve, args=(theirs, ended, number, self.threads), daemon=True)
-        process.start()
+        for left in reversed(range(STARTS)):
+            process = self.context.Process(target=_serve, args=(theirs, ended, number, self.threads), daemon=True)
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):  # the server that they are forked from was killed: another begins
+                if not left:
+                    raise InputError("no process can be begun here (out of memory?); try one: --workers 1") from None
         theirs.close()
         ended.close()
         self.processes[number] = _Process(process, pipe, life)

@@ -7,11 +7,12 @@ folder that they share, or an object store.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
 
-from kinolab.contracts.engine import Answer, Crew, Engine, Job
+from kinolab.contracts.engine import STARTS, Answer, Crew, Each, Engine, Job
 from kinolab.engines.serving import served, started
 from kinolab.errors import InputError, MissingExtraError
 from kinolab.runtime.lines import one_line
@@ -25,6 +26,8 @@ QUIET = {
 """Nothing is sent to Ray's makers, no device is hidden from an actor that asks for none, and nothing is measured that
 nobody looks at."""
 GPU = "cuda"
+SLOW = "timed out"
+"""In what Ray says where it took more than 30 s to begin, as on a busy machine."""
 
 
 class Ray(Engine):
@@ -32,19 +35,42 @@ class Ray(Engine):
 
     def __init__(self, workers: int, place: str = "") -> None:
         super().__init__(workers, place)
-        ray = _ray()
+        _ray()
+
+    def give_each(self, each: Each) -> None:
+        """Join the cluster, or begin one with as many processors as all workers are given.
+
+        Raises:
+            InputError: where no cluster answers.
+        """
+        super().give_each(each)
+        ray, cpus = _ray(), each.cpus or 1
         if not ray.is_initialized():
-            _begin(ray, place, workers)
+            _begin(ray, self.place, self.workers * cpus)
         if not self.workers:
-            self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            self.workers = max(1, int(ray.cluster_resources().get("CPU", 1) // cpus))
 
     def crew(self, job: Job, workers: int) -> Crew:
-        """Actors of one processor each; of one GPU each too, where the job computes there and the cluster has any."""
+        """Actors of one processor each, of a cluster also one for each thread that decodes for it; of one GPU each too,
+        where the job computes there and the cluster has any; or of what each is given.
+
+        Raises:
+            InputError: where no machine of the cluster has so much.
+        """
         ray = _ray()
-        device = str(getattr(job, "device", "cpu"))
-        gpus = int(device.startswith(GPU) and ray.cluster_resources().get("GPU", 0) > 0)
-        threads = 1 if self.place else max(1, torch.get_num_threads() // workers)
-        return Actors(job, threads, gpus)
+        device, decoders = str(getattr(job, "device", "cpu")), int(getattr(job, "decoders", 1))
+        cpus, gpus = self.each.cpus or (1 + decoders if self.place and decoders > 1 else 1), self.each.gpus
+        if gpus is None:
+            gpus = int(device.startswith(GPU) and ray.cluster_resources().get("GPU", 0) > 0)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(m.get("CPU", 0) >= cpus and m.get("GPU", 0) >= gpus for m in machines):
+            most = " or ".join(f"{m.get('CPU', 0):g} and {m.get('GPU', 0):g}" for m in machines) or "none"
+            raise InputError(
+                f"--engine ray: each worker asks for {cpus:g} processors and {gpus:g} GPUs, and no machine of the "
+                f"cluster has so many ({most}); give it less, as --each cpus=1,gpus=0"
+            )
+        threads = self.each.cpus or (1 if self.place else max(1, torch.get_num_threads() // workers))
+        return Actors(job, threads, cpus, gpus)
 
 
 def _ray() -> Any:
@@ -61,20 +87,29 @@ def _ray() -> Any:
     return ray
 
 
-def _begin(ray: Any, place: str, workers: int) -> None:
-    """Join the cluster at a place, or begin one here that ends with this process."""
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+def _begin(ray: Any, place: str, cpus: int, **more: Any) -> None:
+    """Join the cluster at a place, or begin one here that ends with this process.
+
+    cpus: of one that is begun; 0 = those of this machine.
+    """
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, **more}
     if place:
         how["address"] = place if place == "auto" or "://" in place or ":" in place else f"{place}:6379"
     else:
         how |= {"address": "local", "include_dashboard": False}
-        how |= {"num_cpus": workers} if workers else {}
-    with environment(QUIET):
-        try:
-            ray.init(**how)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = f"no cluster answers at {place}" if place else "it can't be begun here"
-            raise InputError(f"--engine ray: {where} ({one_line(error, 120)})") from None
+        how |= {"num_cpus": cpus} if cpus else {}
+    for left in reversed(range(STARTS)):
+        with environment(QUIET):
+            try:
+                ray.init(**how)
+                return
+            except Exception as error:  # Ray raises plain ones too
+                with suppress(Exception):
+                    ray.shutdown()
+                if left and not place and SLOW in str(error):
+                    continue
+                where = f"no cluster answers at {place}" if place else "it can't be begun here"
+                raise InputError(f"--engine ray: {where} ({one_line(error, 120)})") from None
 
 
 class _Hand:
@@ -96,9 +131,9 @@ class _Hand:
 class Actors(Crew):
     """The actors of one job."""
 
-    def __init__(self, job: Job, threads: int, gpus: int) -> None:
+    def __init__(self, job: Job, threads: int, cpus: float, gpus: float) -> None:
         self.ray, self.threads = _ray(), threads
-        self.kind = self.ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Hand)
+        self.kind = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Hand)
         self.job = self.ray.put(packed(job))
         self.actors: dict[int, Any] = {}
         self.calls: dict[Any, int] = {}

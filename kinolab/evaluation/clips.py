@@ -65,7 +65,7 @@ class ProtocolClips:
     def batches(self, size: int) -> Iterator[Batch]:
         """All clips in batches of at most `size`."""
         waiting: list[Any] = []
-        for index, example in self._read():
+        for index, example in self._read(self.indices):
             waiting.append((index, example))
             if len(waiting) == size:
                 yield self._batch(waiting)
@@ -73,10 +73,14 @@ class ProtocolClips:
         if waiting:
             yield self._batch(waiting)
 
-    def _read(self) -> Iterator[tuple[int, Any]]:
+    def some(self, numbers: range) -> Batch:
+        """The clips of these numbers, as one batch."""
+        return self._batch(list(self._read(self.indices[numbers.start : numbers.stop])))
+
+    def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Every clip in order. Raises InputError where one can't be read: no shorter set is measured without a word."""
-        found = self.source.walk(self.indices)
-        for expected in self.indices:
+        found = self.source.walk(indices)
+        for expected in indices:
             index, example = next(found, (None, None))
             if index != expected:
                 raise InputError(

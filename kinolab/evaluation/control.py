@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from kinolab import video
-from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ControlProtocol, protocol_of
@@ -141,6 +143,7 @@ def evaluate_control(
     batch: int = 8,
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> ControlReport:
     """Generate held-out clips from their maps, and compare with the simulator.
@@ -149,6 +152,7 @@ def evaluate_control(
         protocol: which clips and which map; as a mapping what differs from the defaults. Noise of clip k comes from
             seed + k.
         sampling: the model's own where left out.
+        engine: whose workers generate; none = this process.
 
     Raises:
         InputError: for a protocol or a batch that can't be, or a model without a control network for the map.
@@ -164,22 +168,10 @@ def evaluate_control(
     if not _prompted(model, asked) and how.guidance == model.config.guidance:
         how = how.model_copy(update={"guidance": GuidanceConfig()})  # there is nothing to guide towards
     results: list[Followed] = []
-    for start in range(asked.first, asked.first + asked.count, batch):
-        numbers = range(start, min(start + batch, asked.first + asked.count))
-        clips = [make_clip(source.world, source.seed(i)) for i in numbers]
-        original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
-        requests = [
-            _request(model, asked, clip, asked.seed + i, source) for i, clip in zip(numbers, clips, strict=True)
-        ]
-        given = [
-            dataclasses.replace(r, conditions={asked.map: clip}) for r, clip in zip(requests, original, strict=True)
-        ]
-        shown = {"model": _made(model, given, how), "without the map": _made(model, requests, how)}
-        shown["reconstructed"] = autoencode(model, original)
-        for subject, clips_of in shown.items():
-            for i, clip, frames in zip(numbers, clips, video.to_uint8(clips_of), strict=True):
-                results.append(followed(subject, source.seed(i), clip, frames))
-        advance(told, numbers[-1] + 1 - asked.first, asked.count)
+    job = ModelJob(model, _follow, (asked, source, how))
+    for numbers, found in batches(job, groups(asked.count, batch, asked.first), engine, told):
+        results += found
+        advance(told, numbers.stop - asked.first, asked.count)
     record = made_by(model, name) | {
         "protocol": asked.name, "map": asked.map, "count": asked.count, "first": asked.first,
         "prompt": _prompted(model, asked),
@@ -188,6 +180,24 @@ def evaluate_control(
         "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",
     }  # fmt: skip
     return ControlReport(record, tuple(results), tuple(notes))
+
+
+def _follow(
+    model: VideoModel, context: tuple[ControlProtocol, WorldSource, SamplingConfig], numbers: range, events: Events
+) -> list[Followed]:
+    """Make some clips with the map and without it, and look at them."""
+    asked, source, how = context
+    results = list[Followed]()
+    clips = [make_clip(source.world, source.seed(i)) for i in numbers]
+    original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
+    requests = [_request(model, asked, clip, asked.seed + i, source) for i, clip in zip(numbers, clips, strict=True)]
+    given = [dataclasses.replace(r, conditions={asked.map: clip}) for r, clip in zip(requests, original, strict=True)]
+    shown = {"model": _made(model, given, how), "without the map": _made(model, requests, how)}
+    shown["reconstructed"] = autoencode(model, original)
+    for subject, clips_of in shown.items():
+        for i, clip, frames in zip(numbers, clips, video.to_uint8(clips_of), strict=True):
+            results.append(followed(subject, source.seed(i), clip, frames))
+    return results
 
 
 def _source(model: VideoModel, asked: ControlProtocol) -> tuple[WorldSource, list[str]]:

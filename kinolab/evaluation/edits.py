@@ -12,7 +12,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from kinolab import video
-from kinolab.contracts.events import Listener, Share, Turn, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, Share, Turn, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, groups, in_order, settled
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import EDITS, EditsProtocol, EditWay, protocol_of
@@ -183,6 +185,7 @@ def evaluate_edits(
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     fit: Fit | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> EditsReport:
     """Edit held-out clips in every way, and read what came of it.
@@ -193,6 +196,7 @@ def evaluate_edits(
         batch: clips edited at once.
         sampling: the model's own where left out, by ddim where that can't be turned back.
         fit: makes the model of each clip, for ways that say `fitted`.
+        engine: whose workers edit; none = this process. Fitted ways are this process's.
 
     Raises:
         InputError: for a protocol or a batch that can't be, a model that takes no prompts, and a fitted way without
@@ -215,14 +219,16 @@ def evaluate_edits(
     results, seconds = list[Edited](), dict[str, float]()
     for turn, (label, way) in enumerate(asked.ways.items()):
         part, began, size = Turn(told, turn, len(asked.ways)), time.perf_counter(), 1 if way.fitted else batch
-        for start in range(0, len(tasks), size):
-            several = tasks[start : start + size]
-            one = several[0]
-            own = fit(_clips([one.source])[0], one.words[0]) if fit is not None and way.fitted else model
-            inside = Share(part, start, len(several) - 1, len(tasks))
-            made = video.to_uint8(edit_clips(own, several, way, how, asked.seed, events=inside))
+        parts = groups(len(tasks), size)
+        if engine is not None and not way.fitted:
+            model.precision = settled(model.precision, model.device)
+            answers = in_order(engine, ModelJob(model, _edit, (tasks, way, how, asked.seed)), parts, part)
+        else:
+            answers = _here(model, fit, (tasks, way, how, asked.seed), parts, part)
+        for numbers, made in zip(parts, answers, strict=True):
+            several = tasks[numbers.start : numbers.stop]
             results += [judged(label, task, frames) for task, frames in zip(several, made, strict=True)]
-            advance(part, start + len(several), len(tasks))
+            advance(part, numbers.stop, len(tasks))
         seconds[label] = (time.perf_counter() - began) / len(tasks)
     results += _ideal(model, tasks, batch)
     record = made_by(model, name) | {
@@ -232,6 +238,23 @@ def evaluate_edits(
         **how.record(), "device": str(model.device), "interval": "Wilson and bootstrap, 95%",
     }  # fmt: skip
     return EditsReport(record, tuple(results), seconds, (*notes, *source.notes(), *said))
+
+
+def _here(
+    model: VideoModel, fit: Fit | None, context: Any, parts: Sequence[range], events: Events
+) -> Iterator[np.ndarray]:
+    """All batches of a way by this process."""
+    tasks, way, _, _ = context
+    for numbers in parts:
+        one = tasks[numbers.start]
+        own = fit(_clips([one.source])[0], one.words[0]) if fit is not None and way.fitted else model
+        yield _edit(own, context, numbers, Share(events, numbers.start, len(numbers) - 1, len(tasks)))
+
+
+def _edit(model: VideoModel, context: Any, numbers: range, events: Events) -> np.ndarray:
+    """A batch of edits in one way: (B, T, H, W, 3) uint8."""
+    tasks, way, how, seed = context
+    return video.to_uint8(edit_clips(model, tasks[numbers.start : numbers.stop], way, how, seed, events=events))
 
 
 def _ideal(model: VideoModel, tasks: Sequence[Task], batch: int) -> list[Edited]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 import torch
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kinolab import video
-from kinolab.contracts.events import Listener
+from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.events import Events, Listener, Silent, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import unlike
+from kinolab.evaluation.by_workers import groups, in_order, numbers_of, own_device, settled
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips
 from kinolab.evaluation.features import Extractors, extract, reference_features
 from kinolab.evaluation.measured import Measured
@@ -28,8 +31,11 @@ from kinolab.metrics.base import MetricValue, Shown
 from kinolab.metrics.extractors.base import resize_frames
 from kinolab.models import Request, VideoModel
 from kinolab.runtime.precision import resolve
-from kinolab.toyworld.clips import make_clip
+from kinolab.toyworld.clips import WorldClip, make_clip
 from kinolab.video import Resize
+
+if TYPE_CHECKING:
+    from kinolab.evaluation.shown import Shown as ShownTo
 
 
 class Generated(Interface):
@@ -58,6 +64,7 @@ class ModelClips:
         protocol: how many, of how many frames, from which seed.
         sampling: the model's own where left out.
         given_frames: so many first frames of each real clip are given.
+        shown: a method that is shown each real clip, of the toy world, and may be asked for another of its motion.
 
     Raises:
         InputError: for a model that makes fewer frames than the protocol looks at, or given frames that leave nothing
@@ -73,6 +80,7 @@ class ModelClips:
         *,
         sampling: SamplingConfig | None = None,
         given_frames: int = 0,
+        shown: ShownTo | None = None,
     ) -> None:
         if model.output.config.frames < protocol.frames:
             raise InputError(
@@ -81,14 +89,16 @@ class ModelClips:
             )
         self.model, self.name, self.clips, self.protocol = model, name, clips, protocol
         self.sampling = sampling_of(model.config, sampling)
-        self.given_frames = given_frames
+        self.given_frames, self.shown = given_frames, shown
+        if shown is not None and not hasattr(clips.source, "world"):
+            raise InputError(f"{clips.name}: what is shown is made of clips of the toy world; expected its own")
         self.notes: list[str] = []
         self._check_given()
         self.asked = self._what_to_ask()
         guided = self.sampling.guidance
         if self.asked == "nothing" and guided is not None and guided.active:
             self.sampling = self.sampling.model_copy(update={"guidance": GuidanceConfig()})
-        self.seconds = 0.0
+        self.seconds, self.threads = 0.0, torch.get_num_threads()
         self.prompts: list[str | None] = []
 
     def _what_to_ask(self) -> str:
@@ -144,8 +154,7 @@ class ModelClips:
             record = self.clips.record(k)
             caption, label = record.caption, record.label
             if not record.annotated and self.asked != "nothing":
-                source = self.clips.source
-                made = make_clip(source.world, source.seed(self.clips.indices[k]))
+                made = self._asked(k)[1]
                 caption, label = made.caption, made.label
             prompt = caption if self.asked == "prompt" else None
             wanted: int | str | None = None
@@ -155,21 +164,32 @@ class ModelClips:
             found.append(Request(prompt, wanted, seed=self.protocol.seed + k))
         return found
 
+    def _asked(self, k: int) -> tuple[WorldClip, WorldClip]:
+        """Real clip k of the toy world, and the one that is asked for."""
+        source = self.clips.source
+        seed = source.seed(self.clips.indices[k])
+        clip = make_clip(source.world, seed)
+        return clip, clip if self.shown is None else self.shown.asked(source.world, seed, clip)
+
+    def batches(self, size: int, engine: Engine | None = None, events: Events | None = None) -> Iterator[Batch]:
+        """Generate all clips, by an engine's workers where there is one; they come in the same order."""
+        parts, here = groups(len(self), size), SampleJob(self, str(self.model.device))
+        made = map(here.make, parts) if engine is None else in_order(engine, here, parts, events or Silent())
+        for batch, seconds, self.threads in made:
+            self.seconds += seconds
+            self.prompts += batch.captions
+            yield batch
+
     @torch.no_grad()
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Generate all clips."""
-        real = self.clips.batches(size) if self.given_frames else None
-        for start in range(0, len(self.clips), size):
-            numbers = range(start, min(start + size, len(self.clips)))
-            requests = self.requests(numbers)
-            given = None if real is None else next(real).video
-            began = time.perf_counter()
-            made = self._generate(requests, given)
-            self.seconds += time.perf_counter() - began
-            self.prompts += [r.prompt for r in requests]
-            names = tuple(f"{k:05d}" for k in numbers)
-            captions = tuple(r.prompt for r in requests)
-            yield Batch(names, self._shaped(made), captions)
+    def some(self, numbers: range) -> tuple[Batch, float]:
+        """The clips of these numbers, and the seconds that they took to generate."""
+        requests = self.requests(numbers)
+        given = self.clips.some(numbers).video if self.given_frames else None
+        began = time.perf_counter()
+        made = self._generate(requests, given) if self.shown is None else self._shown(self.shown, numbers, requests)
+        seconds = time.perf_counter() - began
+        names, captions = tuple(f"{k:05d}" for k in numbers), tuple(r.prompt for r in requests)
+        return Batch(names, self._shaped(made), captions), seconds
 
     def _generate(self, requests: list[Request], given: Tensor | None) -> Tensor:
         if given is None:
@@ -182,6 +202,13 @@ class ModelClips:
         mask[:, :, : self.given_frames] = 0
         made = self.model.complete(given, mask, requests, exact=True, **self.sampling.arguments)
         return made.cpu()
+
+    def _shown(self, shown: ShownTo, numbers: range, requests: list[Request]) -> Tensor:
+        """Clips of a method that is shown the real ones."""
+        config = self.model.output.config
+        real, asked = zip(*(self._asked(k) for k in numbers), strict=True)
+        whole = [replace(r, frames=config.frames, size=config.size) for r in requests]
+        return shown.make(self.model, real, asked, whole, self.sampling)
 
     def _shaped(self, made: Tensor) -> Tensor:
         """The frames and size that the protocol looks at."""
@@ -198,6 +225,36 @@ class ModelClips:
             "precision": str(resolve(self.model.precision, self.model.device)).removeprefix("torch."),
             "first_seed": self.protocol.seed,
         }
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """The clips of a model, as a job of an engine: a task is a batch, a part the number of a clip."""
+
+    clips: ModelClips
+    device: str
+
+    def worker(self, number: int) -> SampleJob:
+        """One whose model is on a device of its own."""
+        self.clips.model.to(own_device(self.device, number))
+        return self
+
+    def make(self, numbers: range) -> tuple[Batch, float, int]:
+        """A batch, the seconds it took, and the threads that torch computed with."""
+        return *self.clips.some(numbers), torch.get_num_threads()
+
+    def run(self, task: Task) -> tuple[Batch, float, int] | None:
+        """The same of a task."""
+        numbers = numbers_of(task)
+        return None if numbers is None else self.make(numbers)
+
+    def probe(self, part: int) -> None:
+        """Make one clip."""
+        self.make(range(part, part + 1))
+
+    def name(self, part: int) -> str:
+        """Its number."""
+        return f"clip {part}"
 
 
 def fitted(video: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
@@ -227,6 +284,7 @@ def evaluate_generated(
     videos: Path | None = None,
     keep: int = 8,
     device: torch.device | str = "auto",
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> ScoreReport:
     """Measure generated clips against real ones.
@@ -234,6 +292,7 @@ def evaluate_generated(
     cache: a folder where features of the real clips are kept, by content; none = they are not kept.
     videos: a folder for the first `keep` generated clips; none = none are written.
     device: where the networks that features come from compute.
+    engine: whose workers sample a model's clips; none = this process.
 
     Raises:
         InputError: where there are fewer clips than the protocol's minimum; nothing was generated then.
@@ -257,11 +316,17 @@ def evaluate_generated(
     scores = GenerationScores(protocol, extractors, generated.record(0).fps if isinstance(generated, GeneratedClips)
                               else generated.model.output.config.fps)  # fmt: skip
     keeper = _Keeper(videos, keep, scores.fps)
-    features = extract(scores.watch(keeper.watch(generated.batches(batch))), extractors, len(generated), events)
+    told = events_of(events)
+    if engine is not None and isinstance(generated, ModelClips):
+        generated.model.precision = settled(generated.model.precision, generated.model.device)
+        made = generated.batches(batch, engine, told)
+    else:
+        made = generated.batches(batch)
+    features = extract(scores.watch(keeper.watch(made)), extractors, len(generated), told)
     metrics = scores.values(reference, features, notes)
     facts: dict[str, Any] = {"real_clips": len(real), "generated_clips": len(generated)}
     if isinstance(generated, ModelClips):
-        facts |= {"seconds_per_clip": generated.seconds / len(generated), "threads": torch.get_num_threads()}
+        facts |= {"seconds_per_clip": generated.seconds / len(generated), "threads": generated.threads}
         facts |= generated.describe()
     ordered = {m: metrics[m] for m in protocol.metrics if m in metrics}
     return ScoreReport(

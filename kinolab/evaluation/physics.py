@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from kinolab import video
-from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import PhysicsProtocol, protocol_of
@@ -31,7 +33,10 @@ from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (
     EVENT,
+    REACH,
+    AtPlace,
     TrueObject,
+    at_places,
     constant_velocity,
     contact,
     copy_last,
@@ -66,6 +71,10 @@ class Motion:
     `found`: share of the objects that show in their colour; `identity`: each shows in its shape, and stays itself.
     `hits`: share of the true contacts at which the prediction changes its velocity too, by `EVENT` at least; `timing`:
     frames between the two, NaN without both.
+
+    Over the first `AHEAD` frames, places and colours apart, none of which counts what is not there: `colour_error`:
+    pixels of the objects that show in their colour; `at_place`: share of the objects that have any coloured spot within
+    `REACH` of where they are; `place_error`: how far it is; `own_colour`, `own_shape`: shares of these spots.
     """
 
     subject: str
@@ -79,6 +88,11 @@ class Motion:
     energy: float
     timing: float
     hits: float
+    colour_error: float = math.nan
+    at_place: float = math.nan
+    place_error: float = math.nan
+    own_colour: float = math.nan
+    own_shape: float = math.nan
 
     def score(self) -> ClipScore:
         """The clip's own scores, and all that is known of it."""
@@ -156,15 +170,26 @@ class PhysicsReport:
         """One block per number of given frames: the model, what the autoencoder costs, the baselines."""
         p = self.protocol
         table = plain_table(f"{p['count']} held-out clips: error in pixels of 64 after the last given frame")
-        for heading in ("given", "", "1", "2", "4", "8", "mean 1-8", "contacts 1-8", *_MEASURES):
+        for heading in ("given", "", "1", "2", "4", "8", "mean 1-8", "contacts 1-8", *_OLDER):
             table.add_column(heading, justify="left" if heading == "" else "right")
         for given in p["given"]:
             for subject in SUBJECTS:
                 errors = [self.error(subject, given, k) for k in (1, 2, 4, 8)]
                 errors += [self.error(subject, given), self.error(subject, given, scenarios=CONTACTS)]
-                others = [self.mean(subject, given, name) for name in _MEASURES]
+                others = [self.mean(subject, given, name) for name in _OLDER]
                 label = str(given) if subject == SUBJECTS[0] else ""
                 table.add_row(label, subject, *(_number(v) for v in (*errors, *others)))
+        return table
+
+    def matching_table(self) -> Table:
+        """Places and colours apart: objects matched by their colour alone, and by their place alone."""
+        table = plain_table(f"the first {AHEAD} frames: by colour, the error in pixels; by place, what shows there")
+        for heading in ("given", "", *_MATCHED):
+            table.add_column(heading, justify="left" if heading == "" else "right")
+        for given in self.protocol["given"]:
+            for subject in SUBJECTS[:2]:
+                label = str(given) if subject == SUBJECTS[0] else ""
+                table.add_row(label, subject, *(_number(self.mean(subject, given, name)) for name in _MATCHED))
         return table
 
     def scenario_table(self) -> Table:
@@ -178,7 +203,9 @@ class PhysicsReport:
         return table
 
 
-_MEASURES = ("found", "identity", "momentum", "energy", "hits", "timing")
+_OLDER = ("found", "identity", "momentum", "energy", "hits", "timing")
+_MATCHED = ("colour_error", "at_place", "place_error", "own_colour", "own_shape")
+_MEASURES = (*_OLDER, *_MATCHED)
 
 
 @torch.no_grad()
@@ -190,6 +217,7 @@ def evaluate_physics(
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> PhysicsReport:
     """Predict held-out clips from each number of given frames, and compare with the simulator.
@@ -201,6 +229,7 @@ def evaluate_physics(
             Noise of clip k comes from seed + k.
         sampling: the model's own where left out, without guidance.
         steering: how a model that takes nothing given is held to the given frames.
+        engine: whose workers predict; none = this process.
 
     Raises:
         InputError: for a protocol or a batch that can't be, or a model whose clips are too short.
@@ -215,20 +244,10 @@ def evaluate_physics(
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
     sampling = sampling_of(model.config, sampling).model_copy(update={"guidance": GuidanceConfig()})
     results: list[Motion] = []
-    total, done = count * len(given), 0
-    for start in range(first, first + count, batch):
-        numbers = range(start, min(start + batch, first + count))
-        clips = [_clip(worlds[i % len(worlds)], model, i // len(worlds)) for i in numbers]
-        original = torch.stack([video.to_tensor(clip.frames) for _, clip in clips])
-        rebuilt = video.to_uint8(autoencode(model, original))
-        for n in given:
-            mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
-            requests = [Request(seed=seed + i) for i in numbers]
-            made = model.complete(original, mask, requests, steering=steering, **sampling.arguments)
-            for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
-                results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
-            done += len(clips)
-            advance(told, done, total)
+    context = Predicting(world, tuple(worlds), tuple(given), seed, sampling, steering)
+    for numbers, found in batches(ModelJob(model, _predict, context), groups(count, batch, first), engine, told):
+        results += found
+        advance(told, numbers.stop - first, count)
     record = made_by(model, name) | {
         "protocol": asked.name, "given": list(given), "count": count, "first": first, "scenarios": list(scenarios),
         "frames": world.frames, "size": world.size, "fps": world.fps, "batch": batch,
@@ -238,6 +257,34 @@ def evaluate_physics(
         "device": str(model.device), "errors": "pixels of the clips' size, scaled to 64",
     }  # fmt: skip
     return PhysicsReport(record, tuple(results), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """What is predicted: the world, that of each scenario in turn, how many frames are given, and how it is sampled."""
+
+    world: WorldConfig
+    worlds: tuple[WorldConfig, ...]
+    given: tuple[int, ...]
+    seed: int
+    sampling: SamplingConfig
+    steering: SteeringConfig | None
+
+
+def _predict(model: VideoModel, how: Predicting, numbers: range, events: Events) -> list[Motion]:
+    """Predict some clips from each number of given frames, and look at them."""
+    world, results = how.world, list[Motion]()
+    clips = [_clip(how.worlds[i % len(how.worlds)], model, i // len(how.worlds)) for i in numbers]
+    original = torch.stack([video.to_tensor(clip.frames) for _, clip in clips])
+    rebuilt = video.to_uint8(autoencode(model, original))
+    requests = [Request(seed=how.seed + i) for i in numbers]
+    for turn, n in enumerate(how.given):
+        mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
+        made = model.complete(original, mask, requests, steering=how.steering, **how.sampling.arguments)
+        for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
+            results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
+        advance(events, turn + 1, len(how.given))
+    return results
 
 
 def _clip(world: WorldConfig, model: VideoModel, number: int) -> tuple[int, WorldClip]:
@@ -260,15 +307,33 @@ def _measure(clip: WorldClip, clip_seed: int, given: int, videos: dict[str, np.n
     ]
     true = np.stack([o.position for o in objects])
     said: dict[str, tuple[np.ndarray, bool | None]] = {}
+    matched: dict[str, dict[str, Any]] = {}
     for subject, shown in videos.items():
         reading = read_world(shown)
         found = find_objects(reading, objects)
         same = all(f is not None and f.shape == o.shape for f, o in zip(found, objects, strict=True))
         paths = np.stack([positions_of(f, frames) * scale for f in found])
         said[subject] = paths, bool(reading.steady and same and reading.count == len(objects))
+        matched[subject] = _matched(paths, true, at_places(shown, objects, given), given)
     said["copy last"] = np.stack([copy_last(p, given) for p in true]), None
     said["constant velocity"] = np.stack([constant_velocity(p, given) for p in true]), None
-    return [_motion(s, clip, clip_seed, given, objects, true, paths, same) for s, (paths, same) in said.items()]
+    return [
+        dataclasses.replace(_motion(s, clip, clip_seed, given, objects, true, paths, same), **matched.get(s, {}))
+        for s, (paths, same) in said.items()
+    ]
+
+
+def _matched(paths: np.ndarray, true: np.ndarray, places: AtPlace, given: int) -> dict[str, float]:
+    """The measures of `Motion` that keep places and colours apart, over the first `AHEAD` frames of all objects."""
+    off = np.linalg.norm(paths - true, axis=-1)[:, given : given + AHEAD]
+    there = places.there[:, :AHEAD]
+    shares = {name: values[:, :AHEAD][there] for name, values in (("own_colour", places.colour),
+              ("own_shape", places.shape), ("place_error", places.distance))}  # fmt: skip
+    return {
+        "colour_error": float(off[np.isfinite(off)].mean()) if np.isfinite(off).any() else math.nan,
+        "at_place": float(there.mean()),
+        **{name: float(values.mean()) if len(values) else math.nan for name, values in shares.items()},
+    }
 
 
 def _motion(
@@ -314,7 +379,9 @@ def summary_lines(report: PhysicsReport) -> list[str]:
         "contacts: bounce and collide; found: share of objects that show; identity: share of clips whose objects keep "
         "colour and shape; momentum, energy: median distance from the simulator's, as a share; hits: share of the true "
         "contacts that the prediction has too; timing: frames between the two",
-        "an object that does not show counts as staying where it was last given",
+        "an object that does not show counts as staying where it was last given, but for colour_error, which leaves it "
+        f"out; at_place: share of the objects with a spot of any colour within {REACH:g} px of their place; "
+        "place_error: how far; own_colour, own_shape: shares of these spots",
         "the baselines know the simulator's positions in the given frames exactly",
         *(f"note: {note}" for note in report.notes),
     ]

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.autoencoders.base import Autoencoder
+from kinolab.contracts.engine import Engine, Task
 from kinolab.contracts.events import Listener, advance, events_of
 from kinolab.errors import InputError
 from kinolab.evaluation.belonging import check_pairs
+from kinolab.evaluation.by_workers import groups, in_order, numbers_of, own_device, settled
 from kinolab.evaluation.clips import Batch, GeneratedClips, ProtocolClips, choose
 from kinolab.evaluation.features import Extractors
 from kinolab.evaluation.measured import Measured
@@ -124,31 +127,34 @@ def evaluate_autoencoder(
     device: torch.device | str = "auto",
     videos: Path | None = None,
     keep: int = 8,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> ScoreReport:
     """Put every clip of a protocol through an autoencoder and compare.
 
     videos: a folder for the `keep` clips with the largest error; none = none are written.
+    engine: whose workers put the clips through; none = this process.
 
     Raises:
-        InputError: for clips that the autoencoder can't take, or a reconstruction that is not finite.
+        InputError: for clips that the autoencoder can't take, a reconstruction that is not finite, or an engine where
+            the protocol samples the posterior: its noise is drawn clip after clip.
     """
     where = devices.choose(device)
     autoencoder = autoencoder.to(where).eval()
     scores, notes = ReconstructionScores(protocol, autoencoder.spec.spatial_ratio, where), clips.notes()
-    generator = torch.Generator().manual_seed(protocol.seed)
-    done, told = 0, events_of(events)
-    for group in clips.batches(batch):
-        with autocast(precision, where):
-            rebuilt = _rebuild(autoencoder, group.video.to(where), protocol, generator)
-            chunked, whole = None, None
-            if scores.measured.wants("chunks"):
-                chunked = _chunked(autoencoder, group.video.to(where), protocol)
-                if protocol.latents == "sample":  # chunks are of the posterior's mean, or noise would pass for a seam
-                    whole = autoencoder.decode(autoencoder.encode(group.video.to(where)).mean)
-        scores.update(group, rebuilt, keep if videos is not None else 0, chunked, whole)
-        done += len(group.names)
-        advance(told, done, len(clips))
+    told = events_of(events)
+    if engine is not None:
+        precision = settled(precision, where)
+    job = RebuildJob(autoencoder, clips, protocol, precision, str(where), scores.measured.wants("chunks"))
+    if engine is None:
+        rebuilt: Iterable[Rebuilt] = job.all(batch)
+    elif protocol.latents == "sample":
+        raise InputError("latents=sample draws its noise clip after clip: leave out --workers, or take -s latents=mean")
+    else:
+        rebuilt = in_order(engine, job, groups(len(clips), batch), told)
+    for made in rebuilt:
+        scores.update(made.clips, made.video, keep if videos is not None else 0, made.chunked, made.whole)
+        advance(told, len(scores.names), len(clips))
     for name in scores.measured.unseen():
         notes.append(f"{name}: left out, the clips are too short to be put through in chunks")
     for name, why in scores.measured.left.items():
@@ -164,6 +170,75 @@ def evaluate_autoencoder(
         subject, clips.describe(), measured, measured.hash(), values,
         clip_scores(scores.names, scores.per_clip(), written), facts, tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """Some clips and what came back of them: in one piece, and chunk by chunk with the borders of the chunks.
+
+    whole: in one piece from the same latents as the chunks; none = `video`.
+    """
+
+    clips: Batch
+    video: Tensor
+    chunked: tuple[Tensor, list[int]] | None
+    whole: Tensor | None
+
+
+@dataclass(frozen=True)
+class RebuildJob:
+    """Clips put through an autoencoder, as a job of an engine: a task is a batch, a part the number of a clip.
+
+    chunks: whether they are put through chunk by chunk too.
+    """
+
+    autoencoder: Autoencoder
+    clips: ProtocolClips
+    protocol: Protocol
+    precision: PrecisionPolicy
+    device: str
+    chunks: bool
+
+    def worker(self, number: int) -> RebuildJob:
+        """One that computes on a device of its own."""
+        where = own_device(self.device, number)
+        return replace(self, autoencoder=self.autoencoder.to(where), device=str(where))
+
+    def all(self, batch: int) -> Iterator[Rebuilt]:
+        """Every batch, by this process."""
+        generator = torch.Generator().manual_seed(self.protocol.seed)
+        for group in self.clips.batches(batch):
+            yield self.rebuild(group, generator)
+
+    def run(self, task: Task) -> Rebuilt | None:
+        """A batch; the posterior's mean, which needs no noise."""
+        numbers = numbers_of(task)
+        if numbers is None:
+            return None
+        return self.rebuild(self.clips.some(numbers), torch.Generator().manual_seed(self.protocol.seed))
+
+    def probe(self, part: int) -> None:
+        """Put one through."""
+        self.run(Task("", (part,)))
+
+    def name(self, part: int) -> str:
+        """The clip's file."""
+        return self.clips.record(part).source
+
+    @torch.no_grad()
+    def rebuild(self, group: Batch, generator: torch.Generator) -> Rebuilt:
+        """Some clips, there and back."""
+        where = torch.device(self.device)
+        with autocast(self.precision, where):
+            original = group.video.to(where)
+            rebuilt = _rebuild(self.autoencoder, original, self.protocol, generator).cpu()
+            chunked, whole = None, None
+            if self.chunks:
+                found = _chunked(self.autoencoder, original, self.protocol)
+                chunked = None if found is None else (found[0].cpu(), found[1])
+                if self.protocol.latents == "sample":  # chunks are of the mean, or noise would pass for a seam
+                    whole = self.autoencoder.decode(self.autoencoder.encode(original).mean).cpu()
+        return Rebuilt(group, rebuilt, chunked, whole)
 
 
 def evaluate_folders(

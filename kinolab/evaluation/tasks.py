@@ -14,8 +14,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from kinolab import video
-from kinolab.contracts.events import Listener, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, Turn, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ToyProtocol, protocol_of
@@ -171,6 +173,7 @@ def evaluate_tasks(
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     steering: SteeringConfig | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> TasksReport:
     """Do every task on the same held-out clips, told nothing but the given part.
@@ -178,6 +181,7 @@ def evaluate_tasks(
     Args:
         protocol: which clips and which tasks; as a mapping what differs from the defaults.
         sampling: the model's own where left out, without guidance.
+        engine: whose workers do them; none = this process.
 
     Raises:
         InputError: for a protocol or a batch that can't be.
@@ -198,18 +202,15 @@ def evaluate_tasks(
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
         made: list[Tensor] = []
-        for start in range(0, count, batch):
-            part = slice(start, start + batch)
-            requests = [Request(seed=seed + first + k) for k in range(start, min(start + batch, count))]
-            try:
-                shown = model.complete(original[part], mask[part], requests, steering=steering, **sampling.arguments)
-            except InputError as error:
-                notes.append(f"{task}: {error}")
-                break
-            made.append(shown.cpu())
-            advance(told, number * count + min(start + batch, count), len(tasks) * count)
-        else:
-            results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
+        job = ModelJob(model, _do, Doing(task, source, seed, sampling, steering))
+        try:
+            for numbers, shown in batches(job, groups(count, batch, first), engine, Turn(told, number, len(tasks))):
+                made.append(shown)
+                advance(told, number * count + numbers.stop - first, len(tasks) * count)
+        except InputError as error:
+            notes.append(f"{task}: {error}")
+            continue
+        results.append(_result(task, clips, original, rebuilt, torch.cat(made), mask))
     record = made_by(model, name) | {
         "protocol": asked.name, "count": count, "first": first, "frames": source.frames, "size": world.size,
         "batch": batch, "seed": seed, **unguided(sampling),
@@ -217,6 +218,26 @@ def evaluate_tasks(
         **({} if tasks == tuple(TASKS) else {"tasks": list(tasks)}),
     }  # fmt: skip
     return TasksReport(record, tuple(results), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Doing:
+    """A task, the clips that it is done on, the first seed, and how it is sampled."""
+
+    task: str
+    source: WorldSource
+    seed: int
+    sampling: SamplingConfig
+    steering: SteeringConfig | None
+
+
+def _do(model: VideoModel, how: Doing, numbers: range, events: Events) -> Tensor:
+    """Do a task on some clips, told nothing but the given part: (B, 3, T, H, W)."""
+    source = how.source
+    clips = torch.stack([video.to_tensor(make_clip(source.world, source.seed(i)).frames) for i in numbers])
+    mask = TASKS[how.task](source.frames, source.world.size).expand(len(clips), 1, -1, -1, -1)
+    requests = [Request(seed=how.seed + i) for i in numbers]
+    return model.complete(clips, mask, requests, steering=how.steering, **how.sampling.arguments).cpu()
 
 
 def _result(

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from kinolab import __version__, video
-from kinolab.contracts.events import Listener, Share, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.toy_protocols import WorldProtocol, protocol_of
 from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldReport
 from kinolab.generation.matching import matching_world
@@ -32,6 +35,9 @@ from kinolab.toyworld.reader import WorldReading, check, read_world, roughness
 from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.toyworld.words import CLASSES, SCENARIO_DIRECTIONS, WorldRequest
 
+if TYPE_CHECKING:
+    from kinolab.evaluation.shown import Shown
+
 Asks = Literal["prompt", "prompt and label", "label", "nothing"]
 
 
@@ -43,6 +49,8 @@ def evaluate_world(
     batch: int = 16,
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
+    shown: Shown | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> WorldReport:
     """Generate a clip for each of `count` held-out requests, and read all of them.
@@ -53,10 +61,14 @@ def evaluate_world(
         batch: clips generated at once.
         sampling: the model's own where left out.
         name: the folder or shipped name of the model, to record it and the hash of its weights.
+        shown: a method that is shown the held-out clip beside the prompt, and may be asked for another of the same
+            motion, which is the true one then.
+        engine: whose workers generate; none = this process.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
-        InputError: for a protocol or a batch that can't be, or a request that the model refuses.
+        InputError: for a protocol or a batch that can't be, a request that the model refuses, and an engine where clips
+            are shown.
     """
     asked, told = protocol_of(WorldProtocol, protocol), events_of(events)
     if batch < 1:
@@ -71,29 +83,69 @@ def evaluate_world(
     if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
         sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
         said = [*said, "guidance is off: there is nothing to guide towards"]
-    record = _record(model, name, source, asked, asks, sampling, batch)
     results: list[ClipResult] = []
     psnr, ssim, seconds = Psnr(), Ssim(), 0.0
-    for start in range(first, first + count, batch):
-        numbers = range(start, min(start + batch, first + count))
-        clips = [make_clip(source.world, source.seed(i)) for i in numbers]
-        requests = [_request(model, asks, c, seed + i, source.frames) for i, c in zip(numbers, clips, strict=True)]
-        # Decoding makes the last clip of the batch whole.
-        sampled = Share(told, numbers.start - first, len(numbers) - 1, count)
-        began = time.perf_counter()
-        latents = model.sample_latents(requests, events=sampled, **sampling.arguments)
-        generated = video.to_uint8(model.decode(latents))
-        seconds += time.perf_counter() - began
+    if shown is not None and engine is not None:
+        raise InputError("a method that is shown clips notes what came of them in this process: leave the engine out")
+    asking = Asking(source, asks, seed, sampling, shown)
+    job = ModelJob(model, _ask, asking)
+    for numbers, made in batches(job, groups(count, batch, first), engine, told):
+        clips = asking.clips(numbers)[1]
+        seconds += made.seconds
         original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
-        rebuilt = autoencode(model, original)
-        psnr.update(original, rebuilt)
-        ssim.update(original, rebuilt)
-        for i, clip, made, decoded in zip(numbers, clips, generated, video.to_uint8(rebuilt), strict=True):
-            for subject, frames in zip(SUBJECTS, (made, decoded, clip.frames), strict=True):
-                results.append(_judge(subject, frames, clip, source.seed(i), seed + i, asks))
+        psnr.update(original, made.rebuilt)
+        ssim.update(original, made.rebuilt)
+        for i, clip, frames, decoded in zip(numbers, clips, made.frames, video.to_uint8(made.rebuilt), strict=True):
+            for subject, video_of in zip(SUBJECTS, (frames, decoded, clip.frames), strict=True):
+                results.append(_judge(subject, video_of, clip, source.seed(i), seed + i, asks))
         advance(told, numbers.stop - first, count)
+    record = _record(model, name, source, asked, asks, sampling, batch)
     notes = [*notes, *source.notes(), *said]
     return WorldReport(record, tuple(results), psnr.compute(), ssim.compute(), seconds / count, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model made of some requests (B, T, H, W, 3) uint8, the seconds that took, and their true clips put through
+    its autoencoder (B, 3, T, H, W)."""
+
+    frames: np.ndarray
+    seconds: float
+    rebuilt: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked: the held-out clips, in which way, with which first seed, and how it samples."""
+
+    source: WorldSource
+    asks: Asks
+    seed: int
+    sampling: SamplingConfig
+    shown: Shown | None = None
+
+    def clips(self, numbers: range) -> tuple[list[WorldClip], list[WorldClip]]:
+        """The held-out clips of these numbers, and those that are asked for."""
+        world, seeds = self.source.world, [self.source.seed(i) for i in numbers]
+        held = [make_clip(world, seed) for seed in seeds]
+        if self.shown is None:
+            return held, held
+        return held, [self.shown.asked(world, seed, clip) for seed, clip in zip(seeds, held, strict=True)]
+
+
+def _ask(model: VideoModel, how: Asking, numbers: range, events: Events) -> Asked:
+    """Make the clips of some requests."""
+    held, clips = how.clips(numbers)
+    frames, seed = how.source.frames, how.seed
+    requests = [_request(model, how.asks, c, seed + i, frames) for i, c in zip(numbers, clips, strict=True)]
+    began = time.perf_counter()
+    if how.shown is None:
+        latents = model.sample_latents(requests, events=events, **how.sampling.arguments)
+        made = video.to_uint8(model.decode(latents))  # which makes the last clip of the batch whole
+    else:
+        made = video.to_uint8(how.shown.make(model, held, clips, requests, how.sampling, events))
+    seconds = time.perf_counter() - began
+    return Asked(made, seconds, autoencode(model, torch.stack([video.to_tensor(clip.frames) for clip in clips])))
 
 
 def what_to_ask(model: VideoModel, label: bool = True) -> tuple[Asks, list[str]]:

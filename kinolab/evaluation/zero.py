@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from kinolab import video
-from kinolab.contracts.events import Listener, Share, advance, events_of
+from kinolab.contracts.engine import Engine
+from kinolab.contracts.events import Events, Listener, Share, advance, events_of
 from kinolab.errors import InputError
+from kinolab.evaluation.by_workers import ModelJob, in_order, settled
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ZeroProtocol, protocol_of
@@ -159,6 +161,7 @@ def evaluate_zero(
     batch: int = 8,
     sampling: SamplingConfig | Mapping[str, Any] | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
     events: Listener = None,
 ) -> ZeroReport:
     """Make clips by an image model for held-out prompts, with each motion and way to read latents, and read them.
@@ -168,6 +171,7 @@ def evaluate_zero(
             seed + k, alike with every motion, so that their first frames are the same.
         batch: clips generated at once.
         sampling: the model's own where left out; fields of text2video_zero stand among its methods.
+        engine: whose workers generate; none = this process.
         events: counts clips; a stopped call keeps nothing.
 
     Raises:
@@ -185,26 +189,17 @@ def evaluate_zero(
     sampling = sampling_of(model.config, sampling)
     if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
         sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
-    side = min(model.output.config.size)
-    pieces = _pieces(asked, batch)
-    results: list[ZeroClip] = []
-    total = sum(len(piece.numbers) for piece in pieces)
-    for piece in pieces:
-        clips = [make_clip(source.world, source.seed(i)) for i in piece.numbers]
-        requests = [
-            Request(clip.caption if asks == "prompt" else None, None, asked.frames, model.output.config.size, seed=seed)
-            for clip, seed in zip(clips, (asked.seed + i for i in piece.numbers), strict=True)
-        ]
-        how = _moving(sampling, piece, side / FRAME)
-        # Decoding makes the last clip of a run whole.
-        sampled = Share(told, len(results), len(piece.numbers) - 1, total)
-        latents = model.sample_latents(requests, events=sampled, **how.arguments)
-        for i, clip, request, frames in zip(
-            piece.numbers, clips, requests, video.to_uint8(model.decode(latents)), strict=True
-        ):
-            objects = clip.request.objects if asks == "prompt" else None
-            read = judge(frames, piece.motion, objects)
-            results.append(ZeroClip(piece.setting, piece.motion, request.prompt, source.seed(i), request.seed, **read))
+    pieces, results = tuple(_pieces(asked, batch)), list[ZeroClip]()
+    total, job = (
+        sum(len(piece.numbers) for piece in pieces),
+        ModelJob(model, _make, (pieces, source, asks, asked, sampling)),
+    )
+    turns = [range(turn, turn + 1) for turn in range(len(pieces))]
+    if engine is not None:
+        model.precision = settled(model.precision, model.device)
+    answers = in_order(engine, job, turns, told) if engine is not None else _here(job, pieces, told, total)
+    for clips in answers:
+        results += clips
         advance(told, len(results), total)
     order = {piece.setting: None for piece in pieces}
     results.sort(key=lambda r: (list(order).index(r.setting), r.noise_seed))
@@ -245,6 +240,33 @@ def _pieces(asked: ZeroProtocol, batch: int) -> list[_Piece]:
             parts = [tuple(numbers[k : k + batch]) for k in range(0, len(numbers), batch)]
             found += [_Piece(setting, (sign * x, sign * y), way, part) for part in parts]
     return found
+
+
+def _here(job: ModelJob, pieces: Sequence[_Piece], events: Events, total: int) -> Iterator[list[ZeroClip]]:
+    """All runs by this process."""
+    done = 0
+    for turn, piece in enumerate(pieces):
+        # Decoding makes the last clip of a run whole.
+        yield _make(job.model, job.context, range(turn, turn + 1), Share(events, done, len(piece.numbers) - 1, total))
+        done += len(piece.numbers)
+
+
+def _make(model: VideoModel, context: Any, numbers: range, events: Events) -> list[ZeroClip]:
+    """The clips of a run, and what they show; numbers: the run's own."""
+    pieces, source, asks, asked, sampling = context
+    piece, size = pieces[numbers.start], model.output.config.size
+    clips = [make_clip(source.world, source.seed(i)) for i in piece.numbers]
+    requests = [
+        Request(clip.caption if asks == "prompt" else None, None, asked.frames, size, seed=asked.seed + i)
+        for i, clip in zip(piece.numbers, clips, strict=True)
+    ]
+    how = _moving(sampling, piece, min(size) / FRAME)
+    made = video.to_uint8(model.decode(model.sample_latents(requests, events=events, **how.arguments)))
+    results = []
+    for i, clip, request, frames in zip(piece.numbers, clips, requests, made, strict=True):
+        read = judge(frames, piece.motion, clip.request.objects if asks == "prompt" else None)
+        results.append(ZeroClip(piece.setting, piece.motion, request.prompt, source.seed(i), request.seed, **read))
+    return results
 
 
 def _moving(sampling: SamplingConfig, piece: _Piece, scale: float) -> SamplingConfig:

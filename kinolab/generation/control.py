@@ -124,6 +124,9 @@ def _shape(config: GenerateConfig, asked: ControlledConfig, model: VideoModel, e
             f"{clip}: maps of {info.height} x {info.width} (height x width) don't fit a video of {size[0]} x "
             f"{size[1]}: ask for --size of their shape, such as {_fitting(info, size, spec.spatial_ratio)}"
         )
+    if asked.ready and (info.height, info.width) != size:
+        stored, made_of = f"{info.height} x {info.width}", f"{size[0]} x {size[1]}"
+        events.note(f"{clip}: maps of {stored} (height x width) are resized to the video's {made_of}")
     if config.fps is not None and abs(config.fps / info.fps - 1) > 1e-3:
         change = "left out" if config.fps < info.fps else "repeated"
         events.note(f"{clip}: has {info.fps:g} frames per second, of which some are {change} for {config.fps:g}")

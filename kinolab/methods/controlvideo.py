@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kinolab.config import Config as BaseConfig
 from kinolab.contracts.method import Denoise, Method, Predict, Run
+from kinolab.errors import InputError
 from kinolab.methods.hierarchical import Hierarchical, HierarchicalConfig
 from kinolab.methods.noise_policy import NoiseConfig, NoisePolicy
 from kinolab.methods.smoother import Smoother, SmootherConfig
@@ -57,9 +58,14 @@ class ControlVideo(Method):
         return self.smoother.files
 
     def check(self, run: Run) -> None:
-        """Raises InputError where one of its parts can't wrap the run."""
-        self.hierarchical.check(run)
-        self.smoother.check(run)
+        """Raises InputError where one of its parts can't wrap the run; says which, and of what."""
+        try:
+            self.hierarchical.check(run)
+            self.smoother.check(run)
+        except InputError as error:
+            text = str(error)
+            said = f".{text}" if text.startswith("smoother") else f": {text.removeprefix('hierarchical: ')}"
+            raise InputError(f"controlvideo{said}") from None
 
     def started(self, z: Tensor, run: Run) -> Tensor:
         """The noise of each clip's first frame in all frames: z (B, C, T, H, W)."""

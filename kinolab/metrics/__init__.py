@@ -65,6 +65,11 @@ METRICS: Table[Metric] = Table(
             "energy": "kinolab.metrics.summaries:Median",
             "hits": "kinolab.metrics.summaries:MoreIsBetter",
             "timing": "kinolab.metrics.summaries:LessIsBetter",
+            "colour_error": "kinolab.metrics.summaries:LessIsBetter",
+            "at_place": "kinolab.metrics.summaries:MoreIsBetter",
+            "place_error": "kinolab.metrics.summaries:LessIsBetter",
+            "own_colour": "kinolab.metrics.summaries:MoreIsBetter",
+            "own_shape": "kinolab.metrics.summaries:MoreIsBetter",
         },
         "edits": {
             "edited": "kinolab.metrics.summaries:Passed",

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinolab.toyworld.reader import ReadObject, WorldReading
+from kinolab.toyworld.reader import ReadObject, Spot, WorldReading, read_spots
+from kinolab.toyworld.scenes import FRAME
 
 EVENT = 1.0
 """Pixels per frame by which a velocity changes in one frame at least, for that to count as a contact (of a 64 px frame;
 gravity alone gives 0.33 at 8 frames per second)."""
+
+REACH = 8.0
+"""Pixels (of a 64 px frame) within which a coloured spot is taken for the object that ought to be there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,53 @@ def find_objects(reading: WorldReading, objects: Sequence[TrueObject]) -> list[R
 def positions_of(found: ReadObject | None, frames: int) -> np.ndarray:
     """(T, 2) pixels of an object that was read; straight lines where it is hidden, NaN where it is not there at all."""
     return np.full((frames, 2), np.nan) if found is None else found.path * found.side
+
+
+@dataclass(frozen=True, eq=False)
+class AtPlace:
+    """What a video shows at the places of N true objects in T frames, each array (N, T).
+
+    `distance`: to the nearest coloured spot within REACH, in pixels of a 64 px frame, whatever its colour; infinite
+    where there is none. `colour`, `shape`: whether that spot has the object's own, as it shows in that frame alone.
+    """
+
+    distance: np.ndarray
+    colour: np.ndarray
+    shape: np.ndarray
+
+    @property
+    def there(self) -> np.ndarray:
+        """(N, T) bool: where a spot is within reach."""
+        return np.isfinite(self.distance)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(N, T) bool: where it has the object's own colour and shape too."""
+        return self.colour & self.shape
+
+
+def at_places(frames: np.ndarray, objects: Sequence[TrueObject], first: int = 0) -> AtPlace:
+    """Match true objects to the spots of a video (T, H, W, 3) uint8 by place alone, from frame `first` on.
+
+    So an object that keeps its path and changes its colour is told from one that is lost. Positions are those of a
+    64 px frame.
+    """
+    scale = FRAME / min(frames.shape[1:3])
+    spots: list[list[Spot]] = [[] for _ in frames]
+    for spot in read_spots(frames):
+        spots[spot.time].append(spot)
+    shape = len(objects), len(frames) - first
+    found = AtPlace(np.full(shape, np.inf), np.zeros(shape, bool), np.zeros(shape, bool))
+    for n, o in enumerate(objects):
+        for t in range(first, len(frames)):
+            x, y = o.position[t]
+            off = [(math.hypot(spot.x * scale - x, spot.y * scale - y), spot) for spot in spots[t]]
+            distance, near = min(off, key=lambda pair: pair[0], default=(math.inf, None))
+            if near is not None and distance <= REACH:
+                found.distance[n, t - first] = distance
+                found.colour[n, t - first] = near.colour == o.colour
+                found.shape[n, t - first] = near.shape == o.shape
+    return found
 
 
 def constant_velocity(position: np.ndarray, given: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,6 +35,7 @@ from kinolab.runtime import yaml_files
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
 from kinolab.runtime.modules import load_weights, save_state, save_weights
+from kinolab.runtime.remote import Mirror, address, is_remote
 from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
 from kinolab.tables import PARTS
 
@@ -107,11 +108,14 @@ def shipped_models() -> dict[str, Path]:
 
 
 def find_model(path: Path | str) -> Path:
-    """The model folder meant by a folder, a run folder (its `model` inside), or a shipped model's name.
+    """The model folder meant by a folder, a run folder (its `model` inside), or a shipped model's name; of one in a
+    store (`s3://bucket/model`) the copy on this machine, fetched once by a process.
 
     Raises:
         InputError: where there is none; says what was looked for.
     """
+    if is_remote(path):
+        path = _fetched(address(path))
     for folder in (Path(path), Path(path) / "model"):
         with suppress(OSError):  # of a folder that can't be written: `located` finds its files where they are
             finish_set(folder, SET)
@@ -128,12 +132,22 @@ def find_model(path: Path | str) -> Path:
     raise InputError(f"{path}: no such model; expected a model folder or a shipped model's name ({names})")
 
 
+@cache
+def _fetched(url: str) -> Path:
+    """The copy of a model folder in a store; of a run folder without what only a training needs."""
+    found = Mirror(url)
+    found.fetch(lambda name: not name.startswith(("checkpoints/", "samples/", "tensorboard/")))
+    return found.path
+
+
 def find_autoencoder(path: Path | str) -> Path:
     """The folder of an autoencoder: a model folder (see `find_model`), or one in the layout of diffusers.
 
     Raises:
         InputError: where there is none; says what was looked for.
     """
+    if is_remote(path):
+        path = _fetched(address(path))
     folder = Path(path)
     if not any((f / "model.yaml").exists() for f in (folder, folder / "model")):
         if is_diffusers_folder(folder):

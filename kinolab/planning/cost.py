@@ -263,7 +263,7 @@ class _Measured:
         c = self.config.training
         if not self.decodes:
             return Once()
-        times = _times(c.steps, c.sample_every)
+        times = _times(c.steps, c.sample_every) + c.sample_first
         with tempfile.TemporaryDirectory() as temporary, _evaluating(self.job):
             folder = Path(temporary)
             if not isinstance(self.config, DenoiserRecipe):

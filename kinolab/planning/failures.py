@@ -102,12 +102,20 @@ class Played:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a run: how many, seconds of one by one process, the relative deviation of that, and processes."""
+    """The steps of a run: how many, seconds of one by one process, the relative deviation of that, and processes.
+
+    each: the seconds of every step where they are known, as of a run that was measured; empty = all take `seconds`.
+    """
 
     count: int
     seconds: float
     deviation: float = 0.0
     ranks: int = 1
+    each: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.each and len(self.each) != self.count:
+            raise InputError(f"expected the seconds of {self.count} steps, got {len(self.each)}")
 
 
 def play(
@@ -117,6 +125,7 @@ def play(
     seed: int,
     *,
     gaps: Iterator[float] | None = None,
+    restarts: Iterator[float] | None = None,
 ) -> Played:
     """A run played event by event: steps, checkpoints that become whole, and failures, each at its time.
 
@@ -124,18 +133,21 @@ def play(
         every: steps between checkpoints.
         gaps: seconds from each failure to the next, the first from the start; none = exponential draws with the mean
             `weather.between`.
+        restarts: seconds from each failure until steps go on, unless another comes first; none, or no more of them =
+            `weather.restart`.
 
     Failures come also while it restarts. A step takes as long as the slowest of its processes. A checkpoint counts from
     when it is written; beside the steps, those go on meanwhile.
     """
     draws = random.Random(seed)
-    gaps = _exponential(weather, draws) if gaps is None else gaps
+    gaps, restarts = _exponential(weather, draws) if gaps is None else gaps, iter(()) if restarts is None else restarts
     writing: deque[tuple[float, int]] = deque()  # (time, step): when the checkpoint after that step is whole
     kept: list[float] = []  # seconds of each step that stands
     now, whole, failures, fails = 0.0, 0, 0, next(gaps, math.inf)
     lost = saving = restarting = 0.0
     while len(kept) < steps.count:
-        step, done = steps.seconds * _slowest(steps, draws), len(kept) + 1
+        done = len(kept) + 1
+        step = (steps.each[done - 1] if steps.each else steps.seconds) * _slowest(steps, draws)
         pause = weather.save if done % every == 0 or done == steps.count else 0.0
         while writing and writing[0][0] <= min(fails, now):
             whole = writing.popleft()[1]
@@ -154,10 +166,10 @@ def play(
         back = fails
         while fails <= back:  # again before it is back
             now, failures = fails, failures + 1
-            fails, back = now + next(gaps, math.inf), now + weather.restart
+            fails, back = now + next(gaps, math.inf), now + next(restarts, weather.restart)
             restarting += min(fails, back) - now
         now = back
-    straggling = sum(kept) - len(kept) * steps.seconds
+    straggling = sum(kept) - (sum(steps.each) if steps.each else len(kept) * steps.seconds)
     return Played(now, sum(kept), lost, saving, restarting, failures, straggling)
 
 

@@ -23,13 +23,16 @@ from kinolab.generation.provenance import model_hash, provenance_path
 from kinolab.generation.reconstruct import enlarged, reconstruct
 from kinolab.generation.reconstruct_report import ReconstructConfig, ReconstructReport
 from kinolab.generation.request import GenerateConfig
+from kinolab.metrics.physics import AtPlace, TrueObject, at_places
 from kinolab.models import VideoModel, find_model, load_autoencoder, read_model_config
 from kinolab.reports.blocks import Card, Gallery, Report, Section
 from kinolab.reports.render import write_report
 from kinolab.reports.sheet import Strip, write_sheet
 from kinolab.runtime import files
+from kinolab.tasks.request import GivenConfig
 from kinolab.toyworld.clips import make_clip, parse_caption
 from kinolab.toyworld.reader import check, read_world
+from kinolab.toyworld.scenes import FRAME
 from kinolab.toyworld.source import HELDOUT_SEEDS
 
 PROMPTS = (
@@ -47,6 +50,13 @@ SHOWN_SIDE = 256
 """The shorter side, about, of the videos on the page: small ones are enlarged, so that every pixel can be seen."""
 FIRST_CLIP = HELDOUT_SEEDS + 100_000
 """Seed of the first clip to reconstruct: trained on by no recipe, and not among the requests of `evaluate world`."""
+FIRST_PREDICTED = HELDOUT_SEEDS + 200_000
+"""Seed of the first clip to predict, which is as new."""
+PREDICTED = ("throw", "collide")
+"""What happens in the clips to predict."""
+GIVEN = 8
+"""Frames of them that are given."""
+GREEN = (46, 160, 67)
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,21 @@ class DemoReconstruction:
 
 
 @dataclass(frozen=True)
+class DemoPrediction:
+    """A clip of the toy world (`source`) predicted from its first frames (`path`), and both side by side (`view`).
+
+    `matched`: what shows at the places of the clip's objects in the frames ahead.
+    """
+
+    caption: str
+    source: Path
+    path: Path
+    view: Path
+    matched: AtPlace
+    command: str
+
+
+@dataclass(frozen=True)
 class DemoResult:
     """What the demo made. `seconds`: wall time of everything, without starting Python."""
 
@@ -82,6 +107,7 @@ class DemoResult:
     videos: tuple[DemoVideo, ...]
     reconstructions: tuple[DemoReconstruction, ...]
     seconds: float
+    predictions: tuple[DemoPrediction, ...] = ()
 
 
 def run_demo(
@@ -95,7 +121,9 @@ def run_demo(
     device: torch.device | str = "auto",
     events: Listener = None,
 ) -> DemoResult:
-    """Generate a video for each prompt, reconstruct a few held-out clips, and write index.html and demo.png.
+    """Generate a video for each prompt, predict and reconstruct a few clips, and write index.html and demo.png.
+
+    The clips are held out; a model that was trained on no task predicts none.
 
     Args:
         out: a folder; files of an earlier demo are replaced.
@@ -103,7 +131,7 @@ def run_demo(
         prompts: sentences of the toy world, so that the pixels can be checked against them.
         seed: the first video's; the others follow.
         steps: of the sampler; none = the model's own.
-        clips: how many clips to reconstruct.
+        clips: how many clips to reconstruct, and of `PREDICTED` to predict.
         device: where the networks compute.
         events: a note for each thing done.
 
@@ -113,34 +141,41 @@ def run_demo(
     began = time.perf_counter()
     told, videos = events_of(events), []
     loaded = VideoModel.load(model, device=device)
+    predicted = PREDICTED[:clips] if loaded.config.tasks is not None else ()
+    total = len(prompts) + len(predicted) + clips
     for k, prompt in enumerate(prompts):
         videos.append(make_video(out, model, loaded, prompt, seed + k, k + 1, steps))
         missing = [name for name, ok in videos[-1].checks.items() if not ok]
         found = f"not as asked: {', '.join(missing)}" if missing else "as asked"
         told.note(f"{k + 1}/{len(prompts)}  {videos[-1].seconds:4.1f} s  {prompt} ({found})")
-        advance(told, k + 1, len(prompts) + clips)
+        advance(told, k + 1, total)
+    ahead = []
+    for k, scenario in enumerate(predicted):
+        ahead.append(make_prediction(out, model, loaded, scenario, k + 1, seed, steps))
+        kept, there = ahead[-1].matched.kept[:, -1].sum(), ahead[-1].matched.there[:, -1].sum()
+        told.note(
+            f"predicted {ahead[-1].caption!r}: in the last frame {there} of {len(ahead[-1].matched.kept)} objects at "
+            f"their places, {kept} of them in their own colour and shape"
+        )
+        advance(told, len(prompts) + k + 1, total)
     sheet = out / "demo.png"
     write_sheet([Strip(v.prompt, v.frames, v.checks) for v in videos], sheet)
     rebuilt = []
     for k in range(clips):
         rebuilt.append(make_reconstruction(out, model, k + 1, loaded.device))
         told.note(f"reconstructed {rebuilt[-1].caption!r}: PSNR {rebuilt[-1].report.psnr.value:.1f} dB")
-        advance(told, len(prompts) + k + 1, len(prompts) + clips)
+        advance(told, total - clips + k + 1, total)
     seconds = time.perf_counter() - began
     page = out / "index.html"
-    write_report(describe_page(out, model, videos, rebuilt, seconds), page)
-    return DemoResult(page, sheet, tuple(videos), tuple(rebuilt), seconds)
+    write_report(describe_page(out, model, videos, rebuilt, seconds, ahead), page)
+    return DemoResult(page, sheet, tuple(videos), tuple(rebuilt), seconds, tuple(ahead))
 
 
 def make_video(
     out: Path, model: str, loaded: VideoModel, prompt: str, seed: int, number: int, steps: int | None
 ) -> DemoVideo:
     """Generate one video, with an enlarged copy and a poster for the page, and check what it shows."""
-    request = parse_caption(prompt)
-    sampler = None
-    if steps is not None:
-        own = read_model_config(find_model(model)).sampler
-        sampler = SamplerConfig(**(own.model_dump() | {"steps": steps}))
+    request, sampler = parse_caption(prompt), _sampler(model, steps)
     path = out / "videos" / f"{number:02d}-{_slug(prompt)}.mp4"
     began = time.perf_counter()
     generate(GenerateConfig(model=model, prompts=(prompt,), seed=seed, sampler=sampler), path, model=loaded)
@@ -154,6 +189,32 @@ def make_video(
     words = ["kinolab", "generate", prompt, "--model", model, "--seed", str(seed)]
     words += [] if steps is None else ["--steps", str(steps)]
     return DemoVideo(prompt, seed, path, seconds, clip.frames, checks, shlex.join([*words, "--out", str(path)]))
+
+
+def make_prediction(
+    out: Path, model: str, loaded: VideoModel, scenario: str, number: int, seed: int, steps: int | None
+) -> DemoPrediction:
+    """Predict a new clip of the toy world from its first frames, and put the truth beside it."""
+    world, _ = world_of(read_model_config(find_model(model)), loaded.output.autoencoder.spec)
+    clip = make_clip(world.model_copy(update={"scenarios": {scenario: 1.0}}), FIRST_PREDICTED + number - 1)
+    source, path = (out / "predictions" / f"{number}-{scenario}{end}" for end in (".mkv", "-predicted.mkv"))
+    video.write(source, clip.frames, clip.fps, lossless=True)
+    given = GivenConfig(task="predict", video=source, given=GIVEN)
+    generate(GenerateConfig(model=model, given=given, seed=seed, sampler=_sampler(model, steps)), path, model=loaded)
+    made = video.read(path).frames
+    pair = np.concatenate([enlarged(frames, _factor(frames)) for frames in (clip.frames, made)], axis=2)
+    edge = max(2, len(pair[0]) // 64)
+    for side in (pair[:, :edge], pair[:, -edge:], pair[:, :, :edge], pair[:, :, -edge:]):
+        side[:GIVEN] = GREEN
+    view = out / "view" / f"predicted-{number}.mp4"
+    video.write(view, pair, clip.fps, quality=90)
+    _write_image(pair[-1], view.with_suffix(".png"))
+    scale = FRAME / min(clip.frames.shape[1:3])
+    objects = [TrueObject(o.colour, o.shape, o.position * scale, 0.0) for o in clip.state]
+    words = ["kinolab", "predict", str(source), "--given", str(GIVEN), "--model", model, "--seed", str(seed)]
+    words += [] if steps is None else ["--steps", str(steps)]
+    command = shlex.join([*words, "--out", str(path)])
+    return DemoPrediction(clip.caption, source, path, view, at_places(made, objects, GIVEN), command)
 
 
 def make_reconstruction(out: Path, model: str, number: int, device: torch.device) -> DemoReconstruction:
@@ -175,7 +236,12 @@ def make_reconstruction(out: Path, model: str, number: int, device: torch.device
 
 
 def describe_page(
-    out: Path, model: str, videos: Sequence[DemoVideo], rebuilt: Sequence[DemoReconstruction], seconds: float
+    out: Path,
+    model: str,
+    videos: Sequence[DemoVideo],
+    rebuilt: Sequence[DemoReconstruction],
+    seconds: float,
+    predicted: Sequence[DemoPrediction] = (),
 ) -> Report:
     """The page about everything that was made."""
     passed = sum(all(v.checks.values()) for v in videos)
@@ -197,6 +263,12 @@ def describe_page(
         "pixels finds the objects in the file and compares what they do with what was asked.",
         (Gallery(tuple(_video_card(out, v) for v in videos)),),
     )
+    ahead = Section(
+        "Predicted",
+        "New clips of the toy world: on the left what the simulator makes happen, on the right what the model makes of "
+        f"the first {GIVEN} frames (green edges), told nothing else.",
+        (Gallery(tuple(_prediction_card(out, p) for p in predicted)),),
+    )
     reconstructed = Section(
         "Reconstructed",
         "New clips of the toy world, which no training saw, through the autoencoder and back.",
@@ -206,7 +278,7 @@ def describe_page(
         title="Kinolab: a small video diffusion model at work",
         text=f"Made on this machine, offline, by the model {model!r}. Everything on this page can be made again: "
         "run the command below a video, or kinolab rerun on its file.",
-        sections=(generated, reconstructed) if rebuilt else (generated,),
+        sections=(generated, *([ahead] if predicted else []), *([reconstructed] if rebuilt else [])),
         facts=facts,
         footer=f"Weights sha256 {model_hash(model)}. Videos are enlarged without smoothing; the files as generated, "
         "with the record that makes each of them again, are linked.",
@@ -223,6 +295,26 @@ def _video_card(out: Path, v: DemoVideo) -> Card:
         command=v.command,
         links={"video": _relative(out, v.path), "record": _relative(out, provenance_path(v.path))},
     )
+
+
+def _prediction_card(out: Path, p: DemoPrediction) -> Card:
+    last, count = p.matched, len(p.matched.kept)
+    off = last.distance[last.there]
+    return Card(
+        title=p.caption,
+        video=_relative(out, p.view),
+        poster=_relative(out, p.view.with_suffix(".png")),
+        wide=True,
+        captions=("what happens", f"predicted from {GIVEN} frames"),
+        facts={
+            "at their places in the last frame": f"{last.there[:, -1].sum()} of {count}",
+            "in their own colour and shape": f"{last.kept[:, -1].sum()} of {count}",
+            "off, over all frames": f"{off.mean():.1f} px of 64" if len(off) else "-",
+        },
+        command=p.command,
+        links={"clip": _relative(out, p.source), "video": _relative(out, p.path),
+               "record": _relative(out, provenance_path(p.path))},
+    )  # fmt: skip
 
 
 def _reconstruction_card(out: Path, r: DemoReconstruction) -> Card:
@@ -255,6 +347,13 @@ def _size(frames: np.ndarray) -> str:
 
 def _slug(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def _sampler(model: str, steps: int | None) -> SamplerConfig | None:
+    """The model's own sampler with another number of steps; none = its own."""
+    if steps is None:
+        return None
+    return SamplerConfig(**(read_model_config(find_model(model)).sampler.model_dump() | {"steps": steps}))
 
 
 def _factor(frames: np.ndarray) -> int:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from kinolab.errors import InputError, MissingExtraError
 from kinolab.runtime import files
@@ -95,7 +96,8 @@ class Mirror:
     def __init__(self, path: Path | str) -> None:
         self.url = address(path)
         self.kind, _, self.root = self.url.partition("://")
-        if self.kind.startswith("http"):  # whose paths are whole addresses
+        self._web = self.kind.startswith("http")
+        if self._web:  # whose paths are whole addresses
             self.root = self.url
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.path = _cache() / "kinolab" / "objects" / name / (self.root.rpartition("/")[2] or "root")
@@ -126,10 +128,18 @@ class Mirror:
         """
         with _told(self.url):
             found: Mapping[str, Any] = self.store.find(self.root, detail=True)
+            if not found and self.store.isfile(self.root):  # some stores list a folder alone
+                found = {self.root: self.store.info(self.root)}
+            if self._web:
+                if not found:  # a search passes over what doesn't answer; this says it
+                    self.store.ls(self.root)
+                with ThreadPoolExecutor(AT_ONCE) as pool:  # a page names its files and no more
+                    found = dict(zip(found, pool.map(self.store.info, found), strict=True))
         prefix = self.store._strip_protocol(self.url).rstrip("/")
         entries = {}
         for full, info in found.items():
             name = full.removeprefix(prefix).lstrip("/") or full.rpartition("/")[2]
+            name = unquote(name) if self._web else name
             if info.get("type") == "file" and not any(is_passed_over(part) for part in name.split("/")):
                 inside(self.path, name)
                 entries[name] = _entry(info)
@@ -192,7 +202,8 @@ class Mirror:
             InputError: where there is no such object, or the store doesn't answer.
         """
         with _told(f"{self.url}/{name}"):
-            return bytes(self.store.cat_file(f"{self.root}/{name}", start=begin, end=end))
+            data = bytes(self.store.cat_file(self._place(name), start=begin, end=end))
+        return data if len(data) <= end - begin else data[begin:end]  # of a server that knows no ranges: all of it
 
     def put(self, name: str) -> None:
         """Put a file of the mirror into the store; whole there when this returns.
@@ -228,9 +239,12 @@ class Mirror:
             InputError: as `put`.
         """
         listed, here = self.listed(new=True), self.here()
-        for name in [*(n for n in here if n not in last), *(n for n in last if n in here)]:
-            if name not in listed or not self._is_here(name, listed[name]):
-                self.put(name)
+        other = [name for name in here if name not in listed or not self._is_here(name, listed[name])]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(self.put, [name for name in other if name not in last]):
+                pass
+        for name in [name for name in last if name in other]:
+            self.put(name)
         self.drop([name for name in listed if name not in here])
 
     def _is_here(self, name: str, entry: Entry) -> bool:
@@ -247,7 +261,7 @@ class Mirror:
 
     def _place(self, name: str) -> str:
         """Where an object lies in the store; the address may be that of the one object itself."""
-        place = f"{self.root}/{name}"
+        place = f"{self.root}/{quote(name) if self._web else name}"
         return self.root if name == self.path.name and not self.store.exists(place) else place
 
     @contextmanager
@@ -345,6 +359,13 @@ def _filesystem(kind: str) -> Any:
 
     options: dict[str, Any] = {"config_kwargs": PATIENCE} if kind.startswith("s3") else {}
     try:
+        if kind.startswith("http"):
+            import aiohttp
+
+            limits = aiohttp.ClientTimeout(
+                total=None, sock_connect=PATIENCE["connect_timeout"], sock_read=PATIENCE["read_timeout"]
+            )
+            options = {"client_kwargs": {"timeout": limits}}
         return fsspec.filesystem(kind, skip_instance_cache=kind != "memory", use_listings_cache=False, **options)
     except ImportError:
         raise MissingExtraError(EXTRAS.get(kind, "a library for it"), "storage", f"{kind}://") from None
@@ -365,7 +386,8 @@ def _told(what: str) -> Iterator[None]:
         if error.filename is not None and error.errno is not None:  # of this machine's disk
             raise
         exists = "PreconditionFailed" in str(error) or "already exists" in str(error).lower()
-        raise (_ExistsError if exists else InputError)(f"{what}: {one_line(error, 160)}") from None
+        said = one_line(error, 160) or f"no answer ({type(error).__name__})"
+        raise (_ExistsError if exists else InputError)(f"{what}: {said}") from None
     except Exception as error:  # of the library's own, which is another for every store
         words = f"{type(error).__name__}: {error}"
         if "PreconditionFailed" in words:

@@ -104,8 +104,10 @@ def taken(studio: Studio, take: routes.Upload) -> Callable[[Request], Any]:
             name = request.query_params.get("name", "")
             ending = Path(name).suffix.lower()
             parts = name.split("/")
-            if not all(parts) or len(parts) > 2 or "\\" in name or ending not in routes.footage.CLIPS:
+            if not all(parts) or len(parts) > 2 or "\\" in name:
                 raise InputError(f"expected ?name= with the name of a video or image, got {name[:80]!r}")
+            if ending not in routes.footage.CLIPS:
+                raise InputError(f"{name[-80:]}: no video and no image; expected {', '.join(routes.footage.CLIPS)}")
             with files.scratch(studio.project.folder / "clips" / HIDDEN) as room:
                 part = room / f"upload{ending}"
                 with files.opened(part) as file:
@@ -245,6 +247,7 @@ class Changes:
             start_queue(project)
             for name, patterns in WATCHED.items():
                 found[name] = mark(project.folder / name, patterns)
+            found["clips"] += mark(project.folder, (project.data.name,))
         else:
             found |= {name: self._state.get(name) for name in WATCHED}
         return found

@@ -7,17 +7,23 @@ its own centre: two shapes that don't overlap become one that moves, and not one
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kinolab import video
 from kinolab.errors import InputError
 
 SIDE = 256
 """The longer side at which shapes are interpolated, in pixels."""
+PAINT = (255, 79, 163)
+"""The colour of what is painted on the page."""
 
 
 def mask(keys: list[dict[str, Any]], frames: int, height: int, width: int, fps: float, out: str) -> float:
@@ -28,10 +34,7 @@ def mask(keys: list[dict[str, Any]], frames: int, height: int, width: int, fps: 
     Raises:
         InputError: where a picture can't be read, or nothing was painted.
     """
-    painted = {
-        int(key["frame"]): video.read_mask(Path(key["path"]), (height, width), resize="stretch").generated[0] > 0
-        for key in keys
-    }
+    painted = _read(keys, height, width)
     if not any(shape.any() for shape in painted.values()):
         raise InputError("nothing is painted: paint what is to be generated anew")
     made = moving(painted, frames)
@@ -40,34 +43,75 @@ def mask(keys: list[dict[str, Any]], frames: int, height: int, width: int, fps: 
     return round(float(made.mean()), 6)
 
 
+def preview(keys: list[dict[str, Any]], first: int, last: int, height: int, width: int) -> dict[str, str]:
+    """What `mask` makes of the frames from `first` to `last` that lie between key frames, by their numbers: each a PNG
+    (base64) that has a colour where something is generated, and none elsewhere."""
+    painted = _read(keys, height, width)
+    return {str(k): _png(shape) for k, shape in _between_keys(painted, first, last)}
+
+
 def moving(keys: dict[int, np.ndarray], frames: int) -> np.ndarray:
     """Masks (T, H, W) from those of key frames (H, W): held before the first and behind the last."""
     order = sorted(keys)
     made = np.zeros((frames, *keys[order[0]].shape), bool)
     made[: order[0] + 1], made[order[-1] :] = keys[order[0]], keys[order[-1]]
-    for begin, end in pairwise(order):
-        for k in range(begin, end):
-            made[k] = between(keys[begin], keys[end], (k - begin) / (end - begin))
+    for k in order:
+        made[k] = keys[k]
+    for k, shape in _between_keys(keys, 0, frames - 1):
+        made[k] = shape
     return made
 
 
-def between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """A mask (H, W) on the way from one to another; share: 0 = the one, 1 = the other. An empty one appears at once."""
-    if share == 0 or not one.any() or not other.any():
-        return one
+def way(one: np.ndarray, other: np.ndarray) -> Callable[[float], np.ndarray]:
+    """From a share of the way, 0 = the one and 1 = the other, to the mask (H, W) there.
+
+    An empty one appears at once, and becomes at once what comes behind it.
+    """
+    if not one.any() or not other.any():
+        return lambda share: one
     step = max(1, -(-max(one.shape) // SIDE))
     small = one[::step, ::step], other[::step, ::step]
-    if step > 1 and all(shape.any() for shape in small):
-        grown = np.kron(_between(*small, share), np.ones((step, step), bool))
-        return np.asarray(grown[: one.shape[0], : one.shape[1]], bool)
-    return _between(one, other, share)
+    if step == 1 or not all(shape.any() for shape in small):
+        return _way(one, other)
+    at, (rows, columns) = _way(*small), one.shape
+    return lambda share: np.kron(at(share), np.ones((step, step), bool)).astype(bool)[:rows, :columns]
 
 
-def _between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+def _way(one: np.ndarray, other: np.ndarray) -> Callable[[float], np.ndarray]:
     centres = [np.array([axis.mean() for axis in np.nonzero(shape)]) for shape in (one, other)]
-    here = centres[0] + share * (centres[1] - centres[0])
-    distances = [_moved(signed_distance(s), here - c) for s, c in zip((one, other), centres, strict=True)]
-    return np.asarray((1 - share) * distances[0] + share * distances[1] < 0, bool)
+    distances = [signed_distance(shape) for shape in (one, other)]
+
+    def at(share: float) -> np.ndarray:
+        here = centres[0] + share * (centres[1] - centres[0])
+        moved = [_moved(found, here - centre) for found, centre in zip(distances, centres, strict=True)]
+        return np.asarray((1 - share) * moved[0] + share * moved[1] < 0, bool)
+
+    return at
+
+
+def _between_keys(keys: dict[int, np.ndarray], first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and mask of each frame from `first` to `last` that lies between two key frames."""
+    for begin, end in pairwise(sorted(keys)):
+        wanted = range(max(begin + 1, first), min(end - 1, last) + 1)
+        if wanted:
+            at = way(keys[begin], keys[end])
+            yield from ((k, at((k - begin) / (end - begin))) for k in wanted)
+
+
+def _read(keys: list[dict[str, Any]], height: int, width: int) -> dict[int, np.ndarray]:
+    """The painted masks (H, W) by their frames."""
+    return {
+        int(key["frame"]): video.read_mask(Path(key["path"]), (height, width), resize="stretch").generated[0] > 0
+        for key in keys
+    }
+
+
+def _png(shape: np.ndarray) -> str:
+    picture = Image.fromarray(shape.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *PAINT])
+    file = io.BytesIO()
+    picture.save(file, "PNG", bits=1, transparency=0)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def signed_distance(shape: np.ndarray) -> np.ndarray:

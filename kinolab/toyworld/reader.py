@@ -217,6 +217,11 @@ class Spot:
     y: float
     squareness: float
 
+    @property
+    def shape(self) -> str:
+        """What it looks like in this frame alone."""
+        return "box" if self.squareness > _BOX_MOMENT * 60 else "ball"
+
 
 def _spots(frames: np.ndarray, start: int) -> Iterator[Spot]:
     """The objects in each of a few frames."""

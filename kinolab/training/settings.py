@@ -60,6 +60,8 @@ class TrainingConfig(Config):
     """Also measure before the first step: what the first weights are worth by themselves."""
     sample_every: int = Field(1000, ge=1)
     """Steps between sample videos from fixed seeds."""
+    sample_first: bool = False
+    """Also sample before the first step: what the first weights show, as of a model that is trained on."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the log."""
     workers: int = Field(0, ge=0)

@@ -166,6 +166,8 @@ class Trainer:
                 batches = self.job.batches(step, self.ranks)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
+                if step == 0 and self.config.sample_first:
+                    self._sample(step)
                 while step < last and not self._stops():
                     begun = time.perf_counter()
                     numbers = self.train_step(step, next(batches))
@@ -268,9 +270,7 @@ class Trainer:
         if step % c.evaluate_every == 0 or ends:
             self._evaluate(log, step)
         if step % c.sample_every == 0 or ends:
-            with self._averages(), torch.no_grad():
-                self.job.sample(self.folder / "samples", step, self.ranks)
-            self.events.wrote(self.folder / "samples", "samples")
+            self._sample(step)
         return saved
 
     def _on_request(self, log: RunLog | None, step: int, saved: int) -> int:
@@ -281,9 +281,7 @@ class Trainer:
             self._save(step, log)
             saved = step
         if any_rank(self.asked.take("sample"), self.ranks):
-            with self._averages(), torch.no_grad():
-                self.job.sample(self.folder / "samples", step, self.ranks)
-            self.events.wrote(self.folder / "samples", "samples")
+            self._sample(step)
         return saved
 
     def _evaluate(self, log: RunLog | None, step: int) -> None:
@@ -292,6 +290,11 @@ class Trainer:
         if log is not None:
             log.write(step, "heldout", values)
         self.events.losses(step, values, "heldout")
+
+    def _sample(self, step: int) -> None:
+        with self._averages(), torch.no_grad():
+            self.job.sample(self.folder / "samples", step, self.ranks)
+        self.events.wrote(self.folder / "samples", "samples")
 
     def _save(self, step: int, log: RunLog | None) -> None:
         if log is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,27 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert run(command, "--help") == 0
     assert "Usage" in capsys.readouterr().out
     assert build(list(COMMANDS)) is not None
+
+
+def test_sigterm_is_taken_as_ctrl_c_but_for_commands_with_their_own_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def asked(app: Any, words: list[str]) -> int:
+        if words[0] == "train":
+            return int(signal.getsignal(signal.SIGTERM) is not before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("kinolab.cli._run", asked)
+    assert run("encode", "world") == 130 and capsys.readouterr().err == "kinolab: interrupted\n"
+    assert run("train", "x") == 0 and signal.getsignal(signal.SIGTERM) is before
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run("encode", "world") == 130, "one that a shell began behind its back"
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 @pytest.mark.slow

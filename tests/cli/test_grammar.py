@@ -80,7 +80,7 @@ def test_a_handful_of_options_is_shown_and_the_rarer_ones_still_work(every: dict
     hidden = {flag for p in every["generate"].params if getattr(p, "hidden", False) for flag in p.opts}
     rare = {"--eta", "--cache", "--cache-every", "--precision", "--compile"}
     rare |= {"--guidance-interval", "--guidance-rescale", "--guidance-every", "--stage"}
-    rare |= {"--together", "--engine", "--workers"}
+    rare |= {"--together", "--engine", "--workers", "--each"}
     assert hidden == rare
     shown = [p for p in every["generate"].params if not getattr(p, "hidden", False)]
     assert len(shown) <= 22

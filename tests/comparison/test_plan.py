@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kinolab.autoencoders import AutoencoderSpec, DpVaeConfig
-from kinolab.comparison.cells import fitted, make_recipe, model_of, steps_of
+from kinolab.comparison.cells import fitted, is_trained, make_recipe, model_of, steps_of
 from kinolab.comparison.hashes import cell_folder, cell_hash
 from kinolab.comparison.matrix import Cell, cells_of, find_cell, needs, owner_of
 from kinolab.comparison.measure import protocol_of
@@ -137,7 +137,28 @@ def test_how_a_row_is_sampled_and_shown_decides_no_weights() -> None:
 
     plain = hashed()
     assert hashed(start="unet", sampling={"reach": "first"}, frames=4) == plain
-    assert hashed(untrained=False) == plain
+    assert hashed(untrained=False) == hashed(path=None) == hashed(shown=None) == plain
+    assert hashed(shown={"edit": {}, "fit": 2}) == plain
+
+
+def test_a_finished_model_counts_by_its_weights_and_trains_nothing(tmp_path: Path) -> None:
+    tiny_model(text=False).save(tmp_path / "a")
+    tiny_model(text=False).save(tmp_path / "b")
+    changed = tiny_model(text=False)
+    next(changed.denoiser.parameters()).data.add_(1)
+    changed.save(tmp_path / "c")
+
+    def plan(path: str, **changes: Any) -> ComparePlan:
+        return plan_of(denoisers={"done": {"path": str(tmp_path / path)}}, **changes)
+
+    cell = Cell("world", "small", 0, "image", "done", "generate")
+    first = cell_hash(plan("a"), cell)
+    assert cell_hash(plan("b"), cell) == first != cell_hash(plan("c"), cell)
+    assert cell_hash(plan("a", denoiser_training={}, cached_clips=9), cell) == first, "how others train decides nothing"
+    assert model_of(plan("a"), cell, tmp_path) == tmp_path / "a"
+    assert is_trained(plan("a"), cell, tmp_path)
+    with pytest.raises(InputError, match=r"denoisers\.done\.path: .*no such model"):
+        cell_hash(plan("nowhere"), cell)
 
 
 def test_what_is_not_trained_is_the_same_for_every_budget(tmp_path: Path) -> None:
@@ -261,6 +282,18 @@ def test_the_protocol_has_the_size_and_the_split_of_the_clips(tmp_path: Path) ->
         ),
         ({"denoisers": {"l": {"weights_of": "m", "untrained": True}}}, "leave initial, untrained and recipe out"),
         ({"denoisers": {"l": {"denoiser": LATTE, "weights_of": "m"}}}, "either `denoiser` .a model., or `weights_of`"),
+        ({"denoisers": {"l": {"path": "a", "untrained": True}}}, "path has the weights of a finished model: leave"),
+        (
+            {"denoisers": {"l": {"path": "a", "shown": {"map": "depth"}}}, "tasks": {"p": {"given_frames": 2}}},
+            r"denoisers\.l\.shown: a clip is shown whole; tasks\.p gives frames",
+        ),
+        (
+            {
+                "denoisers": {"l": {"path": "a", "shown": {"edit": {}}}},
+                "data": {"clips": {"kind": "folder", "path": "x", "size": 32, "frames": 5}},
+            },
+            r"denoisers\.l\.shown: of clips of the toy world; data\.clips is a folder",
+        ),
         ({"denoisers": {"l": {"denoiser": LATTE, "untrained": True}}}, "weights of `initial` as they are; name them"),
         (
             {

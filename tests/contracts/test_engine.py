@@ -8,9 +8,25 @@ from typing import Any, Literal
 
 import pytest
 
-from kinolab.contracts.engine import ALONE, STARTS, TOGETHER, TRIES, UNEXPLAINED, Answer, Crew, Done, Engine, Job, Task
+from kinolab.contracts.engine import (
+    ALONE,
+    STARTS,
+    TOGETHER,
+    TRIES,
+    UNEXPLAINED,
+    Answer,
+    Crew,
+    Done,
+    Each,
+    Engine,
+    Job,
+    Task,
+)
 from kinolab.contracts.events import Silent
 from kinolab.errors import InputError, Stopped
+
+HANGS = Answer(-1, "dead")
+"""What comes back of a worker that hangs: nothing."""
 
 
 class Plain:
@@ -38,7 +54,9 @@ class Pretended(Crew):
         assert number in self.alive
         self.calls.append((number, call, given))
         value = sum(given.parts) if call == "run" else None
-        self.answers.append(self.fate(number, call, given) or Answer(number, "done", value))
+        answer = self.fate(number, call, given) or Answer(number, "done", value)
+        if answer is not HANGS:
+            self.answers.append(answer)
 
     def wait(self, seconds: float) -> list[Answer]:
         if not self.answers:
@@ -207,3 +225,32 @@ def test_it_stops_when_that_is_asked() -> None:
             found.append(each)
             heard.stop = True
     assert len(found) == 1 and not crew.alive
+
+
+def test_a_worker_that_hangs_is_ended_and_its_task_done_by_another() -> None:
+    hung = list[tuple[int, Task]]()
+
+    def fate(number: int, call: str, given: Any) -> Answer | None:
+        if call == "run" and not hung and given.key == "t2":
+            hung.append((number, given))
+            return HANGS
+        return None
+
+    crew, heard = Pretended(fate), Heard()
+    engine = Here(2, crew)
+    engine.give_each(Each(seconds=0.02))
+    found = list(engine.run(Plain(), TASKS, heard))
+    assert sorted(d.value for d in found) == [3, 33, 63, 93] and all(not d.left for d in found)
+    assert heard.notes == ["a worker ended (no answer for 0.06 s) at clip 20 and 2 more; another one tries again"]
+    again = [number for number, _, given in crew.calls if given == TASKS[2]]
+    assert len(again) == 2 and again[0] == hung[0][0] != again[1]
+
+
+def test_a_clip_over_which_every_worker_hangs_is_left_out() -> None:
+    def fate(number: int, call: str, given: Any) -> Answer | None:
+        return HANGS if 21 in (given.parts if call == "run" else [given]) else None
+
+    engine = Here(2, Pretended(lambda *call: None if call[1] == "begin" else fate(*call)))
+    engine.give_each(Each(seconds=0.01))
+    found = {d.task.key: (d.value, [(x.part, x.why) for x in d.left]) for d in engine.run(Plain(), TASKS, Silent())}
+    assert found["t2"] == (42, [(21, "no answer for 0.01 s")]) and found["t3"] == (93, [])

@@ -25,6 +25,8 @@ from tests.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
 Printed = pytest.CaptureFixture[str]
+EACH = ("cpus=0", "cpus=1.5", "cpus=1e30", "hats=1", "seconds=x", "cpus=1,cpus=2", "gpus=1.5", "")
+"""What no worker can be given."""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,14 @@ def test_the_index_has_the_order_of_one_process(folder: Path, tmp_path: Path) ->
     summary = encode(folder, tmp_path / "b", by, draws=draws, shard_size=5)
     assert summary.encoded == 12 and files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert len(by.tasks) == 6 and len({task.key for task in by.tasks}) == 6, "three shards, and their draws"
+
+
+def test_however_many_threads_decode_the_cache_is_the_same(folder: Path, tmp_path: Path) -> None:
+    draws = CachedDraws(TasksConfig(predict=1), 1)
+    encode(folder, tmp_path / "a", draws=draws, shard_size=5)
+    encode(folder, tmp_path / "b", draws=draws, shard_size=5, decoders=3)
+    encode(folder, tmp_path / "c", Inside(), draws=draws, shard_size=5, decoders=2)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b") == files_of(tmp_path / "c")
 
 
 def test_a_window_that_ends_its_workers_is_left_out_as_one_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
@@ -132,7 +142,7 @@ def test_a_command_that_left_poison_out_ends_with_status_3(
 ) -> None:
     engines = {"encode": Inside(lambda part: part[0] == 6), "data": Inside(lambda name: name == "2.mkv")}
     for name, by in engines.items():
-        monkeypatch.setattr(f"kinolab.cli.{name}.take_engine", lambda engine, workers, by=by: by)
+        monkeypatch.setattr(f"kinolab.cli.{name}.take_engine", lambda *given, by=by: by)
     save_tiny_model(tmp_path / "model", text=False)
     words = (folder, "-a", tmp_path / "model", "--frames", 5, "--size", 16, "--out", tmp_path / "c")
     assert run("encode", *words, "-s", "data.index=none") == 3
@@ -149,6 +159,9 @@ def test_a_command_that_left_poison_out_ends_with_status_3(
     (("--engine", "dask"), "unknown engine 'dask'; expected one of embedded, ray"),
     (("--engine", "embedded:here", "--workers", 2), "leave out what is behind the colon"),
     (("--workers", 0), "--workers"),
+    (("--each", "seconds=9"), "is for workers; expected --workers of at least 2"),
+    (("--workers", 2, "--each", "gpus=1"), "is for --engine ray"),
+    *((("--workers", 2, "--each", text), "expected cpus=N") for text in EACH),
 ])  # fmt: skip
 def test_what_is_no_engine_is_one_line(folder: Path, words: tuple[Any, ...], said: str, capsys: Printed) -> None:
     assert run("data", "check", folder, *words) == 2

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kinolab.config import load_config
 from kinolab.denoisers import Conditions, Mmdit, MmditConfig
+from kinolab.denoisers.inflate import start_from_image
 from kinolab.errors import InputError
 from tests.closeness import NETWORK, assert_close, differs
 
@@ -287,3 +288,35 @@ def test_conditions_of_the_wrong_shape_are_refused(given: dict[str, Any], messag
 def test_sides_that_patches_do_not_divide_are_refused() -> None:
     with pytest.raises(InputError, match="multiples of 2, got 8 x 7"):
         run(build(), latents(1, (8, 7)))
+
+
+def part(frames: list[int], channels: int = 2) -> Conditions:
+    """Given latents (2, 4, 4, 8, 8) at some of 4 frames, zeros elsewhere, and their mask."""
+    given = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    mask = torch.ones(2, channels, 4, 8, 8)
+    mask[:, :, frames] = 0
+    return told(given=given * (mask[:, :1] == 0), mask=mask)
+
+
+@pytest.mark.parametrize("attention", ["3d", "2d+3d"])
+def test_any_frames_can_be_given_and_none_is_the_same_as_nothing(attention: str) -> None:
+    model = build(attention=attention, given="channels", mask_channels=2)
+    outputs = [run(model, latents(), part(frames)) for frames in ([], [0], [1], [0, 2], [0, 1])]
+    assert torch.equal(outputs[0], run(model, latents()))
+    for one in range(len(outputs)):
+        for other in range(one):
+            assert differs(outputs[one], outputs[other]).amax((0, 1, 3, 4)).all(), "it reaches all frames"
+
+
+def test_what_is_given_begins_as_nothing() -> None:
+    """A model of prompts goes on as one of tasks: its weights with the port at zero give what it gave."""
+    plain = build()
+    model = Mmdit(load_config(MmditConfig, SMALL | {"given": "channels", "mask_channels": 2})).eval()
+    report = start_from_image(model, plain)
+    assert report.fresh == ("given_port.weight",) and not report.dropped
+    assert torch.equal(run(model, latents(), part([0, 1])), run(plain, latents()))
+
+
+def test_pairs_of_frames_take_nothing_given() -> None:
+    with pytest.raises(InputError, match="fields and given need temporal_patch 1"):
+        load_config(MmditConfig, SMALL | {"given": "channels", "temporal_patch": 2})

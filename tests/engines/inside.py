@@ -8,6 +8,7 @@ from typing import Any
 
 from kinolab.contracts.engine import Crew, Done, Engine, Job, Left, Task
 from kinolab.contracts.events import Events, proceed
+from kinolab.runtime.processes import packed, unpacked
 
 
 class Inside(Engine):
@@ -29,3 +30,11 @@ class Inside(Engine):
             yield Done(rest, worker.run(rest) if rest.parts else None, left)
             if len(self.tasks) % len(tasks):
                 proceed(events)
+
+
+class Sent(Inside):
+    """Works with what arrives where a job, its tasks and what comes of them are sent."""
+
+    def run(self, job: Job, tasks: Sequence[Task], events: Events) -> Iterator[Done]:
+        for done in super().run(unpacked(packed(job)), unpacked(packed(list(tasks))), events):
+            yield unpacked(packed(done))

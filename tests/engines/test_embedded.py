@@ -7,12 +7,13 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kinolab.contracts.engine import Engine, Task
+from kinolab.contracts.engine import Each, Engine, Task
 from kinolab.contracts.events import Silent
 from kinolab.engines import engine_of
 from kinolab.errors import InputError
@@ -143,6 +144,22 @@ def test_clips_that_crash_their_process_are_left_out(tmp_path: Path) -> None:
         "t1": (["c"], [("raise", "ZeroDivisionError: of no use")]),
         "t2": (["d"], []),
     }
+
+
+def test_workers_begin_where_the_server_that_forks_them_was_killed(tmp_path: Path) -> None:
+    assert done(tmp_path, ("a",)) == {"t0": (["a"], [])}
+    kept: Any = vars(forkserver)["_forkserver"]
+    server = kept._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    assert done(tmp_path, ("b",), ("c",)) == {"t0": (["b"], []), "t1": (["c"], [])}
+    assert kept._forkserver_pid != server
+
+
+def test_a_worker_that_hangs_counts_as_one_that_died(tmp_path: Path) -> None:
+    found = engine_of("embedded", 2, Each(cpus=1, seconds=1.0))
+    assert found is not None
+    [done] = list(found.run(Doing(tmp_path), [Task("t", ("wait",))], Silent()))
+    assert done.value is None and [(x.part, x.why) for x in done.left] == [("wait", "no answer for 1 s")]
 
 
 @pytest.mark.parametrize(("part", "error"), [("mistake", InputError), ("full", OSError)])

@@ -26,6 +26,7 @@ from kinolab.toyworld.clips import WorldConfig, edited_clip, make_clip
 from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from tests.cli.every import run
 from tests.closeness import assert_same
+from tests.engines.inside import Inside
 from tests.evaluation.conftest import TinyConfig
 from tests.evaluation.test_evaluate_world import Oracle
 from tests.listening import Listening
@@ -93,6 +94,7 @@ def test_the_asked_edit_passes_and_no_edit_keeps_the_motion_alone(editor: Editor
     report = evaluate_edits(editor, ONE, batch=4)
     assert report.mean("only", "edited") == report.mean(IDEAL[0], "edited") == 1
     assert report.mean("only", "position_error") < 0.3
+    assert evaluate_edits(editor, ONE, batch=4, engine=Inside()).results == report.results, "by workers"
     editor.answer = "unedited"
     still = evaluate_edits(editor, ONE, batch=4)
     assert still.mean("only", "edited") == still.mean(IDEAL[2], "edited") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from kinolab.models import GivenPart, ModelConfig, Request, VideoModel
 from kinolab.models.cascade import Keeper, StageSettings
 from kinolab.toyworld.clips import WorldConfig, make_clip, parse_caption
 from kinolab.toyworld.source import HELDOUT_SEEDS
+from tests.engines.inside import Sent
 from tests.listening import Listening
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
@@ -164,6 +166,8 @@ def test_a_random_model_from_its_folder_end_to_end(tiny_model: Path) -> None:
     report = evaluate_world(model, {"count": 4}, batch=3, name=str(tiny_model))
     assert report.shares()["all"].passed == 0 and report.shares("true")["all"].passed == 4
     record = json.loads(report.to_json())
+    together = evaluate_world(model, {"count": 4}, batch=3, name=str(tiny_model), engine=Sent())
+    assert replace(together, seconds_per_clip=report.seconds_per_clip) == report, "by workers"
     assert record["protocol"]["model_sha256"] == model_hash(str(tiny_model))
     assert record["protocol"]["clip_seeds"] == [HELDOUT_SEEDS, HELDOUT_SEEDS + 3]
     assert (record["protocol"]["frames"], record["protocol"]["size"]) == (17, [64, 64])

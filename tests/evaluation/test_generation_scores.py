@@ -26,6 +26,7 @@ from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
 from kinolab.toyworld.clips import CLASSES
 from tests.closeness import assert_close, difference
+from tests.engines.inside import Inside, Sent
 from tests.evaluation.tiny import EVERY_GENERATION, generation, moving_frames, tiny_encoder, write_videos
 from tests.tiny_model import tiny_model, tiny_vdt
 
@@ -242,6 +243,22 @@ def test_a_model_is_measured_with_its_costs(conditional: VideoModel, encoder: Pa
     assert report.facts["asked_with"] == "prompt" and report.facts["sampler"]["steps"] == 2
     assert report.facts["first_seed"] == 3 and report.facts["guidance"]["scale"] == 2.0
     json.loads(report.to_json())
+
+
+def test_workers_give_the_report_of_one_process(conditional: VideoModel, encoder: Path, tmp_path: Path) -> None:
+    real = captioned(tmp_path / "real", [f"clip {k}" for k in range(10)])
+    protocol = generation(encoder, metrics=("fvd", "motion_smoothness"), seed=3)
+    reports = []
+    for by in (None, Sent()):
+        made = asked(conditional, real, protocol, sampling=SamplingConfig(sampler=SamplerConfig(name="euler", steps=2)))
+        reports.append(evaluate_generated(made, made.clips, protocol, subject={"name": "m"}, batch=4, engine=by))
+    alone, together = (json.loads(report.to_json()) for report in reports)
+    for report in (alone, together):
+        assert report["facts"].pop("seconds_per_clip") > 0 and report.pop("kinolab.crc32")
+    assert alone == together and len(alone["clips"]) == 10
+    with pytest.raises(InputError, match=r"^clip 5: ended every worker that tried it \(killed by SIGSEGV\)$"):
+        poison = Inside(lambda part: part == 5)
+        evaluate_generated(made, made.clips, protocol, subject={"name": "m"}, batch=4, engine=poison)
 
 
 def test_a_prompt_and_a_seed_for_each_real_clip(conditional: VideoModel, encoder: Path, tmp_path: Path) -> None:

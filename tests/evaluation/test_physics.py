@@ -14,6 +14,7 @@ import torch
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import SUBJECTS, evaluate_physics, summary_lines
 from kinolab.models import VideoModel
+from tests.engines.inside import Inside
 from tests.evaluation.conftest import TinyConfig
 from tests.evaluation.test_evaluate_world import Oracle
 
@@ -47,7 +48,11 @@ def test_the_truth_has_no_error_and_standing_still_has_that_of_the_baseline(seer
     report = evaluate_physics(seer(0), {"given": [8, 1], "count": 6}, batch=3)
     assert report.error("model", 8) < 0.25 and report.mean("model", 8, "identity") == 1
     assert report.mean("model", 8, "timing") < 0.35 and report.mean("model", 8, "energy") < 0.1
+    assert report.mean("model", 8, "at_place") == 1 and report.mean("model", 8, "own_colour") == 1
+    assert report.mean("model", 8, "place_error") < 0.25 and report.mean("model", 8, "colour_error") < 0.25
+    assert math.isnan(report.mean("copy last", 8, "at_place")), "a baseline has no pixels"
     still = evaluate_physics(seer(100), {"given": [8], "count": 6}, batch=6)
+    assert still.mean("model", 8, "at_place") < 1 and still.mean("model", 8, "own_colour") > 0.9
     assert still.error("model", 8) == pytest.approx(still.error("copy last", 8), abs=0.25)
     assert still.error("copy last", 8) > 3 and still.mean("model", 8, "momentum") > 0.3
     for ahead in (1, 4, 8):
@@ -68,10 +73,15 @@ def test_the_baselines_are_what_they_say(seer: Make) -> None:
 @pytest.mark.slow
 def test_the_report_is_whole_and_json(seer: Make) -> None:
     report = evaluate_physics(seer(0), {"given": [4], "count": 7}, batch=4)
+    assert evaluate_physics(seer(0), {"given": [4], "count": 7}, batch=4, engine=Inside()).to_json() == report.to_json()
     record = json.loads(report.to_json())
     assert set(record["means"]["4"]) == set(SUBJECTS) and len(record["clips"]) == 7 * len(SUBJECTS)
     assert list(report.scenarios) == ["fall", "throw", "bounce", "collide", "ramp", "float"]
-    assert report.table().row_count == 4 and report.scenario_table().row_count == 4
+    assert (
+        report.table().row_count == 4
+        and report.matching_table().row_count == 2
+        and report.scenario_table().row_count == 4
+    )
     assert any("given frames only" in line for line in summary_lines(report))
     assert np.isfinite(record["means"]["4"]["model"]["error_first_8"])
 

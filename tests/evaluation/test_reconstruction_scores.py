@@ -34,6 +34,7 @@ from kinolab.metrics.extractors.encoder import load_encoder
 from kinolab.metrics.reconstruction import MAX_PSNR
 from kinolab.reports import error_heatmap
 from tests.closeness import assert_within
+from tests.engines.inside import Sent
 from tests.evaluation.tiny import moving_frames, reconstruction, tiny_encoder, write_videos
 
 pytestmark = pytest.mark.slow  # many short ones, which take long together
@@ -99,6 +100,16 @@ def measure(autoencoder: Autoencoder, folder: Path | str, protocol: Protocol, **
     clips = ProtocolClips(folder, protocol, autoencoder.spec)
     given = {"subject": {"name": "x"}, "precision": "float32"} | settings
     return evaluate_autoencoder(autoencoder, clips, protocol, **given)
+
+
+def test_workers_give_the_report_of_one_process(encoder: Path, folder: Path) -> None:
+    protocol = reconstruction(encoder, metrics=("psnr", "ssim", "seam"))
+    reports = [measure(Identity(), folder, protocol, batch=3, engine=by) for by in (None, Sent())]
+    alone, together = reports
+    assert alone.metrics == together.metrics and alone.clips == together.clips and len(alone.clips) == 4
+    assert "seam" in alone.metrics
+    with pytest.raises(InputError, match="latents=sample draws its noise clip after clip"):
+        measure(Identity(), folder, reconstruction(encoder, latents="sample"), engine=Sent())
 
 
 @pytest.mark.parametrize(

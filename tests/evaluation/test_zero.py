@@ -13,6 +13,7 @@ from kinolab.evaluation.zero import ALONE, ZeroClip, ZeroReport, evaluate_zero, 
 from kinolab.metrics import METRICS
 from kinolab.toyworld.words import COLOURS
 from tests.closeness import assert_within
+from tests.engines.inside import Sent
 from tests.tiny_model import tiny_image_model, tiny_model
 
 BACKGROUND = (238, 239, 241)
@@ -98,6 +99,8 @@ def test_a_report_of_a_tiny_model_has_a_row_for_every_motion() -> None:
     assert [r.asked for r in report.results[6:9]] == firsts, "the first frames are the same with every motion"
     assert told[-1][0] == told[-1][1] and told == sorted(told)
     assert report.protocol["half_latent"] == 4.0, "ratio 4 at 32 px is 8 of 64"
+    together = evaluate_zero(model, protocol, batch=2, sampling=sampling, engine=Sent())
+    assert together.to_json() == report.to_json(), "by workers"
     record = json.loads(report.to_json())
     assert record["kind"] == "zero" and len(record["clips"]) == 15 and record["protocol"]["methods"]["text2video_zero"]
     assert all(name in METRICS for name in record["metrics"])

@@ -155,3 +155,17 @@ def test_a_video_model_takes_as_many_frames_as_it_makes(place: Path) -> None:
     found = controlled(config, ControlledConfig(clip=place / "clip.mkv"), timed, Told())
     assert (found.frames, found.methods) == (4, {})
     assert notes == [f"{place / 'clip.mkv'}: the first 4 of 5 frames are taken, as this model makes 4 at once"]
+
+
+def test_maps_of_another_size_are_resized_with_a_word(place: Path) -> None:
+    notes: list[str] = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    config, model = request_of({"model": str(place / "model"), "size": (32, 32)}), with_adapter(tiny_images("unet"))
+    controlled(config, ControlledConfig(clip=place / "clip.mkv", ready=True), model, Told())
+    controlled(config, ControlledConfig(clip=place / "clip.mkv"), model, Told())
+    said = "maps of 16 x 16 (height x width) are resized to the video's 32 x 32"
+    assert notes == [f"{place / 'clip.mkv'}: {said}"], "of a clip maps are made at the video's size"

@@ -189,6 +189,7 @@ def test_a_smoother_that_can_not_be_is_refused() -> None:
     read = FrameReach(FrameReachConfig(frames="all"))
     refused: list[tuple[list[Method], Any, str]] = [
         ([Smoother()], Grouped(), "a latent of each frame, got one that makes one latent of 4 frames"),
+        ([ControlVideo()], Grouped(), r"^controlvideo\.smoother: expected an autoencoder"),
         ([Smoother(SmootherConfig(steps=(2, 5)))], Pixels(), "expected steps from 0 to 4, got 5"),
         ([Smoother(), held], Pixels(), "given part"),
         ([Smoother(), ControlVideo()], Pixels(), "Smoother and ControlVideo all say when frames are smoothed"),
@@ -201,6 +202,8 @@ def test_a_smoother_that_can_not_be_is_refused() -> None:
             sample(build("unet"), noise(2), *methods, codec=codec, label=torch.tensor([1]))
     with pytest.raises(InputError, match=r"frames of function read what they were trained to read"):
         sample(lambda z, t, told: z, noise(2), Hierarchical())
+    with pytest.raises(InputError, match=r"^controlvideo: the frames of function read"):
+        sample(lambda z, t, told: z, noise(2), ControlVideo(ControlVideoConfig(smoother=None)))
 
 
 class Reading:

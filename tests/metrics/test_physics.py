@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from kinolab.metrics.physics import (
+    TrueObject,
+    at_places,
     constant_velocity,
     contact,
     copy_last,
@@ -16,6 +18,7 @@ from kinolab.metrics.physics import (
     momentum,
     momentum_drift,
 )
+from kinolab.toyworld.clips import WorldConfig, make_clip
 from tests.closeness import assert_close
 
 
@@ -64,3 +67,18 @@ def test_the_time_of_a_contact() -> None:
     assert contact(path, 2) == (3, pytest.approx(4.0))
     assert contact(path, 5)[1] == pytest.approx(0.0), "contacts in the given frames don't count"
     assert contact(np.full((6, 2), np.nan), 2) == (-1, 0.0)
+
+
+def test_places_and_colours_are_told_apart() -> None:
+    clip = make_clip(WorldConfig(frames=6, scenarios={"float": 1.0}, max_objects=1), 3)
+    (state,) = clip.state
+    objects = [TrueObject(state.colour, state.shape, state.position, 1.0)]
+    found = at_places(clip.frames, objects, 2)
+    assert found.distance.shape == (1, 4) and found.kept.all() and (found.distance < 0.5).all()
+    other = at_places(clip.frames, [TrueObject("none", "none", state.position + 3, 1.0)], 2)
+    assert other.there.all() and not other.colour.any() and not other.shape.any()
+    assert_close(other.distance, np.full((1, 4), np.hypot(3, 3)), within=1e-1)
+    away = at_places(clip.frames, [TrueObject(state.colour, state.shape, state.position + 40, 1.0)])
+    assert not away.there.any() and not away.kept.any()
+    twice = clip.frames.repeat(2, 1).repeat(2, 2)
+    assert at_places(twice, objects, 2).distance.max() < 0.5, "in pixels of a frame of 64"

@@ -80,6 +80,15 @@ def test_a_run_with_known_failures_by_hand() -> None:
     assert (played.kept, played.saving, played.seconds) == (10.0, 6.0, 21.0 + 4 + 2 + 2 + 2)
 
 
+def test_a_run_whose_steps_and_restarts_are_known_by_hand() -> None:
+    steps = Steps(4, 1.5, each=(1.0, 1.0, 2.0, 2.0))
+    played = play(steps, 2, Weather(1.0, 3.0, 0.0), 0, gaps=iter([4.5, 1.0, 99.0]), restarts=iter([7.0, 5.0]))
+    # In step 4, and once more 1 s later; on at 5.5 + 5 = 10.5 with steps 3 and 4.
+    assert (played.lost, played.restarting, played.seconds, played.straggling) == (2.5, 6.0, 14.5, 0.0)
+    with pytest.raises(InputError, match="expected the seconds of 5 steps, got 4"):
+        Steps(5, 1.0, each=steps.each)
+
+
 def test_a_step_waits_for_its_slowest_process() -> None:
     assert slowest_factor(1, 0.1) == 1.0 and slowest_factor(256, 0.0) == 1.0
     runs = [play(Steps(2000, 1.0, 0.05, 256), 2000, Weather(math.inf, 0.0, 0.0), seed) for seed in range(3)]

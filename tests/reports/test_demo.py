@@ -7,16 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kinolab import video
+from kinolab.autoencoders import build
 from kinolab.cli.demo import called
+from kinolab.denoisers import build as build_denoiser
+from kinolab.denoisers.vdt import VdtConfig
 from kinolab.errors import InputError
 from kinolab.generation.generate import rerun
 from kinolab.generation.provenance import read_provenance
-from kinolab.reports.demo import FIRST_CLIP, PROMPTS, run_demo
+from kinolab.models import VideoModel
+from kinolab.reports.demo import FIRST_CLIP, GIVEN, GREEN, PROMPTS, run_demo
 from kinolab.reports.sheet import FRAME, Strip, write_sheet
+from kinolab.tasks import TasksConfig
 from kinolab.toyworld.clips import CLASSES, WorldConfig, make_clip, parse_caption
+from tests.evaluation.conftest import TinyConfig
 from tests.listening import Listening
 
 
@@ -49,6 +56,32 @@ def test_the_demo_of_a_random_model(tiny_model: Path, tmp_path: Path) -> None:
     text = result.page.read_text()
     assert PROMPTS[0] in text and f"{rebuilt.report.psnr.value:.2f} dB" in text and "0 of 1" in text
     assert {p.name for p in out.iterdir()} == {"index.html", "demo.png", "videos", "view", "clips"}
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_to_predict_predicts_too(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    takes = VdtConfig(
+        hidden_size=32, depth=2, num_heads=2, input_size=8, num_frames=5, pooled_dim=384, num_classes=6,
+        given="channels", mask_channels=4,
+    )  # fmt: skip
+    config = tiny_config().model_copy(update={"denoiser": takes, "tasks": TasksConfig(predict=1)})
+    VideoModel(config, build(config.autoencoder), build_denoiser(takes)).save(tmp_path / "model")
+    out, heard = tmp_path / "demo", Listening()
+    result = run_demo(out, str(tmp_path / "model"), prompts=(), seed=7, steps=2, clips=1, events=heard)
+    (ahead,) = result.predictions
+    truth, made = video.read(ahead.source).frames, video.read(ahead.path).frames
+    assert truth.shape == made.shape == (17, 64, 64, 3) and ahead.caption in heard.notes[0]
+    (state,) = ahead.matched.distance.shape[1:]
+    assert state == 17 - GIVEN and not ahead.matched.kept.all(), "noise goes on as nothing does"
+    side = video.read(ahead.view).frames
+    assert side.shape[2] == 2 * side.shape[1]
+    edge = np.abs(side[:, 0, side.shape[2] // 4].astype(int) - GREEN).sum(-1)
+    assert (edge[:GIVEN] < 60).all() and (edge[GIVEN:] > 60).all(), "given frames have green edges"
+    assert heard.told == [(1, 2), (2, 2)] and "predicted from 8 frames" in result.page.read_text()
+    assert shlex.split(ahead.command)[:3] == ["kinolab", "predict", str(ahead.source)]
+    _, differences = rerun(ahead.path, tmp_path / "again.mkv")
+    assert not differences
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +158,42 @@ def test_a_library_that_is_missing_names_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fsspec, "filesystem", gone)
     with pytest.raises(MissingExtraError, match=r"s3:// needs s3fs.*kinolab\[storage\]"):
         Mirror("s3://bucket/x").fetch()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """A plain server of a folder, that knows no ranges, and what it was asked for."""
+    asked: list[str] = []
+
+    class Plain(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            asked.append(str(args[0]).rpartition(" ")[0])
+
+    (tmp_path / "www" / "clips").mkdir(parents=True)
+    (tmp_path / "www" / "clips" / "a.mp4").write_bytes(b"one")
+    (tmp_path / "www" / "clips" / "é b.mp4").write_bytes(b"two two")
+    handler = partial(Plain, directory=str(tmp_path / "www"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs the extra storage")
+def test_a_plain_server_is_read(site: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    url, asked = site
+    mirror = Mirror(Path(f"{url}/clips"))
+    mirror.fetch()
+    assert contents(mirror) == {"a.mp4": b"one", "é b.mp4": b"two two"}
+    asked.clear()
+    mirror.fetch()
+    assert not [line for line in asked if line.startswith("GET") and line.endswith("mp4")], "nothing is fetched twice"
+    assert mirror.read("é b.mp4", 4, 6) == b"tw"
+    assert Mirror(f"{url}/clips/a.mp4").fetch().read_bytes() == b"one"
+    with pytest.raises(InputError, match=r"/gone: no such bucket or object$"):
+        Mirror(f"{url}/gone").fetch()
+    with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9/x: .*127\.0\.0\.1"):
+        Mirror("http://127.0.0.1:9/x").fetch()

@@ -101,8 +101,8 @@ def chromium() -> Iterator[Any]:
 class Watched:
     """A page whose requests and complaints are written down."""
 
-    def __init__(self, browser: Any, width: int = 1280, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def __init__(self, browser: Any, width: int = 1280, scheme: str = "light", **more: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
         self.context.set_default_timeout(WAIT)
         self.page = self.context.new_page()
         self.asked: list[str] = []

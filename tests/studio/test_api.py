@@ -226,8 +226,8 @@ def test_what_no_browser_can_read_of_a_log_a_recipe_or_a_caption_is_told_otherwi
     assert ok(page.get("/api/runs/diverged"))["recipe"] == {"data": {"fps": None, "since": "2020-01-01"}}
     ok(page.delete("/api/runs/diverged"))
     (folder / "clips" / "half.mp4").write_bytes(b"x")
-    said = {"content": b'{"name": "half.mp4", "text": "\\ud800"}', "headers": {"content-type": "application/json"}}
-    assert "half a character" in refused(page.put("/api/clips/caption", **said))
+    said, kind = b'{"name": "half.mp4", "text": "\\ud800"}', {"content-type": "application/json"}
+    assert "half a character" in refused(page.put("/api/clips/caption", content=said, headers=kind))
     ok(page.delete("/api/clips/half.mp4"))
 
 
@@ -355,6 +355,12 @@ def test_a_painted_mask_becomes_a_video_that_complete_reads(page: TestClient, fo
     read = video.read_mask(folder / made["path"], (64, 64)).generated
     assert read.shape == (5, 64, 64) and (read[0] > 0).sum() == disc(20, 20, 8).sum()
     assert made["share"] == pytest.approx(float((read > 0).mean()), rel=1e-3)
+    shown = ok(page.post("/api/masks/between", json=asked | {"first": 0, "last": 3}))["masks"]
+    assert sorted(shown) == ["1", "2", "3"]  # what lies between the keys, pixel by pixel as the video has it
+    for k, text in shown.items():
+        picture = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGBA")
+        assert (np.asarray(picture)[..., 3] > 0).tolist() == (read[int(k)] > 0).tolist()
+    refused(page.post("/api/masks/between", json=asked | {"first": 3, "last": 1}))
     assert ok(page.post("/api/masks", json=asked | {"fps": 4}))["path"] != made["path"]
     assert "pixels" in refused(page.post("/api/masks", json=asked | {"frames": 9999, "height": 512, "width": 512}))
     refused(page.post("/api/masks", json=asked | {"keys": []}))

@@ -25,6 +25,14 @@ WATCH_TEXT = """() => {
   own.fillText = function (text, ...at) { told(String(text)); return draw.call(this, text, ...at); };
 }"""
 """Has every text that is drawn on a canvas told to `told`."""
+CENTRE = """() => {
+  const canvas = document.querySelector("[data-mask] canvas"), { width, height } = canvas;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  let count = 0, sum = 0;
+  for (let k = 0; k < width * height; k += 1) if (data[4 * k + 3] > 0) { count += 1; sum += k % width; }
+  return sum / count / width;
+}"""
+"""Where the middle of what is painted lies, as a share of the width."""
 COLOURS = ((220, 40, 40), (40, 60, 220))
 
 
@@ -46,13 +54,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(folder: Path, panel: str) -> Iterator[Any]:
-    """A panel of the page of a studio; at the end no other host was asked, and nothing was complained about."""
+def opened(folder: Path, panel: str, **looks: Any) -> Iterator[Any]:
+    """A panel of the page of a studio; at the end no other host was asked, and nothing was complained about.
+
+    looks: of `Watched`, such as its width.
+    """
     from playwright.sync_api import expect
 
     expect.set_options(timeout=WAIT)
     with served(folder) as studio, chromium() as browser:
-        watched = Watched(browser)
+        watched = Watched(browser, **looks)
         watched.page.goto(studio.url)
         watched.page.get_by_role("navigation", name="Panels").get_by_role("link", name=panel).click()
         yield watched.page
@@ -128,6 +139,19 @@ def test_a_mask_is_painted_and_a_video_is_made_with_it(folder: Path) -> None:
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
         page.mouse.up()
+        mask, frame = page.locator("[data-mask]"), page.locator("[data-mask]").get_by_role("slider", name="Frame")
+        expect(mask).to_have_attribute("data-shown", "key")
+        frame.fill("10")
+        expect(mask).to_have_attribute("data-shown", "held")
+        page.get_by_role("button", name="Clear").click()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 4, box["y"] + box["height"] - 4, steps=4)
+        page.mouse.up()
+        frame.fill("5")  # between two key frames it is shown as the sampling will have it
+        expect(mask).to_have_attribute("data-shown", "between")
+        expect(page.get_by_text("on the way between two key frames")).to_be_visible()
+        assert 0.3 < page.evaluate(CENTRE) < 0.7
         page.get_by_role("button", name="Use this mask").click()
         expect(page.locator("[data-mask] .badge.yes")).to_contain_text("% is made anew")
         page.locator("[data-option=steps] input").fill("two")

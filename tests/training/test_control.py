@@ -19,6 +19,7 @@ from kinolab.toyworld.clips import WorldConfig, make_clip
 from kinolab.toyworld.reader import Spot
 from kinolab.training.run import train
 from tests.closeness import assert_same
+from tests.engines.inside import Sent
 from tests.outside.commands import run
 from tests.training.tiny import autoencoder_recipe, denoiser_recipe
 
@@ -110,6 +111,11 @@ def test_it_is_measured_against_the_simulator(runs: Path) -> None:
     model = VideoModel.load(runs / "control", precision="float32")
     report = evaluate_control(model, {"count": 2, "frames": 2, "map": "trajectory"}, batch=2)
     assert {r.subject for r in report.results} == set(SUBJECTS) and len(report.results) == 6
+    one, other = (
+        evaluate_control(model, {"count": 2, "frames": 2, "map": "trajectory"}, batch=1, engine=e)
+        for e in (None, Sent())
+    )
+    assert one.to_json() == other.to_json(), "by workers"
     scores = json.loads(report.to_json())
     assert scores["kind"] == "control" and 0 <= scores["metrics"]["followed"]["value"] <= 1
     assert run("evaluate", "control", "--model", runs / "image", "--count", 1).endswith(

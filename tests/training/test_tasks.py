@@ -21,6 +21,7 @@ from kinolab.toyworld.source import WorldSource, WorldSourceConfig
 from kinolab.training.randomness import generators
 from kinolab.training.recipe import load_recipe
 from kinolab.training.run import train
+from tests.engines.inside import Sent
 from tests.training.test_jobs import batch_of, denoiser_job
 from tests.training.tiny import autoencoder_recipe, tasks_recipe
 
@@ -134,6 +135,11 @@ def test_one_run_with_mixed_tasks_gives_one_folder_for_every_task(tiny_autoencod
 
     report = evaluate_tasks(model, {"count": 2}, batch=2)
     assert [r.task for r in report.results] == list(TASKS) and report.table().row_count == len(TASKS)
+    one, other = (
+        evaluate_tasks(model, {"count": 2, "tasks": ["complete, resting box"]}, batch=1, engine=e)
+        for e in (None, Sent())
+    )
+    assert one.to_json() == other.to_json(), "by workers"
     assert model.generate(seed=1).shape == (1, 3, 5, 32, 32)
 
 

@@ -222,3 +222,19 @@ def test_log_samples_and_heldout_numbers(tmp_path: Path, tiny_autoencoder: Path)
     assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
         "step-00000002-0.mp4", "step-00000004-0.mp4",
     ]  # fmt: skip
+
+
+@pytest.mark.wide
+def test_samples_before_the_first_step_change_nothing(tmp_path: Path, tiny_autoencoder: Path) -> None:
+    """Step 0 is among the samples, once, and whether it is asked for decides no bit of what is trained."""
+    for name, first in (("without", False), ("with", True)):
+        path = write(
+            tmp_path, denoiser_recipe(tiny_autoencoder, steps=2, sample_first=first, save_every=1), f"{name}.yaml"
+        )
+        train(path, tmp_path / name, until=1)
+        begun = {p.name: p.stat().st_mtime_ns for p in (tmp_path / name).glob("samples/*")}
+        train(None, tmp_path / name, resume=True)
+        found = {p.name: p.stat().st_mtime_ns for p in (tmp_path / name).glob("samples/*")}
+        assert list(begun) == ["step-00000000-0.mp4"] * first
+        assert sorted(found) == [*begun, "step-00000002-0.mp4"] and found.items() >= begun.items()
+    assert largest_difference(tmp_path / "without", tmp_path / "with") == 0.0

@@ -32,16 +32,21 @@ from kinolab.runtime.text import first_line
 PROMPT = "Describe in one sentence what this video shows and how it moves."
 TRIES = 3
 """Of a question that a server could not answer now."""
+WAITS = 10
+"""Of a question to a server that says when to ask again."""
+LONGEST_WAIT = 60.0
+"""Seconds that are waited where a server says so; one that asks for more is asked again then."""
 LONGEST = 2**20
 """Bytes of an answer."""
 
 
 class AskError(Exception):
-    """Nothing came back for one clip; gone: as the one who was asked could not be reached, or was too slow."""
+    """Nothing came back for one clip; gone: as the one who was asked could not be reached, or was too slow; wait:
+    seconds after which it would be asked again, where it says so."""
 
-    def __init__(self, said: str, gone: bool = False) -> None:
+    def __init__(self, said: str, gone: bool = False, wait: float | None = None) -> None:
         super().__init__(said)
-        self.gone = gone
+        self.gone, self.wait = gone, wait
 
 
 class Captioner(ABC):
@@ -153,13 +158,13 @@ class Server(Captioner):
             content.append({"type": "image_url", "image_url": {"url": _as_jpeg(frame)}})
         message = {"role": "user", "content": content}
         body = {"model": self.model, "messages": [message], "max_tokens": 200, "temperature": 0}
-        for again in range(TRIES):
+        for again in range(WAITS):
             try:
                 return self._answer(self._post(json.dumps(body).encode()))
             except AskError as error:
-                if not error.gone or again + 1 == TRIES:
+                if not error.gone or again + 1 == (TRIES if error.wait is None else WAITS):
                     raise
-                time.sleep(0.5 * 2**again)
+                time.sleep(min(LONGEST_WAIT, max(0.5 * 2 ** min(again, TRIES), error.wait or 0.0)))
         raise AssertionError("the last try raises")
 
     def _post(self, data: bytes) -> bytes:
@@ -172,7 +177,7 @@ class Server(Captioner):
                 return bytes(reply.read(LONGEST))
         except urllib.error.HTTPError as error:
             gone = error.code < 400 or error.code in (401, 403, 404, 429) or error.code >= 500
-            raise AskError(f"status {error.code}: {_told_by(error)}", gone=gone) from None
+            raise AskError(f"status {error.code}: {_told_by(error)}", gone=gone, wait=_asked_to_wait(error)) from None
         except (OSError, ValueError, http.client.HTTPException) as error:  # no connection, none in time, no HTTP
             cause = getattr(error, "reason", error)
             raise AskError(f"no answer ({one_line(cause, 100)})", gone=True) from None
@@ -184,6 +189,14 @@ class Server(Captioner):
         except (InputError, KeyError, IndexError, TypeError):
             raise AskError(f"an answer of another form: {one_line(data[:80].decode('utf-8', 'replace'), 80)}") from None
         return text if isinstance(text, str) else ""
+
+
+def _asked_to_wait(error: urllib.error.HTTPError) -> float | None:
+    """Seconds after which a server that is busy, or limits how often it is asked, wants to be asked again."""
+    if error.code not in (429, 503):
+        return None
+    told = error.headers.get("Retry-After", "").strip()
+    return float(told) if told.isascii() and told.isdigit() and len(told) < 9 else None
 
 
 def _told_by(error: urllib.error.HTTPError) -> str:
@@ -201,6 +214,10 @@ class Model(Captioner):
 
     def __init__(self, folder: Path, prompt: str | None = None, *, tokens: int = 60) -> None:
         self.folder, self.prompt, self.tokens = folder, prompt, tokens
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model: whom it is sent to reads it anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
 
     def __str__(self) -> str:
         return f"--model-folder {self.folder}"

@@ -7,28 +7,33 @@ and the same clip under another name is not asked about again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kinolab.contracts.engine import Engine, Task
 from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.data.curation.captioners import AskError, Captioner
 from kinolab.data.curation.writing import METADATA, beside
 from kinolab.data.scan import find_clips, hash_source
 from kinolab.errors import InputError
+from kinolab.runtime import reading
 from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.reading import json_lines
+from kinolab.runtime.remote import address, is_remote
 from kinolab.runtime.summed import summed
 from kinolab.runtime.text import read_text
 
 KEPT = ".captions.jsonl"
 """In the folder: what was said of each content, one line each."""
+MOST = 2**31
+"""Bytes of it."""
 LOST = 3
 """Clips in a row of which nothing comes back, after which the one who is asked is taken to be gone."""
 
@@ -44,7 +49,13 @@ class CaptionSummary:
 
 
 def caption(
-    folder: Path, captioner: Captioner, *, overwrite: bool = False, workers: int = 1, events: Listener = None
+    folder: Path,
+    captioner: Captioner,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    engine: Engine | None = None,
+    events: Listener = None,
 ) -> CaptionSummary:
     """Write a caption beside every clip of a folder that has none; into the folder's metadata.jsonl too.
 
@@ -52,12 +63,15 @@ def caption(
         folder: of clips, such as `kinolab data curate` writes.
         captioner: who is asked.
         overwrite: replace captions that somebody else wrote.
-        workers: clips that are asked about at once, where the captioner takes that.
+        workers: clips that are asked about at once by threads of this process, where the captioner takes that.
+        engine: whose workers ask, each about one clip at a time; none = this process. What is written is the same.
         events: counts clips; a stopped call keeps what was said.
 
     Raises:
         InputError: where there is no clip, another process is at work there, or the captioner stops answering.
     """
+    if is_remote(folder):
+        raise InputError(f"{address(folder)}: captions are written beside clips of this machine; copy the folder here")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of clips")
     names = find_clips(folder)[0]
@@ -68,7 +82,7 @@ def caption(
     with held(folder / ".captions.lock", f"{folder}: another kinolab data caption is at work there"):
         said = _said(folder / KEPT, protocol)
         own = set(_said(folder / KEPT, None).values())
-        tasks: list[tuple[str, str]] = []
+        tasks, order = dict[str, list[str]](), list[str]()
         others = known = 0
         for name in names:
             path = _beside(folder, name)
@@ -77,13 +91,19 @@ def caption(
                 others += 1
                 continue
             content = hash_source(folder / name)
+            order.append(content)
             if content in said:
                 known += 1
                 if before != said[content]:
                     write_text(path, said[content] + "\n")
             else:
-                tasks.append((name, content))
-        asked, failed = _ask_all(folder, tasks, captioner, workers, protocol, told)
+                tasks.setdefault(content, []).append(name)  # copies of one content are asked about once
+        job = CaptionJob(folder, captioner)
+        pieces = [(found[0], content) for content, found in tasks.items()]
+        answers = _answers(job, pieces, workers) if engine is None else _by_workers(job, pieces, protocol, engine, told)
+        asked, failed = _write_all(job, tasks, answers, protocol, told)
+        if asked:
+            _put_in_order(folder / KEPT, protocol, order)
         _fill_metadata(folder)
     return CaptionSummary(asked, known, others, tuple(failed))
 
@@ -104,51 +124,106 @@ def _said(path: Path, protocol: str | None) -> dict[str, str]:
     }
 
 
-def _ask_all(
-    folder: Path, tasks: Sequence[tuple[str, str]], captioner: Captioner, workers: int, protocol: str, events: Events
+def _put_in_order(path: Path, protocol: str, order: Sequence[str]) -> None:
+    """Give what this captioner said the order of the clips, whoever asked about which when; behind what others said."""
+    rows = [row for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
+    place = {content: number for number, content in enumerate(order)}
+    rows.sort(key=lambda row: place.get(str(row.get("content")), -1) if row.get("protocol") == protocol else -1)
+    names = ("content", "protocol", "caption")
+    text = "".join(summed({name: row.get(name) for name in names}) + "\n" for row in rows)
+    if text != reading.read_text(path, MOST):
+        write_text(path, text)
+
+
+Piece = tuple[str, str]
+"""A clip's name and its content."""
+Answer = tuple[str, str, str | AskError]
+"""Beside both, what was said of it, or why nothing was."""
+
+
+def _write_all(
+    job: CaptionJob, tasks: Mapping[str, Sequence[str]], answers: Iterable[Answer], protocol: str, events: Events
 ) -> tuple[int, list[str]]:
-    """Ask about each clip, and write what is said at once; how many were captioned, and what failed.
+    """Write what is said at once; how many clips were captioned, and what failed.
+
+    tasks: the names of the clips of each content.
 
     Raises:
         InputError: where nothing comes back of several clips in a row.
     """
-    asked, failed, lost = 0, list[str](), 0
-    with Appender(folder / KEPT) as kept:
-        for done, (name, content, found) in enumerate(_answers(folder, tasks, captioner, workers)):
+    asked, failed, lost, done, total = 0, dict[str, str](), 0, 0, sum(map(len, tasks.values()))
+    with Appender(job.folder / KEPT) as kept:
+        for _, content, found in answers:
+            names = tasks[content]
+            done += len(names)
             if isinstance(found, str):
                 kept.write(summed({"content": content, "protocol": protocol, "caption": found}))
-                write_text(_beside(folder, name), found + "\n")
-                events.wrote(_beside(folder, name), "caption")
-                asked, lost = asked + 1, 0
+                for name in names:
+                    write_text(_beside(job.folder, name), found + "\n")
+                    events.wrote(_beside(job.folder, name), "caption")
+                asked, lost = asked + len(names), 0
             else:
-                failed.append(f"{name}: {found}")
+                failed |= {name: f"{name}: {found}" for name in names}
                 lost = lost + 1 if found.gone else 0
-                if lost >= LOST or (found.gone and len(failed) == len(tasks)):
-                    raise InputError(f"{captioner}: {found}; {asked} clips are captioned, run it again to go on")
-            advance(events, done + 1, len(tasks))
-    return asked, failed
+                if lost >= LOST or (found.gone and len(failed) == total):
+                    raise InputError(f"{job.captioner}: {found}; {asked} clips are captioned, run it again to go on")
+            advance(events, done, total)
+    return asked, [failed[name] for name in sorted(failed)]
 
 
-def _answers(
-    folder: Path, tasks: Sequence[tuple[str, str]], captioner: Captioner, workers: int
-) -> Iterator[tuple[str, str, str | AskError]]:
-    """Name, content and caption (or what went wrong) of each clip, in order; at most `workers` are asked at once."""
+@dataclass(frozen=True)
+class CaptionJob:
+    """The captions of a folder, as a job of an engine: a task is one clip, its part the name and the content."""
 
-    def one(task: tuple[str, str]) -> tuple[str, str, str | AskError]:
+    folder: Path
+    captioner: Captioner
+
+    def worker(self, number: int) -> CaptionJob:
+        """Itself."""
+        return self
+
+    def run(self, task: Task) -> list[Answer]:
+        """What is said of each clip of a task."""
+        return [self.ask(part) for part in task.parts]
+
+    def probe(self, part: Piece) -> None:
+        """Ask about one; never needed, as tasks are of one."""
+        self.ask(part)
+
+    def name(self, part: Piece) -> str:
+        """The clip's own."""
+        return part[0]
+
+    def ask(self, part: Piece) -> Answer:
+        """The words, as one line."""
         try:
-            text = " ".join(captioner.ask(folder / task[0]).split())
-            return *task, text or AskError("said nothing")
+            text = " ".join(self.captioner.ask(self.folder / part[0]).split())
+            return *part, text or AskError("said nothing")
         except AskError as error:
-            return *task, error
+            return *part, error
         except InputError as error:
-            return *task, AskError(one_line(error, 200))
+            return *part, AskError(one_line(error, 200))
 
-    if workers == 1 or not captioner.many:
-        yield from map(one, tasks)
+
+def _answers(job: CaptionJob, pieces: Sequence[Piece], workers: int) -> Iterator[Answer]:
+    """By this process, in order; at most `workers` are asked about at once."""
+    if workers == 1 or not job.captioner.many:
+        yield from map(job.ask, pieces)
         return
     with ThreadPoolExecutor(workers) as pool:
-        for begin in range(0, len(tasks), workers):  # no further ahead, so that a stop loses nothing that was paid for
-            yield from pool.map(one, tasks[begin : begin + workers])
+        for begin in range(0, len(pieces), workers):  # no further ahead, so that a stop loses nothing that was paid for
+            yield from pool.map(job.ask, pieces[begin : begin + workers])
+
+
+def _by_workers(
+    job: CaptionJob, pieces: Sequence[Piece], protocol: str, engine: Engine, events: Events
+) -> Iterator[Answer]:
+    """By an engine's workers, in any order."""
+    tasks = [Task(json_sha256([content, protocol])[:24], ((name, content),)) for name, content in pieces]
+    for done in engine.run(job, tasks, events):
+        yield from done.value or ()
+        for left in done.left:
+            yield *left.part, AskError(f"ended every worker that asked about it ({left.why})")
 
 
 def _fill_metadata(folder: Path) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.contracts.engine import Done, Engine, Task
-from kinolab.contracts.events import Events, Listener, events_of, proceed
+from kinolab.contracts.events import Events, Listener, Several, Silent, events_of, proceed
 from kinolab.data.curation import parquet
 from kinolab.data.curation.deciding import Decision, decide
 from kinolab.data.curation.items import Item, find_items
 from kinolab.data.curation.scoring import Outcome, score_group
 from kinolab.data.curation.settings import Chosen, CurateConfig, chosen, plain
 from kinolab.data.curation.table import Row, make_table
-from kinolab.data.curation.writing import Written, clear_others, write_folder, write_shards
+from kinolab.data.curation.writing import METADATA, Written, clear_others, write_folder, write_shards
 from kinolab.errors import InputError
 from kinolab.runtime import leftovers
 from kinolab.runtime.files import make_folder, write_text
@@ -32,7 +32,7 @@ from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real, visible
 from kinolab.runtime.reading import json_lines, read_text
 from kinolab.runtime.records import write_record
-from kinolab.runtime.remote import address, is_remote, local
+from kinolab.runtime.remote import Mirror, address, is_remote, local
 from kinolab.runtime.summed import summed
 
 STORE, INDEX, TABLE, RECORD = ".scores", ".scores/files.jsonl", "table.jsonl", "curation.json"
@@ -73,7 +73,8 @@ def curate(
     Args:
         source: a folder, a video, a list or a table of paths, .tar or .parquet files, or a folder of those; of a store
             too, as s3://bucket/raw.
-        out: the folder of the curation, on this machine; made where it is missing.
+        out: the folder of the curation; made where it is missing. Of one in a store the scores stay on this machine,
+            clips are put there as they are written, and what names them at the end.
         config: signals, cutting, thresholds and output.
         engine: whose workers score; none = this process. What is written is the same, byte for byte.
         dry: write the table and no clip.
@@ -83,10 +84,41 @@ def curate(
         InputError: where the source is missing or empty, a setting can't be met, `out` lies in the source or holds
             something else, another process is at work there, or no video can be read.
     """
+    if not is_remote(out):
+        return _curate(source, out, config, engine, dry, events_of(events))
+    if engine is not None and engine.place:
+        raise InputError(f"--out {address(out)}: a cluster's workers need a folder that they share, or take --workers")
+    if is_remote(source) and f"{address(out)}/".startswith(f"{address(source)}/"):
+        raise InputError(f"{address(out)}: lies inside {address(source)}; choose a folder beside it")
+    mirror = Mirror(out)
+    with mirror.writing():
+        mirror.fetch(new=True)
+        if (mirror.path / RECORD).is_file():  # of another machine, which has the scores
+            make_folder(mirror.path / STORE)
+        summary = _curate(source, mirror.path, config, engine, dry, Several(events_of(events), _Putting(mirror)))
+        mirror.publish((METADATA, TABLE, RECORD))
+    return summary
+
+
+class _Putting(Silent):
+    """Puts clips into a store when they are written, so that a call that is cut off loses none."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def wrote(self, path: Path, what: str = "file") -> None:
+        """A file of the mirror is whole."""
+        if what != "table":
+            self.mirror.put(path.relative_to(self.mirror.path).as_posix())
+
+
+def _curate(
+    source: Path, out: Path, config: CurateConfig, engine: Engine | None, dry: bool, told: Events
+) -> CurateSummary:
+    """The same in a folder of this machine."""
     signals = chosen(config)
     if config.output.format == "parquet" and not dry:
         parquet.need_pyarrow()
-    told = events_of(events)
     _check_out(out)
     source = local(source, told.progress)
     if source.is_dir() and real(out).is_relative_to(real(source)):
@@ -117,9 +149,7 @@ def curate(
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that holds something else, or that of a store."""
-    if is_remote(out):
-        raise InputError(f"--out {address(out)}: curate writes to a folder of this machine; copy it to the store after")
+    """Refuse a folder that holds something else."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; expected a folder for the curation")
     if out.is_dir() and visible(out) and not (out / STORE).is_dir():

@@ -158,6 +158,17 @@ def scenes(studio: Studio, asked: Asked) -> Any:
     return studio.checking.ask("scenes", {"path": str(path)}, LONG)
 
 
+def alike(studio: Studio, asked: Asked) -> Any:
+    """POST /api/clips/alike -> {alike, done, total}: clips that look as an earlier one does, but for its size.
+
+    alike: by the clip's name, {of: the earlier one, share} of the bits of a perceptual hash over time that both have,
+    as `kinolab data curate` counts them. A call reads clips for some seconds; done of total say whether to ask again.
+    """
+    project = studio.project
+    project.refuse_links(project.clips)
+    return studio.checking.ask("alike", {"path": str(project.clips), "names": names(project)}, LONG)
+
+
 def poster(studio: Studio, name: str) -> Path:
     """GET /posters/{name}: a small picture of a clip, made when it is first asked for."""
     path, out = studio.project.clip(name), hidden(studio.project, name, ".webp")

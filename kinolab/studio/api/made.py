@@ -28,6 +28,8 @@ RECORDED = ("request", "prompt", "seed", "index", "frames_sha256", "kinolab")
 """What of a video's record the page shows."""
 PIXELS = 2**30
 """Pixels of all frames of a mask, each of which takes a byte while it is made."""
+BETWEEN = 240
+"""Frames of a mask that are shown at once."""
 PICTURE = 2**22
 """Bytes of a painted key frame."""
 
@@ -77,12 +79,33 @@ def mask(studio: Studio, asked: Asked) -> Any:
     two of them the painted shape moves and changes (by the distance to its edge), before the first and behind the last
     it stays. The mask is a video without loss in samples/given, for `kinolab complete --mask`.
     """
-    body = asked.body
+    frames, height, width, keys = _painted(asked.body)
+    fps = asked.body.number("fps", 8.0)
+    name = sha256(repr((frames, height, width, fps, sorted(keys))))[:12]
+    out = studio.project.samples / GIVEN / f"mask-{name}.mkv"
+    values = {"frames": frames, "height": height, "width": width, "fps": fps, "out": str(out)}
+    return {"path": studio.project.shown(out), "share": _asked_of(studio, "mask", keys, values)}
+
+
+def between(studio: Studio, asked: Asked) -> Any:
+    """POST /api/masks/between {frames, height, width, first, last, keys} -> {masks}: what /api/masks makes of them.
+
+    masks: by its number, each frame from first to last that lies between two key frames, as a PNG (base64) with a
+    colour where something is generated. Nothing is written.
+    """
+    frames, height, width, keys = _painted(asked.body)
+    first = asked.body.integer("first", at_least=0, at_most=frames - 1)
+    last = asked.body.integer("last", at_least=first, at_most=min(frames - 1, first + BETWEEN - 1))
+    values = {"first": first, "last": last, "height": height, "width": width}
+    return {"masks": _asked_of(studio, "between", keys, values)}
+
+
+def _painted(body: Record) -> tuple[int, int, int, list[tuple[int, bytes]]]:
+    """Frames, height and width of a mask, and the PNG files of its key frames by their numbers."""
     frames = body.integer("frames", at_least=1, at_most=10_000)
     height, width = body.integer("height", at_least=8, at_most=4096), body.integer("width", at_least=8, at_most=4096)
     if frames * height * width > PIXELS:
         raise InputError(f"a mask of {frames} x {height} x {width}: expected at most {PIXELS:,} pixels in all")
-    fps = body.number("fps", 8.0)
     keys = []
     for key in body.records("keys"):
         try:
@@ -94,19 +117,17 @@ def mask(studio: Studio, asked: Asked) -> Any:
         keys.append((key.integer("frame", at_least=0, at_most=frames - 1), data))
     if not 0 < len(keys) <= KEYS:
         raise InputError(f"keys: expected 1 to {KEYS} painted key frames, got {len(keys)}")
-    name = sha256(repr((frames, height, width, fps, sorted(keys))))[:12]
-    out = studio.project.samples / GIVEN / f"mask-{name}.mkv"
+    return frames, height, width, keys
+
+
+def _asked_of(studio: Studio, what: str, keys: list[tuple[int, bytes]], values: dict[str, Any]) -> Any:
+    """What the helper makes of painted key frames, which lie in files meanwhile."""
     with files.scratch(studio.project.samples / HIDDEN) as room:
         painted = []
         for frame, data in keys:
             files.write_bytes(room / f"{frame:06d}.png", data)
             painted.append({"frame": frame, "path": str(room / f"{frame:06d}.png")})
-        share = studio.looking.ask(
-            "mask",
-            {"keys": painted, "frames": frames, "height": height, "width": width, "fps": fps,
-             "out": str(out)},
-        )  # fmt: skip
-    return {"path": studio.project.shown(out), "share": share}
+        return studio.looking.ask(what, {"keys": painted, **values})
 
 
 def settings(studio: Studio, uploaded: Path, name: str) -> Any:

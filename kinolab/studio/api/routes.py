@@ -49,11 +49,13 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("POST", "/api/clips/look"): footage.look,
     ("POST", "/api/clips/check"): footage.check,
     ("POST", "/api/clips/scenes"): footage.scenes,
+    ("POST", "/api/clips/alike"): footage.alike,
     ("POST", "/api/clips/replace"): captions.replace,
     ("PUT", "/api/clips/caption"): captions.caption,
     ("PUT", "/api/clips/edit"): footage.edit,
     ("DELETE", "/api/clips/{name:path}"): footage.remove,
     ("GET", "/api/recipes"): training.recipes,
+    ("GET", "/api/folders"): training.folders,
     ("POST", "/api/recipes/form"): training.form,
     ("GET", "/api/runs"): training.runs,
     ("GET", "/api/runs/{name}"): training.run,
@@ -65,6 +67,7 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("GET", "/api/given"): made.given,
     ("GET", "/api/seen/{path:path}"): seen.seen,
     ("POST", "/api/masks"): made.mask,
+    ("POST", "/api/masks/between"): made.between,
     ("GET", "/api/scores"): judged.scores,
     ("GET", "/api/votes"): judged.votes,
     ("POST", "/api/votes"): judged.vote,
@@ -96,7 +99,7 @@ def described() -> str:
     return "\n".join(lines) + "\n"
 
 
-LARGE = {"/api/masks": 64 * 2**20}
+LARGE = {"/api/masks": 64 * 2**20, "/api/masks/between": 64 * 2**20}
 """Bytes of other bodies that are larger than most."""
 
 MEDIA: dict[str, Media] = {"/posters/": footage.poster, "/play/": footage.played}

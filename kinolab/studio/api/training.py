@@ -24,16 +24,21 @@ LOADING = 120.0
 def recipes(studio: Studio, asked: Asked) -> Any:
     """GET /api/recipes -> {recipes, clips, caches}: those of the project's folder, and those that ship.
 
-    clips, caches: folders of the project that a training may read, of clips and of latents.
+    clips, caches: as /api/folders tells them.
     """
+    values = {"folder": str(studio.project.folder)}
+    return {"recipes": studio.recipes.ask("recipes", values, LOADING), **folders(studio, asked)}
+
+
+def folders(studio: Studio, asked: Asked) -> Any:
+    """GET /api/folders -> {clips, caches}: folders of the project that a training may read, of clips and of latents."""
     project = studio.project
-    folders = [path for path in visible(project.folder) if path.is_dir()]
+    inner = [path for path in visible(project.folder) if path.is_dir()]
     found = [*visible(project.folder, "*/cache.json"), *visible(project.runs, "*/cache.json")]
     caches = [path.parent for path in found]
     known = {*FOLDERS, *(path.name for path in caches)} - {"clips"}
     return {
-        "recipes": studio.recipes.ask("recipes", {"folder": str(project.folder)}, LOADING),
-        "clips": [path.name for path in folders if path.name not in known],
+        "clips": [path.name for path in inner if path.name not in known],
         "caches": [project.shown(path) for path in caches],
     }
 

@@ -1,5 +1,5 @@
 // What `kinolab data check` says of a clip, as a badge.
-import type { Verdict } from "../lib/api";
+import type { Like, Verdict } from "../lib/api";
 
 export interface Badge {
   kind: "yes" | "warn" | "no" | "";
@@ -13,9 +13,14 @@ const USUAL = /fills? no window|^re-timed from .* of .* frames used|^crop loses 
 export function badge(verdict: Verdict | undefined, use: boolean): Badge {
   if (!use) return { kind: "", word: "left out", reason: "left out by you" };
   if (!verdict) return { kind: "", word: "unchecked", reason: "not checked yet" };
-  const reason = [...verdict.dropped, ...verdict.notes].join("; ");
+  const usual = (text: string) => USUAL.test(text);
+  const all = [...verdict.dropped, ...verdict.notes];
+  const serious = all.filter((text) => !usual(text));
+  const reason = [...serious, ...all.filter(usual)].join("; "); // what there is to see to stands first
   if (!verdict.kept) return { kind: "no", word: "not used", reason: reason || "no window fits" };
-  const serious = [...verdict.dropped, ...verdict.notes].some((text) => !USUAL.test(text));
   const word = verdict.kept === 1 ? "1 window" : `${verdict.kept} windows`;
-  return { kind: serious ? "warn" : "yes", word, reason: reason || "all of it is used" };
+  return { kind: serious.length ? "warn" : "yes", word, reason: reason || "all of it is used" };
 }
+
+/** What a clip is to another that it is like. */
+export const alikeness = (like: Like): string => (like.same ? "the same file as" : `${Math.round(100 * like.share)} % alike to`);

@@ -53,6 +53,9 @@ export const fileUrl = (path: string, mark?: number) => `/files/${coded(path)}${
 /** The names, FOLDER/NAME, of files that came in a folder: a file itself knows none. */
 export const placed = new WeakMap<File, string>();
 
+/** The folder that a file was dropped in with. */
+export const home = new WeakMap<File, string>();
+
 /** Send a file as it is; `told` hears how much of it has gone. */
 export function upload<T>(path: string, file: File, told?: (share: number) => void): Promise<T> {
   return new Promise((resolve, reject) => {
@@ -193,6 +196,13 @@ export interface Checked {
   verdicts: Verdict[];
 }
 
+/** A clip that looks as an earlier one does: which, by what share, and whether it is the same file. */
+export interface Like {
+  of: string;
+  share: number;
+  same?: boolean;
+}
+
 export interface Recipe {
   name: string;
   about: string;
@@ -221,11 +231,14 @@ export interface Need {
   encode?: Record<string, unknown>;
 }
 
-export interface Recipes {
-  recipes: Recipe[];
-  /** Folders of clips, and latent caches, in the project. */
+/** Folders of clips, and latent caches, in the project. */
+export interface Folders {
   clips: string[];
   caches: string[];
+}
+
+export interface Recipes extends Folders {
+  recipes: Recipe[];
 }
 
 export interface Form {

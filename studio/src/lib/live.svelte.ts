@@ -1,6 +1,9 @@
 // What the server tells by itself: the queue, and marks that are others where clips, runs, samples or models changed.
 import { get, type Project, type Queue } from "./api";
 
+import { rest } from "./rest.svelte";
+
+const SELDOM = 5; // seconds
 const MARKS = ["clips", "runs", "samples", "models", "scores"] as const;
 export type Mark = (typeof MARKS)[number];
 
@@ -14,10 +17,12 @@ class Live {
   /** Seconds since 1970, once a second, for times that are left. */
   now = $state(Date.now() / 1000);
 
+  private news = new Map<"jobs" | Mark, string>();
   private source: EventSource | null = null;
 
   begin() {
-    setInterval(() => (this.now = Date.now() / 1000), 1000);
+    setInterval(() => this.take(), 1000);
+    document.addEventListener("visibilitychange", () => this.take());
     this.ask();
     this.listen();
   }
@@ -51,10 +56,25 @@ class Live {
         }, 2000);
       }
     };
-    source.addEventListener("jobs", (event) => (this.queue = JSON.parse(event.data) as Queue));
-    for (const name of MARKS) {
-      source.addEventListener(name, (event) => (this.marks[name] = JSON.parse(event.data) ?? ""));
+    for (const name of ["jobs", ...MARKS] as const) {
+      source.addEventListener(name, (event) => {
+        this.news.set(name, event.data as string);
+        if (!rest.resting) this.take();
+      });
     }
+  }
+
+  /** Show the news. Of a page that nobody sees the last ones are kept until it is looked at again; where nobody did
+   * anything for a while they are shown now and then. */
+  private take() {
+    const now = Date.now() / 1000;
+    if (document.hidden || (rest.resting && now - this.now < SELDOM)) return;
+    this.now = now;
+    for (const [name, data] of this.news) {
+      if (name === "jobs") this.queue = JSON.parse(data) as Queue;
+      else this.marks[name] = (JSON.parse(data) as string | null) ?? "";
+    }
+    this.news.clear();
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ import pytest
 
 from kinolab import video
 from kinolab.data.curation import captioners
-from kinolab.data.curation.captioners import AskError, Captioner, Command, Server, even_frames
+from kinolab.data.curation.captioners import AskError, Captioner, Command, Model, Server, even_frames
 from kinolab.data.curation.captions import KEPT, caption
 from kinolab.errors import InputError
+from kinolab.runtime.processes import packed, unpacked
+from tests.engines.folders import files_of
+from tests.engines.inside import Inside
 
 
 @pytest.fixture
@@ -52,6 +56,13 @@ class Spoken(Captioner):
         if clip.name in self.failing:
             raise self.failing[clip.name]
         return f"  clip\n {clip.stem} "
+
+
+class Other(Spoken):
+    """Another one who says the same."""
+
+    def protocol(self) -> dict[str, Any]:
+        return {"spoken": 2}
 
 
 def test_texts_beside_the_clips_kept_by_content_and_others_left_alone(clips: Path) -> None:
@@ -106,6 +117,7 @@ class Answering(BaseHTTPRequestHandler):
 
     answers: ClassVar[list[tuple[int, bytes]]] = []
     asked: ClassVar[list[tuple[str, str | None, dict[str, Any]]]] = []
+    slept: ClassVar[list[float]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -117,6 +129,8 @@ class Answering(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 302:
             self.send_header("Location", "http://elsewhere.invalid/")
+        if status == 429:
+            self.send_header("Retry-After", "7")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -131,8 +145,8 @@ def good(text: str) -> bytes:
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(captioners.time, "sleep", lambda seconds: None)
-    Answering.answers, Answering.asked = [], []
+    Answering.answers, Answering.asked, Answering.slept = [], [], []
+    monkeypatch.setattr(captioners.time, "sleep", Answering.slept.append)
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -155,6 +169,35 @@ def test_a_server_is_shown_even_frames_and_asked_again_when_it_is_busy(clips: Pa
     assert "secret" not in (clips / KEPT).read_text(encoding="utf-8")
     assert caption(clips, Server(url, "tiny", "What?", frames=2), workers=2).known == 2
     assert caption(clips, Server(url, "tiny", "Which?", frames=2), workers=2).asked == 3, "another question"
+
+
+def test_a_server_that_says_when_to_ask_again_is_asked_then(clips: Path, url: str) -> None:
+    Answering.answers = [(429, b"slower")] * 6
+    assert Server(url, "tiny").ask(clips / "1.mkv") == "a grey square"
+    assert Answering.slept == [7.0] * 6 and len(Answering.asked) == 7
+    Answering.answers, Answering.slept[:] = [(429, b"slower")] * 99, []
+    with pytest.raises(AskError, match=r"^status 429: slower$"):
+        Server(url, "tiny").ask(clips / "1.mkv")
+    assert len(Answering.slept) == captioners.WAITS - 1
+
+
+def test_workers_write_what_one_process_writes(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (clips / "9.mkv").write_bytes((clips / "3.mkv").read_bytes())
+    there = tmp_path_factory.mktemp("there") / "clips"
+    shutil.copytree(clips, there)
+    alone = Spoken()
+    assert caption(clips, alone).asked == 4 and alone.asked == ["1.mkv", "2.mkv", "3.mkv"], "a copy is not asked about"
+    assert caption(there, Spoken(), engine=Inside()).asked == 4
+    assert files_of(there) == files_of(clips)
+    found = caption(there, Other(), overwrite=True, engine=Inside(lambda part: part[0] == "2.mkv"))
+    assert found.failed == ("2.mkv: ended every worker that asked about it (killed by SIGSEGV)",)
+    assert found.asked == 4 and texts(there)["9"] == "clip 3" and texts(there)["2"] == "clip 2"
+
+
+def test_a_model_is_sent_without_its_weights(tmp_path: Path) -> None:
+    model = Model(tmp_path)
+    model.__dict__["_loaded"] = object()
+    assert vars(unpacked(packed(model))) == {"folder": tmp_path, "prompt": None, "tokens": 60}
 
 
 def test_a_server_that_refuses_or_is_not_there(clips: Path, url: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -188,8 +189,6 @@ def test_a_video_that_ends_every_process_is_listed(raw: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet"])
 def test_archives_out_and_in_again(kind: str, raw: Path, tmp_path: Path) -> None:
-    if kind == "parquet":
-        pytest.importorskip("pyarrow")
     out = tmp_path / "out"
     keep = {"keep": {"brightness": {"max": 0.8}}, "output": {"format": kind, "shard": 2}}
     summary = curate(raw, out, config(**keep))
@@ -262,8 +261,12 @@ def test_thresholds_that_say_nothing_or_keep_nothing() -> None:
 def test_places_that_can_not_be_read_or_written(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         curate(tmp_path / "none", tmp_path / "out", config())
-    with pytest.raises(InputError, match=r"--out s3://bucket/x: curate writes to a folder of this machine"):
-        curate(raw, Path("s3://bucket/x"), config())
+    with pytest.raises(InputError, match=r"^memory://b/raw/x: lies inside memory://b/raw; choose a folder beside it$"):
+        curate(Path("memory://b/raw"), Path("memory://b/raw/x"), config())
+    cluster = Inside()
+    cluster.place = "auto"
+    with pytest.raises(InputError, match=r"^--out memory://b/x: a cluster's workers need a folder that they share"):
+        curate(raw, Path("memory://b/x"), config(), engine=cluster)
     with pytest.raises(InputError, match="lies inside"):
         curate(raw, raw / "out", config())
     (tmp_path / "other").mkdir()
@@ -290,6 +293,48 @@ def test_archives_whose_members_have_sizes_that_can_not_be(size: bytes, kind: by
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises(InputError, match=r"a\.tar: no whole \.tar archive"):
         tars.members(tmp_path / "a.tar")
+
+
+def test_a_folder_in_a_store_is_what_it_would_be_on_a_disk(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    out, dim = Path("memory://b/set"), config(keep={"brightness": {"max": 0.5}})
+
+    def there() -> dict[str, bytes]:
+        return {name.removeprefix("/b/set/"): store.cat_file(name) for name in store.find("/b/set")}
+
+    def visible() -> dict[str, bytes]:
+        return {name: data for name, data in files(tmp_path / "out").items() if name[0] != "."}
+
+    class Cut(Silent):
+        """Cuts it off behind its second clip."""
+
+        clips = 0
+
+        def wrote(self, path: Path, what: str = "file") -> None:
+            self.clips += what != "table"
+            if self.clips == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curate(raw, out, config(), events=Cut())
+    curate(raw, tmp_path / "out", config())
+    assert there().items() <= visible().items() and len(there()) == 1, "a clip, and nothing that names others"
+    summary = curate(raw, out, config())
+    assert summary.read == 0 and summary.written is not None and summary.written.present == 1
+    assert there() == visible()
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    again = curate(raw, out, dim)
+    assert again.read == 4 and again.written is not None and again.written.written == 0, "clips are found there"
+    curate(raw, tmp_path / "out", dim)
+    assert there() == visible()
+    store.pipe_file("/b/other/mine.txt", b"x")
+    with pytest.raises(InputError, match="holds other files and no curation"):
+        curate(raw, Path("memory://b/other"), dim)
+    store.store.clear()
 
 
 def test_a_changed_video_is_read_again_and_the_same_content_never(raw: Path, tmp_path: Path) -> None:
