@@ -42,13 +42,15 @@ def _refined(values: dict[str, Any], given: dict[str, Any]) -> bool:
     from kinolab.cli.generate import ready
     from kinolab.cli.upscale import run_refinement
     from kinolab.errors import InputError
-    from kinolab.generation.refine import inserted
+    from kinolab.generation.refine import can_refine, chosen_stage, inserted
     from kinolab.models import find_model, read_model_config
 
     values["model"] = ready(values["model"])
     config = read_model_config(find_model(values["model"]))
     makes = inserted(config)
     if not makes:
+        if can_refine(config, "upscale") and not config.stages:  # which says that it is one for that
+            chosen_stage(config, "interpolate", None, values["model"])
         return False
     unused = [f"--{name}" for name, usual in UNUSED.items() if values[name] != usual]
     unused += [f"--{name}" for name in ("every", "keyframes") if given[name]]

@@ -30,6 +30,10 @@ LEGEND = (
     "that encodes and decodes a clip (peak memory) or trains (TMem). Held-out losses compare between denoisers on the "
     "same latents only."
 )
+LEGEND_OF_SHOWN = (
+    "Rows that are shown the held-out clips (`position error`, `found` and `followed` are theirs) know more than a "
+    "prompt says: they are compared with each other, and bear no marks beside rows that are told prompts alone."
+)
 LEGEND_OF_COSTS = (
     "Training is the steps times the time, and the operations, that one takes; SMem is the peak memory of a process "
     "that samples. Sampling is timed without guidance, which calls the denoiser twice, and with decoding."
@@ -86,6 +90,11 @@ class Row:
     name: str
     cells: tuple[Cell, ...]
     records: tuple[Record, ...]
+
+    @property
+    def shown(self) -> bool:
+        """Whether its method is shown the held-out clips."""
+        return any(r.get("facts", {}).get("shown") for r in self.records)
 
     def mean(self, metric: str) -> float | None:
         """The mean over seeds of a score; none where one lacks it."""
@@ -157,18 +166,20 @@ def groups_of(plan: ComparePlan, scores: Mapping[Cell, Record]) -> list[Group]:
 def marks(group: Group, metric: str) -> list[str]:
     """For each row: "best", "noise" (no further from the best than the noise), "worse", or "alone".
 
-    Nothing is said ("alone") where neither more nor less is better, and where there is no interval to say it by.
+    Nothing is said ("alone") where neither more nor less is better, where there is no interval to say it by, and of
+    rows that are shown clips beside rows that are not.
     """
     good = better_of(metric)
     values = [row.mean(metric) for row in group.rows]
-    known = [(k, v) for k, v in enumerate(values) if v is not None]
+    told = [k for k, row in enumerate(group.rows) if not row.shown] or list(range(len(group.rows)))
+    known = [(k, v) for k, v in enumerate(values) if v is not None and k in told]
     if good is None or len(known) < 2:
         return ["alone"] * len(values)
     texts = [None if v is None else shown(metric, v) for v in values]
     best = max(known, key=lambda item: _goodness(good, item[1]))[0]
     found = []
     for k, (row, value) in enumerate(zip(group.rows, values, strict=True)):
-        if value is None or not comparable(group.rows[best], row, metric):
+        if value is None or k not in told or not comparable(group.rows[best], row, metric):
             found.append("alone")
         elif texts[k] == texts[best]:  # what reads the same is the same: rounding is no difference
             found.append("noise" if texts.count(texts[best]) == len(known) else "best")
@@ -178,10 +189,15 @@ def marks(group: Group, metric: str) -> list[str]:
 
 
 def comparable(a: Row, b: Row, metric: str) -> bool:
-    """Whether the noise between two rows is known: they have seeds in common, and clips or intervals."""
-    return all(
-        _clip_by_clip(x, y, metric) is not None or _intervals(x, y, metric) is not None for x, y in _pairs(a, b)
-    ) and bool(_pairs(a, b))
+    """Whether the noise between two rows is known: they have seeds in common, and clips or intervals, and are both
+    shown clips or both not."""
+    return (
+        a.shown == b.shown
+        and all(
+            _clip_by_clip(x, y, metric) is not None or _intervals(x, y, metric) is not None for x, y in _pairs(a, b)
+        )
+        and bool(_pairs(a, b))
+    )
 
 
 def _pairs(a: Row, b: Row) -> list[tuple[Record, Record]]:
@@ -256,6 +272,8 @@ def markdown(plan: ComparePlan, groups: Sequence[Group]) -> str:
     lines = [plan.description, "", LEGEND, ""]
     if any("training_seconds" in (r.get("cost") or {}) for g in groups for row in g.rows for r in row.records):
         lines += [LEGEND_OF_COSTS, ""]
+    if any(row.shown for g in groups for row in g.rows):
+        lines += [LEGEND_OF_SHOWN, ""]
     for group in groups:
         head = group.protocol
         lines += [f"## {group.title}", ""]

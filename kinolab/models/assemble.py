@@ -143,7 +143,8 @@ def check_fit(stage: Stage, before: Stage, called: str) -> None:
         )
     if frames != given.frames:
         raise InputError(
-            f"{called}: was trained to make {made.frames} frames of {frames}, and the stage before makes {given.frames}"
+            f"{called}: was trained to make {made.frames} frames of {frames}, and the stage before makes "
+            f"{given.frames}: expected one of {frames} frames before it"
         )
     rate = made.fps / refined.frames_factor
     if given.frames > 1 and not math.isclose(rate, given.fps, rel_tol=0.01):

@@ -35,7 +35,7 @@ from kinolab.runtime import yaml_files
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text
 from kinolab.runtime.modules import load_weights, save_state, save_weights
-from kinolab.runtime.remote import Mirror, is_remote
+from kinolab.runtime.remote import Mirror, address, is_remote
 from kinolab.runtime.sets import MANIFEST, finish_set, located, new_set, read_manifest, require
 from kinolab.tables import PARTS
 
@@ -115,7 +115,7 @@ def find_model(path: Path | str) -> Path:
         InputError: where there is none; says what was looked for.
     """
     if is_remote(path):
-        path = _fetched(str(path))
+        path = _fetched(address(path))
     for folder in (Path(path), Path(path) / "model"):
         with suppress(OSError):  # of a folder that can't be written: `located` finds its files where they are
             finish_set(folder, SET)
@@ -133,9 +133,9 @@ def find_model(path: Path | str) -> Path:
 
 
 @cache
-def _fetched(path: str) -> Path:
+def _fetched(url: str) -> Path:
     """The copy of a model folder in a store; of a run folder without what only a training needs."""
-    found = Mirror(path)
+    found = Mirror(url)
     found.fetch(lambda name: not name.startswith(("checkpoints/", "samples/", "tensorboard/")))
     return found.path
 
@@ -147,7 +147,7 @@ def find_autoencoder(path: Path | str) -> Path:
         InputError: where there is none; says what was looked for.
     """
     if is_remote(path):
-        path = _fetched(str(path))
+        path = _fetched(address(path))
     folder = Path(path)
     if not any((f / "model.yaml").exists() for f in (folder, folder / "model")):
         if is_diffusers_folder(folder):

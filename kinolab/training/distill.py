@@ -203,7 +203,10 @@ def _plan(config: DistillConfig, recipe: DistilRecipe, model: ModelConfig) -> li
     guided = recipe.guidance if recipe.guidance is not None else model.guidance.scale
     scale = f"{guided[0]:g} to {guided[1]:g}, told" if isinstance(guided, tuple) else f"{guided:g}"
     steps = recipe.samples.sampler.steps
-    return [
+    told = [
         f"{config.model}: {own.steps} steps of {own.name} become {steps} of {recipe.sampler} ({config.method}, "
         f"guidance {scale} distilled in); {what} are trained"
     ]
+    if steps >= own.steps:
+        told.append(f"{steps} steps are no fewer than its teacher takes, {own.steps}: ask for fewer with --steps")
+    return told

@@ -17,7 +17,7 @@ from kinolab.generation.request import request_of
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel, read_model_config, save_autoencoder
 from kinolab.models.distilled import DistilledConfig
-from kinolab.training.distill import DistillConfig, recipe_values, settled
+from kinolab.training.distill import DistillConfig, prepare, recipe_values, settled
 from kinolab.training.few_steps import ConsistencyRecipe
 from kinolab.training.recipe import load_recipe
 
@@ -79,6 +79,8 @@ def test_a_model_is_distilled_and_used(base: Path, tmp_path: Path, capsys: pytes
     assert record["distilled"]["method"] == "progressive" and record["request"]["sampler"]["steps"] == 5
     assert not run("report", out, "--out", tmp_path / "page.html")
     assert "A distilled model: progressive" in (tmp_path / "page.html").read_text()
+    many = DistillConfig(model=str(base / "teacher"), steps=8, method="consistency", data=str(out / "latents"))
+    assert "8 steps are no fewer than its teacher takes, 8: ask for fewer" in prepare(many, tmp_path / "many").notes[-1]
     # The adapter alone makes the same model of its teacher, with the same defaults.
     asked = request_of({"model": str(base / "teacher"), "label": 1, "lora": [{"path": str(out / "adapter")}]})
     assert asked.sampler == made.sampler and asked.guidance == GuidanceConfig()

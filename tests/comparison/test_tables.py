@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -120,3 +120,14 @@ def test_what_reads_the_same_is_no_difference() -> None:
     rows = tuple(row(str(k), record(v, 1e-6, metric="seam")) for k, v in enumerate((1.0, 0.99997, 1.2)))
     assert marks(Group("t", "autoencoder", rows), "seam") == ["best", "best", "worse"]
     assert marks(Group("t", "autoencoder", rows[:2]), "seam") == ["noise", "noise"]
+
+
+def test_a_row_that_is_shown_clips_is_not_held_against_prompts() -> None:
+    shown, other = (row(name, record(value, 1.0)) for name, value in (("shown", 5.0), ("other", 9.0)))
+    for each in (shown, other):
+        cast(dict[str, Any], each.records[0])["facts"] = {"shown": {"map": "depth"}}
+    told, worse = row("told", record(50.0, 1.0)), row("worse", record(90.0, 1.0))
+    group = Group("x", "denoiser", (shown, told, worse))
+    assert marks(group, "fvd") == ["alone", "best", "worse"]
+    assert (pair_mark(shown, told, "fvd"), pair_mark(shown, other, "fvd")) == ("?", "+")
+    assert marks(Group("x", "denoiser", (shown, other)), "fvd") == ["best", "worse"]

@@ -268,6 +268,7 @@ def test_what_can_not_be_refined_is_said_in_a_line(room: Path, tmp_path: Path) -
         (["--every", 2, "--keep", "exact"], "refines whole clips, frame after frame; leave --keep, --every out"),
     ):
         assert message in run("interpolate", clip, "--model", room / "tsr", *words)
+    assert "is no model that makes frames between" in run("interpolate", clip, "--model", room / "sr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mkv"]
 
 
