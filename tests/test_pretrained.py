@@ -143,6 +143,16 @@ def test_the_text_model_shows_what_prompts_ask_for(
 
 
 @pytest.mark.slow
+def test_the_text_model_predicts_and_objects_keep_their_colours(text_model: VideoModel) -> None:
+    """Three held-out clips; docs/tasks.md states what holds of 256."""
+    report = evaluate_physics(
+        text_model, {"given": [8], "count": 3}, sampling=SamplingConfig(sampler=SamplerConfig(name="euler", steps=6))
+    )
+    assert report.error("model", 8) < 0.6 * report.error("copy last", 8)
+    assert report.mean("model", 8, "own_colour") > 0.7 and report.mean("model", 8, "at_place") > 0.7
+
+
+@pytest.mark.slow
 def test_labels_go_to_world_and_the_rest_to_the_text_model(tmp_path: Path) -> None:
     """`world-text` takes no labels, so it is no default for them."""
     text, world = (read_model_config(find_model(name)) for name in ("world-text", "world"))
