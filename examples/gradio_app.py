@@ -35,7 +35,7 @@ def build(gr: Any) -> Any:
 
     def from_text(prompt: str, seed: float, steps: float, scale: float, progress: Any = gr.Progress()) -> Any:
         how = {"sampler": {"steps": int(steps)}, "guidance": {"scale": scale}, "seed": int(seed)}
-        return make(gr, {"model": default_model(prompts=True), "prompts": [prompt], **how}, progress)
+        return make(gr, {"model": default_model(), "prompts": [prompt], **how}, progress)
 
     def from_clip(clip: str, what: str, seed: float, progress: Any = gr.Progress()) -> Any:
         return make(gr, {"seed": int(seed), "given": {**GIVEN[what], "video": clip}}, progress)

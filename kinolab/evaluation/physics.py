@@ -164,7 +164,9 @@ class PhysicsReport:
         summary: dict[str, Any] = {"error_first_8": self.error(subject, given)}
         summary["error_first_8_contacts"] = self.error(subject, given, scenarios=CONTACTS)
         summary["error_by_frame"] = [self.error(subject, given, k + 1) for k in range(longest)]
-        return summary | {n: self.mean(subject, given, n) for n in _MEASURES}
+        matched = {n: self.mean(subject, given, n) for n in _MATCHED}  # which a baseline has not: it has no pixels
+        found = {name: value for name, value in matched.items() if math.isfinite(value)}
+        return summary | {n: self.mean(subject, given, n) for n in _OLDER} | found
 
     def table(self) -> Table:
         """One block per number of given frames: the model, what the autoencoder costs, the baselines."""
