@@ -136,9 +136,9 @@ def test_an_adapter_is_extracted_converted_and_sampled_with_its_weight(folder: P
 
         page.get_by_title("Sample (key 3)").click()
         page.get_by_label("Model", exact=True).select_option("models/one")
-        adapters = page.locator("fieldset[data-adapters]")
-        adapters.get_by_role("checkbox", name="models/adapter").first.check()
-        adapters.get_by_role("slider").fill("0.5")
+        mine = page.locator("fieldset[data-adapters] li", has=page.get_by_title("models/adapter", exact=True))
+        mine.get_by_role("checkbox").check()
+        mine.get_by_role("slider").fill("0.5")
         expect(page.get_by_text("kinolab generate")).to_contain_text("--lora=models/adapter:0.5")
         page.get_by_role("button", name="Make", exact=True).click()
         expect(page.locator("[data-sample]")).to_have_count(1, timeout=4 * WAIT)

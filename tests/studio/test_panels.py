@@ -270,7 +270,11 @@ def test_a_curve_tells_its_last_value_as_it_grows_and_small_ones_as_they_are(fol
         write([4e-6, 3e-6, 2e-6])
         expect(legend).to_contain_text("0.000002000")
         texts: list[str] = []
-        page.expose_function("told", texts.append)
+
+        def told(text: str) -> None:
+            texts.append(text)
+
+        page.expose_function("told", told)
         page.evaluate(WATCH_TEXT)
         page.get_by_role("button", name="log", exact=True).click()
         page.get_by_role("button", name="log", exact=True).click()
