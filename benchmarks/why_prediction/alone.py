@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.measure import processor_name
 from benchmarks.why_prediction.drift import SAMPLING, heldout, match, predict, summary
+from benchmarks.why_prediction.kept import keep, once, trained
 from kinolab.models import VideoModel
-from kinolab.training.run import train
 
 RECIPE = "toy-vdt-ablation"
 ALL = "fall,throw,bounce,collide,ramp,float"
@@ -77,27 +77,22 @@ def cache(row: Row, runs: Path, clips: int) -> Path:
 
 def measure(name: str, row: Row, asked: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one row, or read what was measured before."""
-    folder = asked.runs / name.replace(" ", "-").replace(",", "")
-    done = folder / "result.json"
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
     latents = cache(row, asked.runs, asked.clips)
-    overrides = [f"data.path={latents}", f"training.steps={asked.steps}", "training.threads=1", *row.overrides]
-    overrides += ["training.save_every=200", f"training.sample_every={asked.steps}", "training.tensorboard=false"]
-    train(RECIPE, folder, overrides, resume=(folder / "recipe.yaml").exists())
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    model = VideoModel.load(folder)
-    held = heldout(model, asked.count, row.scenarios.split(","), row.objects, 7000)
-    made = predict(model, held, 8, *SAMPLING["euler 25"])
-    result = {
-        "processor": processor_name(), "clips": asked.clips, "steps": asked.steps, "overrides": row.overrides,
-        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
-        "seconds of a step": statistics.median(r["step_seconds"] for r in log if r["kind"] == "train"),
-        "heldout": {str(r["step"]): r["loss"] for r in log if r["kind"] == "heldout"},
-        "drift": summary([match(f, c, 8) for f, c in zip(made, held, strict=True)], range(1, 10)),
-    }  # fmt: skip
-    done.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
+
+    def measured(folder: Path) -> dict[str, Any]:
+        log = trained(RECIPE, folder, asked.steps, (f"data.path={latents}", "training.save_every=200", *row.overrides))
+        model = VideoModel.load(folder)
+        held = heldout(model, asked.count, row.scenarios.split(","), row.objects, 7000)
+        made = predict(model, held, 8, *SAMPLING["euler 25"])
+        return {
+            "processor": processor_name(), "clips": asked.clips, "steps": asked.steps, "overrides": row.overrides,
+            "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+            "seconds of a step": statistics.median(r["step_seconds"] for r in log if r["kind"] == "train"),
+            "heldout": {str(r["step"]): r["loss"] for r in log if r["kind"] == "heldout"},
+            "drift": summary([match(f, c, 8) for f, c in zip(made, held, strict=True)], range(1, 10)),
+        }  # fmt: skip
+
+    return once(asked.runs, name, measured)
 
 
 def main() -> None:
@@ -110,12 +105,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48, help="held-out clips to measure on")
     parser.add_argument("--out", type=Path, default=Path("docs/why-prediction/alone.json"))
     asked = parser.parse_args()
-    found: dict[str, Any] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
     for name in asked.only or ROWS:
-        found[name] = measure(name, ROWS[name], asked)
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(name, json.dumps(found[name]["drift"]), flush=True)
+        found = measure(name, ROWS[name], asked)
+        keep(asked.out, name, found)
+        print(name, json.dumps(found["drift"]), flush=True)
 
 
 if __name__ == "__main__":

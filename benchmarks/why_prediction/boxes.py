@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.measure import processor_name
-from benchmarks.why_prediction.drift import SAMPLING, heldout, match, predict
+from benchmarks.why_prediction.drift import SAMPLING, heldout, match, predict, rebuilt
+from benchmarks.why_prediction.kept import keep
 from benchmarks.why_prediction.latents import redraw
-from kinolab import video
 from kinolab.metrics.physics import AtPlace
 from kinolab.models import VideoModel
 from kinolab.toyworld.clips import WorldClip, WorldConfig, make_clip
@@ -30,16 +29,6 @@ ANGLES = (0, 15, 30, 45)
 TURNS = 0.02
 """Radians a frame from which on a box turns."""
 AHEAD = (1, 3, 5, 8)
-
-
-@torch.no_grad()
-def rebuilt(model: VideoModel, clips: Sequence[np.ndarray], batch: int = 16) -> list[np.ndarray]:
-    """Videos (T, S, S, 3) uint8 through the autoencoder."""
-    made: list[np.ndarray] = []
-    for start in range(0, len(clips), batch):
-        x = torch.stack([video.to_tensor(frames) for frames in clips[start : start + batch]])
-        made += list(video.to_uint8(model.autoencoder.decode(model.autoencoder.encode(x).mean)))
-    return made
 
 
 def squareness(frames: np.ndarray, clip: WorldClip) -> float:
@@ -107,10 +96,7 @@ def main() -> None:
         sampler, scale = SAMPLING[name]
         made = predict(model, clips, given, sampler, scale)
         row[name] = shares([(c, match(f, c, given)) for c, f in zip(clips, made, strict=True)])
-    found = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
-    found[asked.name or asked.model] = row
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    keep(asked.out, asked.name or asked.model, row)
     print(json.dumps(row, indent=1))
 
 

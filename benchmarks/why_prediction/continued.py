@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.measure import processor_name
 from benchmarks.why_prediction.drift import SAMPLING, heldout, listening, match, predict, summary
+from benchmarks.why_prediction.kept import keep, known, once, trained
 from kinolab.models import VideoModel
 from kinolab.toyworld.clips import CLASSES
-from kinolab.training.run import train
 
 RECIPE = "toy-vdt-final"
 TASKS = {"predict": 5.0, "past": 0.5, "interpolate": 1.25, "animate": 0.75, "complete": 1.5}
@@ -57,26 +57,22 @@ def measure(model: VideoModel, count: int) -> dict[str, Any]:
 
 def row(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one row, or read what was measured before."""
-    folder = asked.runs / name.replace(" ", "-").replace(",", "")
-    done = folder / "result.json"
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
     tasks = [f"tasks.{task}={weight}" for task, weight in TASKS.items()]
     overrides = [
         f"data.path={cache(asked.runs, asked.clips)}", "initial.path=world", *tasks, f"tasks.unconditional={WHOLE}",
-        f"training.steps={asked.steps}", f"training.batch_size={asked.batch}", "training.threads=1",
-        "training.save_every=100", f"training.sample_every={asked.steps}", "training.tensorboard=false", *ROWS[name],
+        f"training.batch_size={asked.batch}", "training.save_every=100", *ROWS[name],
     ]  # fmt: skip
-    train(RECIPE, folder, overrides, resume="auto")
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    result = {
-        "processor": processor_name(), "clips": asked.clips, "steps": asked.steps, "batch": asked.batch,
-        "overrides": ROWS[name],
-        "seconds of a step": statistics.median(r["step_seconds"] for r in log if r["kind"] == "train"),
-        **measure(VideoModel.load(folder, precision="float32"), asked.count),
-    }  # fmt: skip
-    done.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
+
+    def measured(folder: Path) -> dict[str, Any]:
+        log = trained(RECIPE, folder, asked.steps, overrides)
+        return {
+            "processor": processor_name(), "clips": asked.clips, "steps": asked.steps, "batch": asked.batch,
+            "overrides": ROWS[name],
+            "seconds of a step": statistics.median(r["step_seconds"] for r in log if r["kind"] == "train"),
+            **measure(VideoModel.load(folder, precision="float32"), asked.count),
+        }  # fmt: skip
+
+    return once(asked.runs, name, measured)
 
 
 def main() -> None:
@@ -90,18 +86,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=96, help="held-out clips to measure on")
     parser.add_argument("--out", type=Path, default=Path("docs/why-prediction/continued.json"))
     asked = parser.parse_args()
-    found: dict[str, Any] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
 
-    def keep(name: str, result: dict[str, Any]) -> None:
-        found[name] = result
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    def put(name: str, result: dict[str, Any]) -> None:
+        keep(asked.out, name, result)
         print(name, json.dumps(result["drift"]), flush=True)
 
-    if "world" not in found:
-        keep("world", measure(VideoModel.load("world", precision="float32"), asked.count))
+    if "world" not in known(asked.out):
+        put("world", measure(VideoModel.load("world", precision="float32"), asked.count))
     for name in asked.only or ROWS:
-        keep(name, row(name, asked))
+        put(name, row(name, asked))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ import numpy as np
 import torch
 
 from benchmarks.measure import processor_name
+from benchmarks.why_prediction.kept import keep
 from kinolab import video
 from kinolab.diffusion import SamplerConfig
+from kinolab.evaluation.world import autoencode
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.physics import AtPlace, TrueObject, at_places
 from kinolab.models import Request, VideoModel
@@ -68,6 +70,16 @@ def heldout(model: VideoModel, count: int, scenarios: Sequence[str], objects: in
         )
         clips.append(make_clip(world, HELDOUT_SEEDS + first + k))
     return clips
+
+
+@torch.no_grad()
+def rebuilt(model: VideoModel, clips: Sequence[np.ndarray], batch: int = 16) -> list[np.ndarray]:
+    """Videos (T, S, S, 3) uint8 through the autoencoder."""
+    made: list[np.ndarray] = []
+    for start in range(0, len(clips), batch):
+        original = torch.stack([video.to_tensor(frames) for frames in clips[start : start + batch]])
+        made += list(video.to_uint8(autoencode(model, original)))
+    return made
 
 
 @torch.no_grad()
@@ -128,18 +140,14 @@ def main() -> None:
     ahead = range(1, model.config.frames - asked.given + 1)
     row: dict[str, Any] = {"processor": processor_name(), "clips": asked.count, "first": asked.first,
                            "given": asked.given, "scenarios": asked.scenarios, "objects": asked.objects}  # fmt: skip
-    with torch.no_grad():
-        original = torch.stack([video.to_tensor(c.frames) for c in clips])
-        rebuilt = list(video.to_uint8(model.decode(model.autoencoder.encode(original).mean)))
-    row["autoencoder"] = summary([match(f, c, asked.given) for f, c in zip(rebuilt, clips, strict=True)], ahead)
+    through = rebuilt(model, [clip.frames for clip in clips])
+    row["autoencoder"] = summary([match(f, c, asked.given) for f, c in zip(through, clips, strict=True)], ahead)
     for name, (sampler, scale) in SAMPLING.items() if asked.sampling else [("euler 25", SAMPLING["euler 25"])]:
         made = predict(model, clips, asked.given, sampler, scale)
         row[name] = summary([match(f, c, asked.given) for f, c in zip(made, clips, strict=True)], ahead)
     if asked.listening:
         row["loss"] = listening(model, clips, asked.given, (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.98))
-    known = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(known | {asked.name or asked.model: row}, indent=1) + "\n", encoding="utf-8")
+    keep(asked.out, asked.name or asked.model, row)
     print(json.dumps(row, indent=1))
 
 

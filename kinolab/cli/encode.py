@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from kinolab.tasks import TasksConfig
 
 
+Data = Annotated[str, typer.Argument(help="Folder of clips (s3://... too), a recipe, or `world` for the toy world.")]
 Stored = Annotated[Literal["bfloat16", "float32"], typer.Option(help="What latents are stored in.")]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="What the autoencoder computes in.")]
 Tasks = Annotated[
     str | None,
     typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
+]
+Decoders = Annotated[
+    int, typer.Option(min=1, max=64, help="Threads that read and decode clips for each worker while it encodes.")
 ]
 Text = Annotated[
     str | None,
@@ -47,9 +51,7 @@ Text = Annotated[
 
 @common(events=True)
 def encode(
-    data: Annotated[
-        str, typer.Argument(help="Folder of clips (s3://... too), a recipe, or `world` for the toy world.")
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cache; of a store too: s3://...")],
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", "-a", help="Model folder, run folder or shipped model.")
@@ -69,9 +71,7 @@ def encode(
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
     text: Text = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
-    decoders: Annotated[
-        int, typer.Option(min=1, max=64, help="Threads that read and decode clips for each worker while it encodes.")
-    ] = 1,
+    decoders: Decoders = 1,
     engine: EngineName = "embedded",
     workers: Workers = None,
     each: EachGiven = None,

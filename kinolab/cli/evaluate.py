@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,25 +108,14 @@ def world(
     The same reader judges the true clips (the ceiling) and the true clips after the autoencoder (what it costs). The
     interval behind a share is Wilson's at 95%.
     """
-    from kinolab.errors import InputError
     from kinolab.evaluation.toy_protocols import WorldProtocol
     from kinolab.evaluation.world import evaluate_world
     from kinolab.evaluation.world_report import summary_lines
 
     if videos is not None:
-        from kinolab.evaluation.world_videos import evaluate_videos
-
-        if model is not None:
-            raise InputError("expected a model or --videos, not both")
-        if engine != "embedded" or workers is not None or each is not None:
-            raise InputError("--engine, --workers and --each are for a model; --videos are generated already")
-        if device != "auto":
-            raise InputError(f"--device {device} is for a model; the pixels of --videos are read on the CPU")
-        if lora:
-            raise InputError("--lora is for a model; --videos are generated already")
-        with watch("reading", "videos") as events:
-            report = evaluate_videos(videos, events)
-        show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+        idle = {"model": model, "workers": workers, "each": each, "lora": lora[0] if lora else None}
+        idle |= {"engine": None if engine == "embedded" else engine, "device": None if device == "auto" else device}
+        judge_videos(videos, idle, out)
         return
     crew = take_engine(engine, workers, each)
     asked, ours = toy_protocol(
@@ -139,9 +129,23 @@ def world(
     show_report(tables, summary_lines(report), report.to_json(), out)
 
 
+def judge_videos(folder: Path, idle: Mapping[str, str | int | None], out: Path | None) -> None:
+    """Judge videos that are generated already; `idle` options are a model's, and refused where one has a value."""
+    from kinolab.errors import InputError
+    from kinolab.evaluation.world_report import summary_lines
+    from kinolab.evaluation.world_videos import evaluate_videos
+
+    for option, value in idle.items():
+        if value is not None:
+            raise InputError(f"--{option} {value}: is for a model, and --videos are generated already; leave it out")
+    with watch("reading", "videos") as events:
+        report = evaluate_videos(folder, events)
+    show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
+
+
 @common(events=True)
 def physics(
-    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world-text.")] = None,
     protocol: Protocol = "toy-physics",
     given: Annotated[str | None, typer.Option(help="Numbers of given frames, each measured by itself: 8,4.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
@@ -199,7 +203,7 @@ def physics(
 
 @common(events=True)
 def tasks(
-    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder, or a shipped model; default: world-text.")] = None,
     protocol: Protocol = "toy-tasks",
     count: Annotated[int | None, typer.Option(min=1, help="Held-out clips; default the protocol's.")] = None,
     first: First = None,

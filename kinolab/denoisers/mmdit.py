@@ -69,6 +69,7 @@ from kinolab.layers.embeddings import (
     video_rotary_table,
 )
 from kinolab.layers.initialization import initialize_transformer
+from kinolab.layers.masking import told_of
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.patchify import PatchEmbed, unpatchify
@@ -588,7 +589,8 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         # Both residual streams keep their float32 under autocast.
         x = self.ports.add_fields(self._embed(z), conditions)
         if self.config.given != "none":
-            x = x + self.given_port(self._given(z, conditions), None)
+            told = told_of(z, conditions.given, conditions.mask, self.config.mask_channels)
+            x = x + self.given_port(torch.cat(told, dim=1), None)
         x = x.to(z.dtype) + self._positions(grid, times)
         c = told_frames(t, conditions, self._condition)
         text, mask = self._prompt(conditions, len(t))
@@ -629,13 +631,6 @@ class Mmdit(FixedTables, NullPromptDenoiser):
         parts = [self.x_embedder(z[:, :, :single])] if single else []
         parts += [self.pair_embedder(z[:, :, single:])] if single < frames else []
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def _given(self, z: Tensor, conditions: Conditions) -> Tensor:
-        """What is given and its mask (B, C + R, T, H, W); where nothing is, zeros and a mask of ones."""
-        given, mask = conditions.given, conditions.mask
-        if given is None or mask is None:
-            given, mask = torch.zeros_like(z), z.new_ones(len(z), self.config.mask_channels, *z.shape[2:])
-        return torch.cat([given.to(z.dtype), mask.to(z.dtype)], dim=1)
 
     def _output(self, x: Tensor, c: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, T, S, D) -> prediction (B, C, frames, H, W)."""

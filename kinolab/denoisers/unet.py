@@ -25,6 +25,7 @@ from kinolab.contracts.options import ForwardOptions
 from kinolab.contracts.reach import Reach
 from kinolab.denoisers.base import BaseDenoiserConfig, DenoiserSpec, NullPromptDenoiser, run_blocks
 from kinolab.layers.embeddings import LabelEmbedder, TimestepEmbedder
+from kinolab.layers.masking import told_of
 from kinolab.layers.normalization import GroupNorm, NormScope, fast_layout, fold_frames, silu, unfold_frames
 from kinolab.layers.null_prompt import NullPrompt
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
@@ -365,10 +366,7 @@ class WayDown(NullPromptDenoiser):
                 value = value.masked_fill(null.view(-1, 1, 1, 1, 1), 0)
             parts.append(value.to(z.dtype))
         if self.config.given == "channels":
-            given, mask = conditions.given, conditions.mask
-            if given is None or mask is None:
-                given, mask = torch.zeros_like(z), z.new_ones(z.shape[0], self.config.mask_channels, *z.shape[2:])
-            parts += [given.to(z.dtype), mask.to(z.dtype)]
+            parts += told_of(z, conditions.given, conditions.mask, self.config.mask_channels)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _add_fields(self, x: Tensor, clip: Clip) -> Tensor:

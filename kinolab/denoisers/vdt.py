@@ -43,7 +43,7 @@ from kinolab.layers.embeddings import (
     video_rotary_table,
 )
 from kinolab.layers.initialization import initialize_transformer
-from kinolab.layers.masking import Given, partly_given, place_given
+from kinolab.layers.masking import Given, partly_given, place_given, told_of
 from kinolab.layers.modulation import AdaptiveParameters, FinalLayer, Mlp, gated_add, modulate
 from kinolab.layers.patchify import PatchEmbed, patchify, unpatchify
 from kinolab.layers.ports import ConditionPorts, check_port_names, named_ports
@@ -299,7 +299,7 @@ class Vdt(FixedTables, Denoiser):
         if z.shape[3] % p or z.shape[4] % p:
             raise InputError(f"expected latents with sides in multiples of {p}, got {z.shape[3]} x {z.shape[4]}")
         grid = (z.shape[3] // p, z.shape[4] // p)
-        given, mask = self._given(z, conditions)
+        given, mask = told_of(z, conditions.given, conditions.mask, self.config.mask_channels)
         # The tables keep their float32 under autocast, and so the residual stream.
         positions = place_embedding(self.pos_embed, self.grid, grid, p) + self._frame_embedding(frames, plan)
         x = self.ports.add_fields(self.x_embedder(self._input(z, given, mask)), conditions) + positions
@@ -351,12 +351,6 @@ class Vdt(FixedTables, Denoiser):
     def models_time(self, name: str) -> bool:
         """The temporal attention of every block, its norm and the linear layer after it."""
         return ".temporal_" in name
-
-    def _given(self, z: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """What is given and its mask; where nothing is, zeros and a mask of ones."""
-        if conditions.given is not None and conditions.mask is not None:
-            return conditions.given.to(z.dtype), conditions.mask.to(z.dtype)
-        return torch.zeros_like(z), z.new_ones(z.shape[0], self.config.mask_channels, *z.shape[2:])
 
     def _input(self, z: Tensor, given: Tensor, mask: Tensor) -> Tensor:
         """The latents that become tokens (B, C or 2C + R, T, H, W)."""

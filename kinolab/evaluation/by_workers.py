@@ -106,9 +106,11 @@ class ModelJob:
 
 
 def batches(
-    job: ModelJob, parts: Sequence[range], engine: Engine | None, events: Events
+    job: ModelJob, parts: Sequence[range], engine: Engine | None, events: Events, sizes: Sequence[int] | None = None
 ) -> Iterator[tuple[range, Any]]:
     """Every batch and what came of it, in order; by this process where there is no engine.
+
+    sizes: clips of each batch, where its numbers are not those of its clips.
 
     Raises:
         InputError, Stopped: as `in_order`.
@@ -117,8 +119,9 @@ def batches(
         job.model.precision = settled(job.model.precision, job.model.device)
         yield from zip(parts, in_order(engine, job, parts, events), strict=True)
         return
-    total, done = sum(map(len, parts)), 0
-    for numbers in parts:
+    sizes = [len(numbers) for numbers in parts] if sizes is None else sizes
+    done = 0
+    for numbers, size in zip(parts, sizes, strict=True):
         # What is done of a batch is told as if it had one clip less: it is whole when the caller has it.
-        yield numbers, job.work(job.model, job.context, numbers, Share(events, done, len(numbers) - 1, total))
-        done += len(numbers)
+        yield numbers, job.work(job.model, job.context, numbers, Share(events, done, size - 1, sum(sizes)))
+        done += size

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from kinolab import video
 from kinolab.contracts.engine import Engine
-from kinolab.contracts.events import Events, Listener, Share, Turn, advance, events_of
+from kinolab.contracts.events import Events, Listener, Turn, advance, events_of
 from kinolab.errors import InputError
-from kinolab.evaluation.by_workers import ModelJob, groups, in_order, settled
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import EDITS, EditsProtocol, EditWay, protocol_of
@@ -219,13 +219,8 @@ def evaluate_edits(
     results, seconds = list[Edited](), dict[str, float]()
     for turn, (label, way) in enumerate(asked.ways.items()):
         part, began, size = Turn(told, turn, len(asked.ways)), time.perf_counter(), 1 if way.fitted else batch
-        parts = groups(len(tasks), size)
-        if engine is not None and not way.fitted:
-            model.precision = settled(model.precision, model.device)
-            answers = in_order(engine, ModelJob(model, _edit, (tasks, way, how, asked.seed)), parts, part)
-        else:
-            answers = _here(model, fit, (tasks, way, how, asked.seed), parts, part)
-        for numbers, made in zip(parts, answers, strict=True):
+        job = ModelJob(model, _edit, (tasks, way, how, asked.seed, fit if way.fitted else None))
+        for numbers, made in batches(job, groups(len(tasks), size), None if way.fitted else engine, part):
             several = tasks[numbers.start : numbers.stop]
             results += [judged(label, task, frames) for task, frames in zip(several, made, strict=True)]
             advance(part, numbers.stop, len(tasks))
@@ -240,20 +235,13 @@ def evaluate_edits(
     return EditsReport(record, tuple(results), seconds, (*notes, *source.notes(), *said))
 
 
-def _here(
-    model: VideoModel, fit: Fit | None, context: Any, parts: Sequence[range], events: Events
-) -> Iterator[np.ndarray]:
-    """All batches of a way by this process."""
-    tasks, way, _, _ = context
-    for numbers in parts:
-        one = tasks[numbers.start]
-        own = fit(_clips([one.source])[0], one.words[0]) if fit is not None and way.fitted else model
-        yield _edit(own, context, numbers, Share(events, numbers.start, len(numbers) - 1, len(tasks)))
-
-
 def _edit(model: VideoModel, context: Any, numbers: range, events: Events) -> np.ndarray:
-    """A batch of edits in one way: (B, T, H, W, 3) uint8."""
-    tasks, way, how, seed = context
+    """A batch of edits in one way: (B, T, H, W, 3) uint8; by a model that is fitted to its clip, where something is to
+    fit one."""
+    tasks, way, how, seed, fit = context
+    if fit is not None:
+        one = tasks[numbers.start]
+        model = fit(_clips([one.source])[0], one.words[0])
     return video.to_uint8(edit_clips(model, tasks[numbers.start : numbers.stop], way, how, seed, events=events))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,9 @@ import torch
 
 from kinolab import video
 from kinolab.contracts.engine import Engine
-from kinolab.contracts.events import Events, Listener, Share, advance, events_of
+from kinolab.contracts.events import Events, Listener, advance, events_of
 from kinolab.errors import InputError
-from kinolab.evaluation.by_workers import ModelJob, in_order, settled
+from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ZeroProtocol, protocol_of
@@ -190,17 +190,11 @@ def evaluate_zero(
     if asks == "nothing" and sampling.guidance is not None and sampling.guidance.active:
         sampling = sampling.model_copy(update={"guidance": GuidanceConfig()})
     pieces, results = tuple(_pieces(asked, batch)), list[ZeroClip]()
-    total, job = (
-        sum(len(piece.numbers) for piece in pieces),
-        ModelJob(model, _make, (pieces, source, asks, asked, sampling)),
-    )
-    turns = [range(turn, turn + 1) for turn in range(len(pieces))]
-    if engine is not None:
-        model.precision = settled(model.precision, model.device)
-    answers = in_order(engine, job, turns, told) if engine is not None else _here(job, pieces, told, total)
-    for clips in answers:
+    job = ModelJob(model, _make, (pieces, source, asks, asked, sampling))
+    sizes = [len(piece.numbers) for piece in pieces]
+    for _, clips in batches(job, groups(len(pieces), 1), engine, told, sizes):
         results += clips
-        advance(told, len(results), total)
+        advance(told, len(results), sum(sizes))
     order = {piece.setting: None for piece in pieces}
     results.sort(key=lambda r: (list(order).index(r.setting), r.noise_seed))
     said = {"asked_with": asks, "clip_seeds": [source.seed(asked.first), source.seed(last - 1)], "batch": batch}
@@ -240,15 +234,6 @@ def _pieces(asked: ZeroProtocol, batch: int) -> list[_Piece]:
             parts = [tuple(numbers[k : k + batch]) for k in range(0, len(numbers), batch)]
             found += [_Piece(setting, (sign * x, sign * y), way, part) for part in parts]
     return found
-
-
-def _here(job: ModelJob, pieces: Sequence[_Piece], events: Events, total: int) -> Iterator[list[ZeroClip]]:
-    """All runs by this process."""
-    done = 0
-    for turn, piece in enumerate(pieces):
-        # Decoding makes the last clip of a run whole.
-        yield _make(job.model, job.context, range(turn, turn + 1), Share(events, done, len(piece.numbers) - 1, total))
-        done += len(piece.numbers)
 
 
 def _make(model: VideoModel, context: Any, numbers: range, events: Events) -> list[ZeroClip]:

@@ -388,9 +388,8 @@ def ready(model: str, events: Listener = None) -> str:
 
 
 def default_model(first: str = "world-text") -> str:
-    """The shipped model that is used where none is named: `first`, or another one where that is not installed.
-
-    `world-text` takes prompts and any given part of a video, `world` labels too.
+    """The shipped model that is used where none is named: `first` (`world-text` takes prompts and any given part of a
+    video, `world` labels too), or another one where that is not installed.
 
     Raises:
         InputError: where none is installed.

@@ -19,6 +19,16 @@ BESIDE: frozenset[Given] = frozenset({"channels", "context"})
 """Ways that tell of what is given beside noisy latents of all frames, which the denoiser then makes all of."""
 
 
+def told_of(z: Tensor, given: Tensor | None, mask: Tensor | None, channels: int) -> tuple[Tensor, Tensor]:
+    """What a model of latents z (B, C, T, H, W) is told: given (B, C, T, H, W) and mask (B, R, T, H, W), R `channels`.
+
+    Where nothing is given, zeros and a mask of ones.
+    """
+    if given is None or mask is None:
+        return torch.zeros_like(z), z.new_ones(len(z), channels, *z.shape[2:])
+    return given.to(z.dtype), mask.to(z.dtype)
+
+
 def fully_given(mask: Tensor) -> Tensor:
     """(B, R, T, H, W) -> (B, 1, T, H, W) bool: the latents all of whose pixels are given."""
     return (mask <= 0).all(1, keepdim=True)
