@@ -113,8 +113,8 @@ def world(
     from kinolab.evaluation.world_report import summary_lines
 
     if videos is not None:
-        idle = {"model": model, "workers": workers, "each": each, "lora": lora[0] if lora else None}
-        idle |= {"engine": None if engine == "embedded" else engine, "device": None if device == "auto" else device}
+        idle = {"--model": model is not None, "--workers": workers is not None, "--each": each is not None}
+        idle |= {"--engine": engine != "embedded", f"--device {device}": device != "auto", "--lora": bool(lora)}
         judge_videos(videos, idle, out)
         return
     crew = take_engine(engine, workers, each)
@@ -129,15 +129,15 @@ def world(
     show_report(tables, summary_lines(report), report.to_json(), out)
 
 
-def judge_videos(folder: Path, idle: Mapping[str, str | int | None], out: Path | None) -> None:
-    """Judge videos that are generated already; `idle` options are a model's, and refused where one has a value."""
+def judge_videos(folder: Path, idle: Mapping[str, bool], out: Path | None) -> None:
+    """Judge videos that are generated already; `idle` options are a model's, and refused where one is given."""
     from kinolab.errors import InputError
     from kinolab.evaluation.world_report import summary_lines
     from kinolab.evaluation.world_videos import evaluate_videos
 
-    for option, value in idle.items():
-        if value is not None:
-            raise InputError(f"--{option} {value}: is for a model, and --videos are generated already; leave it out")
+    for option, given in idle.items():
+        if given:
+            raise InputError(f"{option} is for a model; --videos are generated already: leave it out")
     with watch("reading", "videos") as events:
         report = evaluate_videos(folder, events)
     show_report([report.table(), report.scenario_table()], summary_lines(report), report.to_json(), out)
