@@ -2,7 +2,8 @@
 
 Rates are of toy clips: a check reads files (few different ones under many names, each read anew), an encoding makes its
 clips and encodes them by a small autoencoder. The share lost is 1 - rate / (workers x the rate of this process alone),
-so it holds what the machine lacks of processors, too; that of one worker is the engine's own.
+so it holds what the machine lacks of processors, too; that of one worker is the engine's own. A curation scores files
+that all differ (scores are kept by content) by every signal that needs no model, and writes no clip.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from benchmarks.measure import machine
 from kinolab.contracts.engine import Engine
 from kinolab.contracts.events import Silent
 from kinolab.data import FolderConfig, FolderSource, WorldSource, WorldSourceConfig, encode_to_cache
+from kinolab.data.curation.run import curate
+from kinolab.data.curation.settings import CurateConfig
 from kinolab.engines import ENGINES
 from kinolab.toyworld.clips import WorldConfig
 from kinolab.video import write
@@ -88,22 +91,27 @@ def encode(room: Path, count: int, engine: Engine | None, events: Silent) -> Non
         encode_to_cache(source, MeanAutoencoder(), Path(out), shard_size=64, batch=8, engine=engine, events=events)
 
 
-def make(room: Path, count: int) -> None:
-    """Write the files of the check: a few toy clips, each under many names."""
-    source = WorldSource(WorldSourceConfig(world=WorldConfig(size=32, frames=9), count=FILES))
-    for index in range(count):
-        path = room / "clips" / f"{index:05d}.mkv"
-        if index < FILES:
+def score(room: Path, count: int, engine: Engine | None, events: Silent) -> None:
+    """Score files."""
+    with TemporaryDirectory(dir=room) as out:
+        assert curate(room / "raw", Path(out), CurateConfig(), engine=engine, dry=True, events=events).videos == count
+
+
+def make(room: Path, clips: dict[str, int]) -> None:
+    """Write the files: of the check, a few toy clips, each under many names; of the curation, as many as asked."""
+    source = WorldSource(WorldSourceConfig(world=WorldConfig(size=32, frames=9), count=max(FILES, clips["curate"])))
+    for folder, different in (("clips", FILES), ("raw", clips["curate"])):
+        for index in range(different):
             pixels = ((source[index].video.permute(1, 2, 3, 0) + 1) * 127.5).round().to(torch.uint8)
-            write(path, pixels.numpy(), fps=8, lossless=True)
-        else:
-            os.link(room / "clips" / f"{index % FILES:05d}.mkv", path)
+            write(room / folder / f"{index:05d}.mkv", pixels.numpy(), fps=8, lossless=True)
+    for index in range(FILES, clips["check"]):
+        os.link(room / "clips" / f"{index % FILES:05d}.mkv", room / "clips" / f"{index:05d}.mkv")
 
 
 def measure(name: str, counts: Sequence[int], clips: dict[str, int], room: Path) -> list[Row]:
     """Every kind of work by every number of workers of an engine; 0 = this process alone."""
     rows, alone = list[Row](), dict[str, float]()
-    for work, run in (("check", check), ("encode", encode)):
+    for work, run in (("check", check), ("curate", score), ("encode", encode)):
         for workers in (0, *counts):
             engine = ENGINES.get(name)(workers) if workers else None
             events, began = Watching(clips[work]), time.perf_counter()
@@ -132,6 +140,7 @@ def main() -> None:
     parser.add_argument("--engine", action="append", help="embedded, ray; may be named again")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--check", type=int, default=10_000, help="files that are checked")
+    parser.add_argument("--curate", type=int, default=1_000, help="files that are scored")
     parser.add_argument("--encode", type=int, default=10_000, help="clips that are encoded")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -140,11 +149,10 @@ def main() -> None:
         f"{machine()}\n| work | by | clips | clips/s | lost | MB of the largest worker |\n|---|---|---:|---:|---:|---|"
     )
     with TemporaryDirectory(prefix="engines-") as room:
-        make(Path(room), options.check)
+        clips = {"check": options.check, "curate": options.curate, "encode": options.encode}
+        make(Path(room), clips)
         rows = [
-            row
-            for name in options.engine or ["embedded"]
-            for row in measure(name, options.workers, {"check": options.check, "encode": options.encode}, Path(room))
+            row for name in options.engine or ["embedded"] for row in measure(name, options.workers, clips, Path(room))
         ]
     if options.out is not None:
         options.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")

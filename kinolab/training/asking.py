@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
+
+from kinolab.runtime.interrupts import interruptible
 
 What = Literal["save", "sample"]
 SIGNALS: dict[What, str] = {"save": "SIGUSR1", "sample": "SIGUSR2"}
@@ -27,16 +29,22 @@ class Asked:
         """ends: whether being asked to save means to end too, so that a scheduler can start the run again."""
         self._open: set[What] = set()
         self._ends = ends
-        self.end = False
+        self.stop_asked = False  # by Ctrl-C or SIGTERM (`runtime.interrupts`)
+        self._saved_to_end = False
 
     @property
     def any(self) -> bool:
         """Whether something was asked."""
         return bool(self._open)
 
+    @property
+    def end(self) -> bool:
+        """Whether a signal asked the run to end."""
+        return self.stop_asked or self._saved_to_end
+
     def note(self, what: What) -> None:
         """Something is asked."""
-        self.end = self.end or (self._ends and what == "save")
+        self._saved_to_end = self._saved_to_end or (self._ends and what == "save")
         self._open.add(what)
 
     def take(self, what: What) -> bool:
@@ -44,6 +52,18 @@ class Asked:
         found = what in self._open
         self._open.discard(what)
         return found
+
+
+@contextmanager
+def heard_from_the_start(requeue: bool) -> Iterator[Asked]:
+    """What signals ask, from before the first thing is read: a process that isn't listening yet dies of them.
+
+    With `requeue` SIGTERM is heard as well; else it (and Ctrl-C) ends what has not begun to train at once, for there is
+    nothing to save.
+    """
+    asked = Asked(requeue)
+    with hearing(asked), interruptible(asked) if requeue else nullcontext():
+        yield asked
 
 
 @contextmanager

@@ -79,11 +79,16 @@ class Launch:
         """The file that a run leaves that was stopped to be started again, as a shell reads it."""
         return shlex.quote(str(self.out / REQUEUE_FILE))
 
+    @property
+    def signalled(self) -> str:
+        """What a shell asks after `waiting`: whether a signal ended the run, saved or before there was anything to."""
+        return f'{{ [ -e {self.marker} ] || [ -n "$asked" -a "$status" -ne 0 ]; }}'
+
     def ended_in(self, command: str) -> str:
         """Lines of a shell that run a command and end with its status, or with that of a run to be started again."""
         # Of several machines each has its own such script, and one that comes late must not take from another.
         before = self.forgotten if self.nodes == 1 else ""
-        return before + waiting(command, f'[ -e {self.marker} ] && exit {REQUEUE}\nexit "$status"')
+        return before + waiting(command, f'{self.signalled} && exit {REQUEUE}\nexit "$status"')
 
     @property
     def forgotten(self) -> str:
@@ -124,13 +129,19 @@ def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launc
 
 
 def waiting(command: str, ended: str) -> str:
-    """Lines of a shell that run a command, hand signals on to it, and then do what `ended` says, with $status."""
+    """Lines of a shell that run a command, hand signals on to it, and then do what `ended` says, with $status.
+
+    A signal may come while the command still reads its programs, which dies of it before it can leave a marker: with
+    $asked such an end counts as one by the signal.
+    """
     return f"""\
-hand_on() {{ kill -s "$1" "$started" 2>/dev/null; }}
+asked= started=
+hand_on() {{ asked=1; [ -z "$started" ] || kill -s "$1" "$started" 2>/dev/null; }}
 trap 'hand_on USR1' USR1
 trap 'hand_on TERM' TERM INT HUP
 {command} &
 started=$!
+[ -z "$asked" ] || kill -s TERM "$started"
 wait "$started"; status=$?
 while kill -0 "$started" 2>/dev/null; do wait "$started"; status=$?; done  # a signal ends a wait
 {ended}
@@ -177,7 +188,7 @@ def slurm_script(job: Launch, time: str, options: Sequence[str] = (), python: st
     told = "\n".join(f"#SBATCH {line}" for line in lines)
     torchrun = job.torchrun(f'"$head:{job.port}"', shlex.quote(python), '"$SLURM_JOB_ID"')
     ended = f"""\
-if [ -e {job.marker} ]; then  # stopped by a signal: back into the queue
+if {job.signalled}; then  # stopped by a signal: back into the queue
   scontrol requeue "$SLURM_JOB_ID" || exit {REQUEUE}
   exit 0
 fi

@@ -20,6 +20,7 @@ from kinolab.runtime.interrupts import REQUEUE_FILE
 from kinolab.runtime.locks import held
 from kinolab.runtime.ranks import Ranks, answered, join_ranks, wait_for_all
 from kinolab.tables import JOBS
+from kinolab.training.asking import heard_from_the_start
 from kinolab.training.recipe import BaseRecipe, load_recipe
 from kinolab.training.state import checkpoints
 from kinolab.training.trainer import Job, Trainer
@@ -71,26 +72,29 @@ def train(
         InputError: for a bad recipe, a folder that holds a run already (without `resume`), or none (with it), or one
             that another process is training in, or a device that is not there.
     """
-    config, changes = _settle(recipe, folder, overrides, resume)
-    with join_ranks(config.training.device, config.training.answer_within) as ranks, answered(ranks):
-        wait_for_all(ranks)  # nobody writes to the folder while another still looks whether it holds a run
-        told = events_of(events if ranks.first else None)
-        for change in changes:
-            told.note(f"changed since the last start: {change}")
-        if config.training.threads is not None:
-            torch.set_num_threads(config.training.threads)
-        several = f"; {ranks.size} processes" if ranks.size > 1 else ""
-        told.note(announce(ranks.device, config.training.device) + several)
-        torch.manual_seed(config.training.seed)
-        job = make_job(config, told)
-        with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if ranks.first else nullcontext():
-            if ranks.first:
-                write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
-                remove(folder / REQUEUE_FILE)
-            trainer = Trainer(job, config.training, folder, ranks, told, requeue)
-            step = trainer.run(until)
-            if requeue and trainer.signalled and ranks.first:
-                write_text(folder / REQUEUE_FILE, f"stopped by a signal at step {step} of {config.training.steps}\n")
+    with heard_from_the_start(requeue) as asked:
+        config, changes = _settle(recipe, folder, overrides, resume)
+        with join_ranks(config.training.device, config.training.answer_within) as ranks, answered(ranks):
+            wait_for_all(ranks)  # nobody writes to the folder while another still looks whether it holds a run
+            told = events_of(events if ranks.first else None)
+            for change in changes:
+                told.note(f"changed since the last start: {change}")
+            if config.training.threads is not None:
+                torch.set_num_threads(config.training.threads)
+            several = f"; {ranks.size} processes" if ranks.size > 1 else ""
+            told.note(announce(ranks.device, config.training.device) + several)
+            torch.manual_seed(config.training.seed)
+            job = make_job(config, told)
+            with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if ranks.first else nullcontext():
+                if ranks.first:
+                    write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
+                    remove(folder / REQUEUE_FILE)
+                trainer = Trainer(job, config.training, folder, ranks, told, asked)
+                step = trainer.run(until)
+                if requeue and trainer.signalled and ranks.first:
+                    write_text(
+                        folder / REQUEUE_FILE, f"stopped by a signal at step {step} of {config.training.steps}\n"
+                    )
     return RunReport(folder, step, config.training.steps, changes, ranks, trainer.signalled)
 
 

@@ -117,9 +117,9 @@ class Trainer:
         folder: Path,
         ranks: Ranks,
         events: Listener = None,
-        requeue: bool = False,
+        asked: Asked | None = None,
     ) -> None:
-        """requeue: whether SIGUSR1 ends the run with a checkpoint, as SIGTERM does."""
+        """asked: what signals have asked until now, where they were heard before the run."""
         self.job, self.config, self.folder, self.ranks, self.events = job, config, folder, ranks, events_of(events)
         for part in job.parts.values():
             part.module.to(ranks.device)
@@ -140,8 +140,8 @@ class Trainer:
                 *(n for n, module in job.kept.items() if not all(p.requires_grad for p in module.parameters())),
             ],
         )
-        self.stop_asked = self.signalled = False
-        self.asked = Asked(requeue)
+        self.signalled = False
+        self.asked = asked if asked is not None else Asked()
         self.beside: Beside | None = None
         if config.checkpoints == "beside":
             self.beside = Beside(self.state, folder / "checkpoints", config.keep, ranks, self._wrote)
@@ -162,7 +162,7 @@ class Trainer:
         saved = -1 if loaded is None else step
         window: list[dict[str, float]] = []
         try:
-            with interruptible(self), hearing(self.asked), self.beside.ended() if self.beside else nullcontext():
+            with interruptible(self.asked), hearing(self.asked), self.beside.ended() if self.beside else nullcontext():
                 batches = self.job.batches(step, self.ranks)
                 if step == 0 and self.config.evaluate_first:
                     self._evaluate(log, step)
@@ -193,8 +193,8 @@ class Trainer:
 
     def _stops(self) -> bool:
         """Whether any process was asked to stop; `signalled` then says whether a signal asked it."""
-        if any_rank(self.stop_asked or self.asked.end or self.events.stopping, self.ranks):
-            self.signalled = any_rank(self.stop_asked or self.asked.end, self.ranks)
+        if any_rank(self.asked.end or self.events.stopping, self.ranks):
+            self.signalled = any_rank(self.asked.end, self.ranks)
             return True
         return False
 
