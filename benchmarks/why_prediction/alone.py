@@ -2,8 +2,7 @@
 
 A row is a small VDT, trained to predict from 8 given frames on latents of one kind of clip, and measured on held-out
 clips of the same kind as `kinolab evaluate physics` measures. The first row is one floating object with all that the
-other experiments recommend (latents of `world-text`, a token for each latent place, one attention over all tokens, times
-shifted towards noise); every other row changes one thing: what is to be learned, or how. All rows take the same steps,
+other experiments recommend (latents of `world-text`, one attention over all tokens, times shifted towards noise); every other row changes one thing: what is to be learned, or how. All rows take the same steps,
 batch and seed. What is done is kept in the runs' folder and not done again, so an interrupted command goes on where it
 stopped.
 """
@@ -44,7 +43,7 @@ class Row:
     tasks: bool = False
     """Every task, in place of predictions from 8 frames alone."""
     autoencoder: str = "world-text"
-    patch: int = 1
+    patch: int = 2
     joint: bool = True
     shift: float = 3.0
     more: tuple[str, ...] = ()
@@ -74,7 +73,7 @@ ROWS: dict[str, Row] = {
     "prompts, one floating object": replace(BASE, more=PROMPTS),
     "all scenarios, three objects, every task": EVERYTHING,
     "all scenarios, three objects, every task, prompts": replace(EVERYTHING, more=PROMPTS),
-    "patches of 2": replace(BASE, patch=2),
+    "patches of 1": replace(BASE, patch=1),
     "times not shifted": replace(BASE, shift=1.0),
     "attention in time at the same place": replace(BASE, joint=False),
     "latents of world": replace(BASE, autoencoder="world"),
