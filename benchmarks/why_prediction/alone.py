@@ -2,9 +2,9 @@
 
 A row is a small VDT, trained to predict from 8 given frames on latents of one kind of clip, and measured on held-out
 clips of the same kind as `kinolab evaluate physics` measures. The first row is one floating object with all that the
-other experiments recommend (latents of `world-text`, one attention over all tokens, times shifted towards noise); every other row changes one thing: what is to be learned, or how. All rows take the same steps,
-batch and seed. What is done is kept in the runs' folder and not done again, so an interrupted command goes on where it
-stopped.
+other experiments recommend (latents of `world-text`, one attention over all tokens, times shifted towards noise); every
+other row changes one thing: what is to be learned, or how. All rows take the same steps, batch and seed. What is done
+is kept in the runs' folder and not done again, so an interrupted command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,24 +14,20 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import processor_name
-from benchmarks.why_prediction.drift import SAMPLING, heldout, match, predict, summary
+from benchmarks.why_prediction.drift import heldout
 from benchmarks.why_prediction.kept import keep, once, trained
-from kinolab.evaluation.physics import AHEAD, Motion, measure_clip
-from kinolab.metrics.summaries import scores_of
+from benchmarks.why_prediction.scores import scores
 from kinolab.models import VideoModel
-from kinolab.toyworld.clips import CLASSES, WorldClip
+from kinolab.toyworld.clips import CLASSES
 
 RECIPE = "toy-vdt-ablation"
-GIVEN = 8
 TASKS = {"unconditional": 4.0, "predict": 5.0, "past": 0.5, "interpolate": 1.25, "animate": 0.75, "complete": 1.5}
 """The mix of the recipes toy-mmdit-world and toy-world."""
-MEASURES = ("identity", "at_place", "place_error", "own_colour", "own_shape")
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,9 @@ class Row:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What differs from the recipe."""
-        changes = [f"autoencoder={self.autoencoder}", f"denoiser.in_channels={8 if self.autoencoder == 'world' else 16}",
-                   "denoiser.given=channels", f"denoiser.patch_size={self.patch}"]  # fmt: skip
+        channels = 8 if self.autoencoder == "world" else 16
+        changes = [f"autoencoder={self.autoencoder}", f"denoiser.in_channels={channels}", "denoiser.given=channels",
+                   f"denoiser.patch_size={self.patch}"]  # fmt: skip
         if self.joint:
             changes += ["denoiser.temporal_attention=joint", "denoiser.qk_norm=true"]
         if self.shift != 1.0:
@@ -93,24 +90,6 @@ def cache(row: Row, runs: Path, clips: int, precision: str) -> Path:
                "--precision", precision, "--tasks", tasks, "--draws", "1", *options]  # fmt: skip
     subprocess.run([sys.executable, "-m", "kinolab", *command], check=True)
     return out
-
-
-def scores(model: VideoModel, held: Sequence[WorldClip]) -> dict[str, Any]:
-    """The measures of `kinolab evaluate physics` over the first 8 frames from 8 given ones, and the drift by frame."""
-    made = predict(model, held, GIVEN, *SAMPLING["euler 25"])
-    motions = [motion for k, (f, c) in enumerate(zip(made, held, strict=True))
-               for motion in measure_clip(c, k, GIVEN, {"model": f})]  # fmt: skip
-    found: dict[str, Any] = {}
-    for subject in ("model", "copy last", "constant velocity"):
-        rows = [m for m in motions if m.subject == subject]
-        found[subject] = {name: [value.value, value.interval.low, value.interval.high] if value.interval else value.value
-                          for name, value in scores_of(_values(rows)).items()}  # fmt: skip
-    found["drift"] = summary([match(f, c, GIVEN) for f, c in zip(made, held, strict=True)], range(1, 10))
-    return found
-
-
-def _values(rows: Sequence[Motion]) -> dict[str, Any]:
-    return {"position_error": [m.errors[:AHEAD] for m in rows]} | {n: [getattr(m, n) for m in rows] for n in MEASURES}
 
 
 def measure(name: str, row: Row, asked: argparse.Namespace) -> dict[str, Any]:
