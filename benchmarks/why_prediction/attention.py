@@ -27,6 +27,7 @@ from benchmarks.measure import processor_name
 from benchmarks.why_prediction.drift import heldout
 from benchmarks.why_prediction.kept import keep
 from kinolab import video
+from kinolab.contracts.conditions import Conditions
 from kinolab.layers import attention as layer
 from kinolab.models import Request, VideoModel
 from kinolab.tasks import predict_mask
@@ -119,23 +120,27 @@ def kinds_of(clip: WorldClip, held: Sequence[range], grid: int, given: int, keys
 
 
 @torch.no_grad()
-def look(model: VideoModel, clips: Sequence[WorldClip], given: int, time: float) -> list[Tensor]:
-    """The weights (B, N, T * S, M) of every attention over time, at one flow time."""
+def prepared(model: VideoModel, clips: Sequence[WorldClip], given: int) -> tuple[Tensor, Conditions]:
+    """The latents of clips, and what the model is told of their given frames."""
     original = torch.stack([video.to_tensor(c.frames) for c in clips])
-    mask = predict_mask(original.shape[2], original.shape[3], original.shape[4], given).expand(
-        len(clips), 1, -1, -1, -1
-    )
-    latents = model.autoencoder.encode(original).mean.float()
+    frames, height, width = original.shape[2:]
+    mask = predict_mask(frames, height, width, given).expand(len(clips), 1, -1, -1, -1)
     told, folded = encode_given(model.autoencoder, original, mask)
-    conditions = model.conditions([Request(seed=k) for k in range(len(clips))]).replace(given=told, mask=folded)
+    plain = model.conditions([Request(seed=k) for k in range(len(clips))])
+    return model.autoencoder.encode(original).mean.float(), plain.replace(given=told, mask=folded)
+
+
+@torch.no_grad()
+def look(model: VideoModel, latents: Tensor, conditions: Conditions, time: float) -> list[Tensor]:
+    """The weights (B, N, T * S, M) of every attention over time, at one flow time."""
     path = model.diffusion.path
-    t = path.at_fraction(torch.full((len(clips),), time)).float()
+    t = path.at_fraction(torch.full((len(latents),), time)).float()
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     alpha, sigma = (v.view(-1, 1, 1, 1, 1).float() for v in path.alpha_sigma(t))
     with recorded() as found:
         model.denoiser(alpha * latents + sigma * noise, t, conditions)
     places = grid_of(model) ** 2
-    return [w for one in found if (w := over_all(one, len(clips), latents.shape[2], places)) is not None]
+    return [w for one in found if (w := over_all(one, len(latents), latents.shape[2], places)) is not None]
 
 
 def grid_of(model: VideoModel) -> int:
@@ -145,37 +150,41 @@ def grid_of(model: VideoModel) -> int:
 
 
 def measure(
-    model: VideoModel, clips: Sequence[WorldClip], given: int, time: float, batch: int = 24
-) -> list[dict[str, Any]]:
-    """Of each block, attention by kind of key, its ratio to an even one, and that of the head that looks most at the
-    own object."""
+    model: VideoModel, clips: Sequence[WorldClip], given: int, times: Sequence[float], batch: int = 24
+) -> dict[str, list[dict[str, Any]]]:
+    """By flow time, of each block: attention by kind of key, its ratio to an even one, and that of the head that looks
+    most at the own object."""
     ratio, grid = model.autoencoder.spec.temporal_ratio, grid_of(model)
     held = [range(1), *(range(n, n + ratio) for n in range(1, model.config.frames, ratio))]
-    blocks: list[list[Tensor]] = []
+    blocks: dict[str, list[list[Tensor]]] = {str(time): [] for time in times}
     even: list[Tensor] = []
     for start in range(0, len(clips), batch):
         part = clips[start : start + batch]
-        seen = look(model, part, given, time)
-        labelled = [kinds_of(c, held, grid, given, seen[0].shape[-1]) for c in part]
-        kinds, asked = (torch.stack(parts) for parts in zip(*labelled, strict=True))
-        for number, weights in enumerate(seen):
-            found, flat = shares(weights, kinds, asked)
-            blocks += [[]] if len(blocks) == number else []
-            blocks[number].append(found)
-            even += [flat] if number == 0 else []
-    flat = torch.cat(even).mean(0)
-    rows = []
-    for parts in blocks:
-        heads = torch.cat(parts).mean(0)  # (N, K)
-        mean = heads.mean(0)
-        rows.append({
-            "share": {kind: round(float(v), 4) for kind, v in zip(KINDS, mean, strict=True)},
-            "even": {kind: round(float(v), 4) for kind, v in zip(KINDS, flat, strict=True)},
-            "times, own object": round(float(mean[OWN] / flat[OWN]), 2),
-            "times, best head": round(float(heads[:, OWN].max() / flat[OWN]), 2),
-            "queries": len(torch.cat(parts)),
-        })  # fmt: skip
-    return rows
+        latents, conditions = prepared(model, part, given)
+        for time in times:
+            seen = look(model, latents, conditions, time)
+            labelled = [kinds_of(c, held, grid, given, seen[0].shape[-1]) for c in part]
+            kinds, asked = (torch.stack(parts) for parts in zip(*labelled, strict=True))
+            rows = blocks[str(time)] = blocks[str(time)] or [[] for _ in seen]
+            for row, weights in zip(rows, seen, strict=True):
+                found, alike = shares(weights, kinds, asked)
+                row.append(found)
+            even += [alike] if time == times[0] else []
+    return {
+        time: [_summary(torch.cat(parts).mean(0), torch.cat(even)) for parts in rows] for time, rows in blocks.items()
+    }
+
+
+def _summary(heads: Tensor, even: Tensor) -> dict[str, Any]:
+    """Of one block's attention (N, K) by head, and the even one (Q, K) of each query."""
+    mean, flat = heads.mean(0), even.mean(0)
+    return {
+        "share": {kind: round(float(v), 4) for kind, v in zip(KINDS, mean, strict=True)},
+        "even": {kind: round(float(v), 4) for kind, v in zip(KINDS, flat, strict=True)},
+        "times, own object": round(float(mean[OWN] / flat[OWN]), 2),
+        "times, best head": round(float(heads[:, OWN].max() / flat[OWN]), 2),
+        "queries": len(even),
+    }
 
 
 def main() -> None:
@@ -192,13 +201,11 @@ def main() -> None:
     asked = parser.parse_args()
     model = VideoModel.load(asked.model, precision="float32")
     clips = heldout(model, asked.count, asked.scenarios.split(","), asked.objects, asked.first)
-    row: dict[str, Any] = {"processor": processor_name(), "clips": asked.count, "given": asked.given, "times": {}}
-    for time in TIMES:
-        row["times"][str(time)] = blocks = measure(model, clips, asked.given, time)
-        print(
-            time, *(f"{b['share'][KINDS[OWN]]:.1%} ({b['times, own object']}, {b['times, best head']})" for b in blocks)
-        )
-    keep(asked.out, asked.name or asked.model, row)
+    found = measure(model, clips, asked.given, TIMES)
+    keep(asked.out, asked.name or asked.model,
+         {"processor": processor_name(), "clips": asked.count, "given": asked.given, "times": found})  # fmt: skip
+    for time, blocks in found.items():
+        print(time, *(f"{b['times, own object']:g} ({b['times, best head']:g})" for b in blocks))
 
 
 if __name__ == "__main__":
