@@ -186,8 +186,9 @@ def main() -> None:
         "autoencoder": rebuilt,
     }
     steps = [line for line in log if line["kind"] == "train"]
+    weights = sum(p.numel() for p in model.denoiser.parameters())
     row = {"processor": processor_name(), "clips": [e.name for e in endings], "steps": asked.steps,
-           "batch": asked.batch, "parameters": sum(p.numel() for p in model.denoiser.parameters()), "seconds": steps[-1]["seconds"],
+           "batch": asked.batch, "parameters": weights, "seconds": steps[-1]["seconds"],
            "heldout": {str(line["step"]): line["loss"] for line in log if line["kind"] == "heldout"},
            **judged(true, subjects)}  # fmt: skip
     keep(asked.out, f"{asked.size} px", row)
