@@ -84,7 +84,12 @@ def rebuilt(model: VideoModel, clips: Sequence[np.ndarray], batch: int = 16) -> 
 
 @torch.no_grad()
 def predict(
-    model: VideoModel, clips: Sequence[WorldClip], given: int, sampler: SamplerConfig, scale: float, batch: int = 24
+    model: VideoModel,
+    clips: Sequence[WorldClip],
+    given: int,
+    sampler: SamplerConfig,
+    scale: float | GuidanceConfig,
+    batch: int = 24,
 ) -> list[np.ndarray]:
     """The predictions (T, S, S, 3) uint8 from the first `given` frames of each clip."""
     made: list[np.ndarray] = []
@@ -95,7 +100,7 @@ def predict(
             len(part), 1, -1, -1, -1
         )
         requests = [Request(seed=start + k) for k in range(len(part))]
-        guidance = GuidanceConfig(scale=scale)
+        guidance = scale if isinstance(scale, GuidanceConfig) else GuidanceConfig(scale=scale)
         made += list(video.to_uint8(model.complete(original, mask, requests, sampler=sampler, guidance=guidance)))
     return made
 

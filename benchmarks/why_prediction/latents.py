@@ -174,7 +174,7 @@ def measure(name: str, count: int, first: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the named autoencoders and write what came out."""
+    """Measure the named autoencoders and write what came out beside those that are there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("autoencoders", nargs="*", default=["world", "world-text"], help="model folders or names")
     parser.add_argument("--count", type=int, default=400, help="clips with changes; twice as many for the probes")
@@ -182,15 +182,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/why-prediction/latents.json"))
     asked = parser.parse_args()
     torch.manual_seed(0)
-    found = {
-        "processor": processor_name(),
-        "results": [measure(a, asked.count, asked.first) for a in asked.autoencoders],
-    }
+    before = json.loads(asked.out.read_text(encoding="utf-8"))["results"] if asked.out.exists() else []
+    results = {result["autoencoder"]: result for result in before}
+    for name in asked.autoencoders:
+        results[name] = measure(name, asked.count, asked.first)
+        print(json.dumps(results[name], indent=1))
+    found = {"processor": processor_name(), "results": list(results.values())}
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    for result in found["results"]:
-        assert isinstance(result, dict)
-        print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

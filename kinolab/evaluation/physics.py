@@ -284,7 +284,7 @@ def _predict(model: VideoModel, how: Predicting, numbers: range, events: Events)
         mask = predict_mask(world.frames, world.size, world.size, n).expand(len(clips), 1, -1, -1, -1)
         made = model.complete(original, mask, requests, steering=how.steering, **how.sampling.arguments)
         for (clip_seed, clip), predicted, decoded in zip(clips, video.to_uint8(made), rebuilt, strict=True):
-            results += _measure(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
+            results += measure_clip(clip, clip_seed, n, {"model": predicted, "reconstructed": decoded})
         advance(events, turn + 1, len(how.given))
     return results
 
@@ -297,8 +297,9 @@ def _clip(world: WorldConfig, model: VideoModel, number: int) -> tuple[int, Worl
     return source.seed(number), make_clip(source.world, source.seed(number))
 
 
-def _measure(clip: WorldClip, clip_seed: int, given: int, videos: dict[str, np.ndarray]) -> list[Motion]:
-    """What the videos and the baselines say of one clip, in pixels of a frame of 64."""
+def measure_clip(clip: WorldClip, clip_seed: int, given: int, videos: dict[str, np.ndarray]) -> list[Motion]:
+    """What videos (T, S, S, 3) uint8, by the names of their subjects, and the baselines say of one clip, in pixels of a
+    frame of 64."""
     frames, side = clip.frames.shape[:2]
     scale = FRAME / side
     objects = [

@@ -139,6 +139,25 @@ def check_stages(stages: Sequence[Stage], frames: int | None, size: tuple[int, i
             raise InputError(f"{made}: {error}") from None
 
 
+def untrained(stages: Sequence[Stage], frames: int | None, size: tuple[int, int] | None) -> str | None:
+    """What the stages of a cascade make of a video of so many frames and that size, where that is not what they were
+    trained on; None where it is, and of stages that were trained on several shapes (`kinolab.data.buckets`)."""
+    found = []
+    for number, (stage, count) in enumerate(zip(stages, stage_frames(stages, frames), strict=True)):
+        own, made = stage.config, stage_size(stages, number, size)
+        if own.buckets or (own.frames, tuple(own.size)) == (count, tuple(made)):
+            continue
+        (height, width), (high, wide) = own.size, made
+        there = f"{own.frames} frames of {width}x{height}"
+        found.append(f"{stage_name(stage)} was trained on {there}, and makes {count} of {wide}x{high}")
+    if not found:
+        return None
+    last = stages[-1].config
+    other = {"frames": frames not in (None, last.frames), "size": size is not None and tuple(size) != tuple(last.size)}
+    left = " and ".join(name for name, differs in other.items() if differs)
+    return f"stage {'; stage '.join(found)}: a video may do worse there" + (f"; leave {left} out" if left else "")
+
+
 def takes_words(spec: DenoiserSpec) -> bool:
     """Whether a prompt tells a denoiser anything."""
     return bool(spec.text_dim or spec.pooled_dim)

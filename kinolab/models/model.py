@@ -30,6 +30,7 @@ from kinolab.models.cascade import (
     settled_stages,
     stage_name,
     stage_requests,
+    untrained,
 )
 from kinolab.models.folder import ModelConfig, find_model, read_model_config, read_stage, write_model
 from kinolab.models.lora import StageLora, stored_state
@@ -346,6 +347,9 @@ class VideoModel(Stage):
             return Stage.sample_latents(
                 self, requests, sampler=sampler, guidance=guidance, events=told, given=given, steering=steering, **how
             )
+        note = untrained(self.cascade, requests[0].frames, requests[0].size)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
         settings = [StageSettings(sampler=sampler, guidance=guidance)]
         settings += [(stages or {}).get(stage.config.name) or StageSettings() for stage in self.stages]
         steps = [(own.sampler or s.config.sampler).steps for own, s in zip(settings, self.cascade, strict=True)]

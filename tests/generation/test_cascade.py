@@ -19,7 +19,7 @@ from kinolab.generation.kept import KeptStages, stage_hashes, stage_shapes
 from kinolab.generation.request import request_of
 from kinolab.models import Request
 from kinolab.models.assemble import cascade
-from kinolab.models.cascade import given_part, stage_requests
+from kinolab.models.cascade import given_part, stage_requests, untrained
 from kinolab.runtime.weights import read_weights
 from tests.closeness import assert_same
 from tests.outside.commands import run
@@ -77,6 +77,22 @@ def test_each_stage_makes_its_share_of_the_frames(room: Path) -> None:
     (first,) = stage_requests(model.cascade, 0, [Request(fps=24.0, frames=9)])
     assert first.fps == 6.0 and first.frames == 3
     assert [stage_requests(model.cascade, number, [Request(frames=5)])[0].frames for number in range(2)] == [2, 5]
+
+
+def test_a_video_that_no_stage_was_trained_on_is_said(room: Path) -> None:
+    model = VideoModel.load(room / "whole", precision="float32")
+    one = {"sr": {"sampler": {"steps": 1}}}
+    base = "stage base was trained on 3 frames of 8x8, and makes "
+    with pytest.warns(UserWarning) as heard:
+        model.generate(label=1, guidance=1.0, stages=one, size=(8, 8))
+    (said,) = [str(w.message) for w in heard if "was trained on" in str(w.message)]
+    assert said == base + (
+        "3 of 4x4; stage tsr was trained on 9 frames of 8x8, and makes 9 of 4x4; stage sr was trained on 9 frames of "
+        "16x16, and makes 9 of 8x8: a video may do worse there; leave size out"
+    )
+    assert "; leave frames out" in (untrained(model.cascade, 5, (16, 16)) or "")
+    assert (untrained(model.cascade, 5, (16, 16)) or "").startswith(base + "2 of 8x8; ")
+    assert untrained(model.cascade, 9, (16, 16)) is untrained(model.cascade, None, None) is None
 
 
 def test_what_is_given_is_told_the_first_stage_at_its_own_frames(room: Path) -> None:
