@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,6 +29,7 @@ from kinolab.runtime.summed import summed
 
 STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
 """Endings of files that are images unless they are animated; a .webp is taken for a clip until it shows one frame."""
+Seen = Callable[[], None] | None
 # A scan shorter than this is not worth a file in the user's cache folder.
 WORTH_KEEPING = 2.0
 OFTEN = 60.0
@@ -223,8 +224,13 @@ def _by_workers(
             yield by_name[left.part], ScannedFile(left.part, "", image, (0, 0), (), why, poison=True)
 
 
-def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS) -> ScannedFile:
-    """Scan one file; never raises for what is wrong with the file, but says so in `damage`."""
+def scan_file(
+    path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS, seen: Seen = None
+) -> ScannedFile:
+    """Scan one file; never raises for what is wrong with the file, but says so in `damage`.
+
+    seen: called for each frame that was read, and for its scenes once more.
+    """
     times: list[float] = []
     notes: list[str] = []
     size = (0, 0)
@@ -237,12 +243,14 @@ def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float =
         small = video.iter_frames(path, size=(16, 16), resize="stretch", image_fps=image_fps, threads=1, notes=notes)
         for frame in small:
             times.append(frame.time)
+            if seen is not None:
+                seen()
     except (InputError, OSError) as error:
         damage = _one_line(error, path)
     suffix = path.suffix.lower()
     single = len(times) == 1 and suffix in (*video.IMAGE_SUFFIXES, ".gif")
     image = path.is_file() and (single or (suffix in STILL_SUFFIXES and not times))
-    cuts = find_cuts(path, times, image_fps) if scenes and len(times) > 1 else None
+    cuts = find_cuts(path, times, image_fps, seen) if scenes and len(times) > 1 else None
     seek = not times or video.seeks(path)
     return ScannedFile(name, source_hash, image, size, tuple(times), damage, cuts, tuple(notes), seek)
 
@@ -265,18 +273,23 @@ def _images(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if video.is_image(file.name) and file.is_file())
 
 
-def find_cuts(path: Path, times: Sequence[float], image_fps: float = video.IMAGE_FPS) -> tuple[int, ...]:
+def find_cuts(
+    path: Path, times: Sequence[float], image_fps: float = video.IMAGE_FPS, seen: Seen = None
+) -> tuple[int, ...]:
     """The numbers of the first frames of new scenes, by PySceneDetect's adaptive detector.
 
     Raises:
         MissingExtraError: without PySceneDetect.
     """
     fps = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
-    return detector_cuts((frame.image for frame in _small_frames(path, image_fps)), fps)
+    return detector_cuts((frame.image for frame in _small_frames(path, image_fps, seen)), fps)
 
 
-def _small_frames(path: Path, image_fps: float) -> Iterator[video.Frame]:
-    return video.iter_frames(path, size=(144, 256), resize="stretch", image_fps=image_fps, threads=1)
+def _small_frames(path: Path, image_fps: float, seen: Seen = None) -> Iterator[video.Frame]:
+    for frame in video.iter_frames(path, size=(144, 256), resize="stretch", image_fps=image_fps, threads=1):
+        yield frame
+        if seen is not None:
+            seen()
 
 
 def default_index(root: Path) -> Path:

@@ -71,7 +71,7 @@ def facts(folder: Path, name: str, where: str) -> dict[str, Any]:
     try:
         values = read_yaml(folder / "model.yaml")
     except (InputError, OSError) as error:
-        return {"name": name, "where": where, "bytes": size(folder), "problem": str(error)}
+        return {"name": name, "where": where, "bytes": size(folder), "problem": str(error).replace(str(folder), name)}
     values = values if isinstance(values, dict) else {}
     denoiser = values.get("denoiser")
     autoencoder = values.get("autoencoder")
