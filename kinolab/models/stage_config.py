@@ -88,6 +88,9 @@ class StageConfig(Config):
     """Settings of the conditions that have some, by name."""
     guidance: GuidanceConfig = GuidanceConfig()
     """The guidance to sample with by default."""
+    given_guidance: float = Field(1.0, ge=0)
+    """The scale towards the given part that a task is sampled with by default where no prompt or label is told, as
+    `guidance.scales: {given: ...}`; 1 = none."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler to use by default."""
     methods: MethodsConfig = Field(default_factory=dict)
@@ -108,6 +111,7 @@ class StageConfig(Config):
         for config in (self.denoiser, *(expert.denoiser for expert in self.experts)):
             if config is not None:
                 config.check_diffusion(self.diffusion.schedule, self.diffusion.prediction)
+                config.check_given_guidance(self.given_guidance)
         return self
 
 

@@ -87,6 +87,8 @@ class SamplesConfig(Config):
     """How they are sampled."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
+    given_guidance: float = Field(1.0, ge=0)
+    """That of the model's tasks, towards what is given, where no prompt or label is told; 1 = none."""
     methods: MethodsConfig = Field(default_factory=dict)
     """Methods that wrap their sampling, and by default that of the model, such as thresholding: {} for pixels."""
 
@@ -243,6 +245,7 @@ class DenoiserRecipe(BaseRecipe):
         if not self.interval[0] < self.interval[1]:
             raise ValueError(f"interval: expected rising fractions of time, got {list(self.interval)}")
         self.denoiser.check_diffusion(self.diffusion.schedule, self.diffusion.prediction)
+        self.denoiser.check_given_guidance(self.samples.given_guidance)
         if self.trained == "adapter" and not self.initial:
             raise ValueError("trained: adapter needs an initial denoiser, whose layers it changes")
         if self.trained not in ("lora", "adapter") and (self.lora_targets or self.lora_alpha is not None):

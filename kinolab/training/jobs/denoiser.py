@@ -175,6 +175,7 @@ class DenoiserJob(Job):
             buckets=tuple(shapes) if len(shapes) > 1 else (),
             fps=self.source[self.assembly.groups[0][0]].fps / recipe.frame_skips[0],
             guidance=recipe.samples.guidance,
+            given_guidance=recipe.samples.given_guidance,
             sampler=recipe.samples.sampler,
             methods=recipe.samples.methods,
         )
