@@ -26,10 +26,10 @@ from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import PhysicsProtocol, protocol_of
-from kinolab.evaluation.world import autoencode, made_by, unguided
+from kinolab.evaluation.world import autoencode, made_by, unguided, unprompted
 from kinolab.generation.matching import matching_world
 from kinolab.generation.request import SamplingConfig, sampling_of
-from kinolab.methods import GuidanceConfig, SteeringConfig
+from kinolab.methods import SteeringConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (
     EVENT,
@@ -244,7 +244,7 @@ def evaluate_physics(
     if max(given) >= world.frames:
         raise InputError(f"given: expected 1 to {world.frames - 1} of the model's {world.frames} frames")
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
-    sampling = sampling_of(model.config, sampling).model_copy(update={"guidance": GuidanceConfig()})
+    sampling = unprompted(sampling_of(model.config, sampling))
     results: list[Motion] = []
     context = Predicting(world, tuple(worlds), tuple(given), seed, sampling, steering)
     for numbers, found in batches(ModelJob(model, _predict, context), groups(count, batch, first), engine, told):

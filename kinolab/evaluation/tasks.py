@@ -21,10 +21,10 @@ from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ToyProtocol, protocol_of
-from kinolab.evaluation.world import autoencode, made_by, unguided
+from kinolab.evaluation.world import autoencode, made_by, unguided, unprompted
 from kinolab.generation.matching import matching_world
 from kinolab.generation.request import SamplingConfig, sampling_of
-from kinolab.methods import GuidanceConfig, SteeringConfig
+from kinolab.methods import SteeringConfig
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.summaries import scores_of
 from kinolab.models import Request, VideoModel
@@ -198,7 +198,7 @@ def evaluate_tasks(
     original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
     rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
     results, notes = list[TaskResult](), list[str]()
-    sampling = sampling_of(model.config, sampling).model_copy(update={"guidance": GuidanceConfig()})
+    sampling = unprompted(sampling_of(model.config, sampling))
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
         made: list[Tensor] = []

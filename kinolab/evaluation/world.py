@@ -249,6 +249,15 @@ def made_by(model: VideoModel, name: str | None) -> dict[str, Any]:
     }
 
 
+def unprompted(sampling: SamplingConfig) -> SamplingConfig:
+    """How a run is sampled that is told the given part alone: without guidance, but for that on what is given
+    (`guidance.scales: {given: 2}`), which needs no prompt."""
+    guidance = sampling.guidance or GuidanceConfig()
+    towards = tuple(name for name, _ in guidance.scales) or guidance.of
+    return sampling if towards == ("given",) else sampling.model_copy(update={"guidance": GuidanceConfig()})
+
+
 def unguided(sampling: SamplingConfig) -> dict[str, Any]:
-    """How a run that is told nothing is recorded: without a guidance."""
-    return {name: value for name, value in sampling.record().items() if name != "guidance"}
+    """How a run that is told nothing is recorded: without a guidance, where it has none."""
+    guided = sampling.guidance is not None and sampling.guidance.active
+    return {name: value for name, value in sampling.record().items() if guided or name != "guidance"}
