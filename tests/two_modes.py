@@ -1,7 +1,8 @@
 """A world of two unequal modes, whose optimal denoiser is known in closed form: does a student find its teacher's?
 
-Every place of the latents (B, C, T, H, W) is a point of its own, (B, C, 1, 1, 1) is one for each clip. The data are a
-mixture of two Gaussians of one deviation around opposite centres, of weights such as 0.3 and 0.7. On any path
+Every place of the latents (B, C, T, H, W) is a point of its own, (B, C, 1, 1, 1) is one for each clip; in clips of
+several frames all frames of a place are of one mode, so that a point is (B, C, T, 1, 1). The data are a mixture of two
+Gaussians of one deviation around opposite centres, of weights such as 0.3 and 0.7. On any path
 z = alpha x + sigma e a mixture stays one, so that E[x | z] is exact (`TwoModes.clean`), and `Points` predicts it in the
 diffusion's own type. It is teacher and student at once, as a student of the house begins with its teacher's weights:
 the closed form, and a small network of the point and the time whose last layer is zero in a teacher.
@@ -55,21 +56,28 @@ class TwoModes:
     centre: float = 0.8
     deviation: float = 0.25
 
-    def draw(self, count: int, source: torch.Generator) -> Tensor:
-        """Points of the data: (count, C)."""
+    def draw(self, count: int, source: torch.Generator, frames: int = 1) -> Tensor:
+        """Points of the data: (count, C * frames)."""
         sign = torch.where(torch.rand(count, 1, generator=source) < self.weight, 1.0, -1.0)
-        return sign * self.centre + self.deviation * torch.randn(count, CHANNELS, generator=source)
+        return sign * self.centre + self.deviation * torch.randn(count, CHANNELS * frames, generator=source)
 
-    def clean(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """E[x | z] for z (B, C, ...), with alpha and sigma that broadcast against it."""
+    def clean(self, z: Tensor, alpha: Tensor, sigma: Tensor, past: Tensor | float = 0.0) -> Tensor:
+        """E[x | z] for z (B, C, T, ...), with alpha and sigma that broadcast against it.
+
+        past: (B, 1, 1, ...) log of the modes' odds given frames before (`odds_of`), where there are any.
+        """
         variance = (alpha * self.deviation).square() + sigma.square()
         # The log of the modes' odds given z: of their weights, and of the distances to both centres.
-        near = (2 * alpha * self.centre * z / variance).sum(1, keepdim=True)
+        near = past + (2 * alpha * self.centre * z / variance).sum((1, 2), keepdim=True)
         mean = torch.tanh((math.log(self.weight / (1 - self.weight)) + near) / 2) * self.centre
         return mean + alpha * self.deviation**2 / variance * (z - alpha * mean)
 
+    def odds_of(self, past: Tensor) -> Tensor:
+        """(B, 1, 1, ...) log of the modes' odds, but for their weights, given clean frames (B, C, T, ...)."""
+        return (2 * self.centre * past / self.deviation**2).sum((1, 2), keepdim=True)
+
     def share(self, points: Tensor) -> float:
-        """The share of points (N, C) that lie on the side of the first mode."""
+        """The share of points (N, C * T) that lie on the side of the first mode."""
         return float((points.sum(1) > 0).double().mean())
 
 
@@ -82,6 +90,8 @@ class PointsConfig(BaseDenoiserConfig):
     vectors: dict[str, int] = {}  # noqa: RUF012
     diffusion: DiffusionConfig = DiffusionConfig()
     input_size: int = SIDE
+    num_frames: int = 1
+    """Frames of a clip; a denoiser of several also has a block-causal form."""
 
 
 class Points(Denoiser):
@@ -95,9 +105,9 @@ class Points(Denoiser):
         self.spec = DenoiserSpec(CHANNELS, learned_variance=False, more=named_ports(config.vectors, {}))
         self.ports = ConditionPorts(config.vectors, {}, FEATURES, 1)
         self.process = Diffusion(config.diffusion)
-        W = config.width
+        W, told = config.width, int(config.num_frames > 1)
         self.net = nn.Sequential(
-            nn.Linear(CHANNELS + FEATURES, W), nn.SiLU(), nn.Linear(W, W), nn.SiLU(), nn.Linear(W, CHANNELS)
+            nn.Linear(CHANNELS + FEATURES + told, W), nn.SiLU(), nn.Linear(W, W), nn.SiLU(), nn.Linear(W, CHANNELS)
         )
         last: Any = self.net[-1]
         nn.init.zeros_(last.weight)
@@ -106,35 +116,53 @@ class Points(Denoiser):
     def forward(self, z: Tensor, t: Tensor, conditions: Conditions, options: ForwardOptions | None = None) -> Tensor:
         """z (B, C, T, H, W), t (B,) -> the prediction, of the same shape."""
         alpha, sigma = self.process.coefficients(t, z)
-        sample = self.modes.clean(z, alpha, sigma)
+        past = self.past(z, options)
+        sample = self.modes.clean(z, alpha, sigma, past)
         known = self.process.target(sample, (z - alpha * sample) / sigma, t)
         points = z.movedim(1, -1)
         features = self.ports.add_vectors(time_features(t, FEATURES).to(z), conditions)
         features = features.view(-1, 1, 1, 1, FEATURES).expand(*points.shape[:-1], FEATURES)
-        return known + self.net(torch.cat([points, features], -1)).movedim(-1, 1)
+        told = [points, features]
+        if self.config.num_frames > 1:  # what other frames say: the sign of the mode, as far as it is known
+            told.append((sample.mean((1, 2), keepdim=True) + 0 * z[:, :1]).movedim(1, -1))
+        return known + self.net(torch.cat(told, -1)).movedim(-1, 1)
+
+    def check_causal(self) -> None:
+        """Of several frames it has a causal form, which reads the clean frames before by what is kept of them."""
+        if self.config.num_frames == 1:
+            super().check_causal()
+
+    def past(self, z: Tensor, options: ForwardOptions | None) -> Tensor | float:
+        """The modes' odds given the frames of blocks before; a frame's points are what is kept of it."""
+        plan = self.plan(z.shape[2], options)
+        if plan is None or plan.kept is None:
+            return 0.0
+        own = z.permute(0, 2, 3, 4, 1).flatten(2, 3)[:, :, :, None]  # (B, T, S, 1, C)
+        known = plan.kept.joined(self, own, own)[0][:, : len(plan.kept.numbers)]
+        return self.modes.odds_of(known[:, :, :, 0].unflatten(2, z.shape[3:]).permute(0, 4, 1, 2, 3))
 
 
 class PointsSource(Source):
-    """Clips of one frame, every place of which is a point."""
+    """Clips of one frame, or of several, every place of which is a point."""
 
     encoded = True
 
-    def __init__(self, modes: TwoModes, count: int = 512) -> None:
-        self.modes, self.count = modes, count
+    def __init__(self, modes: TwoModes, frames: int = 1, count: int = 512) -> None:
+        self.modes, self.frames, self.count = modes, frames, count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Example:
         """Clip `index`, the same one whenever it is asked for."""
-        points = self.modes.draw(SIDE * SIDE, torch.Generator().manual_seed(index))
-        clip = points.T.reshape(CHANNELS, 1, SIDE, SIDE)
-        return Example(clip, 8.0, None, None, f"points/{index}", (0.0, 0.125), encoded=True)
+        points = self.modes.draw(SIDE * SIDE, torch.Generator().manual_seed(index), self.frames)
+        clip = points.T.reshape(CHANNELS, self.frames, SIDE, SIDE)
+        return Example(clip, 8.0, None, None, f"points/{index}", (0.0, self.frames / 8), encoded=True)
 
 
 def as_points(latents: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> the points (N, C)."""
-    return latents.movedim(1, -1).reshape(-1, latents.shape[1])
+    """(B, C, T, H, W) -> the points (N, C * T)."""
+    return latents.flatten(1, 2).movedim(1, -1).flatten(0, 2)
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, slices: int = 64) -> float:
@@ -170,6 +198,7 @@ class World:
     folder: Path
     diffusion: DiffusionConfig
     modes: TwoModes
+    frames: int = 1
 
     def recipe(self, job: type[Job], training: dict[str, Any], **fields: Any) -> Any:
         """The recipe of a job with this teacher; its training is quiet, in float32 and without an average."""
@@ -183,7 +212,7 @@ class World:
 
     def job(self, kind: type[Any], training: dict[str, Any], **fields: Any) -> Any:
         """The job of that recipe, on points."""
-        recipe, source = self.recipe(kind, training, **fields), PointsSource(self.modes)
+        recipe, source = self.recipe(kind, training, **fields), PointsSource(self.modes, self.frames)
         torch.manual_seed(recipe.training.seed)
         student = kind.start(recipe, None)
         return kind(recipe, PixelAutoencoder(PixelConfig(channels=CHANNELS)), student, source, source)
@@ -200,12 +229,13 @@ class World:
     @property
     def teacher(self) -> Points:
         """The optimal denoiser."""
-        return Points(PointsConfig(weight=self.modes.weight, diffusion=self.diffusion)).eval()
+        config = PointsConfig(weight=self.modes.weight, diffusion=self.diffusion, num_frames=self.frames)
+        return Points(config).eval()
 
     def sampled(self, network: Denoiser, sampler: SamplerConfig, count: int = 4096, seed: int = 0) -> Tensor:
-        """Points (count, C) that a denoiser samples."""
+        """Points (count, C * T) that a denoiser samples."""
         source = torch.Generator().manual_seed(seed)
-        noise = torch.randn(count // SIDE**2, CHANNELS, 1, SIDE, SIDE, generator=source)
+        noise = torch.randn(count // SIDE**2, CHANNELS, self.frames, SIDE, SIDE, generator=source)
         process = Diffusion(self.diffusion)
         return as_points(process.sample(network, noise, Conditions(), sampler=sampler, generator=source))
 
@@ -213,36 +243,42 @@ class World:
         self, student: Denoiser, sampler: SamplerConfig, usual: SamplerConfig | None = None, count: int = 4096,
         draws: int = 16,
     ) -> Judged:  # fmt: skip
-        """A student with its own sampler, against its teacher with the usual one (64 steps of DDIM).
+        """A student with its own sampler, against its teacher with the usual one (64 steps of DDIM)."""
+        return self.judge(self.sampled(student.eval(), sampler, count, seed=1), usual, draws)
+
+    def judge(self, ours: Tensor, usual: SamplerConfig | None = None, draws: int = 16) -> Judged:
+        """Points (count, C * T) of a student, against its teacher's with the usual sampler.
 
         The distance is the middle one of those to `draws` draws of the teacher; the interval that of the distances of
         its draws from each other, two after another.
         """
+        count = len(ours)
         usual = usual or SamplerConfig(name="ddim", steps=64, spacing="trailing")
         theirs = [self.sampled(self.teacher, usual, count, seed=1000 + k) for k in range(draws)]
         pairs = [sliced_wasserstein(theirs[k], theirs[k - 1]) for k in range(draws)]
-        ours = self.sampled(student.eval(), sampler, count, seed=1)
         distance = sorted(sliced_wasserstein(ours, other) for other in theirs)[draws // 2]
         share = sum(map(self.modes.share, theirs)) / draws
         return Judged(distance, (min(pairs), max(pairs)), self.modes.share(ours), share)
 
 
 @contextmanager
-def two_modes(folder: Path, diffusion: DiffusionConfig, modes: TwoModes = TwoModes()) -> Iterator[World]:
+def two_modes(
+    folder: Path, diffusion: DiffusionConfig, modes: TwoModes = TwoModes(), frames: int = 1
+) -> Iterator[World]:
     """The world with its teacher in `folder / teacher`; within this context `points` is a kind of denoiser."""
     DENOISERS.register("points")(Points)
     try:
-        config = PointsConfig(weight=modes.weight, diffusion=diffusion)
+        config = PointsConfig(weight=modes.weight, diffusion=diffusion, num_frames=frames)
         pixels = PixelConfig(channels=CHANNELS)
         made = ModelConfig(
             autoencoder=pixels,
             denoiser=config,
             diffusion=diffusion,
-            frames=1,
+            frames=frames,
             size=(SIDE, SIDE),
             trained="in closed form",
         )
         VideoModel(made, PixelAutoencoder(pixels), Points(config)).save(folder / "teacher")
-        yield World(folder / "teacher", diffusion, modes)
+        yield World(folder / "teacher", diffusion, modes, frames)
     finally:
         DENOISERS.remove("points")

@@ -62,9 +62,10 @@ def cut(clips: Path, out: Path, size: int) -> list[Ending]:
             found = video.probe(path, exact=True)
         except InputError:  # a file that is no clip
             continue
-        if found.frames < LEAST:
+        count = found.frames or 0
+        if count < LEAST:
             continue
-        every = max(1, min(round(found.fps / RATE), found.frames // LEAST))
+        every = max(1, min(round(found.fps / RATE), count // LEAST))
         clip = video.read(path, every=every, size=(size, size))
         before = out / f"{path.stem}.mkv"
         if not before.exists():
@@ -99,7 +100,8 @@ def predicted(model: VideoModel, endings: list[Ending], batch: int = 4) -> tuple
     for start in range(0, len(endings), batch):
         part = endings[start : start + batch]
         original = torch.stack([video.to_tensor(e.frames) for e in part])
-        mask = predict_mask(*original.shape[2:], GIVEN).expand(len(part), 1, -1, -1, -1)
+        frames, height, width = original.shape[2:]
+        mask = predict_mask(frames, height, width, GIVEN).expand(len(part), 1, -1, -1, -1)
         found = model.complete(original, mask, [Request(seed=start + k) for k in range(len(part))])
         made += list(video.to_uint8(found[:, :, GIVEN:]))
         through = model.autoencoder.decode(model.autoencoder.encode(original).mean)

@@ -263,7 +263,7 @@ def told_given_alone(
         asked = GuidanceConfig()
     elif asked == sampling_of(model.config).guidance:
         asked = model.settled((), None, None, given=True)[1]
-    elif not asked.scales:
+    elif (tuple(name for name, _ in asked.scales) or asked.of) != ("given",):
         asked = GuidanceConfig()
     return settled.model_copy(update={"guidance": asked})
 

@@ -13,6 +13,7 @@ import torch
 
 from kinolab.errors import InputError
 from kinolab.evaluation.physics import SUBJECTS, evaluate_physics, summary_lines
+from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
 from tests.engines.inside import Inside
 from tests.evaluation.conftest import TinyConfig
@@ -84,6 +85,25 @@ def test_the_report_is_whole_and_json(seer: Make) -> None:
     )
     assert any("given frames only" in line for line in summary_lines(report))
     assert np.isfinite(record["means"]["4"]["model"]["error_first_8"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [({}, GuidanceConfig()), ({"scales": {"given": 2.0}}, GuidanceConfig(scales=(("given", 2.0),)))],
+)
+def test_what_is_given_can_be_guided_by_where_a_prompt_cannot(
+    asked: dict[str, Any], found: GuidanceConfig, seer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, complete, told = seer(0), Seer.complete, list[Any]()
+
+    def watched(self: Seer, *args: Any, guidance: Any = None, **kwargs: Any) -> torch.Tensor:
+        told.append(guidance)
+        return complete(self, *args, **kwargs)
+
+    monkeypatch.setattr(Seer, "complete", watched)
+    model.config = model.config.model_copy(update={"guidance": GuidanceConfig(scale=4.0)})
+    report = evaluate_physics(model, {"given": [8], "count": 1}, sampling={"guidance": asked})
+    assert told == [found] and ("guidance" in report.protocol) == bool(asked)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Both few-step methods reach their teacher's distribution where it is known: two modes (`tests/two_modes.py`)."""
+"""The methods of few steps reach their teacher's distribution where it is known: two modes (`tests/two_modes.py`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
+from kinolab.runtime.ranks import Ranks
 from kinolab.training.jobs.consistency import ConsistencyJob
 from kinolab.training.jobs.matching import MatchingJob
-from tests.two_modes import Judged, two_modes
+from kinolab.training.jobs.self_forcing import SelfForcingJob
+from tests.two_modes import Judged, as_points, two_modes
 
 PATHS = {
     "flow": DiffusionConfig(schedule="flow", prediction="flow"),
@@ -59,3 +61,27 @@ def test_a_student_samples_what_its_teacher_does(method: str, path: str, tmp_pat
     found.check()
     with pytest.raises(AssertionError):
         first.check()
+
+
+def rolled(job: SelfForcingJob, calls: int = 4) -> torch.Tensor:
+    """Clips' points (N, C * T) that a causal student makes frame by frame from its own past."""
+    [micro] = next(job.batches(0, Ranks()))
+    batches = [job.assembly.batch(micro, 10**6 + k) for k in range(calls)]  # noise that no step of training drew
+    last, network = job.recipe.steps - 1, job.network.eval()
+    with torch.no_grad():
+        made = [job.generated(network, batch, last, "judged", learns=False) for batch in batches]
+    return as_points(torch.cat(made))
+
+
+@pytest.mark.wide()
+def test_self_forcing_goes_a_part_of_the_way(tmp_path: Path) -> None:
+    """Of clips of two frames of one mode, by a student that makes the second frame from its own first, in four steps.
+    (In one step, whose first frame is the mean of both modes, the second follows it to the larger one.)"""
+    training = {"steps": 240, "learning_rate": 6e-3, "decay": "cosine", "ema": 0.97, "betas": [0.0, 0.99]}
+    with two_modes(tmp_path, PATHS["flow"], frames=2) as world:
+        job = world.job(SelfForcingJob, training, critic_updates=2, steps=4, causal={"block": 1})
+        first = world.judge(rolled(job), draws=4)
+        with world.train(job, tmp_path / "run")._averages():
+            found = world.judge(rolled(job), draws=8)
+    assert found.distance < 0.9 * first.distance
+    assert abs(found.share - found.teachers) < 0.9 * abs(first.share - first.teachers)

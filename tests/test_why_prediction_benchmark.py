@@ -1,4 +1,5 @@
-"""Where a predicted frame looks: attention that was made by hand is read as what it is."""
+"""Experiments on predictions: attention made by hand is read as what it is, flow carries a moving picture on, every row
+is a model that learns what it says."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.why_prediction import alone
 from benchmarks.why_prediction.attention import (
     ANOTHER,
     ELSEWHERE,
@@ -18,9 +20,12 @@ from benchmarks.why_prediction.attention import (
     recorded,
     shares,
 )
+from benchmarks.why_prediction.real import carried_on
+from kinolab.denoisers import build
 from kinolab.layers.attention import Attention, CrossAttention, joint_attention, temporal_attention
 from kinolab.toyworld.clips import WorldClip, WorldConfig, WorldObject, make_clip
-from tests.closeness import assert_close
+from kinolab.training.recipe import DenoiserRecipe, load_recipe
+from tests.closeness import assert_close, assert_within
 
 HELD, GRID, SIDE = (range(1), range(1, 5), range(5, 9)), 4, 32
 FRAMES, PLACES = len(HELD), GRID * GRID
@@ -85,3 +90,25 @@ def test_what_is_recorded_is_what_the_layer_computes() -> None:
         assert weights is not None and weights.shape == (2, 2, FRAMES * PLACES, FRAMES * PLACES)
         heads = (weights @ of_all).transpose(1, 2).flatten(2)
         assert_close(layer.proj(heads).view_as(made), made)
+
+
+def test_flow_carries_a_moving_picture_on() -> None:
+    wide = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    wide = torch.nn.functional.interpolate(wide, (64, 96), mode="bicubic").clamp(0, 1)[0].movedim(0, -1)
+    shown = (255 * wide).byte().numpy()
+    frames = np.stack([shown[:, 16 - 2 * t : 80 - 2 * t] for t in range(6)])  # everything moves 2 px to the right
+    made = carried_on(frames[:3], 3)
+    inside = (slice(None), slice(8, -8), slice(16, -16))
+    true, still = frames[3:][inside].astype(float), frames[2:3][inside].astype(float)
+    assert_within(made[inside].astype(float), true, 12, "of 255")
+    assert np.abs(still - true[2]).mean() > 5 * np.abs(made[2][inside[1:]] - true[2]).mean()
+
+
+def test_every_row_of_alone_is_a_recipe_of_its_own() -> None:
+    recipes = [load_recipe(alone.RECIPE, row.overrides) for row in alone.ROWS.values()]
+    assert all(isinstance(recipe, DenoiserRecipe) for recipe in recipes)
+    base = recipes[0].denoiser
+    small = build(base.model_copy(update={"hidden_size": 16, "num_heads": 1, "depth": 1}))
+    assert small.spec.given == "channels" and base.in_channels == 16
+    rows = list(alone.ROWS.values())
+    assert len({(row, str(recipe.model_dump())) for row, recipe in zip(rows, recipes, strict=True)}) == len(rows)
