@@ -148,7 +148,10 @@ class Project:
 
     def said(self, error: object) -> str:
         """An error in one line, in which what lies in the project is named from its folder."""
-        return one_line(error).replace(f"{self.folder}/", "")
+        text: object = error
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        return one_line(text).replace(f"{self.folder}/", "")
 
     def shown(self, path: Path) -> str:
         """A path of the project as the page names it."""

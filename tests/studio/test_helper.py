@@ -61,7 +61,7 @@ def test_every_python_is_begun_without_its_working_folder() -> None:
 
 @pytest.mark.slow
 def test_who_asks_hears_how_far_the_work_is_and_patience_begins_anew_with_each_word(tmp_path: Path) -> None:
-    """A stand-in for the process: it says how far it is three times, and answers later than a word is waited for."""
+    """A stand-in for the process says how far it is three times, and answers later than anybody waits for a word."""
     helper = Helper(tmp_path)
     said = ["1 4", "2 4", "4 4"]
     code = "import time\nfor line in {}:\n    time.sleep(0.4)\n    print(line, flush=True)"
