@@ -19,7 +19,7 @@ from kinolab.methods import GuidanceConfig
 from kinolab.runtime.files import write_text
 
 if TYPE_CHECKING:
-    from kinolab.models.stage import StageConfig
+    from kinolab.models.stage_config import StageConfig
 
 S = TypeVar("S", bound="StageConfig")
 GUIDANCE = "guidance_scale"

@@ -29,7 +29,7 @@ from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, MethodsConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
-from kinolab.models.stage import PartsConfig
+from kinolab.models.stage_config import PartsConfig
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import inside, real
 from kinolab.tables import JOBS
