@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from kinolab.runtime.lines import one_line
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
 """Seconds, and tries, before a store counts as one that doesn't answer."""
+REFUSED = re.compile(r"credential|forbidden|accessdenied|access denied|unauthorized|anonymous caller|\b40[13]\b", re.I)
+"""In the words of a store that won't do it for this caller, whatever class of error they come in."""
 
 
 class ExistsError(InputError):
@@ -61,11 +64,15 @@ def told(what: str) -> Iterator[None]:
             raise
         exists = "PreconditionFailed" in str(error) or "already exists" in str(error).lower()
         said = one_line(error, 160) or f"no answer ({type(error).__name__})"
+        if REFUSED.search(said):
+            raise InputError(f"{what}: not allowed ({said}); see the credentials") from None
         raise (ExistsError if exists else UnansweredError)(f"{what}: {said}") from None
     except Exception as error:  # of the library's own, which is another for every store
         words = f"{type(error).__name__}: {error}"
         if "PreconditionFailed" in words:
             raise ExistsError(f"{what}: exists") from None
+        if REFUSED.search(words):
+            raise InputError(f"{what}: not allowed ({one_line(words, 120)}); see the credentials") from None
         raise UnansweredError(f"{what}: the store doesn't answer as it should ({one_line(words, 160)})") from None
 
 

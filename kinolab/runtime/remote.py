@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -105,6 +106,7 @@ class Mirror:
         self._lock = self.path.parent / ".lock"
         self._writes = False
         self._own: tuple[int, Any] | None = None
+        self._note: dict[str, Any] = {}
 
     def __getstate__(self) -> str:
         return self.url
@@ -330,17 +332,21 @@ class Mirror:
             finally:
                 self._writes = False
                 with suppress(InputError):
-                    self.drop([LOCK])
+                    if self._holder(f"{self.root}/{LOCK}") == self._note:  # and not that of who took it for dead
+                        self.drop([LOCK])
 
     def _take(self, name: str) -> None:
         """Create the object that says who writes, in place of one of a process that is gone."""
         me = this_process()
         note = {"host": socket.gethostname(), "process": me.process, "start": me.start, "boot": me.boot}
-        data = json.dumps({**note, "since": f"{datetime.now():%Y-%m-%d %H:%M}"}).encode()
+        self._note = note | {"since": f"{datetime.now():%Y-%m-%d %H:%M}", "token": secrets.token_hex(8)}
+        data = json.dumps(self._note).encode()
         while not self._created(name, data):
             holder = self._holder(name)
             if holder is None:  # it has just gone
                 continue
+            if holder == self._note:  # created, but the answer was lost, and the library asked again
+                return
             if not _gone(holder):
                 who = one_line(f"process {holder.get('process')} on {holder.get('host')} since {holder.get('since')}")
                 raise InputError(
@@ -371,12 +377,13 @@ class Mirror:
 
 
 def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether who wrote a lock was a process of this start of this machine, and is no more."""
+    """Whether who wrote a lock was a process of this start of this machine, and is no more, or this very one, which
+    holds this machine's own lock by now: what it left behind is of a store that had stopped answering."""
     me = this_process()
     if holder.get("host") != socket.gethostname() or holder.get("boot") != me.boot:
         return False
     process = holder.get("process")
-    return isinstance(process, int) and start_of(process) != holder.get("start")
+    return isinstance(process, int) and (process == me.process or start_of(process) != holder.get("start"))
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
