@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -224,12 +225,17 @@ def _by_threads(
     job: ScanJob, missing: Sequence[_Signature], events: Events
 ) -> Iterator[tuple[_Signature, ScannedFile]]:
     """What the files of signatures hold, in their order; no more of it where it is asked to stop."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for signature, scanned in zip(missing, pool.map(job.one, [s.name for s in missing]), strict=True):
-            yield signature, scanned
-            if events.stopping:
-                pool.shutdown(wait=True, cancel_futures=True)
-                return
+    threads, waiting = min(8, os.cpu_count() or 1), deque[tuple[_Signature, Future[ScannedFile]]]()
+    with ThreadPoolExecutor(threads) as pool:
+        for number, signature in enumerate(missing, 1):
+            waiting.append((signature, pool.submit(job.one, signature.name)))
+            # Few ahead: what is begun of all of them at once lies between what is kept, so that no memory is given back.
+            while waiting and (len(waiting) > 2 * threads or number == len(missing)):
+                first, scanned = waiting.popleft()
+                yield first, scanned.result()
+                if events.stopping:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    return
 
 
 def _by_workers(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,14 @@ PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts
 """Seconds, and tries, before a store counts as one that doesn't answer."""
 REFUSED = re.compile(r"credential|forbidden|accessdenied|access denied|unauthorized|anonymous caller|\b40[13]\b", re.I)
 """In the words of a store that won't do it for this caller, whatever class of error they come in."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object: bytes, and the moment in nanoseconds that its copy bears, which says of which version that is."""
+
+    bytes: int
+    moment: int
 
 
 class ExistsError(InputError):
@@ -84,3 +95,18 @@ def cache_folder() -> Path:
         import tempfile
 
         return Path(tempfile.gettempdir())
+
+
+def entry_of(info: Mapping[str, Any]) -> Entry:
+    """What is known of an object. The nanoseconds of its moment are made of its tag, as stores count in seconds."""
+    when = next((info[key] for key in ("LastModified", "updated", "mtime", "created") if info.get(key)), None)
+    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
+    if isinstance(when, str):
+        with suppress(ValueError):
+            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+    when = when.timestamp() if isinstance(when, datetime) else when  # a list and a question may say it in two ways
+    seconds = int(when) if isinstance(when, float) else 0
+    part = (
+        int.from_bytes(hashlib.sha256(f"{seconds if tag else when} {tag}".encode()).digest()[:4], "big") % 1_000_000_000
+    )
+    return Entry(int(info.get("size") or 0), seconds * 1_000_000_000 + part)

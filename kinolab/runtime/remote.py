@@ -22,15 +22,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
 from kinolab.errors import InputError
 from kinolab.runtime import files
-from kinolab.runtime.filesystems import ExistsError, UnansweredError, cache_folder, filesystem, told
+from kinolab.runtime.filesystems import Entry, ExistsError, UnansweredError, cache_folder, entry_of, filesystem, told
 from kinolab.runtime.leftovers import remove, start_of, this_process
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.locks import held, is_held
@@ -43,14 +42,6 @@ AT_ONCE = 8
 """Objects that are fetched at once."""
 PAUSES = (1.0, 5.0)
 """Seconds before a range that could not be read is asked for again: a training reads for days."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An object: bytes, and the moment in nanoseconds that its copy bears, which says of which version that is."""
-
-    bytes: int
-    moment: int
 
 
 def is_remote(path: Path | str) -> bool:
@@ -145,7 +136,7 @@ class Mirror:
             name = unquote(name) if self._web else name
             if info.get("type") == "file" and not any(is_passed_over(part) for part in name.split("/")):
                 inside(self.path, name)
-                entries[name] = _entry(info)
+                entries[name] = entry_of(info)
         if not entries and not new:
             raise InputError(f"{self.url}: no such bucket or folder, or nothing in it")
         return entries
@@ -200,7 +191,7 @@ class Mirror:
             if info.get("type") == "directory":
                 self.fetch(lambda other: other.startswith(f"{name}/"))
             else:
-                self.get(name, _entry(info), copy)
+                self.get(name, entry_of(info), copy)
         return copy
 
     def entry(self, name: str) -> Entry:
@@ -210,7 +201,7 @@ class Mirror:
             InputError: where there is no such object, or the store doesn't answer.
         """
         with told(f"{self.url}/{name}"):
-            return _entry(self.store.info(self._place(name)))
+            return entry_of(self.store.info(self._place(name)))
 
     def below(self, name: str) -> dict[str, Entry]:
         """The object of a name, or all below a folder of that name, by their names here.
@@ -221,7 +212,7 @@ class Mirror:
         with told(f"{self.url}/{name}"):
             info = self.store.info(self._place(name))
         if info.get("type") != "directory":
-            return {name: _entry(info)}
+            return {name: entry_of(info)}
         return {f"{name}/{each}": entry for each, entry in Mirror(f"{self.url}/{name}").listed().items()}
 
     def get(self, name: str, entry: Entry, path: Path) -> None:
@@ -264,7 +255,7 @@ class Mirror:
         copy = inside(self.path, name)
         with told(f"{self.url}/{name}"):
             self.store.put_file(str(copy), f"{self.root}/{name}")
-            moment = _entry(self.store.info(f"{self.root}/{name}")).moment
+            moment = entry_of(self.store.info(f"{self.root}/{name}")).moment
         os.utime(copy, ns=(moment, moment))
 
     def drop(self, names: Collection[str]) -> None:
@@ -281,9 +272,11 @@ class Mirror:
             found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
         return found
 
-    def publish(self, last: Sequence[str]) -> None:
+    def publish(self, last: Sequence[str], *, drop: bool = True) -> None:
         """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
-        others, then remove what is not here.
+        others, then remove what is not here, what has the name of one of `last` first.
+
+        drop: false = remove nothing.
 
         Raises:
             InputError: as `put`.
@@ -295,7 +288,9 @@ class Mirror:
                 pass
         for name in [name for name in last if name in other]:
             self.put(name)
-        self.drop([name for name in listed if name not in here])
+        ends = {PurePosixPath(name).name for name in last}
+        gone = [name for name in listed if name not in here] if drop else []
+        self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
 
     def _is_here(self, name: str, entry: Entry) -> bool:
         try:
@@ -384,18 +379,3 @@ def _gone(holder: Mapping[str, Any]) -> bool:
         return False
     process = holder.get("process")
     return isinstance(process, int) and (process == me.process or start_of(process) != holder.get("start"))
-
-
-def _entry(info: Mapping[str, Any]) -> Entry:
-    """What is known of an object. The nanoseconds of its moment are made of its tag, as stores count in seconds."""
-    when = next((info[key] for key in ("LastModified", "updated", "mtime", "created") if info.get(key)), None)
-    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
-    if isinstance(when, str):
-        with suppress(ValueError):
-            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
-    when = when.timestamp() if isinstance(when, datetime) else when  # a list and a question may say it in two ways
-    seconds = int(when) if isinstance(when, float) else 0
-    part = (
-        int.from_bytes(hashlib.sha256(f"{seconds if tag else when} {tag}".encode()).digest()[:4], "big") % 1_000_000_000
-    )
-    return Entry(int(info.get("size") or 0), seconds * 1_000_000_000 + part)

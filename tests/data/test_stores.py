@@ -224,6 +224,33 @@ def test_a_server_that_stops_answering_midway_loses_nothing(
     assert objects(bucket, "test/out") == {k: v for k, v in files_of(tmp_path / "c").items() if k[0] != "."}
 
 
+def test_a_run_and_a_video_are_written_there_and_a_run_goes_on_from_another_machine(
+    bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "ae")
+    assert (
+        run("encode", tmp_path / "clips", "-a", tmp_path / "ae", "--frames", 5, "--size", 32, "--out", tmp_path / "l")
+        == 0
+    )
+    recipe = denoiser_recipe(tmp_path / "ae", steps=4, batch_size=2)
+    del recipe["denoiser"]["num_classes"], recipe["samples"]
+    recipe["denoiser"] |= {"input_size": 8, "num_frames": 2, "patch_size": 2}
+    recipe["data"] = {"kind": "cache", "path": str(tmp_path / "l"), "split": "all"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    words = ("train", tmp_path / "r.yaml", "--resume", "auto", "--out")
+    assert run(*words, tmp_path / "a") == 0
+    assert run(*words, "s3://test/run", "--until", 2) == 0
+    shutil.rmtree(tmp_path / "home")
+    assert run(*words, "s3://test/run") == 0
+    name = "model/denoiser.safetensors"
+    assert objects(bucket, "test/run")[name] == (tmp_path / "a" / name).read_bytes()
+    made = ("generate", "--model", "s3://test/run", "--steps", 1, "--precision", "float32", "--out")
+    assert run(*made, "s3://test/out/v.mp4") == 0 and run(*made, tmp_path / "v.mp4") == 0
+    assert "put into the store: s3://test/out/v.mp4" in capsys.readouterr().out
+    found = objects(bucket, "test/out")
+    assert set(found) == {"v.mp4", "v.json"} and found["v.mp4"] == (tmp_path / "v.mp4").read_bytes()
+
+
 def test_two_that_write_one_folder(bucket: Any) -> None:
     mirror = Mirror("s3://test/latents")
     with (
