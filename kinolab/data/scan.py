@@ -229,7 +229,7 @@ def _by_threads(
     with ThreadPoolExecutor(threads) as pool:
         for number, signature in enumerate(missing, 1):
             waiting.append((signature, pool.submit(job.one, signature.name)))
-            # Few ahead: what is begun of all of them at once lies between what is kept, so that no memory is given back.
+            # Few ahead: what is begun of all at once lies between what is kept, so that no memory is given back.
             while waiting and (len(waiting) > 2 * threads or number == len(missing)):
                 first, scanned = waiting.popleft()
                 yield first, scanned.result()
