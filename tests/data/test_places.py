@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,17 @@ from kinolab.data.cache_plan import Draws
 from kinolab.data.publishing import published
 from kinolab.data.scan import find_clips, find_listed
 from kinolab.errors import InputError
+from kinolab.runtime import system
 from kinolab.runtime.remote import Mirror
 from kinolab.tasks import CachedDraws, TasksConfig
 from kinolab.video import write
+from tests.cli.every import run
 from tests.closeness import assert_same
 from tests.data.clip_files import MeanAutoencoder
 from tests.engines.encoding import source, write_clips
+from tests.engines.folders import files_of
 from tests.runtime.test_near import Counting
+from tests.tiny_model import save_tiny_model
 
 
 @pytest.fixture
@@ -185,3 +191,50 @@ def test_a_store_that_is_gone_midway_is_one_line(cache: Path, tmp_path: Path, mo
 def test_a_source_of_a_disk_has_nothing_to_fetch(cache: Path) -> None:
     CacheSource(CacheConfig(path=cache, split="all")).ahead([0])
     assert isinstance(source(cache.parent / "clips"), FolderSource)
+
+
+class Full(system.Calls):
+    """A disk that takes so many bytes more."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, descriptor: int, data: memoryview, path: Path) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return super().write(descriptor, data, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["encode", "curate"])
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(
+    command: str, store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_model(tmp_path / "model", text=False)
+    words: tuple[object, ...] = ("encode", tmp_path / "clips", "-a", tmp_path / "model", "--frames", 5, "--size", 16,
+                                 "--shard-size", 2, "--precision", "float32", "--out")  # fmt: skip
+    if command == "curate":
+        words = ("data", "curate", tmp_path / "clips", "-s", "clips.min_seconds=0.1", "--out")
+    assert run(*words, tmp_path / "quiet") == 0
+    for name, room in (("a", 3000), ("b", 5000)):
+        capsys.readouterr()
+        with system.replaced(Full(room)):
+            assert run(*words, tmp_path / name) == 2
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kinolab:")]
+        assert str(tmp_path / name) in line and os.strerror(errno.ENOSPC) in line
+        assert run(*words, tmp_path / name) == 0
+        assert files_of(tmp_path / name) == files_of(tmp_path / "quiet")
+
+
+def test_a_disk_that_fills_up_while_a_store_is_mirrored(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Any, place: str, path: str, *more: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(type(store), "get_file", full)
+    for more in ((), ("-s", "data.disk_gb=1e-3")):
+        assert run("data", "check", "memory://b/clips", "--frames", 5, "--size", 16, *more) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("kinolab: ") and os.strerror(errno.ENOSPC) in line
