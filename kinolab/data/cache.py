@@ -14,7 +14,6 @@ short names no finished shard, so it is left out; everything before it is valid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +33,7 @@ from kinolab.runtime.near import Near
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, json_lines, read_json
 from kinolab.runtime.records import Record
-from kinolab.runtime.remote import AT_ONCE, mirror_of
+from kinolab.runtime.remote import mirror_of
 from kinolab.runtime.summed import summed
 
 FORMAT = 1
@@ -261,10 +260,9 @@ class CacheSource(Source):
 
     def ahead(self, indices: Sequence[int]) -> None:
         """Fetch windows that are read next, several at once, where they are read from a store one by one."""
-        if self._reader.near is not None:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                for _ in pool.map(self.__getitem__, indices):
-                    pass
+        found = list(self._pick(indices))
+        wanted = [(shard, item.row) for shard, item in found]
+        self._reader.ahead(wanted + [(given_file(shard), row) for shard, row in wanted if self.draws])
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Latents of several items of one shape, stacked: (B, C, T, h, w) float32."""

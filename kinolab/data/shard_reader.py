@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from kinolab.errors import InputError
 from kinolab.runtime.near import Near, Rows, rows_of
-from kinolab.runtime.remote import Mirror, is_remote
+from kinolab.runtime.remote import AT_ONCE, Mirror, is_remote
 from kinolab.runtime.weights import read_weights
 
 OPEN_SHARDS = 128
@@ -50,6 +51,18 @@ class ShardReader:
         elif not self.in_memory:
             self._open.move_to_end(shard)
         return found
+
+    def ahead(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Fetch rows of shards that are read next, several at once; nothing where whole shards are read."""
+        if self.near is None:
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            new = dict.fromkeys(shard for shard, _ in wanted if shard not in self._open)
+            for shard, tensors in zip(new, pool.map(self._load, new), strict=True):
+                self._open[shard] = tensors
+            rows = [(t, row) for shard, row in wanted for t in self.tensors(shard).values() if isinstance(t, Rows)]
+            for _ in pool.map(lambda each: each[0][each[1]], rows):
+                pass
 
     def _load(self, shard: str) -> Mapping[str, Tensor | Rows]:
         file = self.path / "shards" / shard

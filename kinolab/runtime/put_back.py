@@ -50,7 +50,7 @@ def put_back(path: Path) -> Iterator[Path]:
         def meanwhile() -> None:
             while not over.wait(EVERY):
                 with suppress(InputError, OSError):  # what is at work this moment, or a store that may come back
-                    _publish(mirror, single)
+                    _publish(mirror, drop=False)  # what is not here may be in the middle of being replaced
 
         thread = threading.Thread(target=meanwhile, daemon=True)
         thread.start()
@@ -59,10 +59,10 @@ def put_back(path: Path) -> Iterator[Path]:
         finally:
             over.set()
             thread.join()
-            _publish(mirror, single)
+            _publish(mirror, drop=not single)
 
 
-def _publish(mirror: Mirror, single: bool) -> None:
-    """Put what is new; of a folder, what is not here any more goes, of files beside others nothing does."""
+def _publish(mirror: Mirror, drop: bool) -> None:
+    """Put what is new; with `drop`, what is not here any more goes, as it does not of files beside others."""
     manifests = [name for name in mirror.here() if PurePosixPath(name).name == MANIFEST]
-    mirror.publish(manifests, drop=not single)
+    mirror.publish(manifests, drop=drop)
