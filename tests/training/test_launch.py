@@ -132,7 +132,7 @@ def test_what_can_not_run_is_refused_before_it_is_queued(training: dict[str, Any
     with pytest.raises(InputError, match=text):
         made(tmp_path, **training)
     with pytest.raises(InputError, match="launch: s3://b/run: processes share their run folder"):
-        made(tmp_path, "--out", "s3://b/run")
+        launch(["r"], {"recipe": "toy-vdt", "run": "s3://b/run"}, nodes=1, gpus=1)
 
 
 def said(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
