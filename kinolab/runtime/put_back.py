@@ -40,7 +40,7 @@ def put_back(path: Path) -> Iterator[Path]:
     stem = PurePosixPath(name).stem
 
     def wanted(other: str) -> bool:
-        return not single or ("/" not in other and other.startswith(stem))
+        return not single or other.startswith(stem)
 
     mirror = Mirror(above if single else where)
     with mirror.writing():

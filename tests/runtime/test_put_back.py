@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from kinolab.cli.stored import in_store
 from kinolab.errors import InputError
 from kinolab.runtime import put_back as module
 from kinolab.runtime.files import write_text
@@ -86,6 +87,19 @@ def test_what_is_new_is_put_meanwhile_and_a_store_that_fails_then_stops_nobody(
         while "run/log" not in there(store):
             pass
     assert len(puts) == 2
+
+
+def test_a_command_is_given_a_path_of_this_machine(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with in_store("generate", {"out": Path("memory://b/run/v.mp4"), "seed": 1}) as values:
+        write_text(values["out"], "video")
+        assert values["seed"] == 1
+    assert (
+        there(store) == {"run/v.mp4": b"video"}
+        and "put into the store: memory://b/run/v.mp4" in capsys.readouterr().out
+    )
+    for name, values in (("encode", {"out": Path("memory://b/c")}), ("generate", {"out": Path("v.mp4")}), ("x", {})):
+        with in_store(name, values) as same:
+            assert same == values, "those that know stores, and paths of this machine, are let alone"
 
 
 def test_two_do_not_write_one_folder_and_several_processes_share_none(
