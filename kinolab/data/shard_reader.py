@@ -76,8 +76,8 @@ class ShardReader:
             self._checked.add(shard)
         except FileNotFoundError:
             raise InputError(f"{file}: missing; run the same kinolab encode again") from None
-        tensors = _needed(tensors, shard, file)
-        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else dict(tensors)
+        found = _needed(tensors, shard, file)
+        return {name: t.clone() for name, t in found.items()} if self.in_memory else dict(found)
 
 
 def _needed(tensors: Mapping[str, T], shard: str, file: Path) -> Mapping[str, T]:

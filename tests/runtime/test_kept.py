@@ -134,6 +134,6 @@ def test_where_the_disk_is_nearly_full_what_is_oldest_makes_room(
     kept = Kept(tmp_path, 2**40)
     for k in range(4):
         kept.data(str(k), lambda: PIECE)
-    monkeypatch.setattr(module.files, "free_space", lambda path: module.SPARE)
+    monkeypatch.setattr("kinolab.runtime.files.free_space", lambda path: module.SPARE)
     Kept(tmp_path, 2**40).data("4", lambda: PIECE)
     assert kept.size() == 4 * BLOCK, "as many bytes go as come"

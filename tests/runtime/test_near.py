@@ -146,7 +146,7 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(
         return cat(self, path, *more, **named)
 
     monkeypatch.setattr(type(store), "cat_file", failing)
-    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+    monkeypatch.setattr("kinolab.runtime.remote.time.sleep", pauses.append)
     assert_same(rows_of(near(), "x.safetensors")["logvar"][3], tensors["logvar"][3])
     assert pauses == list(remote.PAUSES)
     fails[0] = 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,17 @@ def test_a_folder_is_what_was_written_and_goes_on_from_another_machine(
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
     order: list[str] = []
     put, drop = Mirror.put, Mirror.drop
-    monkeypatch.setattr(Mirror, "put", lambda self, name: (order.append(f"+{name}"), put(self, name)))
-    monkeypatch.setattr(Mirror, "drop", lambda self, names: (order.extend(f"-{n}" for n in names), drop(self, names)))
+
+    def putting(self: Mirror, name: str) -> None:
+        order.append(f"+{name}")
+        put(self, name)
+
+    def dropping(self: Mirror, names: Collection[str]) -> None:
+        order.extend(f"-{name}" for name in names)
+        drop(self, names)
+
+    monkeypatch.setattr(Mirror, "put", putting)
+    monkeypatch.setattr(Mirror, "drop", dropping)
     with put_back(Path("memory://b/run")) as here:
         assert (here / "step-1" / "state").read_text() == "1"
         write_text(here / "step-2" / "state", "2")
