@@ -78,7 +78,7 @@ def check(
     from kinolab.data import FolderSource, summarise
 
     size = settings.get("size")
-    config, spec = plan(
+    config, spec, _ = plan(
         Path(path), recipe, settings.get("frames"), None if size is None else str(size), settings.get("fps"), None,
         list(overrides),
     )  # fmt: skip

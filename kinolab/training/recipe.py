@@ -20,6 +20,7 @@ from kinolab.conditioning.vision import ImageEncoderConfig
 from kinolab.conditioning.vision.contrastive import TextImageConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
+from kinolab.contracts.work import EncodingWork
 from kinolab.data import DataConfig
 from kinolab.data.buckets import Size
 from kinolab.denoisers import DenoiserConfig
@@ -114,6 +115,8 @@ class AutoencoderRecipe(BaseRecipe):
     """What the recipe makes; named in the model folder."""
     data: DataConfig
     """Where the clips come from."""
+    work: EncodingWork | None = None
+    """Who looks at these clips, and encodes them (`kinolab data check`, `kinolab encode`); options win."""
     autoencoder: AutoencoderConfig
     """The model."""
     initial: InitialConfig | None = None
@@ -154,6 +157,8 @@ class DenoiserRecipe(BaseRecipe):
     """What the recipe makes; named in the model folder."""
     data: DataConfig
     """A latent cache, or clips that are encoded on the fly."""
+    work: EncodingWork | None = None
+    """Who looks at clips, and encodes them (`kinolab data check`, `kinolab encode`); options win."""
     autoencoder: Path
     """The model folder (or run folder) of the autoencoder that made, or makes, the latents."""
     denoiser: DenoiserConfig
