@@ -110,6 +110,6 @@ def test_every_row_of_alone_is_a_recipe_of_its_own() -> None:
     assert isinstance(recipes[0], DenoiserRecipe)
     base = recipes[0].denoiser
     small = build(base.model_copy(update={"hidden_size": 16, "num_heads": 1, "depth": 1}))
-    assert small.spec.given == "channels" and base.in_channels == 16
+    assert small.spec.given == "channels" and small.spec.channels == 16
     rows = list(alone.ROWS.values())
     assert len({(row, str(recipe.model_dump())) for row, recipe in zip(rows, recipes, strict=True)}) == len(rows)

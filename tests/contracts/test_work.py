@@ -17,7 +17,8 @@ RECIPE = {"workers": 3, "cpus": 2, "seconds": 60}
 
 
 def engine(values: dict[str, Any], *options: Any) -> tuple[int, Each] | None:
-    found = take_engine(*options, load_config(EncodingWork, values))
+    name, workers, each = options
+    found = take_engine(name, workers, each, load_config(EncodingWork, values))
     return None if found is None else (found.workers, found.each)
 
 

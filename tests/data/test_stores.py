@@ -177,7 +177,8 @@ def test_clips_of_which_the_disk_holds_a_part_are_encoded_alike(bucket: Any, tmp
 def test_names_with_odd_characters(bucket: Any, tmp_path: Path, name: str) -> None:
     clip = (tmp_path / "clips" / "0.mkv").read_bytes()
     bucket.pipe_file(f"test/odd folder/{name}", clip)
-    for more in ({}, {"disk_gb": 1e-3}):
+    mores: list[dict[str, Any]] = [{}, {"disk_gb": 1e-3}]
+    for more in mores:
         found = source("s3://test/odd folder", **more)
         assert [v.source for v in found.verdicts()] == [name] and len(found) == 3
         assert found[0].source == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ PIECE = bytes(BLOCK - 4)
 def fill(folder: Path, first: int, count: int, limit: int) -> None:
     kept = Kept(folder, limit)
     for k in range(first, first + count):
-        assert kept.data(str(k), lambda k=k: PIECE[:-4] + k.to_bytes(4, "big")) == PIECE[:-4] + k.to_bytes(4, "big")
+        piece = PIECE[:-4] + k.to_bytes(4, "big")
+        assert kept.data(str(k), partial(bytes, piece)) == piece
 
 
 def never() -> bytes:

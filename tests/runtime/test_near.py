@@ -76,7 +76,7 @@ def near(limit: int = LIMIT) -> Near:
 def test_rows_are_read_without_the_others_and_once(
     store: Any, tmp_path: Path, asked: Counting, more: dict[str, str]
 ) -> None:
-    tensors = shard(store, tmp_path, **more)
+    tensors = shard(store, tmp_path, True, **more)
     found = rows_of(near(), "x.safetensors")
     assert len(found["latents"]) == 40
     for row in (0, 39, 7):
