@@ -150,9 +150,9 @@ def test_a_mask_is_painted_and_a_video_is_made_with_it(folder: Path) -> None:
         expect(page.get_by_text("A box: arrows open it")).to_be_visible()
         for key in (" ", "b", "[", " ", "Shift+ArrowLeft", "Escape"):
             page.keyboard.press(key)
-        assert 0.6 < page.evaluate(CENTRE) < 0.74
+        painted = page.evaluate(CENTRE)
         page.keyboard.press("u")
-        assert 0.7 < page.evaluate(CENTRE) < 0.8
+        assert 0.7 < page.evaluate(CENTRE) < painted < 0.8
         page.keyboard.press(",")
         expect(frame).to_have_value("9")
         page.keyboard.press("r")
@@ -258,7 +258,7 @@ def test_an_adapter_is_extracted_and_weights_are_converted_beside_an_open_pack(f
         form.locator("[data-option=to] select").select_option("public")
         expect(form.locator("pre")).to_contain_text("kinolab convert --out=models/converted --to=public -- models/two")
         form.get_by_role("button", name="Convert").click()
-        expect(page.get_by_text("Asked for: it begins")).to_have_count(2)
+        expect(page.get_by_title("Jobs (key q)")).to_contain_text("2")
     asked = [(job.command, job.values) for job in jobs.all_jobs(project)]
     assert asked == [
         ("lora extract", {"base": "models/one", "tuned": "models/two", "out": "models/adapter", "rank": 2}),

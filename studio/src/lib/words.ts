@@ -13,7 +13,7 @@ export function bytes(count: number): string {
 
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds) || seconds < 0) return "";
-  if (seconds < 10 && !Number.isInteger(seconds)) return `${seconds.toFixed(1)} s`;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172800) return `${(seconds / 3600).toFixed(1)} h`;
@@ -54,8 +54,10 @@ export function share(job: Job, now: number): number | undefined {
 export function remaining(job: Job, now: number): string {
   const seconds = left(job, now);
   if (seconds === null || (job.progress && job.progress.done >= job.progress.total)) return "";
-  return seconds > 0 ? `${job.progress ? "" : "about "}${duration(Math.ceil(seconds))} left` : "takes longer than expected";
+  return seconds > 0 ? `${job.progress ? "" : "about "}${whole(seconds)} left` : "takes longer than expected";
 }
 
-/** The time that is left as a person wants to know it: whole seconds. */
-export const remains = (seconds: number): string => `about ${duration(Math.ceil(seconds))} left`;
+/** A time in whole seconds: of what is left nobody wants to know tenths. */
+export const whole = (seconds: number): string => (seconds < 90 ? `${Math.ceil(seconds)} s` : duration(seconds));
+
+export const remains = (seconds: number): string => `about ${whole(seconds)} left`;
