@@ -47,7 +47,7 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "netns": (hosts.possible, "Linux's ip, and the right to make network namespaces (root)"),
     "s3": (
         lambda: all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask")),
-        "the extra `storage`, and a server to try it on: moto[server]",
+        "the extra `dev`: s3fs, and moto[server] to try it on",
     ),
     "gcs": (lambda: importlib.util.find_spec("gcsfs") is not None, "the extra `storage`"),
     "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),

@@ -15,7 +15,7 @@ from kinolab.errors import InputError, MissingExtraError
 from kinolab.runtime.lines import one_line
 
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
+PATIENCE: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
 """Seconds, and tries, before a store counts as one that doesn't answer."""
 REFUSED = re.compile(r"credential|forbidden|accessdenied|access denied|unauthorized|anonymous caller|\b40[13]\b", re.I)
 """In the words of a store that won't do it for this caller, whatever class of error they come in."""
