@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +23,9 @@ from kinolab.config import Config, load_config
 from kinolab.data import CacheConfig, FolderConfig, FolderSource, WorldSource, WorldSourceConfig, build, encode_to_cache
 from kinolab.data.curate.frames import FrameConfig, FrameSignal, Part, Score, Trace, View, Watcher, inside
 from kinolab.data.curation import CurateConfig, curate
+from kinolab.metrics.statistics import paired_difference
 from kinolab.models import load_autoencoder, load_denoiser
 from kinolab.runtime.files import write_text
-from kinolab.runtime.ranks import Ranks
 from kinolab.runtime.records import write_record
 from kinolab.tables import FRAME_SIGNALS
 from kinolab.toyworld.clips import WorldConfig, make_clip
@@ -34,6 +37,8 @@ from kinolab.training.run import train
 
 WORLD = WorldConfig(size=64, frames=17, fps=8)
 AUTOENCODER = "world"
+DATA = ("raw", "set", "clean")
+"""What is trained on: all raw clips, those that a curation keeps, and the fine ones by the truth."""
 
 
 class PlanConfig(Config):
@@ -45,7 +50,7 @@ class PlanConfig(Config):
     """Of them: fine, still (its first frame again and again), caption (that of another clip), cut (to another clip)."""
     seed: int = 0
     """Of the first clip."""
-    heldout: int = Field(64, ge=2)
+    heldout: int = Field(64, ge=3)
     """Clean clips that all models are measured on."""
     steps: int = Field(300, ge=1)
     """Of each training."""
@@ -134,15 +139,48 @@ def recipe_of(plan: PlanConfig, cache: Path, seed: int) -> dict[str, Any]:
     return values
 
 
-def loss_on(clean: Path, run: Path, values: dict[str, Any]) -> dict[str, float]:
-    """The held-out loss of a trained model on the clean cache, at the same times with the same noise for all."""
-    values = values | {"data": {"kind": "cache", "path": str(clean)}, "heldout_clips": 10_000}
-    recipe = load_recipe(values)
+def losses_on(clean: Path, run: Path, values: dict[str, Any]) -> dict[str, list[float]]:
+    """The held-out loss of a trained model of each clean clip, at the same times with the same noise for all models:
+    told its own caption (`own`), and told that of the next clip (`other`), which says what a caption is worth to it."""
+    recipe = load_recipe(values | {"data": {"kind": "cache", "path": str(clean)}})
     assert isinstance(recipe, DenoiserRecipe)
     source = build(CacheConfig(path=clean, split="all"))
     job = DenoiserJob(recipe, load_autoencoder(AUTOENCODER), load_denoiser(run / "model"), source, source)
-    with torch.no_grad():
-        return job.evaluate(Ranks())
+    found: dict[str, list[float]] = {"own": [], "other": []}
+    for k in range(len(source)):
+        for name, whose in (("own", k), ("other", (k + 1) % len(source))):
+            told = replace(source[k], caption=source[whose].caption)
+            batch, noise = job.assembly.heldout([told], k), torch.Generator().manual_seed(k)
+            with torch.no_grad():
+                losses = job.diffusion.loss_at(job.network, batch.latents, batch.conditions, generator=noise)
+            found[name].append(float(np.mean(list(losses.values()))))
+    return found
+
+
+def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Mean of a - b and its 95% interval over clips, where each clip's loss is the mean of all trainings."""
+    mean, interval = paired_difference(np.mean(a, 0).tolist(), np.mean(b, 0).tolist())
+    assert interval is not None, "heldout is at least 3"
+    return mean, interval.low, interval.high
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What came out, as lines of a table."""
+    lines = [
+        "| trained on | clips | loss by seed | less than raw | another's caption costs |",
+        "|---|---:|---|---|---|",
+    ]
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["data"], []).append(row)
+    for name, found in by_name.items():
+        own, other = ([row[key] for row in found] for key in ("own", "other"))
+        raw = [row["own"] for row in by_name["raw"]]
+        less = "" if name == "raw" else "{:.5f} ({:.5f} to {:.5f})".format(*difference(raw, own))
+        cost = "{:.5f} ({:.5f} to {:.5f})".format(*difference(other, own))
+        losses = ", ".join(f"{np.mean(losses):.4f}" for losses in own)
+        lines.append(f"| {name} | {found[0]['clips']} | {losses} | {less} | {cost} |")
+    return lines
 
 
 def main() -> None:
@@ -157,23 +195,24 @@ def main() -> None:
     truth = make_raw(plan, out)
     summary = curate(out / "raw", out / "set", plan.settings)
     kept = {Path(row.item.name).stem for row in summary.decision.kept}
-    table = {kind: (sum(k in kept for k, t in truth.items() if t == kind), list(truth.values()).count(kind))
+    kinds = {kind: (sum(k in kept for k, t in truth.items() if t == kind), list(truth.values()).count(kind))
              for kind in plan.shares}  # fmt: skip
-    print("kept of each kind:", ", ".join(f"{kind} {a} of {b}" for kind, (a, b) in table.items()))
+    print("kept of each kind:", ", ".join(f"{kind} {a} of {b}" for kind, (a, b) in kinds.items()))
     autoencoder = load_autoencoder(AUTOENCODER)
     world = WorldSourceConfig(world=WORLD, heldout_count=plan.heldout, split="heldout")
     encode_to_cache(WorldSource(world, autoencoder.spec), autoencoder, out / "heldout", batch=16)
     rows: list[dict[str, Any]] = []
-    for name in ("raw", "set", "clean"):
+    for name in DATA:
         encode(out / name, out / f"{name}-latents", autoencoder)
-        for seed in plan.seeds:
-            run, values = out / f"{name}-{seed}", recipe_of(plan, out / f"{name}-latents", seed)
-            write_text(run.with_suffix(".yaml"), json.dumps(values))
-            train(run.with_suffix(".yaml"), run, resume="auto")
-            found = loss_on(out / "heldout", run, values)
-            rows.append({"data": name, "seed": seed, "clips": len(list((out / name).rglob("*.mp4"))), **found})
-            print(json.dumps(rows[-1]), flush=True)
-    write_record(out / "result.json", {"kept": {k: list(v) for k, v in table.items()}, "rows": rows})
+    for seed, name in product(plan.seeds, DATA):
+        run, values = out / f"{name}-{seed}", recipe_of(plan, out / f"{name}-latents", seed)
+        write_text(run.with_suffix(".yaml"), json.dumps(values))
+        train(run.with_suffix(".yaml"), run, resume="auto")
+        found = losses_on(out / "heldout", run, values)
+        rows.append({"data": name, "seed": seed, "clips": len(list((out / name).rglob("*.mp4"))), **found})
+        print(f"{name}, seed {seed}: loss {np.mean(found['own']):.5f}", flush=True)
+    print("\n".join(table(rows)))
+    write_record(out / "result.json", {"kept": {k: list(v) for k, v in kinds.items()}, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.measure import machine
-from kinolab.contracts.engine import Engine
+from kinolab.contracts.engine import Each, Engine
 from kinolab.contracts.events import Silent
 from kinolab.data import FolderConfig, FolderSource, WorldSource, WorldSourceConfig, encode_to_cache
 from kinolab.data.curation.run import curate
@@ -108,12 +108,19 @@ def make(room: Path, clips: dict[str, int]) -> None:
         os.link(room / "clips" / f"{index % FILES:05d}.mkv", room / "clips" / f"{index:05d}.mkv")
 
 
+def begun(name: str, workers: int) -> Engine:
+    """An engine of so many workers, of one too (`engine_of` takes this process there)."""
+    engine = ENGINES.get(name)(workers)
+    engine.give_each(Each())
+    return engine
+
+
 def measure(name: str, counts: Sequence[int], clips: dict[str, int], room: Path) -> list[Row]:
     """Every kind of work by every number of workers of an engine; 0 = this process alone."""
     rows, alone = list[Row](), dict[str, float]()
     for work, run in (("check", check), ("curate", score), ("encode", encode)):
         for workers in (0, *counts):
-            engine = ENGINES.get(name)(workers) if workers else None
+            engine = begun(name, workers) if workers else None
             events, began = Watching(clips[work]), time.perf_counter()
             run(room, clips[work], engine, events)
             seconds = time.perf_counter() - began

@@ -5,6 +5,8 @@
     stop        from the request to its answer; from the second one until the job is gone
     drift       of two and of nine videos on one clock: what their players say, and the frames that were presented
     scroll      500 clips from the first to the last: the longest frame, and how many were late
+    alike       500 clips of two seconds looked through for near duplicates, of which fifty are: how long it takes, and
+                how late page and server are meanwhile
     install     what the extra `studio` brings on top of the core
 
 The job is a process that holds its lock and hears no first stop, so that the studio is measured and no training.
@@ -78,6 +80,14 @@ SCROLL = """() => new Promise(resolve => {
 })"""
 
 
+GAPS = """() => {
+  window.gaps = []; let before = performance.now();
+  const step = (now) => { gaps.push(now - before); before = now; requestAnimationFrame(step); };
+  requestAnimationFrame(step);
+}"""
+"""The time between the frames that the page draws from now on."""
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,7 +95,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     chosen = parser.parse_args()
     measures: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
-        "start": start, "stop": stop, "drift": lambda: drift(chosen.seconds), "scroll": scroll, "install": install,
+        "start": start, "stop": stop, "drift": lambda: drift(chosen.seconds), "scroll": scroll, "alike": alike,
+        "install": install,
     }  # fmt: skip
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n\n| | |\n|---|---|", flush=True)
     for name, measure in measures.items():
@@ -235,6 +246,37 @@ def scroll() -> Iterator[tuple[str, str]]:
             assert shown.locator(f"[data-clip='clip-{CLIPS - 1:03d}.mp4']").count() == 1
         late, words = sum(gap > 50 for gap in gaps), f"{len(gaps)} frames, p95 {quantile(gaps, 0.95):.0f} ms"
         yield f"{CLIPS} clips scroll", f"{words}, the longest {max(gaps):.0f} ms, {late} above 50 ms"
+
+
+def alike() -> Iterator[tuple[str, str]]:
+    """Each tenth clip is the one before, shrunk and compressed."""
+    from PIL import Image
+
+    with browser() as shown, tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "p"
+        for k in range(CLIPS):
+            path = folder / "clips" / f"clip-{k:03d}.mp4"
+            if k % 10 < 9:
+                write(path, frames=48, size=(180, 320), fps=24, seed=k)
+            else:
+                before = video.iter_frames(path.with_name(f"clip-{k - 1:03d}.mp4"), threads=1)
+                small = [np.asarray(Image.fromarray(frame.image).resize((256, 144))) for frame in before]
+                video.write(path, small, 24, quality=40)
+        with opened(folder) as page:
+            shown.goto(page.url)
+            shown.get_by_role("button", name="Check", exact=True).click()
+            shown.get_by_text("Looks for near duplicates").wait_for()
+            shown.evaluate(GAPS)
+            began, late = time.perf_counter(), list[float]()
+            done = shown.get_by_role("button", name="50 look like others")
+            while not done.count():
+                asked = time.perf_counter()
+                page.ask("GET", "/api/jobs")
+                late.append(time.perf_counter() - asked)
+                shown.wait_for_timeout(200)
+            took, gaps = time.perf_counter() - began, shown.evaluate("window.gaps")
+        words = f"the server answers after at most {max(late):.2f} s meanwhile, the page draws after {max(gaps):.0f} ms"
+        yield f"{CLIPS} clips looked through for near duplicates", f"{took:.0f} s; {words}"
 
 
 def install() -> Iterator[tuple[str, str]]:

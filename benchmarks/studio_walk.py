@@ -4,7 +4,7 @@
 
 Everything is done with the page alone, as `docs/studio.md` tells it, and each step leaves a picture in OUT/pictures.
 It goes on where an earlier call was stopped: what lies in OUT/project is not made again. `--looks` then takes every
-panel at 1280 and at 390 pixels, light and dark; `--docs` writes the pictures of the documentation.
+panel at 1280 and at 390 pixels, light and dark; `--docs` writes what was taken of both into the documentation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import re
 import time
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from kinolab.studio import jobs
 from kinolab.studio.project import Project
@@ -226,6 +228,31 @@ def looks(browser: Any, url: str, pictures: Path) -> None:
             page.context.close()
 
 
+DOCS = {
+    "clips": "02-clips", "scenes": "03-scenes", "training": "08-training", "needs": "10-latents", "sample": "14-made",
+    "compare": "15-compare", "models": "look-models-1280-light",
+}  # fmt: skip
+"""Picture of the documentation -> the one of the walk that it is."""
+NARROW = ("clips", "train", "compare")
+"""Panels that stand beside each other at 390 pixels."""
+
+
+def documented(pictures: Path, out: Path) -> None:
+    """Write the pictures of the documentation, of those that were taken."""
+    for name, file in DOCS.items():
+        if (pictures / f"{file}.png").exists():
+            with Image.open(pictures / f"{file}.png") as image:
+                shown = image.convert("RGB").crop((0, 0, image.width, min(image.height, 900)))
+            shown.save(out / f"studio-{name}.webp", quality=70, method=6)
+    narrow = [pictures / f"look-{name}-390-dark.png" for name in NARROW]
+    if all(path.exists() for path in narrow):
+        sheet = Image.new("RGB", (3 * 390 + 2 * 20, 844), (90, 96, 110))
+        for k, path in enumerate(narrow):
+            with Image.open(path) as image:
+                sheet.paste(image.convert("RGB").crop((0, 0, 390, 844)), (410 * k, 0))
+        sheet.save(out / "studio-narrow.webp", quality=70, method=6)
+
+
 def main() -> None:
     """Walk."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -233,12 +260,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="Words, with commas: of the clips those whose names hold one.")
     parser.add_argument("--looks", action="store_true", help="Only take every panel, of what is there.")
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="Only write the pictures of the docs, into this.")
     parser.add_argument("--stages", default="clips,train,sample,compare", help="Only these, with commas.")
     parser.add_argument("--faster", type=float, default=1.0, help="Divide the steps of the trainings by this.")
     given = parser.parse_args()
     project, pictures = given.out / "project", given.out / "pictures"
     words = [word for word in given.only.split(",") if word]
     files = sorted(p for p in given.folder.iterdir() if p.suffix in (".mp4", ".webm", ".gif"))
+    if given.docs is not None:
+        documented(pictures, given.docs)
+        return
     files = [p for p in files if not words or any(word in p.name for word in words)]
     given.out.mkdir(parents=True, exist_ok=True)
     steps = {name: max(5, int(count / given.faster)) for name, count in STEPS.items()}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinolab import video
-from kinolab.data.cache import LINES, given_file, lost_items, read_header, read_index
+from kinolab.data.cache import LINES, lost_items, read_header, read_index
+from kinolab.data.shard_reader import given_file
 from kinolab.errors import InputError
 from kinolab.generation.provenance import frames_hash, provenance_path, read_provenance
 from kinolab.models import find_model, read_model_config

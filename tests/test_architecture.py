@@ -194,7 +194,8 @@ SEARCHED = re.compile(r"\.(?:glob|rglob|iterdir)\(|\bos\.(?:walk|scandir|listdir
 OWN_FOLDERS = {
     # what Kinolab itself wrote, or ships
     "models/folder.py", "models/packing.py", "training/recipe.py", "training/state.py", "runtime/machine.py",
-    "runtime/files.py", "runtime/leftovers.py", "runtime/remote.py", "runtime/sets.py", "runtime/stores.py",
+    "runtime/files.py", "runtime/kept.py", "runtime/leftovers.py", "runtime/remote.py", "runtime/sets.py",
+    "runtime/stores.py",
     # the rule, and those that ask it of each name, or take names of their own alone
     "runtime/paths.py", "video/names.py", "data/scan.py", "data/texts.py", "data/shrink.py", "data/annotations.py",
     "data/cache_plan.py", "evaluation/protocol.py", "verify.py", "autoencoders/diffusers_adapter.py",

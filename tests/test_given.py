@@ -19,15 +19,17 @@ from kinolab.contracts.examples import Example
 from kinolab.denoisers import Conditions
 from kinolab.errors import InputError
 from kinolab.generation.generate import generate, rerun
-from kinolab.generation.request import GenerateConfig
+from kinolab.generation.provenance import read_provenance
+from kinolab.generation.request import GenerateConfig, request_of
 from kinolab.generation.windows import fill_canvas
 from kinolab.layers.masking import fully_given
 from kinolab.methods import SteeringConfig
 from kinolab.models import Request, VideoModel
+from kinolab.models.stage_config import StageConfig
 from kinolab.tasks import TasksConfig, box_mask, keyframe_mask, past_mask, predict_mask
 from kinolab.tasks.extend import Canvas, looped, sliding
 from kinolab.tasks.request import GivenConfig
-from tests.closeness import assert_close
+from tests.closeness import assert_close, assert_same
 from tests.listening import Listening
 from tests.tiny_model import tiny_model, tiny_vdt
 
@@ -162,9 +164,41 @@ def test_steering_in_latents_needs_a_whole_latent() -> None:
     assert model.complete(clip(), lone, steering=SteeringConfig(error="pixels")).shape == (1, 3, 5, 32, 32)
 
 
+def test_a_task_is_guided_towards_what_is_given_by_the_models_own_scale(vdt_folder: Path, clip_file: Path) -> None:
+    model = tiny_vdt()
+    plain = model.complete(clip(), PREDICT)
+    model.config = model.config.model_copy(update={"given_guidance": 3.0})
+    guided = model.complete(clip(), PREDICT)
+    assert_same(model.complete(clip(), PREDICT, guidance={"scales": {"given": 3.0}}), guided)
+    assert_same(model.complete(clip(), PREDICT, guidance=1.0), plain)
+    assert not torch.equal(guided, plain)
+    seen = told(model)
+    model.complete(clip(), PREDICT)
+    nothing = [c.mask is not None and bool((c.mask == 1).flatten(1).all(1).any()) for c in seen]
+    assert nothing and all(nothing), "the branch that is moved away from is told nothing"
+    held = model.complete(clip(), PREDICT, steering=SteeringConfig())
+    assert_same(model.complete(clip(), PREDICT, steering=SteeringConfig(), guidance=1.0), held)
+    with pytest.raises(ValueError, match="given_guidance 2: this denoiser is told of no given part"):
+        StageConfig(denoiser=tiny_model(text=False).config.denoiser, given_guidance=2.0)
+
+
+def test_the_models_own_scale_is_written_down_and_made_again(tmp_path: Path, clip_file: Path) -> None:
+    model = tiny_vdt()
+    model.config = model.config.model_copy(update={"given_guidance": 3.0})
+    model.save(tmp_path / "model")
+    given = {"task": "predict", "video": clip_file}
+    asked: dict[str, Any] = {"model": str(tmp_path / "model"), "given": given, "sampler": {"steps": 2}}
+    [made] = generate(request_of(asked), tmp_path / "made.mkv")
+    assert read_provenance(made)["request"]["guidance"]["scales"] == [["given", 3.0]]
+    again, changed = rerun(made, tmp_path / "again.mkv")
+    assert changed == [] and (video.read(again).frames == video.read(made).frames).all()
+    steered = request_of({**asked, "given": {**given, "method": "reconstruction"}})
+    assert steered.guidance is not None and not steered.guidance.active
+
+
 def test_what_a_model_can_not_be_told_of_is_refused() -> None:
     lone = keyframe_mask(5, 32, 32, [2]).expand(1, 1, -1, -1, -1)
-    with pytest.raises(InputError, match="given: mask is told of nothing else"):
+    with pytest.raises(InputError, match="given: mask knows nothing else"):
         tiny_vdt("mask", TasksConfig(interpolate=1)).complete(clip(), lone)
     with pytest.raises(InputError, match="nothing to steer by"):
         tiny_vdt().complete(clip(), lone, steering=SteeringConfig(method="replacement", error="pixels"))

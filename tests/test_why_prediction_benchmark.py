@@ -107,6 +107,7 @@ def test_flow_carries_a_moving_picture_on() -> None:
 def test_every_row_of_alone_is_a_recipe_of_its_own() -> None:
     recipes = [load_recipe(alone.RECIPE, row.overrides) for row in alone.ROWS.values()]
     assert all(isinstance(recipe, DenoiserRecipe) for recipe in recipes)
+    assert isinstance(recipes[0], DenoiserRecipe)
     base = recipes[0].denoiser
     small = build(base.model_copy(update={"hidden_size": 16, "num_heads": 1, "depth": 1}))
     assert small.spec.given == "channels" and base.in_channels == 16

@@ -15,7 +15,8 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.models import ModelConfig, VideoModel
-from kinolab.models.stage import LaterStage, LaterStageConfig
+from kinolab.models.stage import LaterStage
+from kinolab.models.stage_config import LaterStageConfig
 from kinolab.tasks import TasksConfig
 
 

@@ -49,6 +49,7 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask")),
         "the extra `storage`, and a server to try it on: moto[server]",
     ),
+    "gcs": (lambda: importlib.util.find_spec("gcsfs") is not None, "the extra `storage`"),
     "ray": (lambda: importlib.util.find_spec("ray") is not None, "the extra `dist`"),
     "diffusers": (lambda: importlib.util.find_spec("diffusers") is not None, "the extra `interop`"),
 }

@@ -13,12 +13,13 @@ import typer
 from kinolab.cli.data_caption import caption
 from kinolab.cli.data_curate import curate
 from kinolab.cli.data_maps import maps
-from kinolab.cli.engines import EachGiven, EngineName, Workers, ends_with, take_engine
+from kinolab.cli.engines import EachGiven, EngineOrRecipe, Workers, ends_with, take_engine
 from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import AutoencoderSpec
+    from kinolab.contracts.work import WorkConfig
     from kinolab.data import FolderConfig, FolderSource, Verdict
 
 app = typer.Typer(help="Look at training data.", no_args_is_help=True)
@@ -46,7 +47,7 @@ def check(
         str | None, typer.Option(help="The autoencoder's ratio where no recipe says it: 4, or 4x8 (time x space).")
     ] = None,
     override: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value of the recipe.")] = None,
-    engine: EngineName = "embedded",
+    engine: EngineOrRecipe = None,
     workers: Workers = None,
     each: EachGiven = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per clip.")] = False,
@@ -58,8 +59,8 @@ def check(
     """
     from kinolab.data import FolderSource, summarise
 
-    config, spec = plan(folder, recipe, frames, size, fps, ratio, override or [])
-    crew, config = take_engine(engine, workers, each), config.model_copy(update={"split": "all"})
+    config, spec, work = plan(folder, recipe, frames, size, fps, ratio, override or [])
+    crew, config = take_engine(engine, workers, each, work), config.model_copy(update={"split": "all"})
     with watch("reading", "clips") as events:
         source = FolderSource(config, spec, events, allow_empty=True, signals=True, engine=crew)
     if json_lines:
@@ -141,8 +142,8 @@ def plan(
     fps: float | None,
     ratio: str | None,
     overrides: list[str],
-) -> tuple[FolderConfig, AutoencoderSpec | None]:
-    """What to check, and the autoencoder's shape rules: from the recipe, with the options on top.
+) -> tuple[FolderConfig, AutoencoderSpec | None, WorkConfig | None]:
+    """What to check, the autoencoder's shape rules, and who does it: from the recipe, with the options on top.
 
     Raises:
         InputError: where neither a folder nor a recipe with one is given, or an option can't be read.
@@ -151,7 +152,7 @@ def plan(
     from kinolab.data import FolderConfig
 
     values: dict[str, Any] = {}
-    spec = None
+    spec, work = None, None
     if recipe is not None:
         from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 
@@ -159,7 +160,7 @@ def plan(
         if not isinstance(loaded, AutoencoderRecipe | DenoiserRecipe):
             raise InputError(f"{recipe}: trains on several sources of clips; name the folder of one of them instead")
         values = loaded.data.model_dump() if isinstance(loaded.data, FolderConfig) else {}
-        spec = spec_of(loaded.autoencoder) if ratio is None else None
+        spec, work = spec_of(loaded.autoencoder) if ratio is None else None, loaded.work
     elif overrides:
         values = data_overrides(values, overrides)
     if folder is not None:
@@ -168,7 +169,7 @@ def plan(
         raise InputError("expected a folder of clips, or a recipe whose data is one")
     given = {"frames": frames, "size": parse_size(size), "fps": fps}
     values |= {key: value for key, value in given.items() if value is not None}
-    return load_config(FolderConfig, values), spec if ratio is None else parse_ratio(ratio)
+    return load_config(FolderConfig, values), spec if ratio is None else parse_ratio(ratio), work
 
 
 def data_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

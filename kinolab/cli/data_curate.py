@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinolab.cli.engines import POISONED, EachGiven, EngineName, Workers, kept_in, take_engine
+from kinolab.cli.engines import POISONED, EachGiven, EngineOrRecipe, Workers, kept_in, take_engine
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
 
@@ -31,7 +31,7 @@ def curate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the table, say what each threshold costs, and write no clip.")
     ] = False,
-    engine: EngineName = "embedded",
+    engine: EngineOrRecipe = None,
     workers: Workers = None,
     each: EachGiven = None,
     page: Annotated[
@@ -54,7 +54,7 @@ def curate(
     config = load_config(CurateConfig, settings if settings is not None else {}, override or [], name="--set")
     if page is not None and not config.keep:
         raise InputError("--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min")
-    crew, here = take_engine(engine, workers, each), Mirror(out).path if is_remote(out) else out
+    crew, here = take_engine(engine, workers, each, config.work), Mirror(out).path if is_remote(out) else out
     with watch("curating", "videos") as seen, kept_in(here, "curating", "videos", crew) as kept:
         summary = run(source, out, config, engine=crew, dry=dry_run, events=Several(seen, kept))
         kept.left_out(tuple(f"{name}: {problem}" for name, problem in summary.problems))

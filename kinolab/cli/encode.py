@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinolab.cli.data import data_overrides
-from kinolab.cli.engines import EachGiven, EngineName, Workers, ends_with, kept_in, take_engine
+from kinolab.cli.engines import EachGiven, EngineOrRecipe, Workers, ends_with, kept_in, take_engine
 from kinolab.cli.options import (
     Device,
     common,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kinolab.data import ClipSource, EncodeSummary, SourceConfig
     from kinolab.runtime.remote import Mirror
     from kinolab.tasks import TasksConfig
+    from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe
 
 
 Data = Annotated[str, typer.Argument(help="Folder of clips (s3://... too), a recipe, or `world` for the toy world.")]
@@ -41,7 +42,8 @@ Tasks = Annotated[
     typer.Option(help="Also draw masks for these tasks, as predict=2,interpolate=1, or a recipe with tasks."),
 ]
 Decoders = Annotated[
-    int, typer.Option(min=1, max=64, help="Threads that read and decode clips for each worker while it encodes.")
+    int | None,
+    typer.Option(min=1, max=64, help="Threads that read and decode clips for each worker while it encodes; default 1."),
 ]
 Text = Annotated[
     str | None,
@@ -71,8 +73,8 @@ def encode(
     draws: Annotated[int, typer.Option(min=1, help="Masks drawn for each window, with --tasks.")] = 2,
     text: Text = None,
     update: Annotated[bool, typer.Option("--update", help="Encode again what changed; drop what is gone.")] = False,
-    decoders: Decoders = 1,
-    engine: EngineName = "embedded",
+    decoders: Decoders = None,
+    engine: EngineOrRecipe = None,
     workers: Workers = None,
     each: EachGiven = None,
 ) -> None:
@@ -82,11 +84,13 @@ def encode(
     from kinolab.models import load_autoencoder
     from kinolab.tasks import CachedDraws
 
-    config, default = data_config(data, frames, size, fps, count, override or [])
-    model = autoencoder if autoencoder is not None else default
+    config, recipe = data_config(data, frames, size, fps, count, override or [])
+    default = recipe.autoencoder if recipe is not None and isinstance(recipe.autoencoder, Path) else None
+    model, work = autoencoder if autoencoder is not None else default, None if recipe is None else recipe.work
     if model is None:
         raise InputError("expected --autoencoder with the model folder that encodes")
-    where, crew = take_device(device), take_engine(engine, workers, each)
+    threads = decoders or (1 if work is None else work.decoders)
+    where, crew = take_device(device), take_engine(engine, workers, each, work)
     network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
     source = build(config, network.spec, split="train" if config.kind == "world" else "all")
@@ -103,7 +107,7 @@ def encode(
             summary = encode_to_cache(
                 source, network, place, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,
                 precision=precision, device=where, update=update, draws=masks,
-                events=Several(told, kept, publishing), engine=crew, store=store, decoders=decoders,
+                events=Several(told, kept, publishing), engine=crew, store=store, decoders=threads,
             )  # fmt: skip
             kept.left_out(summary.unreadable)
         embedded = None if encoder is None else embed_captions(place, encoder.to(where))
@@ -245,8 +249,8 @@ def tasks_config(text: str) -> TasksConfig:
 
 def data_config(
     data: str, frames: int | None, size: str | None, fps: float | None, count: int | None, overrides: list[str]
-) -> tuple[SourceConfig, Path | None]:
-    """The source named on the command line with the options on top, and the recipe's autoencoder where it names one.
+) -> tuple[SourceConfig, AutoencoderRecipe | DenoiserRecipe | None]:
+    """The source named on the command line with the options on top, and the recipe where it is one.
 
     Raises:
         InputError: where `data` is no folder, recipe or `world`, or the recipe reads a cache.
@@ -255,7 +259,7 @@ def data_config(
     from kinolab.data import SOURCES, WorldSourceConfig
     from kinolab.runtime.remote import is_remote
 
-    model: Path | None = None
+    recipe: AutoencoderRecipe | DenoiserRecipe | None = None
     values: dict[str, Any]
     there = is_remote(data) or Path(data).exists()
     if data == "world" or (there and Path(data).suffix not in (".yaml", ".yml")):
@@ -266,19 +270,19 @@ def data_config(
 
         if Path(data).suffix not in (".yaml", ".yml") and data not in shipped_recipes():
             raise InputError(f"{data}: expected a folder of clips, a recipe, or `world`; there is none of that name")
-        recipe = load_recipe(data, overrides)
-        if not isinstance(recipe, AutoencoderRecipe | DenoiserRecipe):
+        loaded = load_recipe(data, overrides)
+        if not isinstance(loaded, AutoencoderRecipe | DenoiserRecipe):
             raise InputError(f"{data}: trains on several sources of clips; name one of them instead")
+        recipe = loaded
         if SOURCES.of(recipe.data).encoded:
             raise InputError(f"{data}: its data is a latent cache already; name the clips instead")
         values = recipe.data.model_dump()
-        model = recipe.autoencoder if isinstance(recipe.autoencoder, Path) else None
     given = {"frames": frames, "size": parse_size(size), "fps": fps}
     given = {key: value for key, value in given.items() if value is not None}
     if values["kind"] == "world":
         values["world"] = dict(values.get("world") or {}) | given
         values |= {"count": count} if count is not None else {}
-        return load_config(WorldSourceConfig, values), model
+        return load_config(WorldSourceConfig, values), recipe
     if count is not None:
         raise InputError(f"--count is for the toy world; a {values['kind']} gives all its windows")
-    return load_config(SOURCES.get(values["kind"]).Config, values | given), model
+    return load_config(SOURCES.get(values["kind"]).Config, values | given), recipe

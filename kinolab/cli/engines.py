@@ -13,13 +13,12 @@ from kinolab.cli.options import on_error, real_number
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
-    from kinolab.contracts.engine import Each, Engine
+    from kinolab.contracts.engine import Engine
+    from kinolab.contracts.work import WorkConfig
     from kinolab.contracts.working import Working
 
 POISONED = 3
 """The exit status where all is done but what ended every worker that tried it."""
-MOST = 1024
-"""Processors, or GPUs, of one worker."""
 SHOWN = 20
 """Clips that are named, of more the number."""
 
@@ -31,34 +30,47 @@ EACH_HELP = (
 )
 EngineName = Annotated[str, typer.Option("--engine", help=ENGINE_HELP)]
 """Of a command; hand it to `take_engine`."""
+EngineOrRecipe = Annotated[
+    str | None, typer.Option("--engine", help=f"{ENGINE_HELP} Default: as `work` says, in the recipe or the settings.")
+]
+"""Of a command with a recipe or settings that may say it; hand it to `take_engine` with their `work`."""
 Workers = Annotated[int | None, typer.Option(min=1, help=WORKERS_HELP)]
 """Of a command; hand it to `take_engine`."""
 EachGiven = Annotated[str | None, typer.Option("--each", help=EACH_HELP)]
 """Of a command; hand it to `take_engine`."""
 
 
-def take_engine(engine: str, workers: int | None, each: str | None = None) -> Engine | None:
+def take_engine(
+    engine: str | None, workers: int | None, each: str | None = None, work: WorkConfig | None = None
+) -> Engine | None:
     """The engine that options name; none = this process does the work.
+
+    work: what a recipe or settings say, which options win over.
 
     Raises:
         InputError: for an unknown name, a place where none is, or what no worker can be given.
     """
+    told: Each | None = None
+    if work is not None:
+        engine, workers, told = work.with_options(engine, workers, None if each is None else each_values(each))
+    engine = engine or "embedded"
     if engine == "embedded" and workers in (None, 1):  # the most frequent case, and torch is not needed for it
         if each is not None:
             raise InputError(f"--each {each}: is for workers; expected --workers of at least 2, or --engine ray")
         return None
+    from kinolab.contracts.engine import Each
     from kinolab.engines import engine_of
 
-    return engine_of(engine, workers, None if each is None else parse_each(each))
+    return engine_of(engine, workers, told if work is not None or each is None else Each(**each_values(each)))
 
 
-def parse_each(text: str) -> Each:
-    """What `--each` says.
+def each_values(text: str) -> dict[str, Any]:
+    """What `--each` says, by the names of `Each`.
 
     Raises:
         InputError: for another name, or a number that can't be.
     """
-    from kinolab.contracts.engine import Each
+    from kinolab.contracts.engine import MOST
 
     fits: dict[str, Callable[[float], bool]] = {
         "cpus": lambda value: 1 <= value <= MOST and value == int(value),
@@ -77,7 +89,7 @@ def parse_each(text: str) -> Each:
             f"--each {part.strip() or text}: expected cpus=N, gpus=N (or a share of one, as 0.5) or seconds=N, "
             "each once, with commas between"
         )
-    return Each(**known)
+    return known
 
 
 def kept_in(folder: Path, what: str, unit: str, engine: Engine | None) -> Working:

@@ -42,7 +42,7 @@ class Described(NamedTuple):
     @property
     def line(self) -> str:
         """Its first sentence."""
-        return re.split(r"(?<=[^.]\.)\s", self.text, maxsplit=1)[0]
+        return re.split(r"(?<=[^.]\.)(?<!et al\.)\s", self.text, maxsplit=1)[0]
 
 
 def about(name: str, *, listed: bool = False, table: str = "") -> str:

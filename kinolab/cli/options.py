@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from kinolab.cli.stored import in_store
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
 
@@ -155,8 +156,8 @@ def common(
         @functools.wraps(command)
         def run(*args: Any, **values: Any) -> None:
             lines, as_json = values.pop("events", None), values.pop("as_json", False)
-            with _running(command.__name__, lines, as_json):
-                command(*args, **values)
+            with _running(command.__name__, lines, as_json), in_store(command.__name__, values) as settled:
+                command(*args, **settled)
 
         run.__annotations__ = {p.name: p.annotation for p in own} | {"return": None}
         run.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]

@@ -288,7 +288,7 @@ def steps_of(budget: Budget, recipe: AutoencoderRecipe | DenoiserRecipe, factor:
     elif budget.samples is not None:
         steps = budget.samples / batch
     else:
-        from kinolab.planning.cost import flops_per_step, seconds_per_step
+        from kinolab.planning.a_step import flops_per_step, seconds_per_step
 
         if budget.teraflops is not None:
             steps = budget.teraflops * 1e12 / flops_per_step(recipe)

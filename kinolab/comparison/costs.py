@@ -26,7 +26,7 @@ from kinolab.evaluation.reconstruction import median_seconds, speed_facts
 from kinolab.evaluation.shown import shown_record
 from kinolab.generation.request import sampling_of
 from kinolab.models import Request, load_autoencoder
-from kinolab.planning.cost import flops_per_step
+from kinolab.planning.a_step import flops_per_step
 from kinolab.runtime.devices import device_of, synchronize
 from kinolab.runtime.memory import peak_memory, training_memory
 from kinolab.runtime.ranks import join_ranks

@@ -127,7 +127,7 @@ def clips_hash(config: str) -> str:
     place = values.pop("path", None)
     if place is not None:
         values["content"] = folder_content(Path(place))
-    for name in ("split", "index", "in_memory"):
+    for name in ("split", "index", "in_memory", "disk_gb"):
         values.pop(name, None)
     return json_sha256(_as_before(values, LATER_FIELDS))
 

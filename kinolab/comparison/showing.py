@@ -22,7 +22,7 @@ from kinolab.evaluation.shown import Shown, ShownConfig
 from kinolab.generation.matching import matching_world
 from kinolab.generation.request import SamplingConfig
 from kinolab.models import Request, VideoModel
-from kinolab.planning.cost import flops_per_step
+from kinolab.planning.a_step import flops_per_step
 from kinolab.runtime.memory import training_memory
 from kinolab.toyworld.clips import WorldClip, make_clip
 from kinolab.toyworld.source import WorldSource

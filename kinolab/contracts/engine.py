@@ -35,6 +35,8 @@ STARTS = 3
 """Workers that may end one after the other before any of them did anything."""
 LOOK = 0.2
 """Seconds between two looks at whether to stop."""
+MOST = 1024
+"""Processors, or GPUs, of one worker."""
 STARTING = 3600.0
 """Seconds that a worker may start in: a cluster may have to get a machine for it first."""
 

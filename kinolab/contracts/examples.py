@@ -192,6 +192,10 @@ class Source(ABC):
         """The windows of `indices` in that order; neighbours are read in one pass, unreadable ones left out."""
         return ((index, self[index]) for index in indices)
 
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Said of windows that are asked for next; a source that fetches them from elsewhere does so, all at once."""
+        return
+
     def verdicts(self) -> list[Verdict]:
         """One verdict per file."""
         return []

@@ -48,12 +48,15 @@ def sampler_values(own: Mapping[str, Any], asked: Any) -> dict[str, Any]:
     return {**kept, **given}
 
 
-def guidance_values(own: Mapping[str, Any], asked: Any, *, told: bool) -> dict[str, Any]:
+def guidance_values(own: Mapping[str, Any], asked: Any, *, told: bool, towards_given: float = 1.0) -> dict[str, Any]:
     """Guidance's fields: those asked for, and the model's own for the rest; off where there is nothing to guide by.
 
-    told: whether there is a prompt, a label or a negative prompt.
+    told: whether there is a prompt, a label or a negative prompt. towards_given: the scale towards a given part that
+    takes the place of the model's own guidance where there is none; 1 = no such scale.
     """
     given = fields("guidance", asked)
+    if towards_given != 1.0 and not told:
+        own = {**own, **WAYS, "scales": {"given": towards_given}, "oscillate": None, "of": ()}
     if "scale" in given or given.get("frames") or given.get("scales"):  # in place of the model's own way
         own = {**own, **WAYS}
     settled = {**own, **given}
@@ -96,7 +99,7 @@ def settled_sampler(own: S, asked: Any) -> S:
     return load_config(type(own), sampler_values(own.model_dump(), asked), name="sampler")
 
 
-def settled_guidance(own: S, asked: Any, *, told: bool) -> S:
+def settled_guidance(own: S, asked: Any, *, told: bool, towards_given: float = 1.0) -> S:
     """The model's own guidance, with what is asked for in its place.
 
     Raises:
@@ -104,4 +107,5 @@ def settled_guidance(own: S, asked: Any, *, told: bool) -> S:
     """
     if isinstance(asked, type(own)):
         return asked
-    return load_config(type(own), guidance_values(own.model_dump(), asked, told=told), name="guidance")
+    values = guidance_values(own.model_dump(), asked, told=told, towards_given=towards_given)
+    return load_config(type(own), values, name="guidance")

@@ -13,7 +13,6 @@ short names no finished shard, so it is left out; everything before it is valid.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,26 +20,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kinolab.contracts.examples import ClipRecord, Example, ShapeRules, Source, SourceConfig, Split, Verdict, by_shape
 from kinolab.data.clips import heldout_hashes
+from kinolab.data.shard_reader import ShardReader, check_disk, given_file
 from kinolab.errors import InputError
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.lines import shown
+from kinolab.runtime.near import Near
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, json_lines, read_json
 from kinolab.runtime.records import Record
-from kinolab.runtime.remote import Mirror, mirror_of
+from kinolab.runtime.remote import mirror_of
 from kinolab.runtime.summed import summed
-from kinolab.runtime.weights import read_weights
 
 FORMAT = 1
-OPEN_SHARDS = 128
 LINES = Limits(bytes=256 * 2**20, depth=16, values=10_000_000)
 """Of a line of the index, which lists all windows of a shard."""
-GIVEN_ENDING = ".given.safetensors"
 
 
 class CacheConfig(SourceConfig):
@@ -55,6 +53,16 @@ class CacheConfig(SourceConfig):
     """The share of source files that is held out, chosen by their content."""
     in_memory: bool = False
     """Read all latents at once and keep them, in the precision they were written in."""
+    disk_gb: float | None = Field(None, gt=0)
+    """Of a cache in a store: read window by window, and keep no more than so many GB of it on this machine's disk; what
+    was used longest ago makes room. None = shards are fetched whole, and stay."""
+
+    @model_validator(mode="after")
+    def _check(self) -> CacheConfig:
+        check_disk(self.path, self.disk_gb)
+        if self.disk_gb is not None and self.in_memory:
+            raise ValueError("in_memory reads all of it, and disk_gb no more than is asked for: set one of them")
+        return self
 
 
 @dataclass(frozen=True)
@@ -172,47 +180,6 @@ def _parse_entry(line: Mapping[str, Any]) -> ShardEntry:
     return ShardEntry(line["shard"], tuple(items))
 
 
-def given_file(shard: str) -> str:
-    """The file of masked draws beside a shard."""
-    return shard.removesuffix(".safetensors") + GIVEN_ENDING
-
-
-class ShardReader:
-    """Memory-mapped shards of one cache; the most recently used stay open."""
-
-    def __init__(self, path: Path, in_memory: bool = False, mirror: Mirror | None = None) -> None:
-        self.path, self.in_memory, self.mirror = path, in_memory, mirror
-        self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self._checked = set[str]()  # a shard that is opened again need not be read whole for one window
-
-    def tensors(self, shard: str) -> dict[str, Tensor]:
-        """The tensors of a shard, mapped and not yet read (or held, with `in_memory`)."""
-        found = self._open.get(shard)
-        if found is None:
-            found = self._open[shard] = self._load(shard)
-            while len(self._open) > OPEN_SHARDS and not self.in_memory:
-                self._open.popitem(last=False)
-        elif not self.in_memory:
-            self._open.move_to_end(shard)
-        return found
-
-    def _load(self, shard: str) -> dict[str, Tensor]:
-        file = self.path / "shards" / shard
-        if self.mirror is not None:
-            self.mirror.need(f"shards/{shard}")
-        try:
-            advice = "delete it and run the same kinolab encode again"
-            tensors = read_weights(file, advice=advice, check=shard not in self._checked).tensors
-            self._checked.add(shard)
-        except FileNotFoundError:
-            raise InputError(f"{file}: missing; run the same kinolab encode again") from None
-        needed = ("given", "mask") if shard.endswith(GIVEN_ENDING) else ("latents",)
-        lost = [name for name in needed if name not in tensors]
-        if lost:
-            raise InputError(f"{file}: holds no {lost[0]}; delete it and run the same kinolab encode again")
-        return {name: t.clone() for name, t in tensors.items()} if self.in_memory else dict(tensors)
-
-
 class CacheSource(Source):
     """A latent cache as a source: `source[i]` is an `Example` of latents.
 
@@ -259,7 +226,11 @@ class CacheSource(Source):
             )
         self.classes: tuple[str, ...] = tuple(Record(self.header, f"{config.path}: cache.json").texts("classes"))
         self.draws = self.header.get("draws")
-        self._reader = ShardReader(path, config.in_memory, self._mirror)
+        near = None
+        if config.disk_gb is not None:
+            assert self._mirror is not None, "the config's own check"
+            near = Near(self._mirror, int(config.disk_gb * 1e9))
+        self._reader = ShardReader(path, config.in_memory, self._mirror, near)
 
     def __len__(self) -> int:
         return len(self._located)
@@ -286,6 +257,12 @@ class CacheSource(Source):
             alternatives=r.alternatives,
             encoded=True,
         )
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Fetch windows that are read next, several at once, where they are read from a store one by one."""
+        found = list(self._pick(indices))
+        wanted = [(shard, item.row) for shard, item in found]
+        self._reader.ahead(wanted + [(given_file(shard), row) for shard, row in wanted if self.draws])
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Latents of several items of one shape, stacked: (B, C, T, h, w) float32."""

@@ -12,16 +12,15 @@ from torch import Tensor
 from kinolab.contracts.examples import ClipSource
 from kinolab.data.cache import (
     FORMAT,
-    GIVEN_ENDING,
     CacheItem,
     ShardEntry,
     format_entry,
-    given_file,
     item_key,
     measure_statistics,
     read_header,
     read_index,
 )
+from kinolab.data.shard_reader import GIVEN_ENDING, given_file
 from kinolab.errors import InputError
 from kinolab.runtime import files
 from kinolab.runtime.hashes import canonical

@@ -20,9 +20,10 @@ from pydantic import BaseModel
 from kinolab.contracts.engine import Engine, Left, Task
 from kinolab.contracts.events import Events, Listener, Share, advance, events_of, proceed
 from kinolab.contracts.examples import ClipSource
-from kinolab.data.cache import ShardEntry, format_entry, given_file, read_header
+from kinolab.data.cache import ShardEntry, format_entry, read_header
 from kinolab.data.cache_plan import CachePlan, Draws, reconcile, write_header
 from kinolab.data.shard_encoder import DrawJob, EncodeJob, Encoder, ShardEncoder, Stored
+from kinolab.data.shard_reader import given_file
 from kinolab.errors import InputError
 from kinolab.runtime import files, leftovers
 from kinolab.runtime.devices import choose, device_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 
 from kinolab import video
 from kinolab.contracts.engine import Engine
-from kinolab.contracts.events import Listener, events_of
+from kinolab.contracts.events import Listener
 from kinolab.contracts.examples import (
     ClipRecord,
     ClipSource,
@@ -26,12 +27,13 @@ from kinolab.data.annotations import Annotations, annotate
 from kinolab.data.buckets import BucketConfig, Buckets, Size, snapped
 from kinolab.data.clips import heldout_hashes, summarise
 from kinolab.data.curate.base import Looked, asked
-from kinolab.data.scan import ScannedFile, default_index, find_clips, scan
+from kinolab.data.places import place_of
+from kinolab.data.scan import ScannedFile, default_index, scan
+from kinolab.data.shard_reader import check_disk
 from kinolab.data.tables import BadRows
 from kinolab.data.verdicts import Window, judge, with_facts
 from kinolab.data.windows import Reading, Resize, read_windows
 from kinolab.errors import InputError
-from kinolab.runtime.remote import mirror_of
 
 
 class FolderConfig(SourceConfig):
@@ -81,6 +83,9 @@ class FolderConfig(SourceConfig):
     """What becomes of files with the content of an earlier one: nothing, or clips like any others."""
     in_memory: bool = False
     """Keep every window once it is decoded, for small folders: 8-bit, 3 * frames * height * width bytes each."""
+    disk_gb: float | None = Field(None, gt=0)
+    """Of a folder in a store: fetch clips when they are read, and keep no more than so many GB of them on this disk;
+    what was used longest ago makes room. None = all of them are fetched, and stay."""
     split: Split = "train"
     """Which side to yield: train, heldout, or all; windows of one file are always on one side."""
     heldout_fraction: float = Field(0.05, ge=0, lt=1)
@@ -90,6 +95,7 @@ class FolderConfig(SourceConfig):
 
     @model_validator(mode="after")
     def _check(self) -> FolderConfig:
+        check_disk(self.path, self.disk_gb)
         if self.buckets and (self.frames, self.size) != (17, 64):
             raise ValueError("buckets take the place of frames and size: leave those out")
         if self.lengths == "all" and not self.buckets:
@@ -146,12 +152,8 @@ class FolderSource(ClipSource):
         self.buckets, self._notes = snapped(shapes, spec)
         self.frames, *size = self.buckets.largest
         self.size = (size[0], size[1])
-        self._store = mirror_of(config.path)
-        root = config.path if self._store is None else self._store.fetch(progress=events_of(events).progress)
-        if not root.exists():
-            raise InputError(f"{config.path}: no such folder of clips")
-        self._base = root if root.is_dir() else root.parent
-        names, others = find_clips(root)
+        self._place = place_of(config.path, config.disk_gb, events)
+        root, names, others = self._place.root, self._place.names, self._place.others
         if not names:
             raise InputError(f"{config.path}: no clips; expected {', '.join(sorted(video.VIDEO_SUFFIXES))} or images")
         if others:
@@ -166,11 +168,11 @@ class FolderSource(ClipSource):
             image_fps=config.image_fps,
             events=events,
             engine=engine,
-            store=self._store,
+            store=self._place.store,
         )
         self.poison = tuple(f"{file.name} ({file.damage})" for file in files if file.poison)
         self._unread: InputError | None = None
-        self._annotations = self._annotate(names, annotated, root.is_dir())
+        self._annotations = self._annotate(names, annotated, self._place.whole)
         self._notes += self._annotations.notes
         self.classes = self._annotations.classes
         self._decide(files)
@@ -181,7 +183,7 @@ class FolderSource(ClipSource):
         """The captions and labels of the files; none, and a note, where they can't be read and needn't be."""
         config = self.config
         try:
-            return annotate(self._base, names, config.captions, config.labels, config.bad_rows, whole=whole)
+            return annotate(self._place.base, names, config.captions, config.labels, config.bad_rows, whole=whole)
         except InputError as error:
             if needed:
                 raise
@@ -192,10 +194,10 @@ class FolderSource(ClipSource):
         """What is found out about a file that is cut to `size` (height, width): numbers by name, and what is said."""
         c = self.config
         remarks = [video.MADE_WHOLE if note == video.COMBED and c.deinterlace else note for note in file.notes]
-        clip = Looked(
-            self._base / file.name, file.times, file.size, size, c.resize, c.fps, file.cuts, remarks, file.image
-        )
-        found = list(asked(clip, reading=self._reading))
+        # What reads no clip needs none here.
+        with self._place.using(file.name) if self._reading else nullcontext(self._place.base / file.name) as path:
+            clip = Looked(path, file.times, file.size, size, c.resize, c.fps, file.cuts, remarks, file.image)
+            found = list(asked(clip, reading=self._reading))
         return {name: value for name, value, _ in found}, [note for _, _, notes in found for note in notes]
 
     def require_annotations(self) -> None:
@@ -250,16 +252,19 @@ class FolderSource(ClipSource):
         if (kept := self._kept.get(index)) is not None:
             return self._example(index, kept)
         window = self._windows[index]
-        [frames] = self._read([window])
+        with self._using(window) as path:
+            [frames] = self._read(path, [window])
         if self.config.in_memory:
             self._kept[index] = frames
         return self._example(index, frames)
 
-    def _read(self, windows: Sequence[Window]) -> Iterator[np.ndarray]:
+    def _using(self, window: Window) -> AbstractContextManager[Path]:
+        """The file of a window inside a block; a store's is fetched, where it is not here."""
+        return self._place.using(window.file.name, window.file.source_hash)
+
+    def _read(self, path: Path, windows: Sequence[Window]) -> Iterator[np.ndarray]:
         """The frames of windows of one file and one size."""
         file, index = windows[0].file, [window.index for window in windows]
-        # A worker of another machine has its own mirror, and not yet all that lies in it.
-        path = self._base / file.name if self._store is None else self._store.need(file.name)
         times, c = np.asarray(file.times), self.config
         return read_windows(
             path, times, index, Reading(windows[0].size, c.resize, c.image_fps, c.deinterlace, file.seek)
@@ -279,12 +284,13 @@ class FolderSource(ClipSource):
                     break
                 end += 1
             run = indices[position:end]
-            decoded = self._read([self._windows[i] for i in run])
-            try:
-                for index, frames in zip(run, decoded, strict=True):
-                    yield index, self._example(index, frames)
-            except (InputError, OSError):
-                pass  # the caller sees which windows are missing
+            with self._using(first) as path:
+                decoded = self._read(path, [self._windows[i] for i in run])
+                try:
+                    for index, frames in zip(run, decoded, strict=True):
+                        yield index, self._example(index, frames)
+                except (InputError, OSError):
+                    pass  # the caller sees which windows are missing
             position = end
 
     def _example(self, index: int, frames: np.ndarray) -> Example:

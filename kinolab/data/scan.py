@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kinolab import video
 from kinolab.contracts.engine import Engine, Task
@@ -23,12 +24,14 @@ from kinolab.errors import InputError
 from kinolab.layers.scene_cuts import detector_cuts
 from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import Sha256, file_sha256, json_sha256
+from kinolab.runtime.near import Near
 from kinolab.runtime.reading import json_lines
 from kinolab.runtime.remote import Mirror
 from kinolab.runtime.summed import summed
 
 STILL_SUFFIXES = video.IMAGE_SUFFIXES - {".webp"}
 """Endings of files that are images unless they are animated; a .webp is taken for a clip until it shows one frame."""
+Seen = Callable[[], None] | None
 # A scan shorter than this is not worth a file in the user's cache folder.
 WORTH_KEEPING = 2.0
 OFTEN = 60.0
@@ -81,24 +84,47 @@ def find_clips(root: Path) -> tuple[list[str], dict[str, int]]:
     """
     if root.is_file():
         return [root.name], {}
-    clips: list[str] = []
-    others: dict[str, int] = {}
+    return _sorted_out(_walked(root), lambda name: video.is_animated(root / name))
+
+
+def find_listed(names: Iterable[str], animated: Callable[[str], bool]) -> tuple[list[str], dict[str, int]]:
+    """The same among files that are known by name, as those of a store; animated: whether an image is a clip."""
+    below: dict[PurePosixPath, list[str]] = {}
+    above: set[PurePosixPath] = set()
+    for path in map(PurePosixPath, names):
+        below.setdefault(path.parent, []).append(path.name)
+        above.update(path.parents[1:])
+    found = ((here, here in above, files) for here, files in sorted(below.items()))
+    return _sorted_out(found, animated)
+
+
+def _walked(root: Path) -> Iterator[tuple[PurePosixPath, bool, list[str]]]:
+    """Every folder below one, whether it has others in it, and its files."""
     visited: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
-        here = Path(folder)
         if (real := os.path.realpath(folder)) in visited:  # a link that leads back up
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(f for f in folders if not video.is_passed_over(f))
+        yield PurePosixPath(Path(folder).relative_to(root).as_posix()), bool(folders), files
+
+
+def _sorted_out(
+    found: Iterable[tuple[PurePosixPath, bool, list[str]]], animated: Callable[[str], bool]
+) -> tuple[list[str], dict[str, int]]:
+    """Clips among the files of folders, and how many others there are by suffix."""
+    clips: list[str] = []
+    others: dict[str, int] = {}
+    for here, parent, files in found:
         visible = [f for f in files if not video.is_passed_over(f)]
-        if not folders and is_frame_folder(visible) and not video.is_animated(here / _first_image(visible)):
-            clips.append(here.relative_to(root).as_posix())
+        if not parent and is_frame_folder(visible) and not animated((here / _first_image(visible)).as_posix()):
+            clips.append(here.as_posix())
             continue
         for file in visible:
             suffix = Path(file).suffix.lower()
             if suffix in video.VIDEO_SUFFIXES or suffix in STILL_SUFFIXES:
-                clips.append((here / file).relative_to(root).as_posix())
+                clips.append((here / file).as_posix())
             elif suffix not in (".txt", ".csv", ".tsv", ".jsonl") and file.lower() not in TABLE_NAMES:
                 others[suffix or file] = others.get(suffix or file, 0) + 1
     return sorted(clips), others
@@ -120,7 +146,7 @@ def scan(
     image_fps: float = video.IMAGE_FPS,
     events: Listener = None,
     engine: Engine | None = None,
-    store: Mirror | None = None,
+    store: Mirror | Near | None = None,
 ) -> list[ScannedFile]:
     """Scan files of a folder, several at once.
 
@@ -132,11 +158,12 @@ def scan(
         image_fps: the rate of folders of numbered images.
         events: counts files; a stopped call keeps what it found in the index, if there is one.
         engine: whose workers read; none = threads of this process. A file that ends every worker counts as damaged.
-        store: the folder of a store that `root` is the mirror of.
+        store: the folder of a store that `root` is the mirror of; `Near` where files are fetched one by one.
     """
     known = _read_index(index) if index is not None else {}
     base = root.parent if root.is_file() else root
-    signatures = [_signature(base, name, image_fps) for name in names]
+    near = store if isinstance(store, Near) else None
+    signatures = [_signature(base, name, image_fps, near) for name in names]
     began, told = time.monotonic(), events_of(events)
     found: dict[_Signature, ScannedFile] = {}
     for signature in signatures:
@@ -154,7 +181,7 @@ def scan(
                 _write_index(index, known | found)
                 kept = time.monotonic()
     finally:
-        if index is not None and (known or time.monotonic() - began > WORTH_KEEPING):
+        if index is not None and (known or near is not None or time.monotonic() - began > WORTH_KEEPING):
             _write_index(index, known | {s: found[s] for s in signatures if s in found})
     if len(found) < len(names):
         proceed(told)
@@ -170,7 +197,7 @@ class ScanJob:
     base: Path
     scenes: bool
     image_fps: float
-    store: Mirror | None = None
+    store: Mirror | Near | None = None
     """Where the files lie, if in a store; `base` is its mirror on the machine that asks."""
 
     def worker(self, number: int) -> ScanJob:
@@ -187,8 +214,8 @@ class ScanJob:
 
     def one(self, name: str) -> ScannedFile:
         """Scan a file."""
-        path = self.base / name if self.store is None else self.store.need(name)
-        return scan_file(path, name, scenes=self.scenes, image_fps=self.image_fps)
+        with nullcontext(self.base / name) if self.store is None else self.store.using(name) as path:
+            return scan_file(path, name, scenes=self.scenes, image_fps=self.image_fps)
 
     def name(self, part: str) -> str:
         """The file's own."""
@@ -199,12 +226,17 @@ def _by_threads(
     job: ScanJob, missing: Sequence[_Signature], events: Events
 ) -> Iterator[tuple[_Signature, ScannedFile]]:
     """What the files of signatures hold, in their order; no more of it where it is asked to stop."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for signature, scanned in zip(missing, pool.map(job.one, [s.name for s in missing]), strict=True):
-            yield signature, scanned
-            if events.stopping:
-                pool.shutdown(wait=True, cancel_futures=True)
-                return
+    threads, waiting = min(8, os.cpu_count() or 1), deque[tuple[_Signature, Future[ScannedFile]]]()
+    with ThreadPoolExecutor(threads) as pool:
+        for number, signature in enumerate(missing, 1):
+            waiting.append((signature, pool.submit(job.one, signature.name)))
+            # Few ahead: what is begun of all at once lies between what is kept, so that no memory is given back.
+            while waiting and (len(waiting) > 2 * threads or number == len(missing)):
+                first, scanned = waiting.popleft()
+                yield first, scanned.result()
+                if events.stopping:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    return
 
 
 def _by_workers(
@@ -223,8 +255,13 @@ def _by_workers(
             yield by_name[left.part], ScannedFile(left.part, "", image, (0, 0), (), why, poison=True)
 
 
-def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS) -> ScannedFile:
-    """Scan one file; never raises for what is wrong with the file, but says so in `damage`."""
+def scan_file(
+    path: Path, name: str, *, scenes: bool = False, image_fps: float = video.IMAGE_FPS, seen: Seen = None
+) -> ScannedFile:
+    """Scan one file; never raises for what is wrong with the file, but says so in `damage`.
+
+    seen: called for each frame that was read, and for its scenes once more.
+    """
     times: list[float] = []
     notes: list[str] = []
     size = (0, 0)
@@ -237,12 +274,14 @@ def scan_file(path: Path, name: str, *, scenes: bool = False, image_fps: float =
         small = video.iter_frames(path, size=(16, 16), resize="stretch", image_fps=image_fps, threads=1, notes=notes)
         for frame in small:
             times.append(frame.time)
+            if seen is not None:
+                seen()
     except (InputError, OSError) as error:
         damage = _one_line(error, path)
     suffix = path.suffix.lower()
     single = len(times) == 1 and suffix in (*video.IMAGE_SUFFIXES, ".gif")
     image = path.is_file() and (single or (suffix in STILL_SUFFIXES and not times))
-    cuts = find_cuts(path, times, image_fps) if scenes and len(times) > 1 else None
+    cuts = find_cuts(path, times, image_fps, seen) if scenes and len(times) > 1 else None
     seek = not times or video.seeks(path)
     return ScannedFile(name, source_hash, image, size, tuple(times), damage, cuts, tuple(notes), seek)
 
@@ -265,18 +304,23 @@ def _images(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if video.is_image(file.name) and file.is_file())
 
 
-def find_cuts(path: Path, times: Sequence[float], image_fps: float = video.IMAGE_FPS) -> tuple[int, ...]:
+def find_cuts(
+    path: Path, times: Sequence[float], image_fps: float = video.IMAGE_FPS, seen: Seen = None
+) -> tuple[int, ...]:
     """The numbers of the first frames of new scenes, by PySceneDetect's adaptive detector.
 
     Raises:
         MissingExtraError: without PySceneDetect.
     """
     fps = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
-    return detector_cuts((frame.image for frame in _small_frames(path, image_fps)), fps)
+    return detector_cuts((frame.image for frame in _small_frames(path, image_fps, seen)), fps)
 
 
-def _small_frames(path: Path, image_fps: float) -> Iterator[video.Frame]:
-    return video.iter_frames(path, size=(144, 256), resize="stretch", image_fps=image_fps, threads=1)
+def _small_frames(path: Path, image_fps: float, seen: Seen = None) -> Iterator[video.Frame]:
+    for frame in video.iter_frames(path, size=(144, 256), resize="stretch", image_fps=image_fps, threads=1):
+        yield frame
+        if seen is not None:
+            seen()
 
 
 def default_index(root: Path) -> Path:
@@ -289,8 +333,11 @@ def default_index(root: Path) -> Path:
     return cache / "kinolab" / "scans" / f"{name}.jsonl"
 
 
-def _signature(base: Path, name: str, image_fps: float) -> _Signature:
+def _signature(base: Path, name: str, image_fps: float, near: Near | None = None) -> _Signature:
     path = base / name
+    if near is not None:
+        folder = PurePosixPath(name).suffix.lower() not in video.VIDEO_SUFFIXES | STILL_SUFFIXES
+        return _Signature(name, *near.signature(name), image_fps if folder else 0.0, READER)
     image_fps = image_fps if path.is_dir() else 0.0
     try:
         stats = [file.stat() for file in (_images(path) if path.is_dir() else [path])]

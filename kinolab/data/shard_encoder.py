@@ -20,8 +20,9 @@ from torch import Tensor
 from kinolab.contracts.engine import Task
 from kinolab.contracts.events import Events, Silent
 from kinolab.contracts.examples import ClipRecord, ClipSource, Example
-from kinolab.data.cache import CacheItem, ShardEntry, given_file
+from kinolab.data.cache import CacheItem, ShardEntry
 from kinolab.data.cache_plan import Draws
+from kinolab.data.shard_reader import given_file
 from kinolab.errors import InputError
 from kinolab.runtime.devices import choose
 from kinolab.runtime.hashes import sha256
@@ -136,7 +137,9 @@ class ShardEncoder:
         if not items:
             return None, failed
         name = sha256("".join(item.key for item in items))[:24] + ".safetensors"
-        write_weights(out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()})
+        write_weights(
+            out / "shards" / name, {key: torch.cat(value).contiguous() for key, value in parts.items()}, rows=True
+        )
         return ShardEntry(name, tuple(items)), failed
 
     def walk(self, indices: Sequence[int]) -> Iterator[tuple[int, Example]]:
@@ -205,7 +208,7 @@ class ShardEncoder:
         for name, part in zip(("given", "mask"), pairs, strict=True):
             parts[name] = torch.zeros(rows, *part.shape[1:], dtype=part.dtype)
             parts[name][[item.row for item in items]] = part
-        write_weights(out / "shards" / given_file(entry.shard), parts)
+        write_weights(out / "shards" / given_file(entry.shard), parts, rows=True)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,11 @@ class BaseDenoiserConfig(KindConfig):
     def check_diffusion(self, schedule: str, prediction: str) -> None:
         """Raises ValueError where the network is built for another noise path or prediction than these."""
 
+    def check_given_guidance(self, scale: float) -> None:
+        """Raises ValueError for a scale towards a given part where the network is told of none."""
+        if scale != 1.0 and getattr(self, "given", "none") == "none":
+            raise ValueError(f"given_guidance {scale:g}: this denoiser is told of no given part (denoiser.given)")
+
 
 class Denoiser(nn.Module):
     """Base of the denoisers. The output has C channels, or 2C where the variance is learned."""

@@ -26,9 +26,9 @@ from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ClipScore, ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import PhysicsProtocol, protocol_of
-from kinolab.evaluation.world import autoencode, made_by, unguided, unprompted
+from kinolab.evaluation.world import autoencode, made_by, told_given_alone, unguided
 from kinolab.generation.matching import matching_world
-from kinolab.generation.request import SamplingConfig, sampling_of
+from kinolab.generation.request import SamplingConfig
 from kinolab.methods import SteeringConfig
 from kinolab.metrics.base import MetricValue
 from kinolab.metrics.physics import (
@@ -229,7 +229,7 @@ def evaluate_physics(
     Args:
         protocol: which clips, and how many of their frames are given; as a mapping what differs from the defaults.
             Noise of clip k comes from seed + k.
-        sampling: the model's own where left out, without guidance.
+        sampling: the model's own where left out; of guidance that towards what is given.
         steering: how a model that takes nothing given is held to the given frames.
         engine: whose workers predict; none = this process.
 
@@ -244,7 +244,7 @@ def evaluate_physics(
     if max(given) >= world.frames:
         raise InputError(f"given: expected 1 to {world.frames - 1} of the model's {world.frames} frames")
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
-    sampling = unprompted(sampling_of(model.config, sampling))
+    sampling = told_given_alone(model, sampling, steering is None and model.denoiser.spec.given != "none")
     results: list[Motion] = []
     context = Predicting(world, tuple(worlds), tuple(given), seed, sampling, steering)
     for numbers, found in batches(ModelJob(model, _predict, context), groups(count, batch, first), engine, told):

@@ -21,9 +21,9 @@ from kinolab.evaluation.by_workers import ModelJob, batches, groups
 from kinolab.evaluation.records import plain_table, subject_of
 from kinolab.evaluation.scores import ScoreReport, Settings
 from kinolab.evaluation.toy_protocols import ToyProtocol, protocol_of
-from kinolab.evaluation.world import autoencode, made_by, unguided, unprompted
+from kinolab.evaluation.world import autoencode, made_by, told_given_alone, unguided
 from kinolab.generation.matching import matching_world
-from kinolab.generation.request import SamplingConfig, sampling_of
+from kinolab.generation.request import SamplingConfig
 from kinolab.methods import SteeringConfig
 from kinolab.metrics.physics import positions_of
 from kinolab.metrics.summaries import scores_of
@@ -180,7 +180,7 @@ def evaluate_tasks(
 
     Args:
         protocol: which clips and which tasks; as a mapping what differs from the defaults.
-        sampling: the model's own where left out, without guidance.
+        sampling: the model's own where left out; of guidance that towards what is given.
         engine: whose workers do them; none = this process.
 
     Raises:
@@ -198,7 +198,7 @@ def evaluate_tasks(
     original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
     rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
     results, notes = list[TaskResult](), list[str]()
-    sampling = unprompted(sampling_of(model.config, sampling))
+    sampling = told_given_alone(model, sampling, steering is None and model.denoiser.spec.given != "none")
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
         made: list[Tensor] = []

@@ -249,15 +249,26 @@ def made_by(model: VideoModel, name: str | None) -> dict[str, Any]:
     }
 
 
-def unprompted(sampling: SamplingConfig) -> SamplingConfig:
-    """How a run is sampled that is told the given part alone: without guidance, but for that on what is given
-    (`guidance.scales: {given: 2}`), which needs no prompt."""
-    guidance = sampling.guidance or GuidanceConfig()
-    towards = tuple(name for name, _ in guidance.scales) or guidance.of
-    return sampling if towards == ("given",) else sampling.model_copy(update={"guidance": GuidanceConfig()})
+def told_given_alone(
+    model: VideoModel, sampling: SamplingConfig | Mapping[str, Any] | None, told: bool
+) -> SamplingConfig:
+    """How a run is sampled that is told nothing but what is given: guided towards that by the scale that is asked for
+    (`guidance.scales`), or the model's own; one of prompts does not count.
+
+    told: whether the denoiser is told what is given, and not steered to it.
+    """
+    settled = sampling_of(model.config, sampling)
+    asked = settled.guidance or GuidanceConfig()
+    if not told:
+        asked = GuidanceConfig()
+    elif asked == sampling_of(model.config).guidance:
+        asked = model.settled((), None, None, given=True)[1]
+    elif (tuple(name for name, _ in asked.scales) or asked.of) != ("given",):
+        asked = GuidanceConfig()
+    return settled.model_copy(update={"guidance": asked})
 
 
 def unguided(sampling: SamplingConfig) -> dict[str, Any]:
-    """How a run that is told nothing is recorded: without a guidance, where it has none."""
+    """How a run that is told nothing is recorded: without a guidance, but for one towards what is given."""
     guided = sampling.guidance is not None and sampling.guidance.active
     return {name: value for name, value in sampling.record().items() if guided or name != "guidance"}

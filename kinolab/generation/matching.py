@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kinolab.autoencoders.base import AutoencoderSpec
 from kinolab.models import VideoModel
-from kinolab.models.stage import StageConfig
+from kinolab.models.stage_config import StageConfig
 from kinolab.toyworld.clips import EVENT_SECONDS, WorldConfig
 
 

@@ -18,7 +18,8 @@ from kinolab.config import Config, load_config
 from kinolab.errors import InputError
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.models.cascade import REFINED, refines
-from kinolab.models.stage import LaterStage, StageConfig
+from kinolab.models.stage import LaterStage
+from kinolab.models.stage_config import StageConfig
 
 CHUNK = 4
 """The window of a model whose frames are nothing to each other."""

@@ -183,10 +183,23 @@ def settled_values(trained: ModelConfig, asked: Mapping[str, Any], *, words: boo
     """Fields of a `SamplingConfig` with those of the model filled in. words, label: whether a run is told any."""
     return {
         "sampler": sampler_values(trained.sampler.model_dump(), asked.get("sampler")),
-        "guidance": guidance_values(trained.guidance.model_dump(), asked.get("guidance"), told=words or label),
+        "guidance": guidance_values(
+            trained.guidance.model_dump(),
+            asked.get("guidance"),
+            told=words or label,
+            towards_given=trained.given_guidance if _told_given(asked.get("given")) else 1.0,
+        ),
         "cache": cache_values(asked.get("cache")),
         "stages": settled_stages(trained.stages, asked.get("stages"), words=words, label=label),
     }
+
+
+def _told_given(given: GivenConfig | Mapping[str, Any] | None) -> bool:
+    """Whether a run has a part that is given, and that the model is told, and not steered to."""
+    if given is None:
+        return False
+    method = given.method if isinstance(given, GivenConfig) else given.get("method", "auto")
+    return method in ("auto", "trained")
 
 
 def sampling_of(
@@ -237,7 +250,8 @@ def settle(config: GenerateConfig, model: VideoModel) -> GenerateConfig:
 def _sampled(config: GenerateConfig, model: VideoModel, settled: dict[str, Any]) -> GenerateConfig:
     """The request with these fields settled, and those that say how it is sampled."""
     requests = make_requests(config)
-    sampler, guidance = model.settled(requests, config.sampler, config.guidance)
+    told = _told_given(config.given)
+    sampler, guidance = model.settled(requests, config.sampler, config.guidance, given=told)
     if config.source is not None:
         check_sampler(config.source, sampler)
     return config.model_copy(

@@ -15,7 +15,8 @@ from kinolab.errors import InputError
 from kinolab.models.cascade import BASE, REFINED, refines
 from kinolab.models.folder import ModelConfig, find_model, read_model_config
 from kinolab.models.model import VideoModel
-from kinolab.models.stage import ExpertConfig, LaterStage, LaterStageConfig, Stage, StageConfig
+from kinolab.models.stage import LaterStage, Stage
+from kinolab.models.stage_config import ExpertConfig, LaterStageConfig, StageConfig
 
 
 def same_latents(ours: Autoencoder, theirs: Autoencoder) -> bool:

@@ -24,7 +24,8 @@ from kinolab.denoisers.base import DenoiserSpec
 from kinolab.diffusion import SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
-from kinolab.models.stage import LaterStageConfig, Stage, StageConfig
+from kinolab.models.stage import Stage
+from kinolab.models.stage_config import LaterStageConfig, StageConfig
 from kinolab.runtime.precision import autocast
 from kinolab.tasks import encode_given
 

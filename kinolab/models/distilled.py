@@ -19,7 +19,7 @@ from kinolab.methods import GuidanceConfig
 from kinolab.runtime.files import write_text
 
 if TYPE_CHECKING:
-    from kinolab.models.stage import StageConfig
+    from kinolab.models.stage_config import StageConfig
 
 S = TypeVar("S", bound="StageConfig")
 GUIDANCE = "guidance_scale"
@@ -138,6 +138,6 @@ def with_adapters(config: S, uses: Iterable[AdapterUse]) -> S:
     for use in uses:
         record = read_adapter_record(use.path) if use.weight else None
         if record is not None:
-            changes = {"distilled": record.distilled, "sampler": record.sampler, "guidance": record.guidance}
-            config = config.model_copy(update=changes)
+            guided = {"guidance": record.guidance, "given_guidance": 1.0}
+            config = config.model_copy(update={"distilled": record.distilled, "sampler": record.sampler, **guided})
     return config

@@ -30,7 +30,7 @@ from kinolab.errors import InputError
 from kinolab.models.bounded import Bounded, TooLargeError
 from kinolab.models.lora import StageLora, read_lora, stored_state
 from kinolab.models.part import ModelPart
-from kinolab.models.stage import LaterStageConfig, StageConfig
+from kinolab.models.stage_config import LaterStageConfig, StageConfig
 from kinolab.runtime import yaml_files
 from kinolab.runtime.devices import choose
 from kinolab.runtime.files import write_text

@@ -232,15 +232,20 @@ class VideoModel(Stage):
         own = [method for method in build_methods(self.config.methods) if type(method) not in asked]
         return LatentStream(self, requests, sampler=how, guidance=guided, methods=[*own, *methods])
 
-    def settled(self, requests: Sequence[Request], sampler: Any, guidance: Any) -> tuple[SamplerConfig, GuidanceConfig]:
+    def settled(
+        self, requests: Sequence[Request], sampler: Any, guidance: Any, *, given: bool = False
+    ) -> tuple[SamplerConfig, GuidanceConfig]:
         """The sampler and guidance of requests: what is asked for, and the model's own for the rest.
+
+        given: whether the denoiser is told a part of the video (`StageConfig.given_guidance`).
 
         Raises:
             InputError: for fields or values that they don't have.
         """
         told = any(r.prompt is not None or r.label is not None or r.negative is not None for r in requests)
-        own = self.config
-        return settled_sampler(own.sampler, sampler), settled_guidance(own.guidance, guidance, told=told)
+        own, towards = self.config, self.config.given_guidance if given else 1.0
+        guided = settled_guidance(own.guidance, guidance, told=told, towards_given=towards)
+        return settled_sampler(own.sampler, sampler), guided
 
     def settled_stages(
         self, requests: Sequence[Request], asked: Mapping[str, Any] | None = None
@@ -289,7 +294,8 @@ class VideoModel(Stage):
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
         """
         check_mask(video, mask)
-        if steering is None and self.denoiser.spec.given != "none":
+        taken = steering is None and self.denoiser.spec.given != "none"
+        if taken:
             shown = mask[:, :, :: frame_steps(self.cascade)[0]].cpu()
             for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in shown):
                 if note is not None:
@@ -299,10 +305,9 @@ class VideoModel(Stage):
         asked = list(requests) if requests is not None else [Request(seed=k) for k in range(len(video))]
         asked = [replace(r, frames=frames, size=size) for r in asked]
         given = given_part(self.cascade, video, mask)
-        if steering is None and self.denoiser.spec.given == "mask":
-            advice = "a model with given: mask is told of nothing else; give more frames, or steer it"
-            self._check_whole(given.mask, advice)
-        how, guided = self.settled(asked, sampler, guidance)
+        if taken and self.denoiser.spec.given == "mask":
+            self._check_whole(given.mask, "a model with given: mask knows nothing else; give more frames, or steer it")
+        how, guided = self.settled(asked, sampler, guidance, given=taken)
         latents = self.sample_latents(
             asked,
             sampler=how,

@@ -16,39 +16,32 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from kinolab.errors import InputError, MissingExtraError
+from kinolab.errors import InputError
 from kinolab.runtime import files
+from kinolab.runtime.filesystems import Entry, ExistsError, UnansweredError, cache_folder, entry_of, filesystem, told
 from kinolab.runtime.leftovers import remove, start_of, this_process
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.locks import held, is_held
 from kinolab.runtime.paths import inside, is_passed_over
 
 ADDRESS = re.compile(r"^(s3a?|gs|gcs|https?|memory|abfss?|az):/+(?=[^/])")
-EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 LOCK = ".kinolab.lock.json"
 """The object that says who writes a folder."""
 AT_ONCE = 8
 """Objects that are fetched at once."""
-PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
-"""Seconds, and tries, before a store counts as one that doesn't answer."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An object: bytes, and the moment in nanoseconds that its copy bears, which says of which version that is."""
-
-    bytes: int
-    moment: int
+PAUSES = (1.0, 5.0)
+"""Seconds before a range that could not be read is asked for again: a training reads for days."""
 
 
 def is_remote(path: Path | str) -> bool:
@@ -100,10 +93,11 @@ class Mirror:
         if self._web:  # whose paths are whole addresses
             self.root = self.url
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        self.path = _cache() / "kinolab" / "objects" / name / (self.root.rpartition("/")[2] or "root")
+        self.path = cache_folder() / "kinolab" / "objects" / name / (self.root.rpartition("/")[2] or "root")
         self._lock = self.path.parent / ".lock"
         self._writes = False
         self._own: tuple[int, Any] | None = None
+        self._note: dict[str, Any] = {}
 
     def __getstate__(self) -> str:
         return self.url
@@ -115,7 +109,7 @@ class Mirror:
     def store(self) -> Any:
         """The file system of fsspec; one for each process, as those with threads don't outlive a fork."""
         if self._own is None or self._own[0] != os.getpid():
-            self._own = (os.getpid(), _filesystem(self.kind))
+            self._own = (os.getpid(), filesystem(self.kind))
         return self._own[1]
 
     def listed(self, *, new: bool = False) -> dict[str, Entry]:
@@ -126,7 +120,7 @@ class Mirror:
         Raises:
             InputError: where there is no such bucket or folder, or the store doesn't answer.
         """
-        with _told(self.url):
+        with told(self.url):
             found: Mapping[str, Any] = self.store.find(self.root, detail=True)
             if not found and self.store.isfile(self.root):  # some stores list a folder alone
                 found = {self.root: self.store.info(self.root)}
@@ -142,7 +136,7 @@ class Mirror:
             name = unquote(name) if self._web else name
             if info.get("type") == "file" and not any(is_passed_over(part) for part in name.split("/")):
                 inside(self.path, name)
-                entries[name] = _entry(info)
+                entries[name] = entry_of(info)
         if not entries and not new:
             raise InputError(f"{self.url}: no such bucket or folder, or nothing in it")
         return entries
@@ -171,13 +165,18 @@ class Mirror:
         names = [name for name in listed if wanted(name)]
         stale = [name for name in names if not self._is_here(name, listed[name])]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for done, _ in enumerate(pool.map(lambda name: self._get(name, listed[name]), stale), 1):
+            for done, _ in enumerate(
+                pool.map(lambda name: self.get(name, listed[name], inside(self.path, name)), stale), 1
+            ):
                 progress(done, len(stale))
         for name in self.here():
             if wanted(name) if name not in listed else not (wanted(name) or self._is_here(name, listed[name])):
                 remove(self.path / name)
-        only = list(listed) == [self.path.name] and self.store.isfile(self.root)
-        return self.path / self.path.name if only else self.path
+        return self.path / self.path.name if self.is_one(listed) else self.path
+
+    def is_one(self, listed: Collection[str]) -> bool:
+        """Whether the address is that of one object, by what `listed` gave."""
+        return list(listed) == [self.path.name] and bool(self.store.isfile(self.root))
 
     def need(self, name: str) -> Path:
         """The copy of one object, or of all below a folder of that name, fetched where it is not here.
@@ -187,22 +186,64 @@ class Mirror:
         """
         copy = inside(self.path, name)
         if not copy.exists():
-            with _told(f"{self.url}/{name}"):
+            with told(f"{self.url}/{name}"):
                 info = self.store.info(self._place(name))
             if info.get("type") == "directory":
                 self.fetch(lambda other: other.startswith(f"{name}/"))
             else:
-                self._get(name, _entry(info))
+                self.get(name, entry_of(info), copy)
         return copy
 
-    def read(self, name: str, begin: int, end: int) -> bytes:
-        """Some bytes of an object, without the others: a range read.
+    def entry(self, name: str) -> Entry:
+        """What the store says of one object.
 
         Raises:
             InputError: where there is no such object, or the store doesn't answer.
         """
-        with _told(f"{self.url}/{name}"):
-            data = bytes(self.store.cat_file(self._place(name), start=begin, end=end))
+        with told(f"{self.url}/{name}"):
+            return entry_of(self.store.info(self._place(name)))
+
+    def below(self, name: str) -> dict[str, Entry]:
+        """The object of a name, or all below a folder of that name, by their names here.
+
+        Raises:
+            InputError: as `entry`.
+        """
+        with told(f"{self.url}/{name}"):
+            info = self.store.info(self._place(name))
+        if info.get("type") != "directory":
+            return {name: entry_of(info)}
+        return {f"{name}/{each}": entry for each, entry in Mirror(f"{self.url}/{name}").listed().items()}
+
+    def get(self, name: str, entry: Entry, path: Path) -> None:
+        """Fetch an object to a path of this machine, whole or not at all.
+
+        Raises:
+            InputError: where there is no such object, the store doesn't answer, or gives more or less than it said.
+        """
+        with files.handed(path) as aside, told(f"{self.url}/{name}"):
+            self.store.get_file(self._place(name), str(aside))
+            if (size := aside.stat().st_size) != entry.bytes:
+                raise InputError(
+                    f"{self.url}/{name}: {size:,} bytes came of {entry.bytes:,}; damaged, or being written"
+                )
+            os.utime(aside, ns=(entry.moment, entry.moment))
+
+    def read(self, name: str, begin: int, end: int) -> bytes:
+        """Some bytes of an object, without the others: a range read. Of a store that fails at once is asked again.
+
+        Raises:
+            InputError: where there is no such object, or the store doesn't answer.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                with told(f"{self.url}/{name}"):
+                    data = bytes(self.store.cat_file(self._place(name), start=begin, end=end))
+                break
+            except UnansweredError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
         return data if len(data) <= end - begin else data[begin:end]  # of a server that knows no ranges: all of it
 
     def put(self, name: str) -> None:
@@ -212,15 +253,15 @@ class Mirror:
             InputError: where the store refuses it, or doesn't answer.
         """
         copy = inside(self.path, name)
-        with _told(f"{self.url}/{name}"):
+        with told(f"{self.url}/{name}"):
             self.store.put_file(str(copy), f"{self.root}/{name}")
-            moment = _entry(self.store.info(f"{self.root}/{name}")).moment
+            moment = entry_of(self.store.info(f"{self.root}/{name}")).moment
         os.utime(copy, ns=(moment, moment))
 
     def drop(self, names: Collection[str]) -> None:
         """Remove objects; those that are not there are."""
         for name in names:
-            with _told(f"{self.url}/{name}"), suppress(FileNotFoundError):
+            with told(f"{self.url}/{name}"), suppress(FileNotFoundError):
                 self.store.rm_file(f"{self.root}/{name}")
 
     def here(self) -> list[str]:
@@ -231,9 +272,11 @@ class Mirror:
             found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
         return found
 
-    def publish(self, last: Sequence[str]) -> None:
+    def publish(self, last: Sequence[str], *, drop: bool = True) -> None:
         """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
-        others, then remove what is not here.
+        others, then remove what is not here, what has the name of one of `last` first.
+
+        drop: false = remove nothing.
 
         Raises:
             InputError: as `put`.
@@ -245,7 +288,9 @@ class Mirror:
                 pass
         for name in [name for name in last if name in other]:
             self.put(name)
-        self.drop([name for name in listed if name not in here])
+        ends = {PurePosixPath(name).name for name in last}
+        gone = [name for name in listed if name not in here] if drop else []
+        self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
 
     def _is_here(self, name: str, entry: Entry) -> bool:
         try:
@@ -254,15 +299,15 @@ class Mirror:
             return False
         return found.st_size == entry.bytes and found.st_mtime_ns == entry.moment
 
-    def _get(self, name: str, entry: Entry) -> None:
-        with files.handed(inside(self.path, name)) as aside, _told(f"{self.url}/{name}"):
-            self.store.get_file(self._place(name), str(aside))
-            os.utime(aside, ns=(entry.moment, entry.moment))
-
     def _place(self, name: str) -> str:
         """Where an object lies in the store; the address may be that of the one object itself."""
         place = f"{self.root}/{quote(name) if self._web else name}"
         return self.root if name == self.path.name and not self.store.exists(place) else place
+
+    @contextmanager
+    def using(self, name: str, content: str | None = None) -> Iterator[Path]:
+        """One object, or all below a folder of that name, as a path inside the block (`runtime.near` bounds them)."""
+        yield self.need(name)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -282,17 +327,21 @@ class Mirror:
             finally:
                 self._writes = False
                 with suppress(InputError):
-                    self.drop([LOCK])
+                    if self._holder(f"{self.root}/{LOCK}") == self._note:  # and not that of who took it for dead
+                        self.drop([LOCK])
 
     def _take(self, name: str) -> None:
         """Create the object that says who writes, in place of one of a process that is gone."""
         me = this_process()
         note = {"host": socket.gethostname(), "process": me.process, "start": me.start, "boot": me.boot}
-        data = json.dumps({**note, "since": f"{datetime.now():%Y-%m-%d %H:%M}"}).encode()
+        self._note = note | {"since": f"{datetime.now():%Y-%m-%d %H:%M}", "token": secrets.token_hex(8)}
+        data = json.dumps(self._note).encode()
         while not self._created(name, data):
             holder = self._holder(name)
             if holder is None:  # it has just gone
                 continue
+            if holder == self._note:  # created, but the answer was lost, and the library asked again
+                return
             if not _gone(holder):
                 who = one_line(f"process {holder.get('process')} on {holder.get('host')} since {holder.get('since')}")
                 raise InputError(
@@ -303,15 +352,15 @@ class Mirror:
     def _created(self, name: str, data: bytes) -> bool:
         """Whether an object that must not exist could be created."""
         try:
-            with _told(self.url):
+            with told(self.url):
                 self.store.pipe_file(name, data, mode="create")
-        except (FileExistsError, _ExistsError):
+        except (FileExistsError, ExistsError):
             return False
         return True
 
     def _holder(self, name: str) -> dict[str, Any] | None:
         """What the lock says, perhaps nothing; None where it is gone by now."""
-        with _told(self.url):
+        with told(self.url):
             try:
                 data = self.store.cat_file(name)
             except FileNotFoundError:
@@ -322,84 +371,11 @@ class Mirror:
         return {}
 
 
-class _ExistsError(InputError):
-    """An object that must not exist does."""
-
-
 def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether who wrote a lock was a process of this start of this machine, and is no more."""
+    """Whether who wrote a lock was a process of this start of this machine, and is no more, or this very one, which
+    holds this machine's own lock by now: what it left behind is of a store that had stopped answering."""
     me = this_process()
     if holder.get("host") != socket.gethostname() or holder.get("boot") != me.boot:
         return False
     process = holder.get("process")
-    return isinstance(process, int) and start_of(process) != holder.get("start")
-
-
-def _entry(info: Mapping[str, Any]) -> Entry:
-    """What is known of an object. The nanoseconds of its moment are made of its tag, as stores count in seconds."""
-    when = next((info[key] for key in ("LastModified", "updated", "mtime", "created") if info.get(key)), None)
-    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
-    if isinstance(when, str):
-        with suppress(ValueError):
-            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
-    seconds = int(when.timestamp()) if isinstance(when, datetime) else int(when) if isinstance(when, float) else 0
-    part = (
-        int.from_bytes(hashlib.sha256(f"{seconds if tag else when} {tag}".encode()).digest()[:4], "big") % 1_000_000_000
-    )
-    return Entry(int(info.get("size") or 0), seconds * 1_000_000_000 + part)
-
-
-def _filesystem(kind: str) -> Any:
-    """The file system of a kind of store.
-
-    Raises:
-        MissingExtraError: where its library is not installed.
-    """
-    import fsspec
-
-    options: dict[str, Any] = {"config_kwargs": PATIENCE} if kind.startswith("s3") else {}
-    try:
-        if kind.startswith("http"):
-            import aiohttp
-
-            limits = aiohttp.ClientTimeout(
-                total=None, sock_connect=PATIENCE["connect_timeout"], sock_read=PATIENCE["read_timeout"]
-            )
-            options = {"client_kwargs": {"timeout": limits}}
-        return fsspec.filesystem(kind, skip_instance_cache=kind != "memory", use_listings_cache=False, **options)
-    except ImportError:
-        raise MissingExtraError(EXTRAS.get(kind, "a library for it"), "storage", f"{kind}://") from None
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Errors of a store as one line each; a missing object, a full disk and a library that lacks are what they are."""
-    try:
-        yield
-    except (InputError, FileExistsError):
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{what}: no such bucket or object") from None
-    except PermissionError as error:
-        raise InputError(f"{what}: not allowed ({one_line(error, 120)}); see the credentials") from None
-    except OSError as error:
-        if error.filename is not None and error.errno is not None:  # of this machine's disk
-            raise
-        exists = "PreconditionFailed" in str(error) or "already exists" in str(error).lower()
-        said = one_line(error, 160) or f"no answer ({type(error).__name__})"
-        raise (_ExistsError if exists else InputError)(f"{what}: {said}") from None
-    except Exception as error:  # of the library's own, which is another for every store
-        words = f"{type(error).__name__}: {error}"
-        if "PreconditionFailed" in words:
-            raise _ExistsError(f"{what}: exists") from None
-        raise InputError(f"{what}: the store doesn't answer as it should ({one_line(words, 160)})") from None
-
-
-def _cache() -> Path:
-    """The user's folder for what can be had again."""
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # a user id without a name, as in containers
-        import tempfile
-
-        return Path(tempfile.gettempdir())
+    return isinstance(process, int) and (process == me.process or start_of(process) != holder.get("start"))

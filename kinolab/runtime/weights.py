@@ -30,6 +30,8 @@ from kinolab.runtime.reading import Limits, open_plain, parse_json
 
 SUMS = "kinolab.sums"
 """The entry of the header that holds the sums."""
+ROWS = "kinolab.rows"
+"""The entry that holds the quick sums of single rows, of tensors that are read row by row (`runtime.near`)."""
 FORMAT = 1
 """Of the sums."""
 ALIGNMENT = 8
@@ -66,8 +68,12 @@ class Weights:
     checked: bool = False
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, rows: bool = False
+) -> None:
     """Write tensors to a `.safetensors` file, from any device; the same tensors give the same bytes.
+
+    rows: write the sum of every row of each tensor too, so that single ones can be checked that are read from a store.
 
     Raises:
         OSError: where it can't be written.
@@ -80,7 +86,10 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise InputError(f"{path}: {name} is {kind}, which a .safetensors file can't hold")
     names = sorted(tensors, key=lambda name: (-order[tensors[name].dtype], name))
     sums = {name: scan(tensors[name], search=False).sum for name in names}
-    rest = _rest(metadata or {}, {name: (DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()})
+    if rows:
+        each = {name: [scan(row, search=False).sum for row in tensors[name]] for name in names}
+        metadata = dict(metadata or {}) | {ROWS: json.dumps(each)}
+    rest = sum_of_rest(metadata or {}, {name: (DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()})
     entries = dict(metadata or {}) | {SUMS: json.dumps({"format": FORMAT, "rest": rest, "sums": sums})}
     with opened(path) as file:
         file.write(_header(tensors, names, entries))
@@ -102,7 +111,7 @@ def _header(tensors: Mapping[str, Tensor], names: Iterable[str], entries: Mappin
     return len(data).to_bytes(8, "little") + data
 
 
-def _rest(entries: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+def sum_of_rest(entries: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
     """The CRC-32 of a header's other entries and of its tensors' types and shapes."""
     return f"{zlib.crc32(canonical([dict(entries), dict(tensors)]).encode()):08x}"
 
@@ -189,7 +198,7 @@ class TensorFile:
             raise self._damaged(f"its entry {SUMS} is {shown(value)}")
         others = {key: entry for key, entry in self.metadata.items() if key != SUMS}
         pieces = {name: self._file.get_slice(name) for name in self.names}
-        rest = _rest(others, {name: (p.get_dtype(), tuple(p.get_shape())) for name, p in pieces.items()})
+        rest = sum_of_rest(others, {name: (p.get_dtype(), tuple(p.get_shape())) for name, p in pieces.items()})
         if value.get("format") != FORMAT or value.get("rest") != rest or value["sums"].keys() != set(self.names):
             raise self._damaged("its header differs from what was written")
         return value["sums"]

@@ -91,7 +91,7 @@ def answered(studio: Studio, answer: routes.Answer, method: str, limits: Limits)
             asked = Asked(request.path_params, request.query_params, Record(body, "the request"))
             return await run_in_threadpool(answer, studio, asked)
 
-        return await respond(run)
+        return await respond(run, studio.project)
 
     return endpoint
 
@@ -115,9 +115,12 @@ def taken(studio: Studio, take: routes.Upload) -> Callable[[Request], Any]:
                         await run_in_threadpool(file.write, chunk)
                 if not part.stat().st_size:
                     raise InputError(f"{name}: empty")
-                return await run_in_threadpool(take, studio, part, name)
+                try:
+                    return await run_in_threadpool(take, studio, part, name)
+                except InputError as error:  # by the name that it was given, and not by where it lies meanwhile
+                    raise InputError(str(error).replace(str(part), name)) from None
 
-        return await respond(run)
+        return await respond(run, studio.project)
 
     return endpoint
 
@@ -161,8 +164,8 @@ async def static(request: Request) -> Response:
     return FileResponse(path, media_type=kind, headers={"cache-control": kept})
 
 
-async def respond(run: Callable[[], Any]) -> Response:
-    """What an answer becomes: JSON, or one line that says what is wrong."""
+async def respond(run: Callable[[], Any], project: Project) -> Response:
+    """What an answer becomes: JSON, or one line that says what is wrong, with paths as the page names them."""
     try:
         return Response(as_json(await run()), media_type="application/json", headers={"cache-control": "no-store"})
     except TooLargeError:
@@ -170,11 +173,11 @@ async def respond(run: Callable[[], Any]) -> Response:
     except ClientDisconnect:
         return Response(status_code=499)
     except NotThereError as error:
-        return JSONResponse({"error": one_line(error)}, 404)
+        return JSONResponse({"error": project.said(error)}, 404)
     except UnicodeEncodeError:
         return JSONResponse({"error": "a text with half a character, which no file can hold"}, 400)
     except (InputError, OSError) as error:
-        return JSONResponse({"error": one_line(error)}, 400)
+        return JSONResponse({"error": project.said(error)}, 400)
 
 
 def as_json(value: Any) -> str:
@@ -202,9 +205,9 @@ def _limits(path: str) -> Limits:
 class Changes:
     """What changed in the folder since a page looked, told to every page that listens.
 
-    A page is told what changed and asks for it: `jobs` comes whole, `runs`, `clips`, `samples`, `models` by a mark
-    that is another where something changed. A page that was away is told everything once, and misses nothing, as all
-    of it stands in files.
+    A page is told what changed and asks for it: `jobs` and `doing` come whole, `runs`, `clips`, `samples`, `models` by
+    a mark that is another where something changed. A page that was away is told everything once, and misses nothing,
+    as all of it stands in files.
     """
 
     def __init__(self, studio: Studio, leaving: Callable[[], bool]) -> None:
@@ -237,7 +240,7 @@ class Changes:
     def _look(self) -> dict[str, Any]:
         """The queue, and a mark of everything else; and a runner is begun where a killed one left jobs that wait."""
         project = self.studio.project
-        found: dict[str, Any] = {"jobs": snapshot(project)}
+        found: dict[str, Any] = {"jobs": snapshot(project), "doing": self.studio.doing()}
         for job in found["jobs"]["jobs"]:
             job.pop("now", None)
         now = time.monotonic()
@@ -253,7 +256,7 @@ class Changes:
         return found
 
     async def stream(self, request: Request) -> Response:
-        """GET /api/stream: server-sent events, one kind for each of `jobs`, `runs`, `clips`, `samples`, `models`."""
+        """GET /api/stream: server-sent events, one kind for each of `jobs`, `doing`, `runs`, `clips` and others."""
 
         async def lines() -> AsyncIterator[str]:
             known: dict[str, Any] = {}

@@ -53,7 +53,7 @@ def studio(
             raise MissingExtraError(name, "studio", "the studio")
     project = Project.open(folder)
     jobs.settings(project)  # a page of a damaged queue would show nothing
-    with locks.held(project.queue / ".studio.lock", f"{folder}: is open already; use the address that it printed"):
+    with locks.held(project.queue / ".studio.lock", f"{folder}: is open already{_where(project)}"):
         token = kept_token(project)
         listening = listen(host, port)
         place = listening.getsockname()[1]
@@ -123,6 +123,16 @@ def kept_token(project: Any) -> str:
     return token
 
 
+def _where(project: Any) -> str:
+    """The address of the studio that has a project open, as it left it there."""
+    from kinolab.runtime.reading import read_text
+
+    with suppress(OSError, InputError):
+        if _own(project.queue / ".address"):
+            return f": open {read_text(project.queue / '.address', 400).strip()}"
+    return "; use the address that it printed"
+
+
 def _own(path: Path) -> bool:
     """Whether a file is a plain one of this person's, which nobody else can read or write."""
     status = path.lstat()
@@ -148,7 +158,8 @@ def listen(host: str, port: int | None) -> socket.socket:
             return listening
         except OSError as error:
             problem = error
-    raise InputError(f"--host {host} --port {port}: can't listen there ({problem.strerror}); choose another --port")
+    where, other = (f"--host {host}", "--host") if port is None else (f"--host {host} --port {port}", "--port")
+    raise InputError(f"{where}: can't listen there ({problem.strerror}); choose another {other}")
 
 
 def _forget_signals() -> None:

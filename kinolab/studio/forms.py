@@ -77,11 +77,16 @@ def needs(config: Any, recipe: str) -> list[dict[str, Any]]:
             found.append({"key": key, "what": "model", "path": str(path), "there": _is_model(path)})
     data = config.data
     if data.kind == "folder":
-        found.append({"key": "data.path", "what": "clips", "path": str(data.path), "there": data.path.exists()})
+        found.append({"key": "data.path", "what": "clips", "path": str(data.path), "there": _holds(data.path)})
     elif data.kind == "cache":
         found.append({"key": "data.path", "what": "latents", "path": str(data.path),
                       "there": (data.path / "cache.json").exists(), "encode": _encoding(config, recipe)})  # fmt: skip
     return found
+
+
+def _holds(path: Path) -> bool:
+    """Whether a file is there, or a folder with anything in it."""
+    return path.is_file() or (path.is_dir() and bool(visible(path)))
 
 
 def _is_model(path: str | Path) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from itertools import islice
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kinolab import video
 from kinolab.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+Told = Callable[[int, int], None]
+"""Hears how many pieces of how many are done."""
 PLAYED = {
     "h264": ("mov", "mp4", "matroska"),
     "vp8": ("webm", "matroska"),
@@ -21,6 +27,10 @@ DEPTHS = ("yuv420p", "yuvj420p")
 """Pixel formats that all of them play."""
 PROXY_SIDE = 480
 """Shorter side of a copy for the browser, in pixels."""
+
+
+def untold(done: int, total: int) -> None:
+    """Nobody listens."""
 
 
 def probe(path: str) -> dict[str, Any]:
@@ -43,28 +53,36 @@ def poster(path: str, out: str, side: int = 240) -> dict[str, Any]:
     return {"height": frame.image.shape[0], "width": frame.image.shape[1]}
 
 
-def proxy(path: str, out: str) -> dict[str, Any]:
+def proxy(path: str, out: str, told: Told = untold) -> dict[str, Any]:
     """Write a copy of a clip that browsers play: H.264, frames as stored and evenly spaced."""
     source = Path(path)
     info = video.probe(source)
     side = min(PROXY_SIDE, info.height, info.width)
     lost: list[str] = []
-    frames = (frame.image for frame in video.until_damage(video.iter_frames(source, size=side), lost))
-    video.write(Path(out), frames, info.fps)
+    total = info.frames or round((info.duration or 0) * info.fps)
+
+    def frames() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(video.until_damage(video.iter_frames(source, size=side), lost)):
+            told(number, total)
+            yield frame.image
+
+    video.write(Path(out), frames(), info.fps)
     return {"lost": lost}
 
 
-def check(path: str, settings: dict[str, Any], recipe: str | None = None, overrides: tuple[str, ...] = ()) -> Any:
+def check(
+    path: str, settings: dict[str, Any], recipe: str | None = None, overrides: tuple[str, ...] = (), told: Told = untold
+) -> Any:
     """The verdict of `kinolab data check` on each clip of a folder, and its notes."""
     from kinolab.cli.data import plan
     from kinolab.data import FolderSource, summarise
 
     size = settings.get("size")
-    config, spec = plan(
+    config, spec, _ = plan(
         Path(path), recipe, settings.get("frames"), None if size is None else str(size), settings.get("fps"), None,
         list(overrides),
     )  # fmt: skip
-    source = FolderSource(config.model_copy(update={"split": "all"}), spec, None, allow_empty=True, signals=True)
+    source = FolderSource(config.model_copy(update={"split": "all"}), spec, told, allow_empty=True, signals=True)
     totals = summarise(source.verdicts())
     return {
         "frames": source.frames, "size": list(source.size), "notes": source.notes(),
@@ -79,28 +97,18 @@ def settings(path: str, name: str) -> dict[str, Any]:
     return dict(embedded(Path(path), name))
 
 
-def scenes(path: str) -> dict[str, Any]:
+def scenes(path: str, told: Told = untold) -> dict[str, Any]:
     """Where scenes of a clip begin: numbers of frames and seconds, and the times of all frames."""
     from kinolab.data.scan import scan_file
 
-    found = scan_file(Path(path), Path(path).name, scenes=True)
+    info = video.probe(Path(path))
+    total, read = 2 * (info.frames or round((info.duration or 0) * info.fps)), count(1)  # read once, and once more
+    found = scan_file(Path(path), Path(path).name, scenes=True, seen=lambda: told(next(read), total))
     if not found.times:
         raise InputError(f"{path}: {found.damage or 'no frames'}")
     cuts = [0, *(found.cuts or ())]
     return {"cuts": [{"frame": k, "time": found.times[k]} for k in cuts], "frames": len(found.times),
             "seconds": found.times[-1] if len(found.times) > 1 else 0.0}  # fmt: skip
-
-
-def strip(path: str, out: str, count: int = 12, side: int = 96) -> dict[str, Any]:
-    """Write evenly spaced frames of a clip side by side, for a time line."""
-    import numpy as np
-
-    info = video.probe(Path(path))
-    every = max(1, (info.frames or count) // count)
-    frames = video.iter_frames(Path(path), every=every, size=side, threads=1)
-    images = [frame.image for frame in islice(frames, count)]
-    video.write(Path(out), [np.concatenate(images, axis=1)], fps=1, quality=70)
-    return {"frames": len(images), "every": every}
 
 
 def _verdict(verdict: Any) -> dict[str, Any]:

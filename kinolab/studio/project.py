@@ -20,6 +20,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import locks
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.hashes import sha256
+from kinolab.runtime.lines import one_line
 from kinolab.runtime.paths import inside, real, single
 
 FOLDERS = ("clips", "runs", "models", "samples", "scores", "queue")
@@ -144,6 +145,13 @@ class Project:
             InputError: for what is no name of one.
         """
         return single(self.runs, name)
+
+    def said(self, error: object) -> str:
+        """An error in one line, in which what lies in the project is named from its folder."""
+        text: object = error
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        return one_line(text).replace(f"{self.folder}/", "")
 
     def shown(self, path: Path) -> str:
         """A path of the project as the page names it."""

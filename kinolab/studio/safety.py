@@ -128,7 +128,8 @@ class Guarded:
             await self._welcome(send)
             return
         if not self._known(scope):
-            await answer(send, 401, "open the address that `kinolab studio` printed: this browser has no key to it yet")
+            told = "open the address that `kinolab studio` printed: this browser has no key to it yet"
+            await (plain if self._reads(scope) else answer)(send, 401, told)
             return
         limited = Limited(receive, self.rules.limit(scope["path"]))
         await self.app(scope, limited, with_headers(send))
@@ -162,6 +163,10 @@ class Guarded:
                 if name == self.rules.cookie and hmac.compare_digest(value.encode(), self.rules.token.encode()):
                     return True
         return False
+
+    def _reads(self, scope: Scope) -> bool:
+        """Whether a person reads the answer: a browser was sent to the page."""
+        return scope["path"] == "/" and any("text/html" in text for text in _headers(scope).get(b"accept", []))
 
     def _enters(self, scope: Scope) -> bool:
         """Whether this is the address that the command prints, with the token."""
@@ -215,6 +220,15 @@ async def answer(send: Send, status: int, error: str) -> None:
     """A refusal, in one line."""
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"cache-control", b"no-store"), *HEADERS.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def plain(send: Send, status: int, error: str) -> None:
+    """The same as a text that a browser shows."""
+    body = f"Kinolab studio: {error}.\nIt also stands in queue/.address in the project's folder.\n".encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     headers += [(b"cache-control", b"no-store"), *HEADERS.items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

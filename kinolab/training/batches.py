@@ -57,6 +57,7 @@ class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
         if k >= self.steps:
             raise IndexError(k)
         indices = self.order.batch_indices(self.first + k)
+        self.source.ahead([indices[p] for group in self.groups for p in group])
         return [MicroBatch(group, [self.source[indices[p]] for p in group]) for group in self.groups]
 
 
@@ -82,6 +83,7 @@ class _MixedSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         step = self.first + k
         indices, size = self.order.batch_indices(step), self.sizes[self.order.group(step)]
         groups = [list(range(m * size, (m + 1) * size)) for m in self.mine]
+        self.source.ahead([indices[p] for group in groups for p in group])
         return [MicroBatch(group, [self.source[indices[p]] for p in group]) for group in groups]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from kinolab.errors import InputError
 from kinolab.runtime.interrupts import REQUEUE, REQUEUE_FILE
 from kinolab.runtime.ranks import Ranks
+from kinolab.runtime.remote import address, is_remote
 from kinolab.runtime.yaml_files import to_yaml
 from kinolab.training.batches import micro_positions
 from kinolab.training.mesh import layout
@@ -115,6 +116,8 @@ def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launc
     if name is not None and not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"launch: expected --name in letters, digits, dots, dashes and underscores, got {name!r}")
     folder = Path(out) if out is not None else Path("runs") / Path(str(recipe)).stem
+    if is_remote(folder):
+        raise InputError(f"launch: {address(folder)}: processes share their run folder; name one of a disk")
     source = recipe if recipe is not None else folder / "recipe.yaml"
     config = load_recipe(source, parsed.get("setting") or ())
     ranks = Ranks(0, how["nodes"] * how["gpus"])

@@ -20,6 +20,7 @@ from kinolab.conditioning.vision import ImageEncoderConfig
 from kinolab.conditioning.vision.contrastive import TextImageConfig
 from kinolab.config import Config, apply_overrides, load_config, merged, read_yaml
 from kinolab.contracts.table import KindConfig
+from kinolab.contracts.work import EncodingWork
 from kinolab.data import DataConfig
 from kinolab.data.buckets import Size
 from kinolab.denoisers import DenoiserConfig
@@ -29,7 +30,7 @@ from kinolab.diffusion import DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig, MethodsConfig
 from kinolab.metrics.extractors.encoder import VideoEncoderConfig
-from kinolab.models.stage import PartsConfig
+from kinolab.models.stage_config import PartsConfig
 from kinolab.runtime.lines import shown
 from kinolab.runtime.paths import inside, real
 from kinolab.tables import JOBS
@@ -87,6 +88,8 @@ class SamplesConfig(Config):
     """How they are sampled."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
+    given_guidance: float = Field(1.0, ge=0)
+    """That of the model's tasks, towards what is given, where no prompt or label is told; 1 = none."""
     methods: MethodsConfig = Field(default_factory=dict)
     """Methods that wrap their sampling, and by default that of the model, such as thresholding: {} for pixels."""
 
@@ -112,6 +115,8 @@ class AutoencoderRecipe(BaseRecipe):
     """What the recipe makes; named in the model folder."""
     data: DataConfig
     """Where the clips come from."""
+    work: EncodingWork | None = None
+    """Who looks at these clips, and encodes them (`kinolab data check`, `kinolab encode`); options win."""
     autoencoder: AutoencoderConfig
     """The model."""
     initial: InitialConfig | None = None
@@ -152,6 +157,8 @@ class DenoiserRecipe(BaseRecipe):
     """What the recipe makes; named in the model folder."""
     data: DataConfig
     """A latent cache, or clips that are encoded on the fly."""
+    work: EncodingWork | None = None
+    """Who looks at clips, and encodes them (`kinolab data check`, `kinolab encode`); options win."""
     autoencoder: Path
     """The model folder (or run folder) of the autoencoder that made, or makes, the latents."""
     denoiser: DenoiserConfig
@@ -243,6 +250,7 @@ class DenoiserRecipe(BaseRecipe):
         if not self.interval[0] < self.interval[1]:
             raise ValueError(f"interval: expected rising fractions of time, got {list(self.interval)}")
         self.denoiser.check_diffusion(self.diffusion.schedule, self.diffusion.prediction)
+        self.denoiser.check_given_guidance(self.samples.given_guidance)
         if self.trained == "adapter" and not self.initial:
             raise ValueError("trained: adapter needs an initial denoiser, whose layers it changes")
         if self.trained not in ("lora", "adapter") and (self.lora_targets or self.lora_alpha is not None):

@@ -20,7 +20,7 @@ from kinolab.denoisers import build as build_denoiser
 from kinolab.denoisers.inflate import start_from_image
 from kinolab.diffusion import DiffusionConfig
 from kinolab.errors import InputError
-from kinolab.planning import cost
+from kinolab.planning import a_step
 from kinolab.training.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from tests.closeness import NETWORK, assert_close
 from tests.comparison.tiny_plan import ODVAE, tiny_plan
@@ -207,7 +207,7 @@ def test_a_budget_is_one_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps_of(Budget(steps=7), recipe, 2.0) == 14
     one, two = (steps_of(Budget(teraflops=t), recipe) for t in (0.5, 1.0))
     assert one > 1 and abs(two - 2 * one) <= 1, "steps in proportion to the operations"
-    monkeypatch.setattr(cost, "seconds_per_step", lambda recipe: 0.5)
+    monkeypatch.setattr(a_step, "seconds_per_step", lambda recipe: 0.5)
     assert steps_of(Budget(seconds=60), recipe) == 120
     for wrong in ({}, {"steps": 1, "samples": 1}, {"steps": 1, "seconds": 1.0}):
         with pytest.raises(InputError, match="expected one of steps, samples, teraflops, seconds"):
@@ -218,7 +218,7 @@ def test_a_budget_is_one_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_steps_seconds_are_measured_on_the_recipe_itself() -> None:
     recipe = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=1))
     larger = load_config(AutoencoderRecipe, autoencoder_recipe(batch_size=16))
-    assert 0 < cost.seconds_per_step(recipe, 3) < cost.seconds_per_step(larger, 3) < 60
+    assert 0 < a_step.seconds_per_step(recipe, 3) < a_step.seconds_per_step(larger, 3) < 60
 
 
 def test_budgets_of_plans_from_before_keep_their_cells() -> None:

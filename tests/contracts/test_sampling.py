@@ -17,6 +17,7 @@ from kinolab.errors import InputError
 from kinolab.generation.generate import generate, rerun
 from kinolab.generation.provenance import read_provenance
 from kinolab.generation.request import make_requests, request_of, settle
+from kinolab.methods import GuidanceConfig
 from kinolab.models import VideoModel
 from kinolab.tasks import predict_mask
 from tests.cli.every import run
@@ -56,6 +57,18 @@ def test_guidance_is_off_where_there_is_nothing_to_guide_by_unless_asked() -> No
     assert guidance_values(frames, None, told=False) == frames, "of an image, which no prompt says anything of"
     assert guidance_values(frames, 4, told=False) == {**frames, "scale": 4, "frames": (), "scales": ()}
     assert guidance_values(frames, {"frames": (2.0, 1.0)}, told=False)["frames"] == (2.0, 1.0)
+
+
+def test_a_task_told_nothing_else_is_guided_towards_what_is_given_by_the_models_own_scale() -> None:
+    settled = guidance_values(GUIDANCE, None, told=False, towards_given=2.0)
+    assert settled == {**GUIDANCE, "scale": 1.0, "frames": (), "scales": {"given": 2.0}, "oscillate": None, "of": ()}
+    assert GuidanceConfig.model_validate(settled).scales == (("given", 2.0),)
+    assert guidance_values(GUIDANCE, None, told=True, towards_given=2.0) == GUIDANCE, "a prompt has its own"
+    assert guidance_values(GUIDANCE, 1.0, told=False, towards_given=2.0)["scales"] == (), "asked for none"
+    other = {"scales": {"given": 3.0}}
+    assert guidance_values(GUIDANCE, other, told=False, towards_given=2.0)["scales"] == {"given": 3.0}
+    within = guidance_values(GUIDANCE, {"interval": (0.2, 1.0)}, told=False, towards_given=2.0)
+    assert within["interval"] == (0.2, 1.0) and within["scales"] == {"given": 2.0}
 
 
 def test_a_cache_is_none_unless_asked_and_one_field_says_which() -> None:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from kinolab.autoencoders.base import Posterior
 from kinolab.contracts.examples import Example
-from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache
-from kinolab.data import cache as cache_files
+from kinolab.data import CacheConfig, CacheSource, FolderConfig, FolderSource, encode_to_cache, shard_reader
 from kinolab.data.cache import read_header
 from kinolab.errors import InputError
 from kinolab.runtime import weights as weight_files
@@ -294,7 +293,7 @@ def test_a_shard_that_is_opened_again_is_not_checked_again(
 ) -> None:
     """In a cache of more shards than stay open, a window would else cost the reading of its whole shard."""
     encode_to_cache(clips(folder), MeanAutoencoder(), tmp_path / "c", batch=5, shard_size=3)
-    monkeypatch.setattr(cache_files, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(shard_reader, "OPEN_SHARDS", 1)
     scanned: list[int] = []
     scan = weight_files.scan
 

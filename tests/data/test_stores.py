@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kinolab.data import CacheConfig, CacheSource
 from kinolab.data.publishing import published
 from kinolab.errors import InputError
 from kinolab.models import save_autoencoder
+from kinolab.runtime.files import write_bytes
 from kinolab.runtime.remote import Mirror
 from tests.cli.every import run
 from tests.engines.encoding import encode, source, write_clips
@@ -142,6 +144,113 @@ def test_a_model_is_trained_on_a_cache_in_a_store_and_is_the_one_of_a_disk(bucke
     assert models[0] == models[1]
 
 
+def test_a_model_is_trained_on_a_cache_of_which_the_disk_holds_a_part(bucket: Any, tmp_path: Path) -> None:
+    save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "ae")
+    words = ("-a", tmp_path / "ae", "--frames", 5, "--size", 32)
+    assert run("encode", "s3://test/clips", *words, "--out", "s3://test/l") == 0
+    shutil.rmtree(tmp_path / "home")
+    recipe = denoiser_recipe(tmp_path / "ae", steps=3, batch_size=2)
+    del recipe["denoiser"]["num_classes"], recipe["samples"]
+    recipe["denoiser"] |= {"input_size": 8, "num_frames": 2, "patch_size": 2}
+    recipe["training"] |= {"workers": 2}
+    recipe["data"] = {"kind": "cache", "path": "s3://test/l", "split": "all"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    for name, more in (("a", ["-s", "data.disk_gb=1e-5"]), ("b", [])):
+        assert run("train", tmp_path / "r.yaml", *more, "--out", tmp_path / name) == 0
+        whole = list(Mirror("s3://test/l").path.glob("shards/*"))
+        assert bool(whole) == (name == "b"), "by ranges, no shard was fetched"
+    models = [(tmp_path / name / "model" / "denoiser.safetensors").read_bytes() for name in "ab"]
+    assert models[0] == models[1]
+
+
+def test_clips_of_which_the_disk_holds_a_part_are_encoded_alike(bucket: Any, tmp_path: Path) -> None:
+    encode(tmp_path / "clips", tmp_path / "c")
+    found = source("s3://test/clips", disk_gb=1e-5)
+    assert len(found) == 6 and not list(Mirror("s3://test/clips").path.glob("*.mkv"))
+    here = CacheSource(CacheConfig(path=tmp_path / "c", split="all"))
+    assert [found.record(k).source_hash for k in range(6)] == [here.record(k).source_hash for k in range(6)]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.mkv", "é ü.mkv", "50%.mkv", "a#b.mkv", "a+b&c=d.mkv", "what?.mkv", "[x].mkv", "a*.mkv"]
+)
+def test_names_with_odd_characters(bucket: Any, tmp_path: Path, name: str) -> None:
+    clip = (tmp_path / "clips" / "0.mkv").read_bytes()
+    bucket.pipe_file(f"test/odd folder/{name}", clip)
+    for more in ({}, {"disk_gb": 1e-3}):
+        found = source("s3://test/odd folder", **more)
+        assert [v.source for v in found.verdicts()] == [name] and len(found) == 3
+        assert found[0].source == name
+    mirror = Mirror("s3://test/odd folder/out")
+    write_bytes(mirror.path / name, clip)
+    mirror.publish(())
+    assert objects(bucket, "test/odd folder/out") == {name: clip}
+
+
+def test_without_credentials_one_line_says_so(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InputError, match=r"^s3://test/clips: not allowed \(.*[Cc]redentials.*\); see the credentials$"):
+        source("s3://test/clips")
+
+
+def test_a_server_that_stops_answering_midway_loses_nothing(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_model(tmp_path / "model", text=False)
+    words = ("encode", tmp_path / "clips", "-a", tmp_path / "model", "--frames", 5, "--size", 16, "--shard-size", 2)
+    assert run(*words, "--out", tmp_path / "c") == 0
+    import s3fs
+
+    put, left, address = s3fs.S3FileSystem.put_file, [3], os.environ["AWS_ENDPOINT_URL"]
+
+    def stops(self: Any, *given: Any, **named: Any) -> Any:
+        if not left[0]:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+            self.__init__(config_kwargs={"connect_timeout": 1, "retries": {"max_attempts": 0}})
+        left[0] = max(0, left[0] - 1)
+        return put(self, *given, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "put_file", stops)
+    capsys.readouterr()
+    assert run(*words, "--out", "s3://test/out") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kinolab:")]
+    assert len(lines) == 1 and lines[0].startswith("kinolab: s3://test/out/")
+    monkeypatch.setattr(s3fs.S3FileSystem, "put_file", put)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    assert len(CacheSource(CacheConfig(path=Path("s3://test/out"), split="all"))) >= 2, "what is there can be read"
+    assert run(*words, "--out", "s3://test/out") == 0
+    assert objects(bucket, "test/out") == {k: v for k, v in files_of(tmp_path / "c").items() if k[0] != "."}
+
+
+def test_a_run_and_a_video_are_written_there_and_a_run_goes_on_from_another_machine(
+    bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_autoencoder(tiny_model(text=False).autoencoder, tmp_path / "ae")
+    assert (
+        run("encode", tmp_path / "clips", "-a", tmp_path / "ae", "--frames", 5, "--size", 32, "--out", tmp_path / "l")
+        == 0
+    )
+    recipe = denoiser_recipe(tmp_path / "ae", steps=4, batch_size=2)
+    del recipe["denoiser"]["num_classes"], recipe["samples"]
+    recipe["denoiser"] |= {"input_size": 8, "num_frames": 2, "patch_size": 2}
+    recipe["data"] = {"kind": "cache", "path": str(tmp_path / "l"), "split": "all"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    words = ("train", tmp_path / "r.yaml", "--resume", "auto", "--out")
+    assert run(*words, tmp_path / "a") == 0
+    assert run(*words, "s3://test/run", "--until", 2) == 0
+    shutil.rmtree(tmp_path / "home")
+    assert run(*words, "s3://test/run") == 0
+    name = "model/denoiser.safetensors"
+    assert objects(bucket, "test/run")[name] == (tmp_path / "a" / name).read_bytes()
+    made = ("generate", "--model", "s3://test/run", "--steps", 1, "--precision", "float32", "--out")
+    assert run(*made, "s3://test/out/v.mp4") == 0 and run(*made, tmp_path / "v.mp4") == 0
+    assert "put into the store: s3://test/out/v.mp4" in capsys.readouterr().out
+    found = objects(bucket, "test/out")
+    assert set(found) == {"v.mp4", "v.json"} and found["v.mp4"] == (tmp_path / "v.mp4").read_bytes()
+
+
 def test_two_that_write_one_folder(bucket: Any) -> None:
     mirror = Mirror("s3://test/latents")
     with (
@@ -154,7 +263,7 @@ def test_two_that_write_one_folder(bucket: Any) -> None:
 
 def test_a_server_that_does_not_answer_is_one_line(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("kinolab.runtime.remote.PATIENCE", {"connect_timeout": 1, "retries": {"max_attempts": 0}})
+    monkeypatch.setattr("kinolab.runtime.filesystems.PATIENCE", {"connect_timeout": 1, "retries": {"max_attempts": 0}})
     with pytest.raises(InputError, match=r"s3://test/clips: "):
         source("s3://test/clips")
     assert os.environ["AWS_ENDPOINT_URL"].endswith(":9")

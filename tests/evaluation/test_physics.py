@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,23 @@ def test_the_report_is_whole_and_json(seer: Make) -> None:
     assert np.isfinite(record["means"]["4"]["model"]["error_first_8"])
 
 
+TOWARDS = GuidanceConfig(scales=(("given", 2.0),))
+
+
 @pytest.mark.parametrize(
-    ("asked", "found"),
-    [({}, GuidanceConfig()), ({"scales": {"given": 2.0}}, GuidanceConfig(scales=(("given", 2.0),)))],
+    ("own", "asked", "takes", "found"),
+    [
+        (1.0, {}, True, GuidanceConfig()),
+        (1.0, {"scales": {"given": 2.0}}, True, TOWARDS),
+        (2.0, {}, True, TOWARDS),
+        (3.0, {"scales": {"given": 2.0}}, True, TOWARDS),
+        (2.0, {"scale": 1.0}, True, GuidanceConfig()),
+        (2.0, {"scale": 5.0}, True, GuidanceConfig()),
+        (2.0, {}, False, GuidanceConfig()),
+    ],
 )
 def test_what_is_given_can_be_guided_by_where_a_prompt_cannot(
-    asked: dict[str, Any], found: GuidanceConfig, seer: Make, monkeypatch: pytest.MonkeyPatch
+    own: float, asked: dict[str, Any], takes: bool, found: GuidanceConfig, seer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, complete, told = seer(0), Seer.complete, list[Any]()
 
@@ -101,9 +113,10 @@ def test_what_is_given_can_be_guided_by_where_a_prompt_cannot(
         return complete(self, *args, **kwargs)
 
     monkeypatch.setattr(Seer, "complete", watched)
-    model.config = model.config.model_copy(update={"guidance": GuidanceConfig(scale=4.0)})
+    model.denoiser.spec = replace(model.denoiser.spec, given="channels" if takes else "none")
+    model.config = model.config.model_copy(update={"guidance": GuidanceConfig(scale=4.0), "given_guidance": own})
     report = evaluate_physics(model, {"given": [8], "count": 1}, sampling={"guidance": asked})
-    assert told == [found] and ("guidance" in report.protocol) == bool(asked)
+    assert told == [found] and ("guidance" in report.protocol) == found.active
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from kinolab.models.experts import Experts
 from kinolab.models.folder import model_yaml
 from kinolab.models.input_adapter import InputAdapterConfig
 from kinolab.models.part import WithParts
-from kinolab.models.stage import ExpertConfig, LaterStageConfig
+from kinolab.models.stage_config import ExpertConfig, LaterStageConfig
 from kinolab.planning.tune import TuneConfig, tune
 from kinolab.tasks import TasksConfig, predict_mask
 from kinolab.verify import verify

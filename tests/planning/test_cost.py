@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from kinolab.errors import InputError
 from kinolab.models import save_autoencoder
 from kinolab.planning import cost
-from kinolab.planning.cost import flops_per_step, measure_cost
+from kinolab.planning.a_step import flops_per_step
+from kinolab.planning.cost import measure_cost
 from kinolab.planning.cost_report import CostReport, Memory, Once, Phase, clock, size
 from kinolab.planning.counting import ATTENTION, saved_tensors
 from kinolab.runtime.machine import disk_left, folder_size, memory_left, memory_size

@@ -90,7 +90,8 @@ def test_a_file_of_another_name_is_refused(page: TestClient, folder: Path, name:
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"<script>alert(1)</script>", b"\x00" * 5000])
 def test_what_is_no_video_gets_no_name(page: TestClient, folder: Path, content: bytes) -> None:
-    refused(page.post("/api/clips?name=a.mp4", content=content))
+    line = refused(page.post("/api/clips?name=a.mp4", content=content))
+    assert line.startswith("a.mp4: ")  # not where it lay meanwhile
     assert not [p for p in (folder / "clips").rglob("*") if p.is_file()]
 
 
@@ -244,6 +245,9 @@ def test_what_a_job_tells_is_read_once(tmp_path: Path) -> None:
     after = told_by(path)
     assert after["stage"] == "training" and after["note"] == "slow" and after["progress"]["done"] == 5
     assert after["first"]["done"] == before["progress"]["done"] == 1 and told_by(path) == after
+    with path.open("a") as file:  # each stage is timed by itself
+        file.write('{"kind": "stage", "title": "sampling", "time": 5}\n{"kind": "progress", "done": 2, "time": 6}\n')
+    assert told_by(path)["first"]["done"] == 2
 
 
 def test_a_run_is_running_while_its_lock_is_held_whoever_began_it(page: TestClient, folder: Path) -> None:

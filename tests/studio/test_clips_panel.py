@@ -16,7 +16,7 @@ from tests.studio.test_likeness import scene
 from tests.studio.test_panels import clip, opened
 
 pytestmark = [pytest.mark.wide("chromium"), pytest.mark.timeout(600)]
-ODD = "100% #1 & 'café' \"two\" ?.mp4"
+ODD = "100% #1 & 'café' \"two\" <img src=x onerror=alert(1)> ?.mp4"
 """A name that an address, a shell and a page would each read otherwise."""
 
 
@@ -87,6 +87,8 @@ def test_copies_are_told_and_odd_names_and_two_tabs_lose_nothing(tmp_path: Path)
         page.locator("[data-clip]", has_text="100%").click()
         editor = page.locator("[data-editor]", has_text="100%")
         expect(editor.locator("video")).to_have_js_property("readyState", 4)
+        expect(editor.get_by_role("heading")).to_have_text(ODD)  # a text, and no picture that runs a script
+        assert page.locator("img[src=x]").count() == 0
         editor.get_by_label("Caption").fill("an odd one")
         editor.get_by_label("Caption").press("Tab")
         expect(editor.get_by_text("saved")).to_be_visible()

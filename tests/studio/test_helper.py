@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ import pytest
 import kinolab
 from kinolab.errors import InputError
 from kinolab.runtime import processes
-from kinolab.studio.helper import Helper
+from kinolab.studio.helper import CHANNEL, REACHED, Helper
 
 
 @pytest.fixture
@@ -53,3 +57,24 @@ def test_every_python_is_begun_without_its_working_folder() -> None:
         for words in re.findall(r"\[sys\.executable, ([^,\]]+)", path.read_text("utf-8"))
     ]
     assert len(begun) >= 4 and {words for _, words in begun} == {'"-P"'}, begun
+
+
+@pytest.mark.slow
+def test_who_asks_hears_how_far_the_work_is_and_patience_begins_anew_with_each_word(tmp_path: Path) -> None:
+    """A stand-in for the process says how far it is three times, and answers later than anybody waits for a word."""
+    helper = Helper(tmp_path)
+    said = ["1 4", "2 4", "4 4"]
+    code = "import time\nfor line in {}:\n    time.sleep(0.4)\n    print(line, flush=True)"
+    lines = [*(f"{REACHED}{words}" for words in said), f'{CHANNEL}{{"answer": 7}}']
+    helper._process = subprocess.Popen(
+        [sys.executable, "-c", code.format(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    seen: list[tuple[int, int]] = []
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(helper.ask, "proxy", {}, 1.2, of="a.mp4")
+        while not asked.done():
+            seen += [(each.done, each.total) for each in helper.doing if each.of == "a.mp4" and each.began]
+            time.sleep(0.02)
+    assert asked.result() == 7 and helper.doing == ()
+    assert {(1, 4), (2, 4)} <= set(seen) and seen == sorted(seen, key=lambda each: each[0])
+    helper.close()

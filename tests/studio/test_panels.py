@@ -144,10 +144,18 @@ def test_a_mask_is_painted_and_a_video_is_made_with_it(folder: Path) -> None:
         frame.fill("10")
         expect(mask).to_have_attribute("data-shown", "held")
         page.get_by_role("button", name="Clear").click()
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] - 4, box["y"] + box["height"] - 4, steps=4)
-        page.mouse.up()
+        canvas.focus()  # by keys alone: a box from the middle to the right and below, drawn twice and once taken back
+        for key in (" ", *["Shift+ArrowRight"] * 7, *["Shift+ArrowDown"] * 4):
+            page.keyboard.press(key)
+        expect(page.get_by_text("A box: arrows open it")).to_be_visible()
+        for key in (" ", "b", "[", " ", "Shift+ArrowLeft", "Escape"):
+            page.keyboard.press(key)
+        assert 0.6 < page.evaluate(CENTRE) < 0.74
+        page.keyboard.press("u")
+        assert 0.7 < page.evaluate(CENTRE) < 0.8
+        page.keyboard.press(",")
+        expect(frame).to_have_value("9")
+        page.keyboard.press("r")
         frame.fill("5")  # between two key frames it is shown as the sampling will have it
         expect(mask).to_have_attribute("data-shown", "between")
         expect(page.get_by_text("on the way between two key frames")).to_be_visible()
@@ -190,6 +198,11 @@ def test_two_videos_play_in_step_and_are_chosen_between_blindly(folder: Path) ->
         expect(page.locator("[data-tally]")).to_contain_text("95% interval")
         page.reload()
         expect(page.locator(".stage video")).to_have_count(2)
+        worst = {"clips": [{"name": "worst", "scores": {"psnr": 1.0}, "video": "../samples/made-1.mp4"}]}
+        (folder / "scores" / "a.json").write_text(json.dumps(worst))  # a file names its videos from where it lies
+        page.get_by_role("button", name="worst", exact=True).click()
+        expect(page.locator(".stage video")).to_have_count(1)
+        expect(page.locator(".stage video")).to_have_js_property("readyState", 4)
     row = json.loads((folder / "samples" / "votes.jsonl").read_text().splitlines()[0])
     assert row["chosen"] == "left" and row["won"] == row["left"]
 

@@ -10,9 +10,10 @@ from starlette.testclient import TestClient
 
 from kinolab.studio import app as served
 from kinolab.studio import command
+from kinolab.studio.api import routes
 from kinolab.studio.project import Project
 from kinolab.studio.safety import POLICY, Rules, is_loopback
-from tests.studio.asking import PORT, TOKEN, client, ok, refused
+from tests.studio.asking import PORT, TOKEN, URL, client, ok, refused
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,8 @@ def test_without_the_key_nothing_is_answered(tmp_path: Path) -> None:
         for path in ("/", "/api/project", "/api/stream", "/files/clips/a.mp4", "/posters/a.mp4", "/icon.svg"):
             assert "kinolab studio" in refused(page.get(path), 401)
         refused(page.get("/?token=another"), 401)
+        read = page.get("/", headers={"accept": "text/html,*/*"})  # by a person
+        assert read.status_code == 401 and read.text.startswith("Kinolab studio: open the address")
         page.cookies.set(f"kinolab_studio_{PORT}", "another")
         refused(page.get("/api/project"), 401)
 
@@ -95,6 +98,19 @@ def test_what_is_too_large_is_refused_by_what_it_says_and_by_what_it_is(page: Te
 
     streamed = page.post("/api/command", content=endless(), headers={"content-type": "application/json"})
     assert "larger" in refused(streamed, 413)
+
+
+def test_a_file_that_is_larger_than_uploads_may_be_is_refused_and_nothing_of_it_stays(tmp_path: Path) -> None:
+    rules = Rules("127.0.0.1", PORT, TOKEN, {"/api/clips": 1000, "/api/given": 1000, "/api/samples/settings": 1000})
+    key = {"cookie": f"kinolab_studio_{PORT}={TOKEN}", "x-kinolab": "1"}
+    with TestClient(served.make_app(Project.open(tmp_path / "p"), rules), base_url=URL, headers=key) as page:
+        for path in rules.uploads:
+            assert "larger" in refused(page.post(f"{path}?name=a.mp4", content=b" " * 1001), 413)
+            streamed = (b" " * 300 for _ in range(4))  # says nothing of its size
+            assert "larger" in refused(page.post(f"{path}?name=a.mp4", content=streamed), 413)
+    for path in routes.UPLOADS:
+        assert Rules("127.0.0.1", PORT, TOKEN).limit(path) < routes.UPLOADS[path][1] < 2**35
+    assert not [path for path in (tmp_path / "p").rglob("*") if path.is_file()]
 
 
 def test_every_answer_has_the_policy_and_no_other_site_is_in_it(page: TestClient) -> None:

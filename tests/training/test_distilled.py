@@ -25,7 +25,7 @@ from kinolab.methods.guidance import OscillationConfig
 from kinolab.models import ModelConfig, Request, VideoModel, load_denoiser, read_model_config
 from kinolab.models.distilled import DistilledConfig, outside
 from kinolab.models.folder import model_yaml
-from kinolab.models.stage import StageConfig
+from kinolab.models.stage_config import StageConfig
 from kinolab.runtime.ranks import Ranks
 from kinolab.training.distilled import Teacher, student_of
 from kinolab.training.jobs.progressive import ProgressiveJob

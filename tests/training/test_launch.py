@@ -131,6 +131,8 @@ def test_a_job_in_kubernetes_counts_no_pod_that_saved_as_failed(tmp_path: Path) 
 def test_what_can_not_run_is_refused_before_it_is_queued(training: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=text):
         made(tmp_path, **training)
+    with pytest.raises(InputError, match="launch: s3://b/run: processes share their run folder"):
+        launch(["r"], {"recipe": "toy-vdt", "run": "s3://b/run"}, nodes=1, gpus=1)
 
 
 def said(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:

@@ -19,7 +19,7 @@ from kinolab.layers.lora import change_layers, fold
 from kinolab.models import ModelConfig, VideoModel
 from kinolab.models.distilled import with_adapters
 from kinolab.models.lora import LoraConfig, StageLora
-from kinolab.models.stage import NAME
+from kinolab.models.stage_config import NAME
 
 
 def files_of(use: AdapterUse) -> list[Path]:

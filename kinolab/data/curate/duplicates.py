@@ -18,6 +18,10 @@ from PIL import Image
 from kinolab.data.curate.frames import FrameConfig, FrameSignal, Part, Score, Trace, View, Watcher, inside
 
 ACROSS, DOWN, MOMENTS = 17, 16, 8
+BYTES = MOMENTS * 2 * DOWN * (ACROSS - 1) // 8
+"""Of a print's bits."""
+COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
+"""Bits that are set in each byte."""
 CLEAR = 3.0
 """Grey values from place to place below which nothing gets lighter or darker."""
 BANDS, ROWS = 32, 2
@@ -83,6 +87,13 @@ class Duplicates(FrameSignal):
         return np.flatnonzero(np.unpackbits(found["bits"][rows].ravel())).astype(np.uint16)
 
 
+def _packed(own: np.ndarray) -> np.ndarray:
+    """The bits (BYTES,) uint8 of a print."""
+    found = np.zeros(8 * BYTES, np.uint8)
+    found[own] = 1
+    return np.packbits(found)
+
+
 @cache
 def _orders() -> np.ndarray:
     """Random numbers (BANDS * ROWS, bits) whose order each value of a signature goes by; the same everywhere."""
@@ -93,6 +104,8 @@ def likeness(prints: Sequence[np.ndarray]) -> list[tuple[float, int | None]]:
     """For each clip's print, in order: the largest likeness to an earlier one, in [0, 1], and which."""
     places: dict[tuple[int, ...], list[int]] = {}
     found: list[tuple[float, int | None]] = []
+    sizes = np.array([len(each) for each in prints], np.int64)
+    packed = np.stack([_packed(each) for each in prints]) if len(prints) else np.zeros((0, BYTES), np.uint8)
     for k, own in enumerate(prints):
         best: tuple[float, int | None] = (0.0, None)
         if len(own):
@@ -102,10 +115,11 @@ def likeness(prints: Sequence[np.ndarray]) -> list[tuple[float, int | None]]:
                 place = places.setdefault((band, *values), [])
                 candidates.update(place[-CROWD:])
                 place.append(k)
-            for other in sorted(candidates):
-                shared = len(np.intersect1d(own, prints[other], assume_unique=True))
-                alike = shared / (len(own) + len(prints[other]) - shared)
-                if alike > best[0]:
-                    best = (alike, other)
+            if candidates:
+                others = np.array(sorted(candidates))
+                shared = COUNTS[packed[others] & packed[k]].sum(1, dtype=np.int64)
+                alike = shared / (len(own) + sizes[others] - shared)
+                first = int(alike.argmax())  # of several, the earliest clip
+                best = (float(alike[first]), int(others[first])) if alike[first] > 0 else best
         found.append(best)
     return found

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from kinolab.config import Config, load_config
+from kinolab.contracts.work import WorkConfig
 from kinolab.data.curate.frames import FrameSignal
 from kinolab.errors import InputError
 from kinolab.tables import FRAME_SIGNALS, NAMED
@@ -76,6 +77,8 @@ class CurateConfig(Config):
     """By score, what a clip has to have, in the order in which thresholds are said to cost."""
     output: OutputConfig = OutputConfig()
     """What is written."""
+    work: WorkConfig | None = None
+    """Who scores the videos; options of the command win, and no number depends on it."""
 
 
 Chosen = dict[str, FrameSignal]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kinolab.errors import InputError
@@ -36,6 +36,10 @@ class Studio:
     def helpers(self) -> tuple[Helper, ...]:
         """All of them."""
         return self.looking, self.copying, self.checking, self.recipes
+
+    def doing(self) -> list[dict[str, Any]]:
+        """What the helpers are at, and what waits for them: {what, of, began, done, total} of each."""
+        return [asdict(each) for helper in self.helpers for each in helper.doing]
 
     def rest(self) -> None:
         """End the helpers that nobody has asked for long."""

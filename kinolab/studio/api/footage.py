@@ -22,7 +22,7 @@ from kinolab.studio.project import HIDDEN, Project, changing
 from kinolab.video.names import IMAGE_SUFFIXES
 
 LONG = 600.0
-"""Seconds that a data check or a copy for the browser may take."""
+"""Seconds that a data check or a copy for the browser may take to its next word of how far it is."""
 STEM = re.compile(r"[^\w.()\-]+")
 """What is left out of a file's name: anything but letters of any language, digits, and a few signs."""
 
@@ -149,13 +149,13 @@ def check(studio: Studio, asked: Asked) -> Any:
     if not all(isinstance(v, int | float | str) for v in settings.values()):
         raise InputError("frames, size, fps: expected numbers")
     studio.project.refuse_links(studio.project.clips)
-    return studio.checking.ask("check", {"path": str(studio.project.clips), "settings": settings}, LONG)
+    return studio.checking.ask("check", {"path": str(studio.project.clips), "settings": settings}, LONG, of="clips")
 
 
 def scenes(studio: Studio, asked: Asked) -> Any:
     """POST /api/clips/scenes {name} -> {cuts, frames, seconds}: where scenes begin (needs the extra `train`)."""
     path = studio.project.clip(asked.body.text("name"))
-    return studio.checking.ask("scenes", {"path": str(path)}, LONG)
+    return studio.checking.ask("scenes", {"path": str(path)}, LONG, of=asked.body.text("name"))
 
 
 def alike(studio: Studio, asked: Asked) -> Any:
@@ -163,10 +163,11 @@ def alike(studio: Studio, asked: Asked) -> Any:
 
     alike: by the clip's name, {of: the earlier one, share} of the bits of a perceptual hash over time that both have,
     as `kinolab data curate` counts them. A call reads clips for some seconds; done of total say whether to ask again.
+    Of more than a hundred clips the last call alone says which are alike.
     """
     project = studio.project
     project.refuse_links(project.clips)
-    return studio.checking.ask("alike", {"path": str(project.clips), "names": names(project)}, LONG)
+    return studio.checking.ask("alike", {"path": str(project.clips), "names": names(project)}, LONG, of="clips")
 
 
 def poster(studio: Studio, name: str) -> Path:
@@ -185,7 +186,7 @@ def played(studio: Studio, name: str) -> Path:
         return path
     out = hidden(studio.project, name, ".mp4")
     if not out.exists() or out.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        studio.copying.ask("proxy", {"path": str(path), "out": str(out)}, LONG)
+        studio.copying.ask("proxy", {"path": str(path), "out": str(out)}, LONG, of=name)
     return out
 
 

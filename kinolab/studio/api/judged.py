@@ -27,7 +27,7 @@ def scores(studio: Studio, asked: Asked) -> Any:
         try:
             value = read_json(path, constants=True)
         except (InputError, OSError) as error:
-            found.append({"path": studio.project.shown(path), "problem": str(error)})
+            found.append({"path": studio.project.shown(path), "problem": studio.project.said(error)})
             continue
         found.append({"path": studio.project.shown(path), "values": value})
     return {"scores": found}

@@ -71,8 +71,10 @@ def facts(folder: Path, name: str, where: str) -> dict[str, Any]:
     try:
         values = read_yaml(folder / "model.yaml")
     except (InputError, OSError) as error:
-        return {"name": name, "where": where, "bytes": size(folder), "problem": str(error)}
-    values = values if isinstance(values, dict) else {}
+        return {"name": name, "where": where, "bytes": size(folder), "problem": str(error).replace(str(folder), name)}
+    if not isinstance(values, dict):
+        problem = f"{name}/model.yaml: expected a mapping of keys to values, as Kinolab writes it"
+        return {"name": name, "where": where, "bytes": size(folder), "problem": problem}
     denoiser = values.get("denoiser")
     autoencoder = values.get("autoencoder")
     kind = denoiser.get("kind") if isinstance(denoiser, dict) else None

@@ -161,7 +161,8 @@ def told_by(path: Any) -> dict[str, Any]:
             found["began"] = event.get("time")
         elif kind == "stage":
             found["stage"], found["unit"] = event.get("title"), event.get("unit")
-            found.pop("progress", None)
+            for name in ("progress", "first", "expect"):  # are the stage's before
+                found.pop(name, None)
             found["since"] = event.get("time")
         elif kind == "progress":
             found["progress"] = {"done": event.get("done"), "total": event.get("total"), "time": event.get("time")}

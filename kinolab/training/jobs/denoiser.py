@@ -138,6 +138,7 @@ class DenoiserJob(Job):
         sums: dict[str, float] = {}
         seed, times = self.recipe.training.seed, inside(self.recipe.heldout_times, self.recipe.interval)
         for first, indices in self._heldout_batches(chosen):
+            self.heldout.ahead(indices)
             batch = self.assembly.heldout([self.heldout[i] for i in indices], first)
             generator = torch.Generator().manual_seed(sample_seed(seed, "heldout", first))
             with autocast(self.recipe.training.precision, self.device):
@@ -175,6 +176,7 @@ class DenoiserJob(Job):
             buckets=tuple(shapes) if len(shapes) > 1 else (),
             fps=self.source[self.assembly.groups[0][0]].fps / recipe.frame_skips[0],
             guidance=recipe.samples.guidance,
+            given_guidance=recipe.samples.given_guidance,
             sampler=recipe.samples.sampler,
             methods=recipe.samples.methods,
         )

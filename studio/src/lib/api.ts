@@ -116,6 +116,16 @@ export interface JobDetail extends Job {
   values: Record<string, unknown>;
 }
 
+/** What a request that has no answer yet is at. */
+export interface Doing {
+  what: string;
+  of: string;
+  /** In seconds since 1970; null while it waits for others. */
+  began: number | null;
+  done: number;
+  total: number;
+}
+
 export interface Queue {
   jobs: Job[];
   paused: boolean;

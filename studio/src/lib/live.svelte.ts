@@ -1,5 +1,5 @@
 // What the server tells by itself: the queue, and marks that are others where clips, runs, samples or models changed.
-import { get, type Project, type Queue } from "./api";
+import { get, type Doing, type Project, type Queue } from "./api";
 
 import { rest } from "./rest.svelte";
 
@@ -9,6 +9,7 @@ export type Mark = (typeof MARKS)[number];
 
 class Live {
   queue = $state<Queue>({ jobs: [], paused: false });
+  doing = $state<Doing[]>([]);
   marks = $state<Record<Mark, string>>({ clips: "", runs: "", samples: "", models: "", scores: "" });
   project = $state<Project | null>(null);
   /** Whether the stream is open: a page that lost its server says so, and goes on where it was. */
@@ -17,7 +18,7 @@ class Live {
   /** Seconds since 1970, once a second, for times that are left. */
   now = $state(Date.now() / 1000);
 
-  private news = new Map<"jobs" | Mark, string>();
+  private news = new Map<"jobs" | "doing" | Mark, string>();
   private source: EventSource | null = null;
 
   begin() {
@@ -56,7 +57,7 @@ class Live {
         }, 2000);
       }
     };
-    for (const name of ["jobs", ...MARKS] as const) {
+    for (const name of ["jobs", "doing", ...MARKS] as const) {
       source.addEventListener(name, (event) => {
         this.news.set(name, event.data as string);
         if (!rest.resting) this.take();
@@ -72,6 +73,7 @@ class Live {
     this.now = now;
     for (const [name, data] of this.news) {
       if (name === "jobs") this.queue = JSON.parse(data) as Queue;
+      else if (name === "doing") this.doing = JSON.parse(data) as Doing[];
       else this.marks[name] = (JSON.parse(data) as string | null) ?? "";
     }
     this.news.clear();

@@ -4,6 +4,7 @@ import { complain } from "./notes.svelte";
 export interface Sent {
   id: number;
   name: string;
+  bytes: number;
   share: number;
   error: string;
   /** When it began to go, in seconds since 1970; 0 = it waits. */
@@ -18,7 +19,7 @@ export class Sending {
   /** Send files one after the other; what went well leaves the list. */
   send(files: Iterable<File>, one: (file: File, told: (share: number) => void) => Promise<unknown>): Promise<void> {
     const given = [...files].map((file) => ({ file, id: this.next++ }));
-    this.list.push(...given.map(({ file, id }) => ({ id, name: file.name, share: 0, error: "", began: 0 })));
+    this.list.push(...given.map(({ file, id }) => ({ id, name: file.name, bytes: file.size, share: 0, error: "", began: 0 })));
     this.last = this.last.then(async () => {
       for (const { file, id } of given) {
         try {

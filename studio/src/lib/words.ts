@@ -13,7 +13,7 @@ export function bytes(count: number): string {
 
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds) || seconds < 0) return "";
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 10 && !Number.isInteger(seconds)) return `${seconds.toFixed(1)} s`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172800) return `${(seconds / 3600).toFixed(1)} h`;
@@ -43,5 +43,19 @@ export function left(job: Job, now: number): number | null {
   return null;
 }
 
-export const share = (job: Job): number =>
-  job.state === "done" ? 1 : job.progress && job.progress.total ? job.progress.done / job.progress.total : 0;
+/** How much of a job is done, by what is expected where it tells no pieces yet; undefined where nothing tells it. */
+export function share(job: Job, now: number): number | undefined {
+  if (job.state === "done") return 1;
+  if (job.progress?.total) return job.progress.done / job.progress.total;
+  return job.expect && job.since ? Math.min(0.95, (now - job.since) / job.expect) : undefined;
+}
+
+/** What is told of the time that a job at work still takes; nothing where nothing tells it. */
+export function remaining(job: Job, now: number): string {
+  const seconds = left(job, now);
+  if (seconds === null || (job.progress && job.progress.done >= job.progress.total)) return "";
+  return seconds > 0 ? `${job.progress ? "" : "about "}${duration(Math.ceil(seconds))} left` : "takes longer than expected";
+}
+
+/** The time that is left as a person wants to know it: whole seconds. */
+export const remains = (seconds: number): string => `about ${duration(Math.ceil(seconds))} left`;

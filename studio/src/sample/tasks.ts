@@ -83,5 +83,13 @@ export function restored(request: Values): { task: string; values: Values } {
   return { task, values: Object.fromEntries(Object.entries(values).filter(([, v]) => v !== null && v !== undefined)) };
 }
 
+/** Whether an error of a command says no more than that something is not given yet. */
+export const isMissing = (error: string): boolean => /^kinolab [a-z ]+: expected [a-z_]+: /.test(error);
+
+/** An error of a command as it stands at a field, whose name stands there already. */
+export const atField = (error: string): string =>
+  isMissing(error) ? `is needed: ${error.replace(/^kinolab [a-z ]+: expected [a-z_]+: /, "").replace(/^[A-Z](?=[a-z ])/, (c) => c.toLowerCase())}`
+    : error.replace(/^kinolab [a-z ]+: /, "").replace(new RegExp(`^${fieldOf(error)}: `), "");
+
 /** The option that an error of a command names: "kinolab generate: steps: expected int, got 'x'". */
 export const fieldOf = (error: string): string => /^kinolab [a-z ]+: (?:expected )?([a-z_]+):/.exec(error)?.[1] ?? "";

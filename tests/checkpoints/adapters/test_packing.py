@@ -18,7 +18,7 @@ from kinolab.errors import InputError
 from kinolab.layers.lora import LoraLinear, plain_state
 from kinolab.models import ModelConfig, VideoModel, load_denoiser
 from kinolab.models.assemble import cascade
-from kinolab.models.stage import StageConfig
+from kinolab.models.stage_config import StageConfig
 from kinolab.verify import verify
 from tests.checkpoints.adapters.test_using import adapter, sampled, uses
 from tests.cli.every import run

@@ -1,0 +1,37 @@
+"""Outputs in a store: `--out s3://bucket/folder` of commands that write folders and files of a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+OUTPUTS = ("out", "run")
+"""Parameters that say where a command writes."""
+THEMSELVES = ("encode", "curate")
+"""Commands that put what they make into a store piece by piece."""
+
+
+@contextmanager
+def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A command's values, with a path of this machine for an output in a store, which gets what is written there.
+
+    Raises:
+        InputError: as `runtime.put_back`.
+    """
+    found = [name for name in OUTPUTS if isinstance(values.get(name), Path) and ":/" in str(values[name])]
+    if not found or command in THEMSELVES:
+        yield dict(values)
+        return
+    from kinolab.cli.options import say
+    from kinolab.runtime.put_back import put_back
+    from kinolab.runtime.remote import address, is_remote
+
+    [name], path = found[:1], values[found[0]]
+    if not is_remote(path):
+        yield dict(values)
+        return
+    with put_back(path) as here:
+        yield {**values, name: here}
+    say(f"put into the store: {address(path)}")

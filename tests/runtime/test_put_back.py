@@ -1,0 +1,124 @@
+"""Outputs in a store, of what only knows paths of this machine; on fsspec's store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from kinolab.cli.stored import in_store
+from kinolab.errors import InputError
+from kinolab.runtime import put_back as module
+from kinolab.runtime.files import write_text
+from kinolab.runtime.put_back import put_back
+from kinolab.runtime.remote import LOCK, Mirror
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = fsspec.filesystem("memory")
+    found.store.clear()
+    yield found
+    found.store.clear()
+
+
+def there(store: Any) -> dict[str, bytes]:
+    return {path.removeprefix("/b/"): store.cat_file(path) for path in sorted(store.store)}
+
+
+def test_a_folder_is_what_was_written_and_goes_on_from_another_machine(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with put_back(Path("memory://b/run")) as here:
+        write_text(here / "step-1" / "state", "1")
+        write_text(here / "step-1" / "manifest.json", "{}")
+    assert there(store) == {"run/step-1/state": b"1", "run/step-1/manifest.json": b"{}"}
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    order: list[str] = []
+    put, drop = Mirror.put, Mirror.drop
+
+    def putting(self: Mirror, name: str) -> None:
+        order.append(f"+{name}")
+        put(self, name)
+
+    def dropping(self: Mirror, names: Collection[str]) -> None:
+        order.extend(f"-{name}" for name in names)
+        drop(self, names)
+
+    monkeypatch.setattr(Mirror, "put", putting)
+    monkeypatch.setattr(Mirror, "drop", dropping)
+    with put_back(Path("memory://b/run")) as here:
+        assert (here / "step-1" / "state").read_text() == "1"
+        write_text(here / "step-2" / "state", "2")
+        write_text(here / "step-2" / "manifest.json", "{}")
+        for path in sorted((here / "step-1").iterdir()):
+            path.unlink()
+    assert order == ["+step-2/state", "+step-2/manifest.json", "-step-1/manifest.json", "-step-1/state", f"-{LOCK}"]
+    assert there(store) == {"run/step-2/state": b"2", "run/step-2/manifest.json": b"{}"}
+
+
+def test_a_file_and_what_stands_beside_it_and_no_other(store: Any) -> None:
+    store.pipe_file("/b/out/other.mp4", b"x")
+    store.pipe_file("/b/out/v-0.mp4", b"made before")
+    with put_back(Path("memory://b/out/v.mp4")) as here:
+        assert here.name == "v.mp4" and [path.name for path in here.parent.iterdir()] == ["v-0.mp4"]
+        write_text(here, "video")
+        write_text(here.with_suffix(".json"), "{}")
+    assert set(there(store)) == {"out/other.mp4", "out/v-0.mp4", "out/v.mp4", "out/v.json"}
+
+
+def test_what_is_there_is_put_also_where_the_work_was_cut_off(store: Any) -> None:
+    with pytest.raises(KeyboardInterrupt), put_back(Path("memory://b/run")) as here:
+        write_text(here / "log", "1")
+        raise KeyboardInterrupt
+    assert there(store) == {"run/log": b"1"}
+
+
+def test_what_is_new_is_put_meanwhile_and_a_store_that_fails_then_stops_nobody(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.01)
+    puts, put = list[str](), Mirror.put
+
+    def failing(self: Mirror, name: str) -> None:
+        puts.append(name)
+        if len(puts) == 1:
+            raise InputError("no answer")
+        put(self, name)
+
+    monkeypatch.setattr(Mirror, "put", failing)
+    with put_back(Path("memory://b/run")) as here:
+        write_text(here / "log", "1")
+        while "run/log" not in there(store):
+            pass
+    assert len(puts) == 2
+
+
+def test_a_command_is_given_a_path_of_this_machine(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with in_store("generate", {"out": Path("memory://b/run/v.mp4"), "seed": 1}) as values:
+        write_text(values["out"], "video")
+        assert values["seed"] == 1
+    assert (
+        there(store) == {"run/v.mp4": b"video"}
+        and "put into the store: memory://b/run/v.mp4" in capsys.readouterr().out
+    )
+    for name, values in (("encode", {"out": Path("memory://b/c")}), ("generate", {"out": Path("v.mp4")}), ("x", {})):
+        with in_store(name, values) as same:
+            assert same == values, "those that know stores, and paths of this machine, are let alone"
+
+
+def test_two_do_not_write_one_folder_and_several_processes_share_none(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = pytest.raises(InputError, match="another kinolab is writing there")
+    with put_back(Path("memory://b/run")), refused, put_back(Path("memory://b/run")):
+        pass
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(InputError, match="memory://b/run: torchrun"), put_back(Path("memory://b/run")):
+        pass
+    with pytest.raises(InputError, match=r"^https://h/x: can be read and not written"), put_back(Path("https://h/x")):
+        pass
