@@ -82,7 +82,7 @@ def _checks() -> list[tuple[Any, str, Callable[..., Any]]]:
 
     return [
         (weights, "scan", lambda tensor, search=True: Scan("0" * 8, False)),
-        (weights, "_rest", lambda entries, tensors: "0" * 8),
+        (weights, "sum_of_rest", lambda entries, tensors: "0" * 8),
         (weights.TensorFile, "_read_sums", lambda self: None),
         (sets, "file_sha256", lambda path: ""),
         (sets, "head_sha256", lambda path: ""),
