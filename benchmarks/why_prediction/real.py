@@ -177,6 +177,9 @@ def main() -> None:
     runs = asked.runs / str(asked.size)
     (runs / "before").mkdir(parents=True, exist_ok=True)
     endings = cut(asked.clips, runs / "before", asked.size)
+    for name in asked.show:
+        if name not in [e.name for e in endings]:
+            raise InputError(f"--show {name}: expected one of {', '.join(e.name for e in endings)}")
     log = learned(runs, asked)
     model = VideoModel.load(runs / "vdt", precision=asked.precision)
     made, rebuilt = predicted(model, endings)
