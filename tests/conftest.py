@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,18 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return (yield)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """An empty object store in memory (memory://), and a home of one's own for what is mirrored of it."""
+    import fsspec
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = fsspec.filesystem("memory")
+    found.store.clear()
+    yield found
+    found.store.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -244,7 +244,7 @@ def evaluate_physics(
     if max(given) >= world.frames:
         raise InputError(f"given: expected 1 to {world.frames - 1} of the model's {world.frames} frames")
     worlds = [world.model_copy(update={"scenarios": {s: 1.0}}) for s in scenarios]
-    sampling = told_given_alone(model, sampling, steering is None and model.denoiser.spec.given != "none")
+    sampling = told_given_alone(model, sampling, steering)
     results: list[Motion] = []
     context = Predicting(world, tuple(worlds), tuple(given), seed, sampling, steering)
     for numbers, found in batches(ModelJob(model, _predict, context), groups(count, batch, first), engine, told):

@@ -198,7 +198,7 @@ def evaluate_tasks(
     original = torch.stack([video.to_tensor(clip.frames) for clip in clips])
     rebuilt = torch.cat([autoencode(model, part) for part in original.split(batch)])
     results, notes = list[TaskResult](), list[str]()
-    sampling = told_given_alone(model, sampling, steering is None and model.denoiser.spec.given != "none")
+    sampling = told_given_alone(model, sampling, steering)
     for number, task in enumerate(tasks):
         mask = TASKS[task](source.frames, world.size).expand(count, 1, -1, -1, -1)
         made: list[Tensor] = []

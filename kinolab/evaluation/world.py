@@ -25,7 +25,7 @@ from kinolab.evaluation.world_report import CHECKS, SUBJECTS, ClipResult, WorldR
 from kinolab.generation.matching import matching_world
 from kinolab.generation.provenance import adapters_made_by, model_hash
 from kinolab.generation.request import SamplingConfig, sampling_of
-from kinolab.methods import GuidanceConfig
+from kinolab.methods import GuidanceConfig, SteeringConfig
 from kinolab.metrics.reconstruction import Psnr, Ssim
 from kinolab.models import Request, VideoModel
 from kinolab.runtime.precision import autocast, resolve
@@ -250,16 +250,14 @@ def made_by(model: VideoModel, name: str | None) -> dict[str, Any]:
 
 
 def told_given_alone(
-    model: VideoModel, sampling: SamplingConfig | Mapping[str, Any] | None, told: bool
+    model: VideoModel, sampling: SamplingConfig | Mapping[str, Any] | None, steering: SteeringConfig | None
 ) -> SamplingConfig:
     """How a run is sampled that is told nothing but what is given: guided towards that by the scale that is asked for
-    (`guidance.scales`), or the model's own; one of prompts does not count.
-
-    told: whether the denoiser is told what is given, and not steered to it.
+    (`guidance.scales`), or the model's own; one of prompts does not count, nor any where it is steered.
     """
     settled = sampling_of(model.config, sampling)
     asked = settled.guidance or GuidanceConfig()
-    if not told:
+    if not model.takes_given(steering):
         asked = GuidanceConfig()
     elif asked == sampling_of(model.config).guidance:
         asked = model.settled((), None, None, given=True)[1]

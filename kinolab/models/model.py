@@ -294,7 +294,7 @@ class VideoModel(Stage):
             InputError: where shapes or the mask are wrong (empty, full, other than 0 and 1).
         """
         check_mask(video, mask)
-        taken = steering is None and self.denoiser.spec.given != "none"
+        taken = self.takes_given(steering)
         if taken:
             shown = mask[:, :, :: frame_steps(self.cascade)[0]].cpu()
             for note in dict.fromkeys(outside_training(self.config.tasks, m[0]) for m in shown):

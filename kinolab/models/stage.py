@@ -221,6 +221,10 @@ class Stage:
             )
         return self._with_given(latents, given)
 
+    def takes_given(self, steering: SteeringConfig | None = None) -> bool:
+        """Whether the denoiser is told what is given of a video, and not steered to it."""
+        return steering is None and self.denoiser.spec.given != "none"
+
     def _told_given(
         self, requests: Sequence[Request], given: GivenPart | None, steering: SteeringConfig | None
     ) -> tuple[list[Request], list[Method]]:
@@ -231,7 +235,7 @@ class Stage:
         """
         if given is None:
             return list(requests), []
-        if self.denoiser.spec.given != "none" and steering is None:
+        if self.takes_given(steering):
             rows = zip(requests, given.rows(), strict=True)
             return [replace(r, conditions={**r.conditions, "given": part}) for r, part in rows], []
         if steering is None and FIRST_FRAME in self.spec.ports:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from kinolab.contracts.engine import Done, Job, Task
@@ -35,15 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """A store in memory, with the clips in it, as `memory://b/clips`."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    found = fsspec.filesystem("memory")
-    found.store.clear()
+def store(folder: Path, store: Any) -> Any:
+    """With the clips in it, as `memory://b/clips`."""
     for path in folder.iterdir():
-        found.pipe_file(f"/b/clips/{path.name}", path.read_bytes())
-    yield found
-    found.store.clear()
+        store.pipe_file(f"/b/clips/{path.name}", path.read_bytes())
+    return store
 
 
 class Elsewhere(Inside):

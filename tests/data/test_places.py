@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -33,11 +31,8 @@ from tests.tiny_model import save_tiny_model
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+def store(store: Any, tmp_path: Path) -> Any:
     """`memory://b/clips`, as in the folder clips."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    found = fsspec.filesystem("memory")
-    found.store.clear()
     write_clips(tmp_path / "clips", 3)
     (tmp_path / "clips" / "deep").mkdir()
     for k in range(6):
@@ -46,9 +41,8 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "clips" / "notes.doc").write_text("x")
     for path in (tmp_path / "clips").rglob("*"):
         if path.is_file():
-            found.pipe_file(f"/b/clips/{path.relative_to(tmp_path / 'clips').as_posix()}", path.read_bytes())
-    yield found
-    found.store.clear()
+            store.pipe_file(f"/b/clips/{path.relative_to(tmp_path / 'clips').as_posix()}", path.read_bytes())
+    return store
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from kinolab.errors import InputError
@@ -16,13 +15,10 @@ from tests.engines.folders import files_of
 from tests.tiny_model import save_tiny_model
 
 
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    found = fsspec.filesystem("memory")
-    found.store.clear()
-    yield found
-    found.store.clear()
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Another test's models are not this one's."""
+    yield
     _fetched.cache_clear()
 
 

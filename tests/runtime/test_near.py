@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 
@@ -21,15 +19,6 @@ from kinolab.runtime.weights import read_weights, write_weights
 from tests.closeness import assert_same
 
 LIMIT = 2**24
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    found = fsspec.filesystem("memory")
-    found.store.clear()
-    yield found
-    found.store.clear()
 
 
 class Counting:

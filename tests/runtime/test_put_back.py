@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from kinolab.cli.stored import in_store
@@ -15,15 +14,6 @@ from kinolab.runtime import put_back as module
 from kinolab.runtime.files import write_text
 from kinolab.runtime.put_back import put_back
 from kinolab.runtime.remote import LOCK, Mirror
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    found = fsspec.filesystem("memory")
-    found.store.clear()
-    yield found
-    found.store.clear()
 
 
 def there(store: Any) -> dict[str, bytes]:

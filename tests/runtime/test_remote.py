@@ -20,16 +20,11 @@ from kinolab.runtime.remote import LOCK, Mirror, address, is_remote
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    found = fsspec.filesystem("memory")
-    for path in list(found.store):
-        del found.store[path]
-    found.pipe_file("/b/clips/a.mp4", b"one")
-    found.pipe_file("/b/clips/deep/b.mp4", b"two two")
-    found.pipe_file("/b/clips/.hidden", b"x")
-    yield found
-    found.store.clear()
+def store(store: Any) -> Any:
+    store.pipe_file("/b/clips/a.mp4", b"one")
+    store.pipe_file("/b/clips/deep/b.mp4", b"two two")
+    store.pipe_file("/b/clips/.hidden", b"x")
+    return store
 
 
 def contents(mirror: Mirror) -> dict[str, bytes]:
