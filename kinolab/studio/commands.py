@@ -37,7 +37,9 @@ FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
 """Options that take words for a model or a person, and no path."""
 OURS = frozenset({"events", "as_json", "resume_auto", "engine"})
 """Options that the studio sets itself or leaves as they are: a cluster (`ray:HOST`) runs what it is sent, and answers
-with what runs here."""
+with what runs here. Where a recipe may name one (`work.engine`), the words say another (`HERE`)."""
+HERE = "--engine=embedded"
+"""Options win over recipes: what the page asks for runs on this machine, whatever a file of the project says."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def words(project: Project, command: str, values: Mapping[str, Any]) -> list[str
     for name in values:
         if name not in known:
             raise InputError(f"kinolab {command}: no option {shown(name)}; expected {', '.join(known)}")
-    named: list[str] = []
+    engine = inspect.signature(_function(command)).parameters.get("engine")
+    named: list[str] = [HERE] if engine is not None and engine.default is None else []
     placed: list[str] = []
     for option in known.values():
         value = values.get(option.name)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from kinolab.cli.engines import take_engine
 from kinolab.errors import InputError
 from kinolab.studio import commands
 from kinolab.studio.project import Project
+from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,9 @@ def test_the_words_are_those_that_the_command_line_reads(project: Project) -> No
     assert commands.words(project, "train", values) == [
         "train", "--out=runs/a", "--set=training.steps=3", "--resume", "--until=2", "--", "toy-vdt",
     ]  # fmt: skip
-    assert commands.words(project, "data check", {"folder": "clips"}) == ["data", "check", "--", "clips"]
+    assert commands.words(project, "data check", {"folder": "clips"}) == [
+        "data", "check", commands.HERE, "--", "clips"
+    ]  # fmt: skip
 
 
 def test_no_value_is_taken_for_an_option(project: Project) -> None:
@@ -47,6 +51,19 @@ def test_a_setting_leads_out_by_no_link(project: Project, tmp_path: Path) -> Non
         commands.words(project, "train", {"recipe": "toy-vdt", "run": "runs/a", "setting": ["data.path=clips"]})
     finally:
         (project.folder / "leak").unlink()
+
+
+def test_no_recipe_sends_what_the_page_asks_for_to_a_cluster(project: Project) -> None:
+    (project.folder / "far.yaml").write_text("extends: toy-odvae\nwork: {engine: 'ray:10.0.0.1:6379'}\n")
+    for command, values in (
+        ("encode", {"data": "far.yaml", "autoencoder": "world", "out": "runs/a"}),
+        ("data check", {"recipe": "far.yaml", "folder": "clips"}),
+    ):
+        assert commands.HERE in commands.words(project, command, values)
+    far = load_recipe(project.folder / "far.yaml")
+    assert isinstance(far, AutoencoderRecipe) and far.work is not None and far.work.engine == "ray:10.0.0.1:6379"
+    assert take_engine(commands.HERE.partition("=")[2], None, None, far.work) is None, "an option wins"
+    assert commands.HERE not in commands.words(project, "generate", {"prompt": ["a ball"]}), "its default says so"
 
 
 def test_free_words_may_look_like_paths(project: Project) -> None:
