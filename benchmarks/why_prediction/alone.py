@@ -3,8 +3,9 @@
 A row is a small VDT, trained to predict from 8 given frames on latents of one kind of clip, and measured on held-out
 clips of the same kind as `kinolab evaluate physics` measures. The first row is one floating object with all that the
 other experiments recommend (latents of `world-text`, one attention over all tokens, times shifted towards noise); every
-other row changes one thing: what is to be learned, or how. All rows take the same steps, batch and seed. What is done
-is kept in the runs' folder and not done again, so an interrupted command goes on where it stopped.
+other row changes one thing: what is to be learned, how, or how long. All rows but the one for longer take the same
+steps, batch and seed. What is done is kept in the runs' folder and not done again, so an interrupted command goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Row:
     joint: bool = True
     shift: float = 3.0
     more: tuple[str, ...] = ()
+    longer: tuple[int, int] | None = None
+    """Clips to train on and steps of its own, in place of those that all rows share."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ EVERYTHING = Row(scenarios=CLASSES, objects=3, tasks=True)
 PROMPTS = ("denoiser.text_dim=384", "denoiser.pooled_dim=384", "text_encoder=minilm", "condition_dropout=0.1")
 ROWS: dict[str, Row] = {
     "one floating object": BASE,
+    "one floating object, for longer": replace(BASE, longer=(16384, 6000)),
     "three floating objects": replace(BASE, objects=3),
     "all scenarios, one object": replace(BASE, scenarios=CLASSES),
     "every task, one floating object": replace(BASE, tasks=True),
@@ -94,16 +98,17 @@ def cache(row: Row, runs: Path, clips: int, precision: str) -> Path:
 
 def measure(name: str, row: Row, asked: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one row, or read what was measured before."""
-    latents = cache(row, asked.runs, asked.clips, asked.precision)
+    clips, steps = row.longer or (asked.clips, asked.steps)
+    latents = cache(row, asked.runs, clips, asked.precision)
     training = (f"data.path={latents}", f"training.batch_size={asked.batch}", f"training.precision={asked.precision}",
-                "training.save_every=200", f"training.evaluate_every={asked.steps // 4}")  # fmt: skip
+                "training.save_every=200", f"training.evaluate_every={steps // 4}")  # fmt: skip
 
     def measured(folder: Path) -> dict[str, Any]:
-        log = trained(RECIPE, folder, asked.steps, (*training, *row.overrides))
+        log = trained(RECIPE, folder, steps, (*training, *row.overrides))
         model = VideoModel.load(folder, precision="float32")
         held = heldout(model, asked.count, row.scenarios, row.objects, 7000)
         return {
-            "processor": processor_name(), "clips": asked.clips, "steps": asked.steps, "batch": asked.batch,
+            "processor": processor_name(), "clips": clips, "steps": steps, "batch": asked.batch,
             "precision": asked.precision, "held-out clips": asked.count, "overrides": row.overrides,
             "parameters": sum(p.numel() for p in model.denoiser.parameters()),
             "seconds of a step": statistics.median(r["step_seconds"] for r in log if r["kind"] == "train"),
