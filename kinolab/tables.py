@@ -111,6 +111,7 @@ METHODS: Table[Method] = Table(
             "thresholding": "kinolab.methods.thresholding:Thresholding",
             "langevin": "kinolab.methods.langevin:Langevin",
             "noise": "kinolab.methods.noise_policy:NoisePolicy",
+            "temperature": "kinolab.methods.temperature:Temperature",
             "text2video_zero": "kinolab.methods.text2video_zero:Text2VideoZero",
             "smoother": "kinolab.methods.smoother:Smoother",
             "hierarchical": "kinolab.methods.hierarchical:Hierarchical",

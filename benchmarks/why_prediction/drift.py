@@ -24,6 +24,7 @@ import torch
 from benchmarks.measure import processor_name
 from benchmarks.why_prediction.kept import keep
 from kinolab import video
+from kinolab.contracts.method import Method
 from kinolab.diffusion import SamplerConfig
 from kinolab.evaluation.world import autoencode
 from kinolab.methods import GuidanceConfig
@@ -90,6 +91,7 @@ def predict(
     sampler: SamplerConfig,
     scale: float | GuidanceConfig,
     batch: int = 24,
+    methods: Sequence[Method] = (),
 ) -> list[np.ndarray]:
     """The predictions (T, S, S, 3) uint8 from the first `given` frames of each clip."""
     made: list[np.ndarray] = []
@@ -101,7 +103,8 @@ def predict(
         )
         requests = [Request(seed=start + k) for k in range(len(part))]
         guidance = scale if isinstance(scale, GuidanceConfig) else GuidanceConfig(scale=scale)
-        made += list(video.to_uint8(model.complete(original, mask, requests, sampler=sampler, guidance=guidance)))
+        found = model.complete(original, mask, requests, sampler=sampler, guidance=guidance, methods=methods)
+        made += list(video.to_uint8(found))
     return made
 
 

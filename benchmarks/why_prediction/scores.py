@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.why_prediction.drift import SAMPLING, match, predict, summary
+from kinolab.contracts.method import Method
 from kinolab.evaluation.physics import AHEAD, measure_clip
 from kinolab.methods import GuidanceConfig
 from kinolab.metrics.base import MetricValue
@@ -17,10 +18,15 @@ GIVEN = 8
 MEASURES = ("identity", "at_place", "place_error", "own_colour", "own_shape")
 
 
-def scores(model: VideoModel, held: Sequence[WorldClip], guidance: GuidanceConfig | None = None) -> dict[str, Any]:
+def scores(
+    model: VideoModel,
+    held: Sequence[WorldClip],
+    guidance: GuidanceConfig | None = None,
+    methods: Sequence[Method] = (),
+) -> dict[str, Any]:
     """Each measure with its interval, of the model and of both baselines, and the drift by frame ahead."""
     sampler, _ = SAMPLING["euler 25"]
-    made = predict(model, held, GIVEN, sampler, guidance or GuidanceConfig())
+    made = predict(model, held, GIVEN, sampler, guidance or GuidanceConfig(), methods=methods)
     motions = [motion for k, (f, c) in enumerate(zip(made, held, strict=True))
                for motion in measure_clip(c, k, GIVEN, {"model": f})]  # fmt: skip
     found: dict[str, Any] = {}

@@ -28,6 +28,7 @@ from kinolab.methods.smoother import Smoother, SmootherConfig
 from kinolab.methods.spatial import SpatialConfig, SpatialReconstruction
 from kinolab.methods.steering import SteeringConfig
 from kinolab.methods.step_cache import StepCache, StepCacheConfig
+from kinolab.methods.temperature import Temperature, TemperatureConfig
 from kinolab.methods.text2video_zero import Text2VideoZero, Text2VideoZeroConfig
 from kinolab.methods.thresholding import Thresholding, ThresholdingConfig
 from kinolab.tables import METHODS, OWN_FIELD
@@ -96,6 +97,8 @@ __all__ = [
     "SteeringConfig",
     "StepCache",
     "StepCacheConfig",
+    "Temperature",
+    "TemperatureConfig",
     "Text2VideoZero",
     "Text2VideoZeroConfig",
     "Thresholding",
