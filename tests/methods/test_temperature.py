@@ -71,7 +71,7 @@ def test_it_may_be_for_runs_that_are_told_a_part() -> None:
 def test_a_models_own_is_for_its_predictions_and_not_for_what_it_makes_of_nothing() -> None:
     model, clip = tiny_vdt(), torch.zeros(1, 3, 5, 32, 32)
     own = model.config.model_copy(update={"methods": {"temperature": {"noise": 0.5, "when": "given"}}})
-    mask = predict_mask(5, 32, 32, 1)
+    mask = predict_mask(5, 32, 32, 1)[None, None]
     free, predicted = model.generate(seed=3), model.complete(clip, mask)
     model.config = own
     assert_same(model.generate(seed=3), free)
