@@ -13,31 +13,26 @@ Every error of a store is one InputError with the address in it; nobody waits fo
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import secrets
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
 from kinolab.errors import InputError
 from kinolab.runtime import files
-from kinolab.runtime.filesystems import Entry, ExistsError, UnansweredError, cache_folder, entry_of, filesystem, told
-from kinolab.runtime.leftovers import remove, start_of, this_process
-from kinolab.runtime.lines import one_line
+from kinolab.runtime.filesystems import Entry, UnansweredError, cache_folder, entry_of, filesystem, told
+from kinolab.runtime.leases import LOCK as LOCK
+from kinolab.runtime.leases import Lease, Writer, writer_of
+from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held, is_held
 from kinolab.runtime.paths import inside, is_passed_over
 
 ADDRESS = re.compile(r"^(s3a?|gs|gcs|https?|memory|abfss?|az):/+(?=[^/])")
-LOCK = ".kinolab.lock.json"
-"""The object that says who writes a folder."""
 AT_ONCE = 8
 """Objects that are fetched at once."""
 PAUSES = (1.0, 5.0)
@@ -97,7 +92,7 @@ class Mirror:
         self._lock = self.path.parent / ".lock"
         self._writes = False
         self._own: tuple[int, Any] | None = None
-        self._note: dict[str, Any] = {}
+        self.lease = Lease(lambda: self.store, self.root, self.url)
 
     def __getstate__(self) -> str:
         return self.url
@@ -253,13 +248,30 @@ class Mirror:
             InputError: where the store refuses it, or doesn't answer.
         """
         copy = inside(self.path, name)
+        self._check()
         with told(f"{self.url}/{name}"):
             self.store.put_file(str(copy), f"{self.root}/{name}")
             moment = entry_of(self.store.info(f"{self.root}/{name}")).moment
         os.utime(copy, ns=(moment, moment))
 
+    def have(self, name: str) -> bool:
+        """Have the copy of one object as it is in the store now, a hidden one too; False where there is none.
+
+        Raises:
+            InputError: where the store doesn't answer.
+        """
+        with told(f"{self.url}/{name}"):
+            try:
+                entry = entry_of(self.store.info(f"{self.root}/{name}"))
+            except FileNotFoundError:
+                return False
+        if not self._is_here(name, entry):
+            self.get(name, entry, inside(self.path, name))
+        return True
+
     def drop(self, names: Collection[str]) -> None:
         """Remove objects; those that are not there are."""
+        self._check()
         for name in names:
             with told(f"{self.url}/{name}"), suppress(FileNotFoundError):
                 self.store.rm_file(f"{self.root}/{name}")
@@ -292,6 +304,11 @@ class Mirror:
         gone = [name for name in listed if name not in here] if drop else []
         self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
 
+    def _check(self) -> None:
+        """Refuse to write what another has taken since; workers of who writes have no lease of their own."""
+        if self._writes:
+            self.lease.check()
+
     def _is_here(self, name: str, entry: Entry) -> bool:
         try:
             found = (self.path / name).stat()
@@ -319,63 +336,17 @@ class Mirror:
             InputError: where another has it; says who, and what to do where that one is gone.
         """
         # Of this machine's processes one at a time looks who is gone, and all leave the copies alone (`fetch`).
-        with held(self._lock, f"{self.url}: another kinolab is writing there"):
-            self._take(f"{self.root}/{LOCK}")
+        with held(self._lock, f"{self.url}: another kinolab is writing there"), self.lease.held():
             self._writes = True
             try:
                 yield
             finally:
                 self._writes = False
-                with suppress(InputError):
-                    if self._holder(f"{self.root}/{LOCK}") == self._note:  # and not that of who took it for dead
-                        self.drop([LOCK])
 
-    def _take(self, name: str) -> None:
-        """Create the object that says who writes, in place of one of a process that is gone."""
-        me = this_process()
-        note = {"host": socket.gethostname(), "process": me.process, "start": me.start, "boot": me.boot}
-        self._note = note | {"since": f"{datetime.now():%Y-%m-%d %H:%M}", "token": secrets.token_hex(8)}
-        data = json.dumps(self._note).encode()
-        while not self._created(name, data):
-            holder = self._holder(name)
-            if holder is None:  # it has just gone
-                continue
-            if holder == self._note:  # created, but the answer was lost, and the library asked again
-                return
-            if not _gone(holder):
-                who = one_line(f"process {holder.get('process')} on {holder.get('host')} since {holder.get('since')}")
-                raise InputError(
-                    f"{self.url}: another kinolab is writing there ({who}); where that one is gone, delete {LOCK}"
-                )
-            self.drop([LOCK])
+    def writer(self) -> Writer | None:
+        """Who writes the folder; None where nobody does.
 
-    def _created(self, name: str, data: bytes) -> bool:
-        """Whether an object that must not exist could be created."""
-        try:
-            with told(self.url):
-                self.store.pipe_file(name, data, mode="create")
-        except (FileExistsError, ExistsError):
-            return False
-        return True
-
-    def _holder(self, name: str) -> dict[str, Any] | None:
-        """What the lock says, perhaps nothing; None where it is gone by now."""
-        with told(self.url):
-            try:
-                data = self.store.cat_file(name)
-            except FileNotFoundError:
-                return None
-        with suppress(ValueError):
-            found = json.loads(data)
-            return found if isinstance(found, dict) else {}
-        return {}
-
-
-def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether who wrote a lock was a process of this start of this machine, and is no more, or this very one, which
-    holds this machine's own lock by now: what it left behind is of a store that had stopped answering."""
-    me = this_process()
-    if holder.get("host") != socket.gethostname() or holder.get("boot") != me.boot:
-        return False
-    process = holder.get("process")
-    return isinstance(process, int) and (process == me.process or start_of(process) != holder.get("start"))
+        Raises:
+            InputError: where the store doesn't answer.
+        """
+        return writer_of(self.store, self.root, self.url)
