@@ -13,7 +13,7 @@ from kinolab.data.scan import STILL_SUFFIXES, find_clips, find_listed
 from kinolab.errors import InputError
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.near import Near
-from kinolab.runtime.remote import Mirror, mirror_of
+from kinolab.runtime.remote import Entry, Mirror, mirror_of
 
 DISK_GB = 20.0
 """Of this machine's disk, what clips of a store take that are used once or twice, where nothing says otherwise."""
@@ -70,13 +70,15 @@ def place_of(path: Path, disk_gb: float | None, events: Listener) -> ClipPlace:
     return ClipPlace(root if root.is_dir() else root.parent, root, root.is_dir(), names, others, mirror)
 
 
-def near_place(mirror: Mirror, disk_gb: float) -> ClipPlace:
+def near_place(mirror: Mirror, disk_gb: float, listed: Mapping[str, Entry] | None = None) -> ClipPlace:
     """The clips of a store's folder, listed: what is said of them is fetched, each of them when it is used.
+
+    listed: the folder's objects, where they are known.
 
     Raises:
         InputError: where there is no such folder, or the store doesn't answer.
     """
-    listed = mirror.listed()
+    listed = mirror.listed() if listed is None else listed
     near, root = Near(mirror, int(disk_gb * 1e9), listed), mirror.path
     mirror.fetch(lambda name: Path(name).suffix.lower() not in LARGE)  # captions, labels and tables
     make_folder(root)
