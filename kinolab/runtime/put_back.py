@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from kinolab.errors import InputError
+from kinolab.runtime.paths import WORKING
 from kinolab.runtime.remote import Mirror, address
 from kinolab.runtime.sets import MANIFEST
 
@@ -66,3 +67,5 @@ def _publish(mirror: Mirror, drop: bool) -> None:
     """Put what is new; with `drop`, what is not here any more goes, as it does not of files beside others."""
     manifests = [name for name in mirror.here() if PurePosixPath(name).name == MANIFEST]
     mirror.publish(manifests, drop=drop)
+    if (mirror.path / WORKING).is_file():
+        mirror.put(WORKING)

@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 
 from kinolab.errors import InputError
 from kinolab.runtime import files
-from kinolab.runtime.filesystems import Entry, UnansweredError, cache_folder, entry_of, filesystem, told
+from kinolab.runtime.filesystems import Entry, NoObjectError, UnansweredError, cache_folder, entry_of, filesystem, told
 from kinolab.runtime.leases import LOCK as LOCK
 from kinolab.runtime.leases import Lease, Writer, writer_of
 from kinolab.runtime.leftovers import remove
@@ -154,7 +154,7 @@ class Mirror:
         Raises:
             InputError: as `listed`, and for an object that can't be read.
         """
-        if not self._writes and is_held(self._lock):
+        if not self._writes and self.written_here:
             return self.path
         listed = self.listed(new=new)
         names = [name for name in listed if wanted(name)]
@@ -254,17 +254,25 @@ class Mirror:
             moment = entry_of(self.store.info(f"{self.root}/{name}")).moment
         os.utime(copy, ns=(moment, moment))
 
+    def known(self, name: str) -> Entry | None:
+        """What the store says of one object, a hidden one too; None where there is none.
+
+        Raises:
+            InputError: where the store doesn't answer.
+        """
+        with suppress(NoObjectError), told(f"{self.url}/{name}"):
+            return entry_of(self.store.info(f"{self.root}/{name}"))
+        return None
+
     def have(self, name: str) -> bool:
         """Have the copy of one object as it is in the store now, a hidden one too; False where there is none.
 
         Raises:
             InputError: where the store doesn't answer.
         """
-        with told(f"{self.url}/{name}"):
-            try:
-                entry = entry_of(self.store.info(f"{self.root}/{name}"))
-            except FileNotFoundError:
-                return False
+        entry = self.known(name)
+        if entry is None:
+            return False
         if not self._is_here(name, entry):
             self.get(name, entry, inside(self.path, name))
         return True
@@ -342,6 +350,11 @@ class Mirror:
                 yield
             finally:
                 self._writes = False
+
+    @property
+    def written_here(self) -> bool:
+        """Whether a process of this machine writes the folder, so that the copies are ahead of the store."""
+        return is_held(self._lock)
 
     def writer(self) -> Writer | None:
         """Who writes the folder; None where nobody does.
