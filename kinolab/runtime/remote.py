@@ -241,13 +241,13 @@ class Mirror:
                 time.sleep(pause)
         return data if len(data) <= end - begin else data[begin:end]  # of a server that knows no ranges: all of it
 
-    def put(self, name: str) -> None:
-        """Put a file of the mirror into the store; whole there when this returns.
+    def put(self, name: str, path: Path | None = None) -> None:
+        """Put a file of the mirror, or another one in its place, into the store; whole there when this returns.
 
         Raises:
             InputError: where the store refuses it, or doesn't answer.
         """
-        copy = inside(self.path, name)
+        copy = inside(self.path, name) if path is None else path
         self._check()
         with told(f"{self.url}/{name}"):
             self.store.put_file(str(copy), f"{self.root}/{name}")
@@ -292,11 +292,11 @@ class Mirror:
             found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
         return found
 
-    def publish(self, last: Sequence[str], *, drop: bool = True) -> None:
+    def publish(self, last: Sequence[str], *, drop: Callable[[str], bool] = lambda name: True) -> None:
         """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
         others, then remove what is not here, what has the name of one of `last` first.
 
-        drop: false = remove nothing.
+        drop: which of those that are not here.
 
         Raises:
             InputError: as `put`.
@@ -309,7 +309,8 @@ class Mirror:
         for name in [name for name in last if name in other]:
             self.put(name)
         ends = {PurePosixPath(name).name for name in last}
-        gone = [name for name in listed if name not in here] if drop else []
+        known = set(here)
+        gone = [name for name in listed if name not in known and drop(name)]
         self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
 
     def _check(self) -> None:
