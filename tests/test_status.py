@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kinolab.cli.engines import kept_in
 from kinolab.contracts.events import Several, Silent
 from kinolab.contracts.working import FILE, Kept, Working
 from kinolab.data import FolderSource, encode_to_cache
 from kinolab.errors import InputError
+from kinolab.runtime import leases
+from kinolab.runtime.files import write_text
 from kinolab.runtime.locks import held
 from kinolab.runtime.processes import Known
+from kinolab.runtime.put_back import put_back
 from kinolab.runtime.records import write_record
+from kinolab.runtime.remote import Mirror
 from kinolab.status import SILENT, status
 from kinolab.training.log import RunLog
 from tests.cli.every import run
@@ -90,6 +97,68 @@ def test_of_a_run(tmp_path: Path) -> None:
     assert found.rate == pytest.approx(2.0, rel=0.05) and found.left == pytest.approx(35.0, rel=0.05)
     log.close()
     assert status(tmp_path).state == "cut off"
+
+
+def test_of_a_run_in_a_store(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what is there, and by what can be known of who writes it: of this machine all, of another that it is heard."""
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    (run_folder / "recipe.yaml").write_text(
+        "kind: autoencoder\nname: x\nautoencoder: {kind: odvae}\ndata: {kind: world}\ntraining: {steps: 100}\n"
+    )
+    log, there, now = RunLog(run_folder, 0, tensorboard=False), Path("memory://b/run"), time.time()
+    for step in (10, 30):
+        log.started -= 10
+        log.write(step, "train", {"loss": 1.0})
+    log.close()
+    with put_back(there) as here:
+        for name in ("recipe.yaml", "log.jsonl"):
+            write_text(here / name, (run_folder / name).read_text())
+        write_text(here / "checkpoints" / "step-00000020" / "state.json", "{}")
+        found = status(there)
+        assert (found.path, found.state, found.done, found.notes) == ("memory://b/run", "running", 30, ())
+    found = status(there)
+    assert (found.state, found.done, found.total, found.left, found.notes) == ("cut off", 20, 100, None, ())
+    lock = "/b/run/.kinolab.lock.json"
+    note = {"host": "far", "process": 7, "start": "1", "boot": "2", "since": "today", "renewed": 60.0}
+    store.pipe_file(lock, json.dumps(note).encode())
+    found = status(there)
+    assert (found.state, found.done, found.by) == ("running", 30, "process 7 on far since today")
+    assert found.rate == pytest.approx(2.0, rel=0.05) and found.left == pytest.approx(35.0, rel=0.05)
+    assert "what was done since is not known here" in found.notes[0] and found.notes[1].endswith("asked from here")
+    monkeypatch.setattr(leases, "SILENT", -1.0)
+    found = status(there, lambda: now + 3600)
+    assert (found.state, found.done, found.by) == ("cut off", 20, None)
+    assert found.notes == ("process 7 on far since today had the folder, and was not heard of for 60 min",)
+    store.rm_file(lock)
+    with put_back(there) as here:
+        write_text(here / "model" / "denoiser.safetensors", "x")
+        write_text(here / "checkpoints" / "step-00000100" / "state.json", "{}")
+    capsys.readouterr()
+    assert run("status", there) == 0
+    assert "memory://b/run: training, done" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"^memory://b/gone: no such bucket or folder"):
+        status(Path("memory://b/gone"))
+    store.pipe_file("/b/other/a.txt", b"x")
+    with pytest.raises(InputError, match=r"^memory://b/other: nothing says how far"):
+        status(Path("memory://b/other"))
+
+
+def test_of_other_work_in_a_store(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is kept of it is put there, once a minute and at the end, and read on any machine."""
+    mirror, now = Mirror("memory://b/set"), [1000.0]
+    with kept_in(mirror.path, "curating", "videos", None, mirror) as working:
+        working.clock = lambda: now[0]
+        for done in (0, 1, 2, 3):
+            now[0] += 50
+            working.progress(done, 3)
+            before = json.loads(store.cat_file(f"/b/set/{FILE}"))["done"]
+            assert before == {0: 0, 1: 0, 2: 2, 3: 2}[done]
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    found = status(Path("memory://b/set"))
+    assert (found.state, found.done, found.total) == ("done", 3, 3)
 
 
 def test_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @common(events=True)
 def caption(
-    folder: Annotated[Path, typer.Argument(help="Folder of clips, such as kinolab data curate writes.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of clips, such as kinolab data curate writes; of a store too: s3://...")
+    ],
     command: Annotated[
         str | None, typer.Option(help="A program that prints the caption: 'mine --short {clip}'. No shell is used.")
     ] = None,
@@ -36,6 +38,9 @@ def caption(
     engine: EngineName = "embedded",
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Clips that are asked about at once.")] = None,
     each: EachGiven = None,
+    disk_gb: Annotated[
+        float | None, typer.Option(min=0.001, help="Of this disk, what clips of a store may take at once; default 20.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace captions that somebody else wrote.")] = False,
 ) -> None:
     """Write a caption beside every clip that has none, by a command, a server or a model that you name.
@@ -44,6 +49,7 @@ def caption(
     that clips got no caption; they are named.
     """
     from kinolab.data.curation.captions import caption as run
+    from kinolab.runtime.remote import address, is_remote
 
     captioner = chosen(command, server, model, model_folder, prompt, frames, key_file)
     # Of this machine, threads are enough to wait for a program or a server; a model computes in processes.
@@ -52,9 +58,12 @@ def caption(
         raise InputError(f"--each {each}: is for --engine ray or --model-folder; a server has limits of its own")
     crew = None if waiting else take_engine(engine, workers, each)
     with watch("captioning", "clips") as events:
-        summary = run(folder, captioner, overwrite=overwrite, workers=workers or 1, engine=crew, events=events)
-    line = f"{folder}: {summary.asked} clips captioned, {summary.known} known already, {summary.others} have captions"
-    show({"folder": folder} | vars(summary), [line])
+        summary = run(
+            folder, captioner, overwrite=overwrite, workers=workers or 1, engine=crew, disk_gb=disk_gb, events=events
+        )
+    place = address(folder) if is_remote(folder) else folder
+    line = f"{place}: {summary.asked} clips captioned, {summary.known} known already, {summary.others} have captions"
+    show({"folder": place} | vars(summary), [line])
     for cause in summary.failed:
         typer.echo(f"no caption: {cause}", err=True)
     if summary.failed:

@@ -54,8 +54,9 @@ def curate(
     config = load_config(CurateConfig, settings if settings is not None else {}, override or [], name="--set")
     if page is not None and not config.keep:
         raise InputError("--page: shows clips at the edges of thresholds, and there is none; set keep.SCORE.min")
-    crew, here = take_engine(engine, workers, each, config.work), Mirror(out).path if is_remote(out) else out
-    with watch("curating", "videos") as seen, kept_in(here, "curating", "videos", crew) as kept:
+    crew, store = take_engine(engine, workers, each, config.work), Mirror(out) if is_remote(out) else None
+    here = out if store is None else store.path
+    with watch("curating", "videos") as seen, kept_in(here, "curating", "videos", crew, store) as kept:
         summary = run(source, out, config, engine=crew, dry=dry_run, events=Several(seen, kept))
         kept.left_out(tuple(f"{name}: {problem}" for name, problem in summary.problems))
     for note in summary.notes:

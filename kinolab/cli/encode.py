@@ -102,7 +102,7 @@ def encode(
         check_room(place, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)
         with (
             watch("encoding", "windows", cheaper=encode_less) as told,
-            kept_in(place, "encoding", "windows", crew) as kept,
+            kept_in(place, "encoding", "windows", crew, store) as kept,
         ):
             summary = encode_to_cache(
                 source, network, place, shard_size=shard_size, batch=batch, dtype=dtype, keep_posterior=keep_posterior,

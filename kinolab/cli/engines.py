@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kinolab.contracts.engine import Engine
     from kinolab.contracts.work import WorkConfig
     from kinolab.contracts.working import Working
+    from kinolab.runtime.remote import Mirror
 
 POISONED = 3
 """The exit status where all is done but what ended every worker that tried it."""
@@ -92,11 +94,15 @@ def each_values(text: str) -> dict[str, Any]:
     return known
 
 
-def kept_in(folder: Path, what: str, unit: str, engine: Engine | None) -> Working:
-    """Events that keep in a folder how far the work on it is, for `kinolab status`."""
-    from kinolab.contracts.working import Working
+def kept_in(folder: Path, what: str, unit: str, engine: Engine | None, store: Mirror | None = None) -> Working:
+    """Events that keep in a folder how far the work on it is, for `kinolab status`.
 
-    return Working(folder, what, unit, 1 if engine is None else engine.workers)
+    store: that the folder is the mirror of.
+    """
+    from kinolab.contracts.working import FILE, Working
+
+    put = None if store is None else partial(store.put, FILE)
+    return Working(folder, what, unit, 1 if engine is None else engine.workers, put=put)
 
 
 def ends_with(poison: Sequence[str]) -> None:

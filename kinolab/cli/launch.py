@@ -122,7 +122,10 @@ def _job(words: list[str] | None, **how: Any) -> Any:
 
 
 def _print(text: str, job: Any) -> None:
-    show({"script": text, "out": job.out, "processes": job.nodes * job.gpus}, [text.rstrip("\n")])
+    from kinolab.runtime.remote import address, is_remote
+
+    out = address(job.out) if is_remote(job.out) else job.out
+    show({"script": text, "out": out, "processes": job.nodes * job.gpus}, [text.rstrip("\n")])
 
 
 def _hand_over(command: Sequence[str], text: str, only: bool) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from kinolab.cli.stored import in_store
+from kinolab.cli.stored import in_store, with_addresses
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
 
@@ -255,14 +255,14 @@ def show(values: Any, lines: Iterable[object]) -> None:
         print_json(values)
         return
     for line in lines:
-        typer.echo(line)
+        typer.echo(with_addresses(str(line)))
 
 
 def print_json(values: Any, indent: int | None = 1) -> None:
     """Values as JSON on standard output; of paths their text, and null for numbers that are none."""
     import json
 
-    typer.echo(json.dumps(_plain(values), indent=indent))
+    typer.echo(with_addresses(json.dumps(_plain(values), indent=indent)))
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,9 @@ from kinolab.cli.options import common, show
 
 @common()
 def status(
-    paths: Annotated[list[Path], typer.Argument(help="Folders that encode, data curate, generate or train writes.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Folders that encode, data curate, generate or train writes; s3://... too.")
+    ],
 ) -> None:
     """Say how far the work on folders is: done, at work, failed, rate and time left.
 

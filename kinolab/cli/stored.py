@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kinolab.errors import InputError
+
 OUTPUTS = ("out", "run")
 """Parameters that say where a command writes."""
 THEMSELVES = ("encode", "curate")
 """Commands that put what they make into a store piece by piece."""
+
+
+def with_addresses(text: str) -> str:
+    """A text with the addresses of stores in place of the folders of this machine that stand for them."""
+    module = sys.modules.get("kinolab.runtime.put_back")  # where nothing is in a store, nothing is to be read
+    return text if module is None else str(module.named(text))
 
 
 @contextmanager
@@ -25,13 +34,18 @@ def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]
         yield dict(values)
         return
     from kinolab.cli.options import say
-    from kinolab.runtime.put_back import put_back
+    from kinolab.runtime.put_back import first, put_back
     from kinolab.runtime.remote import address, is_remote
 
     [name], path = found[:1], values[found[0]]
     if not is_remote(path):
         yield dict(values)
         return
-    with put_back(path) as here:
-        yield {**values, name: here}
-    say(f"put into the store: {address(path)}")
+    with put_back(path, several=command == "train") as here:
+        try:
+            yield {**values, name: here}
+        except InputError as error:
+            error.args = tuple(with_addresses(str(part)) for part in error.args)
+            raise
+    if first():
+        say(f"put into the store: {address(path)}")

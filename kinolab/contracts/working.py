@@ -16,12 +16,15 @@ from typing import Any, cast
 
 from kinolab.contracts.events import Outcome, Silent
 from kinolab.errors import InputError, Stopped
+from kinolab.runtime.paths import WORKING
 from kinolab.runtime.processes import Known
 from kinolab.runtime.records import read_record, write_record
 
-FILE = ".working.json"
+FILE = WORKING
 EVERY = 2.0
 """Seconds between two times that it is written."""
+OFTEN = 60.0
+"""Seconds between two times that it is put into a store."""
 FORMAT = 1
 
 
@@ -66,14 +69,22 @@ class Working(Silent):
         folder: that is worked on.
         what: is done, as "encoding"; unit: what is counted, in the plural.
         workers: who do it.
+        put: puts what is written into the store that the folder is one of.
     """
 
     def __init__(
-        self, folder: Path, what: str, unit: str, workers: int = 1, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        what: str,
+        unit: str,
+        workers: int = 1,
+        clock: Callable[[], float] = time.time,
+        put: Callable[[], object] | None = None,
     ) -> None:
         self.path, self.what, self.unit, self.workers, self.clock = folder / FILE, what, unit, workers, clock
         self._kept: Kept | None = None
         self._last = 0.0
+        self._put, self._was_put = put, -OFTEN
         self._failed: tuple[str, ...] = ()
 
     def __enter__(self) -> Working:
@@ -102,8 +113,11 @@ class Working(Silent):
             return
         self._last = self._kept.written
         self._kept = replace(self._kept, failed=self._failed, outcome=outcome)
-        with suppress(OSError):
+        with suppress(OSError, InputError):  # of a store
             write_record(self.path, self._kept.values())
+            if self._put is not None and (outcome is not None or self._last - self._was_put >= OFTEN):
+                self._put()
+                self._was_put = self._last
 
 
 def read_working(folder: Path) -> Kept | None:

@@ -13,7 +13,12 @@ from kinolab.data.scan import STILL_SUFFIXES, find_clips, find_listed
 from kinolab.errors import InputError
 from kinolab.runtime.files import make_folder
 from kinolab.runtime.near import Near
-from kinolab.runtime.remote import Mirror, mirror_of
+from kinolab.runtime.remote import Entry, Mirror, mirror_of
+
+DISK_GB = 20.0
+"""Of this machine's disk, what clips of a store take that are used once or twice, where nothing says otherwise."""
+LARGE = video.VIDEO_SUFFIXES | STILL_SUFFIXES | {".tar", ".parquet"}
+"""Endings of what is fetched when it is used, and not with what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +62,7 @@ def place_of(path: Path, disk_gb: float | None, events: Listener) -> ClipPlace:
     """
     mirror = mirror_of(path)
     if mirror is not None and disk_gb is not None:
-        listed = mirror.listed()
-        near, root = Near(mirror, int(disk_gb * 1e9), listed), mirror.path
-        mirror.fetch(lambda name: not _is_clip(name))  # captions, labels and tables
-        make_folder(root)
-
-        def animated(name: str) -> bool:
-            with near.using(name) as copy:
-                return video.is_animated(copy)
-
-        names, others = find_listed(listed, animated)
-        return ClipPlace(root, root, not mirror.is_one(listed), names, others, near)
+        return near_place(mirror, disk_gb)
     root = path if mirror is None else mirror.fetch(progress=events_of(events).progress)
     if not root.exists():
         raise InputError(f"{path}: no such folder of clips")
@@ -75,5 +70,22 @@ def place_of(path: Path, disk_gb: float | None, events: Listener) -> ClipPlace:
     return ClipPlace(root if root.is_dir() else root.parent, root, root.is_dir(), names, others, mirror)
 
 
-def _is_clip(name: str) -> bool:
-    return Path(name).suffix.lower() in video.VIDEO_SUFFIXES | STILL_SUFFIXES
+def near_place(mirror: Mirror, disk_gb: float, listed: Mapping[str, Entry] | None = None) -> ClipPlace:
+    """The clips of a store's folder, listed: what is said of them is fetched, each of them when it is used.
+
+    listed: the folder's objects, where they are known.
+
+    Raises:
+        InputError: where there is no such folder, or the store doesn't answer.
+    """
+    listed = mirror.listed() if listed is None else listed
+    near, root = Near(mirror, int(disk_gb * 1e9), listed), mirror.path
+    mirror.fetch(lambda name: Path(name).suffix.lower() not in LARGE)  # captions, labels and tables
+    make_folder(root)
+
+    def animated(name: str) -> bool:
+        with near.using(name) as copy:
+            return video.is_animated(copy)
+
+    names, others = find_listed(listed, animated)
+    return ClipPlace(root, root, not mirror.is_one(listed), names, others, near)

@@ -29,6 +29,10 @@ class Entry:
     moment: int
 
 
+class NoObjectError(InputError):
+    """There is no such bucket or object."""
+
+
 class ExistsError(InputError):
     """An object that must not exist does."""
 
@@ -67,7 +71,7 @@ def told(what: str) -> Iterator[None]:
     except (InputError, FileExistsError):
         raise
     except FileNotFoundError:
-        raise InputError(f"{what}: no such bucket or object") from None
+        raise NoObjectError(f"{what}: no such bucket or object") from None
     except PermissionError as error:
         raise InputError(f"{what}: not allowed ({one_line(error, 120)}); see the credentials") from None
     except OSError as error:

@@ -77,16 +77,19 @@ class Near:
         return self.kept.data(f"{name} {entry.bytes} {entry.moment} {begin} {end}", get)
 
     @contextmanager
-    def using(self, name: str, content: str | None = None) -> Iterator[Path]:
+    def using(
+        self, name: str, content: str | None = None, entries: Mapping[str, Entry] | None = None
+    ) -> Iterator[Path]:
         """An object, or all below a folder of that name, as a path inside the block.
 
-        content: the SHA-256 that a file has to have when it is fetched.
+        content: the SHA-256 that a file has to have when it is fetched. entries: what is known of it; none = it is
+        looked up.
 
         Raises:
             InputError: where there is no such object, its content is another, or the store doesn't answer.
         """
         inside(self.mirror.path, name)
-        entries = self._below(name)
+        entries = self._below(name) if entries is None else entries
         version = sorted((each, entry.bytes, entry.moment) for each, entry in entries.items())
 
         def get(room: Path) -> None:

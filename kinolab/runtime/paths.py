@@ -17,6 +17,8 @@ OWN = ".kinolab-"
 """What the names of Kinolab's temporary files begin with."""
 COMMITTED = ".committed"
 """What the hidden folder of a set ends with that is committed and not yet in place (`runtime.sets`)."""
+WORKING = ".working.json"
+"""What a command keeps in a folder of how far the work on it is (`contracts.working`)."""
 LONGEST = 255
 """Bytes of one part of a path; file systems take no more."""
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE)

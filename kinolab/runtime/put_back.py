@@ -3,27 +3,41 @@
 What lies there is fetched first; what is written is put there meanwhile, once a minute, and at the end, also where the
 work was cut off. Files come before the manifest that names them and go after it, so a set in the store is whole or not
 there, at any moment.
+
+Of torchrun's processes the first one writes the folder, as a single process does. Each machine has the run's recipe and
+checkpoints on its own disk; what processes of other machines write of a checkpoint they put themselves (`away`), before
+the first one puts the manifest that makes it one.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from kinolab.errors import InputError
+from kinolab.runtime import sets
+from kinolab.runtime.hashes import head_sha256
+from kinolab.runtime.leftovers import remove
+from kinolab.runtime.locks import held
+from kinolab.runtime.paths import WORKING
 from kinolab.runtime.remote import Mirror, address
 from kinolab.runtime.sets import MANIFEST
 
 EVERY = 60.0
 """Seconds after which what is new is put into the store: as much work is lost with this machine."""
+_OPEN: dict[Path, Mirror] = {}
+"""The folders of this machine that stand for one of a store now, in this process."""
 
 
 @contextmanager
-def put_back(path: Path) -> Iterator[Path]:
+def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     """A path of this machine in place of an address: of a folder, or of a file and what is written beside it under its
     name (`v.mp4`, `v.json`, `v-0.mp4`), where it has an ending.
+
+    several: whether torchrun's processes may share the folder, as those of a training do.
 
     Raises:
         InputError: where the store can't be written, another writes there, or torchrun's processes would.
@@ -33,36 +47,124 @@ def put_back(path: Path) -> Iterator[Path]:
         raise InputError(f"{where}: can be read and not written; name a folder, or s3://... or gs://...")
     from kinolab.runtime.ranks import by_torchrun
 
-    if by_torchrun():
+    if by_torchrun() and not several:
         raise InputError(f"{where}: torchrun's processes write into a folder that they share; name one of a disk")
     single = PurePosixPath(where).suffix != ""
+    if by_torchrun():
+        if single:
+            raise InputError(f"{where}: expected the address of a run folder, whose name has no ending")
+        mirror = Mirror(where)
+        with _known(mirror), _writing(mirror) if first() else _reading(mirror):
+            yield mirror.path
+        return
     above, _, name = where.rpartition("/")
-    stem = PurePosixPath(name).stem
+    mirror, stem = Mirror(above if single else where), PurePosixPath(name).stem
+    with _known(mirror), _writing(mirror, stem if single else None):
+        yield mirror.path / name if single else mirror.path
+
+
+def first() -> bool:
+    """Whether this is the first of torchrun's processes, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def named(text: str) -> str:
+    """A text with the addresses that people know in place of the folders that stand for them in this process."""
+    for folder, mirror in _OPEN.items():
+        text = text.replace(str(folder), mirror.url)
+    return text
+
+
+def away(folder: Path) -> Callable[[Path, str], sets.Entry] | None:
+    """Of a process on another machine than the first one's: puts a file that it wrote aside into `folder`, under a
+    name, and says how a manifest calls it; the file is then gone here. None where the first one finds the file itself.
+    """
+    if os.environ.get("GROUP_RANK", "0") == "0":
+        return None
+    found = next((base for base in _OPEN if folder.is_relative_to(base)), None)
+    if found is None:
+        return None
+    mirror, below = _OPEN[found], folder.relative_to(found).as_posix()
+
+    def put(path: Path, name: str) -> sets.Entry:
+        entry = sets.Entry(path.stat().st_size, "", head_sha256(path))
+        mirror.put(f"{below}/{name}", path)
+        remove(path)
+        with suppress(OSError):
+            path.parent.rmdir()
+        return entry
+
+    return put
+
+
+def leads_elsewhere(folder: Path) -> bool:
+    """Whether this is the first process of another machine than the first one's, which has a folder of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and away(folder) is not None
+
+
+@contextmanager
+def _known(mirror: Mirror) -> Iterator[None]:
+    _OPEN[mirror.path] = mirror
+    try:
+        yield
+    finally:
+        _OPEN.pop(mirror.path, None)
+
+
+@contextmanager
+def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
+    """Fetch what is there, and put what is new. stem: what the names begin with of the files that are meant."""
 
     def wanted(other: str) -> bool:
-        return not single or other.startswith(stem)
+        return stem is None or other.startswith(stem)
 
-    mirror = Mirror(above if single else where)
     with mirror.writing():
-        mirror.fetch(wanted, new=True)
+        with held(_fetching(mirror)):
+            mirror.fetch(wanted, new=True)
         over = threading.Event()
 
         def meanwhile() -> None:
             while not over.wait(EVERY):
                 with suppress(InputError, OSError):  # what is at work this moment, or a store that may come back
-                    _publish(mirror, drop=False)  # what is not here may be in the middle of being replaced
+                    _publish(mirror, over=False)
 
         thread = threading.Thread(target=meanwhile, daemon=True)
         thread.start()
         try:
-            yield mirror.path / name if single else mirror.path
+            yield
         finally:
             over.set()
             thread.join()
-            _publish(mirror, drop=not single)
+            _publish(mirror, over=stem is None)
 
 
-def _publish(mirror: Mirror, drop: bool) -> None:
-    """Put what is new; with `drop`, what is not here any more goes, as it does not of files beside others."""
+@contextmanager
+def _reading(mirror: Mirror) -> Iterator[None]:
+    """Fetch what another process than the first needs to go on: of those of one machine, one does."""
+    with held(_fetching(mirror)):
+        mirror.fetch(lambda name: name == "recipe.yaml" or name.startswith("checkpoints/"), new=True)
+    yield
+
+
+def _fetching(mirror: Mirror) -> Path:
+    return mirror.path.parent / ".fetching"
+
+
+def _publish(mirror: Mirror, over: bool) -> None:
+    """Put what is new, manifests last. What is not here any more goes: sets of which nothing is left, such as older
+    checkpoints; when the work is `over` other files too, which before may be in the middle of being replaced."""
     manifests = [name for name in mirror.here() if PurePosixPath(name).name == MANIFEST]
-    mirror.publish(manifests, drop=drop)
+    elsewhere = set[str]()
+    for name in manifests:
+        with suppress(InputError):
+            found = sets.read_manifest((mirror.path / name).parent)
+            elsewhere |= {f"{PurePosixPath(name).parent}/{file}" for file in (found.files if found else ())}
+
+    def goes(name: str) -> bool:
+        folder = PurePosixPath(name).parent
+        left = folder.name.startswith("step-") and not (mirror.path / folder).exists()
+        return left or (over and name not in elsewhere)
+
+    mirror.publish(manifests, drop=goes)
+    if (mirror.path / WORKING).is_file():
+        mirror.put(WORKING)

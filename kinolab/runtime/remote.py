@@ -13,31 +13,26 @@ Every error of a store is one InputError with the address in it; nobody waits fo
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import secrets
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
 from kinolab.errors import InputError
 from kinolab.runtime import files
-from kinolab.runtime.filesystems import Entry, ExistsError, UnansweredError, cache_folder, entry_of, filesystem, told
-from kinolab.runtime.leftovers import remove, start_of, this_process
-from kinolab.runtime.lines import one_line
+from kinolab.runtime.filesystems import Entry, NoObjectError, UnansweredError, cache_folder, entry_of, filesystem, told
+from kinolab.runtime.leases import LOCK as LOCK
+from kinolab.runtime.leases import Lease, Writer, writer_of
+from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held, is_held
 from kinolab.runtime.paths import inside, is_passed_over
 
 ADDRESS = re.compile(r"^(s3a?|gs|gcs|https?|memory|abfss?|az):/+(?=[^/])")
-LOCK = ".kinolab.lock.json"
-"""The object that says who writes a folder."""
 AT_ONCE = 8
 """Objects that are fetched at once."""
 PAUSES = (1.0, 5.0)
@@ -97,7 +92,7 @@ class Mirror:
         self._lock = self.path.parent / ".lock"
         self._writes = False
         self._own: tuple[int, Any] | None = None
-        self._note: dict[str, Any] = {}
+        self.lease = Lease(lambda: self.store, self.root, self.url)
 
     def __getstate__(self) -> str:
         return self.url
@@ -159,7 +154,7 @@ class Mirror:
         Raises:
             InputError: as `listed`, and for an object that can't be read.
         """
-        if not self._writes and is_held(self._lock):
+        if not self._writes and self.written_here:
             return self.path
         listed = self.listed(new=new)
         names = [name for name in listed if wanted(name)]
@@ -246,20 +241,45 @@ class Mirror:
                 time.sleep(pause)
         return data if len(data) <= end - begin else data[begin:end]  # of a server that knows no ranges: all of it
 
-    def put(self, name: str) -> None:
-        """Put a file of the mirror into the store; whole there when this returns.
+    def put(self, name: str, path: Path | None = None) -> None:
+        """Put a file of the mirror, or another one in its place, into the store; whole there when this returns.
 
         Raises:
             InputError: where the store refuses it, or doesn't answer.
         """
-        copy = inside(self.path, name)
+        copy = inside(self.path, name) if path is None else path
+        self._check()
         with told(f"{self.url}/{name}"):
             self.store.put_file(str(copy), f"{self.root}/{name}")
             moment = entry_of(self.store.info(f"{self.root}/{name}")).moment
         os.utime(copy, ns=(moment, moment))
 
+    def known(self, name: str) -> Entry | None:
+        """What the store says of one object, a hidden one too; None where there is none.
+
+        Raises:
+            InputError: where the store doesn't answer.
+        """
+        with suppress(NoObjectError), told(f"{self.url}/{name}"):
+            return entry_of(self.store.info(f"{self.root}/{name}"))
+        return None
+
+    def have(self, name: str) -> bool:
+        """Have the copy of one object as it is in the store now, a hidden one too; False where there is none.
+
+        Raises:
+            InputError: where the store doesn't answer.
+        """
+        entry = self.known(name)
+        if entry is None:
+            return False
+        if not self._is_here(name, entry):
+            self.get(name, entry, inside(self.path, name))
+        return True
+
     def drop(self, names: Collection[str]) -> None:
         """Remove objects; those that are not there are."""
+        self._check()
         for name in names:
             with told(f"{self.url}/{name}"), suppress(FileNotFoundError):
                 self.store.rm_file(f"{self.root}/{name}")
@@ -272,11 +292,11 @@ class Mirror:
             found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
         return found
 
-    def publish(self, last: Sequence[str], *, drop: bool = True) -> None:
+    def publish(self, last: Sequence[str], *, drop: Callable[[str], bool] = lambda name: True) -> None:
         """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
         others, then remove what is not here, what has the name of one of `last` first.
 
-        drop: false = remove nothing.
+        drop: which of those that are not here.
 
         Raises:
             InputError: as `put`.
@@ -289,8 +309,14 @@ class Mirror:
         for name in [name for name in last if name in other]:
             self.put(name)
         ends = {PurePosixPath(name).name for name in last}
-        gone = [name for name in listed if name not in here] if drop else []
+        known = set(here)
+        gone = [name for name in listed if name not in known and drop(name)]
         self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
+
+    def _check(self) -> None:
+        """Refuse to write what another has taken since; workers of who writes have no lease of their own."""
+        if self._writes:
+            self.lease.check()
 
     def _is_here(self, name: str, entry: Entry) -> bool:
         try:
@@ -319,63 +345,22 @@ class Mirror:
             InputError: where another has it; says who, and what to do where that one is gone.
         """
         # Of this machine's processes one at a time looks who is gone, and all leave the copies alone (`fetch`).
-        with held(self._lock, f"{self.url}: another kinolab is writing there"):
-            self._take(f"{self.root}/{LOCK}")
+        with held(self._lock, f"{self.url}: another kinolab is writing there"), self.lease.held():
             self._writes = True
             try:
                 yield
             finally:
                 self._writes = False
-                with suppress(InputError):
-                    if self._holder(f"{self.root}/{LOCK}") == self._note:  # and not that of who took it for dead
-                        self.drop([LOCK])
 
-    def _take(self, name: str) -> None:
-        """Create the object that says who writes, in place of one of a process that is gone."""
-        me = this_process()
-        note = {"host": socket.gethostname(), "process": me.process, "start": me.start, "boot": me.boot}
-        self._note = note | {"since": f"{datetime.now():%Y-%m-%d %H:%M}", "token": secrets.token_hex(8)}
-        data = json.dumps(self._note).encode()
-        while not self._created(name, data):
-            holder = self._holder(name)
-            if holder is None:  # it has just gone
-                continue
-            if holder == self._note:  # created, but the answer was lost, and the library asked again
-                return
-            if not _gone(holder):
-                who = one_line(f"process {holder.get('process')} on {holder.get('host')} since {holder.get('since')}")
-                raise InputError(
-                    f"{self.url}: another kinolab is writing there ({who}); where that one is gone, delete {LOCK}"
-                )
-            self.drop([LOCK])
+    @property
+    def written_here(self) -> bool:
+        """Whether a process of this machine writes the folder, so that the copies are ahead of the store."""
+        return is_held(self._lock)
 
-    def _created(self, name: str, data: bytes) -> bool:
-        """Whether an object that must not exist could be created."""
-        try:
-            with told(self.url):
-                self.store.pipe_file(name, data, mode="create")
-        except (FileExistsError, ExistsError):
-            return False
-        return True
+    def writer(self) -> Writer | None:
+        """Who writes the folder; None where nobody does.
 
-    def _holder(self, name: str) -> dict[str, Any] | None:
-        """What the lock says, perhaps nothing; None where it is gone by now."""
-        with told(self.url):
-            try:
-                data = self.store.cat_file(name)
-            except FileNotFoundError:
-                return None
-        with suppress(ValueError):
-            found = json.loads(data)
-            return found if isinstance(found, dict) else {}
-        return {}
-
-
-def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether who wrote a lock was a process of this start of this machine, and is no more, or this very one, which
-    holds this machine's own lock by now: what it left behind is of a store that had stopped answering."""
-    me = this_process()
-    if holder.get("host") != socket.gethostname() or holder.get("boot") != me.boot:
-        return False
-    process = holder.get("process")
-    return isinstance(process, int) and (process == me.process or start_of(process) != holder.get("start"))
+        Raises:
+            InputError: where the store doesn't answer.
+        """
+        return writer_of(self.store, self.root, self.url)

@@ -40,7 +40,7 @@ from kinolab.runtime.old_checkpoints import OldPiece, read_old_metadata, read_pi
 from kinolab.runtime.paths import single
 from kinolab.runtime.reading import Limits, read_json
 from kinolab.runtime.records import Record
-from kinolab.runtime.sets import Problem
+from kinolab.runtime.sets import Entry, Problem
 from kinolab.runtime.torch_parts import DTYPES
 from kinolab.runtime.weights import TensorFile, write_weights
 
@@ -52,10 +52,14 @@ LIMITS = Limits(bytes=256 * 2**20, depth=12, values=5_000_000)
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a chunk of a tensor lies: a file, and the tensor's name in it."""
+    """Where a chunk of a tensor lies: a file, and the tensor's name in it.
+
+    entry: what a manifest says of the file, where it is on another machine than that of who writes the manifest.
+    """
 
     file: str
     key: str
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,15 @@ class Value:
 
 
 class Writer(dcp.StorageWriter):
-    """Storage that a state is written to: a `.safetensors` file for each process, and the metadata."""
+    """Storage that a state is written to: a `.safetensors` file for each process, and the metadata.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    away: takes the file of this process to where it is found, with its name, and says how a manifest calls it; None =
+    it is found where it was written. elsewhere: of all processes, in the one that wrote the metadata.
+    """
+
+    def __init__(self, folder: Path, away: Callable[[Path, str], Entry] | None = None) -> None:
+        self.folder, self.away = folder, away
+        self.elsewhere: dict[str, Entry] = {}
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Nothing is kept between two checkpoints."""
@@ -100,6 +109,9 @@ class Writer(dcp.StorageWriter):
             results.append(WriteResult(item.index, tensor.nbytes, Piece(plan.storage_data, key)))
         if tensors:
             write_weights(self.folder / plan.storage_data, tensors)
+            if self.away is not None:
+                entry = self.away(self.folder / plan.storage_data, plan.storage_data)
+                results = [replace(r, storage_data=_with(r.storage_data, entry)) for r in results]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done
@@ -115,6 +127,8 @@ class Writer(dcp.StorageWriter):
             pieces = []
             for chunk in entry.chunks:
                 piece = stored[name, tuple(chunk.offsets)]
+                if piece.entry is not None:
+                    self.elsewhere[piece.file] = piece.entry
                 place = {"offsets": list(chunk.offsets), "sizes": list(chunk.sizes)}
                 pieces.append(place | {"file": piece.file, "key": piece.key})
             dtype = str(entry.properties.dtype).removeprefix("torch.")
@@ -294,6 +308,10 @@ def decode(value: Any, name: str) -> Any:
     if kind == "float" and inside in ("inf", "-inf", "nan"):
         return float(inside)
     raise InputError(f"{name}: a value in it is damaged")
+
+
+def _with(stored: Any, entry: Entry) -> Any:
+    return replace(stored, entry=entry) if isinstance(stored, Piece) else stored
 
 
 def _offset(index: MetadataIndex) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,29 +33,36 @@ from kinolab.runtime.shard_storage import METADATA, Planner, Reader, Writer
 from kinolab.runtime.weights import TensorFile
 
 T = TypeVar("T")
+Away = Callable[[Path, str], sets.Entry]
 
 
-def save(state: dict[str, Any], folder: Path, alone: bool) -> None:
+def save(state: dict[str, Any], folder: Path, alone: bool, away: Away | None = None) -> dict[str, sets.Entry]:
     """Write this process's part of a state into a folder; with others, every process calls it. Not sealed yet.
 
     Args:
         state: tensors (also DTensors) and plain values in nested dictionaries and lists.
         folder: is there already.
         alone: there are no other processes.
+        away: takes what this process wrote to where it is found (`shard_storage.Writer`).
+
+    Returns:
+        What was taken away by all processes, for `seal`; in the first one.
 
     Raises:
         OSError: where it can't be written, in whichever process.
         InputError: for a value that is none of text, number, truth and nothing, or lists and dictionaries of them.
     """
     with _one_error(folder, InputError):
-        dcp.save(state, storage_writer=Writer(folder), planner=dcp.DefaultSavePlanner(), no_dist=alone)
+        writer = Writer(folder, away)
+        dcp.save(state, storage_writer=writer, planner=dcp.DefaultSavePlanner(), no_dist=alone)
+    return writer.elsewhere
 
 
-def save_beside(state: dict[str, Any], folder: Path, group: Any) -> Writing:
+def save_beside(state: dict[str, Any], folder: Path, group: Any, away: Away | None = None) -> Writing:
     """Copy this process's part of a state, and write the copy into a folder while this returns (`async_save`).
 
     Args:
-        state, folder: as for `save`.
+        state, folder, away: as for `save`.
         group: the processes that write, in a group that nobody else uses, of a backend for processors; None = this one
             alone.
 
@@ -65,11 +72,12 @@ def save_beside(state: dict[str, Any], folder: Path, group: Any) -> Writing:
     # From the thread that writes, and so for good: it is known that one process writes alone.
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
     given: Any = {} if group is None else {"process_group": group}
+    writer = Writer(folder, away)
     with _one_error(folder, InputError):
         future = dcp.async_save(
-            state, storage_writer=Writer(folder), planner=dcp.DefaultSavePlanner(), no_dist=group is None, **given
+            state, storage_writer=writer, planner=dcp.DefaultSavePlanner(), no_dist=group is None, **given
         )
-    return Writing(folder, cast("Future[Any]", future))
+    return Writing(folder, cast("Future[Any]", future), writer)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Writing:
 
     folder: Path
     future: Future[Any]
+    writer: Writer
 
     @property
     def done(self) -> bool:
@@ -94,13 +103,16 @@ class Writing:
             self.future.result()
 
 
-def seal(folder: Path) -> None:
+def seal(folder: Path, elsewhere: Mapping[str, sets.Entry] | None = None) -> None:
     """Write the manifest of all that is in a checkpoint's folder; before, it isn't one. One process calls it.
+
+    elsewhere: files of it that other machines took away.
 
     Raises:
         OSError: where it can't be written.
     """
-    write_text(folder / sets.MANIFEST, sets.make_manifest(folder, hashes=False).text())
+    found = sets.make_manifest(folder, hashes=False)
+    write_text(folder / sets.MANIFEST, sets.Manifest({**found.files, **(elsewhere or {})}).text())
 
 
 def load(state: dict[str, Any], folder: Path, alone: bool) -> None:

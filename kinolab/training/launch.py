@@ -21,7 +21,7 @@ from typing import Any
 from kinolab.errors import InputError
 from kinolab.runtime.interrupts import REQUEUE, REQUEUE_FILE
 from kinolab.runtime.ranks import Ranks
-from kinolab.runtime.remote import address, is_remote
+from kinolab.runtime.remote import Mirror, address, is_remote
 from kinolab.runtime.yaml_files import to_yaml
 from kinolab.training.batches import micro_positions
 from kinolab.training.mesh import layout
@@ -77,8 +77,14 @@ class Launch:
 
     @property
     def marker(self) -> str:
-        """The file that a run leaves that was stopped to be started again, as a shell reads it."""
-        return shlex.quote(str(self.out / REQUEUE_FILE))
+        """The file that a run leaves that was stopped to be started again, as a shell reads it; of a run in a store it
+        is in each machine's copy."""
+        if not is_remote(self.out):
+            return shlex.quote(str(self.out / REQUEUE_FILE))
+        copy = Mirror(self.out).path / REQUEUE_FILE
+        if copy.is_relative_to(Path.home()):  # whoever runs it there
+            return f'"$HOME"/{shlex.quote(copy.relative_to(Path.home()).as_posix())}'
+        return shlex.quote(str(copy))
 
     @property
     def signalled(self) -> str:
@@ -116,15 +122,18 @@ def launch(words: Sequence[str], parsed: Mapping[str, Any], **how: Any) -> Launc
     if name is not None and not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"launch: expected --name in letters, digits, dots, dashes and underscores, got {name!r}")
     folder = Path(out) if out is not None else Path("runs") / Path(str(recipe)).stem
-    if is_remote(folder):
-        raise InputError(f"launch: {address(folder)}: processes share their run folder; name one of a disk")
     source = recipe if recipe is not None else folder / "recipe.yaml"
+    if is_remote(folder) and recipe is None:
+        mirror = Mirror(folder)
+        if not mirror.have("recipe.yaml"):
+            raise InputError(f"launch: {mirror.url}: no run to resume there (no recipe.yaml)")
+        source = mirror.path / "recipe.yaml"
     config = load_recipe(source, parsed.get("setting") or ())
     ranks = Ranks(0, how["nodes"] * how["gpus"])
     layout(config.training.parallel, ranks)
     micro_positions(config.training, ranks)
     told = [re.sub(r"^--run(?==|$)", "--out", word) for word in words]  # torchrun takes --run for one of its own
-    told += [] if out is not None else ["--out", str(folder)]
+    told += [] if out is not None else ["--out", address(folder) if is_remote(folder) else str(folder)]
     told += [] if parsed.get("resume") or parsed.get("resume_auto") else ["--resume", "auto"]
     told += [] if parsed.get("requeue") else ["--requeue"]
     plain = re.sub(r"[^\w.-]+", "-", config.name)

@@ -18,6 +18,7 @@ from kinolab.runtime.devices import announce
 from kinolab.runtime.files import remove, write_text
 from kinolab.runtime.interrupts import REQUEUE_FILE
 from kinolab.runtime.locks import held
+from kinolab.runtime.put_back import leads_elsewhere
 from kinolab.runtime.ranks import Ranks, answered, join_ranks, wait_for_all
 from kinolab.tables import JOBS
 from kinolab.training.asking import heard_from_the_start
@@ -88,10 +89,12 @@ def train(
             with _alone_in(folder, PATIENCE if resume == "auto" else 0.0) if ranks.first else nullcontext():
                 if ranks.first:
                     write_text(folder / "recipe.yaml", to_yaml(job.settled(config)))
+                leads = ranks.first or leads_elsewhere(folder)
+                if leads:
                     remove(folder / REQUEUE_FILE)
                 trainer = Trainer(job, config.training, folder, ranks, told, asked)
                 step = trainer.run(until)
-                if requeue and trainer.signalled and ranks.first:
+                if requeue and trainer.signalled and leads:
                     write_text(
                         folder / REQUEUE_FILE, f"stopped by a signal at step {step} of {config.training.steps}\n"
                     )

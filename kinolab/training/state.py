@@ -30,6 +30,7 @@ from kinolab.errors import DamagedError, InputError
 from kinolab.runtime import files, sets, sharded
 from kinolab.runtime.hashes import Sha256, scan
 from kinolab.runtime.lines import one_line
+from kinolab.runtime.put_back import away
 from kinolab.runtime.ranks import Ranks
 from kinolab.runtime.records import read_record
 from kinolab.runtime.summed import summed
@@ -100,9 +101,9 @@ class RunState:
         """
         final, started = folder / f"step-{step:08d}", self._started
         with ExitStack() as stack:
-            room = self.agree(lambda: stack.enter_context(files.new_folder(final)))
-            sharded.save(self._collect(started), room, alone=self.ranks.size == 1)
-            self._seal(room, step, started)
+            room = self._room(stack, final)
+            elsewhere = sharded.save(self._collect(started), room, self.ranks.size == 1, away(final))
+            self._seal(room, step, started, elsewhere)
         self._leave(final, keep)
         self._barrier()
         return final
@@ -117,13 +118,13 @@ class RunState:
         """
         final, started = folder / f"step-{step:08d}", self._started
         with ExitStack() as stack:
-            room = self.agree(lambda: stack.enter_context(files.new_folder(final)))
-            writing = sharded.save_beside(self._collect(started), room, group)
+            room = self._room(stack, final)
+            writing = sharded.save_beside(self._collect(started), room, group, away(final))
             folder_open = stack.pop_all()
 
         def seal() -> None:
             with folder_open:
-                self._seal(room, step, started)
+                self._seal(room, step, started, writing.writer.elsewhere)
             self._leave(final, keep)
 
         return Unsealed(final, writing, seal, lambda: folder_open.__exit__(Abandoned, Abandoned(), None))
@@ -132,13 +133,17 @@ class RunState:
     def _started(self) -> list[str]:
         return [name for name, optimizer in self.optimizers.items() if optimizer.state]
 
-    def _seal(self, room: Path, step: int, started: Sequence[str]) -> None:
+    def _room(self, stack: ExitStack, final: Path) -> Path:
+        """The folder that becomes `final`, which the first process makes; on other machines' disks the same name."""
+        return final.parent / self.agree(lambda: stack.enter_context(files.new_folder(final)).name)
+
+    def _seal(self, room: Path, step: int, started: Sequence[str], elsewhere: Mapping[str, sets.Entry]) -> None:
         """The first process makes a checkpoint of what all have written."""
         if self.ranks.first:
             record: dict[str, Any] = {"step": step, "processes": self.ranks.size, "optimizers": list(started)}
             record |= {"frozen": self._frozen} if self._frozen else {}
             files.write_text(room / RECORD, summed(record) + "\n")
-            sharded.seal(room)
+            sharded.seal(room, elsewhere)
 
     def _leave(self, final: Path, keep: int) -> None:
         """The first process leaves a checkpoint and the newest `keep - 1` before it alone."""
@@ -201,7 +206,7 @@ class RunState:
             DamagedError: where there are checkpoints and none is whole.
             InputError: where the newest whole one is another model's.
         """
-        found = self.agree(lambda: checkpoints(folder))
+        found = [folder / name for name in self.agree(lambda: [path.name for path in checkpoints(folder)])]
         return sharded.newest_whole(found, self.load, say)
 
     def agree(self, decide: Callable[[], T]) -> T:

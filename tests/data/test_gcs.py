@@ -47,14 +47,14 @@ def test_a_cache_is_written_and_read_there(bucket: Bucket, tmp_path: Path) -> No
 
 
 def test_of_many_at_once_one_alone_writes(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kinolab.runtime.remote._gone", lambda holder: False)  # as of other machines
+    monkeypatch.setattr("kinolab.runtime.leases.Writer.gone", False)  # as of other machines
     begun, said = threading.Barrier(6), list[str]()
 
     def write() -> None:
         mirror = Mirror("gs://b/latents")
         begun.wait(30)
         try:
-            mirror._take(f"{mirror.root}/{LOCK}")  # what `writing` does once no other process of this machine is there
+            mirror.lease.take()  # what `writing` does once no other process of this machine is there
             said.append("mine")
         except InputError as error:
             said.append(str(error))

@@ -13,7 +13,7 @@ from kinolab.errors import InputError
 from kinolab.runtime import put_back as module
 from kinolab.runtime.files import write_text
 from kinolab.runtime.put_back import put_back
-from kinolab.runtime.remote import LOCK, Mirror
+from kinolab.runtime.remote import Mirror
 
 
 def there(store: Any) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def test_a_folder_is_what_was_written_and_goes_on_from_another_machine(
         write_text(here / "step-2" / "manifest.json", "{}")
         for path in sorted((here / "step-1").iterdir()):
             path.unlink()
-    assert order == ["+step-2/state", "+step-2/manifest.json", "-step-1/manifest.json", "-step-1/state", f"-{LOCK}"]
+    assert order == ["+step-2/state", "+step-2/manifest.json", "-step-1/manifest.json", "-step-1/state"]
     assert there(store) == {"run/step-2/state": b"2", "run/step-2/manifest.json": b"{}"}
 
 

@@ -15,6 +15,7 @@ import fsspec
 import pytest
 
 from kinolab.errors import InputError, MissingExtraError
+from kinolab.runtime import leases
 from kinolab.runtime.processes import packed, unpacked
 from kinolab.runtime.remote import LOCK, Mirror, address, is_remote
 
@@ -139,6 +140,32 @@ def test_one_writes_at_a_time(store: Any) -> None:
     store.pipe_file(f"/b/clips/{LOCK}", json.dumps(note | {"start": "1", "host": "elsewhere"}).encode())
     with pytest.raises(InputError, match=r"delete \.kinolab\.lock\.json"), mirror.writing():
         pass
+
+
+def test_what_another_machine_has_not_renewed_for_long_is_taken_over_and_it_notices(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SETTLED", 0.0)
+    one, other = Mirror("memory://b/clips"), Mirror("memory://b/clips")
+    name = f"/b/clips/{LOCK}"
+    with one.writing():
+        there = store.info(name)["created"]
+        one.lease.renew()
+        assert store.info(name)["created"] > there
+        one.lease.note["host"] = "elsewhere"
+        one.lease._sure = 0.0
+        store.pipe_file(name, json.dumps(one.lease.note).encode())
+        writer = one.writer()
+        assert writer is not None and writer.lives and not writer.here
+        with pytest.raises(InputError, match="another kinolab is writing there"):
+            other.lease.take()
+        monkeypatch.setattr(leases, "SILENT", -1.0)  # as if it was that long ago
+        other.lease.take()
+        with pytest.raises(InputError, match=r"another kinolab writes there now \(process \d+ on .*not in the store"):
+            one.put("a.mp4")
+        with pytest.raises(InputError, match="writes there now"):
+            one.drop(["a.mp4"])
+    assert store.exists(name), "that of the other, which stays"
 
 
 def test_a_mirror_goes_to_another_process_by_its_address(store: Any) -> None:

@@ -19,6 +19,7 @@ import yaml
 
 from kinolab.cli import main
 from kinolab.errors import InputError
+from kinolab.runtime.remote import Mirror
 from kinolab.training.launch import Launch, k8s_manifest, launch, local_script, slurm_script
 from kinolab.training.run import train
 from tests.training.tiny import autoencoder_recipe
@@ -131,8 +132,20 @@ def test_a_job_in_kubernetes_counts_no_pod_that_saved_as_failed(tmp_path: Path) 
 def test_what_can_not_run_is_refused_before_it_is_queued(training: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=text):
         made(tmp_path, **training)
-    with pytest.raises(InputError, match="launch: s3://b/run: processes share their run folder"):
-        launch(["r"], {"recipe": "toy-vdt", "run": "s3://b/run"}, nodes=1, gpus=1)
+
+
+def test_of_a_run_in_a_store_each_machine_looks_into_its_own_copy(store: Any, tmp_path: Path) -> None:
+    """Whose home may be another there."""
+    words, parsed = ["r", "--out", "memory://b/run"], {"recipe": "toy-vdt", "run": "memory:/b/run"}
+    script = checked(local_script(launch(words, parsed, nodes=1, gpus=1)))
+    assert "--out memory://b/run --resume auto --requeue" in script
+    copy = Mirror("memory://b/run").path / "requeue"
+    assert f'rm -f "$HOME"/{copy.relative_to(tmp_path / "home").as_posix()}' in script
+    again = {"recipe": None, "run": "memory://b/run", "resume": True}
+    with pytest.raises(InputError, match="launch: memory://b/run: no run to resume there"):
+        launch(["--resume"], again, nodes=1, gpus=1)
+    store.pipe_file("/b/run/recipe.yaml", yaml.safe_dump(autoencoder_recipe()).encode())
+    assert launch(["--resume"], again, nodes=1, gpus=1).name == "tiny"
 
 
 def said(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:

@@ -14,26 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from kinolab.contracts.engine import Engine, Task
-from kinolab.contracts.events import Events, Listener, advance, events_of
+from kinolab.contracts.events import Events, Listener, advance, events_of, proceed
 from kinolab.data.curation.captioners import AskError, Captioner
+from kinolab.data.curation.texts import KEPT as KEPT
+from kinolab.data.curation.texts import Texts, line_of, put_in_order, said, texts_of
 from kinolab.data.curation.writing import METADATA, beside
-from kinolab.data.scan import find_clips, hash_source
+from kinolab.data.places import ClipPlace
 from kinolab.errors import InputError
-from kinolab.runtime import reading
 from kinolab.runtime.files import write_text
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.lines import one_line
-from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.reading import json_lines
-from kinolab.runtime.remote import address, is_remote
-from kinolab.runtime.summed import summed
 from kinolab.runtime.text import read_text
 
-KEPT = ".captions.jsonl"
-"""In the folder: what was said of each content, one line each."""
-MOST = 2**31
-"""Bytes of it."""
 LOST = 3
 """Clips in a row of which nothing comes back, after which the one who is asked is taken to be gone."""
 
@@ -55,84 +49,58 @@ def caption(
     overwrite: bool = False,
     workers: int = 1,
     engine: Engine | None = None,
+    disk_gb: float | None = None,
     events: Listener = None,
 ) -> CaptionSummary:
     """Write a caption beside every clip of a folder that has none; into the folder's metadata.jsonl too.
 
     Args:
-        folder: of clips, such as `kinolab data curate` writes.
+        folder: of clips, such as `kinolab data curate` writes; of a store too, as s3://bucket/set.
         captioner: who is asked.
         overwrite: replace captions that somebody else wrote.
         workers: clips that are asked about at once by threads of this process, where the captioner takes that.
         engine: whose workers ask, each about one clip at a time; none = this process. What is written is the same.
+        disk_gb: of a store's clips, how much of this machine's disk they may take at once; none = 20.
         events: counts clips; a stopped call keeps what was said.
 
     Raises:
         InputError: where there is no clip, another process is at work there, or the captioner stops answering.
     """
-    if is_remote(folder):
-        raise InputError(f"{address(folder)}: captions are written beside clips of this machine; copy the folder here")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of clips")
-    names = find_clips(folder)[0]
-    if not names:
-        raise InputError(f"{folder}: no clips in it; caption a folder of clips, and curate that into shards")
-    captioner.check()
     told, protocol = events_of(events), json_sha256(captioner.protocol())[:16]
-    with held(folder / ".captions.lock", f"{folder}: another kinolab data caption is at work there"):
-        said = _said(folder / KEPT, protocol)
-        own = set(_said(folder / KEPT, None).values())
+    with texts_of(folder, disk_gb) as texts:
+        names, kept = texts.place.names, texts.folder / KEPT
+        if not names:
+            raise InputError(f"{folder}: no clips in it; caption a folder of clips, and curate that into shards")
+        captioner.check()
+        answered, own = said(kept, protocol), set(said(kept, None).values())
         tasks, order = dict[str, list[str]](), list[str]()
         others = known = 0
         for name in names:
-            path = _beside(folder, name)
+            proceed(told)
+            path = texts.beside(name)
             before = " ".join(read_text(path).split()) if path.is_file() else ""
             if before and before not in own and not overwrite:
                 others += 1
                 continue
-            content = hash_source(folder / name)
+            content = texts.content(name)
             order.append(content)
-            if content in said:
+            if content in answered:
                 known += 1
-                if before != said[content]:
-                    write_text(path, said[content] + "\n")
+                if before != answered[content]:
+                    texts.write(name, answered[content])
             else:
                 tasks.setdefault(content, []).append(name)  # copies of one content are asked about once
-        job = CaptionJob(folder, captioner)
+        job = CaptionJob(texts.place, captioner)
         pieces = [(found[0], content) for content, found in tasks.items()]
         answers = _answers(job, pieces, workers) if engine is None else _by_workers(job, pieces, protocol, engine, told)
-        asked, failed = _write_all(job, tasks, answers, protocol, told)
-        if asked:
-            _put_in_order(folder / KEPT, protocol, order)
-        _fill_metadata(folder)
+        try:
+            asked, failed = _write_all(job, texts, tasks, answers, protocol, told)
+            if asked:
+                put_in_order(kept, protocol, order)
+        finally:
+            texts.keep(now=True)
+        _fill_metadata(texts)
     return CaptionSummary(asked, known, others, tuple(failed))
-
-
-def _beside(folder: Path, name: str) -> Path:
-    return (folder / name).with_suffix(".txt")
-
-
-def _said(path: Path, protocol: str | None) -> dict[str, str]:
-    """What was said of each content, by this captioner alone where one is named."""
-    if not path.is_file():
-        return {}
-    rows = (row for _, row in json_lines(path, damaged="skip") if isinstance(row, dict))
-    return {
-        str(row.get("content")) if protocol else f"{row.get('content')}-{row.get('protocol')}": str(row.get("caption"))
-        for row in rows
-        if protocol in (None, row.get("protocol"))
-    }
-
-
-def _put_in_order(path: Path, protocol: str, order: Sequence[str]) -> None:
-    """Give what this captioner said the order of the clips, whoever asked about which when; behind what others said."""
-    rows = [row for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
-    place = {content: number for number, content in enumerate(order)}
-    rows.sort(key=lambda row: place.get(str(row.get("content")), -1) if row.get("protocol") == protocol else -1)
-    names = ("content", "protocol", "caption")
-    text = "".join(summed({name: row.get(name) for name in names}) + "\n" for row in rows)
-    if text != reading.read_text(path, MOST):
-        write_text(path, text)
 
 
 Piece = tuple[str, str]
@@ -142,7 +110,12 @@ Answer = tuple[str, str, str | AskError]
 
 
 def _write_all(
-    job: CaptionJob, tasks: Mapping[str, Sequence[str]], answers: Iterable[Answer], protocol: str, events: Events
+    job: CaptionJob,
+    texts: Texts,
+    tasks: Mapping[str, Sequence[str]],
+    answers: Iterable[Answer],
+    protocol: str,
+    events: Events,
 ) -> tuple[int, list[str]]:
     """Write what is said at once; how many clips were captioned, and what failed.
 
@@ -152,15 +125,15 @@ def _write_all(
         InputError: where nothing comes back of several clips in a row.
     """
     asked, failed, lost, done, total = 0, dict[str, str](), 0, 0, sum(map(len, tasks.values()))
-    with Appender(job.folder / KEPT) as kept:
+    with Appender(texts.folder / KEPT) as kept:
         for _, content, found in answers:
             names = tasks[content]
             done += len(names)
             if isinstance(found, str):
-                kept.write(summed({"content": content, "protocol": protocol, "caption": found}))
+                kept.write(line_of(content, protocol, found))
                 for name in names:
-                    write_text(_beside(job.folder, name), found + "\n")
-                    events.wrote(_beside(job.folder, name), "caption")
+                    events.wrote(texts.write(name, found), "caption")
+                texts.keep()
                 asked, lost = asked + len(names), 0
             else:
                 failed |= {name: f"{name}: {found}" for name in names}
@@ -175,7 +148,7 @@ def _write_all(
 class CaptionJob:
     """The captions of a folder, as a job of an engine: a task is one clip, its part the name and the content."""
 
-    folder: Path
+    place: ClipPlace
     captioner: Captioner
 
     def worker(self, number: int) -> CaptionJob:
@@ -197,7 +170,8 @@ class CaptionJob:
     def ask(self, part: Piece) -> Answer:
         """The words, as one line."""
         try:
-            text = " ".join(self.captioner.ask(self.folder / part[0]).split())
+            with self.place.using(*part) as clip:
+                text = " ".join(self.captioner.ask(clip).split())
             return *part, text or AskError("said nothing")
         except AskError as error:
             return *part, error
@@ -226,8 +200,9 @@ def _by_workers(
             yield *left.part, AskError(f"ended every worker that asked about it ({left.why})")
 
 
-def _fill_metadata(folder: Path) -> None:
+def _fill_metadata(texts: Texts) -> None:
     """Put captions into the rows of a curated folder's metadata that have none."""
+    folder = texts.folder
     path = folder / METADATA
     if not path.is_file():
         return
@@ -240,3 +215,4 @@ def _fill_metadata(folder: Path) -> None:
                 row["text"], changed = text, True
     if changed:
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        texts.put(path)

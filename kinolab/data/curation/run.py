@@ -11,28 +11,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kinolab.contracts.engine import Done, Engine, Task
-from kinolab.contracts.events import Events, Listener, Several, Silent, events_of, proceed
+from kinolab.contracts.events import Events, Listener, events_of, proceed
 from kinolab.data.curation import parquet
 from kinolab.data.curation.deciding import Decision, decide
 from kinolab.data.curation.items import Item, find_items
 from kinolab.data.curation.scoring import Outcome, score_group
 from kinolab.data.curation.settings import Chosen, CurateConfig, chosen, plain
+from kinolab.data.curation.shelves import InStore, Shelf
 from kinolab.data.curation.table import Row, make_table
-from kinolab.data.curation.writing import METADATA, Written, clear_others, write_folder, write_shards
+from kinolab.data.curation.writing import METADATA, Written, clear_others, may_be_ours, write_folder, write_shards
+from kinolab.data.places import LARGE
 from kinolab.errors import InputError
 from kinolab.runtime import leftovers
-from kinolab.runtime.files import make_folder, write_text
+from kinolab.runtime.files import make_folder, remove, write_text
 from kinolab.runtime.hashes import json_sha256
 from kinolab.runtime.locks import held
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import real, visible
 from kinolab.runtime.reading import json_lines, read_text
 from kinolab.runtime.records import write_record
-from kinolab.runtime.remote import Mirror, address, is_remote, local
+from kinolab.runtime.remote import Mirror, address, is_remote
 from kinolab.runtime.summed import summed
 
 STORE, INDEX, TABLE, RECORD = ".scores", ".scores/files.jsonl", "table.jsonl", "curation.json"
@@ -85,45 +87,38 @@ def curate(
             something else, another process is at work there, or no video can be read.
     """
     if not is_remote(out):
-        return _curate(source, out, config, engine, dry, events_of(events))
+        return _curate(source, Shelf(out), config, engine, dry, events_of(events))
     if engine is not None and engine.place:
         raise InputError(f"--out {address(out)}: a cluster's workers need a folder that they share, or take --workers")
     if is_remote(source) and f"{address(out)}/".startswith(f"{address(source)}/"):
         raise InputError(f"{address(out)}: lies inside {address(source)}; choose a folder beside it")
     mirror = Mirror(out)
     with mirror.writing():
-        mirror.fetch(new=True)
-        if (mirror.path / RECORD).is_file():  # of another machine, which has the scores
-            make_folder(mirror.path / STORE)
-        summary = _curate(source, mirror.path, config, engine, dry, Several(events_of(events), _Putting(mirror)))
-        mirror.publish((METADATA, TABLE, RECORD))
+        listed = mirror.listed(new=True)
+        shelf = InStore(mirror, listed)
+        if RECORD not in listed and not (mirror.path / STORE).is_dir() and not all(map(may_be_ours, listed)):
+            raise InputError(f"{address(out)}: holds other files and no curation; choose an empty or new folder")
+        for name in mirror.here():
+            if name not in listed:  # of a call that was cut off
+                remove(mirror.path / name)
+        mirror.fetch(lambda name: PurePosixPath(name).suffix.lower() not in LARGE, new=True)
+        make_folder(mirror.path / STORE)
+        summary = _curate(source, shelf, config, engine, dry, events_of(events))
+        shelf.finish((METADATA, TABLE, RECORD))
     return summary
 
 
-class _Putting(Silent):
-    """Puts clips into a store when they are written, so that a call that is cut off loses none."""
-
-    def __init__(self, mirror: Mirror) -> None:
-        self.mirror = mirror
-
-    def wrote(self, path: Path, what: str = "file") -> None:
-        """A file of the mirror is whole."""
-        if what != "table":
-            self.mirror.put(path.relative_to(self.mirror.path).as_posix())
-
-
 def _curate(
-    source: Path, out: Path, config: CurateConfig, engine: Engine | None, dry: bool, told: Events
+    source: Path, shelf: Shelf, config: CurateConfig, engine: Engine | None, dry: bool, told: Events
 ) -> CurateSummary:
     """The same in a folder of this machine."""
-    signals = chosen(config)
+    signals, out = chosen(config), shelf.out
     if config.output.format == "parquet" and not dry:
         parquet.need_pyarrow()
     _check_out(out)
-    source = local(source, told.progress)
-    if source.is_dir() and real(out).is_relative_to(real(source)):
+    if not is_remote(source) and source.is_dir() and real(out).is_relative_to(real(source)):
         raise InputError(f"{out}: lies inside {source}; choose a folder beside it")
-    found = find_items(source)
+    found = find_items(source, config.disk_gb)
     make_folder(out / STORE)
     with held(out / STORE / "lock", f"{out}: another kinolab data curate is at work there"):
         outcomes = _score(found.items, signals, out, engine, told)
@@ -140,9 +135,9 @@ def _curate(
         told.wrote(out / TABLE, "table")
         written = None
         if not dry:
-            gone = clear_others(out, config.output.format)
+            gone = clear_others(shelf, config.output.format)
             write = write_folder if config.output.format == "folder" else write_shards
-            written = write(decision.kept, out, config.output, told)
+            written = write(decision.kept, shelf, config.output, told)
             written = replace(written, removed=written.removed + gone)
     read = sum(o.read for o in outcomes)
     return CurateSummary(len(outcomes), read, problems, decision, written, found.notes, protocols["hash"])

@@ -21,6 +21,7 @@ from kinolab.data.curation.items import Item
 from kinolab.data.curation.settings import Chosen, built
 from kinolab.data.scan import hash_source
 from kinolab.errors import InputError
+from kinolab.runtime.filesystems import UnansweredError
 from kinolab.runtime.hashes import canonical
 from kinolab.runtime.lines import one_line
 from kinolab.runtime.reading import parse_json
@@ -76,20 +77,23 @@ def _signals(text: str) -> Chosen:
 
 def score_item(item: Item, known: str | None, signals: Chosen, store: Path) -> Outcome:
     """Trace one video; whatever is wrong with it is said in the outcome."""
-    signature = ""
+    signature, place = "", str(item.path)
     try:
         signature = item.signature()
         if known is not None and not _missing(store, known, signals):
             return Outcome(item.name, signature, known)
         with item.local(store / ROOM) as path:
+            place = str(path)
             content = hash_source(path)
             missing = _missing(store, content, signals)
             if missing:
                 traces, damage = trace(path, missing)
                 _add(store, content, missing, traces, damage)
         return Outcome(item.name, signature, content, read=bool(missing))
+    except UnansweredError:  # nothing about the video either
+        raise
     except InputError as error:
-        said = str(error).removeprefix(f"{item.path}: ")
+        said = str(error).removeprefix(f"{place}: ")
         return Outcome(item.name, signature, problem=one_line(said, 300))
     except OSError as error:
         if error.errno in (28, 122):  # the disk of the store is full: nothing about the video

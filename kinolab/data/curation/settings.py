@@ -77,6 +77,8 @@ class CurateConfig(Config):
     """By score, what a clip has to have, in the order in which thresholds are said to cost."""
     output: OutputConfig = OutputConfig()
     """What is written."""
+    disk_gb: float | None = Field(None, gt=0)
+    """Of videos in a store, how much of this machine's disk they may take at once; none = 20."""
     work: WorkConfig | None = None
     """Who scores the videos; options of the command win, and no number depends on it."""
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kinolab import video
@@ -18,13 +18,14 @@ from kinolab.contracts.events import Events, advance
 from kinolab.data.curation import parquet
 from kinolab.data.curation.scoring import ROOM
 from kinolab.data.curation.settings import OutputConfig
+from kinolab.data.curation.shelves import Shelf
 from kinolab.data.curation.table import Row, rounded
 from kinolab.data.cutting import cropped
 from kinolab.errors import InputError
 from kinolab.runtime import reading
-from kinolab.runtime.files import copy, make_folder, remove, scratch, write_text
+from kinolab.runtime.files import copy, make_folder, scratch, write_text
+from kinolab.runtime.filesystems import UnansweredError
 from kinolab.runtime.hashes import json_sha256
-from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import json_lines, read_bytes, read_json
 from kinolab.runtime.records import write_record
 from kinolab.runtime.tars import new_archive
@@ -62,7 +63,7 @@ def file_name(row: Row, quality: int) -> str:
 def copied(row: Row) -> bool:
     """Whether a clip is its video as it is."""
     plain = row.whole and row.crop is None and row.damage is None
-    return plain and row.item.suffix in video.VIDEO_SUFFIXES and row.item.path.is_file()
+    return plain and row.item.suffix in video.VIDEO_SUFFIXES and row.item.single
 
 
 def unique(rows: Sequence[Row], quality: int) -> dict[str, Row]:
@@ -109,9 +110,9 @@ def metadata(name: str, row: Row) -> dict[str, Any]:
     return values | {f"{n}_score" if n in values else n: rounded(value) for n, value in row.scores.items()}
 
 
-def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:
+def write_folder(rows: Sequence[Row], shelf: Shelf, config: OutputConfig, events: Events) -> Written:
     """`clips/` and the metadata.jsonl that names them; what an earlier call wrote and is no longer wanted goes."""
-    wanted = unique(rows, config.quality)
+    wanted, out = unique(rows, config.quality), shelf.out
     room, before = out / ".scores" / ROOM, listed(out)
     written, present, failed = 0, 0, list[str]()
     make_folder(out / CLIPS)
@@ -120,13 +121,16 @@ def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
     for done, (name, row) in enumerate(wanted.items()):
         path = out / CLIPS / name
         try:
-            if path.is_file():
+            if shelf.has(f"{CLIPS}/{name}"):
                 present += 1
             else:
                 write_clip(row, path, config.quality, room)
                 events.wrote(path)
+                shelf.put(f"{CLIPS}/{name}")
                 written += 1
             good[name] = row
+        except UnansweredError:  # nothing about the clip
+            raise
         except InputError as error:
             failed.append(f"{row.name}: {error}")
         advance(events, done + 1, len(wanted))
@@ -138,9 +142,8 @@ def write_folder(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
     write_text(out / METADATA, "".join(f"{line}\n" for line in lines))
     removed = 0
     for name in before - {f"{CLIPS}/{name}" for name in good}:
-        removed += (out / name).exists()
-        remove(out / name)
-        remove((out / name).with_suffix(".txt"))
+        removed += shelf.remove(name)
+        shelf.remove(PurePosixPath(name).with_suffix(".txt").as_posix())
     _plan(out, {f"{CLIPS}/{name}" for name in good})
     return Written(written, present, removed, tuple(failed))
 
@@ -166,25 +169,32 @@ def listed(out: Path) -> set[str]:
     return {name for name in names if CLIP.fullmatch(name)}
 
 
-def clear_others(out: Path, kind: str) -> int:
+def may_be_ours(name: str) -> bool:
+    """Whether a file of a folder may be one that a curation writes before its record, or a caption beside one."""
+    clip = PurePosixPath(name)
+    return bool(CLIP.fullmatch(name) or SHARD.fullmatch(name)) or (
+        clip.suffix == ".txt" and CLIP.fullmatch(clip.with_suffix(".mp4").as_posix()) is not None
+    )
+
+
+def clear_others(shelf: Shelf, kind: str) -> int:
     """Remove what an earlier call wrote in another format, so that a folder holds one set; how many files that were."""
-    old = _shards(out, [suffix for name, suffix in SHARDS.items() if name != kind])
-    if kind != "folder" and (clips := [out / name for name in sorted(listed(out))]):
-        old += [*clips, *(clip.with_suffix(".txt") for clip in clips), out / METADATA, out / PLAN]
-    there = [path for path in old if path.exists()]
-    for path in there:
-        remove(path)
-    return sum(path.suffix not in (".json", ".jsonl", ".txt") for path in there)
+    old = _shards(shelf, [suffix for name, suffix in SHARDS.items() if name != kind])
+    if kind != "folder" and (clips := sorted(listed(shelf.out))):
+        old += [*clips, *(PurePosixPath(clip).with_suffix(".txt").as_posix() for clip in clips), METADATA, PLAN]
+    there = [name for name in old if shelf.remove(name)]
+    return sum(PurePosixPath(name).suffix not in (".json", ".jsonl", ".txt") for name in there)
 
 
-def _shards(out: Path, suffixes: Collection[str]) -> list[Path]:
+def _shards(shelf: Shelf, suffixes: Collection[str]) -> list[str]:
     """The archives or Parquet files that are there, and the records beside them."""
-    found = [(path, SHARD.fullmatch(path.name)) for path in visible(out, "clips-*")]
-    return [path for path, name in found if name and name[1] in suffixes]
+    found = [(name, SHARD.fullmatch(name)) for name in shelf.names("clips-")]
+    return [name for name, parts in found if parts and parts[1] in suffixes]
 
 
-def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: Events) -> Written:
+def write_shards(rows: Sequence[Row], shelf: Shelf, config: OutputConfig, events: Events) -> Written:
     """Parquet files or archives of so many clips each; one that holds what it should is left as it is."""
+    out = shelf.out
     wanted = list(unique(rows, config.quality).items())
     suffix, room = SHARDS[config.format], out / ".scores" / ROOM
     pieces = [wanted[k : k + config.shard] for k in range(0, len(wanted), config.shard)]
@@ -193,7 +203,7 @@ def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
         name = f"clips-{number:05d}{suffix}"
         made = json_sha256([metadata(clip, row) for clip, row in piece])
         problems: list[str] = []
-        if (out / name).is_file() and _made(out / f"{name}.json") == made:
+        if shelf.has(name) and _made(out / f"{name}.json") == made:
             present += 1
         else:
             problems = _write_shard(out / name, piece, config, room)
@@ -203,15 +213,17 @@ def write_shards(rows: Sequence[Row], out: Path, config: OutputConfig, events: E
                 record = {"made": "" if problems else made, "clips": len(piece) - len(problems)}
                 write_record(out / f"{name}.json", record)
                 events.wrote(out / name, "shard")
+                for each in (name, f"{name}.json"):
+                    shelf.put(each)
                 written += 1
         if len(problems) < len(piece):
             names |= {name, f"{name}.json"}
         done += len(piece)
         advance(events, done, len(wanted))
-    old = [p for p in _shards(out, [suffix]) if p.name not in names]
-    for path in old:
-        remove(path)
-    return Written(written, present, sum(p.suffix == suffix for p in old), tuple(failed))
+    old = [each for each in _shards(shelf, [suffix]) if each not in names]
+    for each in old:
+        shelf.remove(each)
+    return Written(written, present, sum(each.endswith(suffix) for each in old), tuple(failed))
 
 
 def _made(path: Path) -> str | None:
@@ -229,6 +241,8 @@ def _write_shard(path: Path, piece: Sequence[tuple[str, Row]], config: OutputCon
             try:
                 write_clip(row, place / name, config.quality, room)
                 good.append((name, row))
+            except UnansweredError:  # nothing about the clip
+                raise
             except InputError as error:
                 failed.append(f"{row.name}: {error}")
         if not good:

@@ -18,8 +18,10 @@ from kinolab import video
 from kinolab.data.curation import captioners
 from kinolab.data.curation.captioners import AskError, Captioner, Command, Model, Server, even_frames
 from kinolab.data.curation.captions import KEPT, caption
+from kinolab.data.curation.texts import SEEN, Texts
 from kinolab.errors import InputError
 from kinolab.runtime.processes import packed, unpacked
+from kinolab.runtime.remote import Mirror
 from tests.engines.folders import files_of
 from tests.engines.inside import Inside
 
@@ -92,6 +94,78 @@ def test_metadata_of_a_curated_folder_gets_them(clips: Path) -> None:
     caption(clips, Spoken())
     lines = (clips / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["by hand", "clip 1", "clip 2"]
+
+
+def test_in_a_store_they_are_what_they_would_be_on_a_disk_and_go_on_from_another_machine(
+    clips: Path, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(json.dumps({"file_name": f"{k}.mkv", "text": None}) + "\n" for k in range(3))
+    (clips / "metadata.jsonl").write_text(rows, encoding="utf-8")
+    (clips / "9.mkv").write_bytes((clips / "3.mkv").read_bytes())
+    names = [path.name for path in clips.iterdir() if path.is_file()]
+    for name in names:
+        store.pipe_file(f"/b/set/{name}", (clips / name).read_bytes())
+    there, fetched, get, put = Path("memory://b/set"), list[str](), Mirror.get, Mirror.put
+
+    def counting(self: Mirror, name: str, entry: Any, path: Path) -> None:
+        fetched.append(name)
+        get(self, name, entry, path)
+
+    def stopping(self: Mirror, name: str) -> None:
+        if name == "3.txt":
+            raise InputError("no answer")
+        put(self, name)
+
+    monkeypatch.setattr(Mirror, "get", counting)
+    with pytest.raises(InputError, match="no answer"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Mirror, "put", stopping)
+        caption(there, Spoken(), disk_gb=1e-3)
+    assert sorted(fetched) == ["0.txt", *(f"{k}.mkv" for k in (1, 2, 3, 9)), "metadata.jsonl"]
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    fetched.clear()
+    again = Spoken({"2.mkv": AskError("no idea")})
+    found = caption(there, again, disk_gb=1e-3)
+    assert again.asked == [] and (found.asked, found.known, found.others) == (0, 4, 1), "was said to the other machine"
+    assert not any(name.endswith(".mkv") for name in fetched), "nor need a clip be fetched to be known"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for name in names:
+        shutil.copy(clips / name, disk)
+    caption(disk, Spoken())
+    on_disk = {name: data for name, data in files_of(disk).items() if not name.endswith(".lock")}
+    in_store = {name.removeprefix("/b/set/"): store.cat_file(name) for name in store.find("/b/set")}
+    del in_store[SEEN]
+    assert in_store == on_disk and texts(disk)["9"] == "clip 3"
+    with Mirror("memory://b/set").writing(), pytest.raises(InputError, match="another kinolab is writing there"):
+        caption(there, Spoken())
+    for path, cause in (
+        ("memory://b/gone", "no such bucket or folder"),
+        ("memory://b/set/1.mkv", "one clip; expected"),
+    ):
+        with pytest.raises(InputError, match=f"^{path}: {cause}"):
+            caption(Path(path), Spoken())
+    with pytest.raises(InputError, match="--disk-gb 1: is for clips in a store"):
+        caption(clips, Spoken(), disk_gb=1)
+
+
+def test_what_this_machine_had_not_put_when_it_was_killed_is_not_asked_again(clips: Path, store: Any) -> None:
+    for k in range(1, 3):
+        store.pipe_file(f"/b/set/{k}.mkv", (clips / f"{k}.mkv").read_bytes())
+
+    class KilledError(BaseException):
+        pass
+
+    class Dying(Spoken):
+        def ask(self, clip: Path) -> str:
+            if self.asked:
+                raise KilledError
+            return super().ask(clip)
+
+    with pytest.raises(KilledError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Texts, "keep", lambda self, now=False: None)  # a kill leaves no time for it
+        caption(Path("memory://b/set"), Dying())
+    caption(Path("memory://b/set"), again := Spoken())
+    assert again.asked == ["2.mkv"] and store.cat_file("/b/set/1.txt") == b"clip 1\n"
 
 
 def test_a_command_is_run_without_a_shell(clips: Path, tmp_path: Path) -> None:

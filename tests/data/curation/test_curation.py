@@ -18,11 +18,14 @@ from kinolab.data import FolderConfig, FolderSource
 from kinolab.data.curate.frames import Part
 from kinolab.data.curation import CurateConfig, CurateSummary, curate, decide, writing
 from kinolab.data.curation.items import Item, find_items
-from kinolab.data.curation.settings import Bounds, chosen
+from kinolab.data.curation.settings import Bounds, OutputConfig, chosen
+from kinolab.data.curation.sources import near_of
 from kinolab.data.curation.table import Row
 from kinolab.engines import engine_of
 from kinolab.errors import InputError, Stopped
 from kinolab.runtime import tars
+from kinolab.runtime.filesystems import UnansweredError
+from kinolab.runtime.remote import Mirror
 from tests.engines.inside import Inside
 
 FAST = {"motion": False, "text": False, "blocks": False}
@@ -331,10 +334,71 @@ def test_a_folder_in_a_store_is_what_it_would_be_on_a_disk(
     assert again.read == 4 and again.written is not None and again.written.written == 0, "clips are found there"
     curate(raw, tmp_path / "out", dim)
     assert there() == visible()
+    home = tmp_path / "elsewhere" / ".cache" / "kinolab"
+    assert not [path for path in home.rglob("*") if path.suffix in (".mkv", ".mp4")], "no clip stays on this disk"
+    for kind in ("webdataset", "folder"):
+        for place in (out, tmp_path / "out"):
+            curate(raw, place, dim.model_copy(update={"output": OutputConfig(format=kind, shard=1)}))
+        assert there() == visible()
     store.pipe_file("/b/other/mine.txt", b"x")
     with pytest.raises(InputError, match="holds other files and no curation"):
         curate(raw, Path("memory://b/other"), dim)
+    store.pipe_file("/b/films/mine.mp4", b"x")
+    with pytest.raises(InputError, match="holds other files and no curation"):
+        curate(raw, Path("memory://b/films"), dim)
     store.store.clear()
+
+
+def test_of_videos_in_a_store_this_disk_holds_a_part_at_a_time(
+    raw: Path, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in raw.iterdir():
+        store.pipe_file(f"/b/raw/{path.name}", path.read_bytes())
+    for k in range(4):
+        video.write(tmp_path / "raw" / "pictures" / f"{k:03d}.png", grain(3)[k : k + 1], 1)
+        picture = (tmp_path / "raw" / "pictures" / f"{k:03d}.png").read_bytes()
+        store.pipe_file(f"/b/raw/pictures/{k:03d}.png", picture)
+    for path in raw.iterdir():
+        (tmp_path / "raw" / path.name).write_bytes(path.read_bytes())
+    sizes = [path.stat().st_size for path in raw.glob("*.mkv")]
+    some, source = config(disk_gb=(max(sizes) + 16384) * 1.5e-9), Path("memory://b/raw")
+    on_disk, found = curate(tmp_path / "raw", tmp_path / "a", config()), curate(source, tmp_path / "b", some)
+    names = files(tmp_path / "a").keys() - {".scores/files.jsonl"}  # which knows each by where it lies
+    assert found.problems == on_disk.problems and files(tmp_path / "a").keys() == files(tmp_path / "b").keys()
+    assert all(files(tmp_path / "a")[name] == files(tmp_path / "b")[name] for name in names)
+    [note] = set(found.notes) - set(on_disk.notes)
+    assert note.startswith("memory://b/raw: 10 files of ") and "on this disk at once" in note
+    cache = tmp_path / "home" / ".cache" / "kinolab"
+    here = [path for path in cache.rglob("*") if path.suffix in (".mkv", ".mp4", ".png")]
+    assert sum(path.stat().st_size for path in here) <= some.disk_gb * 1e9 and all("near" in p.parts for p in here)
+    assert curate(source, tmp_path / "b", some).read == 0, "known by size and moment"
+    with tars.new_archive(tmp_path / "a.tar") as archive:
+        archive.add("x.mkv", (raw / "1.mkv").read_bytes())
+        archive.add("x.txt", b"one")
+    store.pipe_file("/b/tars/deep/a.tar", (tmp_path / "a.tar").read_bytes())
+    store.pipe_file("/b/lists/all.txt", b"# mine\n./1.mkv\nmemory://b/raw/4.mkv\n")
+    store.pipe_file("/b/lists/1.mkv", (raw / "1.mkv").read_bytes())
+    for where, names in (("tars", ["a/x"]), ("tars/deep/a.tar", ["a/x"]), ("raw/2.mkv", ["2.mkv"]),
+                         ("lists/all.txt", ["1.mkv", "memory://b/raw/4.mkv"])):  # fmt: skip
+        items = find_items(Path(f"memory://b/{where}")).items
+        assert [item.name for item in items] == names
+        for item in items:
+            with item.local(tmp_path) as path:
+                assert path.read_bytes() == (raw / f"{'1' if 'x' in item.name else path.stem}.mkv").read_bytes()
+    store.pipe_file("/b/lists/gone.txt", b"3.mkv\n")
+    with pytest.raises(InputError, match=r"gone\.txt: line 1: 3\.mkv: no such file; paths are below memory://b/lists"):
+        find_items(Path("memory://b/lists/gone.txt"))
+    with pytest.raises(InputError, match=r"^memory://b/none: no such bucket or folder"):
+        curate(Path("memory://b/none"), tmp_path / "c", config())
+
+    def silent(self: Mirror, name: str, entry: Any, path: Path) -> None:
+        raise UnansweredError(f"{self.url}/{name}: no answer")
+
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    near_of.cache_clear()
+    monkeypatch.setattr(Mirror, "get", silent)
+    with pytest.raises(InputError, match="no answer"):
+        curate(Path("memory://b/lists/1.mkv"), tmp_path / "c", config())
 
 
 def test_a_changed_video_is_read_again_and_the_same_content_never(raw: Path, tmp_path: Path) -> None:
