@@ -6,9 +6,9 @@ guided already. Asked for anything else it answers all the same, so a person is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -129,6 +129,12 @@ def read_adapter_record(folder: Path) -> AdapterRecord | None:
     return load_config(AdapterRecord, path) if path.is_file() else None
 
 
+def of_students(methods: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's own methods that are its student's too. One of few steps begins with all
+    the noise that it learned to begin with."""
+    return {name: fields for name, fields in methods.items() if name != "temperature"}
+
+
 def with_adapters(config: S, uses: Iterable[AdapterUse]) -> S:
     """A stage's config as adapters make it: a student's has its sampler, guidance and record in place of the model's.
 
@@ -138,6 +144,6 @@ def with_adapters(config: S, uses: Iterable[AdapterUse]) -> S:
     for use in uses:
         record = read_adapter_record(use.path) if use.weight else None
         if record is not None:
-            guided = {"guidance": record.guidance, "given_guidance": 1.0}
+            guided = {"guidance": record.guidance, "given_guidance": 1.0, "methods": of_students(config.methods)}
             config = config.model_copy(update={"distilled": record.distilled, "sampler": record.sampler, **guided})
     return config

@@ -25,7 +25,7 @@ from kinolab.errors import InputError
 from kinolab.methods import GuidanceConfig
 from kinolab.methods.guidance import ASKED, mix
 from kinolab.models import ModelConfig, find_model, read_model_config
-from kinolab.models.distilled import GUIDANCE
+from kinolab.models.distilled import GUIDANCE, of_students
 from kinolab.training.recipe import DenoiserRecipe
 
 SHARED: Any = {
@@ -109,7 +109,7 @@ class DistilRecipe(DenoiserRecipe):
             "missing_labels": "unconditional",
             "samples": {
                 "sampler": {"name": cls.sampler, "steps": max(cls.made_for(values)), "spacing": "trailing"},
-                "methods": model.model_dump(mode="json", include={"methods"})["methods"],
+                "methods": of_students(model.model_dump(mode="json", include={"methods"})["methods"]),
             },
         }
 
