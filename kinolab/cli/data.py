@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,14 +14,15 @@ from kinolab.cli.data_caption import caption
 from kinolab.cli.data_curate import curate
 from kinolab.cli.data_maps import maps
 from kinolab.cli.engines import EachGiven, EngineOrRecipe, Workers, ends_with, take_engine
-from kinolab.cli.options import common, parse_size, print_json, show, watch, whole_number
+from kinolab.cli.options import common, parse_size, print_json, show, tell, watch, whole_number
 from kinolab.errors import InputError
 
 if TYPE_CHECKING:
     from kinolab.autoencoders.base import AutoencoderSpec
     from kinolab.contracts.work import WorkConfig
-    from kinolab.data import FolderConfig, FolderSource, Verdict
+    from kinolab.data import FolderConfig, FolderSource, SourceConfig, Verdict
 
+Config = TypeVar("Config", bound="SourceConfig")
 app = typer.Typer(help="Look at training data.", no_args_is_help=True)
 
 
@@ -61,8 +62,10 @@ def check(
 
     config, spec, work = plan(folder, recipe, frames, size, fps, ratio, override or [])
     crew, config = take_engine(engine, workers, each, work), config.model_copy(update={"split": "all"})
+    near = a_part_at_a_time(config)
     with watch("reading", "clips") as events:
-        source = FolderSource(config, spec, events, allow_empty=True, signals=True, engine=crew)
+        source = FolderSource(near, spec, events, allow_empty=True, signals=True, engine=crew)
+    say_parts(near, config)
     if json_lines:
         for verdict in source.verdicts():
             print_json(verdict, indent=None)
@@ -170,6 +173,30 @@ def plan(
     given = {"frames": frames, "size": parse_size(size), "fps": fps}
     values |= {key: value for key, value in given.items() if value is not None}
     return load_config(FolderConfig, values), spec if ratio is None else parse_ratio(ratio), work
+
+
+def a_part_at_a_time(config: Config) -> Config:
+    """Of clips in a store, which a command looks at once: so many GB at a time on this disk, unless it is said."""
+    from kinolab.data import FolderConfig
+    from kinolab.data.places import DISK_GB
+    from kinolab.runtime.remote import is_remote
+
+    if not isinstance(config, FolderConfig) or not is_remote(config.path) or config.disk_gb is not None:
+        return config
+    return config.model_copy(update={"disk_gb": DISK_GB})
+
+
+def say_parts(near: SourceConfig, config: SourceConfig) -> None:
+    """Say that the clips of a store were taken a part at a time, where nobody asked for it."""
+    from kinolab.data import FolderConfig
+    from kinolab.runtime.remote import address
+
+    if near is not config and isinstance(near, FolderConfig):
+        tell()
+        typer.echo(
+            f"{address(near.path)}: each clip is fetched when it is read, at most {near.disk_gb:g} GB of them are on "
+            "this disk at once (-s data.disk_gb)", err=True,
+        )  # fmt: skip
 
 
 def data_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinolab.cli.data import data_overrides
+from kinolab.cli.data import a_part_at_a_time, data_overrides, say_parts
 from kinolab.cli.engines import EachGiven, EngineOrRecipe, Workers, ends_with, kept_in, take_engine
 from kinolab.cli.options import (
     Device,
@@ -93,10 +93,12 @@ def encode(
     where, crew = take_device(device), take_engine(engine, workers, each, work)
     network = load_autoencoder(model, device=where)
     # The cache is split when it is read, by the same rule; the toy world's held-out seeds stay out of it.
-    source = build(config, network.spec, split="train" if config.kind == "world" else "all")
+    near = a_part_at_a_time(config)
+    source = build(near, network.spec, split="train" if config.kind == "world" else "all")
     assert isinstance(source, ClipSource), "caches are refused above"
     encoder = None if text is None else text_encoder(text)
     masks = None if tasks is None else CachedDraws(tasks_config(tasks), draws)
+    say_parts(near, config)
     say_of(source, encoder)
     with in_place(out, crew is not None) as (place, store, publishing):
         check_room(place, source, network.spec, 4 if dtype == "float32" else 2, keep_posterior)

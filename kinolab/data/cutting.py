@@ -31,6 +31,7 @@ from kinolab.runtime import reading
 from kinolab.runtime.files import copy, remove, write_text
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import inside, real, visible
+from kinolab.runtime.remote import local
 from kinolab.runtime.summed import summed
 
 RECORD = ".cut.jsonl"
@@ -102,6 +103,7 @@ def cut(folder: Path, edits: Path, out: Path, *, events: Listener = None) -> Cut
         InputError: where the folder or the file is missing, the file names a clip that is not there, two copies would
             have one name, or `out` lies in the folder.
     """
+    folder = local(folder, events_of(events).progress)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of clips")
     if real(out).is_relative_to(real(folder)):

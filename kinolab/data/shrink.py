@@ -17,6 +17,7 @@ from kinolab.runtime.files import copy
 from kinolab.runtime.hashes import file_sha256, json_sha256
 from kinolab.runtime.logs import Appender
 from kinolab.runtime.paths import is_passed_over, real, visible
+from kinolab.runtime.remote import local
 from kinolab.runtime.summed import summed
 
 RECORD = ".shrink.jsonl"
@@ -57,6 +58,7 @@ def shrink(folder: Path, out: Path, side: int, *, fps: float | None = None, even
     Raises:
         InputError: where the folder is missing or holds no clip, `out` lies in it, or two clips would share a name.
     """
+    folder = local(folder, events_of(events).progress)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of clips")
     if real(out).is_relative_to(real(folder)):

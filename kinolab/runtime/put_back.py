@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -160,9 +160,10 @@ def _publish(mirror: Mirror, over: bool) -> None:
             found = sets.read_manifest((mirror.path / name).parent)
             elsewhere |= {f"{PurePosixPath(name).parent}/{file}" for file in (found.files if found else ())}
 
-    def goes(name: str) -> bool:
+    def goes(name: str, listed: Collection[str]) -> bool:
         folder = PurePosixPath(name).parent
-        left = folder.name.startswith("step-") and not (mirror.path / folder).exists()
+        # Without a manifest it may be the part that another machine wrote of what is no set yet.
+        left = f"{folder}/{MANIFEST}" in listed and not (mirror.path / folder).exists()
         return left or (over and name not in elsewhere)
 
     mirror.publish(manifests, drop=goes)

@@ -33,6 +33,7 @@ from kinolab.runtime.locks import held, is_held
 from kinolab.runtime.paths import inside, is_passed_over
 
 ADDRESS = re.compile(r"^(s3a?|gs|gcs|https?|memory|abfss?|az):/+(?=[^/])")
+Goes = Callable[[str, Collection[str]], bool]
 AT_ONCE = 8
 """Objects that are fetched at once."""
 PAUSES = (1.0, 5.0)
@@ -292,11 +293,11 @@ class Mirror:
             found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
         return found
 
-    def publish(self, last: Sequence[str], *, drop: Callable[[str], bool] = lambda name: True) -> None:
+    def publish(self, last: Sequence[str], *, drop: Goes = lambda name, listed: True) -> None:
         """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
         others, then remove what is not here, what has the name of one of `last` first.
 
-        drop: which of those that are not here.
+        drop: which of those that are not here, by their name and all that are there.
 
         Raises:
             InputError: as `put`.
@@ -310,7 +311,7 @@ class Mirror:
             self.put(name)
         ends = {PurePosixPath(name).name for name in last}
         known = set(here)
-        gone = [name for name in listed if name not in known and drop(name)]
+        gone = [name for name in listed if name not in known and drop(name, listed)]
         self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
 
     def _check(self) -> None:

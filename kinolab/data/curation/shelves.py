@@ -73,5 +73,5 @@ class InStore(Shelf):
         Raises:
             InputError: where the store doesn't take it.
         """
-        self.mirror.publish(last, drop=lambda name: False)
+        self.mirror.publish(last, drop=lambda name, listed: False)
         self.mirror.drop(sorted(self.gone, key=lambda name: (name not in last, name)))
