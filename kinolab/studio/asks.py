@@ -11,6 +11,7 @@ ASKS = {
     "retell": "kinolab.studio.telling:retell",
     "scenes": "kinolab.studio.looking:scenes",
     "alike": "kinolab.studio.likeness:alike",
+    "curation": "kinolab.studio.curating:curation",
     "mask": "kinolab.studio.painting:mask",
     "between": "kinolab.studio.painting:preview",
     "settings": "kinolab.studio.looking:settings",

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from kinolab.errors import InputError
 from kinolab.runtime.lines import shown
 from kinolab.runtime.remote import is_remote
+from kinolab.runtime.yaml_files import parse_yaml, read_yaml
 from kinolab.studio.project import Project
 
 Kind = Literal["flag", "int", "float", "text", "path", "choice"]
@@ -29,8 +30,9 @@ MAKING = ("generate", "predict", "interpolate", "animate", "complete", "control"
 """The commands that sample, each a task of the page's panel."""
 RUNNABLE = (
     *MAKING, "upscale", "rerun", "reconstruct", "train", "distill", "fit", "encode", "plan", "tune", "convert", "pack",
-    "lora extract", "lora convert", "compare", "report", "data check", "data cut", "data shrink",
-    "evaluate generation", "evaluate reconstruction", "evaluate tasks",
+    "lora extract", "lora convert", "compare", "report", "data check", "data cut", "data shrink", "data curate",
+    "data caption", "evaluate generation", "evaluate reconstruction", "evaluate tasks", "evaluate world",
+    "evaluate physics",
 )  # fmt: skip
 """What a page may run. Commands that install, download or serve are not among them."""
 FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
@@ -38,6 +40,11 @@ FREE = frozenset({"prompt", "prompt_at", "negative", "label", "currency"})
 OURS = frozenset({"events", "as_json", "resume_auto", "engine"})
 """Options that the studio sets itself or leaves as they are: a cluster (`ray:HOST`) runs what it is sent, and answers
 with what runs here. Where a recipe may name one (`work.engine`), the words say another (`HERE`)."""
+CLOSED = {"data caption": frozenset({"command", "server", "model", "frames", "key_file"})}
+"""Options of single commands that no page sets: a program that would be run, and a server that would be sent clips and
+a key. A model that lies in the project is what is left."""
+FOLDER_OF = frozenset({("data curate", "source"), ("data caption", "folder")})
+"""Arguments that are a folder of the project, and not a list or an archive, which could name what lies elsewhere."""
 HERE = "--engine=embedded"
 """Options win over recipes: what the page asks for runs on this machine, whatever a file of the project says."""
 
@@ -73,7 +80,7 @@ def options(command: str) -> tuple[Option, ...]:
     found = [
         _option(name, hints.get(name, str), parameter)
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in OURS
+        if name not in OURS | CLOSED.get(command, frozenset())
     ]
     return tuple(sorted(found, key=lambda option: option.flag != ""))
 
@@ -150,14 +157,17 @@ def check_setting(project: Project, text: str, what: str) -> None:
     Raises:
         InputError: where one does, or the value is no YAML.
     """
-    from kinolab.runtime.yaml_files import parse_yaml
-
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"{what}: {shown(text)}: expected key=value, such as training.steps=100")
     if key.rpartition(".")[2] in ("prompts", "negative", "class_names", "name", "prompt"):
         return
-    waiting = [parse_yaml(value, f"{what} {key}")]
+    _check_values(project, parse_yaml(value, f"{what} {key}"), f"{what} {key}")
+
+
+def _check_values(project: Project, value: Any, what: str) -> None:
+    """Refuse values that hold, however deep, a path that leads out of the project."""
+    waiting = [value]
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
@@ -167,7 +177,7 @@ def check_setting(project: Project, text: str, what: str) -> None:
         elif isinstance(found, str) and (
             "/" in found or "\\" in found or found.startswith(("~", "..")) or os.path.lexists(project.folder / found)
         ):
-            check_path(project, found, f"{what} {key}")
+            check_path(project, found, what)
 
 
 def _text(project: Project, command: str, option: Option, value: Any) -> str:
@@ -181,12 +191,16 @@ def _text(project: Project, command: str, option: Option, value: Any) -> str:
     text = str(value)
     if any(ord(c) < 32 and c not in "\t\n" for c in text):
         raise InputError(f"{what}: holds a control character")
-    if option.name == "setting":
+    if option.flag == "--set":
         check_setting(project, text, what)
     elif option.kind in ("path", "text") and option.name not in FREE:
         # FILE:WEIGHT, PORT=FILE and NAME=FILE:WEIGHT name a file, too
         for part in [text, *text.replace("=", ":").split(":")]:
             check_path(project, part, what)
+        if (command, option.name) in FOLDER_OF and not project.path(text).is_dir():
+            raise InputError(f"{what}: {shown(text)}: expected a folder of the project")
+        if option.flag == "--settings":
+            _check_values(project, read_yaml(project.path(text)), f"{what} {text}")
     return text
 
 

@@ -17,27 +17,51 @@ from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_text, through_json
 from kinolab.runtime.text import split_lines
 from kinolab.runtime.yaml_files import read_yaml, to_yaml
+from kinolab.tables import JOBS
 from kinolab.training.recipe import load_recipe, recipe_values, shipped_recipes
 
+DATA = "data.yaml"
+"""What is cut out of the clips; the panel of clips says what is wrong with it."""
 PLAIN: dict[Any, str] = {bool: "flag", int: "int", float: "float", str: "text", Path: "path"}
 
 
 def recipes(folder: str | None = None) -> list[dict[str, Any]]:
     """The recipes that ship, and those of a folder's: name, what the first comment says, and what is trained.
 
-    A recipe that extends another has what it says itself alone looked at, so that the list comes at once.
+    One that can't be read has a `problem` instead of a kind; a YAML file of another kind (data.yaml, the settings of a
+    curation, a comparison's plan, a protocol) is none.
     """
     own = {str(p.relative_to(folder)): p for p in visible(Path(folder), "*.yaml")} if folder is not None else {}
     found = []
     for name, path in {**own, **shipped_recipes()}.items():
-        lines = split_lines(read_text(path))
-        about = lines[0].lstrip("# ") if lines and lines[0].startswith("#") else ""
+        about, kind, problem = "", "", ""
         try:
+            lines = split_lines(read_text(path))
+            about = lines[0].lstrip("# ") if lines and lines[0].startswith("#") else ""
+            if name in own and is_other(path):
+                continue
             kind = str(recipe_values(path if name in own else name)[2].get("kind"))
-        except InputError:
-            continue  # a YAML file that is no recipe, such as data.yaml
-        found.append({"name": name, "about": about, "kind": kind, "ships": name not in own})
+        except InputError as error:
+            problem = f"{str(error).replace(f'{folder}/', '')}; mend it, or take it out of the project's folder"
+        except OSError as error:
+            problem = f"{name}: {error.strerror or error}"
+        told = {"problem": problem} if problem else {}
+        found.append({"name": name, "about": about, "kind": kind, "ships": name not in own, **told})
     return found
+
+
+def is_other(path: Path) -> bool:
+    """Whether a YAML file that can be read is plainly something else than a recipe, and not one with a mistake.
+
+    Raises:
+        InputError: where it can't be read.
+    """
+    if path.name == DATA:
+        return True
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of keys to values, such as kind, data and training")
+    return not values.keys() & {"extends", "training"} and values.get("kind") not in JOBS
 
 
 def form(recipe: str, settings: Sequence[str] = ()) -> dict[str, Any]:

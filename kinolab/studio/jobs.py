@@ -19,10 +19,11 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from kinolab.runtime.lines import one_line, shown
 from kinolab.runtime.paths import single, visible
 from kinolab.runtime.records import Record, read_record, write_record
 from kinolab.studio import commands
+from kinolab.studio.faults import tried
 from kinolab.studio.project import Project
 
 State = Literal["waiting", "running", "stopping", "stopped", "failed", "done"]
@@ -114,14 +116,26 @@ def folder_of(project: Project, name: str) -> Path:
 
 
 def all_jobs(project: Project) -> list[Job]:
-    """All jobs whose request can be read, those that wait last and in their order, others by when they were made."""
-    found = []
+    """All jobs whose request can be read, those that wait last and in their order, others by when they were made.
+
+    Raises:
+        InputError: where the order is damaged.
+    """
+    return listed(project, settings(project)["order"])[0]
+
+
+def listed(project: Project, order: Sequence[str]) -> tuple[list[Job], dict[str, str]]:
+    """The jobs, those that `order` names last; and of each whose request can't be read what is wrong, by its name."""
+    found, problems = [], {}
     for folder in visible(project.queue, "*"):
         if ID.fullmatch(folder.name):
-            with suppress(InputError, OSError):
-                found.append(read(project, folder.name))
-    order = {name: place for place, name in enumerate(settings(project)["order"])}
-    return sorted(found, key=lambda job: (job.id in order, order.get(job.id, 0), job.id))
+            job, problem = tried(project, partial(read, project, folder.name))
+            if job is not None:
+                found.append(job)
+            elif folder.is_dir():  # not one that was removed meanwhile
+                problems[folder.name] = problem
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(found, key=lambda job: (job.id in places, places.get(job.id, 0), job.id)), problems
 
 
 def state(project: Project, name: str) -> State:

@@ -32,6 +32,15 @@ def names(project: Project) -> list[str]:
     return sorted(name for name in shown if _stays(project, name))
 
 
+def outside(project: Project) -> list[str]:
+    """A line for each link among the clips that leads out of `clips`, or nowhere, and is therefore no clip."""
+    return [
+        f"{project.shown(path)}: a link that leads out of clips/, or nowhere; put the file itself there"
+        for path in visible(project.clips, "**/*")
+        if path.is_symlink() and not _stays(project, path.relative_to(project.clips).as_posix())
+    ]
+
+
 def is_series(files: list[str]) -> bool:
     """Whether the names in a folder are the frames of one clip."""
     return not any(map(is_video, files)) and series(filter(is_image, files)) is not None

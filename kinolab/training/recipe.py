@@ -375,6 +375,8 @@ def recipe_values(
     else:
         path = find_recipe(source)
         name, values = str(source), read_yaml(path)
+        if not isinstance(values, dict):
+            raise InputError(f"{name}: expected a mapping of keys to values, such as kind, data and training")
         if EXTENDS in values:
             name = f"{name} (extends {shown(values[EXTENDS])})"
             values = _whole(values, str(source), (path,))

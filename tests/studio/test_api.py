@@ -166,7 +166,7 @@ def test_captions_of_a_table_are_written_into_it(page: TestClient, folder: Path,
         refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "two\ncaptions"}))
         table.write_text("file,caption\nb.mp4\n")
         found = ok(page.get("/api/clips"))
-        assert "captions.csv" in found["problem"] and {c["caption"] for c in found["clips"]} == {"", "one box"}
+        assert "captions.csv" in found["problems"][0] and {c["caption"] for c in found["clips"]} == {"", "one box"}
         assert "captions.csv" in refused(page.put("/api/clips/caption", json={"name": "b.mp4", "text": "x"}))
     finally:
         for name in ("captions.csv", "b.mp4", "c.mp4", "c.txt"):
@@ -206,11 +206,11 @@ def test_a_log_is_told_from_a_line_on_and_anew_where_it_was_cut(page: TestClient
     rows = [{"step": k, "kind": "train", "seconds": 1.0, "loss": 1 / k} for k in range(1, 5)]
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = ok(page.get("/api/runs/a/log"))
-    assert whole == {"rows": rows, "next": 4, "restarted": False}
-    assert ok(page.get("/api/runs/a/log?after=3")) == {"rows": rows[3:], "next": 4, "restarted": False}
+    assert whole == {"rows": rows, "next": 4, "restarted": False, "problem": ""}
+    assert ok(page.get("/api/runs/a/log?after=3")) == {"rows": rows[3:], "next": 4, "restarted": False, "problem": ""}
     assert ok(page.get("/api/runs/a/log?after=4"))["rows"] == []
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
-    assert ok(page.get("/api/runs/a/log?after=4")) == {"rows": rows[:2], "next": 2, "restarted": True}
+    assert ok(page.get("/api/runs/a/log?after=4")) == {"rows": rows[:2], "next": 2, "restarted": True, "problem": ""}
     refused(page.get("/api/runs/a/log?after=x"))
     refused(page.get("/api/runs/none/log"), 404)
 

@@ -16,7 +16,13 @@ from kinolab.training.recipe import AutoencoderRecipe, load_recipe
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return Project.open(tmp_path_factory.mktemp("project") / "p")
+    found = Project.open(tmp_path_factory.mktemp("project") / "p")
+    (found.folder / "near.yaml").write_text(
+        "signals: {encoder: {model: models/clip}}\nwork: {engine: 'ray:10.0.0.1'}\n"
+    )
+    (found.folder / "far.yaml").write_text("signals: {encoder: {model: /models/clip}}\n")
+    (found.folder / "list.txt").write_text("/etc/a.mp4\n")
+    return found
 
 
 @pytest.mark.parametrize("command", commands.RUNNABLE)
@@ -37,6 +43,20 @@ def test_the_words_are_those_that_the_command_line_reads(project: Project) -> No
     ]  # fmt: skip
 
 
+def test_clips_are_curated_captioned_and_models_measured_inside_the_project(project: Project) -> None:
+    values = {"source": "clips", "out": "curated", "override": ["keep.motion.min=0.02"], "dry_run": True}
+    assert commands.words(project, "data curate", values | {"page": "curated/page.html", "settings": "near.yaml"}) == [
+        "data", "curate", commands.HERE, "--out=curated", "--settings=near.yaml", "--set=keep.motion.min=0.02",
+        "--dry-run", "--page=curated/page.html", "--", "clips",
+    ]  # fmt: skip
+    asked = {"folder": "clips", "model_folder": "models", "prompt": "What is it? /etc"}
+    words = commands.words(project, "data caption", asked)
+    assert words == ["data", "caption", "--model-folder=models", "--prompt=What is it? /etc", "--", "clips"]
+    for command in ("evaluate world", "evaluate physics"):
+        words = commands.words(project, command, {"model": "runs/a", "count": 4, "out": "scores/a.json"})
+        assert words == [*command.split(), "--model=runs/a", "--count=4", "--out=scores/a.json"]
+
+
 def test_no_value_is_taken_for_an_option(project: Project) -> None:
     words = commands.words(project, "generate", {"prompt": ["--help", "-o x"], "negative": "--json"})
     assert words == ["generate", "--negative=--json", "--", "--help", "-o x"]
@@ -54,13 +74,13 @@ def test_a_setting_leads_out_by_no_link(project: Project, tmp_path: Path) -> Non
 
 
 def test_no_recipe_sends_what_the_page_asks_for_to_a_cluster(project: Project) -> None:
-    (project.folder / "far.yaml").write_text("extends: toy-odvae\nwork: {engine: 'ray:10.0.0.1:6379'}\n")
+    (project.folder / "cluster.yaml").write_text("extends: toy-odvae\nwork: {engine: 'ray:10.0.0.1:6379'}\n")
     for command, values in (
-        ("encode", {"data": "far.yaml", "autoencoder": "world", "out": "runs/a"}),
-        ("data check", {"recipe": "far.yaml", "folder": "clips"}),
+        ("encode", {"data": "cluster.yaml", "autoencoder": "world", "out": "runs/a"}),
+        ("data check", {"recipe": "cluster.yaml", "folder": "clips"}),
     ):
         assert commands.HERE in commands.words(project, command, values)
-    far = load_recipe(project.folder / "far.yaml")
+    far = load_recipe(project.folder / "cluster.yaml")
     assert isinstance(far, AutoencoderRecipe) and far.work is not None and far.work.engine == "ray:10.0.0.1:6379"
     assert take_engine(commands.HERE.partition("=")[2], None, None, far.work) is None, "an option wins"
     assert commands.HERE not in commands.words(project, "generate", {"prompt": ["a ball"]}), "its default says so"
@@ -107,6 +127,35 @@ def test_free_words_may_look_like_paths(project: Project) -> None:
         ("generate", {"out": "a/../../x.mp4"}, "leads out"),
         ("complete", {"clip": "clips/a.mp4", "mask": "/m.png"}, "leads out"),
         ("pack", {"model": "world", "out": "models/a", "control": ["depth=/x"]}, "leads out"),
+        ("data check", {"folder": "clips", "override": ["data={kind: folder, path: ../x}"]}, "leads out"),
+        ("encode", {"data": "clips", "out": "runs/a", "override": ["data={path: ../x}"]}, "leads out"),
+        ("data curate", {"source": "clips"}, "expected out"),
+        ("data curate", {"source": "../x", "out": "curated"}, "leads out"),
+        ("data curate", {"source": "s3://bucket/raw", "out": "curated"}, "leads out"),
+        ("data curate", {"source": "list.txt", "out": "curated"}, "expected a folder of the project"),
+        ("data curate", {"source": "clips", "out": "/tmp/x"}, "leads out"),
+        ("data curate", {"source": "clips", "out": "curated", "page": "../x.html"}, "leads out"),
+        ("data curate", {"source": "clips", "out": "curated", "engine": "ray:10.0.0.1:6379"}, "no option 'engine'"),
+        ("data curate", {"source": "clips", "out": "curated", "settings": "../curate.yaml"}, "leads out"),
+        (
+            "data curate",
+            {"source": "clips", "out": "curated", "settings": "far.yaml"},
+            "far.yaml: '/models/clip' leads out",
+        ),
+        ("data curate", {"source": "clips", "out": "curated", "override": ["signals.encoder.model=/m"]}, "leads out"),
+        (
+            "data curate",
+            {"source": "clips", "out": "curated", "override": ["signals={faces: {model: ../m}}"]},
+            "leads out",
+        ),
+        ("data caption", {"folder": "clips", "command": "rm {clip}"}, "no option 'command'"),
+        ("data caption", {"folder": "clips", "server": "http://host/v1", "model": "x"}, "no option 'server'"),
+        ("data caption", {"folder": "clips", "key_file": "queue/.key"}, "no option 'key_file'"),
+        ("data caption", {"folder": "clips", "model_folder": "/m"}, "leads out"),
+        ("data caption", {"folder": "list.txt", "model_folder": "models"}, "expected a folder of the project"),
+        ("evaluate world", {"model": "world", "videos": "../x"}, "leads out"),
+        ("evaluate physics", {"model": "world", "out": "/x.json"}, "leads out"),
+        ("evaluate world", {"engine": "ray:10.0.0.1:6379"}, "no option 'engine'"),
     ],
 )
 def test_what_breaks_a_rule_is_one_line(project: Project, command: str, values: dict[str, Any], says: str) -> None:

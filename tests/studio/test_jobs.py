@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import re
 import signal
 import subprocess
 import time
@@ -228,8 +229,10 @@ def test_a_damaged_queue_is_one_line_that_says_what_to_do(
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     says = r"queue\.json: .*; remove it: the jobs stay"
     before = sorted(project.queue.iterdir())
+    told = snapshot(project)  # it says so, and shows the jobs
+    assert re.search(says, told["problem"]) and told["paused"]
+    assert {job["id"] for job in told["jobs"]} == {first.id, second.id}
     for asked in (
-        lambda: snapshot(project),
         lambda: training(project, run="runs/c"),
         lambda: jobs.pause(project, True),
     ):

@@ -241,8 +241,10 @@ class Model(Captioner):
             raise MissingExtraError("transformers", "interop", "captions by a model") from None
         try:
             kind = transformers.AutoModelForImageTextToText
-            model = kind.from_pretrained(self.folder, local_files_only=True)
-            processor = transformers.AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+            # Code that lies in the folder is never run, nor is anybody asked whether it may be.
+            safe = {"local_files_only": True, "trust_remote_code": False}
+            model = kind.from_pretrained(self.folder, **safe)
+            processor = transformers.AutoProcessor.from_pretrained(self.folder, **safe)
         except Exception as error:  # transformers raises many kinds for a folder that is not whole
             raise InputError(
                 f"--model-folder {self.folder}: not a whole model of captions ({first_line(error)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
@@ -31,6 +32,8 @@ class Studio:
         self.recipes = Helper(project.folder)
         self.told: tuple[str, Mapping[str, Any]] = "", {}
         """What tables of captions told when they were last read, and a mark of how they were then."""
+        self.curations: dict[Path, tuple[Any, tuple[Any, str]]] = {}
+        """What curations told when they were last read, each with a mark of how it was then."""
 
     @property
     def helpers(self) -> tuple[Helper, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kinolab.errors import InputError
@@ -12,6 +14,7 @@ from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import read_text
 from kinolab.runtime.text import split_lines
 from kinolab.studio.api.asked import Asked, Studio
+from kinolab.studio.faults import tried
 from kinolab.studio.project import Project, changing
 
 CAPTION = 20_000
@@ -24,13 +27,15 @@ PAIRS = ("prompts.txt", "prompt.txt", "captions.txt", "caption.txt", "videos.txt
 class Told:
     """The captions of a project as they are now.
 
-    tables: clip -> the table that tells its caption; problem: what is wrong with a table, of which none is read then.
+    tables: clip -> the table that tells its caption; problem: what is wrong with a table, of which none is read then;
+    wrong: what is wrong with the texts beside clips that were asked for.
     """
 
     def __init__(self, studio: Studio) -> None:
         self.project = studio.project
         self.tables: Mapping[str, str] = {}
         self.problem = ""
+        self.wrong: list[str] = []
         self._told: Mapping[str, list[str]] = {}
         if mark := marks(studio.project):
             if studio.told[0] != mark:
@@ -46,10 +51,13 @@ class Told:
         """The caption of a clip; several of a table's stand one on each line."""
         if name in self._told:
             return "\n".join(self._told[name])
-        try:
-            return read_text(self.project.beside(name), 4 * CAPTION).strip()
-        except (InputError, OSError):
-            return ""
+        path = self.project.beside(name)
+        text, problem = (
+            tried(self.project, partial(read_text, path, 4 * CAPTION)) if os.path.lexists(path) else ("", "")
+        )
+        if problem and problem not in self.wrong:
+            self.wrong.append(problem)
+        return (text or "").strip()
 
 
 def marks(project: Project) -> str:

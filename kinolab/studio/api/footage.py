@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from kinolab.runtime.records import Record, read_record, write_record
 from kinolab.runtime.yaml_files import read_yaml, to_yaml
 from kinolab.studio.api.asked import Asked, Studio
 from kinolab.studio.api.captions import Told
-from kinolab.studio.listing import CLIPS, digest, names, size
+from kinolab.studio.faults import tried
+from kinolab.studio.listing import CLIPS, digest, names, outside, size
 from kinolab.studio.project import HIDDEN, Project, changing
 from kinolab.video.names import IMAGE_SUFFIXES
 
@@ -28,14 +30,19 @@ STEM = re.compile(r"[^\w.()\-]+")
 
 
 def listed(studio: Studio, asked: Asked) -> Any:
-    """GET /api/clips -> {clips, endings, problem}: every clip with its caption, what it holds where that is known, and
-    its edits; problem: what is wrong with a table of captions."""
-    edits, told = read_edits(studio.project), Told(studio)
-    found = []
+    """GET /api/clips -> {clips, endings, problems}: every clip with its caption, what it holds where that is known, and
+    its edits; problems: what is wrong with data.yaml or a table of captions, and links that are no clips."""
+    edits, problem = tried(studio.project, partial(read_edits, studio.project))
+    told = Told(studio)
+    found, problems = [], [problem, studio.project.said(told.problem), *outside(studio.project)]
     for name in names(studio.project):
-        with suppress(InputError, OSError):  # gone since it was listed
-            found.append(facts(studio, name, edits, told))
-    return {"clips": found, "endings": list(CLIPS), "problem": told.problem}
+        with suppress(FileNotFoundError):  # gone since it was listed
+            clip, problem = tried(studio.project, partial(facts, studio, name, edits or {}, told))
+            if clip is not None:
+                found.append(clip)
+            elif studio.project.clip(name).exists():
+                problems.append(f"{name}: {problem}")
+    return {"clips": found, "endings": list(CLIPS), "problems": [each for each in (*problems, *told.wrong) if each]}
 
 
 def look(studio: Studio, asked: Asked) -> Any:
@@ -241,7 +248,12 @@ def read_edits(project: Project) -> dict[str, Any]:
     clips = values.get("clips") if isinstance(values, dict) else None
     if not isinstance(clips, dict):
         raise InputError(f"{project.data}: expected `clips`, a mapping of names to what is cut out of them")
-    return {str(name): value for name, value in clips.items() if isinstance(value, dict)}
+    for name, value in clips.items():
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{project.data}: clips: {shown(name)}: expected what is cut out of it, such as {{use: false}}"
+            )
+    return {str(name): value for name, value in clips.items()}
 
 
 def write_edits(project: Project, edits: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kinolab.errors import InputError
@@ -12,6 +14,7 @@ from kinolab.runtime.paths import visible
 from kinolab.runtime.reading import json_lines, read_json
 from kinolab.runtime.summed import summed
 from kinolab.studio.api.asked import Asked, Studio
+from kinolab.studio.faults import left_out, tried
 from kinolab.studio.project import Project
 
 VOTES = "votes.jsonl"
@@ -24,12 +27,8 @@ def scores(studio: Studio, asked: Asked) -> Any:
     """GET /api/scores -> {scores}: what evaluations wrote to scores/, as it stands there."""
     found = []
     for path in visible(studio.project.scores, "**/*.json"):
-        try:
-            value = read_json(path, constants=True)
-        except (InputError, OSError) as error:
-            found.append({"path": studio.project.shown(path), "problem": studio.project.said(error)})
-            continue
-        found.append({"path": studio.project.shown(path), "values": value})
+        value, problem = tried(studio.project, partial(read_json, path, constants=True))
+        found.append({"path": studio.project.shown(path), **({"problem": problem} if problem else {"values": value})})
     return {"scores": found}
 
 
@@ -52,9 +51,14 @@ def vote(studio: Studio, asked: Asked) -> Any:
 
 
 def votes(studio: Studio, asked: Asked) -> Any:
-    """GET /api/votes -> {pairs}: the tally of each pair that was voted on."""
-    pairs = {tuple(sorted((row["a"], row["b"]))) for row in _rows(studio.project)}
-    return {"pairs": [tally(studio.project, a, b) for a, b in sorted(pairs)]}
+    """GET /api/votes -> {pairs, problem}: the tally of each pair that was voted on.
+
+    problem: which votes can't be read, and are not counted.
+    """
+    wrong = list[str]()
+    pairs = {tuple(sorted((row["a"], row["b"]))) for row in _rows(studio.project, wrong.append)}
+    tallies = [tally(studio.project, a, b) for a, b in sorted(pairs)]
+    return {"pairs": tallies, "problem": left_out(studio.project, wrong)}
 
 
 def tally(project: Project, a: str, b: str) -> dict[str, Any]:
@@ -83,10 +87,12 @@ def interval(wins: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _rows(project: Project) -> list[dict[str, Any]]:
-    """The votes, those that can't be read left out."""
-    path = project.samples / VOTES
-    if not path.exists():
-        return []
-    rows = [row for _, row in json_lines(path, damaged="skip") if isinstance(row, dict)]
-    return [row for row in rows if isinstance(row.get("a"), str) and isinstance(row.get("b"), str)]
+def _rows(project: Project, say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """The votes; `say` is told of those that can't be read."""
+    path, found = project.samples / VOTES, []
+    for number, row in json_lines(path, damaged="skip", say=say) if path.exists() else ():
+        if isinstance(row, dict) and isinstance(row.get("a"), str) and isinstance(row.get("b"), str):
+            found.append(row)
+        else:
+            say(f"{path}: line {number}: no vote")
+    return found

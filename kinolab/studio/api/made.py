@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from kinolab.runtime.reading import read_json
 from kinolab.runtime.records import Record
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
 from kinolab.studio.api.footage import CLIPS, STEM
+from kinolab.studio.faults import tried
 from kinolab.studio.project import HIDDEN, Project
 
 VIDEOS = (".mp4", ".webm", ".gif", ".webp", ".mkv", ".mov", ".avi", ".png")
@@ -35,7 +38,10 @@ PICTURE = 2**22
 
 
 def listed(studio: Studio, asked: Asked) -> Any:
-    """GET /api/samples -> {samples}: made videos, the newest first, each with the request that made it."""
+    """GET /api/samples -> {samples}: made videos, the newest first, each with the request that made it.
+
+    problem: what is wrong with the record beside one, which then has no request.
+    """
     found = [facts(studio.project, path) for path in videos(studio.project)]
     return {"samples": sorted(found, key=lambda sample: -sample["changed"])}
 
@@ -162,7 +168,9 @@ def video_of(studio: Studio, name: str) -> Path:
 
 def facts(project: Project, path: Path) -> dict[str, Any]:
     """What the page shows of a made video."""
-    record = record_of(path.with_suffix(".json"))
+    record, problem = None, ""
+    if os.path.lexists(path.with_suffix(".json")):
+        record, problem = tried(project, partial(record_of, path.with_suffix(".json")))
     status = path.stat()
     found: dict[str, Any] = {
         "path": project.shown(path), "name": path.relative_to(project.samples).as_posix(), "bytes": status.st_size,
@@ -170,12 +178,18 @@ def facts(project: Project, path: Path) -> dict[str, Any]:
     }  # fmt: skip
     if record is not None:
         found |= {key: record.values.get(key) for key in RECORDED}
+    if problem:
+        found["problem"] = f"its settings can't be read: {problem}"
     return found
 
 
-def record_of(path: Path) -> Record | None:
-    """The record beside a made video; None where there is none that can be read."""
-    try:
-        return Record(read_json(path), path.name)
-    except (InputError, OSError):
-        return None
+def record_of(path: Path) -> Record:
+    """The record beside a made video.
+
+    Raises:
+        InputError: where it can't be read.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or not isinstance(values.get("request", {}), dict):
+        raise InputError(f"{path}: expected the record of a video, as kinolab generate writes it")
+    return Record(values, path.name)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinolab.studio.api import captions, footage, judged, made, seen, training, weights, work
+from kinolab.studio.api import captions, curations, footage, judged, made, seen, training, weights, work
 from kinolab.studio.api.asked import Asked, Studio
 
 GIB = 2**30
@@ -50,6 +50,7 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("POST", "/api/clips/check"): footage.check,
     ("POST", "/api/clips/scenes"): footage.scenes,
     ("POST", "/api/clips/alike"): footage.alike,
+    ("GET", "/api/curations"): curations.listed,
     ("POST", "/api/clips/replace"): captions.replace,
     ("PUT", "/api/clips/caption"): captions.caption,
     ("PUT", "/api/clips/edit"): footage.edit,

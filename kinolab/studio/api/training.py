@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kinolab.runtime.yaml_files import read_yaml
 from kinolab.studio import commands
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
 from kinolab.studio.api.work import read_lines
+from kinolab.studio.faults import tried
 from kinolab.studio.project import FOLDERS, Project
 
 STEP = re.compile(r"step-0*(\d+)|0*(\d+)")
@@ -31,15 +33,19 @@ def recipes(studio: Studio, asked: Asked) -> Any:
 
 
 def folders(studio: Studio, asked: Asked) -> Any:
-    """GET /api/folders -> {clips, caches}: folders of the project that a training may read, of clips and of latents."""
+    """GET /api/folders -> {clips, caches, captioners, settings}: folders of the project that a training may read, of
+    clips and of latents; models that may caption; and YAML files that may be the settings of a curation."""
     project = studio.project
     inner = [path for path in visible(project.folder) if path.is_dir()]
     found = [*visible(project.folder, "*/cache.json"), *visible(project.runs, "*/cache.json")]
     caches = [path.parent for path in found]
+    captioners = [p.parent for p in visible(project.models, "*/config.json") if not (p.parent / "model.yaml").exists()]
     known = {*FOLDERS, *(path.name for path in caches)} - {"clips"}
     return {
         "clips": [path.name for path in inner if path.name not in known],
         "caches": [project.shown(path) for path in caches],
+        "captioners": [project.shown(path) for path in captioners],
+        "settings": [path.name for path in visible(project.folder, "*.yaml") if path.name != project.data.name],
     }
 
 
@@ -65,26 +71,35 @@ def runs(studio: Studio, asked: Asked) -> Any:
 
 
 def run(studio: Studio, asked: Asked) -> Any:
-    """GET /api/runs/{name} -> the run: with its recipe, checkpoints and sample videos by step."""
+    """GET /api/runs/{name} -> the run: with its recipe, checkpoints and sample videos by step.
+
+    problem: what is wrong with the recipe, which is then null.
+    """
     folder = _folder(studio, asked)
-    recipe = folder / "recipe.yaml"
+    recipe, problem = folder / "recipe.yaml", ""
+    values: Any = None
+    if recipe.is_file():
+        values, problem = tried(studio.project, partial(read_yaml, recipe))
+        if not problem and not isinstance(values, dict):
+            values, problem = None, f"{studio.project.shown(recipe)}: expected a mapping of keys to values"
     return facts(studio.project, folder) | {
-        "recipe": read_yaml(recipe) if recipe.is_file() else None,
+        "recipe": values, "problem": problem,
         "checkpoints": [p.name for p in visible(folder / "checkpoints") if p.is_dir()],
         "samples": samples(studio.project, folder),
     }  # fmt: skip
 
 
 def log(studio: Studio, asked: Asked) -> Any:
-    """GET /api/runs/{name}/log?after=N -> {rows, next, restarted}: lines of the run's log behind line N.
+    """GET /api/runs/{name}/log?after=N -> {rows, next, restarted, problem}: lines of the run's log behind line N.
 
     The log is cut where a run goes on from an earlier checkpoint: `restarted` is then true, and `rows` are all of it.
+    problem: which lines can't be read, and are left out.
     """
     path, after = _folder(studio, asked) / "log.jsonl", asked.number("after", 0)
-    found, last = read_lines(path, after)
+    found, last, problem = read_lines(studio.project, path, after)
     if last < after:
-        return {"rows": read_lines(path, 0)[0], "next": last, "restarted": True}
-    return {"rows": found, "next": last, "restarted": False}
+        return {"rows": read_lines(studio.project, path, 0)[0], "next": last, "restarted": True, "problem": problem}
+    return {"rows": found, "next": last, "restarted": False, "problem": problem}
 
 
 def remove(studio: Studio, asked: Asked) -> Any:

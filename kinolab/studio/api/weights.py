@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
 from kinolab.runtime import files, locks
+from kinolab.runtime.headers import peek
 from kinolab.runtime.paths import visible
+from kinolab.runtime.reading import read_json
 from kinolab.runtime.yaml_files import read_yaml
 from kinolab.studio import commands
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
+from kinolab.studio.faults import tried
 from kinolab.studio.project import Project
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
@@ -22,13 +26,14 @@ FOLDERS = ("clips", "cut", "runs", "models", "samples", "scores", "queue")
 def models(studio: Studio, asked: Asked) -> Any:
     """GET /api/models -> {models, adapters, folders, used, free}: the project's, its runs' and shipped ones.
 
-    adapters: {path, bytes} of those that a model may be given; folders: {path, bytes} of what takes room.
+    adapters: {path, bytes} of those that a model may be given; folders: {path, bytes} of what takes room. A model or an
+    adapter that can't be read has a `problem`.
     """
     project = studio.project
     own, trained = visible(project.models, "*/model.yaml"), visible(project.runs, "*/model/model.yaml")
-    found = [facts(path.parent, project.shown(path.parent), "project") for path in own]
-    found += [facts(path.parent, project.shown(path.parent.parent), "run") for path in trained]
-    shipped = [facts(path.parent, path.parent.name, "shipped") for path in visible(PRETRAINED, "*/model.yaml")]
+    found = [facts(project, path.parent, project.shown(path.parent), "project") for path in own]
+    found += [facts(project, path.parent, project.shown(path.parent.parent), "run") for path in trained]
+    shipped = [facts(project, path.parent, path.parent.name, "shipped") for path in visible(PRETRAINED, "*/model.yaml")]
     folders = [{"path": name, "bytes": taken} for name in FOLDERS if (taken := size(project.folder / name))]
     return {"models": [*found, *shipped], "adapters": adapters(project), "folders": folders,
             "used": sum(folder["bytes"] for folder in folders), "free": files.free_space(project.folder)}  # fmt: skip
@@ -39,7 +44,19 @@ def adapters(project: Project) -> list[dict[str, Any]]:
     found = [path for path in visible(project.runs, "*/adapter") if path.is_dir()]
     found += visible(project.models, "*.safetensors")
     found += sorted({path.parent for path in visible(project.models, "*/adapter_config.json")})
-    return [{"path": project.shown(path), "bytes": size(path)} for path in found]
+    return [{"path": project.shown(path), "bytes": size(path), **header(project, path)} for path in found]
+
+
+def header(project: Project, path: Path) -> dict[str, str]:
+    """What is wrong with the headers of an adapter's weights and with its settings, as {problem}."""
+    inner = [path] if path.is_file() else [*visible(path, "*.safetensors"), *visible(path, "*.json")]
+    if path.is_dir() and not any(each.suffix == ".safetensors" for each in inner):
+        return {"problem": f"{project.shown(path)}: no weights (.safetensors) in it"}
+    for each in inner:
+        problem = tried(project, partial(peek if each.suffix == ".safetensors" else read_json, each))[1]
+        if problem:
+            return {"problem": problem}
+    return {}
 
 
 def inspect(studio: Studio, asked: Asked) -> Any:
@@ -66,12 +83,12 @@ def remove(studio: Studio, asked: Asked) -> Any:
     return {}
 
 
-def facts(folder: Path, name: str, where: str) -> dict[str, Any]:
+def facts(project: Project, folder: Path, name: str, where: str) -> dict[str, Any]:
     """What the page shows of a model: `name` is what commands call it."""
-    try:
-        values = read_yaml(folder / "model.yaml")
-    except (InputError, OSError) as error:
-        return {"name": name, "where": where, "bytes": size(folder), "problem": str(error).replace(str(folder), name)}
+    values: Any
+    values, problem = tried(project, partial(read_yaml, folder / "model.yaml"))
+    if problem:
+        return {"name": name, "where": where, "bytes": size(folder), "problem": problem.replace(str(folder), name)}
     if not isinstance(values, dict):
         problem = f"{name}/model.yaml: expected a mapping of keys to values, as Kinolab writes it"
         return {"name": name, "where": where, "bytes": size(folder), "problem": problem}

@@ -6,13 +6,17 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kinolab.errors import InputError
 from kinolab.runtime import processes
-from kinolab.runtime.reading import json_lines, lines_behind, parse_json
+from kinolab.runtime.lines import shown
+from kinolab.runtime.reading import TORN, json_lines, lines_behind, parse_json
 from kinolab.studio import commands, jobs, runner
 from kinolab.studio.api.asked import Asked, NotThereError, Studio
+from kinolab.studio.faults import left_out, tried
 from kinolab.studio.project import Project
 from kinolab.studio.work import SIGNALS
 
@@ -32,13 +36,29 @@ def options(studio: Studio, asked: Asked) -> Any:
 
 
 def listed(studio: Studio, asked: Asked) -> Any:
-    """GET /api/jobs -> {jobs, paused}: every job with its state and progress, those that wait last, in their order."""
+    """GET /api/jobs -> {jobs, paused}: every job with its state and progress, those that wait last, in their order.
+
+    One whose request can't be read has failed, is `damaged`, and says so in its message; problem: of the queue itself.
+    """
     return snapshot(studio.project)
 
 
 def snapshot(project: Project) -> dict[str, Any]:
-    """The queue as the page shows it."""
-    return {"jobs": [facts(project, job) for job in jobs.all_jobs(project)], "paused": jobs.settings(project)["paused"]}
+    """The queue as the page shows it; where its order is damaged nothing begins, and `problem` says what to do."""
+    queue, problem = tried(project, partial(jobs.settings, project))
+    found, damaged = jobs.listed(project, queue["order"] if queue else ())
+    told = [*(unread(project, name, line) for name, line in damaged.items()), *(facts(project, job) for job in found)]
+    return {"jobs": told, "paused": queue["paused"] if queue else True, **({"problem": problem} if problem else {})}
+
+
+def unread(project: Project, name: str, problem: str) -> dict[str, Any]:
+    """What the page shows of a job whose request can't be read: that it can't be begun, and why."""
+    state = jobs.state(project, name)
+    return {
+        "id": name, "command": "", "title": name, "device": "", "made": 0, "run": None, "out": None, "ended": None,
+        "state": "failed" if state == "waiting" else state, "damaged": True,
+        "message": f"{problem}; it can't be run: remove it, and ask again",
+    }  # fmt: skip
 
 
 def add(studio: Studio, asked: Asked) -> Any:
@@ -52,20 +72,18 @@ def one(studio: Studio, asked: Asked) -> Any:
     """GET /api/jobs/{id} -> the job: with its command and the last lines that it printed."""
     job = _job(studio, asked)
     folder = jobs.folder_of(studio.project, job.id)
-    try:
-        copied = commands.copied(studio.project, job.words(studio.project))
-    except InputError as error:
-        copied = f"# {error}"
+    words, problem = tried(studio.project, partial(job.words, studio.project))
+    copied = f"# {problem}" if words is None else commands.copied(studio.project, words)
     return facts(studio.project, job) | {
         "copied": copied, "values": dict(job.values), "lines": processes.tail(folder / "output.txt", LAST_LINES),
     }  # fmt: skip
 
 
 def events(studio: Studio, asked: Asked) -> Any:
-    """GET /api/jobs/{id}/events?after=N -> {events, next}: what it told, from line N + 1 on."""
+    """GET /api/jobs/{id}/events?after=N -> {events, next, problem}: what it told, from line N + 1 on."""
     folder = jobs.folder_of(studio.project, asked.path["id"])
-    found, last = read_lines(folder / "events.jsonl", asked.number("after", 0))
-    return {"events": found, "next": last}
+    found, last, problem = read_lines(studio.project, folder / "events.jsonl", asked.number("after", 0))
+    return {"events": found, "next": last, "problem": problem}
 
 
 def stop(studio: Studio, asked: Asked) -> Any:
@@ -95,7 +113,10 @@ def move(studio: Studio, asked: Asked) -> Any:
 
 def remove(studio: Studio, asked: Asked) -> Any:
     """DELETE /api/jobs/{id}: remove a job that has ended or waits; what it made stays."""
-    jobs.remove(studio.project, _job(studio, asked).id)
+    name = asked.path["id"]
+    if not jobs.folder_of(studio.project, name).is_dir():
+        raise NotThereError(f"{shown(name)}: no such job")
+    jobs.remove(studio.project, name)  # also one whose request can't be read
     return {}
 
 
@@ -108,18 +129,20 @@ def queue(studio: Studio, asked: Asked) -> Any:
 
 def start_queue(project: Project) -> None:
     """Have a runner at work where something waits that may begin."""
-    if not jobs.settings(project)["paused"] and jobs.waiting(project):
+    queue, _ = tried(project, partial(jobs.settings, project))  # damaged, nothing begins: the snapshot says so
+    if queue and not queue["paused"] and jobs.waiting(project):
         runner.ensure(project)
 
 
-def read_lines(path: Any, after: int) -> tuple[list[Any], int]:
-    """The values of JSON lines behind line `after`, and the number of the last line, which may be an earlier one."""
-    found, last = [], 0
+def read_lines(project: Project, path: Path, after: int) -> tuple[list[Any], int, str]:
+    """The values of JSON lines behind line `after`, the number of the last line, which may be an earlier one, and what
+    is wrong with those of all lines that were left out; one that is being written is none of them."""
+    found, wrong, last = [], list[str](), 0
     with suppress(FileNotFoundError):
-        for last, value in json_lines(path, damaged="skip", constants=True):
+        for last, value in json_lines(path, damaged="skip", constants=True, say=wrong.append):
             if last > after:
                 found.append(value)
-    return found, last
+    return found, last, left_out(project, [line for line in wrong if not line.endswith(TORN)])
 
 
 def facts(project: Project, job: jobs.Job) -> dict[str, Any]:

@@ -107,6 +107,8 @@ export interface Job {
   first?: Progress;
   expect?: number | null;
   note?: string;
+  /** Of a job whose request can't be read. */
+  damaged?: boolean;
   files?: { path: string; what: string }[];
 }
 
@@ -129,6 +131,8 @@ export interface Doing {
 export interface Queue {
   jobs: Job[];
   paused: boolean;
+  /** What is wrong with its order, and what to do. */
+  problem?: string;
 }
 
 export interface Project extends Queue {
@@ -218,6 +222,34 @@ export interface Recipe {
   about: string;
   kind: string;
   ships: boolean;
+  /** Why it can't be read. */
+  problem?: string;
+}
+
+/** A clip near a threshold; `there`: whether its source is one of the project's clips. */
+export interface EdgeClip {
+  source: string;
+  start: number;
+  end: number;
+  value: number;
+  why: string;
+  there: boolean;
+}
+
+export interface Curation {
+  path: string;
+  changed: number;
+  pages: string[];
+  problem: string;
+  clips?: number;
+  kept?: number;
+  hours?: number;
+  hours_kept?: number;
+  costs?: { bound: string; clips: number; hours: number; more_clips: number; more_hours: number }[];
+  problems?: { video: string; problem: string }[];
+  scores?: { name: string; least: number; median: number; most: number; count: number }[];
+  edges?: { bound: string; score: string; dropped: EdgeClip[]; kept: EdgeClip[] }[];
+  written?: boolean;
 }
 
 export interface Field {
@@ -241,10 +273,12 @@ export interface Need {
   encode?: Record<string, unknown>;
 }
 
-/** Folders of clips, and latent caches, in the project. */
+/** Folders of clips, latent caches, models that caption, and YAML files that may be a curation's settings. */
 export interface Folders {
   clips: string[];
   caches: string[];
+  captioners: string[];
+  settings: string[];
 }
 
 export interface Recipes extends Folders {
@@ -280,6 +314,7 @@ export interface RunSample {
 
 export interface RunDetail extends Run {
   recipe: Record<string, unknown> | null;
+  problem: string;
   checkpoints: string[];
   samples: RunSample[];
 }
@@ -295,6 +330,7 @@ export interface Log {
   rows: Row[];
   next: number;
   restarted: boolean;
+  problem: string;
 }
 
 export interface Sample {
@@ -303,6 +339,7 @@ export interface Sample {
   bytes: number;
   changed: number;
   request: Record<string, unknown> | null;
+  problem?: string;
   prompt?: string | null;
   seed?: number;
   index?: number;
@@ -330,7 +367,7 @@ export interface Model {
 
 export interface Models {
   models: Model[];
-  adapters: { path: string; bytes: number }[];
+  adapters: { path: string; bytes: number; problem?: string }[];
   folders: { path: string; bytes: number }[];
   used: number;
   free: number;

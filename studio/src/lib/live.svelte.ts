@@ -32,7 +32,7 @@ class Live {
     get<Project>("/api/project").then(
       (project) => {
         this.project = project;
-        this.queue = { jobs: project.jobs, paused: project.paused };
+        this.queue = { jobs: project.jobs, paused: project.paused, problem: project.problem };
         this.refused = "";
         document.title = `${project.name} - Kinolab studio`;
       },
