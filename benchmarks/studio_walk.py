@@ -291,10 +291,11 @@ def shown(out: Path, picture: Path) -> None:
 
     project = Project.open(out / "toy-world")
     jobs.pause(project, False)
-    values = {"prompt": [PROMPT], "model": "world-text", "seed": 1}
+    values: dict[str, Any] = {"prompt": [PROMPT], "model": "world-text", "seed": 1}
     asked = [("generate", {**values, "steps": n, "out": f"samples/{n:02}-steps.mp4"}) for n in TRIED]
-    measure = {"model": "world-text", "count": 16, "steps": 16, "out": "scores/world-text.json"}
-    for command, each in [*asked, ("evaluate world", measure)]:
+    measure: dict[str, Any] = {"model": "world-text", "count": 16, "steps": 16, "out": "scores/world-text.json"}
+    asked.append(("evaluate world", measure))
+    for command, each in asked:
         if not (project.folder / each["out"]).exists():
             jobs.add(project, command, each, f"{command} {each['out']}")
     with served(project.folder) as studio, chromium() as browser:

@@ -128,7 +128,7 @@ def all_jobs(project: Project) -> list[Job]:
 
 def listed(project: Project, order: Sequence[str]) -> tuple[list[Job], dict[str, str]]:
     """The jobs, those that `order` names last; and of each whose request can't be read what is wrong, by its name."""
-    found, problems = [], {}
+    found, problems = list[Job](), dict[str, str]()
     for folder in visible(project.queue, "*"):
         if ID.fullmatch(folder.name):
             job, problem = tried(project, partial(read, project, folder.name))
