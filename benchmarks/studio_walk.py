@@ -5,6 +5,10 @@
 Everything is done with the page alone, as `docs/studio.md` tells it, and each step leaves a picture in OUT/pictures.
 It goes on where an earlier call was stopped: what lies in OUT/project is not made again. `--looks` then takes every
 panel at 1280 and at 390 pixels, light and dark; `--docs` writes what was taken of both into the documentation.
+
+    python -m benchmarks.studio_walk --out OUT --readme docs/images/studio.webp
+
+makes the picture of README: a shipped model's videos of one prompt at several numbers of steps, and its scores.
 """
 
 from __future__ import annotations
@@ -96,6 +100,28 @@ def clips(walk: Walk, files: list[Path]) -> None:
     walk.done(page.locator("#queue [data-job*='data-cut']").first)
     walk.look("06-jobs")
     page.keyboard.press("q")
+
+
+def curated(walk: Walk) -> None:
+    """Score the clips, with some thresholds, and look at the clips nearest to one."""
+    from playwright.sync_api import expect
+
+    page = walk.page
+    walk.panel("Clips")
+    page.get_by_role("button", name="Curate", exact=True).click()
+    form = page.locator("form[data-form='data curate']")
+    for name in ("no stills", "no shaking", "no text", "no doubles"):
+        form.get_by_role("button", name=name).click()
+    form.get_by_role("button", name="Curate").click()
+    found = page.locator("[data-curation='curated']")
+    expect(found).to_be_visible(timeout=PATIENCE)
+    walk.done(page.locator("[data-curate] [data-job*='data-curate']"))
+    found.get_by_text("The clips nearest to text").click()
+    page.set_viewport_size({"width": 1280, "height": 1800})  # all of it in sight, so that its videos are drawn
+    page.wait_for_timeout(3000)
+    found.screenshot(path=walk.pictures / "06-curated.png")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.get_by_role("button", name="Close", exact=True).click()
 
 
 def fill(walk: Walk, field: str, value: str) -> None:
@@ -230,7 +256,7 @@ def looks(browser: Any, url: str, pictures: Path) -> None:
 
 DOCS = {
     "clips": "02-clips", "scenes": "03-scenes", "training": "08-training", "needs": "10-latents", "sample": "14-made",
-    "compare": "15-compare", "models": "look-models-1280-light",
+    "compare": "15-compare", "curate": "06-curated", "models": "look-models-1280-light",
 }  # fmt: skip
 """Picture of the documentation -> the one of the walk that it is."""
 NARROW = ("clips", "train", "compare")
@@ -253,17 +279,62 @@ def documented(pictures: Path, out: Path) -> None:
         sheet.save(out / "studio-narrow.webp", quality=70, method=6)
 
 
+PROMPT = "a yellow box and a red ball are thrown to the left"
+"""Of the videos in README's picture, in the words of the toy world."""
+TRIED = (1, 2, 4, 16)
+"""Their numbers of steps."""
+
+
+def shown(out: Path, picture: Path) -> None:
+    """Sample one prompt at several numbers of steps, measure the model, and take the panel Compare with all of it."""
+    from playwright.sync_api import expect
+
+    project = Project.open(out / "toy-world")
+    jobs.pause(project, False)
+    values: dict[str, Any] = {"prompt": [PROMPT], "model": "world-text", "seed": 1}
+    asked = [("generate", {**values, "steps": n, "out": f"samples/{n:02}-steps.mp4"}) for n in TRIED]
+    measure: dict[str, Any] = {"model": "world-text", "count": 16, "steps": 16, "out": "scores/world-text.json"}
+    asked.append(("evaluate world", measure))
+    for command, each in asked:
+        if not (project.folder / each["out"]).exists():
+            jobs.add(project, command, each, f"{command} {each['out']}")
+    with served(project.folder) as studio, chromium() as browser:
+        page = Watched(browser).page
+        page.set_viewport_size({"width": 1280, "height": 960})
+        page.goto(studio.url)
+        page.goto(f"{studio.url.partition('?')[0]}#/compare")
+        expect(page.get_by_role("heading", name="world-text")).to_be_visible(timeout=PATIENCE)
+        for n in TRIED:
+            page.get_by_role("checkbox", name=f"{n:02}-steps.mp4").check()
+        expect(page.locator(".stage video")).to_have_count(len(TRIED))
+        page.get_by_role("button", name="Choose videos").click()
+        page.get_by_role("button", name="Play", exact=True).click()
+        page.wait_for_timeout(1500)
+        page.get_by_role("button", name="Pause").click()
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(500)
+        page.screenshot(path=out / "readme.png")
+    with Image.open(out / "readme.png") as image:
+        image.convert("RGB").save(picture, quality=70, method=6)
+
+
 def main() -> None:
     """Walk."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="Folder of clips.")
+    parser.add_argument("folder", type=Path, nargs="?", help="Folder of clips.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="Words, with commas: of the clips those whose names hold one.")
     parser.add_argument("--looks", action="store_true", help="Only take every panel, of what is there.")
     parser.add_argument("--docs", type=Path, metavar="FOLDER", help="Only write the pictures of the docs, into this.")
-    parser.add_argument("--stages", default="clips,train,sample,compare", help="Only these, with commas.")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="Only make README's picture, as this.")
+    parser.add_argument("--stages", default="clips,curate,train,sample,compare", help="Only these, with commas.")
     parser.add_argument("--faster", type=float, default=1.0, help="Divide the steps of the trainings by this.")
     given = parser.parse_args()
+    if given.readme is not None:
+        shown(given.out, given.readme)
+        return
+    if given.folder is None:
+        parser.error("expected a folder of clips, or --readme FILE")
     project, pictures = given.out / "project", given.out / "pictures"
     words = [word for word in given.only.split(",") if word]
     files = sorted(p for p in given.folder.iterdir() if p.suffix in (".mp4", ".webm", ".gif"))
@@ -284,6 +355,8 @@ def main() -> None:
         stages = given.stages.split(",")
         if "clips" in stages and not (project / "cut").exists():
             clips(walk, files)
+        if "curate" in stages:
+            curated(walk)
         if "train" in stages:
             train(walk, project)
         if "sample" in stages:

@@ -36,7 +36,12 @@ def curation(path: str) -> dict[str, Any]:
     record, wrong = read_json(folder / RECORD), list[str]()
     if not isinstance(record, dict) or not isinstance(record.get("keep"), dict):
         raise InputError(f"{folder / RECORD}: expected the record of a curation; run kinolab data curate again")
-    rows = [row for _, row in json_lines(folder / TABLE, LIMITS, damaged="skip", say=wrong.append) if _is_row(row)]
+    rows = list[dict[str, Any]]()
+    for number, row in json_lines(folder / TABLE, LIMITS, damaged="skip", say=wrong.append):
+        if _is_row(row):
+            rows.append(row)
+        else:
+            wrong.append(f"{folder / TABLE}: line {number}: no row of a clip")
     names = [
         n for n in dict.fromkeys(k for row in rows for k in row) if n not in PLACE and any(_number(r, n) for r in rows)
     ]
@@ -69,7 +74,7 @@ def _spread(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _bounds(keep: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Bound]:
     """The thresholds as they came out."""
-    found = []
+    found = list[Bound]()
     for name, given in keep.items():
         values = [row[name] for row in rows if _number(row, name)]
         found += bounds_of(name, Bounds(**given), values)

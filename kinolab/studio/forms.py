@@ -61,7 +61,8 @@ def is_other(path: Path) -> bool:
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, such as kind, data and training")
-    return not values.keys() & {"extends", "training"} and values.get("kind") not in JOBS
+    kind = values.get("kind")
+    return not values.keys() & {"extends", "training"} and not (isinstance(kind, str) and kind in JOBS)
 
 
 def form(recipe: str, settings: Sequence[str] = ()) -> dict[str, Any]:

@@ -38,7 +38,9 @@ from kinolab.studio.project import Project
 
 State = Literal["waiting", "running", "stopping", "stopped", "failed", "done"]
 ENDED = ("stopped", "failed", "done")
-OUTCOMES: dict[int, State] = {0: "done", 130: "stopped"}
+LEFT_OUT = 3
+"""The exit status of a command that did all but what can't be done; it names that."""
+OUTCOMES: dict[int, State] = {0: "done", LEFT_OUT: "done", 130: "stopped"}
 """A command's exit status -> how the job ended; any other has failed."""
 TRAININGS = {"train": "run", "distill": "out", "fit": "out"}
 """Commands that train, and can go on with what they began -> the option that names the folder of the run."""
@@ -126,7 +128,7 @@ def all_jobs(project: Project) -> list[Job]:
 
 def listed(project: Project, order: Sequence[str]) -> tuple[list[Job], dict[str, str]]:
     """The jobs, those that `order` names last; and of each whose request can't be read what is wrong, by its name."""
-    found, problems = [], {}
+    found, problems = list[Job](), dict[str, str]()
     for folder in visible(project.queue, "*"):
         if ID.fullmatch(folder.name):
             job, problem = tried(project, partial(read, project, folder.name))

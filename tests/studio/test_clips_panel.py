@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,43 @@ def test_on_a_telephone_a_crop_is_dragged_by_finger_and_nothing_moves_by_itself(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     left, top, width, height = read_yaml(folder / "data.yaml")["clips"]["clip.mp4"]["crop"]
     assert left == top == 0 and 0.1 < width < 0.45 and height == pytest.approx(2 * width, rel=0.02)
+
+
+def test_clips_are_curated_stopped_and_gone_on_with_and_thresholds_say_what_they_cost(tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    folder = tmp_path / "p"
+    for k in range(3):
+        clip(folder / "clips" / f"clip-{k}.mp4", shift=9 * k)
+    video.write(folder / "clips" / "still.mp4", [scene(5)[0]] * 16, 8.0)
+    before = {path.name: path.read_bytes() for path in (folder / "clips").glob("*.mp4")}
+    with opened(folder, "Clips") as page:
+        page.get_by_role("button", name="Curate", exact=True).click()
+        form = page.locator("form[data-form='data curate']")
+        form.get_by_label("Folder to write").fill("../out")
+        expect(form.get_by_role("alert").filter(has_text="leads out of the project")).to_be_visible()
+        expect(form.get_by_role("button", name="Curate")).to_be_disabled()
+        form.get_by_label("Folder to write").fill("curated")
+        form.get_by_role("button", name="no stills").click()
+        expect(form.locator("pre")).to_contain_text("--set=keep.motion.min=0.0005 --dry-run -- clips")
+        form.get_by_role("button", name="Curate").click()
+        card = page.locator("[data-curate] [data-job*='data-curate']")
+        expect(card).to_have_attribute("data-state", "running", timeout=2 * WAIT)
+        card.get_by_role("button", name="Stop and save").click()
+        expect(card).to_have_attribute("data-state", "stopped")
+        card.get_by_role("button", name=re.compile("Resume|Again")).click()
+        found = page.locator("[data-curation='curated']")
+        expect(found.get_by_text("table only")).to_be_visible(timeout=2 * WAIT)
+        expect(found.get_by_role("row", name="motion ≥ 0.0005 1 clip")).to_be_visible()
+        found.get_by_text("The clips nearest to motion").click()
+        expect(found.get_by_label("still.mp4")).to_have_js_property("readyState", 4)
+        assert not (folder / "curated" / "clips").exists()
+        form.get_by_label("Only the table").uncheck()
+        expect(form.locator("pre")).not_to_contain_text("--dry-run")
+        form.get_by_role("button", name="Curate").click()
+        expect(found.get_by_text("clips written")).to_be_visible(timeout=2 * WAIT)
+    assert len(list((folder / "curated" / "clips").glob("clip-*.mp4"))) == 6  # three clips of two scenes
+    assert {path.name: path.read_bytes() for path in (folder / "clips").glob("*.mp4")} == before
 
 
 def test_nothing_plays_where_nobody_is_at_the_page(tmp_path: Path) -> None:

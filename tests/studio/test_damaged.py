@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from kinolab.errors import InputError
 from kinolab.runtime.headers import peek
 from kinolab.studio import forms, jobs
+from kinolab.studio.curating import curation
 from kinolab.studio.project import Project
 from kinolab.tables import JOBS
 from tests.processes import ROOT
@@ -66,7 +67,8 @@ def test_a_recipe_that_cannot_be_read_is_in_the_list_and_what_is_none_is_not(tmp
         "odd.yaml": "kind: autoencodr\ntraining: {}\n",
         "list.yaml": "- 1\n", "circle.yaml": "extends: circle.yaml\n",
         "data.yaml": "clips: [", "curate.yaml": "keep: {}\n",
-        "plan.yaml": "autoencoders: {}\ndenoisers: {}\n", "good.yaml": "# Good\nextends: toy-vdt\n",
+        "kinds.yaml": "kind: [a]\n", "plan.yaml": "autoencoders: {}\ndenoisers: {}\n",
+        "good.yaml": "# Good\nextends: toy-vdt\n",
     }.items():  # fmt: skip
         (tmp_path / name).write_text(text)
     own = {each["name"]: each for each in forms.recipes(str(tmp_path)) if not each["ships"]}
@@ -147,3 +149,25 @@ def test_no_error_is_swallowed_elsewhere() -> None:
             if any(True for _ in _swallowed(function)):
                 found.add(f"{path.relative_to(ROOT / 'kinolab' / 'studio').as_posix()}:{function.name}")
     assert found == QUIET
+
+
+def test_a_curation_says_which_part_of_it_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "curated"
+    folder.mkdir()
+    row = {"source": "a.mp4", "start": 0.0, "end": 2.0, "motion": 0.1, "kept": True, "dropped": []}
+    rows = [row, row | {"source": "b.mp4", "motion": 0.3}, {"source": 3}, row | {"source": "c.mp4", "motion": 0.2}]
+    lines = [*map(json.dumps, rows), '{"source"', json.dumps(row | {"source": "d.mp4", "motion": None})]
+    (folder / "table.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    keep = {"motion": {"min_percentile": 50.0}}
+    (folder / "curation.json").write_text(json.dumps({"keep": keep, "costs": [], "problems": []}))
+    found = curation(str(folder))
+    assert found["clips"] == 4 and found["hours"] == pytest.approx(8 / 3600)
+    assert {"name": "motion", "least": 0.1, "median": 0.2, "most": 0.3, "count": 3} in found["scores"]
+    [edge] = found["edges"]
+    assert edge["bound"] == "motion >= 0.2 (percentile 50)"
+    assert [clip["source"] for clip in edge["dropped"]] == ["a.mp4"]
+    assert [clip["source"] for clip in edge["kept"]] == ["c.mp4", "b.mp4"], "the nearest first"
+    assert [line.partition("table.jsonl: ")[2][:6] for line in found["left"]] == ["line 3", "line 5"]
+    (folder / "curation.json").write_text("[]")
+    with pytest.raises(InputError, match="expected the record of a curation"):
+        curation(str(folder))

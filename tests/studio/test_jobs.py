@@ -20,7 +20,7 @@ from kinolab.runtime import locks, processes
 from kinolab.runtime.records import write_record
 from kinolab.runtime.yaml_files import to_yaml
 from kinolab.studio import jobs, runner, work
-from kinolab.studio.api.work import snapshot
+from kinolab.studio.api.work import facts, snapshot
 from kinolab.studio.project import Project
 from tests.processes import Child
 from tests.studio.browsing import Served
@@ -217,6 +217,16 @@ def test_a_damaged_file_is_of_its_job_alone(project: Project, text: str) -> None
     assert jobs.asked_to_stop(project, two.id) == 1
     (project.queue / three.id / "started.json").write_text(text)
     assert jobs.process(project, three.id) is None and jobs.state(project, three.id) == "failed"
+
+
+def test_a_job_that_left_something_out_is_done_and_names_it(project: Project) -> None:
+    job = training(project)
+    folder = project.queue / job.id
+    (folder / "started.json").write_text("{}")
+    (folder / "ended.json").write_text('{"status": 3, "message": "", "time": 1}')
+    (folder / "output.txt").write_text("kept: 3 clips\nleft out: a.mp4: no frames\n")
+    shown = facts(project, job)
+    assert (shown["state"], shown["message"]) == ("done", "left out: a.mp4: no frames")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"order": 3}', "\ud800"])

@@ -218,8 +218,12 @@ def test_what_a_recipe_needs_is_made_from_the_page(folder: Path) -> None:
     values |= {"name": "mine", "data": {"kind": "cache", "path": "runs/latents"}}
     values["denoiser"] |= {"in_channels": 8, "input_size": 8}
     (folder / "mine.yaml").write_text(to_yaml(values))
+    (folder / "broken.yaml").write_text("kind: autoencoder\ntraining: {steps: [1\n")
     with opened(folder, "Train") as page:
         expect(page.locator("[data-need=latents]")).to_be_visible(timeout=2 * WAIT)
+        wrong = page.get_by_role("alert", name="What can't be read")
+        expect(wrong).to_contain_text("broken.yaml: not valid YAML (line 3)")
+        assert str(folder) not in wrong.inner_text()
         expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
         page.get_by_role("button", name="Make the latents").click()
         form = page.locator("[data-form=encode]")

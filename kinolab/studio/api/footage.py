@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,13 @@ def listed(studio: Studio, asked: Asked) -> Any:
     its edits; problems: what is wrong with data.yaml or a table of captions, and links that are no clips."""
     edits, problem = tried(studio.project, partial(read_edits, studio.project))
     told = Told(studio)
-    found, problems = [], [problem, studio.project.said(told.problem), *outside(studio.project)]
+    found, problems = list[Any](), [problem, studio.project.said(told.problem), *outside(studio.project)]
     for name in names(studio.project):
-        with suppress(FileNotFoundError):  # gone since it was listed
-            clip, problem = tried(studio.project, partial(facts, studio, name, edits or {}, told))
-            if clip is not None:
-                found.append(clip)
-            elif studio.project.clip(name).exists():
-                problems.append(f"{name}: {problem}")
+        clip, problem = tried(studio.project, partial(facts, studio, name, edits or {}, told))
+        if clip is not None:
+            found.append(clip)
+        elif (studio.project.clips / name).exists():  # not gone since it was listed
+            problems.append(problem)
     return {"clips": found, "endings": list(CLIPS), "problems": [each for each in (*problems, *told.wrong) if each]}
 
 

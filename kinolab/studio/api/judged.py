@@ -89,8 +89,10 @@ def interval(wins: float, count: int) -> tuple[float, float]:
 
 def _rows(project: Project, say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """The votes; `say` is told of those that can't be read."""
-    path, found = project.samples / VOTES, []
-    for number, row in json_lines(path, damaged="skip", say=say) if path.exists() else ():
+    path, found = project.samples / VOTES, list[dict[str, Any]]()
+    if not path.exists():
+        return found
+    for number, row in json_lines(path, damaged="skip", say=say):
         if isinstance(row, dict) and isinstance(row.get("a"), str) and isinstance(row.get("b"), str):
             found.append(row)
         else:

@@ -168,7 +168,8 @@ def video_of(studio: Studio, name: str) -> Path:
 
 def facts(project: Project, path: Path) -> dict[str, Any]:
     """What the page shows of a made video."""
-    record, problem = None, ""
+    record: Record | None = None
+    problem = ""
     if os.path.lexists(path.with_suffix(".json")):
         record, problem = tried(project, partial(record_of, path.with_suffix(".json")))
     status = path.stat()

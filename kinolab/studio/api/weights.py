@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def header(project: Project, path: Path) -> dict[str, str]:
     if path.is_dir() and not any(each.suffix == ".safetensors" for each in inner):
         return {"problem": f"{project.shown(path)}: no weights (.safetensors) in it"}
     for each in inner:
-        problem = tried(project, partial(peek if each.suffix == ".safetensors" else read_json, each))[1]
+        read: Callable[[Path], Any] = peek if each.suffix == ".safetensors" else read_json
+        problem = tried(project, partial(read, each))[1]
         if problem:
             return {"problem": problem}
     return {}

@@ -151,7 +151,8 @@ def facts(project: Project, job: jobs.Job) -> dict[str, Any]:
     state = jobs.state(project, job.id)
     told = told_by(folder / "events.jsonl") if state != "waiting" else {}
     ended = jobs.ended(project, job.id)
-    lines = processes.tail(folder / "output.txt", 1) if state == "failed" else []
+    told_last = state == "failed" or ended.get("status") == jobs.LEFT_OUT
+    lines = processes.tail(folder / "output.txt", 1) if told_last else []
     return {
         "id": job.id, "command": job.command, "title": job.title, "device": job.device, "made": job.made,
         "state": state, "run": job.values.get(jobs.TRAININGS.get(job.command, "run")), "out": job.values.get("out"),

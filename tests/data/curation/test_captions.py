@@ -308,3 +308,17 @@ def test_even_frames(clips: Path) -> None:
     assert [int(f[0, 0, 0]) for f in even_frames(clips / "1.mkv", 1, None)] == [69]
     assert [int(f[0, 0, 0]) for f in even_frames(clips / "1.mkv", 5, 16)] == [60, 60, 69, 60, 60]
     assert even_frames(clips / "1.mkv", 50, 16)[0].shape == (16, 16, 3)
+
+
+@pytest.mark.slow
+def test_code_in_a_models_folder_is_not_run(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    ran = tmp_path / "ran"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').write('ran')\nclass Mine: pass\n")
+    auto = dict.fromkeys(("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor"), "mine.Mine")
+    (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto}))
+    with pytest.raises(InputError, match="not a whole model of captions"):
+        Model(folder).check()
+    assert not ran.exists()
