@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from kinolab.errors import InputError
 from kinolab.runtime import sets
+from kinolab.runtime.filesystems import UnansweredError
 from kinolab.runtime.hashes import head_sha256
 from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
@@ -28,6 +30,8 @@ from kinolab.runtime.sets import MANIFEST
 
 EVERY = 60.0
 """Seconds after which what is new is put into the store: as much work is lost with this machine."""
+PAUSES = (1.0, 5.0, 30.0, 60.0)
+"""Seconds before another machine's part of a checkpoint, which could not be put, is put again."""
 _OPEN: dict[Path, Mirror] = {}
 """The folders of this machine that stand for one of a store now, in this process."""
 
@@ -88,7 +92,14 @@ def away(folder: Path) -> Callable[[Path, str], sets.Entry] | None:
 
     def put(path: Path, name: str) -> sets.Entry:
         entry = sets.Entry(path.stat().st_size, "", head_sha256(path))
-        mirror.put(f"{below}/{name}", path)
+        for pause in (*PAUSES, None):  # a store that fails for a moment ends no run
+            try:
+                mirror.put(f"{below}/{name}", path)
+                break
+            except UnansweredError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
         remove(path)
         with suppress(OSError):
             path.parent.rmdir()
