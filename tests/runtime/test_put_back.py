@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kinolab.cli.options import show
 from kinolab.cli.stored import in_store
 from kinolab.errors import InputError
 from kinolab.runtime import put_back as module
@@ -99,6 +100,32 @@ def test_a_command_is_given_a_path_of_this_machine(store: Any, capsys: pytest.Ca
     for name, values in (("encode", {"out": Path("memory://b/c")}), ("generate", {"out": Path("v.mp4")}), ("x", {})):
         with in_store(name, values) as same:
             assert same == values, "those that know stores, and paths of this machine, are let alone"
+
+
+def test_clips_that_a_command_is_given_are_fetched_and_what_it_says_names_the_address(
+    store: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.pipe_file("/b/a.mp4", b"one")
+    given = {
+        "clip": Path("memory://b/a.mp4"),
+        "images": [Path("memory:/b/a.mp4"), Path("here.png")],
+        "seed": Path("s3:/x"),
+    }
+    with in_store("predict", given) as values:
+        assert values["clip"].read_bytes() == values["images"][0].read_bytes() == b"one"
+        assert values["images"][1] == Path("here.png") and values["seed"] == given["seed"]
+    with (
+        pytest.raises(InputError, match=r"^memory://b/none\.mp4: "),
+        in_store("x", {"clip": Path("memory:/b/none.mp4")}),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match=r"^memory://b/run/x: no$"),
+        in_store("train", {"run": Path("memory://b/run")}) as values,
+    ):
+        show({"folder": values["run"]}, [f"in {values['run'] / 'model'}"])
+        raise InputError(f"{values['run']}/x: no")
+    assert capsys.readouterr().out == "in memory://b/run/model\n"
 
 
 def test_two_do_not_write_one_folder_and_several_processes_share_none(
