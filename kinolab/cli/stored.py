@@ -38,7 +38,7 @@ def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]
         yield dict(values)
         return
     from kinolab.cli.options import say
-    from kinolab.runtime.put_back import first, put_back
+    from kinolab.runtime.put_back import put_back
     from kinolab.runtime.remote import address, is_remote
 
     [name], path = found[:1], values[found[0]]
@@ -51,7 +51,9 @@ def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]
         except InputError as error:
             error.args = tuple(with_addresses(str(part)) for part in error.args)
             raise
-    if first():
+    from kinolab.runtime.ranks import announced
+
+    if announced().rank == 0:
         say(f"put into the store: {address(path)}")
 
 

@@ -11,12 +11,12 @@ the first one puts the manifest that makes it one.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from kinolab.errors import InputError
 from kinolab.runtime import sets
@@ -27,6 +27,9 @@ from kinolab.runtime.locks import held
 from kinolab.runtime.paths import WORKING
 from kinolab.runtime.remote import Mirror, address
 from kinolab.runtime.sets import MANIFEST
+
+if TYPE_CHECKING:
+    from kinolab.runtime.ranks import Announced
 
 EVERY = 60.0
 """Seconds after which what is new is put into the store: as much work is lost with this machine."""
@@ -49,7 +52,7 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     where = address(path)
     if where.startswith("http"):
         raise InputError(f"{where}: can be read and not written; name a folder, or s3://... or gs://...")
-    from kinolab.runtime.ranks import by_torchrun
+    from kinolab.runtime.ranks import announced, by_torchrun
 
     if by_torchrun() and not several:
         raise InputError(f"{where}: torchrun's processes write into a folder that they share; name one of a disk")
@@ -58,18 +61,13 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
         if single:
             raise InputError(f"{where}: expected the address of a run folder, whose name has no ending")
         mirror = Mirror(where)
-        with _known(mirror), _writing(mirror) if first() else _reading(mirror):
+        with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror):
             yield mirror.path
         return
     above, _, name = where.rpartition("/")
     mirror, stem = Mirror(above if single else where), PurePosixPath(name).stem
     with _known(mirror), _writing(mirror, stem if single else None):
         yield mirror.path / name if single else mirror.path
-
-
-def first() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def named(text: str) -> str:
@@ -83,10 +81,8 @@ def away(folder: Path) -> Callable[[Path, str], sets.Entry] | None:
     """Of a process on another machine than the first one's: puts a file that it wrote aside into `folder`, under a
     name, and says how a manifest calls it; the file is then gone here. None where the first one finds the file itself.
     """
-    if os.environ.get("GROUP_RANK", "0") == "0":
-        return None
     found = next((base for base in _OPEN if folder.is_relative_to(base)), None)
-    if found is None:
+    if found is None or _announced().machine == 0:
         return None
     mirror, below = _OPEN[found], folder.relative_to(found).as_posix()
 
@@ -110,7 +106,13 @@ def away(folder: Path) -> Callable[[Path, str], sets.Entry] | None:
 
 def leads_elsewhere(folder: Path) -> bool:
     """Whether this is the first process of another machine than the first one's, which has a folder of its own."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and away(folder) is not None
+    return away(folder) is not None and _announced().local_rank == 0
+
+
+def _announced() -> Announced:
+    from kinolab.runtime.ranks import announced  # torch, which not every command needs
+
+    return announced()
 
 
 @contextmanager
