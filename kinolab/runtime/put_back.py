@@ -11,6 +11,7 @@ the first one puts the manifest that makes it one.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -20,11 +21,13 @@ from typing import TYPE_CHECKING
 
 from kinolab.errors import InputError
 from kinolab.runtime import sets
+from kinolab.runtime.files import write_text
 from kinolab.runtime.filesystems import UnansweredError
 from kinolab.runtime.hashes import head_sha256
 from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
 from kinolab.runtime.paths import WORKING
+from kinolab.runtime.reading import read_json
 from kinolab.runtime.remote import Mirror, address
 from kinolab.runtime.sets import MANIFEST
 
@@ -133,7 +136,10 @@ def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
 
     with mirror.writing():
         with held(_fetching(mirror)):
+            if _is_ahead(mirror):
+                _publish(mirror, over=False)
             mirror.fetch(wanted, new=True)
+            write_text(_step(mirror), json.dumps({name: e.moment for name, e in mirror.listed(new=True).items()}))
         over = threading.Event()
 
         def meanwhile() -> None:
@@ -148,7 +154,13 @@ def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
-            _publish(mirror, over=stem is None)
+            try:
+                _publish(mirror, over=stem is None)
+            except InputError as error:
+                raise InputError(
+                    f"{error}; what was made is in {mirror.path}, and the same command goes on from there and puts it"
+                ) from None
+            remove(_step(mirror))
 
 
 @contextmanager
@@ -161,6 +173,20 @@ def _reading(mirror: Mirror) -> Iterator[None]:
 
 def _fetching(mirror: Mirror) -> Path:
     return mirror.path.parent / ".fetching"
+
+
+def _step(mirror: Mirror) -> Path:
+    """What the store had when this machine was in step with it last; stays where the writer was cut off."""
+    return mirror.path.parent / ".step.json"
+
+
+def _is_ahead(mirror: Mirror) -> bool:
+    """Whether what lies here is ahead of the store: its writer was cut off, and nobody wrote there since."""
+    try:
+        known = read_json(_step(mirror))
+    except (InputError, OSError):
+        return False
+    return isinstance(known, dict) and mirror.untouched(known)
 
 
 def _publish(mirror: Mirror, over: bool) -> None:
@@ -179,6 +205,7 @@ def _publish(mirror: Mirror, over: bool) -> None:
         left = f"{folder}/{MANIFEST}" in listed and not (mirror.path / folder).exists()
         return left or (over and name not in elsewhere)
 
-    mirror.publish(manifests, drop=goes)
+    there = mirror.publish(manifests, drop=goes)
+    write_text(_step(mirror), json.dumps(there))
     if (mirror.path / WORKING).is_file():
         mirror.put(WORKING)

@@ -52,6 +52,34 @@ def test_a_folder_is_what_was_written_and_goes_on_from_another_machine(
     assert there(store) == {"run/step-2/state": b"2", "run/step-2/manifest.json": b"{}"}
 
 
+def test_what_a_silent_store_did_not_take_is_gone_on_from_and_put_unless_another_wrote_since(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: Mirror, name: str, path: Path | None = None) -> int:
+        raise InputError("no answer")
+
+    run, home = Path("memory://b/run"), tmp_path / "home"
+    with put_back(run) as here:
+        write_text(here / "log", "begun")
+    for another in (False, True):
+        with (
+            pytest.raises(InputError, match=r"no answer; what was made is in /.*, and the same command goes on"),
+            pytest.MonkeyPatch.context() as patch,
+            put_back(run) as here,
+        ):
+            patch.setattr(Mirror, "put", silent)
+            write_text(here / "log", f"days of work {another}")
+        if another:
+            monkeypatch.setenv("HOME", str(tmp_path / "other"))
+            with put_back(run) as here:
+                assert (here / "log").read_text() == "days of work False"
+                write_text(here / "log", "of another machine")
+            monkeypatch.setenv("HOME", str(home))
+        with put_back(run) as here:
+            assert (here / "log").read_text() == ("of another machine" if another else "days of work False")
+    assert there(store) == {"run/log": b"of another machine"}
+
+
 def test_a_file_and_what_stands_beside_it_and_no_other(store: Any) -> None:
     store.pipe_file("/b/out/other.mp4", b"x")
     store.pipe_file("/b/out/v-0.mp4", b"made before")
