@@ -47,7 +47,7 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     """A path of this machine in place of an address: of a folder, or of a file and what is written beside it under its
     name (`v.mp4`, `v.json`, `v-0.mp4`), where it has an ending.
 
-    several: whether torchrun's processes may share the folder, as those of a training do.
+    several: it is a folder that torchrun's processes may share, as those of a training do.
 
     Raises:
         InputError: where the store can't be written, another writes there, or torchrun's processes would.
@@ -59,10 +59,8 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
 
     if by_torchrun() and not several:
         raise InputError(f"{where}: torchrun's processes write into a folder that they share; name one of a disk")
-    single = PurePosixPath(where).suffix != ""
+    single = PurePosixPath(where).suffix != "" and not several  # a run may be called run-0.5
     if by_torchrun():
-        if single:
-            raise InputError(f"{where}: expected the address of a run folder, whose name has no ending")
         mirror = Mirror(where)
         with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror):
             yield mirror.path

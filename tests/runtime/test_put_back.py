@@ -154,6 +154,9 @@ def test_clips_that_a_command_is_given_are_fetched_and_what_it_says_names_the_ad
         show({"folder": values["run"]}, [f"in {values['run'] / 'model'}"])
         raise InputError(f"{values['run']}/x: no")
     assert capsys.readouterr().out == "in memory://b/run/model\n"
+    with in_store("train", {"run": Path("memory://b/run-0.5")}) as values:
+        write_text(values["run"] / "log", "1")
+    assert store.cat_file("/b/run-0.5/log") == b"1" and "memory://b/run-0.5" in capsys.readouterr().out
 
 
 def test_two_do_not_write_one_folder_and_several_processes_share_none(
