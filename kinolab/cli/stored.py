@@ -12,6 +12,8 @@ from kinolab.errors import InputError
 
 OUTPUTS = ("out", "run")
 """Parameters that say where a command writes."""
+INPUTS = ("clip", "clips", "images")
+"""Parameters that name clips and pictures a command reads whole."""
 THEMSELVES = ("encode", "curate")
 """Commands that put what they make into a store piece by piece."""
 
@@ -24,17 +26,19 @@ def with_addresses(text: str) -> str:
 
 @contextmanager
 def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A command's values, with a path of this machine for an output in a store, which gets what is written there.
+    """A command's values, with a path of this machine for an output in a store, which gets what is written there, and
+    for clips and pictures in one, which are fetched.
 
     Raises:
-        InputError: as `runtime.put_back`.
+        InputError: as `runtime.put_back`, and where there is no such clip.
     """
+    values = {name: _fetched(value) if name in INPUTS else value for name, value in values.items()}
     found = [name for name in OUTPUTS if isinstance(values.get(name), Path) and ":/" in str(values[name])]
     if not found or command in THEMSELVES:
         yield dict(values)
         return
     from kinolab.cli.options import say
-    from kinolab.runtime.put_back import first, put_back
+    from kinolab.runtime.put_back import put_back
     from kinolab.runtime.remote import address, is_remote
 
     [name], path = found[:1], values[found[0]]
@@ -47,5 +51,18 @@ def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]
         except InputError as error:
             error.args = tuple(with_addresses(str(part)) for part in error.args)
             raise
-    if first():
+    from kinolab.runtime.ranks import announced
+
+    if announced().rank == 0:
         say(f"put into the store: {address(path)}")
+
+
+def _fetched(value: Any) -> Any:
+    """A path, or a list of them, with copies of this machine for addresses."""
+    if isinstance(value, list):
+        return [_fetched(each) for each in value]
+    if not isinstance(value, Path) or ":/" not in str(value):
+        return value
+    from kinolab.runtime.remote import local
+
+    return local(value)

@@ -19,6 +19,7 @@ from kinolab.generation.provenance import model_hash
 from kinolab.models import find_autoencoder
 from kinolab.runtime.hashes import json_sha256, sha256
 from kinolab.runtime.reading import parse_json
+from kinolab.runtime.remote import local
 
 
 def cell_hash(plan: ComparePlan, cell: Cell) -> str:
@@ -136,8 +137,9 @@ def folder_content(folder: Path) -> str:
     """sha256 over the contents of a folder's files, whatever they are called; hidden ones don't count.
 
     Raises:
-        InputError: where there is no such folder.
+        InputError: where there is no such folder, or a store doesn't answer.
     """
+    folder = local(folder)
     if not folder.exists():
         raise InputError(f"{folder}: no such folder of clips; name it by -s data.NAME.path=FOLDER")
     files = video.visible_files(folder) if folder.is_dir() else [folder]

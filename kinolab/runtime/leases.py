@@ -24,11 +24,12 @@ from kinolab.runtime.lines import one_line
 
 LOCK = ".kinolab.lock.json"
 """The object that says who writes a folder."""
+CLOCK = ".kinolab.clock"
+"""An object that is made, and removed, to read the store's clock."""
 RENEWED = 60.0
 """Seconds after which it is renewed."""
 SILENT = 1800.0
-"""Seconds without that after which its writer counts as gone. Stores refuse who asks with a clock that is wrong by more
-than a quarter of an hour, so that it was silent for a quarter of an hour at least, whatever clocks say."""
+"""Seconds without that after which its writer counts as gone; before it is taken over, by the store's own clock."""
 TRIES = 100
 """Times that it is created where it is said to be there, and is not."""
 SETTLED = 2.0
@@ -156,6 +157,8 @@ class Lease:
                     f"{self.url}: another kinolab is writing there ({found}); where that one is gone, delete {LOCK}"
                 )
             taken = not found.here
+            if taken and self._now() - found.heard <= SILENT:  # this machine's clock is wrong
+                raise InputError(f"{self.url}: another kinolab is writing there ({found}); see this machine's clock")
             again = self._writer()
             if again is not None and again.note == found.note:
                 self._drop()
@@ -210,6 +213,16 @@ class Lease:
         except (FileExistsError, ExistsError):
             return False
         return True
+
+    def _now(self) -> float:
+        """The store's own time, in seconds since 1970: that of an object which is made for it."""
+        name = f"{self.root}/{CLOCK}"
+        with told(f"{self.url}/{CLOCK}"):
+            self.store().pipe_file(name, self.note["token"].encode())
+            moment = entry_of(self.store().info(name)).moment / 1e9
+            with suppress(FileNotFoundError):
+                self.store().rm_file(name)
+        return moment
 
     def _writer(self) -> Writer | None:
         return writer_of(self.store(), self.root, self.url)

@@ -11,23 +11,33 @@ the first one puts the manifest that makes it one.
 
 from __future__ import annotations
 
-import os
+import json
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from kinolab.errors import InputError
 from kinolab.runtime import sets
+from kinolab.runtime.files import write_text
+from kinolab.runtime.filesystems import UnansweredError
 from kinolab.runtime.hashes import head_sha256
 from kinolab.runtime.leftovers import remove
 from kinolab.runtime.locks import held
 from kinolab.runtime.paths import WORKING
+from kinolab.runtime.reading import read_json
 from kinolab.runtime.remote import Mirror, address
 from kinolab.runtime.sets import MANIFEST
 
+if TYPE_CHECKING:
+    from kinolab.runtime.ranks import Announced
+
 EVERY = 60.0
 """Seconds after which what is new is put into the store: as much work is lost with this machine."""
+PAUSES = (1.0, 5.0, 30.0, 60.0)
+"""Seconds before another machine's part of a checkpoint, which could not be put, is put again."""
 _OPEN: dict[Path, Mirror] = {}
 """The folders of this machine that stand for one of a store now, in this process."""
 
@@ -37,7 +47,7 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     """A path of this machine in place of an address: of a folder, or of a file and what is written beside it under its
     name (`v.mp4`, `v.json`, `v-0.mp4`), where it has an ending.
 
-    several: whether torchrun's processes may share the folder, as those of a training do.
+    several: it is a folder that torchrun's processes may share, as those of a training do.
 
     Raises:
         InputError: where the store can't be written, another writes there, or torchrun's processes would.
@@ -45,27 +55,20 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     where = address(path)
     if where.startswith("http"):
         raise InputError(f"{where}: can be read and not written; name a folder, or s3://... or gs://...")
-    from kinolab.runtime.ranks import by_torchrun
+    from kinolab.runtime.ranks import announced, by_torchrun
 
     if by_torchrun() and not several:
         raise InputError(f"{where}: torchrun's processes write into a folder that they share; name one of a disk")
-    single = PurePosixPath(where).suffix != ""
+    single = PurePosixPath(where).suffix != "" and not several  # a run may be called run-0.5
     if by_torchrun():
-        if single:
-            raise InputError(f"{where}: expected the address of a run folder, whose name has no ending")
         mirror = Mirror(where)
-        with _known(mirror), _writing(mirror) if first() else _reading(mirror):
+        with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror):
             yield mirror.path
         return
     above, _, name = where.rpartition("/")
     mirror, stem = Mirror(above if single else where), PurePosixPath(name).stem
     with _known(mirror), _writing(mirror, stem if single else None):
         yield mirror.path / name if single else mirror.path
-
-
-def first() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def named(text: str) -> str:
@@ -79,16 +82,21 @@ def away(folder: Path) -> Callable[[Path, str], sets.Entry] | None:
     """Of a process on another machine than the first one's: puts a file that it wrote aside into `folder`, under a
     name, and says how a manifest calls it; the file is then gone here. None where the first one finds the file itself.
     """
-    if os.environ.get("GROUP_RANK", "0") == "0":
-        return None
     found = next((base for base in _OPEN if folder.is_relative_to(base)), None)
-    if found is None:
+    if found is None or _announced().machine == 0:
         return None
     mirror, below = _OPEN[found], folder.relative_to(found).as_posix()
 
     def put(path: Path, name: str) -> sets.Entry:
         entry = sets.Entry(path.stat().st_size, "", head_sha256(path))
-        mirror.put(f"{below}/{name}", path)
+        for pause in (*PAUSES, None):  # a store that fails for a moment ends no run
+            try:
+                mirror.put(f"{below}/{name}", path)
+                break
+            except UnansweredError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
         remove(path)
         with suppress(OSError):
             path.parent.rmdir()
@@ -99,7 +107,13 @@ def away(folder: Path) -> Callable[[Path, str], sets.Entry] | None:
 
 def leads_elsewhere(folder: Path) -> bool:
     """Whether this is the first process of another machine than the first one's, which has a folder of its own."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and away(folder) is not None
+    return away(folder) is not None and _announced().local_rank == 0
+
+
+def _announced() -> Announced:
+    from kinolab.runtime.ranks import announced  # torch, which not every command needs
+
+    return announced()
 
 
 @contextmanager
@@ -120,7 +134,10 @@ def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
 
     with mirror.writing():
         with held(_fetching(mirror)):
+            if _is_ahead(mirror):
+                _publish(mirror, over=False)
             mirror.fetch(wanted, new=True)
+            write_text(_step(mirror), json.dumps({name: e.moment for name, e in mirror.listed(new=True).items()}))
         over = threading.Event()
 
         def meanwhile() -> None:
@@ -135,7 +152,13 @@ def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
-            _publish(mirror, over=stem is None)
+            try:
+                _publish(mirror, over=stem is None)
+            except InputError as error:
+                raise InputError(
+                    f"{error}; what was made is in {mirror.path}, and the same command goes on from there and puts it"
+                ) from None
+            remove(_step(mirror))
 
 
 @contextmanager
@@ -148,6 +171,20 @@ def _reading(mirror: Mirror) -> Iterator[None]:
 
 def _fetching(mirror: Mirror) -> Path:
     return mirror.path.parent / ".fetching"
+
+
+def _step(mirror: Mirror) -> Path:
+    """What the store had when this machine was in step with it last; stays where the writer was cut off."""
+    return mirror.path.parent / ".step.json"
+
+
+def _is_ahead(mirror: Mirror) -> bool:
+    """Whether what lies here is ahead of the store: its writer was cut off, and nobody wrote there since."""
+    try:
+        known = read_json(_step(mirror))
+    except (InputError, OSError):
+        return False
+    return isinstance(known, dict) and mirror.untouched(known)
 
 
 def _publish(mirror: Mirror, over: bool) -> None:
@@ -166,6 +203,7 @@ def _publish(mirror: Mirror, over: bool) -> None:
         left = f"{folder}/{MANIFEST}" in listed and not (mirror.path / folder).exists()
         return left or (over and name not in elsewhere)
 
-    mirror.publish(manifests, drop=goes)
+    there = mirror.publish(manifests, drop=goes)
+    write_text(_step(mirror), json.dumps(there))
     if (mirror.path / WORKING).is_file():
         mirror.put(WORKING)

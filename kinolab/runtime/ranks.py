@@ -93,6 +93,20 @@ def by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What torchrun says of a process before it joins the others: its rank, that on its machine, and its machine."""
+
+    rank: int
+    local_rank: int
+    machine: int
+
+
+def announced() -> Announced:
+    """Of this process; of one that torchrun didn't start, the only one."""
+    return Announced(*(int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK", "GROUP_RANK")))
+
+
 def keep_groups(groups: Iterable[Any], ranks: Ranks) -> None:
     """Groups of this run beside the one of all processes: they get its time limit, and outlive it as it does."""
     for group in groups:

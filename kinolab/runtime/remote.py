@@ -242,8 +242,9 @@ class Mirror:
                 time.sleep(pause)
         return data if len(data) <= end - begin else data[begin:end]  # of a server that knows no ranges: all of it
 
-    def put(self, name: str, path: Path | None = None) -> None:
-        """Put a file of the mirror, or another one in its place, into the store; whole there when this returns.
+    def put(self, name: str, path: Path | None = None) -> int:
+        """Put a file of the mirror, or another one in its place, into the store; whole there when this returns. Gives
+        the moment that the object bears.
 
         Raises:
             InputError: where the store refuses it, or doesn't answer.
@@ -254,6 +255,7 @@ class Mirror:
             self.store.put_file(str(copy), f"{self.root}/{name}")
             moment = entry_of(self.store.info(f"{self.root}/{name}")).moment
         os.utime(copy, ns=(moment, moment))
+        return moment
 
     def known(self, name: str) -> Entry | None:
         """What the store says of one object, a hidden one too; None where there is none.
@@ -293,26 +295,40 @@ class Mirror:
             found += [(Path(at) / n).relative_to(self.path).as_posix() for n in sorted(names) if not is_passed_over(n)]
         return found
 
-    def publish(self, last: Sequence[str], *, drop: Goes = lambda name, listed: True) -> None:
+    def publish(self, last: Sequence[str], *, drop: Goes = lambda name, listed: True) -> dict[str, int]:
         """Make the store's folder what the mirror is: put what differs, those of `last` in that order behind all
         others, then remove what is not here, what has the name of one of `last` first.
 
         drop: which of those that are not here, by their name and all that are there.
+
+        Returns:
+            The moments of what is there now, by name.
 
         Raises:
             InputError: as `put`.
         """
         listed, here = self.listed(new=True), self.here()
         other = [name for name in here if name not in listed or not self._is_here(name, listed[name])]
+        there = {name: entry.moment for name, entry in listed.items()}
+        first = [name for name in other if name not in last]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(self.put, [name for name in other if name not in last]):
-                pass
+            there |= dict(zip(first, pool.map(self.put, first), strict=True))
         for name in [name for name in last if name in other]:
-            self.put(name)
+            there[name] = self.put(name)
         ends = {PurePosixPath(name).name for name in last}
         known = set(here)
         gone = [name for name in listed if name not in known and drop(name, listed)]
         self.drop(sorted(gone, key=lambda name: (PurePosixPath(name).name not in ends, name)))
+        return {name: moment for name, moment in there.items() if name not in gone}
+
+    def untouched(self, known: Mapping[str, int]) -> bool:
+        """Whether all that is in the store is as this machine has known it: by its moment, or by the copy.
+
+        Raises:
+            InputError: as `listed`.
+        """
+        listed = self.listed(new=True)
+        return all(entry.moment == known.get(name) or self._is_here(name, entry) for name, entry in listed.items())
 
     def _check(self) -> None:
         """Refuse to write what another has taken since; workers of who writes have no lease of their own."""

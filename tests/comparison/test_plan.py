@@ -189,14 +189,16 @@ def test_a_denoisers_own_recipe_changes_what_it_names_and_nothing_else(
     assert (recipe.training.seed, recipe.training.steps, recipe.training.batch_size) == (5, 2, 2)
 
 
-def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path) -> None:
-    hashes = []
-    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "clip.mp4").write_bytes(content)
-        plan = plan_of(data={"clips": {"kind": "folder", "path": str(tmp_path / name), "size": 32, "frames": 5}})
+def test_a_folder_of_clips_counts_by_its_content_not_by_its_place(tmp_path: Path, store: Any) -> None:
+    hashes, places = [], [str(tmp_path / name) for name in "abc"]
+    for place, content in zip(places, (b"one", b"one", b"two"), strict=True):
+        Path(place).mkdir()
+        (Path(place) / "clip.mp4").write_bytes(content)
+    store.pipe_file("/b/clips/clip.mp4", b"one")
+    for place in (*places, "memory://b/clips"):
+        plan = plan_of(data={"clips": {"kind": "folder", "path": place, "size": 32, "frames": 5}})
         hashes.append(cell_hash(plan, Cell("clips", "small", 0, "image")))
-    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] == hashes[1] == hashes[3] != hashes[2]
 
 
 @pytest.mark.slow

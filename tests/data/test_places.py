@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,21 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(
         assert str(tmp_path / name) in line and os.strerror(errno.ENOSPC) in line
         assert run(*words, tmp_path / name) == 0
         assert files_of(tmp_path / name) == files_of(tmp_path / "quiet")
+
+
+def test_a_disk_that_fills_up_while_clips_of_a_store_are_captioned(
+    store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = f"{sys.executable} -c 'print(9)' {{clip}}"
+    words = ("data", "caption", "memory://b/clips", "--disk-gb", 1e-3, "--command", program)
+    for room in (30, 300):
+        with system.replaced(Full(room)):
+            assert run(*words) == 2
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kinolab:")]
+        assert os.strerror(errno.ENOSPC) in line
+    assert run(*words) == 0
+    assert {store.cat_file(f"/b/clips/{name}.txt") for name in ("0", "2", "deep")} == {b"9\n"}
+    assert store.cat_file("/b/clips/1.txt") == b"a caption"
 
 
 def test_a_disk_that_fills_up_while_a_store_is_mirrored(

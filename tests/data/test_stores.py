@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -323,3 +324,24 @@ def test_a_server_that_does_not_answer_is_one_line(bucket: Any, monkeypatch: pyt
     with pytest.raises(InputError, match=r"s3://test/clips: "):
         source("s3://test/clips")
     assert os.environ["AWS_ENDPOINT_URL"].endswith(":9")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_bucket_that_is_not_there_and_a_server_that_is_silent_are_one_line_of_each_command(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], silent: bool
+) -> None:
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(autoencoder_recipe(steps=1)))
+    url = "s3://test/there" if silent else "s3://gone/there"
+    if silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        no_patience = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
+        monkeypatch.setattr("kinolab.runtime.filesystems.PATIENCE", no_patience)
+    for words in (
+        ("data", "caption", url, "--command", f"{sys.executable} {{clip}}"), ("status", url),
+        ("data", "curate", url, "--out", tmp_path / "set"), ("data", "curate", tmp_path / "clips", "--out", url),
+        ("data", "shrink", url, "--out", tmp_path / "small"), ("train", tmp_path / "r.yaml", "--out", url),
+        ("launch", "local", "--print", "--", "train", "--resume", "--out", url),
+    ):  # fmt: skip
+        assert run(*words) == 2, words
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kinolab:")]
+        assert url in line and ("no such bucket" in line or "no run to resume" in line or silent), line

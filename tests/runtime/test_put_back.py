@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kinolab.cli.options import show
 from kinolab.cli.stored import in_store
 from kinolab.errors import InputError
 from kinolab.runtime import put_back as module
@@ -49,6 +50,34 @@ def test_a_folder_is_what_was_written_and_goes_on_from_another_machine(
             path.unlink()
     assert order == ["+step-2/state", "+step-2/manifest.json", "-step-1/manifest.json", "-step-1/state"]
     assert there(store) == {"run/step-2/state": b"2", "run/step-2/manifest.json": b"{}"}
+
+
+def test_what_a_silent_store_did_not_take_is_gone_on_from_and_put_unless_another_wrote_since(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: Mirror, name: str, path: Path | None = None) -> int:
+        raise InputError("no answer")
+
+    run, home = Path("memory://b/run"), tmp_path / "home"
+    with put_back(run) as here:
+        write_text(here / "log", "begun")
+    for another in (False, True):
+        with (
+            pytest.raises(InputError, match=r"no answer; what was made is in /.*, and the same command goes on"),
+            pytest.MonkeyPatch.context() as patch,
+            put_back(run) as here,
+        ):
+            patch.setattr(Mirror, "put", silent)
+            write_text(here / "log", f"days of work {another}")
+        if another:
+            monkeypatch.setenv("HOME", str(tmp_path / "other"))
+            with put_back(run) as here:
+                assert (here / "log").read_text() == "days of work False"
+                write_text(here / "log", "of another machine")
+            monkeypatch.setenv("HOME", str(home))
+        with put_back(run) as here:
+            assert (here / "log").read_text() == ("of another machine" if another else "days of work False")
+    assert there(store) == {"run/log": b"of another machine"}
 
 
 def test_a_file_and_what_stands_beside_it_and_no_other(store: Any) -> None:
@@ -99,6 +128,35 @@ def test_a_command_is_given_a_path_of_this_machine(store: Any, capsys: pytest.Ca
     for name, values in (("encode", {"out": Path("memory://b/c")}), ("generate", {"out": Path("v.mp4")}), ("x", {})):
         with in_store(name, values) as same:
             assert same == values, "those that know stores, and paths of this machine, are let alone"
+
+
+def test_clips_that_a_command_is_given_are_fetched_and_what_it_says_names_the_address(
+    store: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.pipe_file("/b/a.mp4", b"one")
+    given = {
+        "clip": Path("memory://b/a.mp4"),
+        "images": [Path("memory:/b/a.mp4"), Path("here.png")],
+        "seed": Path("s3:/x"),
+    }
+    with in_store("predict", given) as values:
+        assert values["clip"].read_bytes() == values["images"][0].read_bytes() == b"one"
+        assert values["images"][1] == Path("here.png") and values["seed"] == given["seed"]
+    with (
+        pytest.raises(InputError, match=r"^memory://b/none\.mp4: "),
+        in_store("x", {"clip": Path("memory:/b/none.mp4")}),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match=r"^memory://b/run/x: no$"),
+        in_store("train", {"run": Path("memory://b/run")}) as values,
+    ):
+        show({"folder": values["run"]}, [f"in {values['run'] / 'model'}"])
+        raise InputError(f"{values['run']}/x: no")
+    assert capsys.readouterr().out == "in memory://b/run/model\n"
+    with in_store("train", {"run": Path("memory://b/run-0.5")}) as values:
+        write_text(values["run"] / "log", "1")
+    assert store.cat_file("/b/run-0.5/log") == b"1" and "memory://b/run-0.5" in capsys.readouterr().out
 
 
 def test_two_do_not_write_one_folder_and_several_processes_share_none(

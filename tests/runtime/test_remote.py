@@ -159,6 +159,10 @@ def test_what_another_machine_has_not_renewed_for_long_is_taken_over_and_it_noti
         assert writer is not None and writer.lives and not writer.here
         with pytest.raises(InputError, match="another kinolab is writing there"):
             other.lease.take()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(leases.time, "time", lambda: store.info(name)["created"].timestamp() + 7200)
+            with pytest.raises(InputError, match="see this machine's clock"):
+                other.lease.take()
         monkeypatch.setattr(leases, "SILENT", -1.0)  # as if it was that long ago
         other.lease.take()
         with pytest.raises(InputError, match=r"another kinolab writes there now \(process \d+ on .*not in the store"):

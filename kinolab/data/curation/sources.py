@@ -15,6 +15,7 @@ from kinolab.errors import InputError
 from kinolab.runtime.filesystems import NoObjectError
 from kinolab.runtime.near import Near
 from kinolab.runtime.paths import visible
+from kinolab.runtime.progress import size
 from kinolab.runtime.remote import Entry, Mirror, address, is_remote
 
 MANY = 20
@@ -115,8 +116,8 @@ class Where:
         """What is worth a word about it: how much is read, and how much of it is on this disk at once."""
         found = [place for place in (self, *self._others.values()) if isinstance(place, InStore)]
         return [
-            f"{place.url}: {len(place.entries)} files of {place.size / 1e9:.3g} GB, each fetched when it is used, at "
-            f"most {place.limit / 1e9:.3g} GB of them on this disk at once (disk_gb)" for place in found
+            f"{place.url}: {len(place.entries)} files of {size(place.bytes)}, each fetched when it is used, at most "
+            f"{size(place.limit)} of them on this disk at once (disk_gb)" for place in found
         ]  # fmt: skip
 
 
@@ -135,7 +136,7 @@ class InStore(Where):
         return self.url.startswith("http")
 
     @property
-    def size(self) -> int:
+    def bytes(self) -> int:
         """Bytes of all that is known of it."""
         return sum(entry.bytes for entry in self.entries.values())
 
