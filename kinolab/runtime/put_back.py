@@ -43,10 +43,11 @@ _OPEN: dict[Path, Mirror] = {}
 
 
 @contextmanager
-def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
+def put_back(path: Path, *, several: bool = False, patient: Callable[[str], object] | None = None) -> Iterator[Path]:
     """A path of this machine in place of an address: of a folder, or of a file and what is written beside it under its
     name (`v.mp4`, `v.json`, `v-0.mp4`), where it has an ending.
 
+    patient: wait for a writer of another machine that is perhaps gone, and tell this of it (`runtime.leases`).
     several: it is a folder that torchrun's processes may share, as those of a training do.
 
     Raises:
@@ -62,12 +63,12 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     single = PurePosixPath(where).suffix != "" and not several  # a run may be called run-0.5
     if by_torchrun():
         mirror = Mirror(where)
-        with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror):
+        with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror, patient):
             yield mirror.path
         return
     above, _, name = where.rpartition("/")
     mirror, stem = Mirror(above if single else where), PurePosixPath(name).stem
-    with _known(mirror), _writing(mirror, stem if single else None):
+    with _known(mirror), _writing(mirror, patient, stem if single else None):
         yield mirror.path / name if single else mirror.path
 
 
@@ -126,13 +127,13 @@ def _known(mirror: Mirror) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
+def _writing(mirror: Mirror, patient: Callable[[str], object] | None, stem: str | None = None) -> Iterator[None]:
     """Fetch what is there, and put what is new. stem: what the names begin with of the files that are meant."""
 
     def wanted(other: str) -> bool:
         return stem is None or other.startswith(stem)
 
-    with mirror.writing():
+    with mirror.writing(patient):
         with held(_fetching(mirror)):
             if _is_ahead(mirror):
                 _publish(mirror, over=False)
