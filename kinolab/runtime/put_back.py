@@ -192,7 +192,8 @@ def _publish(mirror: Mirror, over: bool) -> None:
     """Put what is new, manifests last. What is not here any more goes: sets of which nothing is left, such as older
     checkpoints; when the work is `over` other files too, which before may be in the middle of being replaced."""
     manifests = [name for name in mirror.here() if PurePosixPath(name).name == MANIFEST]
-    elsewhere = set[str]()
+    steps = [name.split("/") for name in manifests if name.startswith("checkpoints/")]
+    oldest, elsewhere = min((parts[1] for parts in steps), default=""), set[str]()
     for name in manifests:
         with suppress(InputError):
             found = sets.read_manifest((mirror.path / name).parent)
@@ -201,8 +202,8 @@ def _publish(mirror: Mirror, over: bool) -> None:
     def goes(name: str, listed: Collection[str]) -> bool:
         folder = PurePosixPath(name).parent
         # Without a manifest it may be the part that another machine wrote of what is no set yet.
-        left = f"{folder}/{MANIFEST}" in listed and not (mirror.path / folder).exists()
-        return left or (over and name not in elsewhere)
+        left = f"{folder}/{MANIFEST}" in listed or (str(folder) < f"checkpoints/{oldest}" and "/step-" in str(folder))
+        return (left and not (mirror.path / folder).exists()) or (over and name not in elsewhere)
 
     there = mirror.publish(manifests, drop=goes)
     write_text(_step(mirror), json.dumps(there))
