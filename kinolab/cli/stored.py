@@ -45,7 +45,8 @@ def in_store(command: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]
     if not is_remote(path):
         yield dict(values)
         return
-    with put_back(path, several=command == "train") as here:
+    training = command == "train"  # which a scheduler may start again at once, elsewhere
+    with put_back(path, several=training, patient=say if training else None) as here:
         try:
             yield {**values, name: here}
         except InputError as error:

@@ -1,7 +1,7 @@
 """Who writes a folder of a store: said by an object that one alone can create, renewed as long as its writer lives.
 
 A writer that is gone is known by its process, where it was one of this machine. Of another machine's it is known that
-it has not renewed its object for half an hour; one that wakes up later notices before it puts anything, and ends.
+it has not renewed its object for ten minutes; one that wakes up later notices before it puts anything, and ends.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ CLOCK = ".kinolab.clock"
 """An object that is made, and removed, to read the store's clock."""
 RENEWED = 60.0
 """Seconds after which it is renewed."""
-SILENT = 1800.0
+SILENT = 600.0
 """Seconds without that after which its writer counts as gone; before it is taken over, by the store's own clock."""
+QUIET = 180.0
+"""Seconds without that after which it is worth while to wait for the others to pass."""
 TRIES = 100
 """Times that it is created where it is said to be there, and is not."""
 SETTLED = 2.0
@@ -105,13 +107,15 @@ class Lease:
     _lost: bool = field(init=False, default=False)
 
     @contextmanager
-    def held(self) -> Iterator[Lease]:
+    def held(self, patient: Callable[[str], object] | None = None) -> Iterator[Lease]:
         """Have it, renewed from time to time, until the block ends.
+
+        patient: wait for a writer that was not heard of for long, and tell this of it.
 
         Raises:
             InputError: where another has it; says who, and what to do where that one is gone.
         """
-        self.take()
+        self.take(patient)
         over = threading.Event()
 
         def renew() -> None:
@@ -131,8 +135,8 @@ class Lease:
                 if found is not None and found.note == self.note:  # and not that of who took this one for gone
                     self._drop()
 
-    def take(self) -> None:
-        """Create the object, in place of one whose writer is gone.
+    def take(self, patient: Callable[[str], object] | None = None) -> None:
+        """Create the object, in place of one whose writer is gone; patient: as of `held`.
 
         Raises:
             InputError: where another has it.
@@ -142,7 +146,7 @@ class Lease:
         self.note = note | {
             "since": f"{datetime.now():%Y-%m-%d %H:%M}", "token": secrets.token_hex(8), "renewed": RENEWED
         }  # fmt: skip
-        taken, gone = False, 0
+        taken, gone, told_of = False, 0, False
         while not self._created():
             found = self._writer()
             if found is None:  # it has just gone
@@ -153,6 +157,12 @@ class Lease:
             if found.note == self.note:  # created, but the answer was lost, and the library asked again
                 break
             if not found.gone:
+                if patient is not None and self._may_be_gone(found):
+                    if not told_of:
+                        patient(f"{self.url}: {found} has the folder and was not heard of for minutes; waiting for it")
+                    told_of = True
+                    time.sleep(RENEWED / 6)
+                    continue
                 raise InputError(
                     f"{self.url}: another kinolab is writing there ({found}); where that one is gone, delete {LOCK}"
                 )
@@ -168,6 +178,9 @@ class Lease:
             if found is None or found.note != self.note:
                 raise InputError(f"{self.url}: another kinolab is writing there ({found})")
         self._sure = time.time()
+
+    def _may_be_gone(self, found: Writer) -> bool:
+        return not found.here and bool(found.note.get("renewed")) and self._now() - found.heard > QUIET
 
     def renew(self) -> None:
         """Say that its writer lives.

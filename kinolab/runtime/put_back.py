@@ -43,10 +43,11 @@ _OPEN: dict[Path, Mirror] = {}
 
 
 @contextmanager
-def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
+def put_back(path: Path, *, several: bool = False, patient: Callable[[str], object] | None = None) -> Iterator[Path]:
     """A path of this machine in place of an address: of a folder, or of a file and what is written beside it under its
     name (`v.mp4`, `v.json`, `v-0.mp4`), where it has an ending.
 
+    patient: wait for a writer of another machine that is perhaps gone, and tell this of it (`runtime.leases`).
     several: it is a folder that torchrun's processes may share, as those of a training do.
 
     Raises:
@@ -62,12 +63,12 @@ def put_back(path: Path, *, several: bool = False) -> Iterator[Path]:
     single = PurePosixPath(where).suffix != "" and not several  # a run may be called run-0.5
     if by_torchrun():
         mirror = Mirror(where)
-        with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror):
+        with _known(mirror), _reading(mirror) if announced().rank else _writing(mirror, patient):
             yield mirror.path
         return
     above, _, name = where.rpartition("/")
     mirror, stem = Mirror(above if single else where), PurePosixPath(name).stem
-    with _known(mirror), _writing(mirror, stem if single else None):
+    with _known(mirror), _writing(mirror, patient, stem if single else None):
         yield mirror.path / name if single else mirror.path
 
 
@@ -126,13 +127,13 @@ def _known(mirror: Mirror) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(mirror: Mirror, stem: str | None = None) -> Iterator[None]:
+def _writing(mirror: Mirror, patient: Callable[[str], object] | None, stem: str | None = None) -> Iterator[None]:
     """Fetch what is there, and put what is new. stem: what the names begin with of the files that are meant."""
 
     def wanted(other: str) -> bool:
         return stem is None or other.startswith(stem)
 
-    with mirror.writing():
+    with mirror.writing(patient):
         with held(_fetching(mirror)):
             if _is_ahead(mirror):
                 _publish(mirror, over=False)
@@ -191,7 +192,8 @@ def _publish(mirror: Mirror, over: bool) -> None:
     """Put what is new, manifests last. What is not here any more goes: sets of which nothing is left, such as older
     checkpoints; when the work is `over` other files too, which before may be in the middle of being replaced."""
     manifests = [name for name in mirror.here() if PurePosixPath(name).name == MANIFEST]
-    elsewhere = set[str]()
+    steps = [name.split("/") for name in manifests if name.startswith("checkpoints/")]
+    oldest, elsewhere = min((parts[1] for parts in steps), default=""), set[str]()
     for name in manifests:
         with suppress(InputError):
             found = sets.read_manifest((mirror.path / name).parent)
@@ -200,8 +202,8 @@ def _publish(mirror: Mirror, over: bool) -> None:
     def goes(name: str, listed: Collection[str]) -> bool:
         folder = PurePosixPath(name).parent
         # Without a manifest it may be the part that another machine wrote of what is no set yet.
-        left = f"{folder}/{MANIFEST}" in listed and not (mirror.path / folder).exists()
-        return left or (over and name not in elsewhere)
+        left = f"{folder}/{MANIFEST}" in listed or (str(folder) < f"checkpoints/{oldest}" and "/step-" in str(folder))
+        return (left and not (mirror.path / folder).exists()) or (over and name not in elsewhere)
 
     there = mirror.publish(manifests, drop=goes)
     write_text(_step(mirror), json.dumps(there))

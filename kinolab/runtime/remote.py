@@ -353,16 +353,16 @@ class Mirror:
         yield self.need(name)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, patient: Callable[[str], object] | None = None) -> Iterator[None]:
         """Keep others from writing the folder: the object that says so is created, which one of them alone can.
 
-        What a process of this machine left there that is surely gone is taken over.
+        What a process of this machine left there that is surely gone is taken over; patient: as of `Lease.held`.
 
         Raises:
             InputError: where another has it; says who, and what to do where that one is gone.
         """
         # Of this machine's processes one at a time looks who is gone, and all leave the copies alone (`fetch`).
-        with held(self._lock, f"{self.url}: another kinolab is writing there"), self.lease.held():
+        with held(self._lock, f"{self.url}: another kinolab is writing there"), self.lease.held(patient):
             self._writes = True
             try:
                 yield

@@ -11,6 +11,7 @@ import pytest
 from kinolab.cli.options import show
 from kinolab.cli.stored import in_store
 from kinolab.errors import InputError
+from kinolab.runtime import leftovers, sets
 from kinolab.runtime import put_back as module
 from kinolab.runtime.files import write_text
 from kinolab.runtime.put_back import put_back
@@ -78,6 +79,29 @@ def test_what_a_silent_store_did_not_take_is_gone_on_from_and_put_unless_another
         with put_back(run) as here:
             assert (here / "log").read_text() == ("of another machine" if another else "days of work False")
     assert there(store) == {"run/log": b"of another machine"}
+
+
+def test_parts_that_other_machines_put_stay_until_they_are_older_than_what_is_kept(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.01)
+    for step in (1, 2, 3, 4):
+        store.pipe_file(f"/b/run/checkpoints/step-{step}/rank-1", b"x")
+    for step in (2, 3):
+        store.pipe_file(f"/b/run/checkpoints/step-{step}/manifest.json", b"{}")
+    with put_back(Path("memory://b/run")) as here:
+        for path in (here / "checkpoints").glob("step-*"):
+            if path.name != "step-3":
+                leftovers.remove(path)
+        entries = {name: sets.Entry(1) for name in ("rank-0", "rank-1")}
+        write_text(here / "checkpoints" / "step-3" / "rank-0", "y")
+        write_text(here / "checkpoints" / "step-3" / "manifest.json", sets.Manifest(entries).text())
+        leftovers.remove(here / "checkpoints" / "step-3" / "rank-1")
+        while any(f"run/checkpoints/step-{step}/rank-1" in there(store) for step in (1, 2)):
+            pass
+        assert {"run/checkpoints/step-3/rank-1", "run/checkpoints/step-4/rank-1"} <= there(store).keys()
+    names = ("manifest.json", "rank-0", "rank-1")
+    assert sorted(there(store)) == [f"run/checkpoints/step-3/{name}" for name in names]
 
 
 def test_a_file_and_what_stands_beside_it_and_no_other(store: Any) -> None:

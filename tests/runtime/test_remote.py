@@ -163,8 +163,16 @@ def test_what_another_machine_has_not_renewed_for_long_is_taken_over_and_it_noti
             patch.setattr(leases.time, "time", lambda: store.info(name)["created"].timestamp() + 7200)
             with pytest.raises(InputError, match="see this machine's clock"):
                 other.lease.take()
-        monkeypatch.setattr(leases, "SILENT", -1.0)  # as if it was that long ago
-        other.lease.take()
+        monkeypatch.setattr(leases, "RENEWED", 0.0)
+        monkeypatch.setattr(leases, "QUIET", -1.0)
+        said = list[str]()
+
+        def told(line: str) -> None:
+            said.append(line)
+            monkeypatch.setattr(leases, "SILENT", -1.0)  # as if it was that long ago by now
+
+        other.lease.take(told)
+        assert len(said) == 1 and "on elsewhere since" in said[0] and said[0].endswith("waiting for it")
         with pytest.raises(InputError, match=r"another kinolab writes there now \(process \d+ on .*not in the store"):
             one.put("a.mp4")
         with pytest.raises(InputError, match="writes there now"):
