@@ -120,6 +120,7 @@ def curated(walk: Walk) -> None:
     page.set_viewport_size({"width": 1280, "height": 1800})  # all of it in sight, so that its videos are drawn
     page.wait_for_timeout(3000)
     found.screenshot(path=walk.pictures / "06-curated.png")
+    print(f"{time.monotonic() - walk.began:6.0f} s  06-curated", flush=True)
     page.set_viewport_size({"width": 1280, "height": 900})
     page.get_by_role("button", name="Close", exact=True).click()
 
@@ -333,14 +334,14 @@ def main() -> None:
     if given.readme is not None:
         shown(given.out, given.readme)
         return
-    if given.folder is None:
-        parser.error("expected a folder of clips, or --readme FILE")
     project, pictures = given.out / "project", given.out / "pictures"
     words = [word for word in given.only.split(",") if word]
-    files = sorted(p for p in given.folder.iterdir() if p.suffix in (".mp4", ".webm", ".gif"))
     if given.docs is not None:
         documented(pictures, given.docs)
         return
+    if given.folder is None:
+        parser.error("expected a folder of clips; --readme and --docs need none")
+    files = sorted(p for p in given.folder.iterdir() if p.suffix in (".mp4", ".webm", ".gif"))
     files = [p for p in files if not words or any(word in p.name for word in words)]
     given.out.mkdir(parents=True, exist_ok=True)
     steps = {name: max(5, int(count / given.faster)) for name, count in STEPS.items()}
