@@ -3,6 +3,9 @@ is a model that learns what it says."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,10 +23,11 @@ from benchmarks.why_prediction.attention import (
     recorded,
     shares,
 )
+from benchmarks.why_prediction.drift import heldout
 from benchmarks.why_prediction.real import carried_on
 from kinolab.denoisers import build
 from kinolab.layers.attention import Attention, CrossAttention, joint_attention, temporal_attention
-from kinolab.toyworld.clips import WorldClip, WorldConfig, WorldObject, make_clip
+from kinolab.toyworld.clips import CLASSES, WorldClip, WorldConfig, WorldObject, make_clip
 from kinolab.training.recipe import DenoiserRecipe, load_recipe
 from tests.closeness import assert_close, assert_within
 
@@ -113,3 +117,10 @@ def test_every_row_of_alone_is_a_recipe_of_its_own() -> None:
     assert small.spec.given == "channels" and small.spec.channels == 16
     rows = list(alone.ROWS.values())
     assert len({(row, str(recipe.model_dump())) for row, recipe in zip(rows, recipes, strict=True)}) == len(rows)
+
+
+def test_clips_of_one_object_are_of_the_scenarios_that_one_can_be_in() -> None:
+    model: Any = SimpleNamespace(config=SimpleNamespace(frames=5))
+    alone_ones, all_of_them = (heldout(model, 12, CLASSES, n, 7000) for n in (1, 3))
+    assert all(len(clip.state) == 1 for clip in alone_ones)
+    assert max(len(clip.state) for clip in all_of_them) > 1

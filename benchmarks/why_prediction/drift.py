@@ -35,6 +35,7 @@ from kinolab.tasks.mask import encode_given
 from kinolab.toyworld.clips import CLASSES, WorldClip, WorldConfig, make_clip
 from kinolab.toyworld.scenes import FRAME
 from kinolab.toyworld.source import HELDOUT_SEEDS
+from kinolab.toyworld.words import SCENARIO_COUNTS
 
 SAMPLING: dict[str, tuple[SamplerConfig, float]] = {
     "euler 10": (SamplerConfig(name="euler", steps=10), 1.0),
@@ -63,12 +64,11 @@ def summary(rows: Sequence[AtPlace], ahead: Sequence[int]) -> dict[str, list[flo
 
 
 def heldout(model: VideoModel, count: int, scenarios: Sequence[str], objects: int, first: int) -> list[WorldClip]:
-    """Held-out clips, the scenarios in turn."""
+    """Held-out clips, the scenarios in turn, but for those that take more objects."""
+    able = [name for name in scenarios if min(SCENARIO_COUNTS[name]) <= objects]
     clips = []
     for k in range(count):
-        world = WorldConfig(
-            frames=model.config.frames, scenarios={scenarios[k % len(scenarios)]: 1.0}, max_objects=objects
-        )
+        world = WorldConfig(frames=model.config.frames, scenarios={able[k % len(able)]: 1.0}, max_objects=objects)
         clips.append(make_clip(world, HELDOUT_SEEDS + first + k))
     return clips
 
