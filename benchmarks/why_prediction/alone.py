@@ -3,7 +3,7 @@
 A row is a small VDT, trained to predict from 8 given frames on latents of one kind of clip, and measured on held-out
 clips of the same kind as `kinolab evaluate physics` measures. The first row is one floating object with all that the
 other experiments recommend (latents of `world-text`, one attention over all tokens, times shifted towards noise); every
-other row changes one thing: what is to be learned, how, or how long. All rows but the one for longer take the same
+other row changes one thing: what is to be learned, how, or how long. All rows but those for longer take the same
 steps, batch and seed. What is done is kept in the runs' folder and not done again, so an interrupted command goes on
 where it stopped.
 """
@@ -70,6 +70,7 @@ ROWS: dict[str, Row] = {
     "one floating object, for longer": replace(BASE, longer=(16384, 6000)),
     "three floating objects": replace(BASE, objects=3),
     "all scenarios, one object": replace(BASE, scenarios=CLASSES),
+    "all scenarios, three objects, for longer": replace(BASE, scenarios=CLASSES, objects=3, longer=(16384, 6000)),
     "every task, one floating object": replace(BASE, tasks=True),
     "prompts, one floating object": replace(BASE, more=PROMPTS),
     "all scenarios, three objects, every task": EVERYTHING,
