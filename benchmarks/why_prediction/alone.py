@@ -79,6 +79,9 @@ ROWS: dict[str, Row] = {
     "times not shifted": replace(BASE, shift=1.0),
     "attention in time at the same place": replace(BASE, joint=False),
     "latents of world": replace(BASE, autoencoder="world"),
+    "absolute errors": replace(BASE, more=("diffusion.loss=l1",)),
+    "errors weighted by min-SNR": replace(BASE, more=("diffusion.loss=min_snr",)),
+    "twice the weights": replace(BASE, more=("denoiser.hidden_size=192", "denoiser.num_heads=6")),
 }
 """First what is to be learned, then how, one thing at a time."""
 
