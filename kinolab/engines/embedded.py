@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,6 +22,8 @@ PRELOAD = ("kinolab.engines.embedded", "kinolab.data.encode", "kinolab.data.scan
 """What the processes have imported when they begin."""
 PATIENCE = 5.0
 """Seconds that a process has to end in."""
+BREATH = 0.25
+"""Seconds between two tries to begin one."""
 
 
 class Embedded(Engine):
@@ -73,6 +76,7 @@ class Processes(Crew):
             except (EOFError, ConnectionError):  # the server that they are forked from was killed: another begins
                 if not left:
                     raise InputError("no process can be begun here (out of memory?); try one: --workers 1") from None
+                time.sleep(BREATH)  # one that was killed may take a moment to be gone, and counts as there until then
         theirs.close()
         ended.close()
         self.processes[number] = _Process(process, pipe, life)
