@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinolab.cli.engines import POISONED, EachGiven, EngineName, take_engine
+from kinolab.cli.engines import EachGiven, EngineName, take_engine
 from kinolab.cli.options import common, show, watch
 from kinolab.errors import InputError
+from kinolab.runtime.interrupts import POISONED
 
 if TYPE_CHECKING:
     from kinolab.data.curation.captioners import Captioner

@@ -12,6 +12,7 @@ import typer
 
 from kinolab.cli.options import on_error, real_number
 from kinolab.errors import InputError
+from kinolab.runtime.interrupts import POISONED
 
 if TYPE_CHECKING:
     from kinolab.contracts.engine import Engine
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from kinolab.contracts.working import Working
     from kinolab.runtime.remote import Mirror
 
-POISONED = 3
-"""The exit status where all is done but what ended every worker that tried it."""
 SHOWN = 20
 """Clips that are named, of more the number."""
 

@@ -174,6 +174,8 @@ class Method:
     """What it decides, so that no other method of the run may."""
     keeps_noise: bool = False
     """Whether its estimates bring their noise (`Denoised.noise`), which not every sampler goes on with."""
+    of_students: bool = True
+    """Whether a student of few steps has it from its teacher too."""
     whole_clips: bool = False
     """Whether it holds something of all frames, so that no other method may walk over a part of them (`Run.frames`)."""
 

@@ -41,6 +41,7 @@ class Temperature(Method):
     """Begins a run with less noise than was trained, and puts the rest back on the way."""
 
     Config: ClassVar[type[BaseConfig]] = TemperatureConfig
+    of_students = False  # of few steps, the first of which learned to begin with all of the noise
     config: TemperatureConfig
 
     def __init__(self, config: TemperatureConfig) -> None:

@@ -17,6 +17,7 @@ from kinolab.contracts.adapters import AdapterUse
 from kinolab.diffusion import SAMPLERS, SamplerConfig
 from kinolab.methods import GuidanceConfig
 from kinolab.runtime.files import write_text
+from kinolab.tables import METHODS
 
 if TYPE_CHECKING:
     from kinolab.models.stage_config import StageConfig
@@ -130,9 +131,8 @@ def read_adapter_record(folder: Path) -> AdapterRecord | None:
 
 
 def of_students(methods: Mapping[str, Any]) -> dict[str, Any]:
-    """A teacher's own methods that are its student's too. One of few steps begins with all
-    the noise that it learned to begin with."""
-    return {name: fields for name, fields in methods.items() if name != "temperature"}
+    """Those of a teacher's own methods that are its student's too."""
+    return {name: fields for name, fields in methods.items() if METHODS.get(name).of_students}
 
 
 def with_adapters(config: S, uses: Iterable[AdapterUse]) -> S:

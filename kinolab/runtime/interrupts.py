@@ -11,6 +11,8 @@ REQUEUE = 75
 """The exit status of a run that a signal stopped, saved, and that is to be started again (EX_TEMPFAIL, sysexits.h)."""
 REQUEUE_FILE = "requeue"
 """The file that such a run leaves in its folder, for torchrun hands no status of its processes on."""
+POISONED = 3
+"""The exit status where all is done but what ended every worker that tried it, or can't be done; it is named."""
 
 
 class Stoppable(Protocol):

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from kinolab.errors import InputError
 from kinolab.runtime import files, locks, processes
+from kinolab.runtime.interrupts import POISONED
 from kinolab.runtime.lines import one_line, shown
 from kinolab.runtime.paths import single, visible
 from kinolab.runtime.records import Record, read_record, write_record
@@ -38,9 +39,7 @@ from kinolab.studio.project import Project
 
 State = Literal["waiting", "running", "stopping", "stopped", "failed", "done"]
 ENDED = ("stopped", "failed", "done")
-LEFT_OUT = 3
-"""The exit status of a command that did all but what can't be done; it names that."""
-OUTCOMES: dict[int, State] = {0: "done", LEFT_OUT: "done", 130: "stopped"}
+OUTCOMES: dict[int, State] = {0: "done", POISONED: "done", 130: "stopped"}
 """A command's exit status -> how the job ended; any other has failed."""
 TRAININGS = {"train": "run", "distill": "out", "fit": "out"}
 """Commands that train, and can go on with what they began -> the option that names the folder of the run."""

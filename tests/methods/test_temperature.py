@@ -13,6 +13,7 @@ from kinolab.contracts.method import Run
 from kinolab.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from kinolab.errors import InputError
 from kinolab.methods import build
+from kinolab.models.distilled import of_students
 from kinolab.tasks import predict_mask
 from tests.closeness import assert_close, assert_same
 from tests.tiny_model import tiny_model, tiny_vdt
@@ -94,6 +95,12 @@ def test_the_noise_of_another_method_is_its_own(fields: dict[str, Any], beside: 
 def test_spreads_and_times_beyond_the_run_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="temperature"):
         build({"temperature": fields})
+
+
+def test_a_student_of_few_steps_begins_with_all_of_its_noise() -> None:
+    assert of_students({"temperature": {"noise": 0.2}, "thresholding": {"kind": "static"}}) == {
+        "thresholding": {"kind": "static"}
+    }
 
 
 def test_nothing_is_left_out_of_a_clip_that_is_inverted() -> None:

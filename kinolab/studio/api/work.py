@@ -12,6 +12,7 @@ from typing import Any
 
 from kinolab.errors import InputError
 from kinolab.runtime import processes
+from kinolab.runtime.interrupts import POISONED
 from kinolab.runtime.lines import shown
 from kinolab.runtime.reading import TORN, json_lines, lines_behind, parse_json
 from kinolab.studio import commands, jobs, runner
@@ -151,7 +152,7 @@ def facts(project: Project, job: jobs.Job) -> dict[str, Any]:
     state = jobs.state(project, job.id)
     told = told_by(folder / "events.jsonl") if state != "waiting" else {}
     ended = jobs.ended(project, job.id)
-    told_last = state == "failed" or ended.get("status") == jobs.LEFT_OUT
+    told_last = state == "failed" or ended.get("status") == POISONED
     lines = processes.tail(folder / "output.txt", 1) if told_last else []
     return {
         "id": job.id, "command": job.command, "title": job.title, "device": job.device, "made": job.made,
